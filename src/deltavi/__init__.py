@@ -1,0 +1,3 @@
+"""deltavi: predicting what single cells become."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,58 @@
+"""The one place that touches private or moving names of scvi-tools and anndata.
+
+Tested with scvi-tools 1.4.2 and 1.5, anndata 0.12 and 0.13.
+"""
+
+from __future__ import annotations
+
+from anndata import AnnData
+from scvi import distributions as scvi_distributions
+from scvi.data import AnnDataManager
+from scvi.data._anntorchdataset import AnnTorchDataset
+from scvi.data._constants import (
+    _FIELD_REGISTRIES_KEY as FIELD_REGISTRIES_KEY,
+)
+from scvi.data._constants import (
+    _MANAGER_UUID_KEY as MANAGER_UUID_KEY,
+)
+from scvi.data._constants import (
+    _MODEL_NAME_KEY as MODEL_NAME_KEY,
+)
+from scvi.data._constants import (
+    _SCVI_UUID_KEY as SCVI_UUID_KEY,
+)
+from scvi.data._constants import (
+    _SETUP_ARGS_KEY as SETUP_ARGS_KEY,
+)
+from scvi.data._constants import (
+    _STATE_REGISTRY_KEY as STATE_REGISTRY_KEY,
+)
+from scvi.distributions._negative_binomial import log_nb_positive, log_zinb_positive
+from scvi.model._utils import _init_library_size as init_library_size
+from scvi.module._constants import MODULE_KEYS
+from scvi.train import TrainingPlan
+
+
+
+def make_actual(view: AnnData) -> None:
+    """Turn a view into an AnnData of its own, as anndata does itself when a view is written to."""
+    view._init_as_actual(view.copy())
+
+
+__all__ = [
+    "FIELD_REGISTRIES_KEY",
+    "MANAGER_UUID_KEY",
+    "MODEL_NAME_KEY",
+    "MODULE_KEYS",
+    "SCVI_UUID_KEY",
+    "SETUP_ARGS_KEY",
+    "STATE_REGISTRY_KEY",
+    "AnnDataManager",
+    "AnnTorchDataset",
+    "TrainingPlan",
+    "init_library_size",
+    "log_nb_positive",
+    "log_zinb_positive",
+    "make_actual",
+    "scvi_distributions",
+]

@@ -1,0 +1,69 @@
+"""The exceptions and warnings this package raises: few, named, and meant to be caught."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DeltaviError(ValueError):
+    """Base class of every error raised on purpose by deltavi."""
+
+
+class InputDataError(DeltaviError):
+    """The expression matrix cannot be used: NaN, infinite, negative or not on the expected scale."""
+
+
+class GeneMatchError(DeltaviError):
+    """The genes of a query cannot be matched by name to the genes of the model."""
+
+
+class UnknownCategoryError(DeltaviError):
+    """A condition, label or column was named that the data do not hold."""
+
+
+class KeyClashError(DeltaviError):
+    """A column this package would write exists already and holds something else."""
+
+
+class NotTrainedError(DeltaviError, RuntimeError):
+    """The model was asked for an answer before it was trained."""
+
+
+class ModelFileError(DeltaviError):
+    """A saved model is missing, damaged, or was written by something this version cannot read."""
+
+
+class DeltaviWarning(UserWarning):
+    """Base class of every warning issued on purpose by deltavi."""
+
+
+class InputDataWarning(DeltaviWarning):
+    """The expression matrix is usable but unusual: empty cells, bool or huge values."""
+
+
+class GeneMatchWarning(DeltaviWarning):
+    """Some genes of the model are absent from a query and were filled with zeros."""
+
+
+class UnseenCategoryWarning(DeltaviWarning):
+    """A query holds batches or covariate values that training never saw."""
+
+
+class DuplicateNameWarning(DeltaviWarning):
+    """Cell names are not unique; results are matched by position."""
+
+
+def examples(values: Iterable[object], n: int = 3) -> str:
+    """First `n` of `values`, quoted and separated by commas, with a count of the rest."""
+    items = [repr(v) if isinstance(v, str) else str(v) for v in values]
+    shown = ", ".join(items[:n])
+    return shown if len(items) <= n else f"{shown} and {len(items) - n} more"
+
+
+def unknown_category(kind: str, given: object, known: Iterable[object]) -> UnknownCategoryError:
+    """Build the error for a name that is not among `known`, with the closest match first."""
+    names = [str(k) for k in known]
+    close = difflib.get_close_matches(str(given), names, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return UnknownCategoryError(f"{kind} {given!r} is not in the data.{hint} Known: {', '.join(map(repr, names))}.")

@@ -1,0 +1,23 @@
+"""Every AnnData and registry key that deltavi writes, in one place."""
+
+from __future__ import annotations
+
+# registry (tensors handed to modules)
+CONDITION = "condition"
+
+# obs of a predicted AnnData
+OBS_SOURCE_CONDITION = "deltavi_source_condition"
+OBS_SOURCE_CELL = "deltavi_source_cell"
+
+# layers of a predicted AnnData
+LAYER_RATE = "rate"
+LAYER_COUNTS = "counts"
+LAYER_LOWER = "lower"
+LAYER_UPPER = "upper"
+
+# obsm of a predicted AnnData
+OBSM_LATENT_BEFORE = "X_deltavi_control"
+OBSM_LATENT_AFTER = "X_deltavi"
+
+# uns of a predicted AnnData
+UNS_PREDICTION = "deltavi"
