@@ -1,0 +1,16 @@
+"""Likelihoods of expression: they know counts and nothing of latent variables."""
+
+from deltavi.likelihood._base import Likelihood
+from deltavi.likelihood._counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from deltavi.likelihood._dispersion import Dispersion, rows_with_average
+from deltavi.likelihood._gaussian import Gaussian
+
+__all__ = [
+    "Dispersion",
+    "Gaussian",
+    "Likelihood",
+    "NegativeBinomial",
+    "Poisson",
+    "ZeroInflatedNegativeBinomial",
+    "rows_with_average",
+]

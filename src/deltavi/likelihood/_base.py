@@ -1,0 +1,64 @@
+"""What every likelihood of an expression vector can do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.distributions import Distribution
+
+
+class Likelihood(ABC):
+    """Distribution of one cell's expression given its decoded parameters; genes are independent.
+
+    Shapes are ``([n_samples,] n_cells, n_genes)``. Count likelihoods speak of raw counts, the Gaussian one
+    of log-normalised expression; log probabilities are in nats.
+    """
+
+    rate: Tensor
+    scale: Tensor | None
+
+    @abstractmethod
+    def log_prob_per_gene(self, x: Tensor) -> Tensor:
+        """Log probability of every entry of `x`, ``([n_samples,] n_cells, n_genes)`` nats."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log probability of each cell, ``([n_samples,] n_cells)`` nats."""
+        return self.log_prob_per_gene(x).sum(-1)
+
+    @property
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """Expected expression."""
+
+    @property
+    @abstractmethod
+    def variance(self) -> Tensor:
+        """Variance of the expression."""
+
+    @abstractmethod
+    def sample(self, generator: np.random.Generator) -> Tensor:
+        """One draw of the expression, on the CPU; only `generator` is consulted for randomness."""
+
+    @abstractmethod
+    def cdf(self, x: np.ndarray) -> np.ndarray:
+        """P(X <= x) for every entry, as float64."""
+
+    @abstractmethod
+    def quantile(self, u: np.ndarray) -> np.ndarray:
+        """Smallest x with P(X <= x) >= u for every entry, as float64."""
+
+    @property
+    @abstractmethod
+    def distribution(self) -> Distribution:
+        """The equivalent ``scvi.distributions`` object, for scvi-tools' own methods."""
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """Detach to a float64 array: the incomplete beta function underflows in single precision."""
+    return np.asarray(tensor.detach().cpu().to(torch.float64).numpy())
