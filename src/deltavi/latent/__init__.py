@@ -1,0 +1,28 @@
+"""Latent structures: they know priors, posteriors and KL terms, and nothing of counts."""
+
+from deltavi.latent._gaussian import GaussianEncoder, GaussianState, gaussian_state, standard_normal_like
+from deltavi.latent._library import (
+    LibraryKind,
+    LibraryPrior,
+    learned_library_state,
+    library_encoder,
+    observed_log_library,
+)
+from deltavi.latent._networks import Architecture, hidden_layers, linear_layer, run_layers, soft_one_hot
+
+__all__ = [
+    "Architecture",
+    "GaussianEncoder",
+    "GaussianState",
+    "LibraryKind",
+    "LibraryPrior",
+    "gaussian_state",
+    "hidden_layers",
+    "learned_library_state",
+    "library_encoder",
+    "linear_layer",
+    "observed_log_library",
+    "run_layers",
+    "soft_one_hot",
+    "standard_normal_like",
+]

@@ -1,0 +1,5 @@
+"""Modules: a latent structure joined to the decoder, in scvi-tools' BaseModuleClass form."""
+
+from deltavi.module._vae import VAE
+
+__all__ = ["VAE"]

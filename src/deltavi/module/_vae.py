@@ -1,0 +1,414 @@
+"""The count VAE: encode counts, place the cell in a Gaussian latent space, decode counts."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from torch import Tensor
+from torch.distributions import Distribution
+
+from deltavi import _keys
+from deltavi._compat import MODULE_KEYS
+from deltavi.latent import (
+    Architecture,
+    GaussianEncoder,
+    GaussianState,
+    LibraryKind,
+    LibraryPrior,
+    gaussian_state,
+    learned_library_state,
+    library_encoder,
+    observed_log_library,
+    soft_one_hot,
+    standard_normal_like,
+)
+from deltavi.likelihood import Dispersion, Likelihood
+from deltavi.module._decoder import (
+    Decoder,
+    DispersionKind,
+    GeneLikelihood,
+    ScaleActivation,
+    build_likelihood,
+    dispersion_rows,
+    initial_log_dispersion,
+    weight_penalty,
+)
+
+Where = Literal["none", "encoder", "decoder", "both"]
+
+
+class VAE(BaseModuleClass):
+    """x <- (z, l, covariates): the model of scVI and its relatives.
+
+    The generative model is z ~ N(0, I), library l observed, given or log-normal,
+    rho = f(z, batch, covariates), x_g ~ likelihood(l * rho_g, theta_g) (Lopez et al. 2018). With a deterministic
+    posterior it is an autoencoder; with a Gaussian likelihood of fixed variance, the model of scGen.
+
+    Parameters
+    ----------
+    n_input
+        Genes.
+    n_batch, n_labels, n_conditions
+        Number of batches, labels and conditions.
+    n_continuous_cov, n_cats_per_cov
+        Number of continuous covariates, and of categories of each categorical one.
+    n_hidden, n_layers, n_latent, dropout_rate
+        Width and depth of the networks, latent dimensions, dropout of the encoder. Depth zero is linear.
+    n_layers_decoder
+        Depth of the decoder, where it differs.
+    dropout_rate_decoder
+        Dropout of the decoder; scVI uses none, scGen 0.2.
+    gene_likelihood
+        ``"zinb"``, ``"nb"``, ``"poisson"`` on raw counts, ``"normal"`` on log-normalised expression.
+    dispersion
+        ``"gene"``, ``"gene-batch"``, ``"gene-label"``, ``"gene-cell"``; with ``"normal"`` it is the standard
+        deviation and may also be ``"shared"`` or ``"fixed"``.
+    noise_variance
+        Variance of a Gaussian likelihood with ``dispersion="fixed"``; 1/2 makes the loss a sum of squares.
+    library
+        ``"observed"`` (total counts of the cell), ``"size_factor"`` (given), ``"learned"`` (log-normal), or
+        ``"none"`` (log-normalised input).
+    library_log_means, library_log_vars
+        ``(1, n_batch)`` prior of log library size, for ``"learned"``.
+    scale_activation
+        ``"softmax"``, ``"softplus"``, ``"exp"`` or ``"linear"``; the default follows library and likelihood.
+    log_variational
+        Encode log1p(x) rather than x.
+    encode_covariates, deeply_inject_covariates
+        Give covariates to the encoder, and to every hidden layer rather than to the first.
+    condition_in_decoder
+        Treat the condition as a decoder covariate, so that it can be switched.
+    use_batch_norm, use_layer_norm
+        Where to normalise.
+    activation, bias
+        Activation of hidden layers; whether linear maps have a bias.
+    posterior
+        ``"gaussian"`` or ``"deterministic"`` (autoencoder).
+    weight_l2
+        Multiplier of the squared weights of all linear maps, added to the loss.
+    """
+
+    def __init__(
+        self,
+        n_input: int,
+        *,
+        n_batch: int = 1,
+        n_labels: int = 1,
+        n_conditions: int = 1,
+        n_continuous_cov: int = 0,
+        n_cats_per_cov: tuple[int, ...] = (),
+        n_hidden: int = 128,
+        n_latent: int = 10,
+        n_layers: int = 1,
+        n_layers_decoder: int | None = None,
+        dropout_rate: float = 0.1,
+        dropout_rate_decoder: float = 0.0,
+        gene_likelihood: GeneLikelihood = "zinb",
+        dispersion: DispersionKind = "gene",
+        noise_variance: float = 1.0,
+        library: LibraryKind = "observed",
+        library_log_means: np.ndarray | None = None,
+        library_log_vars: np.ndarray | None = None,
+        scale_activation: ScaleActivation | None = None,
+        log_variational: bool = True,
+        encode_covariates: bool = False,
+        deeply_inject_covariates: bool = True,
+        condition_in_decoder: bool = False,
+        use_batch_norm: Where = "both",
+        use_layer_norm: Where = "none",
+        activation: Literal["relu", "leaky_relu"] = "relu",
+        bias: bool = True,
+        posterior: Literal["gaussian", "deterministic"] = "gaussian",
+        weight_l2: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.n_input, self.n_latent, self.n_labels = n_input, n_latent, n_labels
+        self.gene_likelihood, self.dispersion, self.library = gene_likelihood, dispersion, library
+        self.noise_variance, self.weight_l2 = noise_variance, weight_l2
+        self.log_variational, self.encode_covariates = log_variational, encode_covariates
+        self.condition_in_decoder = condition_in_decoder
+        self.latent_distribution = "normal"
+        self.covariate_sizes = (n_batch, *((n_conditions,) if condition_in_decoder else ()), *n_cats_per_cov)
+
+        def architecture(side: Literal["encoder", "decoder"], n_layers: int, dropout: float) -> Architecture:
+            return Architecture(
+                n_layers=n_layers,
+                n_hidden=n_hidden,
+                dropout_rate=dropout,
+                batch_norm=use_batch_norm in (side, "both"),
+                layer_norm=use_layer_norm in (side, "both"),
+                inject_covariates=deeply_inject_covariates,
+                activation=activation,
+                bias=bias,
+            )
+
+        encoded = self.covariate_sizes if encode_covariates else ()
+        n_encoder_input = n_input + n_continuous_cov * encode_covariates
+        encoder = architecture("encoder", n_layers, dropout_rate)
+        self.z_encoder = GaussianEncoder(
+            n_encoder_input, n_latent, architecture=encoder, covariates=encoded, posterior=posterior
+        )
+        if library == "learned":
+            if library_log_means is None or library_log_vars is None:
+                raise ValueError("A learned library needs library_log_means and library_log_vars.")
+            self.l_encoder = library_encoder(n_encoder_input, encoder, encoded)
+            self.library_prior = LibraryPrior(library_log_means, library_log_vars)
+        self.decoder = Decoder(
+            n_latent + n_continuous_cov,
+            n_input,
+            architecture=architecture(
+                "decoder", n_layers if n_layers_decoder is None else n_layers_decoder, dropout_rate_decoder
+            ),
+            covariates=self.covariate_sizes,
+            activation=scale_activation or default_activation(gene_likelihood, library),
+            with_dropout=gene_likelihood == "zinb",
+            with_dispersion=dispersion == "gene-cell" and gene_likelihood != "poisson",
+        )
+        self.px_r = (
+            None if gene_likelihood == "poisson" else initial_log_dispersion(dispersion, n_input, n_batch, n_labels)
+        )
+
+    # -- the model, top to bottom -------------------------------------------------------------------------
+
+    @auto_move_data
+    def inference(
+        self,
+        x: Tensor,
+        batch_index: Tensor,
+        condition: Tensor | None = None,
+        cont_covs: Tensor | None = None,
+        cat_covs: Tensor | None = None,
+        size_factor: Tensor | None = None,
+        n_samples: int = 1,
+    ) -> dict[str, Any]:
+        """q(z | x) and the log library size of each cell, as scvi-tools' dictionary."""
+        encoder_input, covariates = self._encoder_input(x, batch_index, condition, cont_covs, cat_covs)
+        latent = gaussian_state(self.z_encoder, encoder_input, *covariates, n_samples=n_samples)
+        library = self._library(x, size_factor, encoder_input, batch_index, covariates, n_samples)
+        learned = isinstance(library, GaussianState)
+        return {
+            MODULE_KEYS.Z_KEY: latent.sample,
+            MODULE_KEYS.QZ_KEY: latent.posterior,
+            MODULE_KEYS.QL_KEY: library.posterior if isinstance(library, GaussianState) else None,
+            MODULE_KEYS.LIBRARY_KEY: library.sample if isinstance(library, GaussianState) else library,
+            "kl": {**latent.kl, **(library.kl if learned else {})},
+        }
+
+    @auto_move_data
+    def generative(
+        self,
+        z: Tensor,
+        library: Tensor | None,
+        batch_index: Tensor,
+        condition: Tensor | None = None,
+        cont_covs: Tensor | None = None,
+        cat_covs: Tensor | None = None,
+        y: Tensor | None = None,
+        transform_batch: int | Tensor | None = None,
+    ) -> dict[str, Any]:
+        """Likelihood of the counts given z; ``px`` is scvi-tools' view of it."""
+        if transform_batch is not None:
+            batch_index = torch.ones_like(batch_index) * torch.as_tensor(transform_batch, device=batch_index.device)
+        likelihood = self.decode(z, library, batch_index, condition, cont_covs, cat_covs, y)
+        return {"likelihood": likelihood, MODULE_KEYS.PX_KEY: likelihood.distribution}
+
+    def loss(
+        self,
+        tensors: dict[str, Tensor],
+        inference_outputs: dict[str, Any],
+        generative_outputs: dict[str, Any],
+        kl_weight: Tensor | float = 1.0,
+    ) -> LossOutput:
+        """Negative evidence lower bound, mean over cells, in nats.
+
+        As in scVI `kl_weight` anneals the KL term of z and leaves that of the library size alone. With several
+        samples the reconstruction is their mean (the K-sample estimate).
+        """
+        x = tensors[REGISTRY_KEYS.X_KEY]
+        reconstruction = -generative_outputs["likelihood"].log_prob(x)
+        if reconstruction.ndim > 1:
+            reconstruction = reconstruction.mean(0)
+        kl = inference_outputs["kl"]
+        kl_library = kl.get("l", torch.zeros_like(kl["z"]))
+        loss = (reconstruction + kl_weight * kl["z"] + kl_library).mean()
+        if self.weight_l2 > 0:
+            loss = loss + self.weight_l2 * weight_penalty(self)
+        return LossOutput(
+            loss=loss,
+            reconstruction_loss=reconstruction,
+            kl_local={MODULE_KEYS.KL_L_KEY: kl_library, MODULE_KEYS.KL_Z_KEY: kl["z"]},
+        )
+
+    # -- parts -----------------------------------------------------------------------------------------------
+
+    def decode(
+        self,
+        z: Tensor,
+        library: Tensor | None,
+        batch_index: Tensor,
+        condition: Tensor | None = None,
+        cont_covs: Tensor | None = None,
+        cat_covs: Tensor | None = None,
+        y: Tensor | None = None,
+    ) -> Likelihood:
+        """Likelihood at latent positions `z` ``([n_samples,] n_cells, n_latent)``."""
+        if cont_covs is not None:
+            cont_covs = cont_covs if z.dim() == cont_covs.dim() else cont_covs.expand(z.shape[0], *cont_covs.shape)
+            z = torch.cat([z, cont_covs], dim=-1)
+        decoded = self.decoder(z, *self._covariates(batch_index, condition, cat_covs))
+        return build_likelihood(
+            self.gene_likelihood,
+            decoded,
+            None if self.library == "none" else library,
+            self._dispersion(decoded, batch_index, y),
+        )
+
+    def _dispersion(self, decoded: Any, batch_index: Tensor, y: Tensor | None) -> Dispersion | None:
+        if self.gene_likelihood == "poisson":
+            return None
+        if self.dispersion == "fixed":
+            return Dispersion(values=torch.full_like(decoded.scale[..., :1, :1], math.sqrt(self.noise_variance)))
+        label = batch_index if y is None else y
+        return dispersion_rows(self.dispersion, self.px_r, decoded, batch=batch_index, label=label)
+
+    def _covariates(
+        self, batch_index: Tensor, condition: Tensor | None, cat_covs: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        codes = [batch_index]
+        if self.condition_in_decoder:
+            assert condition is not None
+            codes.append(condition)
+        if cat_covs is not None:
+            codes.extend(torch.split(cat_covs, 1, dim=1))
+        return tuple(soft_one_hot(code, n) for code, n in zip(codes, self.covariate_sizes, strict=True))
+
+    def _encoder_input(
+        self,
+        x: Tensor,
+        batch_index: Tensor,
+        condition: Tensor | None,
+        cont_covs: Tensor | None,
+        cat_covs: Tensor | None,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        encoder_input = torch.log1p(x) if self.log_variational else x
+        if not self.encode_covariates:
+            return encoder_input, ()
+        if cont_covs is not None:
+            encoder_input = torch.cat((encoder_input, cont_covs), dim=-1)
+        return encoder_input, self._covariates(batch_index, condition, cat_covs)
+
+    def _library(
+        self,
+        x: Tensor,
+        size_factor: Tensor | None,
+        encoder_input: Tensor,
+        batch_index: Tensor,
+        covariates: tuple[Tensor, ...],
+        n_samples: int,
+    ) -> Tensor | GaussianState | None:
+        if self.library == "none":
+            return None
+        if self.library == "learned":
+            return learned_library_state(
+                self.l_encoder, self.library_prior, encoder_input, batch_index, *covariates, n_samples=n_samples
+            )
+        if self.library == "size_factor":
+            assert size_factor is not None
+            library = size_factor.log()
+        else:
+            library = observed_log_library(x)
+        return library if n_samples == 1 else library.unsqueeze(0).expand(n_samples, *library.shape)
+
+    # -- scvi-tools' edge ------------------------------------------------------------------------------------
+
+    def _shared_input(self, tensors: dict[str, Tensor]) -> dict[str, Tensor | None]:
+        return {
+            MODULE_KEYS.BATCH_INDEX_KEY: tensors[REGISTRY_KEYS.BATCH_KEY],
+            "condition": tensors.get(_keys.CONDITION),
+            MODULE_KEYS.CONT_COVS_KEY: tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
+            MODULE_KEYS.CAT_COVS_KEY: tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
+        }
+
+    def _get_inference_input(self, tensors: dict[str, Tensor], full_forward_pass: bool = False) -> dict[str, Any]:
+        return {
+            MODULE_KEYS.X_KEY: tensors[REGISTRY_KEYS.X_KEY],
+            MODULE_KEYS.SIZE_FACTOR_KEY: tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY),
+            **self._shared_input(tensors),
+        }
+
+    def _get_generative_input(
+        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Any], **_: Any
+    ) -> dict[str, Any]:
+        return {
+            MODULE_KEYS.Z_KEY: inference_outputs[MODULE_KEYS.Z_KEY],
+            MODULE_KEYS.LIBRARY_KEY: inference_outputs[MODULE_KEYS.LIBRARY_KEY],
+            MODULE_KEYS.Y_KEY: tensors.get(REGISTRY_KEYS.LABELS_KEY),
+            **self._shared_input(tensors),
+        }
+
+    # -- evaluation ------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def sample(
+        self, tensors: dict[str, Tensor], n_samples: int = 1, generative_kwargs: dict[str, Any] | None = None
+    ) -> Tensor:
+        """Posterior predictive draw ``(n_cells, n_genes[, n_samples])`` of scvi-tools' sampling methods."""
+        _, generative = self.forward(
+            tensors,
+            inference_kwargs={"n_samples": n_samples},
+            generative_kwargs=generative_kwargs,
+            compute_loss=False,
+        )
+        drawn = generative[MODULE_KEYS.PX_KEY].sample()
+        return (drawn.permute(1, 2, 0) if n_samples > 1 else drawn).cpu()
+
+    @torch.inference_mode()
+    @auto_move_data
+    def importance_weighted_bound(self, tensors: dict[str, Tensor], n_samples: int) -> Tensor:
+        """log mean_k p(x, z_k, l_k) / q(z_k, l_k | x) of each cell, ``(n_cells,)`` nats (Burda et al. 2016)."""
+        return self._log_weights(tensors, max(n_samples, 2)).logsumexp(0) - math.log(max(n_samples, 2))
+
+    def _log_weights(self, tensors: dict[str, Tensor], n_samples: int) -> Tensor:
+        """log p(x, z, l) - log q(z, l | x) of each sample, ``(n_samples, n_cells)``."""
+        inference = self.inference(**self._get_inference_input(tensors), n_samples=n_samples)
+        generative = self.generative(**self._get_generative_input(tensors, inference))
+        z, posterior = inference[MODULE_KEYS.Z_KEY], inference[MODULE_KEYS.QZ_KEY]
+        weights = generative["likelihood"].log_prob(tensors[REGISTRY_KEYS.X_KEY])
+        weights = weights + _log_ratio(standard_normal_like(z), posterior, z)
+        if self.library == "learned":
+            prior = self.library_prior(tensors[REGISTRY_KEYS.BATCH_KEY])
+            log_library = inference[MODULE_KEYS.LIBRARY_KEY]
+            weights = weights + _log_ratio(prior, inference[MODULE_KEYS.QL_KEY], log_library)
+        return weights  # type: ignore[no-any-return]
+
+    @torch.inference_mode()
+    @auto_move_data
+    def marginal_ll(
+        self,
+        tensors: dict[str, Tensor],
+        n_mc_samples: int,
+        return_mean: bool = False,
+        n_mc_samples_per_pass: int = 25,
+    ) -> Tensor | float:
+        """Importance-sampled log p(x) of each cell in nats, or its mean over the mini-batch."""
+        passes = max(1, math.ceil(n_mc_samples / n_mc_samples_per_pass))
+        per_pass = max(2, math.ceil(n_mc_samples / passes))
+        weights = torch.cat([self._log_weights(tensors, per_pass) for _ in range(passes)])
+        log_likelihood = weights.logsumexp(0) - math.log(weights.shape[0])
+        return float(log_likelihood.mean()) if return_mean else log_likelihood.cpu()
+
+
+def _log_ratio(prior: Distribution, posterior: Distribution, value: Tensor) -> Tensor:
+    return (prior.log_prob(value) - posterior.log_prob(value)).sum(-1)  # type: ignore[no-any-return]
+
+
+def default_activation(gene_likelihood: GeneLikelihood, library: LibraryKind) -> ScaleActivation:
+    """Softmax shares of a library; a free positive rate per unit of a given size factor; else linear."""
+    if gene_likelihood == "normal" and library == "none":
+        return "linear"
+    return "softplus" if library == "size_factor" else "softmax"
