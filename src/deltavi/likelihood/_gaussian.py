@@ -31,7 +31,8 @@ class Gaussian(Likelihood):
     dispersion
         Standard deviation, kept as rows.
     scale
-        The decoder's output before any library size, where there is one.
+        The decoder's output before any library size, where there is one. Without, the mean is taken for log1p of
+        normalised expression, and scvi-tools' methods get the expression itself, so that fold changes mean something.
     """
 
     rate: Tensor
@@ -68,6 +69,7 @@ class Gaussian(Likelihood):
 
     @property
     def distribution(self) -> Distribution:
+        normalised = self.rate.clamp_min(0.0).expm1() if self.scale is None else self.scale
         return scvi_distributions.Normal(
-            self.rate, self.dispersion.gathered().expand_as(self.rate), normal_mu=self.scale
+            self.rate, self.dispersion.gathered().expand_as(self.rate), normal_mu=normalised
         )

@@ -142,7 +142,7 @@ def build_likelihood(
         return ZeroInflatedNegativeBinomial(
             rate=rate, dispersion=dispersion, dropout_logits=decoded.dropout_logits, scale=decoded.scale
         )
-    return Gaussian(rate=rate, dispersion=dispersion, scale=decoded.scale)
+    return Gaussian(rate=rate, dispersion=dispersion, scale=None if library is None else decoded.scale)
 
 
 def weight_penalty(module: nn.Module) -> Tensor:

@@ -1,0 +1,205 @@
+"""One full scan of an expression matrix, in row blocks, whatever it is stored in."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from deltavi._errors import InputDataError, InputDataWarning, examples
+
+BLOCK_ROWS = 1024
+# float32 holds every integer up to here; above it neighbouring counts become the same number.
+FLOAT32_EXACT = 2.0**24
+# log1p of any plausible count of one gene in one cell stays below this.
+MAX_PLAUSIBLE_LOG = 20.0
+RAW_COUNTS_HINT = "If raw counts are in a layer, pass layer=...; check_input=False overrides the check."
+
+
+@dataclass(frozen=True)
+class MatrixReport:
+    """What a full scan of a matrix found; every number counts entries unless it says cells or genes."""
+
+    n_cells: int
+    n_genes: int
+    n_nan: int = 0
+    n_infinite: int = 0
+    n_negative: int = 0
+    n_fractional: int = 0
+    n_nonzero: int = 0
+    n_empty_cells: int = 0
+    max_value: float = 0.0
+    bad_cells: tuple[int, ...] = ()
+    bad_genes: tuple[int, ...] = ()
+    empty_cells: tuple[int, ...] = ()
+    first_cell_totals: tuple[float, ...] = ()
+
+    @property
+    def are_counts(self) -> bool:
+        """Non-negative whole numbers throughout."""
+        return self.n_negative == 0 and self.n_fractional == 0
+
+    @property
+    def look_log_normalised(self) -> bool:
+        """Fractional and small throughout, as log1p of a scaled matrix is."""
+        return self.n_fractional > 0 and self.n_negative == 0 and self.max_value <= MAX_PLAUSIBLE_LOG
+
+    @property
+    def look_scaled(self) -> bool:
+        """Fractional, with every cell summing to the same total."""
+        totals = np.asarray([t for t in self.first_cell_totals if t > 0])
+        return self.n_fractional > 0 and len(totals) > 1 and bool(np.ptp(totals) < 1e-3 * totals.mean())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON-able form, for the registry."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def row_blocks(x: Any, rows: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, sparse.csr_matrix | np.ndarray]]:
+    """Blocks of rows as ``(row numbers, dense array or CSR)``; only one block is in memory at a time."""
+    rows = np.arange(x.shape[0]) if rows is None else np.asarray(rows)
+    for start in range(0, len(rows), BLOCK_ROWS):
+        taken = rows[start : start + BLOCK_ROWS]
+        contiguous = len(taken) > 0 and np.array_equal(taken, np.arange(taken[0], taken[0] + len(taken)))
+        block = x[int(taken[0]) : int(taken[0]) + len(taken)] if contiguous else x[np.sort(taken)]
+        block = block.compute() if hasattr(block, "compute") else block
+        yield taken if contiguous else np.sort(taken), _as_block(block)
+
+
+def _as_block(block: Any) -> sparse.csr_matrix | np.ndarray:
+    if sparse.issparse(block):
+        return sparse.csr_matrix(block)
+    return np.asarray(block)
+
+
+def _entries(block: sparse.csr_matrix | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, column and value of every stored entry of a block."""
+    if isinstance(block, np.ndarray):
+        rows, columns = np.nonzero(np.ones(block.shape, dtype=bool)) if block.size else (np.array([], int),) * 2
+        return rows, columns, block.reshape(-1)
+    rows = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
+    return rows, block.indices, block.data
+
+
+def scan_matrix(x: Any) -> MatrixReport:
+    """Count everything that can be wrong with `x` ``(n_cells, n_genes)``, reading it once."""
+    sums = dict.fromkeys(("n_nan", "n_infinite", "n_negative", "n_fractional", "n_nonzero", "n_empty_cells"), 0)
+    bad_cells: list[int] = []
+    bad_genes: list[int] = []
+    empty: list[int] = []
+    totals: list[float] = []
+    maximum = 0.0
+    for numbers, block in row_blocks(x):
+        values = block.data if sparse.issparse(block) else block
+        as_float = np.asarray(values, dtype=np.float64).reshape(-1)
+        wrong = ~np.isfinite(as_float)
+        if wrong.any():
+            rows, columns, _ = _entries(block)
+            bad_cells.extend(numbers[rows[wrong]].tolist())
+            bad_genes.extend(columns[wrong].tolist())
+        finite = as_float[~wrong]
+        sums["n_nan"] += int(np.isnan(as_float).sum())
+        sums["n_infinite"] += int(np.isinf(as_float).sum())
+        sums["n_negative"] += int((finite < 0).sum())
+        sums["n_fractional"] += int((finite != np.floor(finite)).sum())
+        sums["n_nonzero"] += int((finite != 0).sum())
+        cell_totals = np.asarray(abs(block).sum(1), dtype=np.float64).ravel()
+        sums["n_empty_cells"] += int((cell_totals == 0).sum())
+        empty.extend(numbers[cell_totals == 0][:3].tolist())
+        totals.extend(cell_totals[:3].tolist())
+        maximum = max(maximum, float(finite.max(initial=0.0)))
+    return MatrixReport(
+        n_cells=int(x.shape[0]),
+        n_genes=int(x.shape[1]),
+        max_value=maximum,
+        bad_cells=tuple(dict.fromkeys(bad_cells)),
+        bad_genes=tuple(dict.fromkeys(bad_genes)),
+        empty_cells=tuple(empty[:3]),
+        first_cell_totals=tuple(totals[:100]),
+        **sums,
+    )
+
+
+def require_finite(report: MatrixReport, *, where: str, cells: Sequence[str], genes: Sequence[str]) -> None:
+    """Raise where the matrix holds NaN or infinite values, naming cells and genes."""
+    if report.n_nan + report.n_infinite == 0:
+        return
+    raise InputDataError(
+        f"{where} holds {report.n_nan} NaN and {report.n_infinite} infinite values in {len(report.bad_cells)} of "
+        f"{report.n_cells} cells (for example {examples([cells[i] for i in report.bad_cells])}) and "
+        f"{len(report.bad_genes)} genes (for example {examples([genes[i] for i in report.bad_genes])}). "
+        "Remove those cells, for example adata[deltavi.data.valid_cells(adata)], or repair the values."
+    )
+
+
+def require_counts(report: MatrixReport, *, where: str) -> None:
+    """Raise where a count likelihood would meet anything but non-negative whole numbers."""
+    if report.are_counts:
+        return
+    if report.n_negative:
+        reason = f"{report.n_negative} negative values; raw counts are needed, not scaled or centred data."
+    elif report.look_scaled:
+        reason = f"{report.n_fractional} fractional values and cells that sum to one total: counts scaled per cell."
+    elif report.look_log_normalised:
+        reason = f"{report.n_fractional} fractional values up to {report.max_value:.3g}: log-normalised, not counts."
+    else:
+        reason = f"{report.n_fractional} fractional values of {report.n_nonzero} that are not zero."
+    raise InputDataError(
+        f"{where} holds {reason} A count likelihood needs raw counts; gene_likelihood='normal' takes "
+        f"log-normalised expression. {RAW_COUNTS_HINT}"
+    )
+
+
+def require_log_normalised(report: MatrixReport, *, where: str) -> None:
+    """Raise where a Gaussian likelihood would meet raw counts."""
+    if report.n_nonzero > 0 and (report.are_counts or report.max_value > 10 * MAX_PLAUSIBLE_LOG):
+        raise InputDataError(
+            f"{where} looks like raw counts (values up to {report.max_value:.6g}), but gene_likelihood='normal' needs "
+            "log-normalised expression: run sc.pp.normalize_total and sc.pp.log1p first, or choose 'zinb' or 'nb'. "
+            "check_input=False overrides the check."
+        )
+
+
+def warn_unusual(report: MatrixReport, *, where: str, cells: Sequence[str]) -> None:
+    """Warn, once each, of empty cells and of values beyond the exact integers of single precision."""
+    if report.n_empty_cells:
+        named = examples([cells[i] for i in report.empty_cells])
+        message = f"{where}: {report.n_empty_cells} cells have no counts at all (for example {named})."
+        warnings.warn(message + " They carry no information; consider removing them.", InputDataWarning, stacklevel=4)
+    if report.max_value > FLOAT32_EXACT:
+        message = f"{where} holds values up to {report.max_value:.3g}, above 2^24 where single precision loses counts."
+        warnings.warn(message, InputDataWarning, stacklevel=4)
+
+
+def valid_cells(adata: Any, *, layer: str | None = None, counts: bool = True) -> np.ndarray:
+    """Cells whose expression a model can use.
+
+    Parameters
+    ----------
+    adata
+        AnnData to look at; backed files are read in blocks.
+    layer
+        Layer to check instead of X.
+    counts
+        Also require non-negative whole numbers.
+
+    Returns
+    -------
+    Boolean mask ``(n_cells,)``, False where a cell holds NaN, infinite or (with `counts`) negative or
+    fractional values.
+    """
+    x = adata.X if layer is None else adata.layers[layer]
+    good = np.ones(adata.n_obs, dtype=bool)
+    for numbers, block in row_blocks(x):
+        rows, _, values = _entries(block)
+        values = np.asarray(values, dtype=np.float64)
+        wrong = ~np.isfinite(values)
+        if counts:
+            with np.errstate(invalid="ignore"):
+                wrong |= (values < 0) | (values != np.floor(values))
+        good[numbers[np.unique(rows[wrong])]] = False
+    return good

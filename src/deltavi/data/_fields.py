@@ -1,0 +1,227 @@
+"""AnnData fields: scvi-tools' registration with full checks and a stated answer to unseen categories."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scvi.data.fields import (
+    CategoricalJointObsField,
+    CategoricalObsField,
+    LayerField,
+    NumericalJointObsField,
+    NumericalObsField,
+)
+
+from deltavi._errors import InputDataError, UnknownCategoryError, UnseenCategoryWarning, examples, unknown_category
+from deltavi.data._checks import require_finite, scan_matrix, warn_unusual
+from deltavi.data._matrix import loadable
+
+# Code of a category that training never saw: modules read it as the average of the known ones.
+UNSEEN = -1
+
+
+def column(adata: AnnData, key: str) -> pd.Series:
+    """Column `key` of obs, or an error that lists the columns there are."""
+    if key not in adata.obs:
+        raise unknown_category("obs column", key, [c for c in adata.obs.columns if not str(c).startswith("_scvi")])
+    return adata.obs[key]
+
+
+def used_categories(values: pd.Series, key: str) -> np.ndarray:
+    """Categories that occur, sorted as pandas sorts them; an error where values are missing."""
+    n_missing = int(values.isna().sum())
+    if n_missing:
+        cells = values.index[values.isna()]
+        raise InputDataError(
+            f"obs[{key!r}] is missing for {n_missing} of {len(values)} cells (for example {examples(cells)}). "
+            "Fill it in or remove those cells."
+        )
+    categories = pd.Categorical(values).remove_unused_categories().categories
+    return np.asarray([_plain(category) for category in categories], dtype=object)
+
+
+def _plain(category: object) -> object:
+    return category.item() if isinstance(category, np.generic) else category
+
+
+def codes_of(values: pd.Series, categories: np.ndarray) -> np.ndarray:
+    """Position of each value in `categories`, -1 where it is not among them, ``(n_cells,)``."""
+    return pd.Index(categories).get_indexer(pd.Index(values.astype(object))).astype(np.int64)
+
+
+def extended(categories: np.ndarray, values: pd.Series, key: str) -> np.ndarray:
+    """`categories` followed by those of `values` that are new."""
+    new = [c for c in used_categories(values, key) if c not in set(categories)]
+    return np.asarray([*categories, *new], dtype=object)
+
+
+def warn_unseen(values: pd.Series, codes: np.ndarray, key: str) -> None:
+    """Say once which categories training never saw, and what is done about them."""
+    unseen = pd.unique(values[codes < 0].dropna())
+    if len(unseen):
+        warnings.warn(
+            f"obs[{key!r}] holds {len(unseen)} categories that training did not see (for example {examples(unseen)}), "
+            f"in {int((codes < 0).sum())} cells; they are treated as the average of the known ones. "
+            "load_query_data learns them instead.",
+            UnseenCategoryWarning,
+            stacklevel=2,
+        )
+
+
+class ExpressionField(LayerField):  # type: ignore[misc]
+    """Expression matrix; scanned in full, never converted in place."""
+
+    SCAN_KEY = "scan"
+
+    def __init__(self, registry_key: str, layer: str | None) -> None:
+        super().__init__(registry_key, layer, is_count_data=False, correct_data_format=False)
+
+    @property
+    def where(self) -> str:
+        """How to call the matrix in a message."""
+        return "adata.X" if self.attr_key is None else f"adata.layers[{self.attr_key!r}]"
+
+    def validate_field(self, adata: AnnData) -> None:
+        if self.attr_key is not None and self.attr_key not in adata.layers:
+            raise unknown_category("layer", self.attr_key, [k for k in adata.layers if k is not None])
+
+    def register_field(self, adata: AnnData) -> dict[str, Any]:
+        self.validate_field(adata)
+        matrix = loadable(self.get_field_data(adata), where=self.where)
+        report = scan_matrix(matrix)
+        require_finite(report, where=self.where, cells=adata.obs_names, genes=adata.var_names)
+        warn_unusual(report, where=self.where, cells=adata.obs_names)
+        return {
+            self.N_OBS_KEY: adata.n_obs,
+            self.N_VARS_KEY: adata.n_vars,
+            self.COLUMN_NAMES_KEY: np.asarray(adata.var_names.astype(str), dtype=object),
+            self.SCAN_KEY: report.as_dict(),
+        }
+
+
+class CategoryField(CategoricalObsField):  # type: ignore[misc]
+    """Categorical column: only categories in use count, and unseen ones of a query get the code -1.
+
+    Parameters
+    ----------
+    registry_key
+        Name of the tensor handed to the module.
+    attr_key
+        obs column; ``None`` makes a constant one.
+    optional_in_query
+        Whether a query may lack the column (labels are then unknown, which is fine for a prediction).
+    """
+
+    def __init__(self, registry_key: str, attr_key: str | None, *, optional_in_query: bool = False) -> None:
+        super().__init__(registry_key, attr_key)
+        self.optional_in_query = optional_in_query
+
+    def register_field(self, adata: AnnData) -> dict[str, Any]:
+        if self.is_default:
+            self._setup_default_attr(adata)
+        values = column(adata, self._original_attr_key)
+        return self._write(adata, values, used_categories(values, self._original_attr_key))
+
+    def transfer_field(
+        self, state_registry: dict[str, Any], adata_target: AnnData, extend_categories: bool = False, **_: Any
+    ) -> dict[str, Any]:
+        categories = np.asarray(state_registry[self.CATEGORICAL_MAPPING_KEY], dtype=object)
+        if self.is_default:
+            self._setup_default_attr(adata_target)
+        key = self._original_attr_key
+        if key not in adata_target.obs and self.optional_in_query:
+            adata_target.obs[self.attr_key] = np.full(adata_target.n_obs, UNSEEN, dtype=np.int64)
+            return {self.CATEGORICAL_MAPPING_KEY: categories, self.ORIGINAL_ATTR_KEY: key}
+        values = column(adata_target, key)
+        if extend_categories:
+            categories = extended(categories, values, key)
+        state = self._write(adata_target, values, categories)
+        if not self.optional_in_query:
+            used_categories(values, key)
+            warn_unseen(values, np.asarray(adata_target.obs[self.attr_key]), key)
+        return state
+
+    def _write(self, adata: AnnData, values: pd.Series, categories: np.ndarray) -> dict[str, Any]:
+        adata.obs[self.attr_key] = codes_of(values, categories)
+        return {self.CATEGORICAL_MAPPING_KEY: categories, self.ORIGINAL_ATTR_KEY: self._original_attr_key}
+
+
+class CategoricalCovariatesField(CategoricalJointObsField):  # type: ignore[misc]
+    """Several categorical columns together, with the same answer to unseen categories."""
+
+    def validate_field(self, adata: AnnData) -> None:
+        for key in self.attr_keys:
+            column(adata, key)
+
+    def _make_array_categorical(
+        self, adata: AnnData, category_dict: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        frame = getattr(adata, self.attr_name)[self.attr_key]
+        categories = {
+            key: used_categories(adata.obs[key], key) if category_dict is None else np.asarray(category_dict[key])
+            for key in self.attr_keys
+        }
+        for key, known in categories.items():
+            codes = codes_of(adata.obs[key], known)
+            warn_unseen(adata.obs[key], codes, key)
+            frame[key] = codes
+        return {
+            self.MAPPINGS_KEY: categories,
+            self.FIELD_KEYS_KEY: self.attr_keys,
+            self.N_CATS_PER_KEY: [len(known) for known in categories.values()],
+        }
+
+
+def numbers(adata: AnnData, key: str) -> np.ndarray:
+    """Column `key` of obs as float64, NaN where it is not a number, ``(n_cells,)``."""
+    return pd.to_numeric(column(adata, key), errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+
+
+class ContinuousCovariatesField(NumericalJointObsField):  # type: ignore[misc]
+    """Continuous covariates: finite numbers."""
+
+    def validate_field(self, adata: AnnData) -> None:
+        for key in self.attr_keys:
+            wrong = ~np.isfinite(numbers(adata, key))
+            if wrong.any():
+                raise InputDataError(
+                    f"obs[{key!r}] must be numbers; {int(wrong.sum())} cells are not "
+                    f"(for example {examples(adata.obs_names[wrong])})."
+                )
+
+
+class SizeFactorField(NumericalObsField):  # type: ignore[misc]
+    """Size factor of each cell: a positive, finite number."""
+
+    def validate_field(self, adata: AnnData) -> None:
+        values = numbers(adata, self.attr_key)
+        wrong = ~np.isfinite(values) | (values <= 0)
+        if wrong.any():
+            raise InputDataError(
+                f"obs[{self.attr_key!r}] must be positive and finite; {int(wrong.sum())} cells are not "
+                f"(for example {examples(adata.obs_names[wrong])})."
+            )
+
+
+def require_known(kind: str, given: object, known: Any) -> None:
+    """Raise :class:`UnknownCategoryError` where `given` is not among `known`."""
+    if str(given) not in {str(k) for k in known}:
+        raise unknown_category(kind, given, known)
+
+
+__all__ = [
+    "UNSEEN",
+    "CategoricalCovariatesField",
+    "CategoryField",
+    "ContinuousCovariatesField",
+    "ExpressionField",
+    "SizeFactorField",
+    "UnknownCategoryError",
+    "column",
+    "numbers",
+    "require_known",
+]

@@ -1,0 +1,126 @@
+"""Match the genes of a query to the genes of a model, by name and never by position."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from deltavi._errors import DuplicateNameWarning, GeneMatchError, GeneMatchWarning, examples
+
+logger = logging.getLogger("deltavi")
+
+# Below this share of the model's genes present, predictions come with a warning.
+WARN_OVERLAP = 0.95
+ENSEMBL = re.compile(r"^ENS[A-Z]*G\d{6,}(\.\d+)?$")
+VERSION = re.compile(r"\.\d+$")
+
+
+@dataclass(frozen=True)
+class GeneMatch:
+    """Where each gene of the model lies in a query.
+
+    Parameters
+    ----------
+    positions
+        ``(n_model_genes,)`` column of the query, -1 where the gene is absent.
+    n_extra
+        Genes of the query that the model does not know.
+    """
+
+    positions: np.ndarray
+    n_extra: int
+
+    @property
+    def overlap(self) -> float:
+        """Share of the model's genes that the query has."""
+        return float((self.positions >= 0).mean())
+
+    @property
+    def is_identity(self) -> bool:
+        """Same genes in the same order."""
+        return self.n_extra == 0 and bool(np.array_equal(self.positions, np.arange(len(self.positions))))
+
+
+def require_unique_genes(names: pd.Index, *, where: str) -> None:
+    """Raise where gene names repeat: a match by name would be ambiguous."""
+    if names.is_unique:
+        return
+    repeated = names[names.duplicated()].unique()
+    raise GeneMatchError(
+        f"{where} has {len(repeated)} gene names that occur more than once (for example {examples(repeated)}). "
+        "Make them unique on a copy: adata = adata.copy(); adata.var_names_make_unique()."
+    )
+
+
+def warn_duplicate_cells(names: pd.Index) -> None:
+    """Warn where cell names repeat; results stay in the order of the rows."""
+    if not names.is_unique:
+        repeated = names[names.duplicated()].unique()
+        message = f"{len(repeated)} cell names occur more than once (for example {examples(repeated)});"
+        warnings.warn(message + " results are matched by position.", DuplicateNameWarning, stacklevel=4)
+
+
+def match_genes(query: Sequence[str] | pd.Index, model: Sequence[str] | pd.Index, *, min_overlap: float) -> GeneMatch:
+    """Find the genes of `model` in `query`.
+
+    Raises
+    ------
+    GeneMatchError
+        If gene names of the query repeat, or less than `min_overlap` of the model's genes are present; the
+        message suggests a mapping where the names look like another vocabulary.
+    """
+    query_names, model_names = pd.Index(query).astype(str), pd.Index(model).astype(str)
+    require_unique_genes(query_names, where="The query")
+    positions = query_names.get_indexer(model_names)
+    match = GeneMatch(positions=positions, n_extra=len(query_names) - int((positions >= 0).sum()))
+    n_missing = int((positions < 0).sum())
+    if match.overlap < min_overlap or match.overlap == 0.0:
+        raise GeneMatchError(_too_few(match, query_names, model_names, min_overlap))
+    if n_missing:
+        message = f"{n_missing} of {len(model_names)} genes of the model are missing from the query "
+        message += f"({match.overlap:.0%} present), for example {examples(model_names[positions < 0])}; "
+        message += "they are read as zero counts."
+        if match.overlap < WARN_OVERLAP:
+            warnings.warn(message, GeneMatchWarning, stacklevel=4)
+        else:
+            logger.info(message)
+    if match.n_extra:
+        logger.info("%d genes of the query are unknown to the model and are left out.", match.n_extra)
+    return match
+
+
+def _too_few(match: GeneMatch, query: pd.Index, model: pd.Index, min_overlap: float) -> str:
+    return (
+        f"Only {match.overlap:.0%} of the model's {len(model)} genes are in the query (at least {min_overlap:.0%} are "
+        f"needed; model.min_gene_overlap sets the floor). Model: {examples(model)}. Query: {examples(query)}."
+        f"{suggest_vocabulary(query, model)}"
+    )
+
+
+def suggest_vocabulary(query: pd.Index, model: pd.Index) -> str:
+    """Say which renaming would make the names meet, where one would; nothing is renamed silently."""
+    if _share(query.str.replace(VERSION, "", regex=True), model.str.replace(VERSION, "", regex=True)) > 0.5:
+        return " The names differ by a version suffix: strip it with adata.var_names.str.replace(r'\\.\\d+$', '')."
+    if _share(query.str.upper(), model.str.upper()) > 0.5:
+        return " The names differ by case: rename them, for example adata.var_names.str.upper()."
+    query_ensembl, model_ensembl = _ensembl_share(query), _ensembl_share(model)
+    if query_ensembl > 0.5 > model_ensembl:
+        return " The query has Ensembl identifiers, the model gene symbols: map them to symbols first."
+    if model_ensembl > 0.5 > query_ensembl:
+        return " The query has gene symbols, the model Ensembl identifiers: map them to identifiers first."
+    return ""
+
+
+def _share(query: pd.Index, model: pd.Index) -> float:
+    return float(model.isin(query).mean()) if len(model) else 0.0
+
+
+def _ensembl_share(names: pd.Index) -> float:
+    head = names[:1000]
+    return float(np.mean([bool(ENSEMBL.match(name)) for name in head])) if len(head) else 0.0

@@ -1,0 +1,116 @@
+"""Turn whatever holds the expression into something a loader can cut mini-batches from.
+
+Nothing here changes the user's object: conversions are made beside it and kept by the data manager.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from typing import Any
+
+import numpy as np
+from anndata.abc import CSCDataset
+from scipy import sparse
+
+from deltavi._errors import InputDataError, InputDataWarning
+
+logger = logging.getLogger("deltavi")
+
+# Non-zero entries moved at a time when a backed CSC matrix is turned around.
+ENTRIES_PER_PASS = 2_000_000
+
+
+def loadable(x: Any, *, where: str) -> Any:
+    """`x` itself if rows can be cut from it cheaply, else a row-wise copy.
+
+    Parameters
+    ----------
+    x
+        Dense array, any SciPy sparse matrix or array, or a backed dataset.
+    where
+        How to call `x` in a message, such as ``"adata.X"``.
+
+    Raises
+    ------
+    InputDataError
+        If `x` is absent or holds Python objects.
+    """
+    if x is None:
+        raise InputDataError(f"{where} is empty: there is no expression matrix to read. Pass layer=... if it is there.")
+    if isinstance(x, CSCDataset):
+        return csr_on_disk(x)
+    _check_dtype(x, where)
+    if sparse.issparse(x):
+        return _as_csr(x, where)
+    return x
+
+
+def _check_dtype(x: Any, where: str) -> None:
+    dtype = np.dtype(getattr(x, "dtype", float))
+    if dtype == object or dtype.kind in "USOV":
+        raise InputDataError(f"{where} has dtype {dtype}, not numbers. Convert it, for example with astype('float32').")
+    if dtype.kind == "c":
+        raise InputDataError(f"{where} has complex dtype {dtype}; expression is real.")
+    if dtype == bool:
+        message = f"{where} is bool: detected / not detected is read as counts of one and zero."
+        warnings.warn(message, InputDataWarning, stacklevel=5)
+
+
+def _as_csr(x: Any, where: str) -> sparse.csr_matrix:
+    if isinstance(x, sparse.csr_matrix):
+        return x
+    if x.format == "coo":
+        logger.info("%s is a COO matrix; a CSR copy is used for loading.", where)
+    return sparse.csr_matrix(x)
+
+
+def csr_on_disk(x: CSCDataset) -> sparse.csr_matrix:
+    """Row-wise form of a backed CSC matrix in a temporary file, a column block in memory at a time.
+
+    Cutting rows from a column-wise file would read the whole file for every mini-batch.
+    """
+    n_rows, n_columns = x.shape
+    indptr = np.asarray(x.group["indptr"][:], dtype=np.int64)
+    row_of, value_of = x.group["indices"], x.group["data"]
+    counts = np.zeros(n_rows + 1, dtype=np.int64)
+    for start in range(0, int(indptr[-1]), ENTRIES_PER_PASS):
+        counts[1:] += np.bincount(row_of[start : start + ENTRIES_PER_PASS], minlength=n_rows)
+    row_start = np.cumsum(counts)
+    indices, data = _scratch(int(indptr[-1]), np.int32), _scratch(int(indptr[-1]), np.float32)
+    next_slot = row_start[:-1].copy()
+    for start in range(0, int(indptr[-1]), ENTRIES_PER_PASS):
+        stop = min(start + ENTRIES_PER_PASS, int(indptr[-1]))
+        rows = np.asarray(row_of[start:stop], dtype=np.int64)
+        columns = np.searchsorted(indptr, np.arange(start, stop), side="right") - 1
+        # entries come column by column, so a stable sort by row keeps the columns of a row in order
+        order = np.argsort(rows, kind="stable")
+        sorted_rows = rows[order]
+        first_of_row = np.searchsorted(sorted_rows, sorted_rows, side="left")
+        slots = next_slot[sorted_rows] + np.arange(len(order)) - first_of_row
+        indices[slots], data[slots] = columns[order], np.asarray(value_of[start:stop])[order]
+        next_slot += np.bincount(rows, minlength=n_rows)
+    return sparse.csr_matrix((data, indices, row_start), shape=(n_rows, n_columns), copy=False)
+
+
+def _scratch(length: int, dtype: type) -> np.ndarray:
+    """Zeroed array in a temporary file that vanishes with it."""
+    file = tempfile.TemporaryFile(prefix="deltavi-")  # noqa: SIM115 - the memory map keeps it open
+    return np.memmap(file, dtype=dtype, mode="w+", shape=(max(length, 1),))[:length]
+
+
+def take_columns(x: Any, positions: np.ndarray) -> sparse.csr_matrix:
+    """Columns of `x` in the order of `positions`, -1 giving an empty column, as CSR ``(n_cells, n_positions)``."""
+    from deltavi.data._checks import row_blocks
+
+    present = positions >= 0
+    # a selection matrix keeps the work sparse: column j of the result picks column positions[j]
+    columns = np.flatnonzero(present)
+    selection = sparse.csr_matrix(
+        (np.ones(len(columns), dtype=np.float32), (positions[present], columns)), shape=(x.shape[1], len(positions))
+    )
+    blocks = [sparse.csr_matrix(block).astype(np.float32) @ selection for _, block in row_blocks(x)]
+    if not blocks:
+        return sparse.csr_matrix((0, len(positions)), dtype=np.float32)
+    return sparse.csr_matrix(sparse.vstack(blocks, format="csr"))

@@ -1,0 +1,22 @@
+"""Metrics of predicted cells: means, changes, distances and spread, on the log1p CP10k scale."""
+
+from __future__ import annotations
+
+from deltavi.metrics._cells import e_distance, variance_ratio, zero_fraction
+from deltavi.metrics._genes import principal_axes, top_differential_genes
+from deltavi.metrics._means import correlation_of_changes, direction_accuracy, mse_of_means, r2_of_means
+from deltavi.metrics._score import PredictionScore, score_prediction
+
+__all__ = [
+    "PredictionScore",
+    "correlation_of_changes",
+    "direction_accuracy",
+    "e_distance",
+    "mse_of_means",
+    "principal_axes",
+    "r2_of_means",
+    "score_prediction",
+    "top_differential_genes",
+    "variance_ratio",
+    "zero_fraction",
+]

@@ -1,0 +1,115 @@
+"""Which genes respond, and the axes along which cells vary."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.decomposition import PCA
+
+from deltavi._errors import InputDataError
+from deltavi.metrics._matrix import as_matrix, check_count, check_same_genes, gene_means, gene_variances
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from deltavi.metrics._matrix import Matrix, Vector
+
+
+def top_differential_genes(control: Matrix, target: Matrix, *, n: int = 100) -> NDArray[np.intp]:
+    """Positions of the genes that differ most between two groups of cells, by decreasing Welch |t|.
+
+    ``t_g = (mean(target) - mean(control)) / sqrt(var(target) / n_target + var(control) / n_control)`` with sample
+    variances; genes that are constant in both groups get t = 0.
+
+    Parameters
+    ----------
+    control, target
+        Expression, (n_cells, n_genes), log1p CP10k, dense or sparse.
+    n
+        How many genes; all where there are fewer.
+
+    Returns
+    -------
+    Positions, (min(n, n_genes),); equal |t| keep the order of the genes.
+
+    Raises
+    ------
+    InputDataError
+        A matrix has fewer than two cells or holds NaN or infinite values.
+    GeneMatchError
+        The numbers of genes differ.
+
+    Notes
+    -----
+    It misleads because |t| grows with the number of cells and cells of one donor are not independent: the order is a
+    ranking, not a test. Source: Welch (1947), Biometrika 34.
+    """
+    check_count(n, "n")
+    x, y = as_matrix(control, "control"), as_matrix(target, "target")
+    check_same_genes(control=x, target=y)
+    return np.argsort(-np.abs(_welch_t(x, y)), kind="stable")[:n]
+
+
+def _welch_t(control: Any, target: Any) -> Vector:
+    """Welch's t statistic of every gene, (n_genes,); 0 for 0/0 and infinite where only the spread is zero."""
+    for name, matrix in {"control": control, "target": target}.items():
+        if matrix.shape[0] < 2:
+            raise InputDataError(f"{name} has 1 cell; a variance, and so a ranking of genes, needs at least 2.")
+    difference = gene_means(target) - gene_means(control)
+    squared_error = sum(gene_variances(matrix, ddof=1) / matrix.shape[0] for matrix in (target, control))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = difference / np.sqrt(squared_error)
+    return np.where(np.isnan(t), 0.0, t)
+
+
+def fit_principal_components(x: Matrix, *, n_components: int, name: str = "x") -> PCA:
+    """Fit a principal component analysis of cells, reproducibly.
+
+    Parameters
+    ----------
+    x
+        Expression, (n_cells, n_genes), log1p CP10k; sparse input is centred implicitly and stays sparse.
+    n_components
+        Number of components, lowered to min(n_cells, n_genes) where that is less.
+    name
+        What the caller calls `x`; appears in errors.
+    """
+    check_count(n_components, "n_components")
+    matrix = as_matrix(x, name)
+    smallest = min(matrix.shape)
+    if sp.issparse(matrix) and n_components >= smallest:
+        matrix = matrix.toarray()  # the sparse solver finds fewer than all components, and such a matrix is narrow
+    return PCA(min(n_components, smallest), random_state=0).fit(matrix)
+
+
+def principal_axes(x: Matrix, *, n_components: int = 50) -> NDArray[Any]:
+    """Principal axes of cells: the projection in which the E-distance is usually taken.
+
+    Orthonormal directions of decreasing variance in log1p CP10k space, by scikit-learn's PCA with ``random_state=0``.
+
+    Parameters
+    ----------
+    x
+        Expression, (n_cells, n_genes), log1p CP10k, dense or sparse; usually all real cells of an experiment.
+    n_components
+        Number of axes; at most min(n_cells, n_genes) are returned.
+
+    Returns
+    -------
+    Axes in columns, (n_genes, n_components).
+
+    Raises
+    ------
+    InputDataError
+        The matrix is empty or holds NaN or infinite values.
+
+    Notes
+    -----
+    It misleads where the response of a rare cell type is not among the main axes of variation: distances taken in the
+    projection cannot see it. For large dense input scikit-learn approximates the minor axes by a randomised solver, for
+    sparse input it is exact; a small distance, as between two halves of the same cells, may differ by a few per cent.
+    Source: Pearson (1901), Philosophical Magazine 2; scikit-learn's implementation.
+    """
+    return np.asarray(fit_principal_components(x, n_components=n_components).components_.T)

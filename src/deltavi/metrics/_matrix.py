@@ -1,0 +1,136 @@
+"""Checks and per-gene statistics that metrics and shifts share; sparse input stays sparse."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.sparsefuncs import mean_variance_axis
+
+from deltavi._errors import DeltaviError, GeneMatchError, InputDataError, examples
+
+Matrix: TypeAlias = NDArray[Any] | sp.spmatrix | sp.sparray
+Vector: TypeAlias = NDArray[np.float64]
+
+
+def as_matrix(x: Any, name: str) -> Any:
+    """Return `x` as a CSR matrix or a two-dimensional array of finite numbers.
+
+    Parameters
+    ----------
+    x
+        Dense array or scipy-sparse matrix, (n_cells, n_genes).
+    name
+        What the caller calls it; appears in errors.
+
+    Raises
+    ------
+    InputDataError
+        `x` is not two-dimensional, not numeric, empty, or holds NaN or infinite values.
+    """
+    matrix = x if sp.issparse(x) else _as_array(x)
+    if matrix is None or matrix.ndim != 2:
+        raise InputDataError(
+            f"{name} must be an array or sparse matrix (n_cells, n_genes), got {type(x).__name__} "
+            f"of shape {getattr(x, 'shape', None)}. Of an AnnData, pass its .X."
+        )
+    if matrix.dtype.kind not in "fiub":
+        raise InputDataError(f"{name} must hold numbers, got dtype {matrix.dtype}. Convert it to float32 first.")
+    if 0 in matrix.shape:
+        raise InputDataError(f"{name} is empty: {matrix.shape[0]} cells x {matrix.shape[1]} genes.")
+    matrix = _canonical_rows(matrix) if sp.issparse(matrix) else matrix
+    _check_finite(matrix, name)
+    return matrix
+
+
+def _as_array(x: Any) -> NDArray[Any] | None:
+    try:
+        return np.asarray(x)
+    except (TypeError, ValueError):  # containers such as AnnData, or lists of unequal length
+        return None
+
+
+def _canonical_rows(matrix: Any) -> Any:
+    """CSR form without repeated entries, which would spoil variances and counts of zeros."""
+    rows = matrix.tocsr()
+    if rows.has_canonical_format:
+        return rows
+    rows = rows.copy()  # summing works in place and the matrix is the caller's
+    rows.sum_duplicates()
+    return rows
+
+
+def _check_finite(matrix: Any, name: str) -> None:
+    with np.errstate(invalid="ignore", over="ignore"):
+        if np.isfinite(matrix.sum(dtype=np.float64)):  # no full-size mask where all is well
+            return
+    if sp.issparse(matrix):
+        entries = matrix.tocoo()
+        rows = np.unique(entries.row[~np.isfinite(entries.data)])
+    else:
+        rows = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
+    if rows.size:
+        raise InputDataError(
+            f"{name} holds NaN or infinite values in {rows.size} of {matrix.shape[0]} cells "
+            f"(rows {examples(rows.tolist())}). Remove those cells first."
+        )
+
+
+def check_same_genes(**matrices: Any) -> None:
+    """Raise GeneMatchError unless all matrices have the same number of columns."""
+    widths = {name: matrix.shape[1] for name, matrix in matrices.items()}
+    if len(set(widths.values())) > 1:
+        listed = ", ".join(f"{name} has {n}" for name, n in widths.items())
+        raise GeneMatchError(f"The numbers of genes differ: {listed}. Subset all to the same genes in the same order.")
+
+
+def gene_means(matrix: Any) -> Vector:
+    """Mean over cells of every gene of a CSR or dense matrix in double precision, (n_genes,)."""
+    n_cells, n_genes = matrix.shape
+    if not sp.issparse(matrix):
+        return np.asarray(matrix.mean(axis=0, dtype=np.float64))
+    # scipy sums in the precision of the matrix, whatever dtype it is asked for; bincount always sums in double
+    return np.asarray(np.bincount(matrix.indices, weights=matrix.data, minlength=n_genes) / n_cells)
+
+
+def gene_variances(matrix: Any, *, ddof: int = 0) -> Vector:
+    """Variance over cells of every gene of a CSR or dense matrix in double precision, (n_genes,)."""
+    n_cells = matrix.shape[0]
+    if not sp.issparse(matrix):
+        return np.asarray(matrix.var(axis=0, dtype=np.float64, ddof=ddof))
+    # double precision copies the stored values only: single precision would blur genes of high mean
+    variances = mean_variance_axis(matrix.astype(np.float64), axis=0)[1]
+    return np.asarray(variances * n_cells / (n_cells - ddof), dtype=np.float64)
+
+
+def gene_positions(genes: ArrayLike | None, n_genes: int) -> NDArray[np.intp]:
+    """Turn positions, a boolean mask or None (all genes) into positions, (n_selected,).
+
+    Raises
+    ------
+    DeltaviError
+        Nothing is selected or `genes` is neither positions nor a mask.
+    GeneMatchError
+        A position or the length of the mask does not fit `n_genes`.
+    """
+    if genes is None:
+        return np.arange(n_genes)
+    given = np.asarray(genes)
+    if given.ndim != 1 or (given.size and given.dtype.kind not in "iub"):
+        raise DeltaviError("genes must be a one-dimensional array of positions or a boolean mask, not names.")
+    if given.dtype.kind == "b" and given.size != n_genes:
+        raise GeneMatchError(f"The mask genes has {given.size} entries for {n_genes} genes.")
+    chosen = np.flatnonzero(given) if given.dtype.kind == "b" else given.astype(np.intp)
+    if chosen.size == 0:
+        raise DeltaviError("genes selects no gene. Pass at least one position, or None for all genes.")
+    if chosen.min() < 0 or chosen.max() >= n_genes:
+        raise GeneMatchError(f"genes holds positions outside 0..{n_genes - 1}.")
+    return chosen
+
+
+def check_count(value: int, name: str) -> None:
+    """Raise DeltaviError unless `value` is a whole number of at least one."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise DeltaviError(f"{name} must be a whole number of at least 1, got {value!r}.")

@@ -1,0 +1,211 @@
+"""What every model shares: registration, queries matched by name, seeds, training and files.
+
+The mixins of scvi-tools do the rest (normalised expression, differential expression, evidence lower bound, query
+mapping); they all reach their data through ``_validate_anndata``, where a fresh AnnData becomes an aligned one.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
+from scvi.model.base import BaseModelClass
+
+from deltavi import _keys
+from deltavi._compat import (
+    FIELD_REGISTRIES_KEY,
+    SCVI_UUID_KEY,
+    SETUP_ARGS_KEY,
+    STATE_REGISTRY_KEY,
+    make_actual,
+)
+from deltavi._errors import DeltaviError, KeyClashError, NotTrainedError, examples
+from deltavi.data._checks import MatrixReport, require_counts, require_log_normalised
+from deltavi.data._fields import (
+    CategoricalCovariatesField,
+    CategoryField,
+    ContinuousCovariatesField,
+    ExpressionField,
+    SizeFactorField,
+)
+from deltavi.data._genes import match_genes, require_unique_genes, warn_duplicate_cells
+from deltavi.data._manager import DataManager
+from deltavi.data._matrix import take_columns
+
+logger = logging.getLogger("deltavi")
+
+OWN_COLUMNS = ("_scvi_batch", "_scvi_labels", f"_scvi_{_keys.CONDITION}")
+
+
+class CountModel(BaseModelClass):  # type: ignore[misc]
+    """Base of all models; not used directly.
+
+    Attributes
+    ----------
+    min_gene_overlap
+        Smallest share of the model's genes that a query must have.
+    """
+
+    min_gene_overlap: float = 0.5
+
+    # -- registration ----------------------------------------------------------------------------------------
+
+    @classmethod
+    def _fields(cls, setup: dict[str, Any]) -> list[Any]:
+        """AnnData fields for the arguments of ``setup_anndata``."""
+        fields: list[Any] = [
+            ExpressionField(REGISTRY_KEYS.X_KEY, setup.get("layer")),
+            CategoryField(REGISTRY_KEYS.BATCH_KEY, setup.get("batch_key")),
+            CategoryField(REGISTRY_KEYS.LABELS_KEY, setup.get("labels_key"), optional_in_query=True),
+            SizeFactorField(REGISTRY_KEYS.SIZE_FACTOR_KEY, setup.get("size_factor_key"), required=False),
+            CategoricalCovariatesField(REGISTRY_KEYS.CAT_COVS_KEY, setup.get("categorical_covariate_keys")),
+            ContinuousCovariatesField(REGISTRY_KEYS.CONT_COVS_KEY, setup.get("continuous_covariate_keys")),
+        ]
+        if setup.get("condition_key") is not None:
+            fields.append(CategoryField(_keys.CONDITION, setup["condition_key"], optional_in_query=True))
+        return fields
+
+    @classmethod
+    def _register(cls, adata: AnnData, setup_method_args: dict[str, Any], **transfer: Any) -> None:
+        """Check `adata` and register it with this class; ``setup_anndata`` ends here."""
+        _require_cells(adata)
+        require_unique_genes(adata.var_names, where="adata.var_names")
+        warn_duplicate_cells(adata.obs_names)
+        _refuse_clashes(adata)
+        if adata.is_view:
+            logger.info("A view was set up; it becomes an AnnData of its own, and its parent stays as it is.")
+            make_actual(adata)
+        manager = DataManager(
+            fields=cls._fields(setup_method_args[SETUP_ARGS_KEY]), setup_method_args=setup_method_args
+        )
+        manager.register_fields(adata, **transfer)
+        cls.register_manager(manager)
+
+    def _setup_argument(self, name: str) -> Any:
+        return self.registry_[SETUP_ARGS_KEY].get(name)
+
+    def _state(self, key: str) -> dict[str, Any]:
+        registries = self.registry_[FIELD_REGISTRIES_KEY]
+        return dict(registries[key][STATE_REGISTRY_KEY]) if key in registries else {}
+
+    def _categories(self, key: str) -> np.ndarray:
+        """Categories of a registered column, in the order of their codes."""
+        return np.asarray(self._state(key).get("categorical_mapping", []), dtype=object)
+
+    @property
+    def gene_names(self) -> np.ndarray:
+        """Genes of the model, in its order."""
+        return np.asarray(self._state(REGISTRY_KEYS.X_KEY)["column_names"], dtype=object)
+
+    def _check_scale(self, gene_likelihood: str) -> None:
+        """Raise where the registered matrix is not on the scale the likelihood needs."""
+        scan = self._state(REGISTRY_KEYS.X_KEY)["scan"]
+        report = MatrixReport(**{k: tuple(v) if isinstance(v, list) else v for k, v in scan.items()})
+        check = require_log_normalised if gene_likelihood == "normal" else require_counts
+        check(report, where=_where(self._setup_argument("layer")))
+
+    # -- queries ---------------------------------------------------------------------------------------------
+
+    def _register_manager_for_instance(self, adata_manager: Any) -> None:
+        # scvi-tools keeps every AnnData a model was ever asked about alive; ours live as long as they are used
+        store = self._per_instance_manager_store.setdefault(self.id, WeakValueDictionary())
+        store[adata_manager.adata_uuid] = adata_manager
+
+    def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
+        """AnnData in the form the networks take: the model's own, or an aligned stand-in for a query."""
+        if adata is None or adata is self._adata:
+            if self._adata is None:
+                raise DeltaviError("The model was loaded without data: pass the cells to predict as adata=...")
+            self.adata_manager.validate()
+            return self._adata
+        if getattr(adata, "_deltavi_owner", None) == self.id:
+            return adata
+        return self._align(adata)
+
+    def _align(self, adata: AnnData) -> AnnData:
+        """Stand-in for `adata` with the model's genes in the model's order; `adata` itself is left alone."""
+        query = aligned_copy(
+            adata, self.gene_names, layer=self._setup_argument("layer"), min_overlap=self.min_gene_overlap
+        )
+        setup = self.registry_[SETUP_ARGS_KEY]
+        manager = DataManager(fields=self._fields(setup), setup_method_args={SETUP_ARGS_KEY: dict(setup)})
+        manager.register_fields(query, source_registry=self.registry_)
+        self._check_query(manager)
+        # each keeps the other alive, and both go when the caller lets go of the stand-in
+        query._deltavi_owner, query._deltavi_manager = self.id, manager
+        self._register_manager_for_instance(manager)
+        return query
+
+    def _check_query(self, manager: DataManager) -> None:
+        """Raise where a query is on another scale than the data the model was trained on."""
+
+    # -- state -----------------------------------------------------------------------------------------------
+
+    def _require_trained(self, what: str) -> None:
+        if not self.is_trained_:
+            raise NotTrainedError(f"{what} needs a trained model: call train() first.")
+
+    def _check_if_trained(self, warn: bool = True, message: str = "") -> None:
+        # scvi-tools only warns in some methods; an untrained model has no answer worth giving
+        self._require_trained("This")
+
+
+def _where(layer: str | None) -> str:
+    return "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+
+
+def _require_cells(adata: AnnData) -> None:
+    if adata.n_obs == 0 or adata.n_vars == 0:
+        raise DeltaviError(f"adata has {adata.n_obs} cells and {adata.n_vars} genes; there is nothing to learn from.")
+
+
+def _refuse_clashes(adata: AnnData) -> None:
+    """Raise where a column scvi-tools would write holds something of the user's."""
+    if SCVI_UUID_KEY in adata.uns:
+        return
+    taken = [key for key in OWN_COLUMNS if key in adata.obs]
+    if taken:
+        raise KeyClashError(
+            f"obs already holds {examples(taken)}, which registration would overwrite; rename or drop them."
+        )
+
+
+def aligned_copy(adata: AnnData, genes: np.ndarray, *, layer: str | None, min_overlap: float) -> AnnData:
+    """New AnnData with `genes` in order, the obs of `adata`, and nothing else.
+
+    Parameters
+    ----------
+    adata
+        Cells to predict: in memory, a view, or backed.
+    genes
+        Names of the model's genes.
+    layer
+        Layer that holds the expression, or ``None`` for X; it is kept under the same name.
+    min_overlap
+        Smallest share of `genes` that must be present.
+
+    Returns
+    -------
+    AnnData whose matrix is shared with `adata` where the genes agree, and a CSR copy of the model's genes otherwise.
+    """
+    match = match_genes(adata.var_names, genes, min_overlap=min_overlap)
+    warn_duplicate_cells(adata.obs_names)
+    matrix = _expression(adata, layer)
+    if not match.is_identity:
+        matrix = take_columns(matrix, match.positions)
+    obs = adata.obs.drop(columns=[c for c in adata.obs if str(c).startswith("_scvi")]).copy()
+    var = pd.DataFrame(index=pd.Index(genes.astype(str)))
+    return AnnData(X=matrix, obs=obs, var=var) if layer is None else AnnData(obs=obs, var=var, layers={layer: matrix})
+
+
+def _expression(adata: AnnData, layer: str | None) -> Any:
+    if layer is None:
+        return adata.X
+    if layer not in adata.layers:
+        raise DeltaviError(f"The model reads layers[{layer!r}], which the query does not have.")
+    return adata.layers[layer]

@@ -1,0 +1,167 @@
+"""Decode moved cells into what a prediction holds: profile, rate, counts, interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from scipy import sparse
+from scvi import REGISTRY_KEYS
+
+from deltavi._compat import MODULE_KEYS
+from deltavi.likelihood import Gaussian, Likelihood
+from deltavi.likelihood._base import to_numpy
+from deltavi.perturbation.coupling import couple, log_cp10k
+from deltavi.perturbation.noise import normals, uniforms
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+Profile = Literal["cell", "decoded"]
+# Bounds of the predictive interval.
+INTERVAL = (0.05, 0.95)
+# Draws behind an expectation of log expression; the log of a mean is not the mean of logs.
+EXPECTATION_DRAWS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """Prediction for some cells, ``(n_cells, n_genes)`` each.
+
+    Parameters
+    ----------
+    profile
+        log1p CP10k as CSR; for a Gaussian, dense on the input's scale.
+    rate
+        Expected counts (a Gaussian's mean) in single precision.
+    counts
+        Sampled counts as CSR, or ``None`` for a Gaussian.
+    lower, upper
+        Bounds of the predictive interval on the scale of `profile`, where it was asked for.
+    """
+
+    profile: Any
+    rate: NDArray[np.float32]
+    counts: sparse.csr_matrix | None
+    lower: NDArray[np.float32] | None = None
+    upper: NDArray[np.float32] | None = None
+
+
+def stack(parts: Sequence[Predicted], n_genes: int) -> Predicted:
+    """Join mini-batches."""
+    if not parts:
+        empty = np.zeros((0, n_genes), dtype=np.float32)
+        return Predicted(profile=sparse.csr_matrix(empty), rate=empty, counts=sparse.csr_matrix(empty))
+    return Predicted(**{name: _join([getattr(part, name) for part in parts]) for name in Predicted.__annotations__})
+
+
+def _join(values: list[Any]) -> Any:
+    if values[0] is None:
+        return None
+    return sparse.csr_matrix(sparse.vstack(values)) if sparse.issparse(values[0]) else np.concatenate(values)
+
+
+class CellDecoder:
+    """Decode the cells of one mini-batch at any latent position and condition.
+
+    Parameters
+    ----------
+    module
+        Trained module.
+    tensors
+        The mini-batch: library, batch and covariates of each cell are its own.
+    """
+
+    def __init__(self, module: Any, tensors: dict[str, Tensor]) -> None:
+        self.module = module
+        inference = module.inference(**module._get_inference_input(tensors))
+        self.posterior_scale = to_numpy(inference[MODULE_KEYS.QZ_KEY].scale)
+        if inference[MODULE_KEYS.QL_KEY] is not None:
+            inference[MODULE_KEYS.LIBRARY_KEY] = inference[MODULE_KEYS.QL_KEY].loc
+        self.inputs = module._get_generative_input(tensors, inference)
+        self.observed = tensors[REGISTRY_KEYS.X_KEY].cpu().numpy()
+
+    def __call__(self, z: NDArray[Any], *, condition: int | None = None, batch: int | Tensor | None = None) -> Likelihood:
+        """Likelihood at `z` ``(n_cells, n_latent)``, as if the cells were of `condition` or from `batch`."""
+        inputs = {**self.inputs, MODULE_KEYS.Z_KEY: torch.from_numpy(np.asarray(z, dtype=np.float32))}
+        if condition is not None and inputs.get("condition") is not None:
+            inputs["condition"] = torch.full_like(inputs["condition"], condition)
+        if batch is not None:
+            inputs["transform_batch"] = batch
+        likelihood: Likelihood = self.module.generative(**inputs)["likelihood"]
+        return likelihood
+
+
+def predict_cells(
+    observed: NDArray[Any],
+    source: Likelihood,
+    target: Likelihood,
+    *,
+    totals: NDArray[Any],
+    profile: Profile,
+    generators: Sequence[np.random.Generator],
+) -> Predicted:
+    """Profile, rate and sampled counts of cells that go from `source` to `target`."""
+    rate = target.mean.detach().cpu().numpy().astype(np.float32)
+    if isinstance(target, Gaussian):
+        moved = couple(observed, source, target, uniform=np.zeros(0)) if profile == "cell" else np.maximum(rate, 0)
+        return Predicted(profile=moved.astype(np.float32), rate=rate, counts=None)
+    n_genes = observed.shape[1]
+    coupled = couple(observed, source, target, uniform=uniforms(generators, n_genes))
+    counts = target.quantile(uniforms(generators, n_genes))
+    if profile == "cell":
+        values: Any = sparse.csr_matrix(log_cp10k(coupled, totals))
+    else:
+        values = expected_log(target, totals, generators)
+    return Predicted(profile=values, rate=rate, counts=sparse.csr_matrix(counts.astype(np.float32)))
+
+
+def expected_log(
+    likelihood: Likelihood, totals: NDArray[Any], generators: Sequence[np.random.Generator]
+) -> NDArray[np.float32]:
+    """Expectation of log1p CP10k under `likelihood`, by stratified draws, ``(n_cells, n_genes)``."""
+    offset = uniforms(generators, likelihood.rate.shape[-1])
+    draws = (
+        log_cp10k(likelihood.quantile((k + offset) / EXPECTATION_DRAWS), totals) for k in range(EXPECTATION_DRAWS)
+    )
+    return np.asarray(sum(draws) / EXPECTATION_DRAWS, dtype=np.float32)
+
+
+def predictive_interval(
+    decode: Callable[[NDArray[Any]], Likelihood],
+    z: NDArray[Any],
+    scale: NDArray[Any],
+    *,
+    totals: NDArray[Any],
+    n_samples: int,
+    generators: Sequence[np.random.Generator],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Bounds of the posterior predictive of each cell and gene, on the scale of the profile.
+
+    Parameters
+    ----------
+    decode
+        Likelihood at a latent position.
+    z, scale
+        ``(n_cells, n_latent)`` mean and standard deviation of the posterior, after the shift.
+    totals
+        ``(n_cells,)`` total counts for CP10k.
+    n_samples
+        Draws of latent position and counts.
+    generators
+        One per cell.
+    """
+    draws = []
+    for _ in range(n_samples):
+        likelihood = decode(z + scale * normals(generators, z.shape[1]))
+        drawn = likelihood.quantile(uniforms(generators, likelihood.rate.shape[-1]))
+        draws.append(drawn.astype(np.float32) if isinstance(likelihood, Gaussian) else log_cp10k(drawn, totals))
+    lower, upper = np.quantile(np.stack(draws), INTERVAL, axis=0).astype(np.float32)
+    return lower, upper
+
+
+__all__ = ["CellDecoder", "Predicted", "Profile", "predict_cells", "predictive_interval", "stack"]

@@ -1,0 +1,184 @@
+"""Save, load and map queries: safe files in place of scvi-tools' pickles."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import anndata
+import numpy as np
+import scvi
+import torch
+from anndata import AnnData
+from scvi.model.base import ArchesMixin
+
+import deltavi
+from deltavi._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY
+from deltavi._errors import ModelFileError
+from deltavi.io import read_model, write_model
+from deltavi.model._base import CountModel, aligned_copy
+
+if TYPE_CHECKING:
+    PathLike = str | os.PathLike[str]
+
+ADATA_FILE = "adata.h5ad"
+SAVED_ATTRIBUTES = ("is_trained_", "train_indices_", "validation_indices_", "test_indices_", "history_")
+
+
+class FilesMixin(ArchesMixin):  # type: ignore[misc]
+    """Carries ``save``, ``load`` and ``load_query_data``."""
+
+    def save(
+        self, dir_path: PathLike, *, overwrite: bool = False, save_anndata: bool = False, **write_kwargs: Any
+    ) -> None:
+        """Write the model to a folder: safetensors, JSON and checksums, in one atomic step.
+
+        Parameters
+        ----------
+        dir_path
+            Folder to create.
+        overwrite
+            Replace the folder if it exists; the old one stays until the new one is complete.
+        save_anndata
+            Also write the model's AnnData, as ``adata.h5ad`` in the folder.
+        **write_kwargs
+            Arguments of :meth:`anndata.AnnData.write_h5ad`.
+
+        Raises
+        ------
+        ModelFileError
+            If the folder exists and `overwrite` is not set.
+        """
+        target = Path(dir_path)
+        if target.exists() and not overwrite:
+            raise ModelFileError(f"{target} exists; pass overwrite=True to replace it.")
+        model = cast("CountModel", self)
+        description = {
+            "class": type(self).__name__,
+            "versions": {"deltavi": deltavi.__version__, "scvi-tools": scvi.__version__, "torch": torch.__version__},
+            "init_params": model.init_params_,
+            "registry": _plain_registry(model.registry_),
+            "attributes": {name: getattr(model, name) for name in SAVED_ATTRIBUTES},
+            "extra": self._extra_state(),
+        }
+        write_model(target, model.module.state_dict(), description)
+        if save_anndata and model._adata is not None:
+            model._adata.write_h5ad(target / ADATA_FILE, **write_kwargs)
+
+    def _extra_state(self) -> dict[str, Any]:
+        """What a model keeps beside its weights; JSON-able."""
+        return {}
+
+    def _restore_extra_state(self, extra: dict[str, Any]) -> None:
+        """Inverse of :meth:`_extra_state`."""
+
+    @classmethod
+    def load(
+        cls, dir_path: PathLike, adata: AnnData | None = None, *, device: str | torch.device = "cpu"
+    ) -> Self:
+        """Read a model that :meth:`save` wrote; nothing is unpickled.
+
+        Parameters
+        ----------
+        dir_path
+            Folder of the model.
+        adata
+            Cells to attach, with any gene order; by default those saved with the model, else none: a model without
+            data predicts for the cells it is given.
+        device
+            Where to put the weights.
+
+        Raises
+        ------
+        ModelFileError
+            If the folder is damaged, newer than this version, or holds another class of model.
+        """
+        tensors, description = read_model(dir_path)
+        if description.get("class") != cls.__name__:
+            raise ModelFileError(f"{dir_path} holds a {description.get('class')}; load it with that class.")
+        saved = Path(dir_path) / ADATA_FILE
+        if adata is None and saved.is_file():
+            adata = anndata.read_h5ad(saved)
+        model = cls._rebuild(description, adata)
+        _load_weights(model.module, tensors, dir_path)
+        for name, value in description["attributes"].items():
+            setattr(model, name, value)
+        model._restore_extra_state(description["extra"])
+        model.to_device(device)
+        model.module.eval()
+        return model
+
+    @classmethod
+    def _rebuild(cls, description: dict[str, Any], adata: AnnData | None) -> Self:
+        """Model of the described shape, with fresh weights, attached to `adata` where there is one."""
+        registry = description["registry"]
+        given = description["init_params"]
+        init = {**given["non_kwargs"], **{k: v for kwargs in given["kwargs"].values() for k, v in kwargs.items()}}
+        if adata is None:
+            return cls(None, registry=registry, **init)
+        adata = _in_gene_order(adata, registry, cls)
+        cls.setup_anndata(adata, source_registry=registry, **registry[SETUP_ARGS_KEY])  # type: ignore[attr-defined]
+        return cls(adata, registry=registry, **init)
+
+    @classmethod
+    def load_query_data(cls, adata: AnnData, reference_model: Any, **freeze: Any) -> Self:
+        """Extend a trained model by the batches of a query, to be trained on it (scArches; Lotfollahi et al. 2022).
+
+        Parameters
+        ----------
+        adata
+            Query cells; genes are matched by name.
+        reference_model
+            A trained model, or the folder of one.
+        **freeze
+            What to keep fixed; see :meth:`scvi.model.base.ArchesMixin.load_query_data`.
+
+        Raises
+        ------
+        NotTrainedError
+            If the reference was never trained.
+        """
+        reference = reference_model if isinstance(reference_model, cls) else cls.load(reference_model)
+        cast("CountModel", reference)._require_trained("Query mapping")
+        query = _in_gene_order(adata, reference.registry_, cls)
+        model = super().load_query_data(query, reference, accelerator="cpu", **freeze)
+        _average_new_columns(model.module, reference.module)
+        return cast("Self", model)
+
+
+def _plain_registry(registry: dict[str, Any]) -> dict[str, Any]:
+    """Registry as plain nested dictionaries."""
+    return {key: _plain_registry(value) if isinstance(value, dict) else value for key, value in registry.items()}
+
+
+def _in_gene_order(adata: AnnData, registry: dict[str, Any], cls: type[Any]) -> AnnData:
+    """`adata` itself where its genes are the model's, else a stand-in with them in order."""
+    if registry.get(MODEL_NAME_KEY) not in (None, cls.__name__):
+        raise ModelFileError(f"The registry belongs to {registry[MODEL_NAME_KEY]}, not to {cls.__name__}.")
+    genes = np.asarray(registry["field_registries"]["X"]["state_registry"]["column_names"], dtype=object)
+    if np.array_equal(np.asarray(adata.var_names.astype(str), dtype=object), genes):
+        return adata
+    layer = registry[SETUP_ARGS_KEY].get("layer")
+    return aligned_copy(adata, genes, layer=layer, min_overlap=cls.min_gene_overlap)
+
+
+def _load_weights(module: torch.nn.Module, tensors: dict[str, torch.Tensor], source: PathLike) -> None:
+    expected = module.state_dict()
+    wrong = [
+        name
+        for name in sorted(expected.keys() | tensors.keys())
+        if name not in expected or name not in tensors or expected[name].shape != tensors[name].shape
+    ]
+    if wrong:
+        raise ModelFileError(f"{source}: {len(wrong)} tensors do not fit the described model, for example {wrong[:3]}.")
+    module.load_state_dict(tensors)
+
+
+def _average_new_columns(module: torch.nn.Module, reference: torch.nn.Module) -> None:
+    """Start the dispersion of a new batch at the average of the known ones; scArches leaves it random and frozen."""
+    table, known = getattr(module, "px_r", None), getattr(reference, "px_r", None)
+    if table is None or known is None or table.ndim < 2 or table.shape == known.shape:
+        return
+    with torch.no_grad():
+        table[:, known.shape[1] :] = known.mean(1, keepdim=True)

@@ -1,0 +1,362 @@
+"""The verb people come for: how would these cells respond?"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
+
+import deltavi
+from deltavi import _keys
+from deltavi._errors import DeltaviError, KeyClashError, UnknownCategoryError, examples, unknown_category
+from deltavi._random import isolated_randomness
+from deltavi.data._checks import row_blocks, valid_cells
+from deltavi.data._fields import require_known
+from deltavi.model._base import CountModel
+from deltavi.model._decoding import CellDecoder, Predicted, Profile, predict_cells, predictive_interval, stack
+from deltavi.model._latent_means import LatentMeans, weights_table
+from deltavi.perturbation.noise import cell_generators
+from deltavi.perturbation.shift import ALL_CELLS, Shift
+
+logger = logging.getLogger("deltavi")
+
+BATCH_SIZE = 512
+OWN_OBS = (_keys.OBS_SOURCE_CONDITION, _keys.OBS_SOURCE_CELL)
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """Cells to predict.
+
+    Parameters
+    ----------
+    adata
+        AnnData in the model's form.
+    cells
+        Positions of the cells to predict.
+    groups
+        ``(n_cells,)`` label of each of them, or one group for all.
+    """
+
+    adata: AnnData
+    cells: np.ndarray
+    groups: np.ndarray
+
+
+class PerturbationMixin:
+    """Carries ``predict_perturbation``; the model gives latent positions and a decoder."""
+
+    latent_means: LatentMeans | None = None
+
+    def predict_perturbation(
+        self,
+        adata: AnnData | None = None,
+        *,
+        control: str,
+        target: str,
+        labels: str | Sequence[str] | None = None,
+        shift: str | np.ndarray = "similarity",
+        profile: Profile = "cell",
+        n_samples: int = 1,
+        temperature: float = 0.2,
+        invalid_cells: Literal["error", "drop"] = "error",
+        batch_size: int = BATCH_SIZE,
+        seed: int = 0,
+    ) -> AnnData:
+        """Predict how cells would look under another condition.
+
+        Each cell is encoded, moved by the shift of its label, and decoded with its own library size, batch and
+        covariates. Its expression is then moved from what the model expects of it as it is to what it expects after
+        the shift, at the same quantile, so that it keeps its own residual, and zeros where the target has them.
+
+        Parameters
+        ----------
+        adata
+            Cells to predict, with any gene order; by default those of the model. Cells of condition `control` are
+            predicted, or all cells if the condition column is missing.
+        control, target
+            Conditions to start from and to predict.
+        labels
+            Predict cells of these labels only; a label may be new to the model.
+        shift
+            How to estimate the move: ``"similarity"``, ``"paired"``, ``"nearest"``, ``"global"``, ``"scgen"`` (see
+            :func:`deltavi.perturbation.estimate_shift`), or a vector ``(n_latent,)``. ``"similarity"`` weights
+            training labels by how close their control cells lie to those of the query; where no labels were
+            registered it is ``"global"``.
+        profile
+            ``"cell"`` carries each cell's residual; ``"decoded"`` is the expectation of log expression alone, far too
+            even to pass for cells.
+        n_samples
+            Draws of the posterior; with more than one, layers ``"lower"`` and ``"upper"`` hold a 90 % predictive
+            interval of each cell and gene.
+        temperature
+            Width of the weights of ``"similarity"``.
+        invalid_cells
+            ``"drop"`` leaves out cells with NaN, infinite or non-count values; ``"error"`` names them.
+        batch_size
+            Cells decoded at a time; the answer does not depend on it.
+        seed
+            Seed of quantiles within counts and of sampled counts; each cell's noise depends on it and on its name.
+
+        Returns
+        -------
+        AnnData of the predicted cells. X: log1p CP10k (a Gaussian model: the scale of its input). layers: ``"rate"``
+        expected counts, ``"counts"`` counts sampled from the likelihood. obs: that of the input, with the condition
+        set to `target` and the cell's origin in ``"deltavi_source_condition"`` and ``"deltavi_source_cell"``. obsm:
+        latent positions after (``"X_deltavi"``) and before (``"X_deltavi_control"``). uns ``"deltavi"``: what
+        was done, with the weight of each training label.
+
+        Raises
+        ------
+        NotTrainedError
+            Before training.
+        UnknownCategoryError
+            If a condition or label does not exist; the message lists the known ones.
+        InputDataError, GeneMatchError
+            If `adata` holds values or genes the model cannot read.
+        """
+        model = cast("CountModel", self)
+        model._require_trained("predict_perturbation")
+        self._check_arguments(control, target, profile, n_samples, invalid_cells)
+        request = self._request(adata, control=control, labels=labels, drop=invalid_cells == "drop")
+        before = self._positions(request.adata, request.cells)
+        shifts = self._shifts(request, before, (control, target), shift, temperature)
+        moves = [shifts[group].vector for group in request.groups]
+        after = (before + np.stack(moves)).astype(np.float32) if moves else before
+        with isolated_randomness(seed):  # loaders and encoders draw, though no draw reaches the answer
+            predicted = self._predict(request, before, after, (control, target), profile, n_samples, batch_size, seed)
+        result = self._assemble(request, predicted, target=target)
+        result.obsm[_keys.OBSM_LATENT_BEFORE], result.obsm[_keys.OBSM_LATENT_AFTER] = before, after
+        result.uns[_keys.UNS_PREDICTION] = {
+            "model": type(self).__name__,
+            "control": str(control),
+            "target": str(target),
+            "shift": next(iter(shifts.values())).estimator if shifts else str(shift),
+            "weights": weights_table(shifts),
+            "profile": profile,
+            "n_samples": n_samples,
+            "seed": seed,
+            "deltavi_version": deltavi.__version__,
+        }
+        return result
+
+    def _extra_state(self) -> dict[str, Any]:
+        return {} if self.latent_means is None else {"latent_means": self.latent_means.as_dict()}
+
+    def _restore_extra_state(self, extra: dict[str, Any]) -> None:
+        if "latent_means" in extra:
+            self.latent_means = LatentMeans.from_dict(extra["latent_means"])
+
+    # -- what is asked ---------------------------------------------------------------------------------------
+
+    def _condition_key(self) -> str:
+        key = cast("CountModel", self)._setup_argument("condition_key")
+        if key is None:
+            raise DeltaviError("No condition was registered: pass condition_key to setup_anndata.")
+        return str(key)
+
+    def _check_arguments(self, control: str, target: str, profile: str, n_samples: int, invalid_cells: str) -> None:
+        self._condition_key()
+        for given in (control, target):
+            require_known("condition", given, cast("CountModel", self)._categories(_keys.CONDITION))
+        if str(control) == str(target):
+            raise DeltaviError(f"control and target are both {control!r}: there is nothing to predict.")
+        for name, value, known in (
+            ("profile", profile, ("cell", "decoded")),
+            ("invalid_cells", invalid_cells, ("error", "drop")),
+        ):
+            if value not in known:
+                raise DeltaviError(f"{name} must be one of {examples(known)}, not {value!r}.")
+        if n_samples < 1:
+            raise DeltaviError(f"n_samples must be at least 1, not {n_samples}.")
+
+    def _request(
+        self, adata: AnnData | None, *, control: str, labels: str | Sequence[str] | None, drop: bool
+    ) -> Request:
+        model = cast("CountModel", self)
+        source = model._validate_anndata() if adata is None else adata
+        taken = [key for key in OWN_OBS if key in source.obs]
+        if taken:
+            raise KeyClashError(f"obs already holds {examples(taken)}, which a prediction writes; rename or drop them.")
+        if adata is not None and drop:
+            source = self._without_invalid(adata)
+        key, groups = self._condition_key(), self._groups(source)
+        chosen = _of_labels(groups, labels)
+        if key in source.obs:
+            chosen = chosen & np.asarray(source.obs[key].astype(str) == str(control))
+            if source.n_obs and not chosen.any():
+                raise UnknownCategoryError(
+                    f"No cell has obs[{key!r}] == {control!r}{' among the chosen labels' if labels is not None else ''}: "
+                    f"there is nothing to start from. Conditions present: {examples(source.obs[key].unique(), 10)}."
+                )
+        cells = np.flatnonzero(chosen)
+        aligned = model._validate_anndata(None if adata is None else source)
+        return Request(adata=aligned, cells=cells, groups=groups[cells])
+
+    def _without_invalid(self, adata: AnnData) -> AnnData:
+        model = cast("Any", self)
+        layer, counts = model._setup_argument("layer"), model.module.gene_likelihood != "normal"
+        good = valid_cells(adata, layer=layer, counts=counts)
+        if good.all():
+            return adata
+        logger.info("%d of %d cells hold unusable values and are left out.", int((~good).sum()), adata.n_obs)
+        return adata[good]
+
+    def _groups(self, adata: AnnData) -> np.ndarray:
+        """Label of each cell as text, or one group for all where there is no label column."""
+        key = cast("CountModel", self)._setup_argument("labels_key")
+        if key is None or key not in adata.obs:
+            return np.full(adata.n_obs, ALL_CELLS, dtype=object)
+        values = adata.obs[key]
+        return np.where(values.isna(), ALL_CELLS, values.astype(str)).astype(object)
+
+    # -- where cells lie and go ------------------------------------------------------------------------------
+
+    def _positions(self, adata: AnnData, cells: np.ndarray) -> np.ndarray:
+        """Latent posterior means, ``(n_cells, n_latent)``."""
+        model = cast("Any", self)
+        if len(cells) == 0:
+            return np.zeros((0, model.module.n_latent), dtype=np.float32)
+        return np.asarray(model.get_latent_representation(adata, indices=cells, batch_size=BATCH_SIZE))
+
+    def _after_training(self) -> None:
+        """Keep the mean latent position of every label in every condition."""
+        model = cast("CountModel", self)
+        if model._setup_argument("condition_key") is None:
+            return
+        adata, labels_key = model._validate_anndata(), model._setup_argument("labels_key")
+        self.latent_means = LatentMeans.from_cells(
+            self._positions(adata, np.arange(adata.n_obs)),
+            conditions=np.asarray(adata.obs[self._condition_key()].astype(str), dtype=object),
+            labels=None if labels_key is None else np.asarray(adata.obs[labels_key].astype(str), dtype=object),
+        )
+
+    def _shifts(
+        self,
+        request: Request,
+        positions: np.ndarray,
+        conditions: tuple[str, str],
+        estimator: str | np.ndarray,
+        temperature: float,
+    ) -> dict[str, Shift]:
+        """Shift of each group of the query."""
+        if self.latent_means is None:
+            raise DeltaviError("The model keeps no latent means of its training cells; train it again.")
+        if isinstance(estimator, str) and estimator == "similarity" and not self.latent_means.has_labels:
+            estimator = "global"
+        return {
+            str(group): self.latent_means.shift(
+                *map(str, conditions),
+                query=positions[request.groups == group].mean(0),
+                estimator=estimator,
+                temperature=temperature,
+            )
+            for group in dict.fromkeys(request.groups)
+        }
+
+    # -- decoding --------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _predict(
+        self,
+        request: Request,
+        before: np.ndarray,
+        after: np.ndarray,
+        conditions: tuple[str, str],
+        profile: Profile,
+        n_samples: int,
+        batch_size: int,
+        seed: int,
+    ) -> Predicted:
+        model = cast("Any", self)
+        totals = model._totals(request.adata)[request.cells]
+        names = request.adata.obs_names[request.cells]
+        known = [str(c) for c in model._categories(_keys.CONDITION)]
+        control, target = (known.index(str(c)) for c in conditions)
+        parts: list[Predicted] = []
+        start = 0
+        # scvi-tools takes an AnnData without cells for none at all
+        loader = (
+            model._make_data_loader(adata=request.adata, indices=request.cells, batch_size=batch_size)
+            if len(request.cells)
+            else ()
+        )
+        for tensors in loader:
+            rows = slice(start, start + tensors[REGISTRY_KEYS.X_KEY].shape[0])
+            decode = CellDecoder(model.module, tensors)
+            generators = cell_generators(names[rows], seed=seed)
+            part = predict_cells(
+                decode.observed,
+                decode(before[rows], condition=control),
+                decode(after[rows], condition=target),
+                totals=totals[rows],
+                profile=profile,
+                generators=generators,
+            )
+            if n_samples > 1:
+                lower, upper = predictive_interval(
+                    lambda z, decode=decode: decode(z, condition=target),
+                    after[rows],
+                    decode.posterior_scale,
+                    totals=totals[rows],
+                    n_samples=n_samples,
+                    generators=generators,
+                )
+                part = replace(part, lower=lower, upper=upper)
+            parts.append(part)
+            start = rows.stop
+        return stack(parts, len(model.gene_names))
+
+    def _totals(self, adata: AnnData) -> np.ndarray:
+        """Total counts of each cell for CP10k: the registered size factor, or the sum over the model's genes."""
+        model = cast("CountModel", self)
+        key = model._setup_argument("size_factor_key")
+        if key is not None:
+            return np.asarray(adata.obs[key], dtype=np.float64)
+        layer = model._setup_argument("layer")
+        matrix = adata.X if layer is None else adata.layers[layer]
+        sums = [np.asarray(block.sum(1), dtype=np.float64).ravel() for _, block in row_blocks(matrix)]
+        return np.concatenate(sums) if sums else np.zeros(0)
+
+    # -- the answer ------------------------------------------------------------------------------------------
+
+    def _assemble(self, request: Request, predicted: Predicted, *, target: str) -> AnnData:
+        model = cast("CountModel", self)
+        key = self._condition_key()
+        obs = request.adata.obs.iloc[request.cells].copy()
+        obs = obs.drop(columns=[c for c in obs if str(c).startswith("_scvi")])
+        known = [str(c) for c in model._categories(_keys.CONDITION)]
+        before = obs[key].astype(str).to_numpy() if key in obs else np.full(len(obs), "unknown", dtype=object)
+        obs[_keys.OBS_SOURCE_CONDITION] = pd.Categorical(before)
+        obs[_keys.OBS_SOURCE_CELL] = obs.index.astype(str).to_numpy(dtype=object)
+        obs[key] = pd.Categorical([str(target)] * len(obs), categories=known)
+        # named apart from the cells they came from, so that both fit into one AnnData
+        obs.index = obs.index.astype(str) + f"-{target}"
+        layers = {_keys.LAYER_RATE: predicted.rate}
+        optional = {
+            _keys.LAYER_COUNTS: predicted.counts,
+            _keys.LAYER_LOWER: predicted.lower,
+            _keys.LAYER_UPPER: predicted.upper,
+        }
+        layers.update({name: value for name, value in optional.items() if value is not None})
+        var = pd.DataFrame(index=pd.Index(model.gene_names.astype(str)))
+        return AnnData(X=predicted.profile, obs=obs, var=var, layers=layers)
+
+
+def _of_labels(groups: np.ndarray, labels: str | Sequence[str] | None) -> np.ndarray:
+    """Cells of the chosen `labels`, ``(n_cells,)`` bool."""
+    if labels is None:
+        return np.ones(len(groups), dtype=bool)
+    wanted = [str(label) for label in ([labels] if isinstance(labels, str) else labels)]
+    present = sorted(set(groups))
+    for label in wanted:
+        if label not in present:
+            raise unknown_category("label", label, present)
+    return np.isin(groups, wanted)

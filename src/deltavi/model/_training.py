@@ -1,0 +1,123 @@
+"""Training: scvi-tools' ``train`` with a KL warm-up that ends, a seeded split, and nothing global changed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+from scvi.model.base import UnsupervisedTrainingMixin
+
+from deltavi._errors import DeltaviError
+from deltavi._random import isolated_randomness
+from deltavi.train import ObjectivePlan, split_cells
+
+# Optimiser steps that train a model of a few thousand cells well; more cells mean fewer epochs.
+DEFAULT_STEPS = 2400
+EPOCHS_RANGE = (20, 400)
+DEFAULT_TRAIN_SIZE = 0.9
+
+
+class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
+    """Carries ``train``."""
+
+    _training_plan_cls = ObjectivePlan
+    default_plan: ClassVar[dict[str, Any]] = {}
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        train_size: float | None = None,
+        validation_size: float | None = None,
+        batch_size: int = 128,
+        early_stopping: bool = False,
+        kl_warmup: float = 0.5,
+        plan_kwargs: dict[str, Any] | None = None,
+        seed: int | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train the model.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes over the data; the default grows as cells get fewer.
+        train_size, validation_size
+            Share of cells to train on and to validate on. By default 0.9 and the rest.
+        batch_size
+            Cells of a mini-batch.
+        early_stopping
+            Stop when the objective on the validation cells no longer falls; it is watched at its final KL weight.
+        kl_warmup
+            Share of `max_epochs` over which the weight of the KL term rises from zero.
+        plan_kwargs
+            Arguments of the training plan: ``lr``, ``weight_decay``, ``max_kl_weight``, ``lr_schedule`` and others.
+        seed
+            Seed of split, mini-batches, dropout and samples; by default the model's.
+        accelerator, devices, **trainer_kwargs
+            As in scvi-tools: ``enable_progress_bar``, ``callbacks``, ``early_stopping_patience`` and others.
+
+        Raises
+        ------
+        DeltaviError
+            If there is nothing to train on, or `max_epochs` or `kl_warmup` makes no sense.
+        """
+        if self._adata is None:
+            raise DeltaviError("The model was loaded without data: there is nothing to train on.")
+        epochs = default_epochs(self.adata.n_obs, batch_size) if max_epochs is None else max_epochs
+        _check_schedule(epochs, kl_warmup)
+        seed = self.seed if seed is None else seed
+        split = split_cells(
+            self.adata.n_obs,
+            train_size=DEFAULT_TRAIN_SIZE if train_size is None else train_size,
+            validation_size=validation_size,
+            batch_size=batch_size,
+            generator=np.random.default_rng(seed),
+        )
+        plan = {**self._plan_defaults(), "n_epochs_kl_warmup": math.ceil(kl_warmup * epochs) or None, **(plan_kwargs or {})}
+        if early_stopping:
+            trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
+            trainer_kwargs.setdefault("early_stopping_warmup_epochs", plan["n_epochs_kl_warmup"] or 0)
+        trainer_kwargs["callbacks"] = list(trainer_kwargs.get("callbacks") or [])
+        # lightning warns of fewer mini-batches than its logging interval, and of modules left in evaluation mode
+        trainer_kwargs.setdefault("log_every_n_steps", min(10, max(1, len(split.train) // batch_size)))
+        self.module.train()
+        with isolated_randomness(seed):
+            super().train(
+                max_epochs=epochs,
+                accelerator=accelerator,
+                devices=devices,
+                batch_size=batch_size,
+                early_stopping=early_stopping,
+                datasplitter_kwargs={
+                    "external_indexing": split.as_external_indexing(),
+                    # a tail of one or two cells breaks batch normalisation; it is a different tail every epoch
+                    "drop_last": 0 < len(split.train) % batch_size < 3 < len(split.train),
+                },
+                plan_kwargs=plan,
+                **trainer_kwargs,
+            )
+        self._after_training()
+
+    def _plan_defaults(self) -> dict[str, Any]:
+        """Arguments of the training plan that the caller does not give."""
+        return dict(self.default_plan)
+
+    def _after_training(self) -> None:
+        """Hook for what a model keeps of its training cells."""
+
+
+def default_epochs(n_cells: int, batch_size: int) -> int:
+    """Epochs that give about `DEFAULT_STEPS` optimiser steps, within `EPOCHS_RANGE`."""
+    steps_per_epoch = max(1, math.ceil(n_cells / batch_size))
+    return int(np.clip(round(DEFAULT_STEPS / steps_per_epoch), *EPOCHS_RANGE))
+
+
+def _check_schedule(max_epochs: int, kl_warmup: float) -> None:
+    if isinstance(max_epochs, bool) or int(max_epochs) != max_epochs or max_epochs < 1:
+        raise DeltaviError(f"max_epochs must be a whole number of at least 1, not {max_epochs!r}.")
+    if not 0 <= kl_warmup <= 1:
+        raise DeltaviError(f"kl_warmup is a share of max_epochs and must lie in [0, 1], not {kl_warmup!r}.")

@@ -1,0 +1,219 @@
+"""The plain VAE: scVI's model, its Gaussian and autoencoder relatives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
+from scvi.model.base import RNASeqMixin, VAEMixin
+
+from deltavi import _keys
+from deltavi._compat import init_library_size
+from deltavi._random import isolated_randomness
+from deltavi.data._checks import MatrixReport, require_counts, require_log_normalised
+from deltavi.data._manager import DataManager
+from deltavi.model._base import CountModel
+from deltavi.model._files import FilesMixin
+from deltavi.model._perturbation import PerturbationMixin
+from deltavi.model._training import TrainingMixin
+from deltavi.module import VAE as VAEModule
+
+
+class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, FilesMixin, TrainingMixin, CountModel):  # type: ignore[misc]
+    """Variational autoencoder of counts: scVI's model (Lopez et al. 2018) and its relatives.
+
+    A ZINB, NB or Poisson decoder of raw counts, or a Gaussian one of log-normalised expression; the library size
+    observed, given or learned; the posterior Gaussian, or deterministic, which makes it an autoencoder.
+
+    Parameters
+    ----------
+    adata
+        AnnData registered with :meth:`setup_anndata`.
+    registry
+        Registry to build the model from without data, as :meth:`load` does.
+    n_hidden, n_latent, n_layers, dropout_rate
+        Units of a hidden layer, latent dimensions, hidden layers (zero is linear), dropout of the encoder.
+    dispersion
+        ``"gene"``, ``"gene-batch"``, ``"gene-label"`` or ``"gene-cell"``.
+    gene_likelihood
+        ``"zinb"``, ``"nb"``, ``"poisson"`` for raw counts, ``"normal"`` for log-normalised expression.
+    library
+        ``"observed"``, ``"size_factor"``, ``"learned"`` or ``"none"``; by default the size factor where one is
+        registered, none for ``"normal"``, and the observed total otherwise.
+    check_input
+        Refuse a matrix on another scale than the likelihood needs.
+    seed
+        Seed of the initial weights and of training.
+    **module_kwargs
+        Further arguments of :class:`deltavi.module.VAE`.
+
+    Examples
+    --------
+    >>> deltavi.model.VAE.setup_anndata(adata, layer="counts", batch_key="donor")  # doctest: +SKIP
+    >>> model = deltavi.model.VAE(adata)  # doctest: +SKIP
+    >>> model.train()  # doctest: +SKIP
+    >>> adata.obsm["X_deltavi"] = model.get_latent_representation()  # doctest: +SKIP
+    """
+
+    _module_cls = VAEModule
+    default_plan: ClassVar[dict[str, Any]] = {}
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict[str, Any] | None = None,
+        *,
+        n_hidden: int = 128,
+        n_latent: int = 10,
+        n_layers: int = 1,
+        dropout_rate: float = 0.1,
+        dispersion: Literal["gene", "gene-batch", "gene-label", "gene-cell", "shared", "fixed"] = "gene",
+        gene_likelihood: Literal["zinb", "nb", "poisson", "normal"] = "zinb",
+        library: Literal["observed", "size_factor", "learned", "none"] | None = None,
+        check_input: bool = True,
+        seed: int = 0,
+        **module_kwargs: Any,
+    ) -> None:
+        super().__init__(adata, registry)
+        self.seed, self.check_input = seed, check_input
+        if check_input and adata is not None:
+            self._check_scale(gene_likelihood)
+        if gene_likelihood == "normal":
+            module_kwargs.setdefault("log_variational", False)
+        library = library or self._default_library(gene_likelihood)
+        with isolated_randomness(seed):
+            self.module = self._module_cls(
+                **self._data_dimensions(),
+                **self._library_prior(library),
+                n_hidden=n_hidden,
+                n_latent=n_latent,
+                n_layers=n_layers,
+                dropout_rate=dropout_rate,
+                dispersion=dispersion,
+                gene_likelihood=gene_likelihood,
+                library=library,
+                **module_kwargs,
+            )
+        self._model_summary_string = (
+            f"{type(self).__name__}: {gene_likelihood} likelihood, {dispersion} dispersion, {library} library, "
+            f"{n_latent} latent dimensions, {n_layers} x {n_hidden} hidden units, {len(self.gene_names)} genes"
+        )
+        self.init_params_ = self._get_init_params({**locals(), "module_kwargs": module_kwargs})
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        condition_key: str | None = None,
+        labels_key: str | None = None,
+        batch_key: str | None = None,
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: list[str] | None = None,
+        continuous_covariate_keys: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Register `adata`; every value of the matrix is checked.
+
+        Adds ``_scvi_*`` columns to obs (and to obsm for covariates) and two identifiers to uns; the rest, the matrix
+        included, stays as it is.
+
+        Parameters
+        ----------
+        adata
+            Cells to learn from; in memory or backed, dense or sparse.
+        layer
+            Layer with the expression, instead of X.
+        condition_key
+            obs column of the perturbation, needed for :meth:`predict_perturbation`.
+        labels_key
+            obs column of the cell type.
+        batch_key
+            obs column of the batch or donor.
+        size_factor_key
+            obs column with each cell's total counts over all genes, where the matrix holds a selection of genes.
+        categorical_covariate_keys, continuous_covariate_keys
+            obs columns of further covariates of the decoder.
+        **kwargs
+            Used by :meth:`load` and :meth:`load_query_data`.
+
+        Raises
+        ------
+        InputDataError
+            If the matrix holds NaN, infinite values or objects, or a column has missing values.
+        GeneMatchError
+            If gene names repeat.
+        UnknownCategoryError
+            If a column or layer does not exist.
+        """
+        cls._register(adata, cls._get_setup_method_args(**named_arguments(locals())), **kwargs)
+
+    def get_latent_representation(
+        self, adata: AnnData | None = None, indices: Sequence[int] | np.ndarray | None = None, **kwargs: Any
+    ) -> Any:
+        """Latent position of each cell: the mean of its posterior, ``(n_cells, n_latent)``.
+
+        The same for any batch size, order or storage of the cells.
+
+        Parameters
+        ----------
+        adata
+            Cells, with any gene order; by default those of the model.
+        indices
+            Positions of the cells to use.
+        **kwargs
+            As in :meth:`scvi.model.base.VAEMixin.get_latent_representation`: ``return_dist=True`` gives means and
+            variances, ``give_mean=False`` a draw.
+
+        Raises
+        ------
+        NotTrainedError
+            Before training.
+        """
+        with isolated_randomness(self.seed):
+            return super().get_latent_representation(adata, indices=indices, **kwargs)
+
+    # -- shape of the module ---------------------------------------------------------------------------------
+
+    def _data_dimensions(self) -> dict[str, Any]:
+        stats = self.summary_stats
+        return {
+            "n_input": stats.n_vars,
+            "n_batch": stats.n_batch,
+            "n_labels": stats.n_labels,
+            "n_conditions": max(1, len(self._categories(_keys.CONDITION))),
+            "n_continuous_cov": stats.get("n_extra_continuous_covs", 0),
+            "n_cats_per_cov": tuple(self._state(REGISTRY_KEYS.CAT_COVS_KEY).get("n_cats_per_key", ())),
+        }
+
+    def _default_library(self, gene_likelihood: str) -> Literal["observed", "size_factor", "none"]:
+        if gene_likelihood == "normal":
+            return "none"
+        return "observed" if self._setup_argument("size_factor_key") is None else "size_factor"
+
+    def _library_prior(self, library: str) -> dict[str, Any]:
+        if library != "learned":
+            return {}
+        n_batch = self.summary_stats.n_batch
+        if self._adata is None:
+            # placeholders of the right shape: the saved weights replace them
+            return {"library_log_means": np.zeros((1, n_batch)), "library_log_vars": np.ones((1, n_batch))}
+        means, variances = init_library_size(self.adata_manager, n_batch)
+        return {"library_log_means": means, "library_log_vars": variances}
+
+    def _check_query(self, manager: DataManager) -> None:
+        if not self.check_input:
+            return
+        scan = manager.get_state_registry(REGISTRY_KEYS.X_KEY)["scan"]
+        report = MatrixReport(**{k: tuple(v) if isinstance(v, list) else v for k, v in scan.items()})
+        check = require_log_normalised if self.module.gene_likelihood == "normal" else require_counts
+        check(report, where="The query")
+
+
+def named_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of ``setup_anndata`` without the transfer options, which are not replayed."""
+    return {name: value for name, value in arguments.items() if name != "kwargs"}

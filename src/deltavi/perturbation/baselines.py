@@ -1,0 +1,273 @@
+"""Predictions that need no neural network: add a shift to control cells. The least a model has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from deltavi import _keys
+from deltavi._errors import DeltaviError, InputDataError, KeyClashError, examples, unknown_category
+from deltavi.perturbation._estimators import ALL_CELLS, Shift
+from deltavi.perturbation._inputs import as_names, check_unique_genes, known_names, log_expression, name_column, select
+from deltavi.perturbation._spaces import build_space
+from deltavi.perturbation.shift import estimate_shift
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+BASELINES: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "no change": ("genes", "none"),
+        "mean shift": ("genes", "paired"),
+        "nearest shift": ("genes", "nearest"),
+        "similarity shift": ("genes", "similarity"),
+        "PCA mean shift": ("pca", "paired"),
+        "PCA similarity shift": ("pca", "similarity"),
+        "PCA nearest shift": ("pca", "nearest"),
+    }
+)
+"""Display name -> (space, shift) of every baseline that `baseline_predictions` runs, in order."""
+
+
+class ShiftBaseline:
+    """Predict a response by adding one vector to control cells, in gene space or among principal components.
+
+    Parameters
+    ----------
+    adata
+        Training cells of all conditions, log1p CP10k. They are copied; later changes of `adata` have no effect.
+    condition_key, labels_key
+        Columns of obs with the condition and the label (cell type) of every cell. Cells with a missing label only count
+        in `global` shifts; without `labels_key` only `global`, `none` and given shifts are possible.
+    layer
+        Layer with the expression; X by default.
+    space
+        "genes" or "pca".
+    n_components
+        Number of principal components, for "pca" only.
+
+    Raises
+    ------
+    UnknownCategoryError
+        A column or the layer does not exist.
+    InputDataError
+        The expression is not finite and non-negative, or looks like counts.
+    GeneMatchError
+        Gene names are not unique.
+    """
+
+    def __init__(
+        self,
+        adata: AnnData,
+        *,
+        condition_key: str,
+        labels_key: str | None = None,
+        layer: str | None = None,
+        space: str = "genes",
+        n_components: int = 50,
+    ) -> None:
+        self.condition_key, self.labels_key, self.layer = condition_key, labels_key, layer
+        self._conditions = name_column(adata, condition_key)
+        self._labels = None if labels_key is None else name_column(adata, labels_key)
+        check_unique_genes(adata.var_names, "adata")
+        self._x = log_expression(adata, layer, "adata").copy()
+        self._obs, self._var = adata.obs.copy(), adata.var.copy()
+        self._space = build_space(space, self._x, n_components)
+        self._points = self._space.points(self._x)
+
+    def predict_perturbation(
+        self,
+        adata: AnnData | None = None,
+        *,
+        control: str,
+        target: str,
+        labels: str | Sequence[str] | None = None,
+        shift: str | ArrayLike = "similarity",
+        temperature: float = 0.2,
+        clip: bool = True,
+    ) -> AnnData:
+        """Predict what the control cells of `adata` look like under the target condition.
+
+        Every label of the query moves by one shift, estimated for the mean of its control cells.
+
+        Parameters
+        ----------
+        adata
+            Query cells, log1p CP10k in the same layer as in training, genes matched by name; the training cells by
+            default. Only its control cells are predicted; all of them where it has no condition column.
+        control, target
+            The two conditions.
+        labels
+            Label or labels of the query to predict; all by default. A query without a label column is one group.
+        shift
+            An estimator of `estimate_shift`, or the shift itself, (n_genes,) or (n_components,).
+        temperature
+            Width of the weights of the `similarity` shift.
+        clip
+            Set predictions below zero, which no expression can have, to zero.
+
+        Returns
+        -------
+        Predicted cells: X log1p CP10k, float32, (n_control_cells, n_genes); obs of the input cells with the target as
+        condition and the old one in ``deltavi_source_condition``; ``uns["deltavi"]`` says which shift was used and, for
+        every label of the query, its length and the weights of the training labels ("/" in a label becomes "%2F"
+        there, since files cannot hold it in a key).
+
+        Raises
+        ------
+        UnknownCategoryError
+            The control, the target or a label is not in the data.
+        DeltaviError
+            The shift cannot be estimated; see `estimate_shift`.
+        GeneMatchError
+            The query lacks genes of the training data.
+        InputDataError
+            The query has cells without label, or its expression is not on the log1p CP10k scale.
+        KeyClashError
+            The query has a column ``deltavi_source_condition`` already.
+        """
+        self._check_conditions(control, target, given=not isinstance(shift, str))
+        obs, var, x = self._query(adata, str(control))
+        groups = self._groups(obs, labels)
+        predicted, shifts = np.empty(x.shape, dtype=np.float32), {}
+        for name, rows in groups.items():
+            shifts[name] = self._shift(x[rows], str(control), str(target), shift, temperature)
+            moved = self._space.moved(x[rows], shifts[name].vector)
+            predicted[rows] = np.clip(moved, 0, None) if clip else moved
+        chosen = np.sort(np.concatenate(list(groups.values())))
+        result = AnnData(predicted[chosen], obs=self._predicted_obs(obs.iloc[chosen], control, target), var=var.copy())
+        result.uns[_keys.UNS_PREDICTION] = {
+            "control": str(control), "target": str(target), "space": self._space.name, **_record(shifts)
+        }  # fmt: skip
+        return result
+
+    def _check_conditions(self, control: str, target: str, *, given: bool) -> None:
+        if str(control) == str(target):
+            raise DeltaviError(f"control and target are both {control!r}; name two conditions.")
+        known = known_names(self._conditions)
+        for kind, name in {"control": control, "target": target}.items():
+            if str(name) not in known and not given:  # a given shift may lead to a condition nobody has measured
+                raise unknown_category(f"{kind} condition", name, known)
+
+    def _query(self, adata: AnnData | None, control: str) -> tuple[pd.DataFrame, pd.DataFrame, Any]:
+        """Metadata of control cells and genes, and their expression, (n_control, n_genes)."""
+        if adata is None:
+            rows = _control_rows(self._conditions, control)
+            return self._obs.iloc[rows], self._var, self._x[rows]
+        if _keys.OBS_SOURCE_CONDITION in adata.obs:
+            raise KeyClashError(
+                f"adata has an obs column {_keys.OBS_SOURCE_CONDITION!r}, which the prediction would overwrite. "
+                "Rename it, or drop it."
+            )
+        known = self.condition_key in adata.obs
+        rows = _control_rows(name_column(adata, self.condition_key), control) if known else np.arange(adata.n_obs)
+        cells = select(adata, rows, self._var.index, "adata")
+        return adata.obs.iloc[rows], adata.var.loc[self._var.index], log_expression(cells, self.layer, "adata")
+
+    def _groups(self, obs: pd.DataFrame, labels: str | Sequence[str] | None) -> dict[str, NDArray[np.intp]]:
+        """Rows of every label to predict; one group of all cells where the query has no label column."""
+        if self.labels_key is None or self.labels_key not in obs:
+            if labels is not None:
+                raise DeltaviError(f"labels={labels!r} needs a label column; labels_key is {self.labels_key!r}.")
+            return {ALL_CELLS: np.arange(len(obs))}
+        names = as_names(obs[self.labels_key])
+        wanted = _wanted_labels(names, labels, self.labels_key)
+        return {name: np.flatnonzero(names == name) for name in wanted}
+
+    def _shift(self, query: Any, control: str, target: str, shift: str | ArrayLike, temperature: float) -> Shift:
+        return estimate_shift(
+            self._points,
+            is_control=self._conditions == control,
+            is_target=self._conditions == target,
+            labels=self._labels,
+            query=self._space.points(query),
+            estimator=shift,
+            temperature=temperature,
+            metric=self._space.nearest_metric if isinstance(shift, str) and shift == "nearest" else "euclidean",
+        )
+
+    def _predicted_obs(self, obs: pd.DataFrame, control: str, target: str) -> pd.DataFrame:
+        """The metadata of the moved cells: the target as condition, the old condition beside it."""
+        predicted = obs.copy()
+        predicted[_keys.OBS_SOURCE_CONDITION] = pd.Categorical([str(control)] * len(obs))
+        predicted[self.condition_key] = pd.Categorical([str(target)] * len(obs))
+        return predicted
+
+
+def _control_rows(conditions: NDArray[np.object_], control: str) -> NDArray[np.intp]:
+    rows = np.flatnonzero(conditions == control)
+    if rows.size == 0:
+        raise unknown_category("control condition", control, known_names(conditions))
+    return rows
+
+
+def _wanted_labels(names: NDArray[np.object_], labels: str | Sequence[str] | None, labels_key: str) -> list[str]:
+    known = known_names(names)
+    if labels is not None:
+        wanted = list(dict.fromkeys(map(str, np.atleast_1d(np.asarray(labels, dtype=object)))))
+        for name in wanted:
+            if name not in known:
+                raise unknown_category("label of control cells", name, known)
+        if wanted:
+            return wanted
+        raise DeltaviError("labels is empty; name at least one label, or pass None for all.")
+    missing = np.flatnonzero([name is None for name in names])
+    if missing.size:
+        raise InputDataError(
+            f"{missing.size} control cells have no label in obs[{labels_key!r}] (rows {examples(missing.tolist())} of "
+            "the control cells). Label them, remove them, or choose labels."
+        )
+    return known
+
+
+def _record(shifts: Mapping[str, Shift]) -> dict[str, Any]:
+    """What was used, as AnnData can store it."""
+    return {
+        "shift": next(iter(shifts.values())).estimator,
+        "length": {_storable(name): shift.length for name, shift in shifts.items()},
+        "weights": {
+            _storable(name): {_storable(label): weight for label, weight in shift.weights.items()}
+            for name, shift in shifts.items()
+        },
+    }
+
+
+def _storable(key: str) -> str:
+    """A key that h5ad files can hold: they take "/" for a level of their hierarchy and no empty name or dot."""
+    return {"": "%00", ".": "%2E"}.get(key, key.replace("/", "%2F"))
+
+
+def baseline_predictions(
+    train: AnnData, query: AnnData, *, condition_key: str, labels_key: str, control: str, target: str
+) -> dict[str, AnnData]:
+    """Run every baseline of `BASELINES` on the control cells of `query`.
+
+    Parameters
+    ----------
+    train
+        Training cells, log1p CP10k in X, without the target cells that are to be predicted.
+    query
+        Cells whose response is wanted, log1p CP10k in X; only its control cells are used.
+    condition_key, labels_key
+        Columns of obs with the condition and the label of every cell.
+    control, target
+        The two conditions.
+
+    Returns
+    -------
+    Display name -> predicted cells, in the order of `BASELINES`; see `ShiftBaseline.predict_perturbation` for what
+    they hold and which errors are raised.
+    """
+    spaces = dict.fromkeys(space for space, _ in BASELINES.values())
+    fitted = {
+        space: ShiftBaseline(train, condition_key=condition_key, labels_key=labels_key, space=space) for space in spaces
+    }
+    return {
+        name: fitted[space].predict_perturbation(query, control=control, target=target, shift=shift)
+        for name, (space, shift) in BASELINES.items()
+    }

@@ -1,0 +1,193 @@
+"""Compare predictions with baselines and with the real cells' own repeatability, and say who wins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from deltavi._errors import DeltaviError, InputDataError, unknown_category
+from deltavi.metrics import PredictionScore, score_prediction
+from deltavi.metrics._matrix import Matrix, as_matrix
+from deltavi.perturbation._inputs import check_unique_genes, select
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+Cells: TypeAlias = AnnData | Matrix
+
+CEILING = "two halves of the real cells"
+"""Row of `compare` with the score that one random half of the real cells gets against the other."""
+
+HIGHER_IS_BETTER = {
+    "correlation_of_changes": True,
+    "correlation_of_changes_top": True,
+    "r2_of_means": True,
+    "r2_of_means_top": True,
+    "mse_top": False,
+    "direction_accuracy": True,
+    "e_distance": False,
+}
+METRIC_NAMES = {"e_distance": "E-distance", "r2_of_means": "R2 of means", "r2_of_means_top": "R2 of top means"}
+
+
+def compare(
+    predictions: Mapping[str, Cells],
+    real: Cells,
+    control: Cells,
+    *,
+    components: ArrayLike | None = None,
+    n_top: int = 100,
+    ceiling: bool = True,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Score several predictions of the same cells in one table.
+
+    Parameters
+    ----------
+    predictions
+        Name -> predicted target cells, AnnData (X is used) or matrix, (n_cells, n_genes), log1p CP10k.
+    real, control
+        Real target cells and the control cells, on the same scale. Where `real` is an AnnData, the genes of every other
+        AnnData are matched to it by name; matrices must have its genes in its order.
+    components
+        Projection for the E-distance, (n_genes, n_components); see `deltavi.metrics.principal_axes`.
+    n_top
+        Number of top differential genes for the scores named "top" and the direction accuracy.
+    ceiling
+        Add the row "two halves of the real cells": what one random half predicts of the other, about the best that any
+        method can reach with so many cells.
+    seed
+        Seed of that split.
+
+    Returns
+    -------
+    One row per method, in the order given; the columns are the fields of `deltavi.metrics.PredictionScore`.
+
+    Raises
+    ------
+    DeltaviError
+        There are no predictions, or one has the name of the ceiling.
+    InputDataError
+        A matrix is empty or holds NaN or infinite values, or there are too few real cells to split.
+    GeneMatchError
+        Genes cannot be matched by name, or their numbers differ.
+    """
+    if not predictions:
+        raise DeltaviError("predictions is empty; pass at least one name with its predicted cells.")
+    if ceiling and CEILING in predictions:
+        raise DeltaviError(f"{CEILING!r} is the name of the added row; rename that prediction or pass ceiling=False.")
+    genes = real.var_names if isinstance(real, AnnData) else None
+    real_x, control_x = _expression(real, genes, "real"), _expression(control, genes, "control")
+    shared = {"control": control_x, "components": components, "n_top": n_top}
+    scores = {
+        name: score_prediction(_expression(cells, genes, name), real_x, **shared) for name, cells in predictions.items()
+    }
+    if ceiling:
+        scores[CEILING] = score_prediction(*_halves(real_x, seed), **shared)
+    return _table(scores)
+
+
+def _expression(cells: Cells, genes: pd.Index[Any] | None, name: str) -> Any:
+    """Matrix of `cells`, its genes in the order of `genes` where both have names."""
+    if not isinstance(cells, AnnData):
+        return as_matrix(cells, name)
+    if genes is not None:
+        check_unique_genes(genes, "real")
+        cells = select(cells, np.arange(cells.n_obs), genes, name)
+    return as_matrix(cells.to_memory().X if cells.isbacked else cells.X, name)
+
+
+def _halves(real: Any, seed: int) -> tuple[Any, Any]:
+    """Two random halves of the real cells; the second, which plays the real cells, has the odd one."""
+    n_cells = real.shape[0]
+    if n_cells < 3:
+        raise InputDataError(f"real has {n_cells} cells, too few for two halves. Pass ceiling=False.")
+    order = np.random.default_rng(seed).permutation(n_cells)
+    return real[order[: n_cells // 2]], real[order[n_cells // 2 :]]
+
+
+def _table(scores: Mapping[str, PredictionScore]) -> pd.DataFrame:
+    rows = [score.as_dict() for score in scores.values()]
+    return pd.DataFrame(rows, index=pd.Index(list(scores), name="method"))
+
+
+def verdict(
+    table: pd.DataFrame,
+    model: str = "SCGEN",
+    *,
+    metric: str | Sequence[str] = ("correlation_of_changes", "e_distance"),
+) -> str:
+    """Say in one plain sentence whether a model beat the best baseline.
+
+    Parameters
+    ----------
+    table
+        From `compare`, or the mean of several such tables. Baselines are all rows but `model` and the two halves.
+    model
+        Row to judge.
+    metric
+        Column or columns to judge by; each is compared with the baseline that does best on it.
+
+    Returns
+    -------
+    The sentence, with the numbers and the name of the best baseline.
+
+    Raises
+    ------
+    UnknownCategoryError
+        The model or a metric is not in the table.
+    DeltaviError
+        A metric has no better or worse, a value is missing, a method occurs twice, or there is no baseline.
+    """
+    if model not in table.index:
+        raise unknown_category("method", model, table.index)
+    if not table.index.is_unique:
+        raise DeltaviError("The table names a method twice; average several tables by method first.")
+    baselines = table.drop(index=[name for name in (model, CEILING) if name in table.index])
+    if baselines.empty:
+        raise DeltaviError("The table holds no baseline to compare with. Add rows, e.g. from baseline_predictions.")
+    outcomes = [_outcome(table, baselines, model, name) for name in ([metric] if isinstance(metric, str) else metric)]
+    return f"{model} {_joined(outcomes)}."
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """How a model and the best baseline did on one metric."""
+
+    verb: str
+    clause: str
+
+
+def _outcome(table: pd.DataFrame, baselines: pd.DataFrame, model: str, metric: str) -> _Outcome:
+    if metric not in table.columns:
+        raise unknown_category("metric", metric, table.columns)
+    if metric not in HIGHER_IS_BETTER:
+        raise DeltaviError(f"{metric!r} has no better or worse. Judge by {', '.join(map(repr, HIGHER_IS_BETTER))}.")
+    reached = float(table[metric].to_numpy(dtype=float)[table.index == model][0])
+    values = baselines[metric].to_numpy(dtype=float)
+    if not np.isfinite([reached, *values]).all():
+        raise DeltaviError(f"The column {metric!r} holds missing values; drop those rows first.")
+    sign = 1 if HIGHER_IS_BETTER[metric] else -1
+    best = int(np.argmax(sign * values))
+    margin = sign * (reached - values[best])
+    verb = "beat" if margin > 0 else "equalled" if margin == 0 else "did not beat"
+    shown = METRIC_NAMES.get(metric, metric.replace("_", " "))
+    return _Outcome(verb, f"on {shown} ({reached:.4g} against {values[best]:.4g} of {baselines.index[best]})")
+
+
+def _joined(outcomes: Sequence[_Outcome]) -> str:
+    """The outcomes as one predicate, the shared verb said once."""
+    first, *rest = outcomes
+    text = f"{first.verb} the best baseline {first.clause}"
+    previous = first.verb
+    for outcome in rest:
+        conjunction = "or" if outcome.verb == "did not beat" else "and"
+        same = outcome.verb == previous
+        text += f" {conjunction} {outcome.clause}" if same else f", but {outcome.verb} it {outcome.clause}"
+        previous = outcome.verb
+    return text

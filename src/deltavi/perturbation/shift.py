@@ -1,0 +1,172 @@
+"""How far cells move under a perturbation: one vector from training cells, by one of several estimators."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deltavi._errors import DeltaviError, GeneMatchError, InputDataError
+from deltavi.metrics._matrix import as_matrix, gene_means
+from deltavi.perturbation._estimators import ALL_CELLS, ESTIMATORS, METRICS, Evidence, GroupMeans, Shift
+from deltavi.perturbation._inputs import as_names
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import ArrayLike, NDArray
+
+    from deltavi.metrics._matrix import Matrix, Vector
+
+__all__ = ["Shift", "estimate_shift"]
+
+VECTOR = "vector"
+
+
+def estimate_shift(
+    points: Matrix,
+    *,
+    is_control: ArrayLike,
+    is_target: ArrayLike,
+    labels: ArrayLike | pd.Series[Any] | pd.Categorical | None = None,
+    query: Matrix | None = None,
+    estimator: str | ArrayLike = "similarity",
+    temperature: float = 0.2,
+    metric: str = "euclidean",
+) -> Shift:
+    """Estimate the shift from control to target cells that query cells should undergo.
+
+    With m_c(u) and m_t(u) the mean control and target point of label u, and P the labels seen in both conditions:
+
+    - ``paired``: mean over u in P of m_t(u) - m_c(u).
+    - ``similarity``: the same, weighted by exp(-(d_u - min d) / (temperature * mean d)), normalised, where d_u is the
+      squared Euclidean distance between m_c(u) and the mean of `query`.
+    - ``nearest``: m_t(u) - m_c(u) of the one u in P whose m_c(u) is closest to the mean of `query` under `metric`.
+    - ``global``: mean of all target points minus mean of all control points; labels are ignored.
+    - ``scgen``: mean of m_t(u) over labels seen in the target minus mean of m_c(u) over labels seen in control. It is
+      biased where a label is seen in one condition only: with one label h of K held out of the target, by
+      (mean over u != h of m_c(u) - m_c(h)) / K.
+    - ``none``: zero.
+    - an array: used as it is.
+
+    All are deterministic and draw no random numbers.
+
+    Parameters
+    ----------
+    points
+        Training positions, (n_cells, n_dims): latent means, principal component scores or expression (log1p CP10k);
+        dense or sparse. Only means of groups of cells are computed, sparse points are not densified.
+    is_control, is_target
+        Boolean masks over the training cells, (n_cells,); cells in neither are not used.
+    labels
+        Label of every training cell, (n_cells,), compared as strings; cells with a missing one only count in `global`.
+    query
+        Control cells whose response is wanted, (n_query, n_dims); needed by `similarity` and `nearest`.
+    estimator
+        One of the names above, or the shift itself, (n_dims,).
+    temperature
+        Width of the weights of `similarity`, relative to the mean distance, above 0: towards 0 only the nearest label
+        counts, and a large value weights all alike, which is `paired`.
+    metric
+        Distance of `nearest`: "euclidean" or "correlation" (one minus Pearson's); the other estimators use none or the
+        squared Euclidean and refuse another.
+
+    Raises
+    ------
+    DeltaviError
+        The estimator or metric does not exist, labels or query are needed and missing, or no label is seen in both
+        conditions.
+    InputDataError
+        Masks, labels, query or a given vector do not fit the points, a condition has no cells, or values are not
+        finite.
+
+    References
+    ----------
+    Lotfollahi, Wolf and Theis (2019), Nature Methods 16, for `scgen`; the others correct its bias.
+    """
+    matrix = as_matrix(points, "points")
+    if not isinstance(estimator, str):
+        return Shift(_given_vector(estimator, matrix.shape[1]), VECTOR)
+    _check_options(estimator, metric, temperature)
+    control, target = _condition_masks(is_control, is_target, matrix.shape[0])
+    groups = None if labels is None or estimator == "global" else _checked_labels(labels, matrix.shape[0])
+    evidence = Evidence(
+        control=_group_means(matrix, control, groups),
+        target=_group_means(matrix, target, groups),
+        has_labels=groups is not None,
+        query=None if query is None else _query_mean(query, matrix.shape[1]),
+        temperature=temperature,
+        metric=metric,
+    )
+    return ESTIMATORS[estimator](evidence)
+
+
+def _given_vector(values: ArrayLike, n_dims: int) -> Vector:
+    try:
+        vector = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputDataError(f"The shift must be an estimator's name or an array of {n_dims} numbers.") from error
+    if vector.shape != (n_dims,):
+        raise InputDataError(f"The given shift has shape {vector.shape}; the points need ({n_dims},).")
+    n_broken = int(np.count_nonzero(~np.isfinite(vector)))
+    if n_broken:
+        raise InputDataError(f"The given shift holds NaN or infinite values at {n_broken} of {n_dims} positions.")
+    return vector
+
+
+def _check_options(estimator: str, metric: str, temperature: float) -> None:
+    if estimator not in ESTIMATORS:
+        known = ", ".join(map(repr, ESTIMATORS))
+        raise DeltaviError(f"The shift estimator {estimator!r} does not exist. Known: {known}, or an array.")
+    if metric not in METRICS:
+        raise DeltaviError(f"The metric {metric!r} does not exist. Known: {', '.join(map(repr, METRICS))}.")
+    if metric != "euclidean" and estimator != "nearest":
+        raise DeltaviError(f"metric={metric!r} only applies to estimator='nearest', not to {estimator!r}.")
+    if not (np.isfinite(temperature) and temperature > 0):
+        raise DeltaviError(f"temperature must be a finite number above 0, got {temperature!r}.")
+
+
+def _condition_masks(
+    is_control: ArrayLike, is_target: ArrayLike, n_cells: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    control, target = _mask(is_control, n_cells, "is_control"), _mask(is_target, n_cells, "is_target")
+    n_both = int(np.count_nonzero(control & target))
+    if n_both:
+        raise InputDataError(f"{n_both} cells are both control and target; the two conditions must differ.")
+    return control, target
+
+
+def _mask(values: ArrayLike, n_cells: int, name: str) -> NDArray[np.bool_]:
+    mask = np.asarray(values)
+    if mask.dtype != np.bool_ or mask.shape != (n_cells,):
+        raise InputDataError(
+            f"{name} must be a boolean mask over the {n_cells} cells of points, got {mask.dtype} of shape {mask.shape}."
+        )
+    if not mask.any():
+        raise InputDataError(f"{name} selects no cell of points, so there is nothing to estimate a shift from.")
+    return mask
+
+
+def _checked_labels(labels: Any, n_cells: int) -> NDArray[np.object_]:
+    names = as_names(labels)
+    if names.shape != (n_cells,):
+        raise InputDataError(f"labels has shape {names.shape} for {n_cells} cells of points.")
+    return names
+
+
+def _group_means(matrix: Any, mask: NDArray[np.bool_], groups: NDArray[np.object_] | None) -> GroupMeans:
+    """Mean position of every label among the cells of `mask`, or of all of them without labels."""
+    if groups is None:
+        members = {ALL_CELLS: mask}
+    else:
+        seen = sorted({name for name in groups[mask] if name is not None})
+        members = {name: mask & (groups == name) for name in seen}
+    means = [gene_means(matrix[rows]) for rows in members.values()]
+    stacked = np.stack(means) if means else np.empty((0, matrix.shape[1]))
+    return GroupMeans(tuple(members), stacked, tuple(int(rows.sum()) for rows in members.values()))
+
+
+def _query_mean(query: Matrix, n_dims: int) -> Vector:
+    matrix = as_matrix(query, "query")
+    if matrix.shape[1] != n_dims:
+        raise GeneMatchError(f"query has {matrix.shape[1]} dimensions and points {n_dims}; they must be the same.")
+    return gene_means(matrix)

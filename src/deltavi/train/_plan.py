@@ -1,0 +1,124 @@
+"""Training plan and cell split: scvi-tools' training, watching the objective it optimises."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from deltavi._compat import TrainingPlan
+from deltavi._errors import DeltaviError
+
+Schedule = Literal["constant", "one_cycle"]
+# Share of the steps over which the one-cycle schedule rises to its maximum.
+RISING_SHARE = 0.1
+# Batch normalisation cannot normalise a batch of one cell, and hardly one of two.
+SMALLEST_BATCH = 3
+
+
+class ObjectivePlan(TrainingPlan):  # type: ignore[misc]
+    """Training plan whose ``validation_loss`` is the objective at its final KL weight.
+
+    scvi-tools monitors an evidence lower bound with the KL term unweighted, and its validation loss changes
+    meaning while the KL weight is annealed; early stopping needs one yardstick throughout.
+
+    Parameters
+    ----------
+    module
+        Module to train.
+    lr_schedule
+        ``"constant"``, or ``"one_cycle"`` (a short rise and a long fall of the learning rate, per step).
+    **kwargs
+        Arguments of :class:`scvi.train.TrainingPlan`.
+    """
+
+    def __init__(self, module: torch.nn.Module, *, lr_schedule: Schedule = "constant", **kwargs: Any) -> None:
+        if lr_schedule not in ("constant", "one_cycle"):
+            raise DeltaviError(f"lr_schedule must be 'constant' or 'one_cycle', not {lr_schedule!r}.")
+        super().__init__(module, **kwargs)
+        self.lr_schedule = lr_schedule
+
+    def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
+        """Log the objective at the final KL weight, and scvi-tools' usual metrics."""
+        loss_kwargs = {**self.loss_kwargs, "kl_weight": self.max_kl_weight}
+        _, _, output = self.forward(batch, loss_kwargs=loss_kwargs)
+        self.log(
+            "validation_loss",
+            output.loss,
+            on_step=False,
+            on_epoch=True,
+            batch_size=output.n_obs_minibatch,
+            sync_dist=self.use_sync_dist,
+        )
+        self.compute_and_log_metrics(output, self.val_metrics, "validation")
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Add the schedule to scvi-tools' optimiser."""
+        config: dict[str, Any] = super().configure_optimizers()
+        if self.lr_schedule == "one_cycle":
+            scheduler = torch.optim.lr_scheduler.OneCycleLR(
+                config["optimizer"],
+                max_lr=self.lr,
+                total_steps=int(self.trainer.estimated_stepping_batches) + 1,
+                pct_start=RISING_SHARE,
+                cycle_momentum=False,
+            )
+            config["lr_scheduler"] = {"scheduler": scheduler, "interval": "step"}
+        return config
+
+
+@dataclass(frozen=True)
+class CellSplit:
+    """Cells for training, validation and testing, as positions."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+    def as_external_indexing(self) -> list[np.ndarray]:
+        """In the form scvi-tools' data splitter takes."""
+        return [self.train, self.validation, self.test]
+
+
+def split_cells(
+    n_cells: int,
+    *,
+    train_size: float,
+    validation_size: float | None,
+    batch_size: int,
+    generator: np.random.Generator,
+) -> CellSplit:
+    """Random split whose training part leaves no mini-batch of one or two cells.
+
+    Parameters
+    ----------
+    n_cells
+        Cells to split.
+    train_size, validation_size
+        Shares of the cells; the rest is for testing. Without `validation_size` the rest is for validation.
+    batch_size
+        Size of a mini-batch; a tail too small for batch normalisation goes to validation, or out.
+    generator
+        Source of the permutation.
+    """
+    if not 0 < train_size <= 1:
+        raise DeltaviError(f"train_size must lie in (0, 1], not {train_size}.")
+    n_train = math.ceil(train_size * n_cells)
+    n_validation = n_cells - n_train if validation_size is None else math.floor(validation_size * n_cells)
+    if n_validation < 0 or n_train + n_validation > n_cells:
+        raise DeltaviError(f"train_size + validation_size must not exceed 1, not {train_size} + {validation_size}.")
+    if n_train < SMALLEST_BATCH:
+        raise DeltaviError(f"{n_cells} cells are too few to train on; at least {SMALLEST_BATCH} are needed.")
+    tail = n_train % batch_size
+    if 0 < tail < SMALLEST_BATCH and n_train > batch_size:
+        n_train -= tail
+        n_validation += tail if validation_size is None else 0
+    order = generator.permutation(n_cells)
+    return CellSplit(
+        train=order[:n_train],
+        validation=order[n_train : n_train + n_validation],
+        test=order[n_train + n_validation :],
+    )

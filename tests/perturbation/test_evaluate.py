@@ -1,0 +1,246 @@
+"""Tables of scores and the sentence that sums them up."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from deltavi._errors import DeltaviError, GeneMatchError, InputDataError, UnknownCategoryError
+from deltavi.metrics import PredictionScore, principal_axes, score_prediction
+from deltavi.perturbation import BASELINES, CEILING, baseline_predictions, compare, verdict
+
+FIELDS = [field.name for field in dataclasses.fields(PredictionScore)]
+ARGUMENTS = {
+    "condition_key": "condition",
+    "labels_key": "cell_type",
+    "control": "control",
+    "target": "stimulated",
+}
+
+
+@pytest.fixture
+def trio(adata, split):
+    """Predictions, real cells and control cells of a held-out type."""
+    train, query, real = split(adata)
+    return baseline_predictions(train, query, **ARGUMENTS), real, query
+
+
+# the table
+
+
+def test_table_form(trio):
+    table = compare(*trio)
+    assert list(table.index) == [*BASELINES, "two halves of the real cells"]
+    assert list(table.columns) == FIELDS
+    assert table.index.name == "method"
+    assert all(np.issubdtype(dtype, np.float64) for dtype in table.dtypes)
+    assert np.isfinite(table.to_numpy()).all()
+
+
+def test_rows_are_the_scores(trio):
+    predictions, real, control = trio
+    axes = principal_axes(real.X, n_components=4)
+    table = compare(predictions, real, control, components=axes, n_top=7)
+    for name, predicted in predictions.items():
+        expected = score_prediction(predicted.X, real.X, control=control.X, components=axes, n_top=7)
+        assert table.loc[name].to_dict() == expected.as_dict()
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_ceiling_is_the_protocols_split(trio, seed):
+    predictions, real, control = trio
+    order = np.random.default_rng(seed).permutation(real.n_obs)
+    half = real.n_obs // 2
+    expected = score_prediction(real.X[order[:half]], real.X[order[half:]], control=control.X)
+    table = compare(predictions, real, control, seed=seed)
+    assert table.loc[CEILING].to_dict() == expected.as_dict()
+
+
+def test_ceiling_is_optional(trio):
+    predictions, real, control = trio
+    table = compare(predictions, real, control, ceiling=False)
+    assert list(table.index) == list(BASELINES)
+    assert table.equals(compare(predictions, real, control).drop(index=CEILING))
+
+
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix, sp.csc_array])
+def test_matrices_and_anndata_agree(trio, form):
+    predictions, real, control = trio
+    expected = compare(predictions, real, control)
+    matrices = {name: form(predicted.X) for name, predicted in predictions.items()}
+    np.testing.assert_allclose(compare(matrices, form(real.X), form(control.X)), expected, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(compare(predictions, form(real.X), control), expected, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(compare(matrices, real, control), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_genes_are_matched_by_name(trio):
+    predictions, real, control = trio
+    genes = np.random.default_rng(0).permutation(real.n_vars)
+    shuffled = {name: predicted[:, genes].copy() for name, predicted in predictions.items()}
+    pd.testing.assert_frame_equal(compare(shuffled, real, control[:, genes[::-1]]), compare(predictions, real, control))
+
+
+def test_inputs_are_left_untouched(trio):
+    predictions, real, control = trio
+    kept = [data.copy() for data in (*predictions.values(), real, control)]
+    compare(predictions, real, control)
+    for data, original in zip((*predictions.values(), real, control), kept, strict=True):
+        np.testing.assert_array_equal(data.X, original.X)
+        pd.testing.assert_frame_equal(data.obs, original.obs)
+
+
+def test_backed_cells(trio, tmp_path):
+    import anndata
+
+    predictions, real, control = trio
+    real.write_h5ad(tmp_path / "real.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "real.h5ad", backed="r")
+    pd.testing.assert_frame_equal(compare(predictions, backed, control), compare(predictions, real, control))
+
+
+def test_shifts_beat_no_change_and_halves_beat_shifts(experiment, split):
+    train, query, real = split(experiment(n_cells=100, response="graded"), "monocyte")
+    table = compare(baseline_predictions(train, query, **ARGUMENTS), real, query)
+    shifts = table.drop(index=["no change", CEILING])
+    assert (shifts["e_distance"] < table.loc["no change", "e_distance"]).all()
+    assert (shifts["e_distance"] > table.loc[CEILING, "e_distance"]).all()
+    assert (shifts["correlation_of_changes"] < table.loc[CEILING, "correlation_of_changes"]).all()
+    assert table.loc["no change", "correlation_of_changes"] == 0
+
+
+def test_nothing_to_compare(trio):
+    _, real, control = trio
+    with pytest.raises(DeltaviError, match="predictions is empty"):
+        compare({}, real, control)
+
+
+def test_prediction_named_like_the_ceiling(trio):
+    predictions, real, control = trio
+    named = {CEILING: predictions["mean shift"]}
+    with pytest.raises(DeltaviError, match="is the name of the added row"):
+        compare(named, real, control)
+    assert list(compare(named, real, control, ceiling=False).index) == [CEILING]
+
+
+def test_errors_name_the_prediction(trio):
+    predictions, real, control = trio
+    with pytest.raises(GeneMatchError, match=r"mine lacks 3 of 30 genes \('gene0'"):
+        compare({"mine": predictions["mean shift"][:, 3:]}, real, control)
+    with pytest.raises(InputDataError, match="mine is empty"):
+        compare({"mine": predictions["mean shift"].X[:0]}, real, control)
+    with pytest.raises(GeneMatchError, match="numbers of genes differ"):
+        compare({"mine": predictions["mean shift"].X[:, 3:]}, real, control)
+
+
+def test_too_few_real_cells_for_halves(trio):
+    predictions, real, control = trio
+    with pytest.raises(InputDataError, match="real has 2 cells, too few for two halves"):
+        compare(predictions, real[:2], control)
+    assert len(compare(predictions, real[:2], control, ceiling=False)) == len(BASELINES)
+    assert CEILING in compare(predictions, real[:3], control).index
+
+
+# the verdict
+
+
+def table_of(**rows):
+    """A table of correlation of changes and E-distance."""
+    named = {name.replace("_", " "): values for name, values in rows.items()}
+    return pd.DataFrame(named, index=["correlation_of_changes", "e_distance"]).T
+
+
+BASIS = {"no_change": (0.0, 348.9), "mean_shift": (0.868, 97.2), "similarity_shift": (0.923, 34.8)}
+
+
+@pytest.mark.parametrize(
+    ("scores", "sentence"),
+    [
+        (
+            (0.94, 30.0),
+            "SCGEN beat the best baseline on correlation of changes (0.94 against 0.923 of similarity shift) "
+            "and on E-distance (30 against 34.8 of similarity shift).",
+        ),
+        (
+            (0.93, 41.25),
+            "SCGEN beat the best baseline on correlation of changes (0.93 against 0.923 of similarity shift), "
+            "but did not beat it on E-distance (41.25 against 34.8 of similarity shift).",
+        ),
+        (
+            (0.9, 20.0),
+            "SCGEN did not beat the best baseline on correlation of changes (0.9 against 0.923 of similarity shift), "
+            "but beat it on E-distance (20 against 34.8 of similarity shift).",
+        ),
+        (
+            (0.9, 50.0),
+            "SCGEN did not beat the best baseline on correlation of changes (0.9 against 0.923 of similarity shift) "
+            "or on E-distance (50 against 34.8 of similarity shift).",
+        ),
+        (
+            (0.923, 20.0),
+            "SCGEN equalled the best baseline on correlation of changes (0.923 against 0.923 of similarity shift), "
+            "but beat it on E-distance (20 against 34.8 of similarity shift).",
+        ),
+    ],
+)
+def test_sentences(scores, sentence):
+    assert verdict(table_of(**BASIS, SCGEN=scores)) == sentence
+
+
+def test_the_ceiling_is_no_baseline():
+    table = table_of(**BASIS, SCGEN=(0.94, 30.0), two_halves_of_the_real_cells=(0.97, 4.4))
+    assert CEILING in table.index
+    assert verdict(table) == verdict(table.drop(index=CEILING))
+
+
+def test_best_baseline_is_sought_for_each_metric():
+    table = table_of(steady=(0.9, 50.0), close=(0.5, 20.0), SCGEN=(0.8, 30.0))
+    assert "of steady)" in verdict(table)
+    assert "of close)" in verdict(table)
+
+
+def test_any_row_can_be_judged_by_any_directed_metric(trio):
+    table = compare(*trio)
+    sentence = verdict(table, "similarity shift", metric="mse_top")
+    assert sentence.startswith("similarity shift ")
+    assert "on mse top" in sentence
+    best = table.drop(index=["similarity shift", CEILING])["mse_top"].min()
+    won = table.loc["similarity shift", "mse_top"] < best
+    assert ("did not beat" not in sentence) == won
+    assert "R2 of means (" in verdict(table, "mean shift", metric=["r2_of_means", "direction_accuracy"])
+
+
+def test_verdict_leaves_the_table_untouched(trio):
+    table = compare(*trio)
+    kept = table.copy()
+    verdict(table, "mean shift")
+    pd.testing.assert_frame_equal(table, kept)
+
+
+def test_verdict_of_a_mean_of_tables(trio):
+    tables = [compare(*trio, seed=seed) for seed in range(3)]
+    mean = pd.concat(tables).groupby(level=0, sort=False).mean()
+    assert verdict(mean, "mean shift") == verdict(tables[0], "mean shift")
+
+
+def test_verdict_errors(trio):
+    table = compare(*trio)
+    with pytest.raises(UnknownCategoryError, match="method 'SCGEN' is not in the data"):
+        verdict(table)
+    with pytest.raises(UnknownCategoryError, match=r"'mean shfit' .* Did you mean 'mean shift'"):
+        verdict(table, "mean shfit")
+    with pytest.raises(UnknownCategoryError, match="metric 'mse' is not in the data"):
+        verdict(table, "mean shift", metric="mse")
+    for name in ("variance_ratio", "zero_fraction"):
+        with pytest.raises(DeltaviError, match=f"'{name}' has no better or worse"):
+            verdict(table, "mean shift", metric=name)
+    with pytest.raises(DeltaviError, match="holds no baseline"):
+        verdict(table.loc[["mean shift", CEILING]], "mean shift")
+    with pytest.raises(DeltaviError, match="names a method twice"):
+        verdict(pd.concat([table, table]), "mean shift")
+    table.loc["no change", "e_distance"] = np.nan
+    with pytest.raises(DeltaviError, match="'e_distance' holds missing values"):
+        verdict(table, "mean shift")
