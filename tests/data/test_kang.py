@@ -49,7 +49,7 @@ def served(tmp_path, monkeypatch):
     hosted().write_h5ad(file)
     handler = partial(QuietHandler, directory=str(file.parent))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         monkeypatch.setattr(_kang, "KANG_URL", f"http://127.0.0.1:{server.server_port}/kang_2018.h5ad")
         monkeypatch.setattr("pooch.os_cache", lambda project: tmp_path / "cache" / project)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -184,8 +186,6 @@ def test_every_error_is_a_value_error():
 
 
 def test_public_names_are_documented_and_take_two_positions_at_most():
-    import inspect
-
     for name in metrics.__all__:
         thing = getattr(metrics, name)
         assert thing.__doc__

@@ -2,47 +2,19 @@
 
 from __future__ import annotations
 
+import anndata
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from sklearn.decomposition import PCA
 
 from deltavi._errors import DeltaviError
 from deltavi.metrics import correlation_of_changes
 from deltavi.perturbation import BASELINES, ShiftBaseline, baseline_predictions, estimate_shift
+from tests.perturbation import protocol
 
 KEYS = {"condition_key": "condition", "labels_key": "cell_type"}
 CONDITIONS = {"control": "control", "target": "stimulated"}
 USED = "deltavi"
-
-
-def reference(train, query, space, shift, n_components=50):
-    """The protocol's predictions for the control cells of one type, in plain numpy."""
-    control = (train.obs["condition"] == "control").to_numpy()
-    types = train.obs["cell_type"].astype(str).to_numpy()
-    x, cells = np.asarray(train.X), np.asarray(query.X)
-    if space == "pca":
-        pca = PCA(min(n_components, *x.shape), random_state=0).fit(x)
-        points, start = pca.transform(x), pca.transform(cells)
-    else:
-        points, start = x, cells
-    seen = [u for u in np.unique(types[~control]) if u in types[control]]
-    means = np.array([points[control & (types == u)].mean(0) for u in seen])
-    changes = np.array([points[~control & (types == u)].mean(0) for u in seen]) - means
-    distance = ((means - start.mean(0)) ** 2).sum(1)
-    if shift == "none":
-        weights = np.zeros(len(seen))
-    elif shift == "paired":
-        weights = np.full(len(seen), 1 / len(seen))
-    elif shift == "nearest" and space == "genes":
-        weights = np.eye(len(seen))[np.argmax([np.corrcoef(mean, start.mean(0))[0, 1] for mean in means])]
-    elif shift == "nearest":
-        weights = np.eye(len(seen))[np.argmin(distance)]
-    else:
-        weights = np.exp(-(distance - distance.min()) / (0.2 * distance.mean()))
-        weights = weights / weights.sum()
-    moved = start + weights @ changes
-    return np.clip(pca.inverse_transform(moved) if space == "pca" else moved, 0, None), dict(zip(seen, weights))  # noqa: B905
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -52,7 +24,7 @@ def test_baselines_equal_the_protocol(experiment, split, name, held_out):
     space, shift = BASELINES[name]
     baseline = ShiftBaseline(train, **KEYS, space=space)
     predicted = baseline.predict_perturbation(query, **CONDITIONS, shift=shift)
-    expected, weights = reference(train, query, space, shift)
+    expected, weights = protocol.prediction(train, query, space, shift)
     np.testing.assert_allclose(predicted.X, expected, atol=1e-4)
     used = predicted.uns[USED]["weights"][held_out]
     assert used == ({} if shift == "none" else pytest.approx(weights, abs=1e-4))
@@ -198,8 +170,6 @@ def test_further_conditions_take_no_part(adata, split):
     third.obs["condition"] = "other"
     third.obs_names = [f"other_{name}" for name in third.obs_names]
     third.X = third.X + 2
-    import anndata
-
     both = anndata.concat([train, third])
     expected = ShiftBaseline(train, **KEYS).predict_perturbation(query, **CONDITIONS)
     np.testing.assert_allclose(

@@ -89,6 +89,9 @@ def test_column_of_an_earlier_prediction(baseline, adata):
     predicted = baseline.predict_perturbation(adata, **CONDITIONS)
     with pytest.raises(KeyClashError, match="'deltavi_source_condition', which the prediction would overwrite"):
         baseline.predict_perturbation(predicted, control="stimulated", target="control")
+    joined = anndata.concat([adata, predicted], join="outer", index_unique="-")
+    with pytest.raises(KeyClashError, match="Rename it, or drop it"):
+        ShiftBaseline(joined, **KEYS).predict_perturbation(**CONDITIONS)
 
 
 def spoil(adata, value):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -94,8 +95,6 @@ def test_inputs_are_left_untouched(trio):
 
 
 def test_backed_cells(trio, tmp_path):
-    import anndata
-
     predictions, real, control = trio
     real.write_h5ad(tmp_path / "real.h5ad")
     backed = anndata.read_h5ad(tmp_path / "real.h5ad", backed="r")

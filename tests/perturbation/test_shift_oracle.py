@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from deltavi.perturbation import Shift, estimate_shift
 from deltavi.perturbation._estimators import ESTIMATORS
+from deltavi.perturbation.shift import estimate_shifts
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -218,6 +219,18 @@ def test_cells_of_neither_condition_are_not_used(seed):
         )
         np.testing.assert_allclose(with_more.vector, plain.vector)
         assert with_more.n_target == plain.n_target
+
+
+@pytest.mark.parametrize("estimator", [*ESTIMATORS, np.arange(4.0)])
+def test_several_queries_equal_one_at_a_time(estimator):
+    points, is_control, labels, query = random_scene(3)
+    options = {"is_control": is_control, "is_target": ~is_control, "labels": labels, "estimator": estimator}
+    together = estimate_shifts(points, {"near": query, "far": query + 5}, **options)
+    assert list(together) == ["near", "far"]
+    for result, cells in zip(together.values(), (query, query + 5), strict=True):
+        alone = estimate_shift(points, query=cells, **options)
+        np.testing.assert_array_equal(result.vector, alone.vector)
+        assert (result.weights, result.n_control) == (alone.weights, alone.n_control)
 
 
 # forms of labels

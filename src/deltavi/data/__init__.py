@@ -1,7 +1,8 @@
 """Data: simulated experiments with known truth, a public experiment, and gene selection."""
 
+from deltavi.data._checks import valid_cells
 from deltavi.data._kang import kang
 from deltavi.data._prepare import select_genes
 from deltavi.data._simulate import simulate_perturbation
 
-__all__ = ["kang", "select_genes", "simulate_perturbation"]
+__all__ = ["kang", "select_genes", "simulate_perturbation", "valid_cells"]

@@ -15,6 +15,8 @@ from deltavi._errors import InputDataError, InputDataWarning, examples
 BLOCK_ROWS = 1024
 # float32 holds every integer up to here; above it neighbouring counts become the same number.
 FLOAT32_EXACT = 2.0**24
+# Bytes of a number that sums over cells or genes can be taken in.
+SMALLEST_ITEM = 4
 # log1p of any plausible count of one gene in one cell stays below this.
 MAX_PLAUSIBLE_LOG = 20.0
 RAW_COUNTS_HINT = "If raw counts are in a layer, pass layer=...; check_input=False overrides the check."
@@ -71,9 +73,9 @@ def row_blocks(x: Any, rows: np.ndarray | None = None) -> Iterator[tuple[np.ndar
 
 
 def _as_block(block: Any) -> sparse.csr_matrix | np.ndarray:
-    if sparse.issparse(block):
-        return sparse.csr_matrix(block)
-    return np.asarray(block)
+    rows = sparse.csr_matrix(block) if sparse.issparse(block) else np.asarray(block)
+    # sums of half precision, bool or small integers would overflow
+    return rows.astype(np.float32) if rows.dtype.itemsize < SMALLEST_ITEM else rows
 
 
 def _entries(block: sparse.csr_matrix | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

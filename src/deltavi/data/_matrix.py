@@ -44,7 +44,8 @@ def loadable(x: Any, *, where: str) -> Any:
     _check_dtype(x, where)
     if sparse.issparse(x):
         return _as_csr(x, where)
-    return x
+    # a view of an AnnData hands out a subclass of ndarray, which torch does not take
+    return np.asarray(x) if isinstance(x, np.ndarray) else x
 
 
 def _check_dtype(x: Any, where: str) -> None:
@@ -59,7 +60,7 @@ def _check_dtype(x: Any, where: str) -> None:
 
 
 def _as_csr(x: Any, where: str) -> sparse.csr_matrix:
-    if isinstance(x, sparse.csr_matrix):
+    if type(x) is sparse.csr_matrix:
         return x
     if x.format == "coo":
         logger.info("%s is a COO matrix; a CSR copy is used for loading.", where)
@@ -96,8 +97,8 @@ def csr_on_disk(x: CSCDataset) -> sparse.csr_matrix:
 
 def _scratch(length: int, dtype: type) -> np.ndarray:
     """Zeroed array in a temporary file that vanishes with it."""
-    file = tempfile.TemporaryFile(prefix="deltavi-")  # noqa: SIM115 - the memory map keeps it open
-    return np.memmap(file, dtype=dtype, mode="w+", shape=(max(length, 1),))[:length]
+    with tempfile.TemporaryFile(prefix="deltavi-") as file:  # the memory map keeps its own handle
+        return np.memmap(file, dtype=dtype, mode="w+", shape=(max(length, 1),))[:length]
 
 
 def take_columns(x: Any, positions: np.ndarray) -> sparse.csr_matrix:

@@ -60,11 +60,6 @@ class SimulationParameters:
         self.given_positions()
 
     @property
-    def control(self) -> str:
-        """The first condition."""
-        return self.conditions[0]
-
-    @property
     def targets(self) -> tuple[str, ...]:
         """Every condition but the control."""
         return tuple(self.conditions[1:])

@@ -28,17 +28,17 @@ FORMAT = "deltavi-model"
 FORMAT_VERSION = 1
 TENSORS, DESCRIPTION, MANIFEST = "tensors.safetensors", "model.json", "manifest.json"
 MANIFEST_LIMIT = 1_000_000
+# Names of arrays of the description that lie among the tensors.
+ARRAY_PREFIX = "description/"
 
 
 def write_model(folder: str | os.PathLike[str], tensors: dict[str, torch.Tensor], description: dict[str, Any]) -> None:
     """Write a model folder in one step; an existing one is replaced only once the new one is complete."""
     target = Path(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
-    contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    parts = {
-        TENSORS: save_tensors(contiguous),
-        DESCRIPTION: json.dumps(encode(description), allow_nan=False).encode(),
-    }
+    stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    text = json.dumps(encode(description, stored), allow_nan=False)
+    parts = {TENSORS: save_tensors(stored), DESCRIPTION: text.encode()}
     manifest = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -96,13 +96,14 @@ def read_model(folder: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
     parts = {name: _verified(path / name, manifest) for name in (TENSORS, DESCRIPTION)}
     try:
         tensors = load_tensors(parts[TENSORS])
-        description = decode(json.loads(parts[DESCRIPTION]))
+        description = decode(json.loads(parts[DESCRIPTION]), tensors)
     except (SafetensorError, ValueError, KeyError) as error:
         raise ModelFileError(f"{path} cannot be read: {error}") from error
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ModelFileError(f"{path}: tensor {name!r} holds NaN or infinite values.")
-    return tensors, description
+    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(ARRAY_PREFIX)}
+    return weights, description
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -139,22 +140,30 @@ def _verified(file: Path, manifest: dict[str, Any]) -> bytes:
     return data
 
 
-def encode(value: Any) -> Any:
-    """JSON form of plain Python, NumPy arrays and pandas frames; anything else is refused."""
+def encode(value: Any, tensors: dict[str, torch.Tensor] | None = None) -> Any:
+    """JSON form of plain Python, NumPy arrays and pandas frames; anything else is refused.
+
+    Parameters
+    ----------
+    value
+        What to encode.
+    tensors
+        Receives floating-point arrays, which JSON would blow up; without it they are written out.
+    """
     if isinstance(value, dict):
-        return {"__dict__": [[encode(k), encode(v)] for k, v in value.items()]}
+        return {"__dict__": [[encode(k, tensors), encode(v, tensors)] for k, v in value.items()]}
     if isinstance(value, pd.DataFrame):
-        table = {"columns": value.columns, "index": value.index, "values": [value[c].to_numpy() for c in value]}
-        return {"__frame__": {k: encode([*v] if k != "values" else v) for k, v in table.items()}, "axis": value.index.name}
+        columns = [value[name].to_numpy() for name in value]
+        table = [list(value.columns), list(value.index), columns, value.index.name]
+        return {"__frame__": encode(table, tensors)}
     if isinstance(value, np.ndarray):
-        kind = "object" if value.dtype.kind in "OUST" else str(value.dtype)
-        return {"__array__": kind, "shape": list(value.shape), "values": encode(value.reshape(-1).tolist())}
+        return _encode_array(value, tensors)
     if isinstance(value, tuple):
-        return {"__tuple__": [encode(v) for v in value]}
+        return {"__tuple__": [encode(v, tensors) for v in value]}
     if isinstance(value, list):
-        return [encode(v) for v in value]
+        return [encode(v, tensors) for v in value]
     if isinstance(value, np.generic):
-        return encode(value.item())
+        return encode(value.item(), tensors)
     if isinstance(value, float) and not np.isfinite(value):
         return {"__float__": repr(value)}
     if value is None or isinstance(value, bool | int | float | str):
@@ -162,27 +171,34 @@ def encode(value: Any) -> Any:
     raise TypeError(f"cannot save a {type(value).__name__}: {value!r}")
 
 
-def decode(value: Any) -> Any:
+def _encode_array(value: np.ndarray, tensors: dict[str, torch.Tensor] | None) -> Any:
+    if tensors is not None and value.dtype.kind == "f" and np.isfinite(value).all():
+        name = f"{ARRAY_PREFIX}{len(tensors)}"
+        tensors[name] = torch.from_numpy(np.ascontiguousarray(value))
+        return {"__tensor__": name}
+    kind = "object" if value.dtype.kind in "OUST" else str(value.dtype)
+    return {"__array__": kind, "shape": list(value.shape), "values": encode(value.reshape(-1).tolist())}
+
+
+def decode(value: Any, tensors: dict[str, torch.Tensor] | None = None) -> Any:
     """Inverse of :func:`encode`."""
     if isinstance(value, list):
-        return [decode(v) for v in value]
+        return [decode(v, tensors) for v in value]
     if not isinstance(value, dict):
         return value
     if "__dict__" in value:
-        return {decode(k): decode(v) for k, v in value["__dict__"]}
+        return {decode(k, tensors): decode(v, tensors) for k, v in value["__dict__"]}
     if "__tuple__" in value:
-        return tuple(decode(v) for v in value["__tuple__"])
+        return tuple(decode(v, tensors) for v in value["__tuple__"])
     if "__float__" in value:
         return float(value["__float__"])
+    if "__tensor__" in value:
+        return (tensors or {})[value["__tensor__"]].numpy()
     if "__array__" in value:
         array = np.empty(len(value["values"]), dtype=object)
-        array[:] = decode(value["values"])
+        array[:] = decode(value["values"], tensors)
         return array.reshape(value["shape"]).astype(value["__array__"])
     if "__frame__" in value:
-        return _frame(decode(value["__frame__"]["columns"]), decode(value["__frame__"]["index"]), value)
+        columns, index, arrays, name = decode(value["__frame__"], tensors)
+        return pd.DataFrame(dict(zip(columns, arrays, strict=True)), index=pd.Index(index, name=name))
     raise ModelFileError(f"unknown entry {next(iter(value), None)!r} in a model description")
-
-
-def _frame(columns: list[Any], index: list[Any], value: dict[str, Any]) -> pd.DataFrame:
-    arrays = decode(value["__frame__"]["values"])
-    return pd.DataFrame(dict(zip(columns, arrays, strict=True)), index=pd.Index(index, name=value["axis"]))

@@ -35,7 +35,7 @@ from deltavi.data._fields import (
 )
 from deltavi.data._genes import match_genes, require_unique_genes, warn_duplicate_cells
 from deltavi.data._manager import DataManager
-from deltavi.data._matrix import take_columns
+from deltavi.data._matrix import loadable, take_columns
 
 logger = logging.getLogger("deltavi")
 
@@ -195,7 +195,7 @@ def aligned_copy(adata: AnnData, genes: np.ndarray, *, layer: str | None, min_ov
     """
     match = match_genes(adata.var_names, genes, min_overlap=min_overlap)
     warn_duplicate_cells(adata.obs_names)
-    matrix = _expression(adata, layer)
+    matrix = loadable(_expression(adata, layer), where=_where(layer))
     if not match.is_identity:
         matrix = take_columns(matrix, match.positions)
     obs = adata.obs.drop(columns=[c for c in adata.obs if str(c).startswith("_scvi")]).copy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -19,15 +19,18 @@ from deltavi._errors import DeltaviError, KeyClashError, UnknownCategoryError, e
 from deltavi._random import isolated_randomness
 from deltavi.data._checks import row_blocks, valid_cells
 from deltavi.data._fields import require_known
+from deltavi.likelihood._base import to_numpy
 from deltavi.model._base import CountModel
 from deltavi.model._decoding import CellDecoder, Predicted, Profile, predict_cells, predictive_interval, stack
-from deltavi.model._latent_means import LatentMeans, weights_table
+from deltavi.model._training_means import UNSCALED, TrainingMeans, stretched, weights_table
 from deltavi.perturbation.noise import cell_generators
 from deltavi.perturbation.shift import ALL_CELLS, Shift
 
 logger = logging.getLogger("deltavi")
 
 BATCH_SIZE = 512
+# Query cells that decide how far a shift is stretched.
+MAGNITUDE_CELLS = 300
 OWN_OBS = (_keys.OBS_SOURCE_CONDITION, _keys.OBS_SOURCE_CELL)
 
 
@@ -53,7 +56,7 @@ class Request:
 class PerturbationMixin:
     """Carries ``predict_perturbation``; the model gives latent positions and a decoder."""
 
-    latent_means: LatentMeans | None = None
+    training_means: TrainingMeans | None = None
 
     def predict_perturbation(
         self,
@@ -63,6 +66,7 @@ class PerturbationMixin:
         target: str,
         labels: str | Sequence[str] | None = None,
         shift: str | np.ndarray = "similarity",
+        magnitude: float | Literal["observed"] = "observed",
         profile: Profile = "cell",
         n_samples: int = 1,
         temperature: float = 0.2,
@@ -90,6 +94,10 @@ class PerturbationMixin:
             :func:`deltavi.perturbation.estimate_shift`), or a vector ``(n_latent,)``. ``"similarity"`` weights
             training labels by how close their control cells lie to those of the query; where no labels were
             registered it is ``"global"``.
+        magnitude
+            Factor of the shift. ``"observed"`` scales it until the change it decodes to is as large as the change
+            seen in the training labels it comes from (posterior means are drawn towards the prior, and shifts
+            between them come out short); the paper's ``"scgen"`` and a given vector are used as they stand.
         profile
             ``"cell"`` carries each cell's residual; ``"decoded"`` is the expectation of log expression alone, far too
             even to pass for cells.
@@ -124,10 +132,10 @@ class PerturbationMixin:
         """
         model = cast("CountModel", self)
         model._require_trained("predict_perturbation")
-        self._check_arguments(control, target, profile, n_samples, invalid_cells)
+        self._check_arguments(control, target, profile, n_samples, invalid_cells, magnitude)
         request = self._request(adata, control=control, labels=labels, drop=invalid_cells == "drop")
         before = self._positions(request.adata, request.cells)
-        shifts = self._shifts(request, before, (control, target), shift, temperature)
+        shifts, factors = self._shifts(request, before, (str(control), str(target)), shift, temperature, magnitude)
         moves = [shifts[group].vector for group in request.groups]
         after = (before + np.stack(moves)).astype(np.float32) if moves else before
         with isolated_randomness(seed):  # loaders and encoders draw, though no draw reaches the answer
@@ -139,7 +147,7 @@ class PerturbationMixin:
             "control": str(control),
             "target": str(target),
             "shift": next(iter(shifts.values())).estimator if shifts else str(shift),
-            "weights": weights_table(shifts),
+            "weights": weights_table(shifts, factors),
             "profile": profile,
             "n_samples": n_samples,
             "seed": seed,
@@ -148,11 +156,11 @@ class PerturbationMixin:
         return result
 
     def _extra_state(self) -> dict[str, Any]:
-        return {} if self.latent_means is None else {"latent_means": self.latent_means.as_dict()}
+        return {} if self.training_means is None else {"training_means": self.training_means.as_dict()}
 
     def _restore_extra_state(self, extra: dict[str, Any]) -> None:
-        if "latent_means" in extra:
-            self.latent_means = LatentMeans.from_dict(extra["latent_means"])
+        if "training_means" in extra:
+            self.training_means = TrainingMeans.from_dict(extra["training_means"])
 
     # -- what is asked ---------------------------------------------------------------------------------------
 
@@ -162,7 +170,9 @@ class PerturbationMixin:
             raise DeltaviError("No condition was registered: pass condition_key to setup_anndata.")
         return str(key)
 
-    def _check_arguments(self, control: str, target: str, profile: str, n_samples: int, invalid_cells: str) -> None:
+    def _check_arguments(
+        self, control: str, target: str, profile: str, n_samples: int, invalid_cells: str, magnitude: object
+    ) -> None:
         self._condition_key()
         for given in (control, target):
             require_known("condition", given, cast("CountModel", self)._categories(_keys.CONDITION))
@@ -174,6 +184,8 @@ class PerturbationMixin:
         ):
             if value not in known:
                 raise DeltaviError(f"{name} must be one of {examples(known)}, not {value!r}.")
+        if magnitude != "observed" and not (isinstance(magnitude, int | float) and np.isfinite(magnitude)):
+            raise DeltaviError(f"magnitude must be 'observed' or a number, not {magnitude!r}.")
         if n_samples < 1:
             raise DeltaviError(f"n_samples must be at least 1, not {n_samples}.")
 
@@ -227,13 +239,15 @@ class PerturbationMixin:
         return np.asarray(model.get_latent_representation(adata, indices=cells, batch_size=BATCH_SIZE))
 
     def _after_training(self) -> None:
-        """Keep the mean latent position of every label in every condition."""
-        model = cast("CountModel", self)
+        """Keep mean position and expression of every label in every condition."""
+        model = cast("Any", self)
         if model._setup_argument("condition_key") is None:
             return
         adata, labels_key = model._validate_anndata(), model._setup_argument("labels_key")
-        self.latent_means = LatentMeans.from_cells(
+        self.training_means = TrainingMeans.from_cells(
             self._positions(adata, np.arange(adata.n_obs)),
+            model.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY),
+            totals=None if model.module.gene_likelihood == "normal" else self._totals(adata),
             conditions=np.asarray(adata.obs[self._condition_key()].astype(str), dtype=object),
             labels=None if labels_key is None else np.asarray(adata.obs[labels_key].astype(str), dtype=object),
         )
@@ -245,21 +259,52 @@ class PerturbationMixin:
         conditions: tuple[str, str],
         estimator: str | np.ndarray,
         temperature: float,
-    ) -> dict[str, Shift]:
-        """Shift of each group of the query."""
-        if self.latent_means is None:
-            raise DeltaviError("The model keeps no latent means of its training cells; train it again.")
-        if isinstance(estimator, str) and estimator == "similarity" and not self.latent_means.has_labels:
-            estimator = "global"
-        return {
-            str(group): self.latent_means.shift(
-                *map(str, conditions),
-                query=positions[request.groups == group].mean(0),
-                estimator=estimator,
-                temperature=temperature,
-            )
-            for group in dict.fromkeys(request.groups)
-        }
+        magnitude: float | Literal["observed"],
+    ) -> tuple[dict[str, Shift], dict[str, float]]:
+        """Shift of each group of the query, and the factor it was scaled by."""
+        if self.training_means is None:
+            raise DeltaviError("The model keeps no means of its training cells; train it again.")
+        shifts, factors = {}, {}
+        for group in dict.fromkeys(request.groups):
+            members = np.flatnonzero(request.groups == group)
+            query = positions[members].mean(0)
+            shift = self.training_means.shift(*conditions, query=query, estimator=estimator, temperature=temperature)
+            factor = 1.0 if magnitude == "observed" else float(magnitude)
+            if magnitude != "observed":
+                shift = replace(shift, vector=factor * shift.vector)
+            elif shift.estimator not in UNSCALED:
+                observed = self.training_means.observed_change(*conditions, shift)
+                chosen = members[np.linspace(0, len(members) - 1, min(len(members), MAGNITUDE_CELLS)).astype(int)]
+                with isolated_randomness(0):
+                    decoded = self._decoded_change(request, chosen, positions[chosen], conditions)
+                    shift, factor = stretched(shift, observed, decoded)
+            shifts[str(group)], factors[str(group)] = shift, factor
+        return shifts, factors
+
+    @torch.inference_mode()
+    def _decoded_change(
+        self, request: Request, chosen: np.ndarray, positions: np.ndarray, conditions: tuple[str, str]
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        """Function from a latent displacement to the change of mean log expression it decodes to, ``(n_genes,)``."""
+        model = cast("Any", self)
+        cells = request.cells[chosen]
+        loader = model._make_data_loader(adata=request.adata, indices=cells, batch_size=len(cells))
+        decode = CellDecoder(model.module, next(iter(loader)))
+        totals = self._totals(request.adata)[cells]
+        control, target = (self._condition_code(name) for name in conditions)
+
+        def log_mean(displacement: np.ndarray, condition: int) -> np.ndarray:
+            with torch.inference_mode():
+                rate = to_numpy(decode(positions + displacement, condition=condition).mean)
+            if model.module.gene_likelihood == "normal":
+                return np.asarray(rate.mean(0))
+            return np.log1p((rate * (1e4 / np.maximum(totals, 1.0))[:, None]).mean(0))
+
+        start = log_mean(np.zeros(positions.shape[1]), control)
+        return lambda displacement: log_mean(displacement, target) - start
+
+    def _condition_code(self, name: str) -> int:
+        return [str(c) for c in cast("CountModel", self)._categories(_keys.CONDITION)].index(name)
 
     # -- decoding --------------------------------------------------------------------------------------------
 
@@ -278,8 +323,7 @@ class PerturbationMixin:
         model = cast("Any", self)
         totals = model._totals(request.adata)[request.cells]
         names = request.adata.obs_names[request.cells]
-        known = [str(c) for c in model._categories(_keys.CONDITION)]
-        control, target = (known.index(str(c)) for c in conditions)
+        control, target = (self._condition_code(str(c)) for c in conditions)
         parts: list[Predicted] = []
         start = 0
         # scvi-tools takes an AnnData without cells for none at all
@@ -315,15 +359,21 @@ class PerturbationMixin:
         return stack(parts, len(model.gene_names))
 
     def _totals(self, adata: AnnData) -> np.ndarray:
-        """Total counts of each cell for CP10k: the registered size factor, or the sum over the model's genes."""
+        """Total counts of each cell for CP10k: the registered size factor, or the sum over the model's genes.
+
+        Size factors smaller than the counts they belong to are relative ones, such as pooled estimates around one;
+        they are scaled so that their mean is the mean total.
+        """
         model = cast("CountModel", self)
-        key = model._setup_argument("size_factor_key")
-        if key is not None:
-            return np.asarray(adata.obs[key], dtype=np.float64)
-        layer = model._setup_argument("layer")
+        layer, key = model._setup_argument("layer"), model._setup_argument("size_factor_key")
         matrix = adata.X if layer is None else adata.layers[layer]
         sums = [np.asarray(block.sum(1), dtype=np.float64).ravel() for _, block in row_blocks(matrix)]
-        return np.concatenate(sums) if sums else np.zeros(0)
+        counted = np.concatenate(sums) if sums else np.zeros(0)
+        if key is None:
+            return counted
+        given = np.asarray(adata.obs[key], dtype=np.float64)
+        relative = len(given) > 0 and np.median(given) < np.median(counted)
+        return given * (counted.mean() / given.mean()) if relative else given
 
     # -- the answer ------------------------------------------------------------------------------------------
 

@@ -11,15 +11,18 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
 from deltavi import _keys
+from deltavi._compat import SETUP_ARGS_KEY
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness
+from deltavi.data._checks import row_blocks
 from deltavi.model._decoding import CellDecoder, Predicted, predict_cells, stack
 from deltavi.model._vae import VAE, named_arguments
 from deltavi.perturbation.batches import batch_moves
 from deltavi.perturbation.noise import cell_generators
 
 # What the comparison on held-out cell types chose for counts.
-COUNT_DEFAULTS: dict[str, Any] = {"n_hidden": 256, "n_latent": 32, "n_layers": 1, "dropout_rate": 0.1}
+COUNT_DEFAULTS: dict[str, Any] = {"n_hidden": 256, "n_latent": 100, "n_layers": 1, "dropout_rate": 0.1}
+COUNT_KL_WEIGHT = 0.3
 # Lotfollahi, Wolf and Theis (2019): what gene_likelihood="normal" stands for.
 PAPER_DEFAULTS: dict[str, Any] = {
     "n_hidden": 800,
@@ -69,7 +72,13 @@ class SCGEN(VAE):
     >>> predicted = model.predict_perturbation(control="control", target="stimulated", labels="B")  # doctest: +SKIP
     """
 
-    default_plan: ClassVar[dict[str, Any]] = {"lr": 1e-3, "eps": 1e-8, "lr_schedule": "one_cycle"}
+    default_batch_size: ClassVar[int] = 256
+    default_plan: ClassVar[dict[str, Any]] = {
+        "lr": 2e-3,
+        "eps": 1e-8,
+        "lr_schedule": "one_cycle",
+        "max_kl_weight": COUNT_KL_WEIGHT,
+    }
 
     def __init__(
         self,
@@ -82,6 +91,9 @@ class SCGEN(VAE):
         **kwargs: Any,
     ) -> None:
         defaults = PAPER_DEFAULTS if gene_likelihood == "normal" else COUNT_DEFAULTS
+        setup = (registry or self._get_most_recent_anndata_manager(adata, required=True).registry)[SETUP_ARGS_KEY]
+        if gene_likelihood != "normal" and setup.get("size_factor_key") is not None:
+            defaults = {**defaults, "scale_activation": "softmax_rest"}
         super().__init__(
             adata,
             registry,
@@ -95,8 +107,19 @@ class SCGEN(VAE):
     def _plan_defaults(self) -> dict[str, Any]:
         plan = dict(self.default_plan)
         if self.module.gene_likelihood == "normal":
-            plan |= {"max_kl_weight": PAPER_KL_WEIGHT, "lr_schedule": "constant"}
+            plan |= {"max_kl_weight": PAPER_KL_WEIGHT, "lr_schedule": "constant", "lr": 1e-3}
         return plan
+
+    def _start_module(self) -> None:
+        """Let the decoder start at the mean share of every gene, which no step then has to be spent on."""
+        start_at = ("softmax", "softmax_rest", "exp")
+        if self._adata is None or self.module.scale_activation not in start_at or not self.module.bias:
+            return
+        matrix = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        counts = sum(np.asarray(block.sum(0), dtype=np.float64).ravel() for _, block in row_blocks(matrix))
+        key = self._setup_argument("size_factor_key")
+        library = counts.sum() if key is None else float(np.asarray(self.adata.obs[key], dtype=np.float64).sum())
+        self.module.decoder.start_at(torch.from_numpy(counts / library).float())
 
     @classmethod
     def setup_anndata(  # type: ignore[override]

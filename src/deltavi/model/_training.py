@@ -13,7 +13,7 @@ from deltavi._random import isolated_randomness
 from deltavi.train import ObjectivePlan, split_cells
 
 # Optimiser steps that train a model of a few thousand cells well; more cells mean fewer epochs.
-DEFAULT_STEPS = 2400
+DEFAULT_STEPS = 1400
 EPOCHS_RANGE = (20, 400)
 DEFAULT_TRAIN_SIZE = 0.9
 
@@ -23,6 +23,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
 
     _training_plan_cls = ObjectivePlan
     default_plan: ClassVar[dict[str, Any]] = {}
+    default_batch_size: ClassVar[int] = 128
 
     def train(
         self,
@@ -30,7 +31,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
         *,
         train_size: float | None = None,
         validation_size: float | None = None,
-        batch_size: int = 128,
+        batch_size: int | None = None,
         early_stopping: bool = False,
         kl_warmup: float = 0.5,
         plan_kwargs: dict[str, Any] | None = None,
@@ -48,7 +49,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
         train_size, validation_size
             Share of cells to train on and to validate on. By default 0.9 and the rest.
         batch_size
-            Cells of a mini-batch.
+            Cells of a mini-batch; by default 128, and 256 for SCGEN.
         early_stopping
             Stop when the objective on the validation cells no longer falls; it is watched at its final KL weight.
         kl_warmup
@@ -67,6 +68,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
         """
         if self._adata is None:
             raise DeltaviError("The model was loaded without data: there is nothing to train on.")
+        batch_size = batch_size or self.default_batch_size
         epochs = default_epochs(self.adata.n_obs, batch_size) if max_epochs is None else max_epochs
         _check_schedule(epochs, kl_warmup)
         seed = self.seed if seed is None else seed

@@ -97,6 +97,7 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, FilesMixin, TrainingMixin, C
                 library=library,
                 **module_kwargs,
             )
+            self._start_module()
         self._model_summary_string = (
             f"{type(self).__name__}: {gene_likelihood} likelihood, {dispersion} dispersion, {library} library, "
             f"{n_latent} latent dimensions, {n_layers} x {n_hidden} hidden units, {len(self.gene_names)} genes"
@@ -189,6 +190,9 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, FilesMixin, TrainingMixin, C
             "n_continuous_cov": stats.get("n_extra_continuous_covs", 0),
             "n_cats_per_cov": tuple(self._state(REGISTRY_KEYS.CAT_COVS_KEY).get("n_cats_per_key", ())),
         }
+
+    def _start_module(self) -> None:
+        """Hook for initial weights that depend on the data."""
 
     def _default_library(self, gene_likelihood: str) -> Literal["observed", "size_factor", "none"]:
         if gene_likelihood == "normal":

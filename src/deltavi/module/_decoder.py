@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from scvi.nn import FCLayers
 from torch import Tensor, nn
 
 from deltavi.latent import Architecture, hidden_layers, linear_layer, run_layers
@@ -14,7 +15,11 @@ from deltavi.likelihood import rows_with_average
 
 GeneLikelihood = Literal["zinb", "nb", "poisson", "normal"]
 DispersionKind = Literal["gene", "gene-batch", "gene-label", "gene-cell", "shared", "fixed"]
-ScaleActivation = Literal["softmax", "softplus", "exp", "linear"]
+ScaleActivation = Literal["softmax", "softmax_rest", "softplus", "exp", "linear"]
+
+
+# Share given to a gene without any count, so that its logit is finite.
+SMALLEST_SHARE = 1e-7
 
 
 class Exp(nn.Module):
@@ -26,8 +31,17 @@ class Exp(nn.Module):
         return x.clamp_max(self.MAX_LOG).exp()
 
 
+class SoftmaxRest(nn.Module):
+    """Shares of a library of which the modelled genes are a part: softmax with a last class of logit zero, left out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rest = torch.zeros_like(x[..., :1])
+        return torch.softmax(torch.cat([x, rest], dim=-1), dim=-1)[..., :-1]
+
+
 SCALE_ACTIVATIONS: dict[str, nn.Module] = {
     "softmax": nn.Softmax(dim=-1),
+    "softmax_rest": SoftmaxRest(),
     "softplus": nn.Softplus(),
     "exp": Exp(),
     "linear": nn.Identity(),
@@ -97,6 +111,22 @@ class Decoder(nn.Module):
             dropout_logits=self._optional(self.px_dropout_decoder, hidden, covariates),
             log_dispersion=self._optional(self.px_r_decoder, hidden, covariates),
         )
+
+    def start_at(self, shares: Tensor) -> None:
+        """Set the bias of the expression head so that decoding starts at the mean share of every gene.
+
+        Parameters
+        ----------
+        shares
+            ``(n_genes,)`` mean share of the library of each gene; with ``"softmax_rest"`` they sum to less than one.
+        """
+        head, activation = self.px_scale_decoder
+        layer = head.fc_layers[0][0] if isinstance(head, FCLayers) else head
+        logits = shares.clamp_min(SMALLEST_SHARE).log()
+        if isinstance(activation, SoftmaxRest):
+            logits = logits - (1 - shares.sum()).clamp_min(SMALLEST_SHARE).log()
+        with torch.no_grad():
+            layer.bias.copy_(logits)
 
     @staticmethod
     def _optional(head: nn.Module | None, hidden: Tensor, covariates: tuple[Tensor, ...]) -> Tensor | None:

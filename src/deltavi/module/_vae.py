@@ -76,7 +76,8 @@ class VAE(BaseModuleClass):
     library_log_means, library_log_vars
         ``(1, n_batch)`` prior of log library size, for ``"learned"``.
     scale_activation
-        ``"softmax"``, ``"softplus"``, ``"exp"`` or ``"linear"``; the default follows library and likelihood.
+        ``"softmax"`` (shares of the library), ``"softmax_rest"`` (shares of a library that also holds genes outside
+        the model), ``"softplus"``, ``"exp"`` or ``"linear"``; the default follows library and likelihood.
     log_variational
         Encode log1p(x) rather than x.
     encode_covariates, deeply_inject_covariates
@@ -132,7 +133,8 @@ class VAE(BaseModuleClass):
         self.noise_variance, self.weight_l2 = noise_variance, weight_l2
         self.log_variational, self.encode_covariates = log_variational, encode_covariates
         self.condition_in_decoder = condition_in_decoder
-        self.latent_distribution = "normal"
+        self.latent_distribution, self.bias = "normal", bias
+        self.scale_activation = scale_activation or default_activation(gene_likelihood, library)
         self.covariate_sizes = (n_batch, *((n_conditions,) if condition_in_decoder else ()), *n_cats_per_cov)
 
         def architecture(side: Literal["encoder", "decoder"], n_layers: int, dropout: float) -> Architecture:
@@ -165,7 +167,7 @@ class VAE(BaseModuleClass):
                 "decoder", n_layers if n_layers_decoder is None else n_layers_decoder, dropout_rate_decoder
             ),
             covariates=self.covariate_sizes,
-            activation=scale_activation or default_activation(gene_likelihood, library),
+            activation=self.scale_activation,
             with_dropout=gene_likelihood == "zinb",
             with_dispersion=dispersion == "gene-cell" and gene_likelihood != "poisson",
         )

@@ -15,7 +15,7 @@ from deltavi._errors import DeltaviError, InputDataError, KeyClashError, example
 from deltavi.perturbation._estimators import ALL_CELLS, Shift
 from deltavi.perturbation._inputs import as_names, check_unique_genes, known_names, log_expression, name_column, select
 from deltavi.perturbation._spaces import build_space
-from deltavi.perturbation.shift import estimate_shift
+from deltavi.perturbation.shift import estimate_shifts
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -134,16 +134,16 @@ class ShiftBaseline:
         self._check_conditions(control, target, given=not isinstance(shift, str))
         obs, var, x = self._query(adata, str(control))
         groups = self._groups(obs, labels)
-        predicted, shifts = np.empty(x.shape, dtype=np.float32), {}
+        queries = {name: self._space.points(x[rows]) for name, rows in groups.items()}
+        shifts = self._shifts(queries, str(control), str(target), shift, temperature)
+        predicted = np.empty(x.shape, dtype=np.float32)
         for name, rows in groups.items():
-            shifts[name] = self._shift(x[rows], str(control), str(target), shift, temperature)
             moved = self._space.moved(x[rows], shifts[name].vector)
             predicted[rows] = np.clip(moved, 0, None) if clip else moved
         chosen = np.sort(np.concatenate(list(groups.values())))
         result = AnnData(predicted[chosen], obs=self._predicted_obs(obs.iloc[chosen], control, target), var=var.copy())
-        result.uns[_keys.UNS_PREDICTION] = {
-            "control": str(control), "target": str(target), "space": self._space.name, **_record(shifts)
-        }  # fmt: skip
+        conditions = {"control": str(control), "target": str(target)}
+        result.uns[_keys.UNS_PREDICTION] = {**conditions, "space": self._space.name, **_record(shifts)}
         return result
 
     def _check_conditions(self, control: str, target: str, *, given: bool) -> None:
@@ -156,14 +156,10 @@ class ShiftBaseline:
 
     def _query(self, adata: AnnData | None, control: str) -> tuple[pd.DataFrame, pd.DataFrame, Any]:
         """Metadata of control cells and genes, and their expression, (n_control, n_genes)."""
+        _check_free(self._obs if adata is None else adata.obs)
         if adata is None:
             rows = _control_rows(self._conditions, control)
             return self._obs.iloc[rows], self._var, self._x[rows]
-        if _keys.OBS_SOURCE_CONDITION in adata.obs:
-            raise KeyClashError(
-                f"adata has an obs column {_keys.OBS_SOURCE_CONDITION!r}, which the prediction would overwrite. "
-                "Rename it, or drop it."
-            )
         known = self.condition_key in adata.obs
         rows = _control_rows(name_column(adata, self.condition_key), control) if known else np.arange(adata.n_obs)
         cells = select(adata, rows, self._var.index, "adata")
@@ -179,13 +175,16 @@ class ShiftBaseline:
         wanted = _wanted_labels(names, labels, self.labels_key)
         return {name: np.flatnonzero(names == name) for name in wanted}
 
-    def _shift(self, query: Any, control: str, target: str, shift: str | ArrayLike, temperature: float) -> Shift:
-        return estimate_shift(
+    def _shifts(
+        self, queries: Mapping[str, Any], control: str, target: str, shift: str | ArrayLike, temperature: float
+    ) -> dict[str, Shift]:
+        """One shift for every query, given by the positions of its control cells."""
+        return estimate_shifts(
             self._points,
+            queries,
             is_control=self._conditions == control,
             is_target=self._conditions == target,
             labels=self._labels,
-            query=self._space.points(query),
             estimator=shift,
             temperature=temperature,
             metric=self._space.nearest_metric if isinstance(shift, str) and shift == "nearest" else "euclidean",
@@ -197,6 +196,14 @@ class ShiftBaseline:
         predicted[_keys.OBS_SOURCE_CONDITION] = pd.Categorical([str(control)] * len(obs))
         predicted[self.condition_key] = pd.Categorical([str(target)] * len(obs))
         return predicted
+
+
+def _check_free(obs: pd.DataFrame) -> None:
+    if _keys.OBS_SOURCE_CONDITION in obs:
+        raise KeyClashError(
+            f"adata has an obs column {_keys.OBS_SOURCE_CONDITION!r}, which the prediction would overwrite. "
+            "Rename it, or drop it."
+        )
 
 
 def _control_rows(conditions: NDArray[np.object_], control: str) -> NDArray[np.intp]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,12 +13,14 @@ from deltavi.perturbation._estimators import ALL_CELLS, ESTIMATORS, METRICS, Evi
 from deltavi.perturbation._inputs import as_names
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pandas as pd
     from numpy.typing import ArrayLike, NDArray
 
     from deltavi.metrics._matrix import Matrix, Vector
 
-__all__ = ["Shift", "estimate_shift"]
+__all__ = ["Shift", "estimate_shift", "estimate_shifts"]
 
 VECTOR = "vector"
 
@@ -83,24 +86,59 @@ def estimate_shift(
     ----------
     Lotfollahi, Wolf and Theis (2019), Nature Methods 16, for `scgen`; the others correct its bias.
     """
+    shifts = estimate_shifts(
+        points,
+        {ALL_CELLS: query},
+        is_control=is_control,
+        is_target=is_target,
+        labels=labels,
+        estimator=estimator,
+        temperature=temperature,
+        metric=metric,
+    )
+    return shifts[ALL_CELLS]
+
+
+def estimate_shifts(
+    points: Matrix,
+    queries: Mapping[str, Matrix | None],
+    *,
+    is_control: ArrayLike,
+    is_target: ArrayLike,
+    labels: ArrayLike | pd.Series[Any] | pd.Categorical | None = None,
+    estimator: str | ArrayLike = "similarity",
+    temperature: float = 0.2,
+    metric: str = "euclidean",
+) -> dict[str, Shift]:
+    """Estimate one shift for each of several queries; the group means that they share are computed once.
+
+    Parameters
+    ----------
+    queries
+        Name -> control cells whose response is wanted, (n_query, n_dims), or None.
+    points, is_control, is_target, labels, estimator, temperature, metric
+        As in `estimate_shift`, which also says what is raised.
+    """
     matrix = as_matrix(points, "points")
     if not isinstance(estimator, str):
-        return Shift(_given_vector(estimator, matrix.shape[1]), VECTOR)
-    _check_options(estimator, metric, temperature)
+        return {name: Shift(given_vector(estimator, matrix.shape[1]), VECTOR) for name in queries}
+    check_options(estimator, metric, temperature)
     control, target = _condition_masks(is_control, is_target, matrix.shape[0])
     groups = None if labels is None or estimator == "global" else _checked_labels(labels, matrix.shape[0])
     evidence = Evidence(
         control=_group_means(matrix, control, groups),
         target=_group_means(matrix, target, groups),
         has_labels=groups is not None,
-        query=None if query is None else _query_mean(query, matrix.shape[1]),
+        query=None,
         temperature=temperature,
         metric=metric,
     )
-    return ESTIMATORS[estimator](evidence)
+    means = {name: None if query is None else _query_mean(query, matrix.shape[1]) for name, query in queries.items()}
+    return {name: ESTIMATORS[estimator](replace(evidence, query=mean)) for name, mean in means.items()}
 
 
-def _given_vector(values: ArrayLike, n_dims: int) -> Vector:
+def given_vector(values: ArrayLike, n_dims: int) -> Vector:
+    """A user's shift in double precision, (n_dims,); raises InputDataError unless it is that and finite."""
     try:
         vector = np.array(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -113,7 +151,8 @@ def _given_vector(values: ArrayLike, n_dims: int) -> Vector:
     return vector
 
 
-def _check_options(estimator: str, metric: str, temperature: float) -> None:
+def check_options(estimator: str, metric: str, temperature: float) -> None:
+    """Raise DeltaviError unless the estimator exists and the options are ones that it can use."""
     if estimator not in ESTIMATORS:
         known = ", ".join(map(repr, ESTIMATORS))
         raise DeltaviError(f"The shift estimator {estimator!r} does not exist. Known: {known}, or an array.")

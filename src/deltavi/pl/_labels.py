@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from matplotlib import patheffects
@@ -10,7 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.text import Text
 from numpy.typing import ArrayLike, NDArray
 
+from deltavi._errors import examples
 from deltavi.pl._figure import DARK, GREY
+
+logger = logging.getLogger("deltavi")
 
 FloatArray = NDArray[np.float64]
 
@@ -18,13 +23,55 @@ DISTANCES = (7.0, 13.0, 21.0, 31.0, 43.0, 57.0, 73.0)  # points, from the marker
 N_DIRECTIONS = 24
 MARGIN = 1.5  # points of air around a name
 MARKER_RADIUS = 2.0  # points
-# What a place costs: each further point of distance, each marker covered, each leader that it or its own crosses.
+# What a place costs: each further point of distance, each marker covered, each leader covered or crossed, and each
+# other named point that the leader runs through, which would seem to be the one named.
 COST_DISTANCE = 0.05
 COST_MARKER = 1.0
 COST_LEADER = 5.0
+COST_WRONG_POINT = 3.0
 # Past this the name would do more harm than good.
-MAX_COST = 6.0
+MAX_COST = 5.0
 N_LEADER_SAMPLES = 9
+
+
+@dataclass
+class _Canvas:
+    """What is drawn so far, in pixels: markers ``(n_markers, 2)``, boxes of texts and lines of leaders."""
+
+    frame: FloatArray
+    markers: FloatArray
+    targets: FloatArray
+    pixels_per_point: float
+    taken: list[FloatArray]
+    leaders: list[FloatArray] = field(default_factory=list)
+
+    def free(self, boxes: FloatArray, paths: FloatArray) -> NDArray[np.bool_]:
+        """Whether each place lies in the frame, off every text, and its leader too."""
+        inside = (boxes[:, :2] >= self.frame[:2]).all(axis=1) & (boxes[:, 2:] <= self.frame[2:]).all(axis=1)
+        return np.asarray(inside & ~_overlap(boxes, self.taken) & ~_crosses_names(paths, self.taken))
+
+    def cost(self, target: FloatArray, centres: FloatArray, boxes: FloatArray, distances: FloatArray) -> FloatArray:
+        """What each place costs, shape ``(n_places,)``."""
+        radius = MARKER_RADIUS * self.pixels_per_point
+        grown = boxes + np.array([-radius, -radius, radius, radius])
+        cost = COST_DISTANCE * distances + COST_MARKER * _n_within(self.markers, grown)
+        for leader in self.leaders:
+            cost += COST_LEADER * ((_n_within(leader, boxes) > 0) | _crosses_leader(target, centres, leader))
+        others = self.targets[(self.targets != target).any(axis=1)]
+        return cost + COST_WRONG_POINT * _n_passed(target, centres, others, 2 * radius)
+
+    def place(self, target: FloatArray, size: FloatArray) -> FloatArray | None:
+        """Take the cheapest place for a name and return its centre, or None where there is no room."""
+        centres, distances = _places(target, size, self.pixels_per_point)
+        boxes = np.hstack([centres - size / 2, centres + size / 2])
+        paths = _leader_samples(target, centres)
+        cost = np.where(self.free(boxes, paths), self.cost(target, centres, boxes, distances), np.inf)
+        best = int(np.argmin(cost))
+        if cost[best] > MAX_COST:
+            return None
+        self.taken.append(boxes[best])
+        self.leaders.append(paths[best])
+        return np.asarray(centres[best])
 
 
 def place_labels(
@@ -64,32 +111,19 @@ def place_labels(
     """
     # positions in pixels are known only once the layout of the figure has been worked out
     ax.figure.figure.draw_without_rendering()
-    pixels_per_point = ax.figure.figure.dpi / 72
+    scale = ax.figure.figure.dpi / 72
     targets = _to_pixels(ax, points)
-    covered = _to_pixels(ax, points if markers is None else markers)
-    taken = [_box(text) for text in avoid]
-    leaders: list[FloatArray] = []
-    written = []
+    covered = targets if markers is None else _to_pixels(ax, markers)
+    canvas = _Canvas(_box(ax), covered, targets, scale, [_box(text) for text in avoid])
+    written: dict[str, Text] = {}
     for target, name in zip(targets, names, strict=True):
-        size = _text_size(ax, name, fontsize) + 2 * MARGIN * pixels_per_point
-        centres, distances = _places(target, size, pixels_per_point)
-        boxes = np.hstack([centres - size / 2, centres + size / 2])
-        paths = _leader_samples(target, centres)
-        free = _inside(boxes, _box(ax)) & ~_overlap(boxes, taken) & ~_crosses_names(paths, taken)
-        radius = MARKER_RADIUS * pixels_per_point
-        cost = COST_DISTANCE * distances + COST_MARKER * _n_within(covered, boxes + [-radius, -radius, radius, radius])
-        for leader in leaders:
-            cost += COST_LEADER * (_n_within(leader, boxes) > 0) + COST_LEADER * _crosses_leader(
-                target, centres, leader
-            )
-        cost = np.where(free, cost, np.inf)
-        best = int(np.argmin(cost))
-        if cost[best] > MAX_COST:
-            continue
-        taken.append(boxes[best])
-        leaders.append(paths[best])
-        written.append(_write(ax, name, target, centres[best] - target, pixels_per_point, fontsize))
-    return written
+        centre = canvas.place(target, _text_size(ax, name, fontsize) + 2 * MARGIN * scale)
+        if centre is not None:
+            written[name] = _write(ax, name, target, (centre - target) / scale, fontsize)
+    left_out = [name for name in names if name not in written]
+    if left_out:
+        logger.info("There is no room to name %s.", examples(left_out))
+    return list(written.values())
 
 
 def _to_pixels(ax: Axes, points: ArrayLike) -> FloatArray:
@@ -117,11 +151,6 @@ def _places(target: FloatArray, size: FloatArray, pixels_per_point: float) -> tu
     reach = (np.abs(directions) * size / 2).sum(axis=1)
     rings = [target + directions * (d * pixels_per_point + reach)[:, None] for d in DISTANCES]
     return np.vstack(rings), np.repeat(DISTANCES, N_DIRECTIONS)
-
-
-def _inside(boxes: FloatArray, frame: FloatArray) -> NDArray[np.bool_]:
-    """Whether each box, shape ``(n_boxes, 4)``, lies within the frame."""
-    return np.asarray((boxes[:, :2] >= frame[:2]).all(axis=1) & (boxes[:, 2:] <= frame[2:]).all(axis=1))
 
 
 def _overlap(boxes: FloatArray, taken: Sequence[FloatArray]) -> NDArray[np.bool_]:
@@ -161,20 +190,27 @@ def _crosses_leader(target: FloatArray, centres: FloatArray, leader: FloatArray)
     return np.asarray(apart & around)
 
 
+def _n_passed(target: FloatArray, centres: FloatArray, others: FloatArray, radius: float) -> FloatArray:
+    """How many other points, shape ``(n_others, 2)``, the line from the marker to each place runs through."""
+    along = (centres - target)[:, None]
+    across = (others - target)[None]
+    nearest = np.clip((along * across).sum(axis=2) / (along**2).sum(axis=2), 0, 1)
+    gaps = np.linalg.norm(across - nearest[..., None] * along, axis=2)
+    return np.asarray((gaps < radius).sum(axis=1), dtype=np.float64)
+
+
 def _side(start: FloatArray, end: FloatArray, point: FloatArray) -> FloatArray:
     """On which side of the line from `start` to `end` a point lies, as a signed area; shapes ``(..., 2)``."""
     along, across = end - start, point - start
     return np.asarray(along[..., 0] * across[..., 1] - along[..., 1] * across[..., 0])
 
 
-def _write(
-    ax: Axes, name: str, target: FloatArray, shift: FloatArray, pixels_per_point: float, fontsize: float | str
-) -> Text:
-    """Write one name at its place, joined to its point by a thin line."""
+def _write(ax: Axes, name: str, target: FloatArray, shift: FloatArray, fontsize: float | str) -> Text:
+    """Write one name `shift` points away from its point, joined to it by a thin line."""
     return ax.annotate(
         name,
         xy=tuple(ax.transData.inverted().transform(target)),
-        xytext=tuple(shift / pixels_per_point),
+        xytext=tuple(shift),
         textcoords="offset points",
         ha="center",
         va="center",

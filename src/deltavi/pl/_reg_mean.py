@@ -117,7 +117,7 @@ def _genes_to_name(
 ) -> IntArray:
     """Positions of the genes to name, the most important first."""
     if genes is not None:
-        return _positions_of(cells.genes, [genes] if isinstance(genes, str) else list(genes))
+        return _positions_of(cells.genes, [genes] if isinstance(genes, str) else list(dict.fromkeys(genes)))
     if len(changed):
         return changed[:n_label]
     return np.argsort(-np.abs(means[:, 1] - means[:, 0]), kind="stable")[:n_label]

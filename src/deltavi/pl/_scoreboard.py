@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from deltavi._errors import DeltaviError, unknown_category
+from deltavi.perturbation.evaluate import CEILING, HIGHER_IS_BETTER, METRIC_NAMES
 from deltavi.pl._figure import BLUE, DARK, GREY, PALE, VERMILION, PlotResult, SaveTarget, axes_for, finish, hide_frame
 
 FloatArray: TypeAlias = NDArray[np.float64]
@@ -19,9 +20,8 @@ FloatArray: TypeAlias = NDArray[np.float64]
 # Which scores are better: the higher ones, the lower ones, those next to a number, or (None) neither.
 Better: TypeAlias = Literal["higher", "lower"] | float | None
 BETTER: Mapping[str, Better] = {
+    **{name: "higher" if higher else "lower" for name, higher in HIGHER_IS_BETTER.items()},
     "mse_of_means": "lower",
-    "mse_top": "lower",
-    "e_distance": "lower",
     "variance_ratio": 1.0,
     "zero_fraction": None,
 }
@@ -50,14 +50,16 @@ def scoreboard(
     Parameters
     ----------
     table
-        Methods in the index, or in a column ``method``; one column per metric.
+        Methods in the index, or in a column ``method``; one column per metric, as from
+        :func:`deltavi.perturbation.evaluate.compare`.
     metrics
         Which columns to draw, in order; all numeric ones when None.
     highlight
         A method to set apart, by colour and bold name, whether or not it is the best.
     ceiling
         What no method can be expected to beat, such as one half of the real cells against the other: the name of a
-        row of `table`, or a value per metric. Drawn as a dashed line, not as a bar.
+        row of `table`, or a value per metric. Drawn as a dashed line, not as a bar. None takes the row that
+        :func:`deltavi.perturbation.evaluate.compare` adds, where there is one.
     better
         For each metric, whether ``"higher"`` or ``"lower"`` scores are better, the number that they should be next
         to, or None where no score is better than another. Metrics of this package are known; others are ``"higher"``.
@@ -98,7 +100,7 @@ def scoreboard(
         panel.set_ylim(len(methods) - 0.4, -top)
         _draw_metric(panel, rows[name], methods, known[name], highlight)
         if np.isfinite(limits.get(name, np.nan)):
-            _draw_ceiling(panel, limits[name], ceiling if isinstance(ceiling, str) else "ceiling")
+            _draw_ceiling(panel, limits[name], known[name])
         panel.set_title(_title(name, known[name]), fontsize="medium")
     _name_methods(axes, methods, highlight)
     return finish(axes, made_here=ax is None, show=show, save=save)
@@ -119,8 +121,9 @@ def _split_ceiling(
     rows: pd.DataFrame, names: list[str], ceiling: str | Mapping[str, float] | None
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Take the row of the ceiling out of the table."""
-    if ceiling is None:
+    if ceiling is None and CEILING not in rows.index:
         return rows, {}
+    ceiling = CEILING if ceiling is None else ceiling
     if not isinstance(ceiling, str):
         return rows, {name: float(value) for name, value in ceiling.items()}
     if ceiling not in rows.index:
@@ -158,7 +161,7 @@ def _draw_metric(ax: Axes, values: pd.Series[float], methods: list[str], better:
         single = values.loc[[method]].to_numpy(dtype=np.float64)
         if len(single) > 1:
             ax.plot(single, np.full(len(single), i), "o", color=DARK, alpha=0.6, markersize=2.5, markeredgewidth=0)
-    _write_values(ax, means.to_numpy(dtype=np.float64), is_best)
+    _write_values(ax, np.asarray(means, dtype=np.float64), is_best)
     hide_frame(ax)
 
 
@@ -183,12 +186,13 @@ def _write_values(ax: Axes, means: FloatArray, is_best: NDArray[np.bool_]) -> No
         )
 
 
-def _draw_ceiling(ax: Axes, value: float, name: str) -> None:
+def _draw_ceiling(ax: Axes, value: float, better: Better) -> None:
     """Draw the dashed line and name it above the bars."""
     low, high = ax.get_xlim()
     room = 0.03 * (high - low)
-    ax.set_xlim(min(low, value - room), max(high, value + room))
+    ax.set_xlim(min(low, value - room) if value < 0 else low, max(high, value + room))
     ax.axvline(value, color=DARK, linewidth=1, linestyle="--", zorder=3)
+    name = {"higher": "ceiling", "lower": "floor"}.get(str(better), "reference")
     on_the_right = value > np.mean(ax.get_xlim())
     ax.annotate(
         f"{name} {value:.3g}",
@@ -203,7 +207,7 @@ def _draw_ceiling(ax: Axes, value: float, name: str) -> None:
 
 
 def _title(name: str, better: Better) -> str:
-    words = textwrap.fill(name.replace("_", " "), TITLE_WIDTH)
+    words = textwrap.fill(METRIC_NAMES.get(name, name.replace("_", " ")), TITLE_WIDTH)
     if better is None or better == "higher":
         return words
     return f"{words}\n({'lower is better' if better == 'lower' else f'best is {better:g}'})"

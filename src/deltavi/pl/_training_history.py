@@ -10,10 +10,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from deltavi._errors import NotTrainedError, unknown_category
-from deltavi.pl._figure import BLUE, DARK, VERMILION, PlotResult, SaveTarget, axes_for, finish, hide_frame
+from deltavi.pl._figure import BLUE, VERMILION, PlotResult, SaveTarget, axes_for, finish, hide_frame
 
 FloatArray = NDArray[np.float64]
 History: TypeAlias = Mapping[str, Any]
@@ -23,8 +24,8 @@ PART = re.compile(r"^(train|validation|val)_|_(train|validation|val)$")
 STEP = re.compile(r"_step$")
 EPOCH = re.compile(r"_epoch$")
 COLORS = {"train": BLUE, "validation": VERMILION}
-# Where the largest value is so many times the smallest, only a logarithmic axis shows both ends.
-LOG_ABOVE = 30.0
+# Where the largest value is so many times the last, only a logarithmic axis shows both.
+LOG_ABOVE = 5.0
 
 
 @dataclass
@@ -39,6 +40,16 @@ class _Quantity:
         """All values of all parts."""
         return np.concatenate([values for _, values in self.parts.values()])
 
+    @property
+    def is_objective(self) -> bool:
+        """Whether training lowers it; of other quantities, lower need not be better."""
+        return re.search(r"loss|elbo", self.name) is not None
+
+    def falls_far(self) -> bool:
+        """Whether a linear axis would show nothing but the fall of the first epochs."""
+        lowest = min(values[-1] for _, values in self.parts.values())
+        return bool(self.values.min() > 0 and self.values.max() > LOG_ABOVE * lowest)
+
 
 def training_history(
     model_or_history: Any,
@@ -50,8 +61,8 @@ def training_history(
 ) -> PlotResult:
     """Draw what was logged in training, epoch by epoch, one panel per quantity.
 
-    Training and validation share a panel; the best validation value is marked. The axis is logarithmic where values
-    span more than a factor of thirty.
+    Training and validation share a panel; the best validation value of an objective is marked. The axis is
+    logarithmic where values fall to less than a fifth.
 
     Parameters
     ----------
@@ -84,7 +95,6 @@ def training_history(
     axes = axes_for(len(quantities), ax, panel_size=(3.4, 2.7), n_columns=3)
     for panel, quantity in zip(axes, quantities, strict=True):
         _draw(panel, quantity)
-    axes[0].legend(frameon=False, fontsize="small")
     return finish(axes, made_here=ax is None, show=show, save=save)
 
 
@@ -123,7 +133,8 @@ def _series(logged: Any) -> tuple[FloatArray, FloatArray]:
 def _choose(quantities: dict[str, _Quantity], metrics: Sequence[str] | None) -> list[_Quantity]:
     if metrics is None:
         varying = [q for q in quantities.values() if np.ptp(q.values) > 0]
-        chosen = varying or list(quantities.values())
+        # objectives first, then what they are made of
+        chosen = sorted(varying or quantities.values(), key=lambda q: not q.is_objective)
         if not chosen:
             raise NotTrainedError("The training history holds no value per epoch.")
         return chosen
@@ -135,32 +146,34 @@ def _choose(quantities: dict[str, _Quantity], metrics: Sequence[str] | None) -> 
 
 
 def _draw(ax: Axes, quantity: _Quantity) -> None:
-    for part, (epochs, values) in quantity.parts.items():
+    for part in sorted(quantity.parts):  # training first, whichever was logged first
+        epochs, values = quantity.parts[part]
         marker = "o" if len(values) == 1 else None
         ax.plot(epochs, values, color=COLORS[part], label=part, linewidth=1.5, marker=marker, markersize=4)
-    smallest, largest = quantity.values.min(), quantity.values.max()
-    if smallest > 0 and largest > LOG_ABOVE * smallest:
+    if quantity.falls_far():
         ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_locator(NullLocator())
     ax.set_title(quantity.name.replace("_", " "), fontsize="medium")
     ax.set_xlabel("epoch")
-    ax.margins(x=0.02)
     hide_frame(ax)
-    _mark_best(ax, quantity)
+    if "validation" in quantity.parts:
+        if quantity.is_objective:
+            _mark_best(ax, *quantity.parts["validation"])
+        ax.legend(frameon=False, fontsize="small")
 
 
-def _mark_best(ax: Axes, quantity: _Quantity) -> None:
-    """Mark the lowest validation value of an objective; of other quantities, lower need not be better."""
-    if "validation" not in quantity.parts or not re.search(r"loss|elbo", quantity.name):
-        return
-    epochs, values = quantity.parts["validation"]
+def _mark_best(ax: Axes, epochs: FloatArray, values: FloatArray) -> None:
+    """Mark the lowest value and say it in the legend, away from the lines."""
     best = int(np.argmin(values))
-    ax.plot(epochs[best], values[best], "o", color=VERMILION, markersize=5, markeredgecolor="white", zorder=4)
-    ax.annotate(
-        f"best: {values[best]:.4g}, epoch {epochs[best]:g}",
-        xy=(epochs[best], values[best]),
-        xytext=(0, 14),
-        textcoords="offset points",
-        ha="right" if best > len(values) / 2 else "left",
-        fontsize="small",
-        color=DARK,
+    ax.plot(
+        epochs[best],
+        values[best],
+        "o",
+        color=COLORS["validation"],
+        markersize=6,
+        markeredgecolor="white",
+        zorder=4,
+        label=f"best: {values[best]:.4g}, epoch {epochs[best]:g}",
     )

@@ -15,6 +15,8 @@ from deltavi._errors import DeltaviError
 Schedule = Literal["constant", "one_cycle"]
 # Share of the steps over which the one-cycle schedule rises to its maximum.
 RISING_SHARE = 0.1
+# Below this many steps the rise would be shorter than one step, which torch divides by.
+SHORTEST_CYCLE = 20
 # Batch normalisation cannot normalise a batch of one cell, and hardly one of two.
 SMALLEST_BATCH = 3
 
@@ -62,7 +64,7 @@ class ObjectivePlan(TrainingPlan):  # type: ignore[misc]
             scheduler = torch.optim.lr_scheduler.OneCycleLR(
                 config["optimizer"],
                 max_lr=self.lr,
-                total_steps=int(self.trainer.estimated_stepping_batches) + 1,
+                total_steps=max(int(self.trainer.estimated_stepping_batches) + 1, SHORTEST_CYCLE),
                 pct_start=RISING_SHARE,
                 cycle_momentum=False,
             )

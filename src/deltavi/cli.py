@@ -1,0 +1,159 @@
+"""Command line: ``deltavi demo`` predicts a held-out response and says how good the prediction is."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deltavi._errors import DeltaviError, unknown_category
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from deltavi.tl import HeldOut
+
+SHOWN = {
+    "correlation_of_changes": "correlation of changes",
+    "correlation_of_changes_top": "same, top 100 genes",
+    "r2_of_means_top": "R2 of means, top 100",
+    "mse_top": "MSE, top 100",
+    "e_distance": "E-distance",
+    "variance_ratio": "variance ratio",
+    "zero_fraction": "zeros",
+}
+SIMULATED_TYPE = "type_3"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Arguments of the command line."""
+    parser = argparse.ArgumentParser(prog="deltavi", description="Predict what single cells become.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    demo = commands.add_parser(
+        "demo",
+        help="predict a held-out response and compare it with simple baselines",
+        description="Train SCGEN without the target cells of one label, predict them, compare with every baseline, "
+        "and write the predicted cells, the model, the table and a figure. Simulated data unless --data is given.",
+    )
+    demo.add_argument("--data", type=Path, help="h5ad file with raw counts (default: a simulated experiment)")
+    demo.add_argument("--holdout", help="label whose target cells are held out")
+    demo.add_argument("--condition-key", default="condition", help="obs column of the condition (%(default)s)")
+    demo.add_argument("--labels-key", default="cell_type", help="obs column of the label (%(default)s)")
+    demo.add_argument("--control", default="control", help="condition to start from (%(default)s)")
+    demo.add_argument("--target", default="stimulated", help="condition to predict (%(default)s)")
+    demo.add_argument("--layer", help="layer with the raw counts (default: X)")
+    demo.add_argument("--genes", type=int, default=2000, help="variable genes to model (%(default)s)")
+    demo.add_argument("--epochs", type=int, help="passes over the data (default: by number of cells)")
+    demo.add_argument("--seed", type=int, default=0, help="seed of everything random (%(default)s)")
+    demo.add_argument("--threads", type=int, default=1, help="threads of PyTorch (%(default)s)")
+    demo.add_argument("--out", type=Path, default=Path("deltavi-demo"), help="output folder (%(default)s)")
+    demo.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 0 if it worked, 2 with a message on standard error if the input was wrong."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    try:
+        run_demo(options)
+    except (DeltaviError, OSError) as error:
+        print(f"deltavi {options.command}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run_demo(options: argparse.Namespace) -> HeldOut:
+    """Predict, print and write; returns what was found."""
+    import torch
+
+    from deltavi.tl import predict_held_out
+
+    for name in ("genes", "threads"):
+        if getattr(options, name) < 1:
+            raise DeltaviError(f"--{name} must be at least 1, not {getattr(options, name)}.")
+    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    torch.set_num_threads(options.threads)
+    adata, label = _load(options)
+    print(f"{adata.n_obs} cells x {adata.n_vars} genes; {label} under {options.target} is held out. Training ...")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        result = predict_held_out(
+            adata,
+            label=label,
+            control=options.control,
+            target=options.target,
+            condition_key=options.condition_key,
+            labels_key=options.labels_key,
+            layer=options.layer,
+            n_genes=options.genes,
+            max_epochs=options.epochs,
+            seed=options.seed,
+            train_kwargs={"enable_progress_bar": not options.quiet},
+        )
+    print(f"\n{format_table(result.table)}\n\n{result.verdict}")
+    for path in write_results(result, options.out):
+        print(f"wrote {path}")
+    return result
+
+
+def _load(options: argparse.Namespace) -> tuple[AnnData, str]:
+    """Data and the label to hold out."""
+    if options.data is None:
+        from deltavi.data import simulate_perturbation
+
+        adata = simulate_perturbation(n_genes=1000, n_cell_types=6, n_cells_per_group=120, seed=options.seed)
+        return adata, options.holdout or SIMULATED_TYPE
+    import anndata
+
+    if not options.data.is_file():
+        raise DeltaviError(f"{options.data} is not a file.")
+    adata = anndata.read_h5ad(options.data)
+    if options.holdout is None:
+        known = sorted(set(adata.obs.get(options.labels_key, [])))
+        raise unknown_category("label --holdout", "", known)
+    return adata, options.holdout
+
+
+def format_table(table: pd.DataFrame) -> str:
+    """Scores as text, best first, with the headings of `SHOWN`."""
+    shown = table[list(SHOWN)].rename(columns=SHOWN).rename_axis(None)
+    return shown.to_string(float_format=lambda value: f"{value:.3f}")
+
+
+def write_results(result: HeldOut, folder: Path) -> list[Path]:
+    """Write predicted cells, model, table and figure into `folder`; existing ones are replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cells, model, table, figure = (folder / name for name in ("predicted.h5ad", "model", "scores.csv", "figure.png"))
+    result.predicted.write_h5ad(cells)
+    result.model.save(model, overwrite=True)
+    result.table.to_csv(table)
+    plot_result(result, figure)
+    return [cells, model, table, figure]
+
+
+def plot_result(result: HeldOut, path: Path) -> None:
+    """Draw predicted against real means, and control, real and predicted cells in one UMAP."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from deltavi import pl
+
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    pl.reg_mean(result.predicted, result.real, control=result.control_cells, ax=left, show=False)
+    left.set_title(f"{result.label}, {result.target}: mean expression")
+    pl.prediction_umap(result.control_cells, result.real, result.predicted, ax=right, show=False)
+    right.set_title("control, real and predicted cells")
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""What a model keeps of its training cells: mean position and mean expression of every label in every condition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from deltavi._errors import DeltaviError
+from deltavi.data._checks import row_blocks
+from deltavi.perturbation._estimators import ALL_CELLS, ESTIMATORS, Evidence, GroupMeans, Shift
+from deltavi.perturbation.shift import check_options, given_vector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+# Estimators whose vector is to be used as it stands: the paper's, and a user's.
+UNSCALED = ("scgen", "none", "vector")
+# Lengths that a shift may be stretched to, relative to its own, and how finely.
+STRETCHES = np.linspace(0.5, 2.0, 16)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingMeans:
+    """Group means of the training cells, by condition and label.
+
+    Kept in the model and in its file, so that a loaded model predicts without its training data.
+
+    Parameters
+    ----------
+    positions
+        Condition -> mean latent position of each label; one group of all cells where no labels were registered.
+    expression
+        Condition -> mean expression of the same groups: counts per ten thousand, or a Gaussian's input.
+    overall_positions, overall_expression
+        The same for all cells of a condition together.
+    has_labels
+        Whether the groups are labels.
+    is_log
+        Whether the expression is log-normalised already.
+    """
+
+    positions: dict[str, GroupMeans]
+    expression: dict[str, GroupMeans]
+    overall_positions: dict[str, GroupMeans]
+    overall_expression: dict[str, GroupMeans]
+    has_labels: bool
+    is_log: bool
+
+    @classmethod
+    def from_cells(
+        cls,
+        positions: NDArray[Any],
+        expression: Any,
+        *,
+        totals: NDArray[Any] | None,
+        conditions: NDArray[Any],
+        labels: NDArray[Any] | None,
+    ) -> TrainingMeans:
+        """Means of `positions` ``(n_cells, n_latent)`` and `expression` ``(n_cells, n_genes)``.
+
+        Parameters
+        ----------
+        positions
+            Latent means.
+        expression
+            Counts with `totals` ``(n_cells,)``, or log-normalised expression without.
+        totals
+            Total counts of each cell.
+        conditions, labels
+            ``(n_cells,)`` names.
+        """
+        everyone = np.full(len(conditions), ALL_CELLS, dtype=object)
+        groups = everyone if labels is None else labels
+        weights = np.ones(len(conditions)) if totals is None else 1e4 / np.maximum(totals, 1.0)
+        parts: dict[str, dict[str, GroupMeans]] = {
+            name: {} for name in ("positions", "expression", "overall_positions", "overall_expression")
+        }
+        for condition in dict.fromkeys(conditions):
+            inside = conditions == condition
+            for prefix, grouping in (("", groups), ("overall_", everyone)):
+                parts[f"{prefix}positions"][condition] = group_means(positions, grouping, inside)
+                parts[f"{prefix}expression"][condition] = group_means(expression, grouping, inside, weights)
+        return cls(**parts, has_labels=labels is not None, is_log=totals is None)
+
+    def shift(
+        self, control: str, target: str, *, query: NDArray[Any], estimator: str | NDArray[Any], temperature: float
+    ) -> Shift:
+        """Shift from `control` to `target` for cells whose mean latent position is `query` ``(n_latent,)``."""
+        if not isinstance(estimator, str):
+            return Shift(given_vector(estimator, len(query)), "vector")
+        if estimator == "similarity" and not self.has_labels:
+            estimator = "global"
+        check_options(estimator, "euclidean", temperature)
+        groups = self.overall_positions if estimator == "global" else self.positions
+        missing = [condition for condition in (control, target) if condition not in groups]
+        if missing:
+            raise DeltaviError(f"No training cell has condition {missing[0]!r}: a shift cannot be estimated.")
+        evidence = Evidence(
+            control=groups[control],
+            target=groups[target],
+            has_labels=self.has_labels and estimator != "global",
+            query=np.asarray(query, dtype=np.float64),
+            temperature=temperature,
+            metric="euclidean",
+        )
+        return ESTIMATORS[estimator](evidence)
+
+    def observed_change(self, control: str, target: str, shift: Shift) -> NDArray[np.float64]:
+        """Change of log1p expression in the training labels behind `shift`, weighted as it is, ``(n_genes,)``."""
+        groups = self.expression if shift.weights else self.overall_expression
+        before, after = groups[control], groups[target]
+        weights = shift.weights or {ALL_CELLS: 1.0}
+        change = np.zeros(before.means.shape[1])
+        for label, weight in weights.items():
+            if weight > 0:
+                change += weight * (self._log(_row(after, label)) - self._log(_row(before, label)))
+        return change
+
+    def _log(self, expression: NDArray[np.float64]) -> NDArray[np.float64]:
+        return expression if self.is_log else np.log1p(expression)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain form for a model file."""
+        return {
+            name: value
+            if isinstance(value, bool)
+            else {
+                condition: {"labels": group.labels, "means": np.asarray(group.means), "n_cells": group.n_cells}
+                for condition, group in value.items()
+            }
+            for name, value in self.__dict__.items()
+        }
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> TrainingMeans:
+        """Inverse of :meth:`as_dict`."""
+        fields = {
+            name: value
+            if isinstance(value, bool)
+            else {condition: GroupMeans(**group) for condition, group in value.items()}
+            for name, value in saved.items()
+        }
+        return cls(**fields)
+
+
+def _row(group: GroupMeans, label: str) -> NDArray[np.float64]:
+    return np.asarray(group.means[group.labels.index(label)], dtype=np.float64)
+
+
+def group_means(
+    values: Any, groups: NDArray[Any], inside: NDArray[np.bool_], weights: NDArray[Any] | None = None
+) -> GroupMeans:
+    """Means by group of the cells `inside`, each cell multiplied by its weight; read in blocks, never densified.
+
+    Parameters
+    ----------
+    values
+        ``(n_cells, n_columns)`` dense, sparse or backed.
+    groups
+        ``(n_cells,)`` names.
+    inside
+        ``(n_cells,)`` cells to use.
+    weights
+        ``(n_cells,)`` factor of each cell.
+    """
+    codes, names = pd.factorize(groups[inside], sort=True)
+    code_of = np.full(len(groups), -1)
+    code_of[inside] = codes
+    factor = np.ones(len(groups)) if weights is None else weights
+    sums = np.zeros((len(names), values.shape[1]))
+    for rows, block in row_blocks(values):
+        used = code_of[rows] >= 0
+        indicator = sparse.csr_matrix(
+            (factor[rows][used], (code_of[rows][used], np.flatnonzero(used))), shape=(len(names), len(rows))
+        )
+        product = indicator @ block
+        sums += product.toarray() if sparse.issparse(product) else np.asarray(product)
+    sizes = np.bincount(codes, minlength=len(names))
+    return GroupMeans(tuple(str(n) for n in names), sums / sizes[:, None], tuple(int(n) for n in sizes))
+
+
+def stretched(
+    shift: Shift, observed: NDArray[np.float64], decoded_change: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+) -> tuple[Shift, float]:
+    """Scale a shift until the decoded change is as large as the one observed in the labels it comes from.
+
+    Posterior means are drawn towards the prior, so a shift between them decodes to less than the change that was
+    seen. The factor is the one at which the decoded change, projected on the observed one, has its length.
+
+    Parameters
+    ----------
+    shift
+        Shift between latent means.
+    observed
+        ``(n_genes,)`` change of log expression in the training labels, weighted as in `shift`.
+    decoded_change
+        Change of log expression ``(n_genes,)`` that a latent displacement decodes to in the query cells.
+
+    Returns
+    -------
+    The scaled shift, and the factor.
+    """
+    length = float(observed @ observed)
+    if length == 0.0 or shift.length == 0.0:
+        return shift, 1.0
+    projections = np.array([decoded_change(m * shift.vector) @ observed / length for m in STRETCHES])
+    factor = float(np.interp(1.0, np.maximum.accumulate(projections), STRETCHES))
+    return replace(shift, vector=factor * shift.vector), factor
+
+
+def weights_table(shifts: dict[str, Shift], factors: dict[str, float]) -> pd.DataFrame:
+    """Weight and cells of every training label in the shift of every query group, one row each."""
+    rows = [
+        (group, label, weight, shift.n_control.get(label, 0), shift.n_target.get(label, 0), factors[group])
+        for group, shift in shifts.items()
+        for label, weight in (shift.weights or {ALL_CELLS: 1.0}).items()
+    ]
+    columns = ["query", "training_label", "weight", "n_control", "n_target", "magnitude"]
+    table = pd.DataFrame(rows, columns=columns)
+    table.index = table.index.astype(str)
+    return table

@@ -1,0 +1,63 @@
+"""Figures of these tests are drawn without a screen and closed after each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+
+from deltavi.data import select_genes, simulate_perturbation
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def closed_figures() -> Iterator[None]:
+    plt.close("all")
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="session")
+def cells() -> dict[str, AnnData]:
+    """Control and real cells of one simulated type, and a prediction by the mean shift of the other types."""
+    adata = select_genes(simulate_perturbation(n_genes=200, n_cell_types=3, n_cells_per_group=30, seed=6))
+    group = adata.obs["cell_type"].astype(str) + "/" + adata.obs["condition"].astype(str)
+
+    def of(cell_type: str, condition: str) -> AnnData:
+        return adata[(group == f"{cell_type}/{condition}").to_numpy()].copy()
+
+    shifts = [of(t, "stimulated").X.mean(axis=0) - of(t, "control").X.mean(axis=0) for t in ("type_2", "type_3")]
+    predicted = of("type_1", "control")
+    predicted.X = np.clip(np.asarray(predicted.X + np.mean(shifts, axis=0)), 0, None)
+    return {"control": of("type_1", "control"), "real": of("type_1", "stimulated"), "predicted": predicted}
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    return pd.DataFrame(
+        {"r2_of_means": [0.4, 0.9, 0.8, 0.99], "mse_top": [1.5, 0.2, 0.1, 0.01], "name": list("abcd")},
+        index=pd.Index(["no change", "mean shift", "model", "half vs half"], name="method"),
+    )
+
+
+@pytest.fixture
+def history() -> dict[str, pd.DataFrame]:
+    """What scvi-tools logs: one table per quantity, validation every second epoch only."""
+    epoch = pd.RangeIndex(20, name="epoch")
+    train = pd.Series(100 + 900 * np.exp(-np.arange(20.0)), index=epoch)
+    validation = (train + 5 + np.maximum(0, np.arange(20) - 11.0)).where(epoch % 2 == 1)
+    return {
+        "kl_weight": pd.DataFrame({"kl_weight": np.linspace(0, 1, 20)}, index=epoch),
+        "train_loss_step": pd.DataFrame({"train_loss_step": np.arange(50.0)}),
+        "train_loss_epoch": train.to_frame("train_loss_epoch"),
+        "validation_loss": validation.to_frame("validation_loss"),
+        "elbo_train": train.to_frame("elbo_train"),
+        "elbo_validation": validation.to_frame("elbo_validation"),
+        "kl_global_train": pd.DataFrame({"kl_global_train": np.zeros(20)}, index=epoch),
+    }
