@@ -188,3 +188,27 @@ def test_gradients_are_right(kind: str) -> None:
         return
     cls = NegativeBinomial if kind == "nb" else Gaussian
     assert torch.autograd.gradcheck(lambda r, t: cls(r, Dispersion(t)).log_prob(x), (rate, theta))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_survival_complements_the_cdf(kind: str) -> None:
+    likelihood, x = build(kind), counts().numpy()
+    np.testing.assert_allclose(likelihood.survival(x), 1 - likelihood.cdf(x), atol=1e-12)
+    assert (likelihood.survival(np.full_like(x, -1.0)) == 1).all() or kind == "normal"
+
+
+@pytest.mark.parametrize("kind", COUNTS)
+@given(exponent=st.floats(-200, -0.01), seed=st.integers(0, 20))
+@settings(max_examples=40, deadline=None)
+def test_upper_quantile_inverts_the_survival_far_out(kind: str, exponent: float, seed: int) -> None:
+    likelihood = build(kind, seed=seed)
+    s = np.full((N_CELLS, N_GENES), 10.0**exponent)
+    q = likelihood.upper_quantile(s)
+    assert (q >= 0).all()
+    assert (likelihood.survival(q) <= s * (1 + 1e-6)).all()
+    assert (np.where(q > 0, likelihood.survival(q - 1), 1.0) >= s * (1 - 1e-6)).all()
+
+
+def test_gaussian_upper_quantile_inverts_the_survival() -> None:
+    likelihood, x = build("normal"), counts().numpy() + 3.0
+    np.testing.assert_allclose(likelihood.upper_quantile(likelihood.survival(x)), x, rtol=1e-9)

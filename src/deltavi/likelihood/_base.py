@@ -53,6 +53,14 @@ class Likelihood(ABC):
     def quantile(self, u: np.ndarray) -> np.ndarray:
         """Smallest x with P(X <= x) >= u for every entry, as float64."""
 
+    @abstractmethod
+    def survival(self, x: np.ndarray) -> np.ndarray:
+        """P(X > x) for every entry, exact far out in the upper tail where the cdf rounds to one."""
+
+    @abstractmethod
+    def upper_quantile(self, s: np.ndarray) -> np.ndarray:
+        """Smallest x with P(X > x) <= s for every entry, as float64."""
+
     @property
     @abstractmethod
     def distribution(self) -> Distribution:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MAX_RATE = 1e8
 # A quantile of exactly one lies at infinity.
 MAX_QUANTILE = 1.0 - 1e-12
+MIN_SURVIVAL = 1e-300
 
 
 def _clamped(tensor: Tensor) -> np.ndarray:
@@ -68,6 +69,12 @@ class Poisson(Likelihood):
     def quantile(self, u: np.ndarray) -> np.ndarray:
         # SciPy answers -1, below the support, at u = 0
         return np.asarray(np.maximum(stats.poisson.ppf(np.minimum(u, MAX_QUANTILE), to_numpy(self.rate)), 0.0))
+
+    def survival(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray(np.where(x < 0, 1.0, special.pdtrc(np.maximum(x, 0), to_numpy(self.rate))))
+
+    def upper_quantile(self, s: np.ndarray) -> np.ndarray:
+        return _poisson_upper_quantile(np.maximum(s, MIN_SURVIVAL), to_numpy(self.rate))
 
     @property
     def distribution(self) -> Distribution:
@@ -111,6 +118,12 @@ class NegativeBinomial(Likelihood):
 
     def quantile(self, u: np.ndarray) -> np.ndarray:
         return _negative_binomial_quantile(u, *_mean_and_theta(self))
+
+    def survival(self, x: np.ndarray) -> np.ndarray:
+        return _negative_binomial_survival(x, *_mean_and_theta(self))
+
+    def upper_quantile(self, s: np.ndarray) -> np.ndarray:
+        return _negative_binomial_upper_quantile(s, *_mean_and_theta(self))
 
     @property
     def distribution(self) -> Distribution:
@@ -166,6 +179,15 @@ class ZeroInflatedNegativeBinomial(Likelihood):
             rescaled = np.where(u > dropout, (u - dropout) / (1 - dropout), 0.0)
         return _negative_binomial_quantile(rescaled, *_mean_and_theta(self))
 
+    def survival(self, x: np.ndarray) -> np.ndarray:
+        above = _negative_binomial_survival(x, *_mean_and_theta(self))
+        return np.where(np.asarray(x) < 0, 1.0, (1 - self._dropout()) * above)
+
+    def upper_quantile(self, s: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            rescaled = np.nan_to_num(s / (1 - self._dropout()), nan=1.0, posinf=1.0)
+        return _negative_binomial_upper_quantile(rescaled, *_mean_and_theta(self))
+
     def _dropout(self) -> np.ndarray:
         return np.asarray(special.expit(to_numpy(self.dropout_logits)))
 
@@ -207,4 +229,35 @@ def _negative_binomial_quantile(u: np.ndarray, mean: np.ndarray, theta: np.ndarr
     if positive.any():
         share = theta[positive] / (theta[positive] + mean[positive])
         result[positive] = stats.nbinom.ppf(np.minimum(u[positive], MAX_QUANTILE), theta[positive], share)
+    return result
+
+
+def _poisson_upper_quantile(s: np.ndarray, rate: np.ndarray) -> np.ndarray:
+    """Bisection over the integers: SciPy inverts one minus the survival, which rounds to one."""
+    low, high = np.full(rate.shape, -1.0), np.maximum(np.ceil(2 * rate), 1.0)
+    while (short := special.pdtrc(high, rate) > s).any():
+        high[short] *= 2
+    while (high - low > 1).any():
+        middle = np.floor((low + high) / 2)
+        enough = np.where(middle < 0, False, special.pdtrc(np.maximum(middle, 0), rate) <= s)
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    return high
+
+
+def _negative_binomial_survival(x: np.ndarray, mean: np.ndarray, theta: np.ndarray) -> np.ndarray:
+    result = np.where(np.asarray(x) < 0, 1.0, -np.expm1(-theta * np.log1p(mean / theta)))
+    positive = np.asarray(x) > 0
+    if positive.any():
+        share = mean[positive] / (theta[positive] + mean[positive])
+        result[positive] = special.betainc(np.floor(x[positive]) + 1, theta[positive], share)
+    return result
+
+
+def _negative_binomial_upper_quantile(s: np.ndarray, mean: np.ndarray, theta: np.ndarray) -> np.ndarray:
+    above_zero = -np.expm1(-theta * np.log1p(mean / theta))
+    result = np.zeros_like(mean)
+    positive = s < above_zero
+    if positive.any():
+        share = theta[positive] / (theta[positive] + mean[positive])
+        result[positive] = stats.nbinom.isf(np.maximum(s[positive], MIN_SURVIVAL), theta[positive], share)
     return result

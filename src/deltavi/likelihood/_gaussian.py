@@ -63,6 +63,14 @@ class Gaussian(Likelihood):
         mean, deviation = self._moments()
         return np.asarray(mean + deviation * special.ndtri(u))
 
+    def survival(self, x: np.ndarray) -> np.ndarray:
+        mean, deviation = self._moments()
+        return np.asarray(special.ndtr((mean - x) / deviation))
+
+    def upper_quantile(self, s: np.ndarray) -> np.ndarray:
+        mean, deviation = self._moments()
+        return np.asarray(mean - deviation * special.ndtri(s))
+
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
         mean = to_numpy(self.rate)
         return mean, np.broadcast_to(to_numpy(self.dispersion.gathered()), mean.shape)

@@ -40,9 +40,16 @@ def couple(
     if isinstance(source, Gaussian):
         return _couple_gaussian(observed, source, target)
     observed = np.asarray(observed, dtype=np.float64)
-    upper = source.cdf(observed)
     lower = np.where(observed > 0, source.cdf(observed - 1), 0.0)
-    return target.quantile(lower + uniform * (upper - lower))
+    # quantiles of the upper half are counted from above: near one they would all round to the same number
+    in_tail = lower > 0.5
+    u = np.where(in_tail, 0.0, lower + uniform * (source.cdf(observed) - lower))
+    moved = target.quantile(u)
+    if in_tail.any():
+        above = source.survival(observed)
+        s = np.where(in_tail, above + (1.0 - uniform) * (source.survival(observed - 1) - above), 1.0)
+        moved = np.where(in_tail, target.upper_quantile(s), moved)
+    return moved
 
 
 def _couple_gaussian(observed: NDArray[np.floating], source: Gaussian, target: Likelihood) -> NDArray[np.float64]:
