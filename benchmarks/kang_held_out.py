@@ -25,7 +25,7 @@ from typing import Any
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
-import pandas as pd
+import pandas as pd  # noqa: E402 - the thread count must be set before NumPy is loaded
 
 # Settings of predict_perturbation on one fitted model.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -107,7 +107,10 @@ def markdown(table: pd.DataFrame, digits: int = 3) -> str:
     """`table` as a Markdown table."""
     header = f"| {table.index.name or ''} | " + " | ".join(map(str, table.columns)) + " |"
     rule = "|---|" + "---:|" * table.shape[1]
-    rows = [f"| {name} | " + " | ".join(f"{v:.{digits}f}" for v in row) + " |" for name, row in zip(table.index, table.to_numpy(), strict=True)]
+    rows = [
+        f"| {name} | " + " | ".join(f"{v:.{digits}f}" for v in row) + " |"
+        for name, row in zip(table.index, table.to_numpy(), strict=True)
+    ]
     return "\n".join([header, rule, *rows])
 
 
@@ -138,6 +141,7 @@ def report(tables: pd.DataFrame, options: argparse.Namespace, seconds: float) ->
 
 
 def main() -> None:
+    """Run every held-out type and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="h5ad with obs condition and cell_type")
     parser.add_argument("--types", help="comma-separated cell types (default: all but Megakaryocyte)")

@@ -1,3 +1,28 @@
-"""deltavi: predicting what single cells become."""
+"""deltavi: predicting what single cells become.
+
+``deltavi.model`` holds the models, ``deltavi.tl`` whole analyses, ``deltavi.perturbation`` shifts, baselines and
+comparisons, ``deltavi.metrics``, ``deltavi.pl`` and ``deltavi.data`` what their names say.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deltavi import data, metrics, model, module, perturbation, pl, tl
 
 __version__ = "0.1.0"
+
+__all__ = ["__version__", "data", "metrics", "model", "module", "perturbation", "pl", "tl"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a subpackage when it is first asked for: torch and scvi-tools take seconds to load."""
+    if name in __all__:
+        return importlib.import_module(f"deltavi.{name}")
+    raise AttributeError(f"module 'deltavi' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

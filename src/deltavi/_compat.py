@@ -33,7 +33,6 @@ from scvi.module._constants import MODULE_KEYS
 from scvi.train import TrainingPlan
 
 
-
 def make_actual(view: AnnData) -> None:
     """Turn a view into an AnnData of its own, as anndata does itself when a view is written to."""
     view._init_as_actual(view.copy())

@@ -349,9 +349,9 @@ class TestAnySize:
     @settings(max_examples=15, deadline=None)
     @given(seed=st.integers(0, 2**32 - 1))
     def test_same_seed_same_data_and_global_state_untouched(self, seed):
-        before = np.random.get_state()[1].copy()  # noqa: NPY002 - the global state is what is watched
+        before = np.random.get_state()[1].copy()
         first, second = (simulate_perturbation(n_genes=15, n_cells_per_group=2, seed=seed) for _ in range(2))
-        np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+        np.testing.assert_array_equal(np.random.get_state()[1], before)
         np.testing.assert_array_equal(first.X.toarray(), second.X.toarray())
         np.testing.assert_array_equal(first.layers["rate"], second.layers["rate"])
 

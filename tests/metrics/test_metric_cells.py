@@ -115,17 +115,17 @@ def test_e_distance_of_sparse_equals_dense(seed, form):
 
 def test_e_distance_depends_on_the_seed_only():
     x, y = cells(1, 300), cells(2, 300)
-    np.random.seed(1)  # noqa: NPY002  the global state must not matter
+    np.random.seed(1)
     first = e_distance(x, y, max_cells=50, seed=3)
-    np.random.seed(2)  # noqa: NPY002
+    np.random.seed(2)
     assert e_distance(x, y, max_cells=50, seed=3) == first
     assert e_distance(x, y, max_cells=50, seed=4) != first
 
 
 def test_e_distance_leaves_the_global_generator_alone():
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    before = np.random.get_state()[1].copy()
     e_distance(cells(1), cells(2), max_cells=5)
-    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+    np.testing.assert_array_equal(np.random.get_state()[1], before)
 
 
 def test_e_distance_in_fewer_axes_is_never_larger():

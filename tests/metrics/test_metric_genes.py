@@ -136,8 +136,8 @@ def test_number_of_axes_is_what_the_data_allow(form, shape, expected):
 @pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix])
 def test_axes_are_reproducible_and_leave_input_and_generator_alone(form):
     x = form(np.random.default_rng(0).gamma(1, 1, (600, 550)))
-    kept, before = x.copy(), np.random.get_state()[1].copy()  # noqa: NPY002
+    kept, before = x.copy(), np.random.get_state()[1].copy()
     first = principal_axes(x, n_components=5)
     np.testing.assert_array_equal(principal_axes(x, n_components=5), first)
-    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+    np.testing.assert_array_equal(np.random.get_state()[1], before)
     assert (x != kept).sum() == 0

@@ -56,9 +56,7 @@ class ModelContract:
         assert np.isfinite(model.history["train_loss"].to_numpy(dtype=float)).all()
 
     def test_same_seed_same_model_other_seed_another(self) -> None:
-        latents = [
-            self.fitted(self.data(), seed=seed).get_latent_representation() for seed in (3, 3, 4)
-        ]
+        latents = [self.fitted(self.data(), seed=seed).get_latent_representation() for seed in (3, 3, 4)]
         np.testing.assert_array_equal(latents[0], latents[1])
         assert not np.allclose(latents[0], latents[2])
 

@@ -205,7 +205,9 @@ def test_duplicate_cell_names_warn_and_keep_positions(trained: SCGEN) -> None:
     np.testing.assert_allclose(latent, expected, atol=1e-5)
 
 
-def test_genes_of_a_query_in_another_order_with_others_between(trained: SCGEN, caplog: pytest.LogCaptureFixture) -> None:
+def test_genes_of_a_query_in_another_order_with_others_between(
+    trained: SCGEN, caplog: pytest.LogCaptureFixture
+) -> None:
     query = small_adata()
     extra = AnnData(np.ones((query.n_obs, 5), dtype=np.float32), obs=query.obs[[]].copy())
     extra.var_names = [f"OTHER{i}" for i in range(5)]

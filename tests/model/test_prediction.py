@@ -120,7 +120,9 @@ def test_magnitude_is_recorded_and_the_papers_shift_is_left_alone(trained: SCGEN
     assert (paper.uns["deltavi"]["weights"]["magnitude"] == 1.0).all()
     vector = np.full(4, 0.3)
     given = trained.predict_perturbation(shift=vector, **ASK)
-    np.testing.assert_allclose(given.obsm["X_deltavi"] - given.obsm["X_deltavi_control"], [vector] * given.n_obs, atol=1e-5)
+    np.testing.assert_allclose(
+        given.obsm["X_deltavi"] - given.obsm["X_deltavi_control"], [vector] * given.n_obs, atol=1e-5
+    )
     none = trained.predict_perturbation(shift="none", **ASK)
     np.testing.assert_array_equal(none.obsm["X_deltavi"], none.obsm["X_deltavi_control"])
 
@@ -246,7 +248,7 @@ def test_the_papers_model_has_the_papers_shape_and_loss() -> None:
     model.module.eval()
     weight = model._plan_defaults()["max_kl_weight"]
     torch.manual_seed(0)
-    inference, generative, loss = model.module(tensors, loss_kwargs={"kl_weight": weight})
+    _, generative, loss = model.module(tensors, loss_kwargs={"kl_weight": weight})
     squares = ((generative["px"].mean - tensors["X"]) ** 2).sum(1)
     kl = loss.kl_local["kl_divergence_z"]
     constant = 40 * 0.5 * np.log(2 * np.pi)
@@ -271,7 +273,9 @@ def test_batch_removal_keeps_rows_order_and_metadata(adata: AnnData) -> None:
     latent = corrected.obsm["X_deltavi"]
     for label in sorted(set(original.obs["cell_type"])):
         of = np.asarray(original.obs["cell_type"] == label)
-        means = [latent[of & np.asarray(original.obs["batch"] == b)].mean(0) for b in sorted(set(original.obs["batch"]))]
+        means = [
+            latent[of & np.asarray(original.obs["batch"] == b)].mean(0) for b in sorted(set(original.obs["batch"]))
+        ]
         np.testing.assert_allclose(means[0], means[1], atol=1e-4)
     fresh = model.batch_removal(original)
     np.testing.assert_allclose(fresh.obsm["X_deltavi"], latent, atol=1e-4)
@@ -295,7 +299,13 @@ def test_batch_removal_needs_labels_and_batches(adata: AnnData) -> None:
 
 def test_batch_removal_brings_batches_together() -> None:
     adata = simulate_perturbation(
-        n_genes=150, n_cell_types=3, n_batches=2, n_cells_per_group=80, batch_effect=0.8, conditions=("control", "x"), seed=1
+        n_genes=150,
+        n_cell_types=3,
+        n_batches=2,
+        n_cells_per_group=80,
+        batch_effect=0.8,
+        conditions=("control", "x"),
+        seed=1,
     )
     SCGEN.setup_anndata(adata, condition_key="condition", labels_key="cell_type", batch_key="batch")
     model = SCGEN(adata, n_hidden=64, n_latent=10)

@@ -121,11 +121,11 @@ def test_later_changes_of_the_training_data_have_no_effect(adata, space):
 
 
 def test_no_random_state_is_touched(adata, space):
-    np.random.seed(0)  # noqa: NPY002
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    np.random.seed(0)
+    before = np.random.get_state()[1].copy()
     first = ShiftBaseline(adata, **KEYS, space=space).predict_perturbation(**CONDITIONS).X
-    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
-    np.random.seed(1)  # noqa: NPY002
+    np.testing.assert_array_equal(np.random.get_state()[1], before)
+    np.random.seed(1)
     again = ShiftBaseline(adata, **KEYS, space=space).predict_perturbation(**CONDITIONS).X
     np.testing.assert_array_equal(first, again)
 

@@ -57,7 +57,9 @@ def test_cells_that_follow_the_source_come_out_following_the_target(source: obje
 def test_the_coupling_keeps_order(seed: int, before: float, after: float) -> None:
     rng = np.random.default_rng(seed)
     observed = rng.integers(0, 30, (50, 1)).astype(float)
-    moved = couple(observed, negative_binomial(before, n=50), negative_binomial(after, n=50), uniform=np.full((50, 1), 0.5))
+    moved = couple(
+        observed, negative_binomial(before, n=50), negative_binomial(after, n=50), uniform=np.full((50, 1), 0.5)
+    )
     order = np.argsort(observed.ravel(), kind="stable")
     assert (np.diff(moved.ravel()[order]) >= 0).all()
     assert (moved >= 0).all()

@@ -139,13 +139,13 @@ def test_repeating_the_cells_of_a_label_changes_nothing(estimator, seed):
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_same_answer_each_time_and_no_global_randomness(estimator):
     data = scene(5)
-    np.random.seed(0)  # noqa: NPY002  the global state must not matter
+    np.random.seed(0)
     first = estimate(estimator, **data)
-    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    state = np.random.get_state()[1].copy()
     again = estimate(estimator, **data)
     np.testing.assert_array_equal(first.vector, again.vector)
     assert first.weights == again.weights
-    np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)

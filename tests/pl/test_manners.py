@@ -116,9 +116,9 @@ class TestNothingElseChanges:
         assert dict(matplotlib.rcParams) == before
 
     def test_global_random_state(self, draw):
-        before = np.random.get_state()[1].copy()  # noqa: NPY002 - the global state is what is watched
+        before = np.random.get_state()[1].copy()
         draw(show=False)
-        np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+        np.testing.assert_array_equal(np.random.get_state()[1], before)
 
     def test_cells(self, draw, cells):
         before = {name: adata.copy() for name, adata in cells.items()}

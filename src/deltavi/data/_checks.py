@@ -60,6 +60,12 @@ class MatrixReport:
         """Plain JSON-able form, for the registry."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> MatrixReport:
+        """Inverse of :meth:`as_dict`."""
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
+        return cls(**fields)
+
 
 def row_blocks(x: Any, rows: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, sparse.csr_matrix | np.ndarray]]:
     """Blocks of rows as ``(row numbers, dense array or CSR)``; only one block is in memory at a time."""

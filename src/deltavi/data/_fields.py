@@ -28,7 +28,8 @@ def column(adata: AnnData, key: str) -> pd.Series:
     """Column `key` of obs, or an error that lists the columns there are."""
     if key not in adata.obs:
         raise unknown_category("obs column", key, [c for c in adata.obs.columns if not str(c).startswith("_scvi")])
-    return adata.obs[key]
+    values: pd.Series = adata.obs[key]
+    return values
 
 
 def used_categories(values: pd.Series, key: str) -> np.ndarray:
@@ -50,7 +51,7 @@ def _plain(category: object) -> object:
 
 def codes_of(values: pd.Series, categories: np.ndarray) -> np.ndarray:
     """Position of each value in `categories`, -1 where it is not among them, ``(n_cells,)``."""
-    return pd.Index(categories).get_indexer(pd.Index(values.astype(object))).astype(np.int64)
+    return np.asarray(pd.Index(categories).get_indexer(pd.Index(values.astype(object))), dtype=np.int64)
 
 
 def extended(categories: np.ndarray, values: pd.Series, key: str) -> np.ndarray:
@@ -157,9 +158,7 @@ class CategoricalCovariatesField(CategoricalJointObsField):  # type: ignore[misc
         for key in self.attr_keys:
             column(adata, key)
 
-    def _make_array_categorical(
-        self, adata: AnnData, category_dict: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def _make_array_categorical(self, adata: AnnData, category_dict: dict[str, Any] | None = None) -> dict[str, Any]:
         frame = getattr(adata, self.attr_name)[self.attr_key]
         categories = {
             key: used_categories(adata.obs[key], key) if category_dict is None else np.asarray(category_dict[key])
@@ -178,7 +177,8 @@ class CategoricalCovariatesField(CategoricalJointObsField):  # type: ignore[misc
 
 def numbers(adata: AnnData, key: str) -> np.ndarray:
     """Column `key` of obs as float64, NaN where it is not a number, ``(n_cells,)``."""
-    return pd.to_numeric(column(adata, key), errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+    values: np.ndarray = pd.to_numeric(column(adata, key), errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+    return values
 
 
 class ContinuousCovariatesField(NumericalJointObsField):  # type: ignore[misc]

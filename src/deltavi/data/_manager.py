@@ -53,7 +53,5 @@ class DataManager(AnnDataManager):  # type: ignore[misc]
         data_and_attributes: list[str] | dict[str, Any] | None = None,
         load_sparse_tensor: bool = False,
     ) -> Any:
-        dataset = OrderedDataset(
-            self, getitem_tensors=data_and_attributes, load_sparse_tensor=load_sparse_tensor
-        )
+        dataset = OrderedDataset(self, getitem_tensors=data_and_attributes, load_sparse_tensor=load_sparse_tensor)
         return dataset if indices is None else Subset(dataset, indices)

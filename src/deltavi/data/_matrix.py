@@ -50,11 +50,11 @@ def loadable(x: Any, *, where: str) -> Any:
 
 def _check_dtype(x: Any, where: str) -> None:
     dtype = np.dtype(getattr(x, "dtype", float))
-    if dtype == object or dtype.kind in "USOV":
+    if dtype.kind in "OUSV":
         raise InputDataError(f"{where} has dtype {dtype}, not numbers. Convert it, for example with astype('float32').")
     if dtype.kind == "c":
         raise InputDataError(f"{where} has complex dtype {dtype}; expression is real.")
-    if dtype == bool:
+    if dtype.kind == "b":
         message = f"{where} is bool: detected / not detected is read as counts of one and zero."
         warnings.warn(message, InputDataWarning, stacklevel=5)
 

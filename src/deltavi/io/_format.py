@@ -42,7 +42,9 @@ def write_model(folder: str | os.PathLike[str], tensors: dict[str, torch.Tensor]
     manifest = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "parts": {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in parts.items()},
+        "parts": {
+            name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in parts.items()
+        },
     }
     parts[MANIFEST] = json.dumps(manifest, indent=2).encode()
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))

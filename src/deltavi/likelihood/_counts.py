@@ -8,7 +8,7 @@ branch is -softplus(-pi) + softplus(A) with A = -pi + theta * log(theta / (theta
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ MIN_SURVIVAL = 1e-300
 
 
 def _clamped(tensor: Tensor) -> np.ndarray:
-    return np.minimum(to_numpy(tensor), MAX_RATE)
+    return np.asarray(np.minimum(to_numpy(tensor), MAX_RATE))
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class Poisson(Likelihood):
     scale: Tensor | None = None
 
     def log_prob_per_gene(self, x: Tensor) -> Tensor:
-        return self.distribution.log_prob(x)  # type: ignore[no-any-return]
+        return self.distribution.log_prob(x)
 
     @property
     def mean(self) -> Tensor:
@@ -78,7 +78,7 @@ class Poisson(Likelihood):
 
     @property
     def distribution(self) -> Distribution:
-        return scvi_distributions.Poisson(rate=self.rate, scale=self.scale)
+        return cast("Distribution", scvi_distributions.Poisson(rate=self.rate, scale=self.scale))
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ class NegativeBinomial(Likelihood):
     scale: Tensor | None = None
 
     def log_prob_per_gene(self, x: Tensor) -> Tensor:
-        return log_nb_positive(x, mu=self.rate, theta=self.dispersion.gathered())
+        return cast("Tensor", log_nb_positive(x, mu=self.rate, theta=self.dispersion.gathered()))
 
     @property
     def mean(self) -> Tensor:
@@ -127,7 +127,9 @@ class NegativeBinomial(Likelihood):
 
     @property
     def distribution(self) -> Distribution:
-        return scvi_distributions.NegativeBinomial(mu=self.rate, theta=self.dispersion.gathered(), scale=self.scale)
+        theta = self.dispersion.gathered()
+        distribution = scvi_distributions.NegativeBinomial(mu=self.rate, theta=theta, scale=self.scale)
+        return cast("Distribution", distribution)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +154,7 @@ class ZeroInflatedNegativeBinomial(Likelihood):
     scale: Tensor | None = None
 
     def log_prob_per_gene(self, x: Tensor) -> Tensor:
-        return log_zinb_positive(x, self.rate, self.dispersion.gathered(), self.dropout_logits)
+        return cast("Tensor", log_zinb_positive(x, self.rate, self.dispersion.gathered(), self.dropout_logits))
 
     @property
     def mean(self) -> Tensor:
@@ -193,9 +195,11 @@ class ZeroInflatedNegativeBinomial(Likelihood):
 
     @property
     def distribution(self) -> Distribution:
-        return scvi_distributions.ZeroInflatedNegativeBinomial(
-            mu=self.rate, theta=self.dispersion.gathered(), zi_logits=self.dropout_logits, scale=self.scale
+        theta = self.dispersion.gathered()
+        distribution = scvi_distributions.ZeroInflatedNegativeBinomial(
+            mu=self.rate, theta=theta, zi_logits=self.dropout_logits, scale=self.scale
         )
+        return cast("Distribution", distribution)
 
 
 def _mean_and_theta(likelihood: NegativeBinomial | ZeroInflatedNegativeBinomial) -> tuple[np.ndarray, np.ndarray]:
@@ -208,7 +212,7 @@ def _gamma_poisson(
 ) -> np.ndarray:
     mean, theta = _mean_and_theta(likelihood)
     intensity = generator.standard_gamma(theta) * (mean / theta)
-    return generator.poisson(np.minimum(intensity, MAX_RATE))
+    return np.asarray(generator.poisson(np.minimum(intensity, MAX_RATE)))
 
 
 def _negative_binomial_cdf(x: np.ndarray, mean: np.ndarray, theta: np.ndarray) -> np.ndarray:
@@ -219,7 +223,7 @@ def _negative_binomial_cdf(x: np.ndarray, mean: np.ndarray, theta: np.ndarray) -
     if positive.any():
         share = theta[positive] / (theta[positive] + mean[positive])
         result[positive] = special.betainc(theta[positive], np.floor(x[positive]) + 1, share)
-    return result
+    return np.asarray(result)
 
 
 def _negative_binomial_quantile(u: np.ndarray, mean: np.ndarray, theta: np.ndarray) -> np.ndarray:
@@ -241,7 +245,7 @@ def _poisson_upper_quantile(s: np.ndarray, rate: np.ndarray) -> np.ndarray:
         middle = np.floor((low + high) / 2)
         enough = np.where(middle < 0, False, special.pdtrc(np.maximum(middle, 0), rate) <= s)
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-    return high
+    return np.asarray(high)
 
 
 def _negative_binomial_survival(x: np.ndarray, mean: np.ndarray, theta: np.ndarray) -> np.ndarray:
@@ -250,7 +254,7 @@ def _negative_binomial_survival(x: np.ndarray, mean: np.ndarray, theta: np.ndarr
     if positive.any():
         share = mean[positive] / (theta[positive] + mean[positive])
         result[positive] = special.betainc(np.floor(x[positive]) + 1, theta[positive], share)
-    return result
+    return np.asarray(result)
 
 
 def _negative_binomial_upper_quantile(s: np.ndarray, mean: np.ndarray, theta: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -78,6 +78,5 @@ class Gaussian(Likelihood):
     @property
     def distribution(self) -> Distribution:
         normalised = self.rate.clamp_min(0.0).expm1() if self.scale is None else self.scale
-        return scvi_distributions.Normal(
-            self.rate, self.dispersion.gathered().expand_as(self.rate), normal_mu=normalised
-        )
+        spread = self.dispersion.gathered().expand_as(self.rate)
+        return cast("Distribution", scvi_distributions.Normal(self.rate, spread, normal_mu=normalised))

@@ -104,8 +104,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
 
     def _check_scale(self, gene_likelihood: str) -> None:
         """Raise where the registered matrix is not on the scale the likelihood needs."""
-        scan = self._state(REGISTRY_KEYS.X_KEY)["scan"]
-        report = MatrixReport(**{k: tuple(v) if isinstance(v, list) else v for k, v in scan.items()})
+        report = MatrixReport.from_dict(self._state(REGISTRY_KEYS.X_KEY)["scan"])
         check = require_log_normalised if gene_likelihood == "normal" else require_counts
         check(report, where=_where(self._setup_argument("layer")))
 
@@ -193,7 +192,7 @@ def aligned_copy(adata: AnnData, genes: np.ndarray, *, layer: str | None, min_ov
     -------
     AnnData whose matrix is shared with `adata` where the genes agree, and a CSR copy of the model's genes otherwise.
     """
-    match = match_genes(adata.var_names, genes, min_overlap=min_overlap)
+    match = match_genes(adata.var_names, pd.Index(genes), min_overlap=min_overlap)
     warn_duplicate_cells(adata.obs_names)
     matrix = loadable(_expression(adata, layer), where=_where(layer))
     if not match.is_identity:

@@ -85,7 +85,9 @@ class CellDecoder:
         self.inputs = module._get_generative_input(tensors, inference)
         self.observed = tensors[REGISTRY_KEYS.X_KEY].cpu().numpy()
 
-    def __call__(self, z: NDArray[Any], *, condition: int | None = None, batch: int | Tensor | None = None) -> Likelihood:
+    def __call__(
+        self, z: NDArray[Any], *, condition: int | None = None, batch: int | Tensor | None = None
+    ) -> Likelihood:
         """Likelihood at `z` ``(n_cells, n_latent)``, as if the cells were of `condition` or from `batch`."""
         inputs = {**self.inputs, MODULE_KEYS.Z_KEY: torch.from_numpy(np.asarray(z, dtype=np.float32))}
         if condition is not None and inputs.get("condition") is not None:
@@ -125,9 +127,7 @@ def expected_log(
 ) -> NDArray[np.float32]:
     """Expectation of log1p CP10k under `likelihood`, by stratified draws, ``(n_cells, n_genes)``."""
     offset = uniforms(generators, likelihood.rate.shape[-1])
-    draws = (
-        log_cp10k(likelihood.quantile((k + offset) / EXPECTATION_DRAWS), totals) for k in range(EXPECTATION_DRAWS)
-    )
+    draws = (log_cp10k(likelihood.quantile((k + offset) / EXPECTATION_DRAWS), totals) for k in range(EXPECTATION_DRAWS))
     return np.asarray(sum(draws) / EXPECTATION_DRAWS, dtype=np.float32)
 
 

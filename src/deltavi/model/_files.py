@@ -74,9 +74,7 @@ class FilesMixin(ArchesMixin):  # type: ignore[misc]
         """Inverse of :meth:`_extra_state`."""
 
     @classmethod
-    def load(
-        cls, dir_path: PathLike, adata: AnnData | None = None, *, device: str | torch.device = "cpu"
-    ) -> Self:
+    def load(cls, dir_path: PathLike, adata: AnnData | None = None, *, device: str | torch.device = "cpu") -> Self:
         """Read a model that :meth:`save` wrote; nothing is unpickled.
 
         Parameters
@@ -118,7 +116,7 @@ class FilesMixin(ArchesMixin):  # type: ignore[misc]
         if adata is None:
             return cls(None, registry=registry, **init)
         adata = _in_gene_order(adata, registry, cls)
-        cls.setup_anndata(adata, source_registry=registry, **registry[SETUP_ARGS_KEY])  # type: ignore[attr-defined]
+        cls.setup_anndata(adata, source_registry=registry, **registry[SETUP_ARGS_KEY])
         return cls(adata, registry=registry, **init)
 
     @classmethod

@@ -1,30 +1,31 @@
-"""The verb people come for: how would these cells respond?"""
+"""The verb people come for: predict how cells would respond."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, cast
 
 import numpy as np
-import pandas as pd
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
 import deltavi
 from deltavi import _keys
-from deltavi._errors import DeltaviError, KeyClashError, UnknownCategoryError, examples, unknown_category
+from deltavi._errors import DeltaviError, KeyClashError, UnknownCategoryError, examples
 from deltavi._random import isolated_randomness
 from deltavi.data._checks import row_blocks, valid_cells
 from deltavi.data._fields import require_known
 from deltavi.likelihood._base import to_numpy
 from deltavi.model._base import CountModel
 from deltavi.model._decoding import CellDecoder, Predicted, Profile, predict_cells, predictive_interval, stack
+from deltavi.model._request import Request, assemble, of_labels
 from deltavi.model._training_means import UNSCALED, TrainingMeans, stretched, weights_table
+from deltavi.perturbation._estimators import ALL_CELLS, Shift
 from deltavi.perturbation.noise import cell_generators
-from deltavi.perturbation.shift import ALL_CELLS, Shift
 
 logger = logging.getLogger("deltavi")
 
@@ -32,25 +33,6 @@ BATCH_SIZE = 512
 # Query cells that decide how far a shift is stretched.
 MAGNITUDE_CELLS = 300
 OWN_OBS = (_keys.OBS_SOURCE_CONDITION, _keys.OBS_SOURCE_CELL)
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """Cells to predict.
-
-    Parameters
-    ----------
-    adata
-        AnnData in the model's form.
-    cells
-        Positions of the cells to predict.
-    groups
-        ``(n_cells,)`` label of each of them, or one group for all.
-    """
-
-    adata: AnnData
-    cells: np.ndarray
-    groups: np.ndarray
 
 
 class PerturbationMixin:
@@ -140,7 +122,14 @@ class PerturbationMixin:
         after = (before + np.stack(moves)).astype(np.float32) if moves else before
         with isolated_randomness(seed):  # loaders and encoders draw, though no draw reaches the answer
             predicted = self._predict(request, before, after, (control, target), profile, n_samples, batch_size, seed)
-        result = self._assemble(request, predicted, target=target)
+        result = assemble(
+            request,
+            predicted,
+            genes=model.gene_names,
+            condition_key=self._condition_key(),
+            target=str(target),
+            conditions=[str(c) for c in model._categories(_keys.CONDITION)],
+        )
         result.obsm[_keys.OBSM_LATENT_BEFORE], result.obsm[_keys.OBSM_LATENT_AFTER] = before, after
         result.uns[_keys.UNS_PREDICTION] = {
             "model": type(self).__name__,
@@ -200,12 +189,13 @@ class PerturbationMixin:
         if adata is not None and drop:
             source = self._without_invalid(adata)
         key, groups = self._condition_key(), self._groups(source)
-        chosen = _of_labels(groups, labels)
+        chosen = of_labels(groups, labels)
         if key in source.obs:
             chosen = chosen & np.asarray(source.obs[key].astype(str) == str(control))
             if source.n_obs and not chosen.any():
+                among = "" if labels is None else " among the chosen labels"
                 raise UnknownCategoryError(
-                    f"No cell has obs[{key!r}] == {control!r}{' among the chosen labels' if labels is not None else ''}: "
+                    f"No cell has obs[{key!r}] == {control!r}{among}: "
                     f"there is nothing to start from. Conditions present: {examples(source.obs[key].unique(), 10)}."
                 )
         cells = np.flatnonzero(chosen)
@@ -298,7 +288,7 @@ class PerturbationMixin:
                 rate = to_numpy(decode(positions + displacement, condition=condition).mean)
             if model.module.gene_likelihood == "normal":
                 return np.asarray(rate.mean(0))
-            return np.log1p((rate * (1e4 / np.maximum(totals, 1.0))[:, None]).mean(0))
+            return np.asarray(np.log1p((rate * (1e4 / np.maximum(totals, 1.0))[:, None]).mean(0)))
 
         start = log_mean(np.zeros(positions.shape[1]), control)
         return lambda displacement: log_mean(displacement, target) - start
@@ -346,7 +336,7 @@ class PerturbationMixin:
             )
             if n_samples > 1:
                 lower, upper = predictive_interval(
-                    lambda z, decode=decode: decode(z, condition=target),
+                    partial(decode, condition=target),
                     after[rows],
                     decode.posterior_scale,
                     totals=totals[rows],
@@ -374,39 +364,3 @@ class PerturbationMixin:
         given = np.asarray(adata.obs[key], dtype=np.float64)
         relative = len(given) > 0 and np.median(given) < np.median(counted)
         return given * (counted.mean() / given.mean()) if relative else given
-
-    # -- the answer ------------------------------------------------------------------------------------------
-
-    def _assemble(self, request: Request, predicted: Predicted, *, target: str) -> AnnData:
-        model = cast("CountModel", self)
-        key = self._condition_key()
-        obs = request.adata.obs.iloc[request.cells].copy()
-        obs = obs.drop(columns=[c for c in obs if str(c).startswith("_scvi")])
-        known = [str(c) for c in model._categories(_keys.CONDITION)]
-        before = obs[key].astype(str).to_numpy() if key in obs else np.full(len(obs), "unknown", dtype=object)
-        obs[_keys.OBS_SOURCE_CONDITION] = pd.Categorical(before)
-        obs[_keys.OBS_SOURCE_CELL] = obs.index.astype(str).to_numpy(dtype=object)
-        obs[key] = pd.Categorical([str(target)] * len(obs), categories=known)
-        # named apart from the cells they came from, so that both fit into one AnnData
-        obs.index = obs.index.astype(str) + f"-{target}"
-        layers = {_keys.LAYER_RATE: predicted.rate}
-        optional = {
-            _keys.LAYER_COUNTS: predicted.counts,
-            _keys.LAYER_LOWER: predicted.lower,
-            _keys.LAYER_UPPER: predicted.upper,
-        }
-        layers.update({name: value for name, value in optional.items() if value is not None})
-        var = pd.DataFrame(index=pd.Index(model.gene_names.astype(str)))
-        return AnnData(X=predicted.profile, obs=obs, var=var, layers=layers)
-
-
-def _of_labels(groups: np.ndarray, labels: str | Sequence[str] | None) -> np.ndarray:
-    """Cells of the chosen `labels`, ``(n_cells,)`` bool."""
-    if labels is None:
-        return np.ones(len(groups), dtype=bool)
-    wanted = [str(label) for label in ([labels] if isinstance(labels, str) else labels)]
-    present = sorted(set(groups))
-    for label in wanted:
-        if label not in present:
-            raise unknown_category("label", label, present)
-    return np.isin(groups, wanted)

@@ -116,7 +116,8 @@ class SCGEN(VAE):
         if self._adata is None or self.module.scale_activation not in start_at or not self.module.bias:
             return
         matrix = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-        counts = sum(np.asarray(block.sum(0), dtype=np.float64).ravel() for _, block in row_blocks(matrix))
+        sums = [np.asarray(block.sum(0), dtype=np.float64).ravel() for _, block in row_blocks(matrix)]
+        counts = np.sum(sums, axis=0)
         key = self._setup_argument("size_factor_key")
         library = counts.sum() if key is None else float(np.asarray(self.adata.obs[key], dtype=np.float64).sum())
         self.module.decoder.start_at(torch.from_numpy(counts / library).float())
@@ -189,8 +190,12 @@ class SCGEN(VAE):
         after = (before + moves.vectors).astype(np.float32)
         with isolated_randomness(seed):
             predicted = self._decode_moved(aligned, before, after, moves.reference, batch_size, seed)
-        result = AnnData(X=predicted.profile, obs=_user_columns(source), var=pd.DataFrame(index=self.gene_names.astype(str)))
-        result.obsm.update({key: np.asarray(value) for key, value in source.obsm.items() if not key.startswith("_scvi")})
+        result = AnnData(
+            X=predicted.profile, obs=_user_columns(source), var=pd.DataFrame(index=self.gene_names.astype(str))
+        )
+        result.obsm.update(
+            {key: np.asarray(value) for key, value in source.obsm.items() if not key.startswith("_scvi")}
+        )
         result.obsm[_keys.OBSM_LATENT_AFTER] = after
         result.uns[_keys.UNS_PREDICTION] = {
             "reference_batch": pd.DataFrame(
@@ -233,4 +238,5 @@ class SCGEN(VAE):
 
 
 def _user_columns(adata: AnnData) -> pd.DataFrame:
-    return adata.obs.drop(columns=[c for c in adata.obs if str(c).startswith("_scvi")]).copy()
+    kept: pd.DataFrame = adata.obs.drop(columns=[c for c in adata.obs if str(c).startswith("_scvi")]).copy()
+    return kept

@@ -79,7 +79,11 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
             batch_size=batch_size,
             generator=np.random.default_rng(seed),
         )
-        plan = {**self._plan_defaults(), "n_epochs_kl_warmup": math.ceil(kl_warmup * epochs) or None, **(plan_kwargs or {})}
+        plan = {
+            **self._plan_defaults(),
+            "n_epochs_kl_warmup": math.ceil(kl_warmup * epochs) or None,
+            **(plan_kwargs or {}),
+        }
         if early_stopping:
             trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
             trainer_kwargs.setdefault("early_stopping_warmup_epochs", plan["n_epochs_kl_warmup"] or 0)

@@ -78,15 +78,19 @@ class TrainingMeans:
         everyone = np.full(len(conditions), ALL_CELLS, dtype=object)
         groups = everyone if labels is None else labels
         weights = np.ones(len(conditions)) if totals is None else 1e4 / np.maximum(totals, 1.0)
-        parts: dict[str, dict[str, GroupMeans]] = {
-            name: {} for name in ("positions", "expression", "overall_positions", "overall_expression")
-        }
-        for condition in dict.fromkeys(conditions):
-            inside = conditions == condition
-            for prefix, grouping in (("", groups), ("overall_", everyone)):
-                parts[f"{prefix}positions"][condition] = group_means(positions, grouping, inside)
-                parts[f"{prefix}expression"][condition] = group_means(expression, grouping, inside, weights)
-        return cls(**parts, has_labels=labels is not None, is_log=totals is None)
+        inside = {condition: conditions == condition for condition in dict.fromkeys(conditions)}
+
+        def means(values: Any, grouping: NDArray[Any], factors: NDArray[Any] | None = None) -> dict[str, GroupMeans]:
+            return {name: group_means(values, grouping, mask, factors) for name, mask in inside.items()}
+
+        return cls(
+            positions=means(positions, groups),
+            expression=means(expression, groups, weights),
+            overall_positions=means(positions, everyone),
+            overall_expression=means(expression, everyone, weights),
+            has_labels=labels is not None,
+            is_log=totals is None,
+        )
 
     def shift(
         self, control: str, target: str, *, query: NDArray[Any], estimator: str | NDArray[Any], temperature: float
@@ -140,7 +144,7 @@ class TrainingMeans:
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> TrainingMeans:
         """Inverse of :meth:`as_dict`."""
-        fields = {
+        fields: dict[str, Any] = {
             name: value
             if isinstance(value, bool)
             else {condition: GroupMeans(**group) for condition, group in value.items()}

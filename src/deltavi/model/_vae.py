@@ -212,8 +212,7 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, FilesMixin, TrainingMixin, C
     def _check_query(self, manager: DataManager) -> None:
         if not self.check_input:
             return
-        scan = manager.get_state_registry(REGISTRY_KEYS.X_KEY)["scan"]
-        report = MatrixReport(**{k: tuple(v) if isinstance(v, list) else v for k, v in scan.items()})
+        report = MatrixReport.from_dict(manager.get_state_registry(REGISTRY_KEYS.X_KEY)["scan"])
         check = require_log_normalised if self.module.gene_likelihood == "normal" else require_counts
         check(report, where="The query")
 

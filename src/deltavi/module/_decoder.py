@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from scvi.nn import FCLayers
 from torch import Tensor, nn
 
 from deltavi.latent import Architecture, hidden_layers, linear_layer, run_layers
-from deltavi.likelihood import Dispersion, Gaussian, Likelihood, NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
-from deltavi.likelihood import rows_with_average
+from deltavi.likelihood import (
+    Dispersion,
+    Gaussian,
+    Likelihood,
+    NegativeBinomial,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+    rows_with_average,
+)
 
 GeneLikelihood = Literal["zinb", "nb", "poisson", "normal"]
 DispersionKind = Literal["gene", "gene-batch", "gene-label", "gene-cell", "shared", "fixed"]
@@ -121,7 +128,7 @@ class Decoder(nn.Module):
             ``(n_genes,)`` mean share of the library of each gene; with ``"softmax_rest"`` they sum to less than one.
         """
         head, activation = self.px_scale_decoder
-        layer = head.fc_layers[0][0] if isinstance(head, FCLayers) else head
+        layer: Any = head.fc_layers[0][0] if isinstance(head, FCLayers) else head
         logits = shares.clamp_min(SMALLEST_SHARE).log()
         if isinstance(activation, SoftmaxRest):
             logits = logits - (1 - shares.sum()).clamp_min(SMALLEST_SHARE).log()
@@ -179,4 +186,3 @@ def weight_penalty(module: nn.Module) -> Tensor:
     """Sum of squared weights of every linear map (biases and normalisation are not penalised)."""
     squares = [layer.weight.square().sum() for layer in module.modules() if isinstance(layer, nn.Linear)]
     return torch.stack(squares).sum()
-

@@ -10,7 +10,6 @@ import torch
 from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor
-from torch.distributions import Distribution
 
 from deltavi import _keys
 from deltavi._compat import MODULE_KEYS
@@ -25,9 +24,9 @@ from deltavi.latent import (
     library_encoder,
     observed_log_library,
     soft_one_hot,
-    standard_normal_like,
 )
 from deltavi.likelihood import Dispersion, Likelihood
+from deltavi.module._bounds import BoundsMixin
 from deltavi.module._decoder import (
     Decoder,
     DispersionKind,
@@ -42,7 +41,7 @@ from deltavi.module._decoder import (
 Where = Literal["none", "encoder", "decoder", "both"]
 
 
-class VAE(BaseModuleClass):
+class VAE(BoundsMixin, BaseModuleClass):  # type: ignore[misc]
     """x <- (z, l, covariates): the model of scVI and its relatives.
 
     The generative model is z ~ N(0, I), library l observed, given or log-normal,
@@ -177,7 +176,7 @@ class VAE(BaseModuleClass):
 
     # -- the model, top to bottom -------------------------------------------------------------------------
 
-    @auto_move_data
+    @auto_move_data  # type: ignore[untyped-decorator]
     def inference(
         self,
         x: Tensor,
@@ -192,16 +191,16 @@ class VAE(BaseModuleClass):
         encoder_input, covariates = self._encoder_input(x, batch_index, condition, cont_covs, cat_covs)
         latent = gaussian_state(self.z_encoder, encoder_input, *covariates, n_samples=n_samples)
         library = self._library(x, size_factor, encoder_input, batch_index, covariates, n_samples)
-        learned = isinstance(library, GaussianState)
+        library_kl = library.kl if isinstance(library, GaussianState) else {}
         return {
             MODULE_KEYS.Z_KEY: latent.sample,
             MODULE_KEYS.QZ_KEY: latent.posterior,
             MODULE_KEYS.QL_KEY: library.posterior if isinstance(library, GaussianState) else None,
             MODULE_KEYS.LIBRARY_KEY: library.sample if isinstance(library, GaussianState) else library,
-            "kl": {**latent.kl, **(library.kl if learned else {})},
+            "kl": {**latent.kl, **library_kl},
         }
 
-    @auto_move_data
+    @auto_move_data  # type: ignore[untyped-decorator]
     def generative(
         self,
         z: Tensor,
@@ -278,9 +277,7 @@ class VAE(BaseModuleClass):
         label = batch_index if y is None else y
         return dispersion_rows(self.dispersion, self.px_r, decoded, batch=batch_index, label=label)
 
-    def _covariates(
-        self, batch_index: Tensor, condition: Tensor | None, cat_covs: Tensor | None
-    ) -> tuple[Tensor, ...]:
+    def _covariates(self, batch_index: Tensor, condition: Tensor | None, cat_covs: Tensor | None) -> tuple[Tensor, ...]:
         codes = [batch_index]
         if self.condition_in_decoder:
             assert condition is not None
@@ -352,61 +349,6 @@ class VAE(BaseModuleClass):
             MODULE_KEYS.Y_KEY: tensors.get(REGISTRY_KEYS.LABELS_KEY),
             **self._shared_input(tensors),
         }
-
-    # -- evaluation ------------------------------------------------------------------------------------------
-
-    @torch.inference_mode()
-    def sample(
-        self, tensors: dict[str, Tensor], n_samples: int = 1, generative_kwargs: dict[str, Any] | None = None
-    ) -> Tensor:
-        """Posterior predictive draw ``(n_cells, n_genes[, n_samples])`` of scvi-tools' sampling methods."""
-        _, generative = self.forward(
-            tensors,
-            inference_kwargs={"n_samples": n_samples},
-            generative_kwargs=generative_kwargs,
-            compute_loss=False,
-        )
-        drawn = generative[MODULE_KEYS.PX_KEY].sample()
-        return (drawn.permute(1, 2, 0) if n_samples > 1 else drawn).cpu()
-
-    @torch.inference_mode()
-    @auto_move_data
-    def importance_weighted_bound(self, tensors: dict[str, Tensor], n_samples: int) -> Tensor:
-        """log mean_k p(x, z_k, l_k) / q(z_k, l_k | x) of each cell, ``(n_cells,)`` nats (Burda et al. 2016)."""
-        return self._log_weights(tensors, max(n_samples, 2)).logsumexp(0) - math.log(max(n_samples, 2))
-
-    def _log_weights(self, tensors: dict[str, Tensor], n_samples: int) -> Tensor:
-        """log p(x, z, l) - log q(z, l | x) of each sample, ``(n_samples, n_cells)``."""
-        inference = self.inference(**self._get_inference_input(tensors), n_samples=n_samples)
-        generative = self.generative(**self._get_generative_input(tensors, inference))
-        z, posterior = inference[MODULE_KEYS.Z_KEY], inference[MODULE_KEYS.QZ_KEY]
-        weights = generative["likelihood"].log_prob(tensors[REGISTRY_KEYS.X_KEY])
-        weights = weights + _log_ratio(standard_normal_like(z), posterior, z)
-        if self.library == "learned":
-            prior = self.library_prior(tensors[REGISTRY_KEYS.BATCH_KEY])
-            log_library = inference[MODULE_KEYS.LIBRARY_KEY]
-            weights = weights + _log_ratio(prior, inference[MODULE_KEYS.QL_KEY], log_library)
-        return weights  # type: ignore[no-any-return]
-
-    @torch.inference_mode()
-    @auto_move_data
-    def marginal_ll(
-        self,
-        tensors: dict[str, Tensor],
-        n_mc_samples: int,
-        return_mean: bool = False,
-        n_mc_samples_per_pass: int = 25,
-    ) -> Tensor | float:
-        """Importance-sampled log p(x) of each cell in nats, or its mean over the mini-batch."""
-        passes = max(1, math.ceil(n_mc_samples / n_mc_samples_per_pass))
-        per_pass = max(2, math.ceil(n_mc_samples / passes))
-        weights = torch.cat([self._log_weights(tensors, per_pass) for _ in range(passes)])
-        log_likelihood = weights.logsumexp(0) - math.log(weights.shape[0])
-        return float(log_likelihood.mean()) if return_mean else log_likelihood.cpu()
-
-
-def _log_ratio(prior: Distribution, posterior: Distribution, value: Tensor) -> Tensor:
-    return (prior.log_prob(value) - posterior.log_prob(value)).sum(-1)  # type: ignore[no-any-return]
 
 
 def default_activation(gene_likelihood: GeneLikelihood, library: LibraryKind) -> ScaleActivation:

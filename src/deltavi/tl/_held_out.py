@@ -146,7 +146,8 @@ def _held_out_cells(
 
 
 def _of(adata: AnnData, wanted: dict[str, str]) -> NDArray[np.bool_]:
-    return np.logical_and.reduce([np.asarray(adata.obs[key].astype(str) == str(value)) for key, value in wanted.items()])
+    masks = [np.asarray(adata.obs[key].astype(str) == str(value)) for key, value in wanted.items()]
+    return np.asarray(np.logical_and.reduce(masks), dtype=bool)
 
 
 def _prepared(

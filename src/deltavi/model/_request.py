@@ -1,0 +1,91 @@
+"""What a prediction is asked for, and the AnnData it is handed back in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from deltavi import _keys
+from deltavi._errors import unknown_category
+from deltavi.model._decoding import Predicted
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """Cells to predict.
+
+    Parameters
+    ----------
+    adata
+        AnnData in the model's form.
+    cells
+        Positions of the cells to predict.
+    groups
+        ``(n_cells,)`` label of each of them, or one group for all.
+    """
+
+    adata: AnnData
+    cells: np.ndarray
+    groups: np.ndarray
+
+
+def assemble(
+    request: Request,
+    predicted: Predicted,
+    *,
+    genes: np.ndarray,
+    condition_key: str,
+    target: str,
+    conditions: list[str],
+) -> AnnData:
+    """Predicted cells as an AnnData that can be joined with the real ones.
+
+    Parameters
+    ----------
+    request
+        The cells that were predicted.
+    predicted
+        Their prediction.
+    genes
+        Genes of the model.
+    condition_key
+        obs column that is set to `target`.
+    target
+        Predicted condition.
+    conditions
+        All conditions, the categories of that column.
+    """
+    obs = request.adata.obs.iloc[request.cells].copy()
+    obs = obs.drop(columns=[c for c in obs if str(c).startswith("_scvi")])
+    known = condition_key in obs
+    before = obs[condition_key].astype(str).to_numpy() if known else np.full(len(obs), "unknown", dtype=object)
+    obs[_keys.OBS_SOURCE_CONDITION] = pd.Categorical(before)
+    obs[_keys.OBS_SOURCE_CELL] = obs.index.astype(str).to_numpy(dtype=object)
+    obs[condition_key] = pd.Categorical([target] * len(obs), categories=conditions)
+    # named apart from the cells they came from, so that both fit into one AnnData
+    obs.index = obs.index.astype(str) + f"-{target}"
+    layers: dict[str, Any] = {
+        _keys.LAYER_RATE: predicted.rate,
+        _keys.LAYER_COUNTS: predicted.counts,
+        _keys.LAYER_LOWER: predicted.lower,
+        _keys.LAYER_UPPER: predicted.upper,
+    }
+    present = {name: value for name, value in layers.items() if value is not None}
+    return AnnData(X=predicted.profile, obs=obs, var=pd.DataFrame(index=pd.Index(genes.astype(str))), layers=present)
+
+
+def of_labels(groups: np.ndarray, labels: str | Sequence[str] | None) -> np.ndarray:
+    """Cells of the chosen `labels`, ``(n_cells,)`` bool."""
+    if labels is None:
+        return np.ones(len(groups), dtype=bool)
+    wanted = [str(label) for label in ([labels] if isinstance(labels, str) else labels)]
+    present = sorted(set(groups))
+    for label in wanted:
+        if label not in present:
+            raise unknown_category("label", label, present)
+    return np.isin(groups, wanted)

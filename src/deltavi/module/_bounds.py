@@ -1,0 +1,73 @@
+"""Bounds on the evidence and draws from a fitted module: evaluation, not training."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.module.base import auto_move_data
+from torch import Tensor
+from torch.distributions import Distribution
+
+from deltavi._compat import MODULE_KEYS
+from deltavi.latent import standard_normal_like
+
+
+class BoundsMixin:
+    """Carries the importance-weighted bound and posterior predictive draws of a module with Gaussian z."""
+
+    @torch.inference_mode()
+    def sample(
+        self, tensors: dict[str, Tensor], n_samples: int = 1, generative_kwargs: dict[str, Any] | None = None
+    ) -> Tensor:
+        """Posterior predictive draw ``(n_cells, n_genes[, n_samples])``, for scvi-tools' sampling methods."""
+        _, generative = cast("Any", self).forward(
+            tensors,
+            inference_kwargs={"n_samples": n_samples},
+            generative_kwargs=generative_kwargs,
+            compute_loss=False,
+        )
+        drawn: Tensor = generative[MODULE_KEYS.PX_KEY].sample()
+        return (drawn.permute(1, 2, 0) if n_samples > 1 else drawn).cpu()
+
+    @torch.inference_mode()
+    @auto_move_data  # type: ignore[untyped-decorator]
+    def importance_weighted_bound(self, tensors: dict[str, Tensor], n_samples: int) -> Tensor:
+        """log mean_k p(x, z_k, l_k) / q(z_k, l_k | x) of each cell, ``(n_cells,)`` nats (Burda et al. 2016)."""
+        return self._log_weights(tensors, max(n_samples, 2)).logsumexp(0) - math.log(max(n_samples, 2))
+
+    @torch.inference_mode()
+    @auto_move_data  # type: ignore[untyped-decorator]
+    def marginal_ll(
+        self,
+        tensors: dict[str, Tensor],
+        n_mc_samples: int,
+        return_mean: bool = False,
+        n_mc_samples_per_pass: int = 25,
+    ) -> Tensor | float:
+        """Importance-sampled log p(x) of each cell in nats, or its mean over the mini-batch."""
+        passes = max(1, math.ceil(n_mc_samples / n_mc_samples_per_pass))
+        per_pass = max(2, math.ceil(n_mc_samples / passes))
+        weights = torch.cat([self._log_weights(tensors, per_pass) for _ in range(passes)])
+        log_likelihood = weights.logsumexp(0) - math.log(weights.shape[0])
+        return float(log_likelihood.mean()) if return_mean else log_likelihood.cpu()
+
+    def _log_weights(self, tensors: dict[str, Tensor], n_samples: int) -> Tensor:
+        """log p(x, z, l) - log q(z, l | x) of each sample, ``(n_samples, n_cells)``."""
+        module = cast("Any", self)
+        inference = module.inference(**module._get_inference_input(tensors), n_samples=n_samples)
+        generative = module.generative(**module._get_generative_input(tensors, inference))
+        z = inference[MODULE_KEYS.Z_KEY]
+        weights: Tensor = generative["likelihood"].log_prob(tensors[REGISTRY_KEYS.X_KEY])
+        weights = weights + _log_ratio(standard_normal_like(z), inference[MODULE_KEYS.QZ_KEY], z)
+        if module.library == "learned":
+            prior = module.library_prior(tensors[REGISTRY_KEYS.BATCH_KEY])
+            log_library = inference[MODULE_KEYS.LIBRARY_KEY]
+            weights = weights + _log_ratio(prior, inference[MODULE_KEYS.QL_KEY], log_library)
+        return weights
+
+
+def _log_ratio(prior: Distribution, posterior: Distribution, value: Tensor) -> Tensor:
+    return (prior.log_prob(value) - posterior.log_prob(value)).sum(-1)

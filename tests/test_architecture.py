@@ -1,0 +1,125 @@
+"""The package keeps its own rules: imports point one way, public things are documented, files stay small."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import deltavi
+from deltavi import data, metrics, model, module, perturbation, pl, tl
+
+SOURCE = Path(deltavi.__file__).parent
+FILES = sorted(SOURCE.rglob("*.py"))
+# A package may import those to its right, and the underscored modules at the top.
+ORDER = ["cli", "tl", "pl", "model", "train", "perturbation", "module", "latent", "likelihood", "data", "metrics", "io"]
+# Pure functions over arrays and likelihoods; they know no module and no model.
+FORBIDDEN = {
+    "likelihood": {"latent", "module", "model", "train", "tl", "pl", "perturbation"},
+    "latent": {"likelihood", "module", "model", "train", "tl", "pl", "perturbation"},
+    "module": {"model", "train", "tl", "pl", "perturbation"},
+    "perturbation": {"module", "model", "train", "tl", "pl"},
+    "metrics": {"model", "module", "train", "tl", "pl", "perturbation"},
+    "data": {"model", "module", "latent", "likelihood", "train", "tl", "pl", "perturbation"},
+    "io": {"model", "module", "latent", "likelihood", "train", "tl", "pl", "perturbation", "data"},
+    "model": {"tl", "pl", "cli"},
+    "tl": {"cli", "pl"},
+}
+PUBLIC: list[ModuleType] = [data, metrics, model, module, perturbation, pl, tl]
+
+
+def imported(path: Path) -> set[str]:
+    """First-level parts of deltavi that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module] if node.module != "deltavi" else [f"deltavi.{alias.name}" for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("deltavi.")}
+    return found
+
+
+@pytest.mark.parametrize("part", sorted(FORBIDDEN))
+def test_imports_point_one_way(part: str) -> None:
+    for path in sorted((SOURCE / part).rglob("*.py")):
+        assert not imported(path) & FORBIDDEN[part], f"{path.relative_to(SOURCE)} reaches up"
+
+
+def test_private_names_of_scvi_are_touched_in_one_file_only() -> None:
+    for path in FILES:
+        if path.name == "_compat.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "scvi":
+                parts = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+                assert not any(part.startswith("_") for part in parts), f"{path.name}: {parts}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_files_stay_small(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def public_objects() -> list[tuple[str, Any]]:
+    return [(f"{m.__name__}.{name}", getattr(m, name)) for m in PUBLIC for name in m.__all__]
+
+
+@pytest.mark.parametrize(("name", "thing"), public_objects(), ids=[name for name, _ in public_objects()])
+def test_public_things_are_documented(name: str, thing: Any) -> None:
+    if not callable(thing):
+        return
+    text = inspect.getdoc(thing) or ""
+    assert len(text.splitlines()) > 1, f"{name} needs a docstring"
+    if inspect.isfunction(thing):
+        parameters = inspect.signature(thing).parameters.values()
+        positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        assert len(positional) <= 3, f"{name} takes {len(positional)} positional arguments"
+        for parameter in parameters:
+            assert parameter.name in text, f"{name} does not document {parameter.name}"
+
+
+@pytest.mark.parametrize("cls", [model.VAE, model.SCGEN])
+def test_methods_of_models_document_their_arguments(cls: type) -> None:
+    for name, method in inspect.getmembers(cls, inspect.isfunction):
+        if name.startswith("_") or not method.__module__.startswith("deltavi"):
+            continue
+        text = inspect.getdoc(method) or ""
+        for parameter in list(inspect.signature(method).parameters)[1:]:
+            assert parameter in text, f"{cls.__name__}.{name} does not document {parameter}"
+
+
+def test_top_level_is_what_the_documentation_says() -> None:
+    assert set(deltavi.__all__) == {"__version__", "data", "metrics", "model", "module", "perturbation", "pl", "tl"}
+    for name in deltavi.__all__:
+        assert hasattr(deltavi, name)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = deltavi.nothing
+
+
+def test_importing_warns_of_nothing_and_changes_no_global_state() -> None:
+    """In a fresh interpreter; scvi-tools' own import is done first, its warnings are its own."""
+    code = (
+        "import warnings, scvi, anndata, scanpy, torch, numpy as np\n"
+        "threads, state = torch.get_num_threads(), np.random.get_state()[1].copy()\n"
+        "warnings.simplefilter('error')\n"
+        "before = list(warnings.filters)\n"
+        "import deltavi, deltavi.model, deltavi.tl, deltavi.cli\n"
+        "assert warnings.filters == before and torch.get_num_threads() == threads\n"
+        "assert (np.random.get_state()[1] == state).all()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+
+
+def test_every_module_imports() -> None:
+    for path in FILES:
+        parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+        importlib.import_module(".".join(parts[:-1] if parts[-1] == "__init__" else parts))

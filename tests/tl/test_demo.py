@@ -1,0 +1,165 @@
+"""The held-out experiment and the command line that runs it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+
+from deltavi._errors import DeltaviError, UnknownCategoryError
+from deltavi.cli import build_parser, format_table, main, run_demo
+from deltavi.data import simulate_perturbation
+from deltavi.model import SCGEN
+from deltavi.perturbation import BASELINES, CEILING
+from deltavi.tl import HeldOut, predict_held_out
+from deltavi.tl._held_out import MODEL
+
+ASK = {"label": "type_2", "control": "control", "target": "stimulated"}
+QUICK: dict[str, Any] = {
+    "n_genes": 80,
+    "max_epochs": 3,
+    "model_kwargs": {"n_hidden": 16, "n_latent": 4},
+    "train_kwargs": {"enable_progress_bar": False, "accelerator": "cpu"},
+}
+
+
+@pytest.fixture(scope="module")
+def adata() -> AnnData:
+    return simulate_perturbation(n_genes=120, n_cell_types=4, n_batches=1, n_cells_per_group=40, seed=2)
+
+
+@pytest.fixture(scope="module")
+def found(adata: AnnData) -> HeldOut:
+    return predict_held_out(adata, **ASK, **QUICK)
+
+
+def test_every_method_and_the_ceiling_are_in_the_table(found: HeldOut) -> None:
+    assert list(found.table.index) == [MODEL, *BASELINES, CEILING]
+    assert np.isfinite(found.table.to_numpy(dtype=float)).all()
+    assert MODEL in found.verdict
+
+
+def test_the_model_never_saw_the_held_out_cells(adata: AnnData, found: HeldOut) -> None:
+    seen = found.model.adata
+    hidden = (seen.obs["cell_type"] == "type_2") & (seen.obs["condition"] == "stimulated")
+    assert not hidden.any()
+    assert seen.n_obs + found.real.n_obs == adata.n_obs
+    assert not set(seen.obs_names) & set(found.real.obs_names)
+
+
+def test_genes_are_chosen_without_the_held_out_cells(adata: AnnData) -> None:
+    """Counts that only the held-out cells have must not make a gene variable."""
+    marked = adata.copy()
+    del marked.obs["total_counts"]
+    hidden = np.asarray((marked.obs["cell_type"] == "type_2") & (marked.obs["condition"] == "stimulated"))
+    x = marked.X.toarray()
+    gene = int(np.argmin(x[~hidden].sum(0)))
+    x[hidden, gene] = np.arange(hidden.sum()) * 7.0
+    marked.X = type(adata.X)(x)
+    name = marked.var_names[gene]
+    without, with_leak = (
+        predict_held_out(marked, **ASK, **QUICK, genes_from_all_cells=leak).model.gene_names for leak in (False, True)
+    )
+    assert name not in without
+    assert name in with_leak
+
+
+def test_input_is_untouched(adata: AnnData) -> None:
+    before = adata.copy()
+    predict_held_out(adata, **ASK, **QUICK)
+    assert list(adata.obs) == list(before.obs)
+    assert set(adata.uns) == set(before.uns)
+    assert (adata.X != before.X).nnz == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "match"),
+    [
+        ({"label": "type_22"}, UnknownCategoryError, "type_2"),
+        ({"target": "stim"}, UnknownCategoryError, "stimulated"),
+        ({"condition_key": "cond"}, UnknownCategoryError, "condition"),
+    ],
+)
+def test_misspelt_questions(adata: AnnData, changes: dict[str, str], error: type, match: str) -> None:
+    with pytest.raises(error, match=match):
+        predict_held_out(adata, **{**ASK, **QUICK, **changes})
+
+
+def test_too_few_cells_to_compare_with(adata: AnnData) -> None:
+    of = np.asarray((adata.obs["cell_type"] == "type_2") & (adata.obs["condition"] == "stimulated"))
+    few = adata[~of | (np.cumsum(of) <= 5)].copy()
+    with pytest.raises(DeltaviError, match="5 cells"):
+        predict_held_out(few, **ASK, **QUICK)
+
+
+def test_demo_writes_cells_model_table_and_figure(adata: AnnData, tmp_path: Path, capsys: Any) -> None:
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    out = tmp_path / "out"
+    arguments = ["--data", tmp_path / "cells.h5ad", "--holdout", "type_2", "--out", out, "--genes", 80, "--epochs", 2]
+    assert main(["demo", *map(str, arguments), "--quiet"]) == 0
+    printed = capsys.readouterr().out
+    assert "similarity shift" in printed
+    assert "two halves" in printed
+    predicted = ad.read_h5ad(out / "predicted.h5ad")
+    assert (predicted.obs["condition"] == "stimulated").all()
+    assert SCGEN.load(out / "model").is_trained
+    table = pd.read_csv(out / "scores.csv", index_col=0)
+    assert MODEL in table.index
+    assert (out / "figure.png").stat().st_size > 10_000
+    assert (out / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere.h5ad", "--holdout", "B"], "nowhere.h5ad is not a file"),
+        (["--genes", "0"], "--genes"),
+        (["--holdout", "type_99", "--quiet"], "Known"),
+    ],
+)
+def test_a_wrong_call_says_so_and_ends_with_two(
+    arguments: list[str], message: str, capsys: Any, tmp_path: Path
+) -> None:
+    assert main(["demo", "--out", str(tmp_path), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_without_holdout_lists_the_labels(adata: AnnData, tmp_path: Path, capsys: Any) -> None:
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    assert main(["demo", "--data", str(tmp_path / "cells.h5ad")]) == 2
+    assert "type_1" in capsys.readouterr().err
+
+
+def test_parser_defaults_and_help() -> None:
+    options = build_parser().parse_args(["demo"])
+    assert (options.condition_key, options.labels_key) == ("condition", "cell_type")
+    done = subprocess.run(
+        [sys.executable, "-m", "deltavi.cli", "demo", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "--holdout" in done.stdout
+
+
+def test_table_as_text(found: HeldOut) -> None:
+    text = format_table(found.table)
+    assert len(text.splitlines()) == len(found.table) + 1
+    assert "E-distance" in text
+
+
+@pytest.mark.slow
+def test_real_cells(kang_path: Path, tmp_path: Path) -> None:
+    """The main job on real cells, in short: better than no change, and cells that look like cells."""
+    options = build_parser().parse_args(
+        ["demo", "--data", str(kang_path), "--holdout", "CD4T", "--epochs", "10", "--out", str(tmp_path), "--quiet"]
+    )
+    result = run_demo(options)
+    scores = result.table
+    assert scores.loc[MODEL, "correlation_of_changes"] > scores.loc["mean shift", "correlation_of_changes"]
+    assert scores.loc[MODEL, "e_distance"] < 0.5 * scores.loc["no change", "e_distance"]
+    assert 0.8 < scores.loc[MODEL, "variance_ratio"] < 1.25

@@ -1,0 +1,100 @@
+"""Splits, schedules and the training plan."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deltavi._errors import DeltaviError
+from deltavi._random import isolated_randomness
+from deltavi.model._training import EPOCHS_RANGE, default_epochs
+from deltavi.module import VAE
+from deltavi.train import ObjectivePlan, split_cells
+
+
+@given(
+    n_cells=st.integers(4, 700),
+    train_size=st.floats(0.5, 1.0),
+    batch_size=st.integers(2, 128),
+    seed=st.integers(0, 100),
+)
+@settings(max_examples=150, deadline=None)
+def test_a_split_is_a_partition_without_a_tail_of_one(
+    n_cells: int, train_size: float, batch_size: int, seed: int
+) -> None:
+    if np.ceil(train_size * n_cells) < 3:
+        return
+    ask = {"train_size": train_size, "validation_size": None, "batch_size": batch_size}
+    split = split_cells(n_cells, **ask, generator=np.random.default_rng(seed))
+    together = np.concatenate(split.as_external_indexing())
+    assert sorted(together) == list(range(n_cells))
+    if len(split.train) > batch_size >= 3:
+        assert len(split.train) % batch_size not in (1, 2)
+    again = split_cells(n_cells, **ask, generator=np.random.default_rng(seed))
+    np.testing.assert_array_equal(split.train, again.train)
+
+
+def test_shares_are_kept() -> None:
+    split = split_cells(1000, train_size=0.7, validation_size=0.2, batch_size=100, generator=np.random.default_rng(0))
+    assert [len(part) for part in split.as_external_indexing()] == [700, 200, 100]
+
+
+@pytest.mark.parametrize(("train_size", "validation_size"), [(0.0, None), (1.2, None), (0.9, 0.3), (-0.1, None)])
+def test_senseless_shares(train_size: float, validation_size: float | None) -> None:
+    with pytest.raises(DeltaviError, match="size"):
+        split_cells(
+            100,
+            train_size=train_size,
+            validation_size=validation_size,
+            batch_size=10,
+            generator=np.random.default_rng(0),
+        )
+
+
+def test_epochs_fall_as_cells_grow_within_their_range() -> None:
+    epochs = [default_epochs(n, 128) for n in (10, 1_000, 10_000, 1_000_000)]
+    assert epochs == sorted(epochs, reverse=True)
+    assert (epochs[0], epochs[-1]) == (EPOCHS_RANGE[1], EPOCHS_RANGE[0])
+
+
+def test_an_unknown_schedule() -> None:
+    with pytest.raises(DeltaviError, match="lr_schedule"):
+        ObjectivePlan(VAE(5), lr_schedule="cosine")
+
+
+def test_validation_watches_the_objective_at_the_final_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = VAE(5, n_hidden=8, n_latent=2, dropout_rate=0.0).eval()
+    plan = ObjectivePlan(module, max_kl_weight=0.3, n_epochs_kl_warmup=10)
+    logged = {}
+    monkeypatch.setattr(plan, "log", lambda name, value, **_: logged.update({name: value}))
+    monkeypatch.setattr(plan, "compute_and_log_metrics", lambda *_: None)
+    monkeypatch.setattr(ObjectivePlan, "use_sync_dist", False)
+    x = torch.poisson(torch.full((6, 5), 2.0))
+    batch = {"X": x, "batch": torch.zeros(6, 1), "labels": torch.zeros(6, 1)}
+    with torch.no_grad():
+        torch.manual_seed(0)
+        plan.validation_step(batch, 0)
+        torch.manual_seed(0)
+        _, _, expected = module(batch, loss_kwargs={"kl_weight": 0.3})
+    torch.testing.assert_close(logged["validation_loss"], expected.loss)
+
+
+def test_isolated_randomness_is_seeded_and_leaves_no_trace() -> None:
+    import random
+
+    before = (np.random.get_state()[1].copy(), torch.random.get_rng_state(), random.getstate())
+    drawn = []
+    for _ in range(2):
+        with isolated_randomness(5):
+            drawn.append((float(torch.rand(1)), float(np.random.rand()), random.random()))
+    assert drawn[0] == drawn[1]
+    assert np.array_equal(before[0], np.random.get_state()[1])
+    assert torch.equal(before[1], torch.random.get_rng_state())
+    assert before[2] == random.getstate()
+    with pytest.raises(ZeroDivisionError), isolated_randomness(5):
+        np.random.rand()
+        raise ZeroDivisionError
+    assert np.array_equal(before[0], np.random.get_state()[1])
