@@ -84,6 +84,8 @@ def run_demo(options: argparse.Namespace) -> HeldOut:
     print(f"{adata.n_obs} cells x {adata.n_vars} genes; {label} under {options.target} is held out. Training ...")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # lightning walks over batches with a torch helper that torch deprecated
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
         result = predict_held_out(
             adata,
             label=label,

@@ -427,8 +427,10 @@ def test_a_coo_matrix_is_converted_beside_the_users(adata: AnnData, caplog: pyte
 
 def test_bool_is_read_as_counts_with_a_warning(adata: AnnData) -> None:
     adata.X = sparse.csr_matrix(adata.X > 0)
-    with pytest.warns(InputDataWarning, match="bool"):
+    with pytest.warns(InputDataWarning, match="bool") as caught:
         SCGEN.setup_anndata(adata, **SETUP)
+        SCGEN(adata, n_hidden=8, n_latent=2)
+    assert len(caught) == 1
 
 
 def test_objects_are_refused(adata: AnnData) -> None:

@@ -44,7 +44,7 @@ class DataManager(AnnDataManager):  # type: ignore[misc]
         # a backed AnnData makes a new wrapper on every access, an in-memory one returns the same object
         backed = bool(self.adata is not None and self.adata.isbacked)
         if self._converted is None or not (backed or self._converted[0] is source):
-            self._converted = (source, loadable(source, where="The expression matrix"))
+            self._converted = (source, loadable(source, where="The expression matrix", quiet=True))
         return self._converted[1]
 
     def create_torch_dataset(

@@ -22,7 +22,7 @@ logger = logging.getLogger("deltavi")
 ENTRIES_PER_PASS = 2_000_000
 
 
-def loadable(x: Any, *, where: str) -> Any:
+def loadable(x: Any, *, where: str, quiet: bool = False) -> Any:
     """`x` itself if rows can be cut from it cheaply, else a row-wise copy.
 
     Parameters
@@ -31,6 +31,8 @@ def loadable(x: Any, *, where: str) -> Any:
         Dense array, any SciPy sparse matrix or array, or a backed dataset.
     where
         How to call `x` in a message, such as ``"adata.X"``.
+    quiet
+        Say nothing of what is unusual but allowed: it was said before.
 
     Raises
     ------
@@ -41,28 +43,28 @@ def loadable(x: Any, *, where: str) -> Any:
         raise InputDataError(f"{where} is empty: there is no expression matrix to read. Pass layer=... if it is there.")
     if isinstance(x, CSCDataset):
         return csr_on_disk(x)
-    _check_dtype(x, where)
+    _check_dtype(x, where, quiet)
     if sparse.issparse(x):
-        return _as_csr(x, where)
+        return _as_csr(x, where, quiet)
     # a view of an AnnData hands out a subclass of ndarray, which torch does not take
     return np.asarray(x) if isinstance(x, np.ndarray) else x
 
 
-def _check_dtype(x: Any, where: str) -> None:
+def _check_dtype(x: Any, where: str, quiet: bool) -> None:
     dtype = np.dtype(getattr(x, "dtype", float))
     if dtype.kind in "OUSV":
         raise InputDataError(f"{where} has dtype {dtype}, not numbers. Convert it, for example with astype('float32').")
     if dtype.kind == "c":
         raise InputDataError(f"{where} has complex dtype {dtype}; expression is real.")
-    if dtype.kind == "b":
+    if dtype.kind == "b" and not quiet:
         message = f"{where} is bool: detected / not detected is read as counts of one and zero."
         warnings.warn(message, InputDataWarning, stacklevel=5)
 
 
-def _as_csr(x: Any, where: str) -> sparse.csr_matrix:
+def _as_csr(x: Any, where: str, quiet: bool) -> sparse.csr_matrix:
     if type(x) is sparse.csr_matrix:
         return x
-    if x.format == "coo":
+    if x.format == "coo" and not quiet:
         logger.info("%s is a COO matrix; a CSR copy is used for loading.", where)
     return sparse.csr_matrix(x)
 

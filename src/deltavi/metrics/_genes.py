@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def top_differential_genes(control: Matrix, target: Matrix, *, n: int = 100) -> NDArray[np.intp]:
-    """Positions of the genes that differ most between two groups of cells, by decreasing Welch |t|.
+    """Positions of the genes that differ most between two groups of cells, by decreasing Welch ``|t|``.
 
     ``t_g = (mean(target) - mean(control)) / sqrt(var(target) / n_target + var(control) / n_control)`` with sample
     variances; genes that are constant in both groups get t = 0.
@@ -32,7 +32,7 @@ def top_differential_genes(control: Matrix, target: Matrix, *, n: int = 100) -> 
 
     Returns
     -------
-    Positions, (min(n, n_genes),); equal |t| keep the order of the genes.
+    Positions, (min(n, n_genes),); equal ``|t|`` keep the order of the genes.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def top_differential_genes(control: Matrix, target: Matrix, *, n: int = 100) -> 
 
     Notes
     -----
-    It misleads because |t| grows with the number of cells and cells of one donor are not independent: the order is a
+    It misleads because ``|t|`` grows with the number of cells and cells of one donor are not independent: the order is a
     ranking, not a test. Source: Welch (1947), Biometrika 34.
     """
     check_count(n, "n")

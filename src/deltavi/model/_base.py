@@ -194,7 +194,7 @@ def aligned_copy(adata: AnnData, genes: np.ndarray, *, layer: str | None, min_ov
     """
     match = match_genes(adata.var_names, pd.Index(genes), min_overlap=min_overlap)
     warn_duplicate_cells(adata.obs_names)
-    matrix = loadable(_expression(adata, layer), where=_where(layer))
+    matrix = loadable(_expression(adata, layer), where=_where(layer), quiet=True)
     if not match.is_identity:
         matrix = take_columns(matrix, match.positions)
     obs = adata.obs.drop(columns=[c for c in adata.obs if str(c).startswith("_scvi")]).copy()

@@ -50,7 +50,7 @@ def reg_mean(
         Predicted and real cells of the target condition: AnnData or arrays of shape ``(n_cells, n_genes)``, on one
         scale, usually log1p CP10k. AnnData are matched by gene name.
     control
-        Real cells of the control condition, used to find the genes that change most (largest Welch |t| between
+        Real cells of the control condition, used to find the genes that change most (largest Welch ``|t|`` between
         `control` and `real`, see :func:`deltavi.metrics.top_differential_genes`).
     genes
         Names of the genes to write. When None: the `n_label` genes that change most or, without `control`, that are
