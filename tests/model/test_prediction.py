@@ -134,6 +134,25 @@ def test_weights_are_told_and_sum_to_one(trained: SCGEN) -> None:
     assert (weights["n_control"] > 0).all()
 
 
+def test_labels_are_compared_by_what_they_decode_to_or_by_position(trained: SCGEN) -> None:
+    weights = {
+        where: trained.predict_perturbation(distance=where, **ASK)
+        .uns["deltavi"]["weights"]
+        .set_index(["query", "training_label"])["weight"]
+        for where in ("decoded", "latent")
+    }
+    assert not np.allclose(weights["decoded"], weights["latent"])
+    control = trained.training_means.positions["control"]
+    profiles = trained._coordinates("control")(control.means)
+    rates = [
+        trained.predict_perturbation(small_adata(), shift="none", labels=label, **ASK).layers["rate"].mean(0)
+        for label in control.labels
+    ]
+    # profiles decoded at the mean position are close to the mean of the cells' decoded rates
+    for profile, rate in zip(profiles, rates, strict=True):
+        assert np.corrcoef(profile, np.log1p(1e4 * rate / rate.sum()))[0, 1] > 0.95
+
+
 def test_without_labels_similarity_is_global(adata: AnnData) -> None:
     model = train(SCGEN, adata, setup={"condition_key": "condition"}, n_hidden=16, n_latent=4)
     predicted = model.predict_perturbation(**ASK)

@@ -176,7 +176,7 @@ def encode(value: Any, tensors: dict[str, torch.Tensor] | None = None) -> Any:
 def _encode_array(value: np.ndarray, tensors: dict[str, torch.Tensor] | None) -> Any:
     if tensors is not None and value.dtype.kind == "f" and np.isfinite(value).all():
         name = f"{ARRAY_PREFIX}{len(tensors)}"
-        tensors[name] = torch.from_numpy(np.ascontiguousarray(value))
+        tensors[name] = torch.from_numpy(np.array(value, order="C"))
         return {"__tensor__": name}
     kind = "object" if value.dtype.kind in "OUST" else str(value.dtype)
     return {"__array__": kind, "shape": list(value.shape), "values": encode(value.reshape(-1).tolist())}

@@ -43,8 +43,8 @@ def top_differential_genes(control: Matrix, target: Matrix, *, n: int = 100) -> 
 
     Notes
     -----
-    It misleads because ``|t|`` grows with the number of cells and cells of one donor are not independent: the order is a
-    ranking, not a test. Source: Welch (1947), Biometrika 34.
+    It misleads because ``|t|`` grows with the number of cells, and cells of one donor are not independent: the order is
+    a ranking, not a test. Source: Welch (1947), Biometrika 34.
     """
     check_count(n, "n")
     x, y = as_matrix(control, "control"), as_matrix(target, "target")

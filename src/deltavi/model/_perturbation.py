@@ -52,6 +52,7 @@ class PerturbationMixin:
         profile: Profile = "cell",
         n_samples: int = 1,
         temperature: float = 0.2,
+        distance: Literal["decoded", "latent"] = "decoded",
         invalid_cells: Literal["error", "drop"] = "error",
         batch_size: int = BATCH_SIZE,
         seed: int = 0,
@@ -88,6 +89,9 @@ class PerturbationMixin:
             interval of each cell and gene.
         temperature
             Width of the weights of ``"similarity"``.
+        distance
+            Where labels are compared for ``"similarity"`` and ``"nearest"``: between the profiles (log1p CP10k) that
+            their mean latent positions decode to, or between the positions.
         invalid_cells
             ``"drop"`` leaves out cells with NaN, infinite or non-count values; ``"error"`` names them.
         batch_size
@@ -114,10 +118,13 @@ class PerturbationMixin:
         """
         model = cast("CountModel", self)
         model._require_trained("predict_perturbation")
-        self._check_arguments(control, target, profile, n_samples, invalid_cells, magnitude)
+        self._check_arguments(control, target, profile, n_samples, invalid_cells, magnitude, distance)
         request = self._request(adata, control=control, labels=labels, drop=invalid_cells == "drop")
         before = self._positions(request.adata, request.cells)
-        shifts, factors = self._shifts(request, before, (str(control), str(target)), shift, temperature, magnitude)
+        conditions = (str(control), str(target))
+        coordinates = self._coordinates(conditions[0]) if distance == "decoded" else None
+        estimate = partial(self._means().shift, *conditions, temperature=temperature, coordinates=coordinates)
+        shifts, factors = self._shifts(request, before, conditions, partial(estimate, estimator=shift), magnitude)
         moves = [shifts[group].vector for group in request.groups]
         after = (before + np.stack(moves)).astype(np.float32) if moves else before
         with isolated_randomness(seed):  # loaders and encoders draw, though no draw reaches the answer
@@ -160,7 +167,14 @@ class PerturbationMixin:
         return str(key)
 
     def _check_arguments(
-        self, control: str, target: str, profile: str, n_samples: int, invalid_cells: str, magnitude: object
+        self,
+        control: str,
+        target: str,
+        profile: str,
+        n_samples: int,
+        invalid_cells: str,
+        magnitude: object,
+        distance: str,
     ) -> None:
         self._condition_key()
         for given in (control, target):
@@ -169,6 +183,7 @@ class PerturbationMixin:
             raise DeltaviError(f"control and target are both {control!r}: there is nothing to predict.")
         for name, value, known in (
             ("profile", profile, ("cell", "decoded")),
+            ("distance", distance, ("decoded", "latent")),
             ("invalid_cells", invalid_cells, ("error", "drop")),
         ):
             if value not in known:
@@ -200,7 +215,7 @@ class PerturbationMixin:
                 )
         cells = np.flatnonzero(chosen)
         aligned = model._validate_anndata(None if adata is None else source)
-        return Request(adata=aligned, cells=cells, groups=groups[cells])
+        return Request(adata=aligned, cells=cells, groups=groups[cells], totals=self._totals(aligned)[cells])
 
     def _without_invalid(self, adata: AnnData) -> AnnData:
         model = cast("Any", self)
@@ -247,29 +262,42 @@ class PerturbationMixin:
         request: Request,
         positions: np.ndarray,
         conditions: tuple[str, str],
-        estimator: str | np.ndarray,
-        temperature: float,
+        estimate: Callable[..., Shift],
         magnitude: float | Literal["observed"],
     ) -> tuple[dict[str, Shift], dict[str, float]]:
         """Shift of each group of the query, and the factor it was scaled by."""
-        if self.training_means is None:
-            raise DeltaviError("The model keeps no means of its training cells; train it again.")
+        means = self._means()
         shifts, factors = {}, {}
         for group in dict.fromkeys(request.groups):
             members = np.flatnonzero(request.groups == group)
             query = positions[members].mean(0)
-            shift = self.training_means.shift(*conditions, query=query, estimator=estimator, temperature=temperature)
+            shift = estimate(query=query)
             factor = 1.0 if magnitude == "observed" else float(magnitude)
             if magnitude != "observed":
                 shift = replace(shift, vector=factor * shift.vector)
             elif shift.estimator not in UNSCALED:
-                observed = self.training_means.observed_change(*conditions, shift)
+                observed = means.observed_change(*conditions, shift)
                 chosen = members[np.linspace(0, len(members) - 1, min(len(members), MAGNITUDE_CELLS)).astype(int)]
                 with isolated_randomness(0):
                     decoded = self._decoded_change(request, chosen, positions[chosen], conditions)
                     shift, factor = stretched(shift, observed, decoded)
             shifts[str(group)], factors[str(group)] = shift, factor
         return shifts, factors
+
+    def _means(self) -> TrainingMeans:
+        if self.training_means is None:
+            raise DeltaviError("The model keeps no means of its training cells; train it again.")
+        return self.training_means
+
+    def _coordinates(self, condition: str) -> Callable[[np.ndarray], np.ndarray]:
+        """Function from latent positions to the profiles they decode to in `condition`, whatever the batch."""
+        module, code = cast("Any", self).module, self._condition_code(condition)
+
+        def profile(positions: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                return np.asarray(to_numpy(module.decode_anywhere(torch.from_numpy(positions).float(), condition=code)))
+
+        return profile
 
     @torch.inference_mode()
     def _decoded_change(
@@ -280,7 +308,7 @@ class PerturbationMixin:
         cells = request.cells[chosen]
         loader = model._make_data_loader(adata=request.adata, indices=cells, batch_size=len(cells))
         decode = CellDecoder(model.module, next(iter(loader)))
-        totals = self._totals(request.adata)[cells]
+        totals = request.totals[chosen]
         control, target = (self._condition_code(name) for name in conditions)
 
         def log_mean(displacement: np.ndarray, condition: int) -> np.ndarray:
@@ -311,7 +339,7 @@ class PerturbationMixin:
         seed: int,
     ) -> Predicted:
         model = cast("Any", self)
-        totals = model._totals(request.adata)[request.cells]
+        totals = request.totals
         names = request.adata.obs_names[request.cells]
         control, target = (self._condition_code(str(c)) for c in conditions)
         parts: list[Predicted] = []

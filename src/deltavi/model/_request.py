@@ -27,11 +27,14 @@ class Request:
         Positions of the cells to predict.
     groups
         ``(n_cells,)`` label of each of them, or one group for all.
+    totals
+        ``(n_cells,)`` total counts of each of them, for CP10k.
     """
 
     adata: AnnData
     cells: np.ndarray
     groups: np.ndarray
+    totals: np.ndarray
 
 
 def assemble(

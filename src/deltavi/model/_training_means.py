@@ -93,9 +93,28 @@ class TrainingMeans:
         )
 
     def shift(
-        self, control: str, target: str, *, query: NDArray[Any], estimator: str | NDArray[Any], temperature: float
+        self,
+        control: str,
+        target: str,
+        *,
+        query: NDArray[Any],
+        estimator: str | NDArray[Any],
+        temperature: float,
+        coordinates: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
     ) -> Shift:
-        """Shift from `control` to `target` for cells whose mean latent position is `query` ``(n_latent,)``."""
+        """Shift between two conditions for cells whose mean latent position is `query`.
+
+        Parameters
+        ----------
+        control, target
+            Conditions.
+        query
+            ``(n_latent,)`` mean latent position of the cells to move.
+        estimator, temperature
+            As in :func:`deltavi.perturbation.estimate_shift`.
+        coordinates
+            Where labels and query are compared: a function of latent positions, by default the positions themselves.
+        """
         if not isinstance(estimator, str):
             return Shift(given_vector(estimator, len(query)), "vector")
         if estimator == "similarity" and not self.has_labels:
@@ -112,6 +131,7 @@ class TrainingMeans:
             query=np.asarray(query, dtype=np.float64),
             temperature=temperature,
             metric="euclidean",
+            coordinates=coordinates,
         )
         return ESTIMATORS[estimator](evidence)
 

@@ -128,6 +128,7 @@ class VAE(BoundsMixin, BaseModuleClass):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.n_input, self.n_latent, self.n_labels = n_input, n_latent, n_labels
+        self.n_continuous_cov = n_continuous_cov
         self.gene_likelihood, self.dispersion, self.library = gene_likelihood, dispersion, library
         self.noise_variance, self.weight_l2 = noise_variance, weight_l2
         self.log_variational, self.encode_covariates = log_variational, encode_covariates
@@ -268,6 +269,25 @@ class VAE(BoundsMixin, BaseModuleClass):  # type: ignore[misc]
             None if self.library == "none" else library,
             self._dispersion(decoded, batch_index, y),
         )
+
+    @auto_move_data  # type: ignore[untyped-decorator]
+    def decode_anywhere(self, z: Tensor, *, condition: int) -> Tensor:
+        """Profile ``(n, n_genes)`` at latent positions `z` ``(n, n_latent)``, whatever batch and covariates are.
+
+        On the scale of log1p CP10k; a Gaussian's mean as it is.
+        """
+        code = torch.full((z.shape[0], 1), -1, device=z.device)
+        n_categorical = len(self.covariate_sizes) - 1 - self.condition_in_decoder
+        likelihood = self.decode(
+            z,
+            torch.full((z.shape[0], 1), math.log(1e4), device=z.device),
+            code,
+            torch.full_like(code, condition),
+            torch.zeros(z.shape[0], self.n_continuous_cov, device=z.device) if self.n_continuous_cov else None,
+            code.expand(-1, n_categorical) if n_categorical else None,
+            code,
+        )
+        return likelihood.mean if self.gene_likelihood == "normal" else likelihood.mean.log1p()
 
     def _dispersion(self, decoded: Any, batch_index: Tensor, y: Tensor | None) -> Dispersion | None:
         if self.gene_likelihood == "poisson":

@@ -93,6 +93,9 @@ class Evidence:
         Mean of the query's control cells, (n_dims,), or None.
     temperature, metric
         Options of `similarity` and `nearest`.
+    coordinates
+        Where Euclidean distances between labels and the query are measured: a function of positions (n, n_dims), or
+        None for the positions themselves.
     """
 
     control: GroupMeans
@@ -101,6 +104,15 @@ class Evidence:
     query: Vector | None
     temperature: float
     metric: str
+    coordinates: Callable[[Vector], Vector] | None = None
+
+    def squared_distances(self, control: GroupMeans, estimator: str) -> Vector:
+        """Squared distance of each label of `control` to the query, (n_labels,)."""
+        query, means = self.required_query(estimator), control.means
+        if self.coordinates is not None:
+            *rows, query = self.coordinates(np.vstack([means, query]))
+            means = np.stack(rows)
+        return np.asarray(((means - query) ** 2).sum(axis=1))
 
     def pairs(self, estimator: str) -> tuple[GroupMeans, GroupMeans]:
         """Control and target means of the labels seen in both conditions, row by row.
@@ -142,7 +154,7 @@ def _paired(evidence: Evidence) -> Shift:
 
 def _similarity(evidence: Evidence) -> Shift:
     control, target = evidence.pairs("similarity")
-    distances = ((control.means - evidence.required_query("similarity")) ** 2).sum(axis=1)
+    distances = evidence.squared_distances(control, "similarity")
     return _weighted("similarity", control, target, similarity_weights(distances, evidence.temperature))
 
 
@@ -157,11 +169,11 @@ def similarity_weights(distances: Vector, temperature: float) -> Vector:
 
 def _nearest(evidence: Evidence) -> Shift:
     control, target = evidence.pairs("nearest")
-    query = evidence.required_query("nearest")
     if evidence.metric == "correlation":
+        query = evidence.required_query("nearest")
         distances = np.array([1 - pearson(mean, query) for mean in control.means])
     else:
-        distances = ((control.means - query) ** 2).sum(axis=1)
+        distances = evidence.squared_distances(control, "nearest")
     weights = np.zeros(len(distances))
     weights[np.argmin(distances)] = 1
     return _weighted("nearest", control, target, weights)
