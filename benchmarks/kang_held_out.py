@@ -135,8 +135,8 @@ def report(tables: pd.DataFrame, options: argparse.Namespace, seconds: float) ->
     packages = ", ".join(f"{name} {version(name)}" for name in ("deltavi", "scvi-tools", "torch", "anndata"))
     yield (
         f"Made by `python benchmarks/kang_held_out.py {' '.join(options.given)}` with {packages} on Python "
-        f"{platform.python_version()}, {platform.machine()}, one thread per process, {options.jobs} processes; seed "
-        f"{options.seed}; {seconds:.0f} processor seconds per type to choose genes, train, predict and run the baselines."
+        f"{platform.python_version()}, {platform.machine()}, {options.jobs} one-thread processes, seed {options.seed}; "
+        f"{seconds:.0f} processor seconds per type to choose genes, train, predict and run the baselines."
     )
 
 

@@ -144,10 +144,11 @@ def plot_result(result: HeldOut, path: Path) -> None:
     """Draw predicted against real means, and control, real and predicted cells in one UMAP."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     from deltavi import pl
 
-    figure = Figure(figsize=(11, 5), layout="constrained")
+    figure = Figure(figsize=(11, 5), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     pl.reg_mean(result.predicted, result.real, control=result.control_cells, ax=left, show=False)
