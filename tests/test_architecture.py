@@ -18,8 +18,6 @@ from deltavi import data, metrics, model, module, perturbation, pl, tl
 
 SOURCE = Path(deltavi.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
-# A package may import those to its right, and the underscored modules at the top.
-ORDER = ["cli", "tl", "pl", "model", "train", "perturbation", "module", "latent", "likelihood", "data", "metrics", "io"]
 # Pure functions over arrays and likelihoods; they know no module and no model.
 FORBIDDEN = {
     "likelihood": {"latent", "module", "model", "train", "tl", "pl", "perturbation"},
