@@ -61,9 +61,12 @@ def examples(values: Iterable[object], n: int = 3) -> str:
     return shown if len(items) <= n else f"{shown} and {len(items) - n} more"
 
 
-def unknown_category(kind: str, given: object, known: Iterable[object]) -> UnknownCategoryError:
+def unknown_category(
+    kind: str, given: object, known: Iterable[object], *, among: str = "the data"
+) -> UnknownCategoryError:
     """Build the error for a name that is not among `known`, with the closest match first."""
     names = [str(k) for k in known]
     close = difflib.get_close_matches(str(given), names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    return UnknownCategoryError(f"{kind} {given!r} is not in the data.{hint} Known: {', '.join(map(repr, names))}.")
+    listed = ", ".join(map(repr, names)) or "none"
+    return UnknownCategoryError(f"{kind} {given!r} is not in {among}.{hint} Known: {listed}.")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deltavi._errors import DeltaviError, unknown_category
+from deltavi._errors import DeltaviError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,7 +81,7 @@ def run_demo(options: argparse.Namespace) -> HeldOut:
         logging.getLogger(name).setLevel(logging.ERROR)
     torch.set_num_threads(options.threads)
     adata, label = _load(options)
-    print(f"{adata.n_obs} cells x {adata.n_vars} genes; {label} under {options.target} is held out. Training ...")
+    print(f"{adata.n_obs} cells x {adata.n_vars} genes; to hold out: {label} under {options.target}.")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         # lightning walks over batches with a torch helper that torch deprecated
@@ -114,12 +114,17 @@ def _load(options: argparse.Namespace) -> tuple[AnnData, str]:
         return adata, options.holdout or SIMULATED_TYPE
     import anndata
 
+    from deltavi.data._fields import column
+
     if not options.data.is_file():
         raise DeltaviError(f"{options.data} is not a file.")
-    adata = anndata.read_h5ad(options.data)
+    try:
+        adata = anndata.read_h5ad(options.data)
+    except OSError as error:
+        raise DeltaviError(f"{options.data} cannot be read as h5ad: {error}") from error
     if options.holdout is None:
-        known = sorted(set(adata.obs.get(options.labels_key, [])))
-        raise unknown_category("label --holdout", "", known)
+        known = ", ".join(sorted(set(column(adata, options.labels_key).astype(str))))
+        raise DeltaviError(f"Say which label to hold out with --holdout: one of {known}.")
     return adata, options.holdout
 
 

@@ -212,3 +212,22 @@ def test_upper_quantile_inverts_the_survival_far_out(kind: str, exponent: float,
 def test_gaussian_upper_quantile_inverts_the_survival() -> None:
     likelihood, x = build("normal"), counts().numpy() + 3.0
     np.testing.assert_allclose(likelihood.upper_quantile(likelihood.survival(x)), x, rtol=1e-9)
+
+
+def test_extreme_rates_and_quantiles_stay_finite() -> None:
+    huge = torch.full((2, 3), 1e30, dtype=torch.float64)
+    theta = Dispersion(values=torch.ones(3, dtype=torch.float64))
+    for likelihood in (Poisson(huge), NegativeBinomial(huge, theta)):
+        assert torch.isfinite(likelihood.sample(np.random.default_rng(0))).all()
+    for kind in COUNTS:
+        likelihood = build(kind)
+        shape = (N_CELLS, N_GENES)
+        assert np.isfinite(likelihood.quantile(np.ones(shape))).all()
+        assert np.isfinite(likelihood.upper_quantile(np.zeros(shape))).all()
+
+
+def test_the_gaussian_hands_scvi_expression_rather_than_its_logarithm() -> None:
+    gaussian = Gaussian(torch.tensor([[0.0, 1.0, -0.5]]), Dispersion(torch.ones(3)))
+    torch.testing.assert_close(
+        gaussian.distribution.get_normalized("scale"), torch.tensor([[0.0, np.e - 1, 0.0]]).float()
+    )

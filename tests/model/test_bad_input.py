@@ -543,3 +543,94 @@ def test_no_cells_and_too_few_cells(adata: AnnData) -> None:
     SCGEN.setup_anndata(pair, **SETUP)
     with pytest.raises(DeltaviError, match="too few"):
         SCGEN(pair, n_hidden=8, n_latent=2).train(max_epochs=1, **QUIET)
+
+
+# -- settings and questions ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"gene_likelihood": "NB"}, "Did you mean|Known: 'zinb', 'nb'"),
+        ({"dispersion": "genes"}, "Did you mean 'gene'"),
+        ({"library": "obs"}, "'observed'"),
+        ({"use_batch_norm": "all"}, "'both'"),
+        ({"n_latent": 0}, "n_latent"),
+        ({"n_hidden": -3}, "n_hidden"),
+        ({"dispersion": "shared"}, "normal"),
+        ({"library": "none"}, "library size"),
+    ],
+)
+@MODELS
+def test_a_setting_that_does_not_exist(adata: AnnData, model_class: Any, settings: Any, match: str) -> None:
+    model_class.setup_anndata(adata, **SETUP)
+    with pytest.raises(DeltaviError, match=match):
+        model_class(adata, **settings)
+
+
+@pytest.mark.parametrize("key", ["condition", "cell_type", "batch"])
+def test_missing_values_in_a_column_of_a_query(trained: SCGEN, key: str) -> None:
+    query = small_adata()
+    values = query.obs[key].astype(object)
+    values.iloc[[0, 5]] = np.nan
+    query.obs[key] = values
+    with pytest.raises(InputDataError, match=f"obs\\['{key}'\\] is missing for 2 of"):
+        trained.predict_perturbation(query, **ASK)
+
+
+def test_negative_values_where_logarithms_are_needed(adata: AnnData) -> None:
+    scaled = log_normalised(adata)
+    scaled.X = dense(scaled.X) - dense(scaled.X).mean(0)
+    SCGEN.setup_anndata(scaled, **SETUP)
+    with pytest.raises(InputDataError, match="negative"):
+        SCGEN(scaled, gene_likelihood="normal")
+    SCGEN(scaled, gene_likelihood="normal", check_input=False)
+
+
+def test_one_column_for_two_keys(adata: AnnData) -> None:
+    with pytest.raises(DeltaviError, match="both 'batch'"):
+        SCGEN.setup_anndata(adata, condition_key="batch", batch_key="batch")
+
+
+def test_labels_may_be_one_number_or_several_but_not_none(adata: AnnData, trained: SCGEN) -> None:
+    adata.obs["cell_type"] = adata.obs["cell_type"].astype(str).str[-1].astype(int)
+    model = train(SCGEN, adata, n_hidden=16, n_latent=4)
+    expected = model.predict_perturbation(labels="1", **ASK)
+    for labels in (1, np.int64(1), [1], np.array([1])):
+        assert list(model.predict_perturbation(labels=labels, **ASK).obs_names) == list(expected.obs_names)
+    with pytest.raises(DeltaviError, match="empty"):
+        model.predict_perturbation(labels=[], **ASK)
+    bare = small_adata()
+    del bare.obs["cell_type"]
+    with pytest.raises(DeltaviError, match="no label column"):
+        trained.predict_perturbation(bare, labels="type_1", **ASK)
+
+
+def test_what_a_query_lacks_is_said_with_the_way_out(adata: AnnData) -> None:
+    adata.layers["counts"] = adata.X.copy()
+    setup = {**SETUP, "layer": "counts", "size_factor_key": "total_counts"}
+    model = train(SCGEN, adata, setup=setup, n_hidden=8, n_latent=2)
+    query = small_adata()
+    with pytest.raises(DeltaviError, match=r"adata.layers\['counts'\] = adata.X.copy"):
+        model.predict_perturbation(query, **ASK)
+    query.layers["counts"] = query.X.copy()
+    del query.obs["total_counts"]
+    with pytest.raises(UnknownCategoryError, match="total counts over all genes"):
+        model.predict_perturbation(query, **ASK)
+    query.obs["total_counts"] = np.asarray(query.X.sum(1)).ravel()
+    assert model.predict_perturbation(query, **ASK).n_obs > 0
+
+
+def test_batch_removal_needs_no_condition(adata: AnnData) -> None:
+    model = train(SCGEN, adata, setup={"labels_key": "cell_type", "batch_key": "batch"}, n_hidden=8, n_latent=2)
+    assert model.batch_removal().shape == adata.shape
+
+
+def test_weak_evidence_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    adata = small_adata()
+    few = np.asarray((adata.obs["cell_type"] == "type_1") & (adata.obs["condition"] == "stimulated"))
+    kept = adata[~few | (np.cumsum(few) <= 4)].copy()
+    model = train(SCGEN, kept, n_hidden=16, n_latent=4)
+    with caplog.at_level(logging.WARNING, logger="deltavi"):
+        model.predict_perturbation(labels="type_1", temperature=1e-3, **ASK)
+    assert "rests on labels of fewer than 10 cells ('type_1')" in caplog.text

@@ -346,3 +346,161 @@ def test_a_vae_predicts_too(trained_vae: VAE) -> None:
     predicted = trained_vae.predict_perturbation(labels="type_2", **ASK)
     assert (predicted.obs["cell_type"] == "type_2").all()
     assert "VAE" in trained_vae.summary_string
+
+
+# -- what others rely on ---------------------------------------------------------------------------------------
+
+
+def test_a_donor_measured_under_control_only_is_predicted_after_mapping() -> None:
+    reference = train(SCGEN, small_adata(), n_hidden=16, n_latent=4)
+    query = small_adata(seed=5)
+    query = query[query.obs["condition"] == "control"].copy()
+    query.obs["batch"] = "new donor"
+    mapped = SCGEN.load_query_data(query, reference)
+    mapped.train(max_epochs=1, batch_size=32, **QUIET)
+    predicted = mapped.predict_perturbation(**ASK)
+    assert predicted.n_obs == query.n_obs
+    before, after = reference.training_means, mapped.training_means
+    assert after.positions["stimulated"].counts() == before.positions["stimulated"].counts()
+    gained = sum(after.positions["control"].n_cells) - sum(before.positions["control"].n_cells)
+    assert gained == query.n_obs
+
+
+def test_joined_means_are_those_of_all_cells() -> None:
+    positions, counts, conditions, labels = cells()
+    half = np.arange(60) < 25
+
+    def means(rows: np.ndarray) -> TrainingMeans:
+        return TrainingMeans.from_cells(
+            positions[rows], counts[rows], totals=counts[rows].sum(1), conditions=conditions[rows], labels=labels[rows]
+        )
+
+    joined, whole = means(half).joined(means(~half)), means(np.ones(60, dtype=bool))
+    for name in ("positions", "expression", "overall_positions", "overall_expression"):
+        for condition, group in getattr(whole, name).items():
+            other = getattr(joined, name)[condition]
+            assert (other.labels, other.n_cells) == (group.labels, group.n_cells)
+            np.testing.assert_allclose(other.means, group.means)
+
+
+def test_the_vector_in_uns_gives_the_prediction_back(trained: SCGEN) -> None:
+    predicted = trained.predict_perturbation(labels="type_1", **ASK)
+    vector = predicted.uns["deltavi"]["vectors"].loc["type_1"].to_numpy()
+    again = trained.predict_perturbation(labels="type_1", shift=vector, **ASK)
+    np.testing.assert_allclose(dense(again.X), dense(predicted.X), atol=1e-5)
+
+
+def test_seed_moves_the_noise_and_nothing_else(trained: SCGEN) -> None:
+    first, second = (trained.predict_perturbation(seed=seed, n_samples=4, **ASK) for seed in (0, 1))
+    np.testing.assert_allclose(first.layers["rate"], second.layers["rate"])
+    assert (first.layers["counts"] != second.layers["counts"]).nnz > 0
+    assert (first.X != second.X).nnz > 0
+    assert not np.array_equal(first.layers["upper"], second.layers["upper"])
+
+
+def test_coupled_and_sampled_counts_are_different_draws(trained: SCGEN) -> None:
+    predicted = trained.predict_perturbation(shift="none", **ASK)
+    own = dense(trained.adata[trained.adata.obs["condition"] == "control"].X)
+    totals = own.sum(1)
+    np.testing.assert_allclose(dense(predicted.X), log_cp10k(own, totals), rtol=1e-4, atol=1e-4)
+    assert (dense(predicted.layers["counts"]) != own).any()
+
+
+def test_temperature_reaches_the_weights(trained: SCGEN) -> None:
+    spread = []
+    for temperature in (0.01, 0.2, 50.0):
+        weights = trained.predict_perturbation(temperature=temperature, **ASK).uns["deltavi"]["weights"]["weight"]
+        spread.append(float(weights.max() - weights.min()))
+    assert spread[0] > spread[1] > spread[2]
+    assert spread[2] < 0.05
+
+
+def test_a_decoded_change_starts_from_the_control_condition() -> None:
+    adata = small_adata()
+    model = train(SCGEN, adata, n_hidden=16, n_latent=4, condition_in_decoder=True)
+    request = model._request(None, control="control", labels=None, drop=False)
+    positions = model._positions(request.adata, request.cells)
+    chosen = np.arange(10)
+    change = model._decoded_change(request, chosen, positions[chosen], ("control", "stimulated"))
+    none = model._decoded_change(request, chosen, positions[chosen], ("control", "control"))
+    np.testing.assert_allclose(none(np.zeros(4)), 0.0, atol=1e-6)
+    assert np.abs(change(np.zeros(4))).max() > 1e-4
+
+
+def test_the_interval_holds_nine_tenths_of_the_draws() -> None:
+    import torch
+
+    from deltavi.likelihood import Dispersion, Gaussian
+    from deltavi.model._decoding import expected_log, predictive_interval
+    from deltavi.perturbation.noise import cell_generators
+
+    def decode(z: np.ndarray) -> Gaussian:
+        return Gaussian(torch.from_numpy(z @ np.ones((2, 6))), Dispersion(torch.ones(6, dtype=torch.float64)))
+
+    names = [f"c{i}" for i in range(40)]
+    lower, upper = predictive_interval(
+        decode,
+        np.zeros((40, 2)),
+        np.full((40, 2), 0.5),
+        totals=np.ones(40),
+        n_samples=800,
+        generators=cell_generators(names, seed=0),
+    )
+    # variance of the mean is 2 * 0.25, of the noise 1
+    width = 2 * 1.6449 * np.sqrt(1.5)
+    assert np.mean(upper - lower) == pytest.approx(width, rel=0.05)
+    from deltavi.likelihood import Poisson
+
+    rate = torch.full((40, 6), 3.0, dtype=torch.float64)
+    expected = expected_log(Poisson(rate), np.full(40, 1e4), cell_generators(names, seed=0))
+    support = np.arange(60)
+    from scipy import stats
+
+    exact = float((stats.poisson.pmf(support, 3.0) * np.log1p(support)).sum())
+    assert float(expected.mean()) == pytest.approx(exact, rel=0.01)
+
+
+def test_a_decoder_of_counts_starts_at_the_mean_shares(adata: AnnData) -> None:
+    totals = np.asarray(adata.X.sum(1)).ravel()
+    adata.obs["total_counts"] = 3.0 * totals
+    SCGEN.setup_anndata(adata, size_factor_key="total_counts", **SETUP)
+    model = SCGEN(adata, n_hidden=16, n_latent=4)
+    shares = np.asarray(adata.X.sum(0)).ravel() / (3.0 * totals.sum())
+    bias = model.module.decoder.px_scale_decoder[0].bias.detach().numpy()
+    np.testing.assert_allclose(bias, np.log(np.maximum(shares, 1e-7)) - np.log(1 - shares.sum()), rtol=1e-4)
+
+
+def test_batch_removal_decodes_as_if_from_the_reference_batch(trained: SCGEN) -> None:
+    corrected = trained.batch_removal()
+    references = corrected.uns["deltavi"]["reference_batch"].set_index("label")["batch"]
+    moved = np.asarray(
+        corrected.obs["batch"].astype(str) != corrected.obs["cell_type"].astype(str).map(references).astype(str)
+    )
+    own = log_of(trained.adata)
+    assert not np.allclose(dense(corrected.X)[moved], own[moved])
+    # cells of the reference batch have nowhere to go
+    np.testing.assert_allclose(dense(corrected.X)[~moved], own[~moved], rtol=1e-4, atol=1e-4)
+
+
+def test_queries_are_forgotten_when_nobody_holds_them(trained: SCGEN) -> None:
+    import gc
+
+    store = trained._per_instance_manager_store[trained.id]
+    for seed in range(3):
+        trained.get_latent_representation(small_adata(seed=seed))
+    gc.collect()
+    assert len(store) == 1
+
+
+def test_training_warms_up_over_the_share_that_was_asked_for() -> None:
+    adata = small_adata()
+    SCGEN.setup_anndata(adata, **SETUP)
+    model = SCGEN(adata, n_hidden=8, n_latent=2)
+    model.train(max_epochs=4, batch_size=32, kl_warmup=0.5, **QUIET)
+    weights = model.history["kl_weight"].to_numpy(dtype=float).ravel()
+    np.testing.assert_allclose(weights, [0.0, 0.15, 0.3, 0.3], atol=1e-6)
+    other = SCGEN(adata, n_hidden=8, n_latent=2)
+    other.train(max_epochs=1, batch_size=32, seed=3, **QUIET)
+    assert not np.array_equal(np.sort(model.train_indices), np.sort(other.train_indices))
+    with pytest.raises(DeltaviError, match="kl_warmup"):
+        other.train(max_epochs=1, kl_warmup=1.5)

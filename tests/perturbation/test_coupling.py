@@ -132,3 +132,23 @@ def test_batches_of_a_label_meet_at_the_largest() -> None:
     inside = (labels == "a") & (batches == "y")
     np.testing.assert_allclose(moved[inside] - moved[inside].mean(0), positions[inside] - positions[inside].mean(0))
     assert list(moves.reference[labels == "b"]) == ["y"] * 20
+
+
+def test_a_higher_place_within_a_count_never_lands_lower() -> None:
+    """In the upper half, too, where quantiles are counted from above."""
+    uniform = np.linspace(0.01, 0.99, 60)[:, None]
+    source, target = negative_binomial(1.0, 5.0, n=60), negative_binomial(7.0, 5.0, n=60)
+    for count in (0.0, 1.0, 4.0, 9.0):
+        moved = couple(np.full((60, 1), count), source, target, uniform=uniform)
+        assert (np.diff(moved.ravel()) >= 0).all()
+        assert moved[-1] > moved[0]
+
+
+def test_of_batches_of_equal_size_the_first_in_order_is_the_reference() -> None:
+    labels, batches = np.repeat(["a"], 4), np.array(["y", "y", "x", "x"])
+    moves = batch_moves(np.arange(8.0).reshape(4, 2), labels=labels, batches=batches)
+    assert moves.references == {"a": "x"}
+
+
+def test_a_cell_of_less_than_one_count_is_not_blown_up() -> None:
+    assert log_cp10k(np.array([[0.5]]), np.array([0.5])).item() == pytest.approx(np.log1p(5e3))

@@ -163,7 +163,12 @@ def require_counts(report: MatrixReport, *, where: str) -> None:
 
 
 def require_log_normalised(report: MatrixReport, *, where: str) -> None:
-    """Raise where a Gaussian likelihood would meet raw counts."""
+    """Raise where a Gaussian likelihood would meet raw counts, or values that no logarithm of counts takes."""
+    if report.n_negative:
+        raise InputDataError(
+            f"{where} holds {report.n_negative} negative values; log-normalised expression has none, scaled or centred "
+            "data do. check_input=False overrides the check."
+        )
     if report.n_nonzero > 0 and (report.are_counts or report.max_value > 10 * MAX_PLAUSIBLE_LOG):
         raise InputDataError(
             f"{where} looks like raw counts (values up to {report.max_value:.6g}), but gene_likelihood='normal' needs "

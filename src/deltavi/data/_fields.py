@@ -198,6 +198,12 @@ class SizeFactorField(NumericalObsField):  # type: ignore[misc]
     """Size factor of each cell: a positive, finite number."""
 
     def validate_field(self, adata: AnnData) -> None:
+        if self.attr_key not in adata.obs:
+            raise UnknownCategoryError(
+                f"obs[{self.attr_key!r}], each cell's total counts over all genes, is missing. Compute it before genes "
+                f"are selected: adata.obs[{self.attr_key!r}] = np.asarray(adata.X.sum(1)).ravel(). "
+                f"Known: {examples(adata.obs.columns, 10)}."
+            )
         values = numbers(adata, self.attr_key)
         wrong = ~np.isfinite(values) | (values <= 0)
         if wrong.any():

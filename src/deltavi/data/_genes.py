@@ -97,7 +97,8 @@ def match_genes(query: Sequence[str] | pd.Index, model: Sequence[str] | pd.Index
 
 def _too_few(match: GeneMatch, query: pd.Index, model: pd.Index, min_overlap: float) -> str:
     return (
-        f"Only {match.overlap:.0%} of the model's {len(model)} genes are in the query (at least {min_overlap:.0%} are "
+        f"Only {100 * match.overlap:.3g}% of the model's {len(model)} genes are in the query (at least "
+        f"{min_overlap:.0%} are "
         f"needed; model.min_gene_overlap sets the floor). Model: {examples(model)}. Query: {examples(query)}."
         f"{suggest_vocabulary(query, model)}"
     )

@@ -206,5 +206,8 @@ def _expression(adata: AnnData, layer: str | None) -> Any:
     if layer is None:
         return adata.X
     if layer not in adata.layers:
-        raise DeltaviError(f"The model reads layers[{layer!r}], which the query does not have.")
+        raise DeltaviError(
+            f"The model reads layers[{layer!r}], which the query does not have. If its X holds the raw counts: "
+            f"adata.layers[{layer!r}] = adata.X.copy()."
+        )
     return adata.layers[layer]

@@ -123,6 +123,9 @@ class FilesMixin(ArchesMixin):  # type: ignore[misc]
     def load_query_data(cls, adata: AnnData, reference_model: Any, **freeze: Any) -> Self:
         """Extend a trained model by the batches of a query, to be trained on it (scArches; Lotfollahi et al. 2022).
 
+        The reference's mean responses are kept: cells of a query that was measured in one condition only can be
+        predicted in another.
+
         Parameters
         ----------
         adata
@@ -142,6 +145,7 @@ class FilesMixin(ArchesMixin):  # type: ignore[misc]
         query = _in_gene_order(adata, reference.registry_, cls)
         model = super().load_query_data(query, reference, accelerator="cpu", **freeze)
         _average_new_columns(model.module, reference.module)
+        model.reference_means = getattr(reference, "training_means", None)
         return cast("Self", model)
 
 

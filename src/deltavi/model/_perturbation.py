@@ -18,12 +18,12 @@ from deltavi import _keys
 from deltavi._errors import DeltaviError, KeyClashError, UnknownCategoryError, examples
 from deltavi._random import isolated_randomness
 from deltavi.data._checks import row_blocks, valid_cells
-from deltavi.data._fields import require_known
+from deltavi.data._fields import require_known, used_categories
 from deltavi.likelihood._base import to_numpy
 from deltavi.model._base import CountModel
 from deltavi.model._decoding import CellDecoder, Predicted, Profile, predict_cells, predictive_interval, stack
 from deltavi.model._request import Request, assemble, of_labels
-from deltavi.model._training_means import UNSCALED, TrainingMeans, stretched, weights_table
+from deltavi.model._training_means import STRETCHES, UNSCALED, TrainingMeans, stretched, vectors_table, weights_table
 from deltavi.perturbation._estimators import ALL_CELLS, Shift
 from deltavi.perturbation.noise import cell_generators
 
@@ -32,6 +32,8 @@ logger = logging.getLogger("deltavi")
 BATCH_SIZE = 512
 # Query cells that decide how far a shift is stretched.
 MAGNITUDE_CELLS = 300
+# A label of fewer cells in either condition has a mean that says little.
+FEW_CELLS = 10
 OWN_OBS = (_keys.OBS_SOURCE_CONDITION, _keys.OBS_SOURCE_CELL)
 
 
@@ -39,6 +41,8 @@ class PerturbationMixin:
     """Carries ``predict_perturbation``; the model gives latent positions and a decoder."""
 
     training_means: TrainingMeans | None = None
+    # of the model that query data were mapped onto: its cells still tell how labels respond
+    reference_means: TrainingMeans | None = None
 
     def predict_perturbation(
         self,
@@ -125,6 +129,7 @@ class PerturbationMixin:
         coordinates = self._coordinates(conditions[0]) if distance == "decoded" else None
         estimate = partial(self._means().shift, *conditions, temperature=temperature, coordinates=coordinates)
         shifts, factors = self._shifts(request, before, conditions, partial(estimate, estimator=shift), magnitude)
+        self._log_weak_evidence(shifts, factors)
         moves = [shifts[group].vector for group in request.groups]
         after = (before + np.stack(moves)).astype(np.float32) if moves else before
         with isolated_randomness(seed):  # loaders and encoders draw, though no draw reaches the answer
@@ -144,6 +149,7 @@ class PerturbationMixin:
             "target": str(target),
             "shift": next(iter(shifts.values())).estimator if shifts else str(shift),
             "weights": weights_table(shifts, factors),
+            "vectors": vectors_table(shifts),
             "profile": profile,
             "n_samples": n_samples,
             "seed": seed,
@@ -193,6 +199,18 @@ class PerturbationMixin:
         if n_samples < 1:
             raise DeltaviError(f"n_samples must be at least 1, not {n_samples}.")
 
+    @staticmethod
+    def _log_weak_evidence(shifts: dict[str, Shift], factors: dict[str, float]) -> None:
+        """Say where a shift rests on few cells, or could not be stretched as far as it should be."""
+        for group, shift in shifts.items():
+            few = {k for k, n in shift.n_control.items() if min(n, shift.n_target.get(k, 0)) < FEW_CELLS}
+            share = sum(weight for label, weight in shift.weights.items() if label in few)
+            if share > 0.5:
+                message = "%.0f %% of the shift for %r rests on labels of fewer than %d cells (%s)."
+                logger.warning(message, 100 * share, group, FEW_CELLS, examples(sorted(few)))
+            if shift.estimator not in UNSCALED and factors[group] >= STRETCHES[-1]:
+                logger.warning("The magnitude for %r reached its limit of %g; train longer.", group, STRETCHES[-1])
+
     def _request(
         self, adata: AnnData | None, *, control: str, labels: str | Sequence[str] | None, drop: bool
     ) -> Request:
@@ -206,12 +224,14 @@ class PerturbationMixin:
         key, groups = self._condition_key(), self._groups(source)
         chosen = of_labels(groups, labels)
         if key in source.obs:
+            used_categories(source.obs[key], key)
             chosen = chosen & np.asarray(source.obs[key].astype(str) == str(control))
             if source.n_obs and not chosen.any():
-                among = "" if labels is None else " among the chosen labels"
+                present = examples(sorted(set(source.obs[key][of_labels(groups, labels)].astype(str))), 10)
+                among = "" if labels is None else f" among the cells of {labels!r}"
                 raise UnknownCategoryError(
-                    f"No cell has obs[{key!r}] == {control!r}{among}: "
-                    f"there is nothing to start from. Conditions present: {examples(source.obs[key].unique(), 10)}."
+                    f"No cell{among} has obs[{key!r}] == {control!r}: there is nothing to start from. "
+                    f"Conditions of those cells: {present}."
                 )
         cells = np.flatnonzero(chosen)
         aligned = model._validate_anndata(None if adata is None else source)
@@ -231,8 +251,8 @@ class PerturbationMixin:
         key = cast("CountModel", self)._setup_argument("labels_key")
         if key is None or key not in adata.obs:
             return np.full(adata.n_obs, ALL_CELLS, dtype=object)
-        values = adata.obs[key]
-        return np.where(values.isna(), ALL_CELLS, values.astype(str)).astype(object)
+        used_categories(adata.obs[key], key)  # raises where labels are missing
+        return np.asarray(adata.obs[key].astype(str), dtype=object)
 
     # -- where cells lie and go ------------------------------------------------------------------------------
 
@@ -249,13 +269,14 @@ class PerturbationMixin:
         if model._setup_argument("condition_key") is None:
             return
         adata, labels_key = model._validate_anndata(), model._setup_argument("labels_key")
-        self.training_means = TrainingMeans.from_cells(
+        own = TrainingMeans.from_cells(
             self._positions(adata, np.arange(adata.n_obs)),
             model.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY),
             totals=None if model.module.gene_likelihood == "normal" else self._totals(adata),
             conditions=np.asarray(adata.obs[self._condition_key()].astype(str), dtype=object),
             labels=None if labels_key is None else np.asarray(adata.obs[labels_key].astype(str), dtype=object),
         )
+        self.training_means = own if self.reference_means is None else self.reference_means.joined(own)
 
     def _shifts(
         self,

@@ -11,8 +11,9 @@ import pandas as pd
 from anndata import AnnData
 
 from deltavi import _keys
-from deltavi._errors import unknown_category
+from deltavi._errors import DeltaviError, unknown_category
 from deltavi.model._decoding import Predicted
+from deltavi.perturbation._estimators import ALL_CELLS
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +87,12 @@ def of_labels(groups: np.ndarray, labels: str | Sequence[str] | None) -> np.ndar
     """Cells of the chosen `labels`, ``(n_cells,)`` bool."""
     if labels is None:
         return np.ones(len(groups), dtype=bool)
-    wanted = [str(label) for label in ([labels] if isinstance(labels, str) else labels)]
+    wanted = [str(label) for label in np.atleast_1d(np.asarray(labels, dtype=object))]
+    if not wanted:
+        raise DeltaviError("labels is empty; name at least one label, or pass None for all.")
     present = sorted(set(groups))
+    if present == [ALL_CELLS]:
+        raise DeltaviError(f"labels={labels!r} was asked for, but the cells have no label column.")
     for label in wanted:
         if label not in present:
             raise unknown_category("label", label, present)

@@ -16,7 +16,7 @@ from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness
 from deltavi.data._checks import row_blocks
 from deltavi.model._decoding import CellDecoder, Predicted, predict_cells, stack
-from deltavi.model._vae import VAE, named_arguments
+from deltavi.model._vae import VAE
 from deltavi.perturbation.batches import batch_moves
 from deltavi.perturbation.noise import cell_generators
 
@@ -121,43 +121,6 @@ class SCGEN(VAE):
         key = self._setup_argument("size_factor_key")
         library = counts.sum() if key is None else float(np.asarray(self.adata.obs[key], dtype=np.float64).sum())
         self.module.decoder.start_at(torch.from_numpy(counts / library).float())
-
-    @classmethod
-    def setup_anndata(  # type: ignore[override]
-        cls,
-        adata: AnnData,
-        *,
-        condition_key: str,
-        layer: str | None = None,
-        labels_key: str | None = None,
-        batch_key: str | None = None,
-        size_factor_key: str | None = None,
-        categorical_covariate_keys: list[str] | None = None,
-        continuous_covariate_keys: list[str] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Register `adata`; as :meth:`deltavi.model.VAE.setup_anndata`, with a condition.
-
-        Parameters
-        ----------
-        adata
-            Cells to learn from; in memory or backed, dense or sparse.
-        condition_key
-            obs column of the perturbation.
-        layer
-            Layer with the expression, instead of X.
-        labels_key
-            obs column of the cell type; without it one shift serves all cells.
-        batch_key
-            obs column of the batch or donor.
-        size_factor_key
-            obs column with each cell's total counts over all genes, where the matrix holds a selection of genes.
-        categorical_covariate_keys, continuous_covariate_keys
-            obs columns of further covariates of the decoder.
-        **kwargs
-            Used by :meth:`load` and :meth:`load_query_data`.
-        """
-        cls._register(adata, cls._get_setup_method_args(**named_arguments(locals())), **kwargs)
 
     @torch.inference_mode()
     def batch_removal(self, adata: AnnData | None = None, *, batch_size: int = 512, seed: int = 0) -> AnnData:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, ClassVar
 
 import numpy as np
@@ -91,7 +92,9 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
         # lightning warns of fewer mini-batches than its logging interval, and of modules left in evaluation mode
         trainer_kwargs.setdefault("log_every_n_steps", min(10, max(1, len(split.train) // batch_size)))
         self.module.train()
-        with isolated_randomness(seed):
+        with isolated_randomness(seed), warnings.catch_warnings():
+            # lightning walks over batches with a torch helper that torch deprecated
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
             super().train(
                 max_epochs=epochs,
                 accelerator=accelerator,

@@ -149,6 +149,12 @@ class TrainingMeans:
     def _log(self, expression: NDArray[np.float64]) -> NDArray[np.float64]:
         return expression if self.is_log else np.log1p(expression)
 
+    def joined(self, other: TrainingMeans) -> TrainingMeans:
+        """Means over the cells of both; for a query that was mapped into the latent space of a reference."""
+        names = ("positions", "expression", "overall_positions", "overall_expression")
+        fields: dict[str, Any] = {name: _joined(getattr(self, name), getattr(other, name)) for name in names}
+        return replace(self, **fields)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain form for a model file."""
         return {
@@ -171,6 +177,19 @@ class TrainingMeans:
             for name, value in saved.items()
         }
         return cls(**fields)
+
+
+def _joined(first: dict[str, GroupMeans], second: dict[str, GroupMeans]) -> dict[str, GroupMeans]:
+    """Means by condition and label over the cells behind both."""
+    result = {}
+    for condition in dict.fromkeys([*first, *second]):
+        parts = [means[condition] for means in (first, second) if condition in means]
+        labels = tuple(sorted({label for part in parts for label in part.labels}))
+        sums = {label: [(_row(p, label), p.counts()[label]) for p in parts if label in p.labels] for label in labels}
+        sizes = tuple(sum(n for _, n in sums[label]) for label in labels)
+        means = np.stack([sum(row * n for row, n in sums[label]) / sum(n for _, n in sums[label]) for label in labels])
+        result[condition] = GroupMeans(labels, means, sizes)
+    return result
 
 
 def _row(group: GroupMeans, label: str) -> NDArray[np.float64]:
@@ -236,6 +255,14 @@ def stretched(
     projections = np.array([decoded_change(m * shift.vector) @ observed / length for m in STRETCHES])
     factor = float(np.interp(1.0, np.maximum.accumulate(projections), STRETCHES))
     return replace(shift, vector=factor * shift.vector), factor
+
+
+def vectors_table(shifts: dict[str, Shift]) -> pd.DataFrame:
+    """Latent displacement of every query group, one row each; a row can be passed as ``shift=``."""
+    return pd.DataFrame(
+        np.stack([s.vector for s in shifts.values()]) if shifts else np.zeros((0, 0)),
+        index=pd.Index([str(group) for group in shifts], name="query"),
+    ).rename(columns=str)
 
 
 def weights_table(shifts: dict[str, Shift], factors: dict[str, float]) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from scvi.model.base import RNASeqMixin, VAEMixin
 
 from deltavi import _keys
 from deltavi._compat import init_library_size
+from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness
 from deltavi.data._checks import MatrixReport, require_counts, require_log_normalised
 from deltavi.data._manager import DataManager
@@ -151,6 +152,8 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, FilesMixin, TrainingMixin, C
         UnknownCategoryError
             If a column or layer does not exist.
         """
+        if condition_key is not None and condition_key in (labels_key, batch_key):
+            raise DeltaviError(f"condition_key and another key are both {condition_key!r}: name a column for each.")
         cls._register(adata, cls._get_setup_method_args(**named_arguments(locals())), **kwargs)
 
     def get_latent_representation(

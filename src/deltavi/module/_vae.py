@@ -37,6 +37,7 @@ from deltavi.module._decoder import (
     initial_log_dispersion,
     weight_penalty,
 )
+from deltavi.module._settings import check_settings, check_sizes, default_activation
 
 Where = Literal["none", "encoder", "decoder", "both"]
 
@@ -127,6 +128,17 @@ class VAE(BoundsMixin, BaseModuleClass):  # type: ignore[misc]
         weight_l2: float = 0.0,
     ) -> None:
         super().__init__()
+        check_settings(
+            gene_likelihood=gene_likelihood,
+            dispersion=dispersion,
+            library=library,
+            scale_activation=scale_activation,
+            use_batch_norm=use_batch_norm,
+            use_layer_norm=use_layer_norm,
+            activation=activation,
+            posterior=posterior,
+        )
+        check_sizes(n_input=n_input, n_latent=n_latent, n_hidden=n_hidden)
         self.n_input, self.n_latent, self.n_labels = n_input, n_latent, n_labels
         self.n_continuous_cov = n_continuous_cov
         self.gene_likelihood, self.dispersion, self.library = gene_likelihood, dispersion, library
@@ -369,10 +381,3 @@ class VAE(BoundsMixin, BaseModuleClass):  # type: ignore[misc]
             MODULE_KEYS.Y_KEY: tensors.get(REGISTRY_KEYS.LABELS_KEY),
             **self._shared_input(tensors),
         }
-
-
-def default_activation(gene_likelihood: GeneLikelihood, library: LibraryKind) -> ScaleActivation:
-    """Softmax shares of a library; a free positive rate per unit of a given size factor; else linear."""
-    if gene_likelihood == "normal" and library == "none":
-        return "linear"
-    return "softplus" if library == "size_factor" else "softmax"
