@@ -15,7 +15,15 @@ from scipy import sparse
 
 from deltavi._errors import GeneMatchError, InputDataError, UnseenCategoryWarning
 from deltavi.data import valid_cells
-from deltavi.data._checks import BLOCK_ROWS, MatrixReport, require_counts, require_finite, row_blocks, scan_matrix
+from deltavi.data._checks import (
+    BLOCK_ROWS,
+    MatrixReport,
+    require_counts,
+    require_finite,
+    require_log_normalised,
+    row_blocks,
+    scan_matrix,
+)
 from deltavi.data._fields import UNSEEN, CategoryField, codes_of, used_categories
 from deltavi.data._genes import match_genes
 from deltavi.data._matrix import take_columns
@@ -51,7 +59,7 @@ def test_scan_counts_what_numpy_counts(convert: Any, seed: int, shape: tuple[int
     assert report.n_negative == (finite < 0).sum()
     assert report.n_fractional == (finite != np.floor(finite)).sum()
     assert report.n_nonzero == (finite != 0).sum()
-    assert report.n_empty_cells == (np.abs(np.nan_to_num(x, nan=1.0)).sum(1) == 0).sum()
+    assert report.n_empty_cells == (np.abs(np.nan_to_num(x, nan=1.0, posinf=1.0)).sum(1) == 0).sum()
     assert set(report.bad_cells) == set(np.flatnonzero(~np.isfinite(x).all(1)))
     assert MatrixReport.from_dict(report.as_dict()) == report
     good = valid_cells(AnnData(convert(x)))
@@ -151,3 +159,22 @@ def test_categories_keep_their_type() -> None:
     categories = used_categories(values, "batch")
     assert [type(c) for c in categories] == [int, int]
     assert list(codes_of(values, categories)) == [1, 0, 1]
+
+
+def test_extra_genes_at_the_end_are_no_identity() -> None:
+    assert not match_genes(["a", "b", "c"], ["a", "b"], min_overlap=0.5).is_identity
+    assert match_genes(["a", "b"], ["a", "b"], min_overlap=0.5).is_identity
+
+
+def test_large_fractional_values_are_no_logarithms() -> None:
+    with pytest.raises(InputDataError, match="raw counts"):
+        require_log_normalised(scan_matrix(np.array([[500.5, 1.0]])), where="X")
+
+
+def test_rounding_does_not_hide_a_common_total() -> None:
+    x = np.random.default_rng(0).random((5, 9))
+    x *= 1e4 / x.sum(1, keepdims=True)
+    x[0] *= 1 + 1e-5
+    assert scan_matrix(x).look_scaled
+    x[0] *= 1.1
+    assert not scan_matrix(x).look_scaled

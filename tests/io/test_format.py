@@ -201,3 +201,10 @@ def test_a_failed_rename_puts_the_old_folder_back(folder: Path, monkeypatch: pyt
         write_model(folder, TENSOR_SET, {"name": "new"})
     monkeypatch.undo()
     assert read_model(folder)[1]["name"] == SAVED["name"]
+
+
+def test_transposed_weights_and_readable_folders(tmp_path: Path) -> None:
+    transposed = torch.arange(6.0).view(2, 3).T
+    write_model(tmp_path / "model", {"w": transposed}, {})
+    assert torch.equal(read_model(tmp_path / "model")[0]["w"], transposed)
+    assert (tmp_path / "model").stat().st_mode & 0o777 == 0o755

@@ -158,7 +158,10 @@ class ModelContract:
         model, adata = fit
         assert np.isfinite(float(model.get_elbo()))
         assert np.isfinite(float(model.get_elbo(self.data())))
-        assert float(model.get_marginal_ll(n_mc_samples=20)) > -np.inf
+        # the importance-weighted bound lies above the evidence lower bound, which is known up to its sampling error
+        bounds = [float(model.get_elbo()) for _ in range(12)]
+        error = np.std(bounds) / np.sqrt(len(bounds))
+        assert np.mean(bounds) - 4 * error < float(model.get_marginal_ll(n_mc_samples=200)) < 0
         assert np.isfinite(float(model.get_reconstruction_error()["reconstruction_loss"]))
         expression = model.get_normalized_expression(n_samples=2)
         assert expression.shape == adata.shape

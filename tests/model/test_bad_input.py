@@ -452,7 +452,7 @@ def test_backed_files_train_and_predict(tmp_path: Path, trained: SCGEN, kind: st
     model = train(SCGEN, backed, n_hidden=16, n_latent=4)
     chosen = np.array([9, 2, 31])
     latent = model.get_latent_representation(indices=chosen)
-    np.testing.assert_allclose(latent, reference.get_latent_representation(indices=chosen), atol=1e-4)
+    np.testing.assert_allclose(latent, reference.get_latent_representation()[chosen], atol=1e-4)
     query = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
     in_memory = trained.predict_perturbation(small_adata(), **ASK)
     np.testing.assert_allclose(dense(trained.predict_perturbation(query, **ASK).X), dense(in_memory.X), atol=1e-4)
@@ -492,7 +492,7 @@ def test_a_view_is_set_up_and_its_parent_stays_as_it_is(adata: AnnData) -> None:
     model = SCGEN(view, n_hidden=16, n_latent=4)
     model.train(max_epochs=1, batch_size=16, **QUIET)
     assert model.get_latent_representation().shape[0] == 40
-    assert parent.n_obs == adata.n_obs
+    assert not view.is_view
     assert not any(str(c).startswith("_scvi") for c in parent.obs)
     assert "_scvi_uuid" not in parent.uns
 

@@ -163,3 +163,52 @@ def test_real_cells(kang_path: Path, tmp_path: Path) -> None:
     assert scores.loc[MODEL, "correlation_of_changes"] > scores.loc["mean shift", "correlation_of_changes"]
     assert scores.loc[MODEL, "e_distance"] < 0.5 * scores.loc["no change", "e_distance"]
     assert 0.8 < scores.loc[MODEL, "variance_ratio"] < 1.25
+
+
+def test_arguments_reach_the_model_and_the_prediction(adata: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deltavi.tl import _held_out
+
+    seen = []
+    axes = _held_out.principal_axes
+    monkeypatch.setattr(_held_out, "principal_axes", lambda x, **kwargs: seen.append(x.shape) or axes(x, **kwargs))
+    found = predict_held_out(adata, **ASK, **QUICK, seed=5, predict_kwargs={"shift": "paired"})
+    assert found.model.seed == 5
+    assert found.predicted.uns["deltavi"]["shift"] == "paired"
+    assert found.predicted.uns["deltavi"]["seed"] == 5
+    assert found.model._setup_argument("size_factor_key") == "total_counts"
+    # distances are measured on the axes of all real cells, held-out ones included
+    assert seen == [(adata.n_obs, 80)]
+
+
+def test_the_command_line_hands_everything_on(adata: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    got: dict[str, Any] = {}
+
+    def record(_: AnnData, **arguments: Any) -> None:
+        got.update(arguments, threads=torch.get_num_threads())
+        raise DeltaviError("stop")
+
+    monkeypatch.setattr("deltavi.tl.predict_held_out", record)
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    adata_keys = {"condition-key": "condition", "labels-key": "cell_type", "control": "x", "target": "y", "layer": "L"}
+    numbers = {"seed": 7, "threads": 2, "genes": 9, "epochs": 4}
+    arguments = [part for name, value in {**adata_keys, **numbers}.items() for part in (f"--{name}", str(value))]
+    threads = torch.get_num_threads()
+    try:
+        assert main(["demo", "--data", str(tmp_path / "cells.h5ad"), "--holdout", "z", *arguments]) == 2
+    finally:
+        torch.set_num_threads(threads)
+    expected = {
+        "label": "z",
+        "control": "x",
+        "target": "y",
+        "condition_key": "condition",
+        "labels_key": "cell_type",
+        "layer": "L",
+        "seed": 7,
+        "threads": 2,
+        "n_genes": 9,
+        "max_epochs": 4,
+    }
+    assert {name: got[name] for name in expected} == expected

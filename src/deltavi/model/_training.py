@@ -101,11 +101,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
                 devices=devices,
                 batch_size=batch_size,
                 early_stopping=early_stopping,
-                datasplitter_kwargs={
-                    "external_indexing": split.as_external_indexing(),
-                    # a tail of one or two cells breaks batch normalisation; it is a different tail every epoch
-                    "drop_last": 0 < len(split.train) % batch_size < 3 < len(split.train),
-                },
+                datasplitter_kwargs={"external_indexing": split.as_external_indexing()},
                 plan_kwargs=plan,
                 **trainer_kwargs,
             )

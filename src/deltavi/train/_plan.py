@@ -115,7 +115,7 @@ def split_cells(
     if n_train < SMALLEST_BATCH:
         raise DeltaviError(f"{n_cells} cells are too few to train on; at least {SMALLEST_BATCH} are needed.")
     tail = n_train % batch_size
-    if 0 < tail < SMALLEST_BATCH and n_train > batch_size:
+    if 0 < tail < SMALLEST_BATCH <= n_train - tail:
         n_train -= tail
         n_validation += tail if validation_size is None else 0
     order = generator.permutation(n_cells)

@@ -1,0 +1,167 @@
+"""Arguments reach what they are for: conditions, plans, files, cached matrices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from anndata import AnnData
+from scipy import sparse
+
+from deltavi._errors import ModelFileError
+from deltavi.likelihood import Dispersion, NegativeBinomial
+from deltavi.model import SCGEN, VAE
+from deltavi.model._decoding import CellDecoder, predict_cells
+from deltavi.model._training_means import stretched
+from deltavi.perturbation import Shift
+from deltavi.perturbation.noise import cell_generators
+from tests.model.conftest import QUIET, SETUP, dense, small_adata, train
+
+ASK = {"control": "control", "target": "stimulated"}
+
+
+def test_a_prediction_switches_the_condition_of_the_decoder(adata: AnnData) -> None:
+    model = train(SCGEN, adata, n_hidden=16, n_latent=4, condition_in_decoder=True)
+    predicted = model.predict_perturbation(shift="none", **ASK)
+    latent = model.get_latent_representation()
+    loader = model._make_data_loader(adata=model.adata, batch_size=model.adata.n_obs)
+    with torch.inference_mode():
+        decode = CellDecoder(model.module, next(iter(loader)))
+        rates = [decode(latent, condition=code).mean.numpy() for code in (0, 1)]
+    control = np.asarray(model.adata.obs["condition"] == "control")
+    np.testing.assert_allclose(predicted.layers["rate"], rates[1][control], rtol=1e-3)
+    assert not np.allclose(rates[0], rates[1], rtol=1e-3)
+    profiles = [model._coordinates(name)(latent[:3]) for name in ("control", "stimulated")]
+    assert not np.allclose(*profiles)
+
+
+def test_a_decoded_change_is_that_of_mean_cp10k(trained: SCGEN) -> None:
+    request = trained._request(small_adata(), control="control", labels=None, drop=False)
+    positions, move = trained._positions(request.adata, request.cells), np.full(4, 0.3)
+    everyone = np.arange(len(positions))
+    change = trained._decoded_change(request, everyone, positions, ("control", "stimulated"))(move)
+
+    def log_mean(shift: np.ndarray) -> np.ndarray:
+        rate = trained.predict_perturbation(small_adata(), shift=shift, **ASK).layers["rate"]
+        return np.log1p((rate * 1e4 / request.totals[:, None]).mean(0))
+
+    np.testing.assert_allclose(change, log_mean(move) - log_mean(0 * move), rtol=1e-3, atol=1e-4)
+
+
+def test_sampled_counts_have_mean_and_variance_of_the_likelihood() -> None:
+    n = 5000
+    likelihood = NegativeBinomial(torch.full((n, 1), 2.0), Dispersion(torch.tensor([1.0])))
+    predicted = predict_cells(
+        np.full((n, 1), 2.0),
+        likelihood,
+        likelihood,
+        totals=np.full(n, 1e4),
+        profile="cell",
+        generators=cell_generators([str(i) for i in range(n)], seed=0),
+    )
+    counts = dense(predicted.counts)
+    # standard errors: of the mean sqrt(6 / n), of the variance about sqrt(mu4 / n) with mu4 near 300
+    assert abs(counts.mean() - 2) < 5 * np.sqrt(6 / n)
+    assert abs(counts.var() - 6) < 5 * np.sqrt(300 / n)
+
+
+def test_a_shift_is_stretched_to_the_first_crossing() -> None:
+    """A projection that rises to 1.2 and falls again reaches 1.1 at 1.1; later crossings do not count."""
+    curve = lambda d: np.array([d[0] if d[0] < 1.2 else 2.4 - d[0]])  # noqa: E731
+    assert stretched(Shift(np.ones(1), "paired", {"a": 1.0}), np.array([1.1]), curve)[1] == pytest.approx(1.1)
+
+
+def test_invalid_counts_can_be_dropped_and_categories_stay(trained: SCGEN) -> None:
+    query = small_adata()
+    row = int(np.flatnonzero(query.obs["condition"] == "control")[2])
+    x = dense(query.X)
+    x[row, 1] = 0.5
+    query.X = x
+    predicted = trained.predict_perturbation(query, invalid_cells="drop", **ASK)
+    assert query.obs_names[row] not in set(predicted.obs["deltavi_source_cell"])
+    assert list(predicted.obs["condition"].cat.categories) == ["control", "stimulated"]
+
+
+def test_a_query_keeps_its_labels_and_conditions(trained: SCGEN) -> None:
+    query = trained._validate_anndata(small_adata())
+    for key in ("_scvi_labels", "_scvi_batch", "_scvi_condition"):
+        assert list(query.obs[key]) == list(trained.adata.obs[key])
+
+
+def test_the_plan_follows_the_arguments(adata: AnnData) -> None:
+    SCGEN.setup_anndata(adata, **SETUP)
+    model = SCGEN(adata, n_hidden=8, n_latent=2)
+    plans: list[Any] = []
+
+    class Plan(SCGEN._training_plan_cls):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            plans.append(self)
+
+    model._training_plan_cls = Plan
+    model.train(max_epochs=4, kl_warmup=0.5, batch_size=32, early_stopping=True, **QUIET)
+    (plan,) = plans
+    assert (plan.n_epochs_kl_warmup, plan.max_kl_weight, plan.lr_schedule) == (2, 0.3, "one_cycle")
+    assert model.trainer.early_stopping_callback.warmup_epochs == 2
+    assert model.trainer.optimizers[0].param_groups[0]["max_lr"] == pytest.approx(2e-3)
+    again = SCGEN(adata, n_hidden=8, n_latent=2)
+    again.train(max_epochs=1, batch_size=32, plan_kwargs={"lr": 5e-4, "max_kl_weight": 1.0}, **QUIET)
+    assert again.trainer.optimizers[0].param_groups[0]["max_lr"] == pytest.approx(5e-4)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 9])
+def test_the_shortest_cycles_of_the_learning_rate(adata: AnnData, epochs: int) -> None:
+    SCGEN.setup_anndata(adata, **SETUP)
+    model = SCGEN(adata, n_hidden=8, n_latent=2)
+    model.train(max_epochs=epochs, **QUIET)
+    assert len(model.history["train_loss"]) == epochs
+
+
+def test_a_new_batch_starts_at_the_mean_dispersion(adata: AnnData) -> None:
+    model = train(VAE, adata, n_hidden=8, n_latent=2, dispersion="gene-batch")
+    query = small_adata(seed=1)
+    query.obs["batch"] = "new"
+    mapped = VAE.load_query_data(query, model)
+    torch.testing.assert_close(mapped.module.px_r[:, -1], model.module.px_r.mean(1))
+    torch.testing.assert_close(mapped.module.px_r[:, :-1], model.module.px_r)
+
+
+def test_a_model_is_loaded_with_its_own_class(trained: SCGEN, tmp_path: Path) -> None:
+    trained.save(tmp_path / "model")
+    with pytest.raises(ModelFileError, match="holds a SCGEN"):
+        VAE.load(tmp_path / "model")
+
+
+def test_a_matrix_that_was_replaced_is_read_again(adata: AnnData) -> None:
+    adata.X = sparse.csc_matrix(adata.X)
+    model = train(SCGEN, adata, n_hidden=8, n_latent=2)
+    before = model.get_latent_representation()
+    adata.X = sparse.csc_matrix(adata.X * 3)
+    assert not np.allclose(model.get_latent_representation(), before)
+
+
+def test_normalised_expression_of_another_batch(trained: SCGEN) -> None:
+    first, second = (
+        trained.get_normalized_expression(transform_batch=batch, return_numpy=True)
+        for batch in trained._categories("batch")
+    )
+    assert not np.allclose(first, second)
+
+
+def test_an_unseen_batch_decodes_between_the_known_ones(trained: SCGEN) -> None:
+    query = small_adata()
+    rates = []
+    for batch in (*trained._categories("batch"), "never seen"):
+        query.obs["batch"] = batch
+        ask = {"shift": "none", **ASK}
+        if batch == "never seen":
+            with pytest.warns(UserWarning, match="average"):
+                rates.append(trained.predict_perturbation(query, **ask).layers["rate"])
+        else:
+            rates.append(trained.predict_perturbation(query, **ask).layers["rate"])
+    apart = np.abs(np.log(rates[0]) - np.log(rates[1])).mean()
+    for known in rates[:2]:
+        assert np.abs(np.log(rates[2]) - np.log(known)).mean() < apart
