@@ -181,6 +181,28 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, FilesMixin, TrainingMixin, C
         with isolated_randomness(self.seed):
             return super().get_latent_representation(adata, indices=indices, **kwargs)
 
+    def get_marginal_ll(
+        self, adata: AnnData | None = None, *, n_mc_samples: int = 1000, return_mean: bool = True, **kwargs: Any
+    ) -> Any:
+        """Importance-sampled log p(x) in nats, of each cell or on average.
+
+        scvi-tools averages the means of mini-batches, so that cells of a short last one count for more; here every
+        cell counts the same.
+
+        Parameters
+        ----------
+        adata
+            Cells, with any gene order; by default those of the model.
+        n_mc_samples
+            Draws of the posterior per cell.
+        return_mean
+            Return the mean over cells rather than a value per cell.
+        **kwargs
+            As in :meth:`scvi.model.base.VAEMixin.get_marginal_ll`.
+        """
+        values = super().get_marginal_ll(adata, n_mc_samples=n_mc_samples, return_mean=False, **kwargs)
+        return float(values.mean()) if return_mean else values
+
     # -- shape of the module ---------------------------------------------------------------------------------
 
     def _data_dimensions(self) -> dict[str, Any]:
