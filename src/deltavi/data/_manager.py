@@ -22,11 +22,18 @@ class OrderedDataset(AnnTorchDataset):  # type: ignore[misc]
 
     def __getitem__(self, indexes: int | list[int] | slice) -> dict[str, Any]:
         if isinstance(indexes, slice):
-            return super().__getitem__(indexes)  # type: ignore[no-any-return]
+            return _writable(super().__getitem__(indexes))
         rows, inverse = np.unique(np.atleast_1d(np.asarray(indexes)), return_inverse=True)
+        loaded = _writable(super().__getitem__(rows))
         if np.array_equal(inverse, np.arange(len(inverse))):
-            return super().__getitem__(rows)  # type: ignore[no-any-return]
-        return {key: value[inverse] for key, value in super().__getitem__(rows).items()}
+            return loaded
+        return {key: value[inverse] for key, value in loaded.items()}
+
+
+def _writable(loaded: dict[str, Any]) -> dict[str, Any]:
+    """Copies of what is read-only: pandas 3 hands out columns that torch would warn of writing to."""
+    read_only = [key for key, value in loaded.items() if isinstance(value, np.ndarray) and not value.flags.writeable]
+    return {**loaded, **{key: loaded[key].copy() for key in read_only}}
 
 
 class DataManager(AnnDataManager):  # type: ignore[misc]
