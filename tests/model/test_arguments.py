@@ -11,7 +11,7 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi._errors import ModelFileError
+from deltavi._errors import DeltaviError, ModelFileError
 from deltavi.likelihood import Dispersion, NegativeBinomial
 from deltavi.model import SCGEN, VAE
 from deltavi.model._decoding import CellDecoder, predict_cells
@@ -127,6 +127,13 @@ def test_a_new_batch_starts_at_the_mean_dispersion(adata: AnnData) -> None:
     mapped = VAE.load_query_data(query, model)
     torch.testing.assert_close(mapped.module.px_r[:, -1], model.module.px_r.mean(1))
     torch.testing.assert_close(mapped.module.px_r[:, :-1], model.module.px_r)
+
+
+def test_a_model_needs_data_that_was_set_up(adata: AnnData) -> None:
+    with pytest.raises(DeltaviError, match="setup_anndata"):
+        SCGEN()
+    with pytest.raises(ValueError, match="setup_anndata"):
+        SCGEN(adata)
 
 
 def test_a_model_is_loaded_with_its_own_class(trained: SCGEN, tmp_path: Path) -> None:

@@ -91,6 +91,8 @@ class SCGEN(VAE):
         **kwargs: Any,
     ) -> None:
         defaults = PAPER_DEFAULTS if gene_likelihood == "normal" else COUNT_DEFAULTS
+        if adata is None and registry is None:
+            raise DeltaviError("SCGEN needs an AnnData that SCGEN.setup_anndata has registered.")
         setup = (registry or self._get_most_recent_anndata_manager(adata, required=True).registry)[SETUP_ARGS_KEY]
         if gene_likelihood != "normal" and setup.get("size_factor_key") is not None:
             defaults = {**defaults, "scale_activation": "softmax_rest"}
