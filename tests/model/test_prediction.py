@@ -168,6 +168,11 @@ def test_cp10k_uses_the_registered_totals_and_rescales_relative_size_factors(ada
     for key, expected in (("double", 2.0 * totals), ("relative", totals)):
         model = train(SCGEN, adata.copy(), setup={**SETUP, "size_factor_key": key}, n_hidden=8, n_latent=2)
         np.testing.assert_allclose(model._totals(model.adata), expected, rtol=1e-5)
+        # shares of a factor around one could never reach the counts
+        assert model.module.scale_activation == ("softmax_rest" if key == "double" else "exp")
+        expected_counts = model.predict_perturbation(shift="none", **ASK).layers["rate"].sum()
+        control_counts = adata.X[np.asarray(adata.obs["condition"] == "control")].sum()
+        assert expected_counts == pytest.approx(control_counts, rel=0.3)
         predicted = model.predict_perturbation(shift="none", **ASK)
         control = np.asarray(adata.obs["condition"] == "control")
         # no shift: the coupling of a distribution with itself gives each cell's own counts back

@@ -188,6 +188,17 @@ def warn_unusual(report: MatrixReport, *, where: str, cells: Sequence[str]) -> N
         warnings.warn(message, InputDataWarning, stacklevel=4)
 
 
+def cell_totals(x: Any) -> np.ndarray:
+    """Sum of each row of `x`, read in blocks, ``(n_cells,)``."""
+    sums = [np.asarray(block.sum(1), dtype=np.float64).ravel() for _, block in row_blocks(x)]
+    return np.concatenate(sums) if sums else np.zeros(0)
+
+
+def are_relative(size_factors: np.ndarray, totals: np.ndarray) -> bool:
+    """Whether size factors are smaller than the counts they belong to, as pooled estimates around one are."""
+    return len(size_factors) > 0 and bool(np.median(size_factors) < np.median(totals))
+
+
 def valid_cells(adata: Any, *, layer: str | None = None, counts: bool = True) -> np.ndarray:
     """Cells whose expression a model can use.
 

@@ -17,7 +17,7 @@ import deltavi
 from deltavi import _keys
 from deltavi._errors import DeltaviError, KeyClashError, UnknownCategoryError, examples
 from deltavi._random import isolated_randomness
-from deltavi.data._checks import row_blocks, valid_cells
+from deltavi.data._checks import are_relative, cell_totals, valid_cells
 from deltavi.data._fields import require_known, used_categories
 from deltavi.likelihood._base import to_numpy
 from deltavi.model._base import CountModel
@@ -406,10 +406,8 @@ class PerturbationMixin:
         model = cast("CountModel", self)
         layer, key = model._setup_argument("layer"), model._setup_argument("size_factor_key")
         matrix = adata.X if layer is None else adata.layers[layer]
-        sums = [np.asarray(block.sum(1), dtype=np.float64).ravel() for _, block in row_blocks(matrix)]
-        counted = np.concatenate(sums) if sums else np.zeros(0)
+        counted = cell_totals(matrix)
         if key is None:
             return counted
         given = np.asarray(adata.obs[key], dtype=np.float64)
-        relative = len(given) > 0 and np.median(given) < np.median(counted)
-        return given * (counted.mean() / given.mean()) if relative else given
+        return given * (counted.mean() / given.mean()) if are_relative(given, counted) else given

@@ -14,7 +14,7 @@ from deltavi import _keys
 from deltavi._compat import SETUP_ARGS_KEY
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness
-from deltavi.data._checks import row_blocks
+from deltavi.data._checks import are_relative, cell_totals, row_blocks
 from deltavi.model._decoding import CellDecoder, Predicted, predict_cells, stack
 from deltavi.model._vae import VAE
 from deltavi.perturbation.batches import batch_moves
@@ -93,9 +93,9 @@ class SCGEN(VAE):
         defaults = PAPER_DEFAULTS if gene_likelihood == "normal" else COUNT_DEFAULTS
         if adata is None and registry is None:
             raise DeltaviError("SCGEN needs an AnnData that SCGEN.setup_anndata has registered.")
-        setup = (registry or self._get_most_recent_anndata_manager(adata, required=True).registry)[SETUP_ARGS_KEY]
-        if gene_likelihood != "normal" and setup.get("size_factor_key") is not None:
-            defaults = {**defaults, "scale_activation": "softmax_rest"}
+        if adata is not None and gene_likelihood != "normal" and kwargs.get("library") in (None, "size_factor"):
+            # among the arguments, so that a file remembers it
+            kwargs = {**self._activation(adata), **kwargs}
         super().__init__(
             adata,
             registry,
@@ -105,6 +105,16 @@ class SCGEN(VAE):
             **{**defaults, **kwargs},
         )
         self.init_params_ = self._get_init_params(locals())
+
+    def _activation(self, adata: AnnData) -> dict[str, Any]:
+        """Shares of the given total, with a rest for genes outside the model; free rates for relative factors."""
+        manager = self._get_most_recent_anndata_manager(adata, required=True)
+        key = manager.registry[SETUP_ARGS_KEY].get("size_factor_key")
+        if key is None:
+            return {}
+        given = np.asarray(adata.obs[key], dtype=np.float64)
+        relative = are_relative(given, cell_totals(manager.get_from_registry(REGISTRY_KEYS.X_KEY)))
+        return {"scale_activation": "exp" if relative else "softmax_rest"}
 
     def _plan_defaults(self) -> dict[str, Any]:
         plan = dict(self.default_plan)
