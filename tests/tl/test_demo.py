@@ -156,7 +156,7 @@ def test_table_as_text(found: HeldOut) -> None:
 def test_real_cells(kang_path: Path, tmp_path: Path) -> None:
     """The main job on real cells, in short: better than no change, and cells that look like cells."""
     options = build_parser().parse_args(
-        ["demo", "--data", str(kang_path), "--holdout", "CD4T", "--epochs", "10", "--out", str(tmp_path), "--quiet"]
+        ["demo", "--data", str(kang_path), "--holdout", "CD4T", "--epochs", "40", "--out", str(tmp_path), "--quiet"]
     )
     result = run_demo(options)
     scores = result.table

@@ -22,8 +22,15 @@ from deltavi.data._fields import require_known, used_categories
 from deltavi.likelihood._base import to_numpy
 from deltavi.model._base import CountModel
 from deltavi.model._decoding import CellDecoder, Predicted, Profile, predict_cells, predictive_interval, stack
-from deltavi.model._request import Request, assemble, of_labels
-from deltavi.model._training_means import STRETCHES, UNSCALED, TrainingMeans, stretched, vectors_table, weights_table
+from deltavi.model._request import Request, assemble, check_options, of_labels
+from deltavi.model._training_means import (
+    UNSCALED,
+    TrainingMeans,
+    log_weak_evidence,
+    stretched,
+    vectors_table,
+    weights_table,
+)
 from deltavi.perturbation._estimators import ALL_CELLS, Shift
 from deltavi.perturbation.noise import cell_generators
 
@@ -32,8 +39,6 @@ logger = logging.getLogger("deltavi")
 BATCH_SIZE = 512
 # Query cells that decide how far a shift is stretched.
 MAGNITUDE_CELLS = 300
-# A label of fewer cells in either condition has a mean that says little.
-FEW_CELLS = 10
 OWN_OBS = (_keys.OBS_SOURCE_CONDITION, _keys.OBS_SOURCE_CELL)
 
 
@@ -129,7 +134,7 @@ class PerturbationMixin:
         coordinates = self._coordinates(conditions[0]) if distance == "decoded" else None
         estimate = partial(self._means().shift, *conditions, temperature=temperature, coordinates=coordinates)
         shifts, factors = self._shifts(request, before, conditions, partial(estimate, estimator=shift), magnitude)
-        self._log_weak_evidence(shifts, factors)
+        log_weak_evidence(shifts, factors)
         moves = [shifts[group].vector for group in request.groups]
         after = (before + np.stack(moves)).astype(np.float32) if moves else before
         with isolated_randomness(seed):  # loaders and encoders draw, though no draw reaches the answer
@@ -187,29 +192,7 @@ class PerturbationMixin:
             require_known("condition", given, cast("CountModel", self)._categories(_keys.CONDITION))
         if str(control) == str(target):
             raise DeltaviError(f"control and target are both {control!r}: there is nothing to predict.")
-        for name, value, known in (
-            ("profile", profile, ("cell", "decoded")),
-            ("distance", distance, ("decoded", "latent")),
-            ("invalid_cells", invalid_cells, ("error", "drop")),
-        ):
-            if value not in known:
-                raise DeltaviError(f"{name} must be one of {examples(known)}, not {value!r}.")
-        if magnitude != "observed" and not (isinstance(magnitude, int | float) and np.isfinite(magnitude)):
-            raise DeltaviError(f"magnitude must be 'observed' or a number, not {magnitude!r}.")
-        if n_samples < 1:
-            raise DeltaviError(f"n_samples must be at least 1, not {n_samples}.")
-
-    @staticmethod
-    def _log_weak_evidence(shifts: dict[str, Shift], factors: dict[str, float]) -> None:
-        """Say where a shift rests on few cells, or could not be stretched as far as it should be."""
-        for group, shift in shifts.items():
-            few = {k for k, n in shift.n_control.items() if min(n, shift.n_target.get(k, 0)) < FEW_CELLS}
-            share = sum(weight for label, weight in shift.weights.items() if label in few)
-            if share > 0.5:
-                message = "%.0f %% of the shift for %r rests on labels of fewer than %d cells (%s)."
-                logger.warning(message, 100 * share, group, FEW_CELLS, examples(sorted(few)))
-            if shift.estimator not in UNSCALED and factors[group] >= STRETCHES[-1]:
-                logger.warning("The magnitude for %r reached its limit of %g; train longer.", group, STRETCHES[-1])
+        check_options(profile, n_samples, invalid_cells, magnitude, distance)
 
     def _request(
         self, adata: AnnData | None, *, control: str, labels: str | Sequence[str] | None, drop: bool

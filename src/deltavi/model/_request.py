@@ -11,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from deltavi import _keys
-from deltavi._errors import DeltaviError, unknown_category
+from deltavi._errors import DeltaviError, examples, unknown_category
 from deltavi.model._decoding import Predicted
 from deltavi.perturbation._estimators import ALL_CELLS
 
@@ -97,3 +97,18 @@ def of_labels(groups: np.ndarray, labels: str | Sequence[str] | None) -> np.ndar
         if label not in present:
             raise unknown_category("label", label, present)
     return np.isin(groups, wanted)
+
+
+def check_options(profile: str, n_samples: int, invalid_cells: str, magnitude: object, distance: str) -> None:
+    """Raise where an option of a prediction makes no sense."""
+    for name, value, known in (
+        ("profile", profile, ("cell", "decoded")),
+        ("distance", distance, ("decoded", "latent")),
+        ("invalid_cells", invalid_cells, ("error", "drop")),
+    ):
+        if value not in known:
+            raise DeltaviError(f"{name} must be one of {examples(known)}, not {value!r}.")
+    if magnitude != "observed" and not (isinstance(magnitude, int | float) and np.isfinite(magnitude)):
+        raise DeltaviError(f"magnitude must be 'observed' or a number, not {magnitude!r}.")
+    if n_samples < 1:
+        raise DeltaviError(f"n_samples must be at least 1, not {n_samples}.")

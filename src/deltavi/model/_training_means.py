@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from deltavi._errors import DeltaviError
+from deltavi._errors import DeltaviError, examples
 from deltavi.data._checks import row_blocks
 from deltavi.perturbation._estimators import ALL_CELLS, ESTIMATORS, Evidence, GroupMeans, Shift
 from deltavi.perturbation.shift import check_options, given_vector
@@ -19,8 +20,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+logger = logging.getLogger("deltavi")
+
 # Estimators whose vector is to be used as it stands: the paper's, and a user's.
 UNSCALED = ("scgen", "none", "vector")
+# A label of fewer cells in either condition has a mean that says little.
+FEW_CELLS = 10
 # Lengths that a shift may be stretched to, relative to its own, and how finely.
 STRETCHES = np.linspace(0.5, 2.0, 16)
 
@@ -276,3 +281,15 @@ def weights_table(shifts: dict[str, Shift], factors: dict[str, float]) -> pd.Dat
     table = pd.DataFrame(rows, columns=columns)
     table.index = table.index.astype(str)
     return table
+
+
+def log_weak_evidence(shifts: dict[str, Shift], factors: dict[str, float]) -> None:
+    """Say where a shift rests on few cells, or could not be stretched as far as it should be."""
+    for group, shift in shifts.items():
+        few = {k for k, n in shift.n_control.items() if min(n, shift.n_target.get(k, 0)) < FEW_CELLS}
+        share = sum(weight for label, weight in shift.weights.items() if label in few)
+        if share > 0.5:
+            message = "%.0f %% of the shift for %r rests on labels of fewer than %d cells (%s)."
+            logger.warning(message, 100 * share, group, FEW_CELLS, examples(sorted(few)))
+        if shift.estimator not in UNSCALED and factors[group] >= STRETCHES[-1]:
+            logger.warning("The magnitude for %r reached its limit of %g; train longer.", group, STRETCHES[-1])
