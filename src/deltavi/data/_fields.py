@@ -32,6 +32,11 @@ def column(adata: AnnData, key: str) -> pd.Series:
     return values
 
 
+def user_columns(obs: pd.DataFrame) -> pd.DataFrame:
+    """Copy of `obs` without the columns that registration added."""
+    return obs.drop(columns=[c for c in obs if str(c).startswith("_scvi")]).copy()
+
+
 def used_categories(values: pd.Series, key: str) -> np.ndarray:
     """Categories that occur, sorted as pandas sorts them; an error where values are missing."""
     n_missing = int(values.isna().sum())

@@ -15,6 +15,7 @@ from anndata.abc import CSCDataset
 from scipy import sparse
 
 from deltavi._errors import InputDataError, InputDataWarning
+from deltavi.data._checks import row_blocks
 
 logger = logging.getLogger("deltavi")
 
@@ -105,8 +106,6 @@ def _scratch(length: int, dtype: type) -> np.ndarray:
 
 def take_columns(x: Any, positions: np.ndarray) -> sparse.csr_matrix:
     """Columns of `x` in the order of `positions`, -1 giving an empty column, as CSR ``(n_cells, n_positions)``."""
-    from deltavi.data._checks import row_blocks
-
     present = positions >= 0
     # a selection matrix keeps the work sparse: column j of the result picks column positions[j]
     columns = np.flatnonzero(present)

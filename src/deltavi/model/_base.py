@@ -32,6 +32,7 @@ from deltavi.data._fields import (
     ContinuousCovariatesField,
     ExpressionField,
     SizeFactorField,
+    user_columns,
 )
 from deltavi.data._genes import match_genes, require_unique_genes, warn_duplicate_cells
 from deltavi.data._manager import DataManager
@@ -197,7 +198,7 @@ def aligned_copy(adata: AnnData, genes: np.ndarray, *, layer: str | None, min_ov
     matrix = loadable(_expression(adata, layer), where=_where(layer), quiet=True)
     if not match.is_identity:
         matrix = take_columns(matrix, match.positions)
-    obs = adata.obs.drop(columns=[c for c in adata.obs if str(c).startswith("_scvi")]).copy()
+    obs = user_columns(adata.obs)
     var = pd.DataFrame(index=pd.Index(genes.astype(str)))
     return AnnData(X=matrix, obs=obs, var=var) if layer is None else AnnData(obs=obs, var=var, layers={layer: matrix})
 

@@ -12,6 +12,7 @@ from anndata import AnnData
 
 from deltavi import _keys
 from deltavi._errors import DeltaviError, examples, unknown_category
+from deltavi.data._fields import user_columns
 from deltavi.model._decoding import Predicted
 from deltavi.perturbation._estimators import ALL_CELLS
 
@@ -64,8 +65,7 @@ def assemble(
     conditions
         All conditions, the categories of that column.
     """
-    obs = request.adata.obs.iloc[request.cells].copy()
-    obs = obs.drop(columns=[c for c in obs if str(c).startswith("_scvi")])
+    obs = user_columns(request.adata.obs.iloc[request.cells])
     known = condition_key in obs
     before = obs[condition_key].astype(str).to_numpy() if known else np.full(len(obs), "unknown", dtype=object)
     obs[_keys.OBS_SOURCE_CONDITION] = pd.Categorical(before)

@@ -15,6 +15,7 @@ from deltavi._compat import SETUP_ARGS_KEY
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness
 from deltavi.data._checks import are_relative, cell_totals, row_blocks
+from deltavi.data._fields import user_columns
 from deltavi.model._decoding import CellDecoder, Predicted, predict_cells, stack
 from deltavi.model._vae import VAE
 from deltavi.perturbation.batches import batch_moves
@@ -166,7 +167,7 @@ class SCGEN(VAE):
         with isolated_randomness(seed):
             predicted = self._decode_moved(aligned, before, after, moves.reference, batch_size, seed)
         result = AnnData(
-            X=predicted.profile, obs=_user_columns(source), var=pd.DataFrame(index=self.gene_names.astype(str))
+            X=predicted.profile, obs=user_columns(source.obs), var=pd.DataFrame(index=self.gene_names.astype(str))
         )
         result.obsm.update(
             {key: np.asarray(value) for key, value in source.obsm.items() if not key.startswith("_scvi")}
@@ -210,8 +211,3 @@ class SCGEN(VAE):
             )
             start = rows.stop
         return stack(parts, len(self.gene_names))
-
-
-def _user_columns(adata: AnnData) -> pd.DataFrame:
-    kept: pd.DataFrame = adata.obs.drop(columns=[c for c in adata.obs if str(c).startswith("_scvi")]).copy()
-    return kept
