@@ -1,14 +1,17 @@
-"""Metrics of predicted cells: means, changes, distances and spread, on the log1p CP10k scale."""
+"""Metrics of predicted cells, on the log1p CP10k scale: means, changes, distances and spread; and of their labels."""
 
 from __future__ import annotations
 
+from deltavi.metrics._calibration import Calibration, calibration
 from deltavi.metrics._cells import e_distance, variance_ratio, zero_fraction
 from deltavi.metrics._genes import principal_axes, top_differential_genes
 from deltavi.metrics._means import correlation_of_changes, direction_accuracy, mse_of_means, r2_of_means
 from deltavi.metrics._score import PredictionScore, score_prediction
 
 __all__ = [
+    "Calibration",
     "PredictionScore",
+    "calibration",
     "correlation_of_changes",
     "direction_accuracy",
     "e_distance",
