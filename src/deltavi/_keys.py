@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # registry (tensors handed to modules)
 CONDITION = "condition"
+DRAWN_AGAIN = "drawn_again"
 
 # obs of a predicted AnnData
 OBS_SOURCE_CONDITION = "deltavi_source_condition"
@@ -21,3 +22,13 @@ OBSM_LATENT_AFTER = "X_deltavi"
 
 # uns of a predicted AnnData
 UNS_PREDICTION = "deltavi"
+
+# obs of an AnnData of attributions
+OBS_EXPLAINED_LABEL = "deltavi_label"
+OBS_COMPLETENESS_GAP = "deltavi_completeness_gap"
+
+# uns of an AnnData of attributions
+UNS_ATTRIBUTION = "deltavi"
+
+# label of a cell that is none of the known ones, or says nothing
+UNASSIGNED = "unassigned"

@@ -1,6 +1,7 @@
 """Latent structures: they know priors, posteriors and KL terms, and nothing of counts."""
 
 from deltavi.latent._gaussian import GaussianEncoder, GaussianState, gaussian_state, standard_normal_like
+from deltavi.latent._labelled import LabelConditional, LabelHierarchy, LabelTerms, label_kl, label_weights, log_density
 from deltavi.latent._library import (
     LibraryKind,
     LibraryPrior,
@@ -14,13 +15,19 @@ __all__ = [
     "Architecture",
     "GaussianEncoder",
     "GaussianState",
+    "LabelConditional",
+    "LabelHierarchy",
+    "LabelTerms",
     "LibraryKind",
     "LibraryPrior",
     "gaussian_state",
     "hidden_layers",
+    "label_kl",
+    "label_weights",
     "learned_library_state",
     "library_encoder",
     "linear_layer",
+    "log_density",
     "observed_log_library",
     "run_layers",
     "soft_one_hot",

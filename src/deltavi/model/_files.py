@@ -146,6 +146,7 @@ class FilesMixin(ArchesMixin):  # type: ignore[misc]
         model = super().load_query_data(query, reference, accelerator="cpu", **freeze)
         _average_new_columns(model.module, reference.module)
         model.reference_means = getattr(reference, "training_means", None)
+        model.is_mapped_ = True
         return cast("Self", model)
 
 

@@ -11,7 +11,7 @@ from scvi.model.base import UnsupervisedTrainingMixin
 
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness
-from deltavi.train import ObjectivePlan, split_cells
+from deltavi.train import CellSplit, ObjectivePlan, split_cells
 
 # Optimiser steps that train a model of a few thousand cells well; more cells mean fewer epochs.
 DEFAULT_STEPS = 1400
@@ -24,6 +24,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
 
     _training_plan_cls = ObjectivePlan
     default_plan: ClassVar[dict[str, Any]] = {}
+    # whether the weights are those of a reference that a query is mapped onto, most of them frozen
+    is_mapped_ = False
     default_batch_size: ClassVar[int] = 128
 
     def train(
@@ -70,18 +72,20 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
         if self._adata is None:
             raise DeltaviError("The model was loaded without data: there is nothing to train on.")
         batch_size = batch_size or self.default_batch_size
-        epochs = default_epochs(self.adata.n_obs, batch_size) if max_epochs is None else max_epochs
+        epochs = self._default_epochs(batch_size) if max_epochs is None else max_epochs
         _check_schedule(epochs, kl_warmup)
         seed = self.seed if seed is None else seed
-        split = split_cells(
-            self.adata.n_obs,
+        split = self._split_cells(
             train_size=DEFAULT_TRAIN_SIZE if train_size is None else train_size,
             validation_size=validation_size,
             batch_size=batch_size,
             generator=np.random.default_rng(seed),
         )
+        self._before_training(split)
         plan = {
             **self._plan_defaults(),
+            # Adam divides a gradient by its size: where decay is all there is, frozen weights walk to zero at full pace
+            **({"weight_decay": 0.0} if self.is_mapped_ else {}),
             "n_epochs_kl_warmup": math.ceil(kl_warmup * epochs) or None,
             **(plan_kwargs or {}),
         }
@@ -101,15 +105,30 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
                 devices=devices,
                 batch_size=batch_size,
                 early_stopping=early_stopping,
-                datasplitter_kwargs={"external_indexing": split.as_external_indexing()},
+                datasplitter_kwargs={"external_indexing": split.as_external_indexing(), **self._loading_options(seed)},
                 plan_kwargs=plan,
                 **trainer_kwargs,
             )
         self._after_training()
 
+    def _default_epochs(self, batch_size: int) -> int:
+        """Passes over the data where the caller names no number."""
+        return default_epochs(self.adata.n_obs, batch_size)
+
     def _plan_defaults(self) -> dict[str, Any]:
         """Arguments of the training plan that the caller does not give."""
         return dict(self.default_plan)
+
+    def _split_cells(self, **options: Any) -> CellSplit:
+        """Cells to train and validate on; classifiers split every label alike."""
+        return split_cells(self.adata.n_obs, **options)
+
+    def _loading_options(self, seed: int) -> dict[str, Any]:
+        """Further arguments of the data splitter, for a model that has one of its own."""
+        return {}
+
+    def _before_training(self, split: CellSplit) -> None:
+        """Hook for what a model learns of its training cells before the first step."""
 
     def _after_training(self) -> None:
         """Hook for what a model keeps of its training cells."""

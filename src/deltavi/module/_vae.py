@@ -318,6 +318,10 @@ class VAE(BoundsMixin, BaseModuleClass):  # type: ignore[misc]
             codes.extend(torch.split(cat_covs, 1, dim=1))
         return tuple(soft_one_hot(code, n) for code, n in zip(codes, self.covariate_sizes, strict=True))
 
+    def _expression(self, x: Tensor) -> Tensor:
+        """Expression as the encoder takes it."""
+        return torch.log1p(x) if self.log_variational else x
+
     def _encoder_input(
         self,
         x: Tensor,
@@ -326,7 +330,7 @@ class VAE(BoundsMixin, BaseModuleClass):  # type: ignore[misc]
         cont_covs: Tensor | None,
         cat_covs: Tensor | None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        encoder_input = torch.log1p(x) if self.log_variational else x
+        encoder_input = self._expression(x)
         if not self.encode_covariates:
             return encoder_input, ()
         if cont_covs is not None:

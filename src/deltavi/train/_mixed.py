@@ -1,0 +1,183 @@
+"""Mini-batches that mix labelled and unlabelled cells, with every label in reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from scvi import REGISTRY_KEYS
+from scvi import settings as scvi_settings
+from scvi.dataloaders import DataSplitter
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from deltavi import _keys
+
+# Share of a mini-batch that is drawn again from the labelled cells, label by label.
+REPEATED_SHARE = 0.25
+
+
+class MixedBatches(Sampler[list[int]]):
+    """Every training cell once per epoch, labels spread evenly, and labelled cells drawn again in every mini-batch.
+
+    Regular turns make the bound; repeated draws go through the labels in turn, so that a rare label is seen often,
+    and are told apart by an offset of `n_cells`.
+
+    Parameters
+    ----------
+    cells
+        ``(n_train,)`` training cells as positions.
+    codes
+        ``(n_train,)`` their labels, -1 where unknown.
+    n_cells
+        Cells of the data set.
+    batch_size
+        Regular turns of a mini-batch.
+    n_repeated
+        Labelled cells drawn again in every mini-batch.
+    smallest_batch
+        A tail of fewer cells joins the mini-batch before.
+    generator
+        Source of order and draws.
+    """
+
+    def __init__(
+        self,
+        cells: np.ndarray,
+        codes: np.ndarray,
+        *,
+        n_cells: int,
+        batch_size: int,
+        n_repeated: int,
+        generator: np.random.Generator,
+        smallest_batch: int = 3,
+    ) -> None:
+        self.cells, self.codes, self.n_cells = np.asarray(cells), np.asarray(codes), n_cells
+        self.generator, self.n_repeated = generator, n_repeated
+        starts = np.arange(0, len(self.cells), batch_size)
+        if len(starts) > 1 and len(self.cells) - starts[-1] < smallest_batch:
+            starts = starts[:-1]
+        self.starts = starts
+        self.members = [self.cells[self.codes == code] for code in np.unique(self.codes[self.codes >= 0])]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = self.cells[spread(self.codes, self.generator)]
+        again = self._labelled_in_turn()
+        for start, stop in zip(self.starts, [*self.starts[1:], len(order)], strict=True):
+            repeated = [next(again) + self.n_cells for _ in range(self.n_repeated)] if self.members else []
+            yield [*order[start:stop].tolist(), *repeated]
+
+    def _labelled_in_turn(self) -> Iterator[int]:
+        """Labels in turn, and within a label its cells in a fresh order each time round."""
+        queues: list[list[int]] = [[] for _ in self.members]
+        while self.members:
+            for label in self.generator.permutation(len(self.members)):
+                if not queues[label]:
+                    queues[label] = self.generator.permutation(self.members[label]).tolist()
+                yield queues[label].pop()
+
+
+def spread(codes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Random order in which the cells of each code lie evenly apart, ``(n_cells,)`` positions."""
+    position = np.empty(len(codes))
+    for code in np.unique(codes):
+        members = np.flatnonzero(codes == code)
+        # one cell at random in each of as many equal stretches as the code has cells
+        position[generator.permutation(members)] = (np.arange(len(members)) + generator.random(len(members))) / len(
+            members
+        )
+    return np.argsort(position, kind="stable")
+
+
+class RepeatingDataset(Dataset[dict[str, Any]]):
+    """Cells by position; a position beyond the last cell is a repeated draw and says so.
+
+    Parameters
+    ----------
+    cells
+        Data set that takes a list of positions.
+    n_cells
+        Its length.
+    """
+
+    def __init__(
+        self, cells: Any, n_cells: int, *, thinning: float = 1.0, generator: np.random.Generator | None = None
+    ) -> None:
+        self.cells, self.n_cells, self.thinning = cells, n_cells, thinning
+        self.generator = np.random.default_rng(0) if generator is None else generator
+
+    def __len__(self) -> int:
+        return self.n_cells
+
+    def __getitem__(self, positions: list[int]) -> dict[str, Any]:
+        turns = np.asarray(positions)
+        loaded: dict[str, Any] = self.cells[(turns % self.n_cells).tolist()]
+        again = turns >= self.n_cells
+        if self.thinning < 1:
+            loaded[REGISTRY_KEYS.X_KEY] = self._thinned(loaded[REGISTRY_KEYS.X_KEY], again)
+        return {**loaded, _keys.DRAWN_AGAIN: again.astype(np.float32)[:, None]}
+
+    def _thinned(self, counts: np.ndarray, again: np.ndarray) -> np.ndarray:
+        """Counts as if repeated draws had been sequenced less deeply, each molecule kept with the same chance."""
+        kept = self.generator.uniform(self.thinning, 1, size=(int(again.sum()), 1))
+        counts = counts.copy()
+        counts[again] = self.generator.binomial(counts[again].astype(np.int64), kept)
+        return counts
+
+
+class MixedSplitter(DataSplitter):  # type: ignore[misc]
+    """scvi-tools' splitter with :class:`MixedBatches` for training.
+
+    Parameters
+    ----------
+    adata_manager
+        Manager of the registered data.
+    sampling_seed
+        Seed of order and draws.
+    repeated_share
+        Share of a mini-batch, on top of its regular turns, drawn again from the labelled cells.
+    **kwargs
+        As in :class:`scvi.dataloaders.DataSplitter`.
+    """
+
+    def __init__(
+        self,
+        adata_manager: Any,
+        *,
+        sampling_seed: int = 0,
+        repeated_share: float = REPEATED_SHARE,
+        thinning: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(adata_manager, **kwargs)
+        self.sampling_seed, self.repeated_share, self.thinning = sampling_seed, repeated_share, thinning
+
+    def train_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
+        """Mini-batches of both kinds of cells."""
+        batch_size = int(self.data_loader_kwargs.get("batch_size", 128))
+        codes = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel()
+        n_cells = len(codes)
+        cells = np.asarray(self.train_idx)
+        batches = MixedBatches(
+            cells,
+            codes[cells],
+            n_cells=n_cells,
+            batch_size=batch_size,
+            n_repeated=round(self.repeated_share * min(batch_size, len(cells))),
+            generator=np.random.default_rng(self.sampling_seed),
+        )
+        return DataLoader(
+            RepeatingDataset(
+                self.adata_manager.create_torch_dataset(),
+                n_cells,
+                thinning=self.thinning,
+                generator=np.random.default_rng(self.sampling_seed + 1),
+            ),
+            sampler=batches,
+            batch_size=None,
+            num_workers=scvi_settings.dl_num_workers,
+        )
