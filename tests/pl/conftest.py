@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -60,4 +61,21 @@ def history() -> dict[str, pd.DataFrame]:
         "elbo_train": train.to_frame("elbo_train"),
         "elbo_validation": validation.to_frame("elbo_validation"),
         "kl_global_train": pd.DataFrame({"kl_global_train": np.zeros(20)}, index=epoch),
+    }
+
+
+@pytest.fixture
+def labelled() -> dict[str, Any]:
+    """Probabilities, true and predicted labels and p-values of 300 cells; those of the last label are new."""
+    rng = np.random.default_rng(4)
+    names = np.array(["B", "CD14+ Monocyte", "CD8+/CD45RA+ Naive Cytotoxic", "T"])
+    codes = rng.choice(4, 300, p=[0.4, 0.3, 0.2, 0.1])
+    p = rng.dirichlet(np.ones(4), 300) + 2 * np.eye(4)[codes]
+    p_values = np.where(codes == 3, rng.uniform(0, 0.1, 300), rng.uniform(size=300))
+    return {
+        "probabilities": pd.DataFrame(p / p.sum(axis=1, keepdims=True), columns=names),
+        "truth": names[codes],
+        "predicted": np.where(p_values <= 0.05, "unassigned", names[p.argmax(axis=1)]),
+        "p_values": p_values,
+        "is_new": codes == 3,
     }

@@ -14,18 +14,32 @@ from matplotlib.axes import Axes
 
 from deltavi import pl
 from deltavi._errors import DeltaviError
+from deltavi.metrics import calibration
 
-PLOTS = ["reg_mean", "scoreboard", "prediction_umap", "training_history"]
+PLOTS = [
+    "reg_mean",
+    "scoreboard",
+    "prediction_umap",
+    "training_history",
+    "calibration",
+    "confusion",
+    "open_set",
+]
 
 
 @pytest.fixture(params=PLOTS)
-def draw(request, cells, table, history) -> Callable[..., object]:
+def draw(request, cells, table, history, labelled) -> Callable[..., object]:
     """One plot with its data, still to be told how to behave."""
     calls = {
         "reg_mean": lambda **k: pl.reg_mean(cells["predicted"], cells["real"], control=cells["control"], **k),
         "scoreboard": lambda **k: pl.scoreboard(table, metrics=["mse_top"], ceiling="half vs half", **k),
         "prediction_umap": lambda **k: pl.prediction_umap(cells["control"], cells["real"], cells["predicted"], **k),
         "training_history": lambda **k: pl.training_history(history, metrics=["loss"], **k),
+        "calibration": lambda **k: pl.calibration(calibration(labelled["probabilities"], labelled["truth"]), **k),
+        "confusion": lambda **k: pl.confusion(labelled["truth"], labelled["predicted"], **k),
+        "open_set": lambda **k: pl.open_set(
+            labelled["p_values"], is_new=labelled["is_new"], groups=labelled["truth"], **k
+        ),
     }
     return calls[request.param]
 
@@ -128,6 +142,11 @@ class TestNothingElseChanges:
             for one, other in ((adata.X, before[name].X),):
                 difference = one - other
                 assert abs(difference).max() == 0
+
+    def test_labels(self, draw, labelled):
+        before = {name: values.copy() for name, values in labelled.items()}
+        draw(show=False)
+        assert all(np.array_equal(values, before[name]) for name, values in labelled.items())
 
     def test_table_and_history(self, draw, table, history):
         table_before = table.copy()

@@ -1,8 +1,19 @@
-"""Plots of predictions, comparisons and training; each takes ``ax``, ``show`` and ``save``."""
+"""Plots of predictions, comparisons, training and labels; each takes ``ax``, ``show`` and ``save``."""
 
+from deltavi.pl._calibration import calibration
+from deltavi.pl._confusion import confusion
+from deltavi.pl._open_set import open_set
 from deltavi.pl._prediction_umap import prediction_umap
 from deltavi.pl._reg_mean import reg_mean
 from deltavi.pl._scoreboard import scoreboard
 from deltavi.pl._training_history import training_history
 
-__all__ = ["prediction_umap", "reg_mean", "scoreboard", "training_history"]
+__all__ = [
+    "calibration",
+    "confusion",
+    "open_set",
+    "prediction_umap",
+    "reg_mean",
+    "scoreboard",
+    "training_history",
+]
