@@ -47,7 +47,15 @@ class GeneMatchWarning(DeltaviWarning):
 
 
 class UnseenCategoryWarning(DeltaviWarning):
-    """A query holds batches or covariate values that training never saw."""
+    """A query holds batches, covariate values or, where it is learned, labels that training never saw."""
+
+
+class CalibrationWarning(DeltaviWarning):
+    """No labelled cell was held out: probabilities are as the network gives them, and no cell can be rejected."""
+
+
+class LabelWarning(DeltaviWarning):
+    """Labels are usable but may not be what was meant: near-duplicates, mixed types, labels of a single cell."""
 
 
 class DuplicateNameWarning(DeltaviWarning):

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import sparse
 
 from deltavi._errors import InputDataError, InputDataWarning, examples
+from deltavi._keys import UNASSIGNED
 
 BLOCK_ROWS = 1024
 # float32 holds every integer up to here; above it neighbouring counts become the same number.
@@ -19,6 +20,7 @@ FLOAT32_EXACT = 2.0**24
 SMALLEST_ITEM = 4
 # log1p of any plausible count of one gene in one cell stays below this.
 MAX_PLAUSIBLE_LOG = 20.0
+COUNT_LIKELIHOOD = "A count likelihood needs raw counts; gene_likelihood='normal' takes log-normalised expression."
 RAW_COUNTS_HINT = "If raw counts are in a layer, pass layer=...; check_input=False overrides the check."
 
 
@@ -144,8 +146,8 @@ def require_finite(report: MatrixReport, *, where: str, cells: Sequence[str], ge
     )
 
 
-def require_counts(report: MatrixReport, *, where: str) -> None:
-    """Raise where a count likelihood would meet anything but non-negative whole numbers."""
+def require_counts(report: MatrixReport, *, where: str, needs: str = COUNT_LIKELIHOOD) -> None:
+    """Raise where a model of raw counts, as `needs` says, would meet anything but non-negative whole numbers."""
     if report.are_counts:
         return
     if report.n_negative:
@@ -156,10 +158,7 @@ def require_counts(report: MatrixReport, *, where: str) -> None:
         reason = f"{report.n_fractional} fractional values up to {report.max_value:.3g}: log-normalised, not counts."
     else:
         reason = f"{report.n_fractional} fractional values of {report.n_nonzero} that are not zero."
-    raise InputDataError(
-        f"{where} holds {reason} A count likelihood needs raw counts; gene_likelihood='normal' takes "
-        f"log-normalised expression. {RAW_COUNTS_HINT}"
-    )
+    raise InputDataError(f"{where} holds {reason} {needs} {RAW_COUNTS_HINT}")
 
 
 def require_log_normalised(report: MatrixReport, *, where: str) -> None:
@@ -181,8 +180,11 @@ def warn_unusual(report: MatrixReport, *, where: str, cells: Sequence[str]) -> N
     """Warn, once each, of empty cells and of values beyond the exact integers of single precision."""
     if report.n_empty_cells:
         named = examples([cells[i] for i in report.empty_cells])
-        message = f"{where}: {report.n_empty_cells} cells have no counts at all (for example {named})."
-        warnings.warn(message + " They carry no information; consider removing them.", InputDataWarning, stacklevel=4)
+        message = (
+            f"{where}: {report.n_empty_cells} cells have no counts at all (for example {named}). They carry no "
+            f"information, and where labels are predicted they are {UNASSIGNED!r}; consider removing them."
+        )
+        warnings.warn(message, InputDataWarning, stacklevel=4)
     if report.max_value > FLOAT32_EXACT:
         message = f"{where} holds values up to {report.max_value:.3g}, above 2^24 where single precision loses counts."
         warnings.warn(message, InputDataWarning, stacklevel=4)

@@ -16,7 +16,14 @@ from scvi.data.fields import (
     NumericalObsField,
 )
 
-from deltavi._errors import InputDataError, UnknownCategoryError, UnseenCategoryWarning, examples, unknown_category
+from deltavi._errors import (
+    DeltaviError,
+    InputDataError,
+    UnknownCategoryError,
+    UnseenCategoryWarning,
+    examples,
+    unknown_category,
+)
 from deltavi.data._checks import require_finite, scan_matrix, warn_unusual
 from deltavi.data._matrix import loadable
 
@@ -55,13 +62,29 @@ def _plain(category: object) -> object:
 
 
 def codes_of(values: pd.Series, categories: np.ndarray) -> np.ndarray:
-    """Position of each value in `categories`, -1 where it is not among them, ``(n_cells,)``."""
-    return np.asarray(pd.Index(categories).get_indexer(pd.Index(values.astype(object))), dtype=np.int64)
+    """Position of each value in `categories`, -1 where it is not among them, ``(n_cells,)``.
+
+    A number and its text are the same category: columns turn from one into the other in files and plots.
+    """
+    positions, found = pd.factorize(values)
+    distinct = np.asarray(found, dtype=object)
+    codes = _positions(distinct, categories)
+    texts = np.asarray([str(c) for c in categories], dtype=object)
+    if (codes < 0).any() and len(set(texts)) == len(texts):
+        codes = np.where(codes < 0, _positions(np.asarray([str(v) for v in distinct], dtype=object), texts), codes)
+    # missing values have the position -1, which is the last entry
+    return np.append(codes, UNSEEN)[positions]
+
+
+def _positions(values: np.ndarray, categories: np.ndarray) -> np.ndarray:
+    known = pd.Index(categories, dtype=object)
+    return np.asarray(known.get_indexer(pd.Index(values, dtype=object)), dtype=np.int64)
 
 
 def extended(categories: np.ndarray, values: pd.Series, key: str) -> np.ndarray:
     """`categories` followed by those of `values` that are new."""
-    new = [c for c in used_categories(values, key) if c not in set(categories)]
+    used = used_categories(values, key)
+    new = used[codes_of(pd.Series(used, dtype=object), categories) < 0]
     return np.asarray([*categories, *new], dtype=object)
 
 
@@ -151,8 +174,40 @@ class CategoryField(CategoricalObsField):  # type: ignore[misc]
             warn_unseen(values, np.asarray(adata_target.obs[self.attr_key]), key)
         return state
 
+    def codes(self, values: pd.Series, categories: np.ndarray) -> np.ndarray:
+        """Code of each value, ``(n_cells,)``."""
+        return codes_of(values, categories)
+
+    def require_unedited(self, adata: AnnData, state: dict[str, Any], registered: np.ndarray) -> None:
+        """Raise where the column no longer says what was registered.
+
+        The type of the column may change, and categories that no cell has may go.
+
+        Parameters
+        ----------
+        adata
+            The registered AnnData.
+        state
+            State registry of this field.
+        registered
+            Codes written when it was registered, ``(n_cells,)``.
+        """
+        key = state[self.ORIGINAL_ATTR_KEY]
+        if key not in adata.obs:
+            raise DeltaviError(
+                f"obs[{key!r}], registered for {adata.n_obs} cells (for example {examples(adata.obs_names)}), is gone. "
+                "Put it back, or run setup_anndata without it and train a new model."
+            )
+        changed = self.codes(adata.obs[key], state[self.CATEGORICAL_MAPPING_KEY]) != registered
+        if changed.any():
+            raise DeltaviError(
+                f"obs[{key!r}] was edited after setup_anndata: {int(changed.sum())} of {adata.n_obs} cells changed "
+                f"(for example {examples(adata.obs_names[changed])}). Undo the edit, keeping new values in a column of "
+                "their own, or run setup_anndata again and train a new model."
+            )
+
     def _write(self, adata: AnnData, values: pd.Series, categories: np.ndarray) -> dict[str, Any]:
-        adata.obs[self.attr_key] = codes_of(values, categories)
+        adata.obs[self.attr_key] = self.codes(values, categories)
         return {self.CATEGORICAL_MAPPING_KEY: categories, self.ORIGINAL_ATTR_KEY: self._original_attr_key}
 
 

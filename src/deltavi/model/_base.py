@@ -105,9 +105,15 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
 
     def _check_scale(self, gene_likelihood: str) -> None:
         """Raise where the registered matrix is not on the scale the likelihood needs."""
-        report = MatrixReport.from_dict(self._state(REGISTRY_KEYS.X_KEY)["scan"])
         check = require_log_normalised if gene_likelihood == "normal" else require_counts
-        check(report, where=_where(self._setup_argument("layer")))
+        check(self._scan(), where=self._matrix_name())
+
+    def _scan(self) -> MatrixReport:
+        """What the scan of the registered matrix found."""
+        return MatrixReport.from_dict(self._state(REGISTRY_KEYS.X_KEY)["scan"])
+
+    def _matrix_name(self) -> str:
+        return _where(self._setup_argument("layer"))
 
     # -- queries ---------------------------------------------------------------------------------------------
 

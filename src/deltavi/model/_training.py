@@ -71,6 +71,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
         """
         if self._adata is None:
             raise DeltaviError("The model was loaded without data: there is nothing to train on.")
+        self.adata_manager.validate()
         batch_size = batch_size or self.default_batch_size
         epochs = self._default_epochs(batch_size) if max_epochs is None else max_epochs
         _check_schedule(epochs, kl_warmup)

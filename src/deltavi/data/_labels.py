@@ -1,0 +1,283 @@
+"""Known cell types: a column in which some cells carry a label and others none."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from deltavi._errors import DeltaviError, LabelWarning, UnknownCategoryError, UnseenCategoryWarning, examples
+from deltavi.data._fields import UNSEEN, CategoryField, column
+
+logger = logging.getLogger("deltavi")
+
+# What cells without a label are called by convention, without spaces and in lower case.
+MISSING_NAMES = frozenset(("", "-", "-1", "?", "<na>", "na", "n/a", "nan", "none", "null"))
+PLACEHOLDERS = MISSING_NAMES | {"unknown", "undefined", "unlabeled", "unlabelled", "unassigned", "unannotated"}
+# Share of letters in common from which two names may be one and a slip of the keyboard.
+ALIKE = 0.8
+
+
+class LabelField(CategoryField):
+    """Labels of cells, of which some may be missing: codes from 0 for labels, -1 for cells without one.
+
+    Labels are text, whatever the column holds, and sorted. Those of a query are read where there are any; they never
+    add to the known ones.
+
+    Parameters
+    ----------
+    registry_key
+        Name of the tensor handed to the module.
+    attr_key
+        obs column.
+    unlabeled_category
+        Value of that column for cells without a label. Missing values are unlabelled too; with ``None``, they alone.
+    """
+
+    UNLABELED_KEY = "unlabeled_category"
+    CELLS_KEY = "cells_sha256"
+    CODES_KEY = "codes_by_cell_name"
+
+    def __init__(self, registry_key: str, attr_key: str, *, unlabeled_category: str | None) -> None:
+        super().__init__(registry_key, attr_key, optional_in_query=True)
+        self.unlabeled_category = None if unlabeled_category is None else as_text(unlabeled_category)
+
+    def codes(self, values: pd.Series, categories: np.ndarray) -> np.ndarray:
+        positions, found = pd.factorize(values)
+        texts = pd.Index([as_text(value) for value in found], dtype=object)
+        known = pd.Index(categories, dtype=object).get_indexer(texts)
+        # missing values have the position -1, which is the last entry
+        return np.append(known, UNSEEN).astype(np.int64)[positions]
+
+    def register_field(self, adata: AnnData) -> dict[str, Any]:
+        key, unlabeled = self._original_attr_key, self.unlabeled_category
+        values = column(adata, key)
+        counts = label_counts(values)
+        require_unlabeled_category(unlabeled, counts, key)
+        labels = {label: n for label, n in counts.items() if label != unlabeled}
+        require_two_labels(labels, values, key)
+        warn_mixed_types(values, key)
+        warn_near_duplicates(counts, key)
+        warn_placeholders(labels, unlabeled, key)
+        warn_single_cells(labels, key)
+        log_unlabeled(values, counts, unlabeled, key)
+        state = self._write(adata, values, np.asarray(list(labels), dtype=object))
+        return {**state, self.UNLABELED_KEY: unlabeled, **self._fingerprint(adata)}
+
+    def transfer_field(
+        self, state_registry: dict[str, Any], adata_target: AnnData, extend_categories: bool = False, **_: Any
+    ) -> dict[str, Any]:
+        unlabeled = state_registry[self.UNLABELED_KEY]
+        state = super().transfer_field(state_registry, adata_target)
+        if self._original_attr_key in adata_target.obs:
+            report_new_labels(
+                column(adata_target, self._original_attr_key),
+                {*state[self.CATEGORICAL_MAPPING_KEY], unlabeled},
+                self._original_attr_key,
+                learned=extend_categories,
+            )
+        if extend_categories:
+            # from here on these are the training cells
+            return {**state, self.UNLABELED_KEY: unlabeled, **self._fingerprint(adata_target)}
+        self._require_same_labels(state_registry, adata_target)
+        return {**state_registry, **state}
+
+    def _fingerprint(self, adata: AnnData) -> dict[str, Any]:
+        """What tells later whether the same cells come back with other labels."""
+        codes = np.asarray(adata.obs[self.attr_key])
+        names = sorted_names(adata.obs_names)
+        smallest = np.min_scalar_type(-2 - int(codes.max(initial=UNSEEN)))
+        return {self.CELLS_KEY: checksum(names), self.CODES_KEY: codes[names.index].astype(smallest)}
+
+    def _require_same_labels(self, state: Mapping[str, Any], adata: AnnData) -> None:
+        """Raise where the cells are those of training, by name, and labelled otherwise.
+
+        Cells without a known label, here or in training, are not compared: a query may well hide labels.
+        """
+        known = np.asarray(state[self.CODES_KEY])
+        if len(known) != adata.n_obs:
+            return
+        names = sorted_names(adata.obs_names)
+        if not len(names) or checksum(names) != state[self.CELLS_KEY]:
+            return
+        codes = np.asarray(adata.obs[self.attr_key])[names.index]
+        differ = (codes != known) & (codes != UNSEEN) & (known != UNSEEN)
+        if differ.any():
+            raise DeltaviError(
+                f"{int(differ.sum())} of {adata.n_obs} cells carry another label in obs[{self._original_attr_key!r}] "
+                f"than in training (for example {examples(names[differ])}). Restore those labels, or set up and train "
+                "a new model. If these are other cells that share names with the training cells, rename them: "
+                "adata.obs_names = 'query-' + adata.obs_names."
+            )
+
+
+# -- reading -------------------------------------------------------------------------------------------------
+
+
+def as_text(value: object) -> str:
+    """Label as text; a whole number is written without decimals, which pandas adds where others are missing."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def label_counts(values: pd.Series) -> dict[str, int]:
+    """Number of cells of each label, sorted by its text; missing values are left out."""
+    positions, found = pd.factorize(values)
+    cells = np.bincount(positions[positions >= 0], minlength=len(found))
+    counts: Counter[str] = Counter()
+    for value, n in zip(found, cells, strict=True):
+        counts[as_text(value)] += int(n)
+    return dict(sorted(counts.items()))
+
+
+def folded(name: str) -> str:
+    """`name` without spaces and in lower case."""
+    return "".join(name.split()).casefold()
+
+
+def sorted_names(names: pd.Index) -> pd.Series:
+    """Names of cells, sorted, with their positions as index; empty where they do not tell cells apart.
+
+    That is where they repeat, and where they are the numbers anndata gives cells that have no names.
+    """
+    text = pd.Series(names.astype(str).to_numpy(dtype=object), dtype=object)
+    numbered = np.array_equal(text.to_numpy(), np.arange(len(text)).astype(str).astype(object))
+    return text[:0] if numbered or not names.is_unique else text.sort_values(kind="stable")
+
+
+def checksum(names: pd.Series) -> str:
+    """SHA-256 of `names`."""
+    return hashlib.sha256("\0".join(names).encode(errors="surrogatepass")).hexdigest()
+
+
+# -- checks of the labels to learn ---------------------------------------------------------------------------
+
+
+def require_unlabeled_category(given: str | None, counts: Mapping[str, int], key: str) -> None:
+    """Raise where no cell is called `given`, but a label reads like it, or like no label."""
+    if given is None or given in counts:
+        return
+    meant = likely_meant(given, counts)
+    if meant is not None:
+        raise UnknownCategoryError(
+            f"unlabeled_category={given!r} is not in obs[{key!r}]. Did you mean {meant!r}, which {counts[meant]} cells "
+            f"are called? Pass unlabeled_category={meant!r}, or None if {meant!r} is a cell type. "
+            f"Known: {examples(counts, 10)}."
+        )
+
+
+def likely_meant(given: str, names: Iterable[str]) -> str | None:
+    """The name that is `given` but for case, spaces or a slip, else one that stands for no label, else ``None``."""
+    by_fold = {folded(name): name for name in names}
+    close = difflib.get_close_matches(folded(given), by_fold, n=1, cutoff=ALIKE)
+    standing_for_none = [name for fold, name in by_fold.items() if fold in PLACEHOLDERS]
+    return by_fold[close[0]] if close else next(iter(standing_for_none), None)
+
+
+def require_two_labels(labels: Mapping[str, int], values: pd.Series, key: str) -> None:
+    """Raise where there is nothing to tell apart."""
+    if not labels:
+        raise DeltaviError(
+            f"obs[{key!r}]: none of the {len(values)} cells has a label (for example {examples(values.index)}). "
+            "Label cells of at least 2 types, or use a model that needs no labels, such as VAE."
+        )
+    if len(labels) == 1:
+        label, n = next(iter(labels.items()))
+        raise DeltaviError(
+            f"obs[{key!r}] holds one label only, {label!r}, in {n} of {len(values)} cells; at least 2 are needed to "
+            "tell cells apart. Label cells of another type, or name another column."
+        )
+
+
+def warn_mixed_types(values: pd.Series, key: str) -> None:
+    """Warn of a column that holds text and numbers."""
+    kinds: dict[str, list[object]] = {}
+    for value in pd.factorize(values)[1]:
+        plain = value.item() if isinstance(value, np.generic) else value
+        number = isinstance(plain, int | float) and not isinstance(plain, bool)
+        kinds.setdefault("number" if number else type(plain).__name__, []).append(plain)
+    if len(kinds) > 1:
+        held = ", ".join(f"{len(found)} of type {kind} ({examples(found)})" for kind, found in sorted(kinds.items()))
+        _warn(
+            f"obs[{key!r}] mixes labels of {len(kinds)} types: {held}. All are read as text; convert the column with "
+            f"adata.obs[{key!r}].astype(str) where no label is missing, or rename them."
+        )
+
+
+def warn_near_duplicates(names: Iterable[str], key: str) -> None:
+    """Warn of names that differ only by case or spaces."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(folded(name), []).append(name)
+    pairs = [f"{a!r} and {b!r}" for group in alike.values() for a, b in combinations(group, 2)]
+    if pairs:
+        more = f" and {len(pairs) - 3} more pairs" if len(pairs) > 3 else ""
+        _warn(
+            f"obs[{key!r}]: {len(pairs)} pairs of labels differ only by case or spaces ({', '.join(pairs[:3])}{more}). "
+            "They are read as different; rename them if they are the same."
+        )
+
+
+def warn_placeholders(labels: Mapping[str, int], unlabeled: str | None, key: str) -> None:
+    """Warn of labels that read like none, and are learned as cell types."""
+    # a spelling of the unlabelled name itself is a near-duplicate, which is warned of already
+    found = [n for n in labels if folded(n) in PLACEHOLDERS and (unlabeled is None or folded(n) != folded(unlabeled))]
+    if found:
+        n_cells = sum(labels[name] for name in found)
+        way = f"pass unlabeled_category={found[0]!r}" if unlabeled is None else "set those cells to missing (NaN)"
+        _warn(
+            f"obs[{key!r}]: {n_cells} cells are called {examples(found)}, which reads like no label and is learned as "
+            f"a cell type. If they have none, {way}."
+        )
+
+
+def warn_single_cells(labels: Mapping[str, int], key: str) -> None:
+    """Warn of labels that cannot be both learned and checked."""
+    single = [label for label, n in labels.items() if n == 1]
+    if single:
+        _warn(
+            f"obs[{key!r}]: {len(single)} of {len(labels)} labels have a single cell ({examples(single)}), which is "
+            "kept out of the calibration split. Merge them with others, or leave those cells unlabelled."
+        )
+
+
+def _warn(message: str) -> None:
+    # seen from register_field, which calls the checks
+    warnings.warn(message, LabelWarning, stacklevel=4)
+
+
+def log_unlabeled(values: pd.Series, counts: Mapping[str, int], unlabeled: str | None, key: str) -> None:
+    """Say how many cells have no label."""
+    n_missing = int(values.isna().sum())
+    if n_missing:
+        logger.info("obs[%r] is missing for %d of %d cells; they are unlabelled.", key, n_missing, len(values))
+    elif unlabeled not in counts:
+        absent = "" if unlabeled is None else f", none is called {unlabeled!r}"
+        logger.info("obs[%r]: every cell is labelled%s.", key, absent)
+
+
+# -- labels of a query ---------------------------------------------------------------------------------------
+
+
+def report_new_labels(values: pd.Series, known: set[str | None], key: str, *, learned: bool) -> None:
+    """Say which labels training never saw: a warning where the cells are `learned`, else a note in the log."""
+    new = {label: n for label, n in label_counts(values).items() if label not in known}
+    if not new:
+        return
+    message = (
+        f"obs[{key!r}] holds {len(new)} labels that training did not see (for example {examples(new)}), in "
+        f"{sum(new.values())} cells; they are treated as unlabelled."
+    )
+    if learned:
+        warnings.warn(f"{message} Train a new model to learn them.", UnseenCategoryWarning, stacklevel=3)
+    else:
+        logger.info(message)
