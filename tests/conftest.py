@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-KANG_FILE = "kang_9k_genes.h5ad"
+
+@pytest.fixture(scope="session")
+def data_path() -> Callable[[str], Path]:
+    """Function from the name of a public data set's file to where it lies; a test without its file is skipped.
+
+    Files are looked for in the folder that DELTAVI_DATA names and beside the repository.
+    """
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folders = [Path(folder) for folder in (os.environ.get("DELTAVI_DATA"), beside) if folder]
+
+    def path(name: str) -> Path:
+        for folder in folders:
+            if (folder / name).is_file():
+                return folder / name
+        pytest.skip(f"{name} is neither in the folder DELTAVI_DATA names nor in {beside}")
+
+    return path
 
 
 @pytest.fixture(scope="session")
-def kang_path() -> Path:
-    """The interferon experiment as a file, from the folder in DELTAVI_DATA or beside the repository."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    folders = [Path(folder) for folder in (os.environ.get("DELTAVI_DATA"), beside) if folder]
-    for folder in folders:
-        if (folder / KANG_FILE).is_file():
-            return folder / KANG_FILE
-    pytest.skip(f"{KANG_FILE} is neither in the folder DELTAVI_DATA names nor in {beside}")
+def kang_path(data_path: Callable[[str], Path]) -> Path:
+    """The interferon experiment as a file."""
+    return data_path("kang_9k_genes.h5ad")

@@ -7,20 +7,22 @@ from typing import Any, ClassVar
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi.model import SCGEN, VAE
+from deltavi.model import ACTINN, LABELVI, SCGEN, VAE
 from tests.model.conftest import SETUP, log_normalised
 from tests.model.contract import ModelContract
+from tests.model.count_contract import CountContract
+from tests.model.predict_contract import PredictContract
 
 
-class TestVAE(ModelContract):
+class TestVAE(CountContract):
     model_class = VAE
 
 
-class TestSCGEN(ModelContract):
+class TestSCGEN(CountContract):
     model_class = SCGEN
 
 
-class TestLearnedLibraryAndGeneBatchDispersion(ModelContract):
+class TestLearnedLibraryAndGeneBatchDispersion(CountContract):
     model_class = VAE
     init: ClassVar[dict[str, Any]] = {
         "n_hidden": 16,
@@ -31,13 +33,13 @@ class TestLearnedLibraryAndGeneBatchDispersion(ModelContract):
     }
 
 
-class TestSizeFactorAndCondition(ModelContract):
+class TestSizeFactorAndCondition(CountContract):
     model_class = SCGEN
     init: ClassVar[dict[str, Any]] = {"n_hidden": 16, "n_latent": 4, "condition_in_decoder": True}
     setup: ClassVar[dict[str, Any]] = {**SETUP, "size_factor_key": "total_counts"}
 
 
-class TestGaussianSCGEN(ModelContract):
+class TestGaussianSCGEN(CountContract):
     model_class = SCGEN
     init: ClassVar[dict[str, Any]] = {"n_hidden": 16, "n_latent": 4, "gene_likelihood": "normal"}
 
@@ -46,3 +48,39 @@ class TestGaussianSCGEN(ModelContract):
         adata = log_normalised(super().data(seed))
         adata.X = sparse.csr_matrix(adata.X)
         return adata
+
+
+class TestACTINN(PredictContract, ModelContract):
+    model_class = ACTINN
+    init: ClassVar[dict[str, Any]] = {"n_hidden": (16, 8)}
+    setup: ClassVar[dict[str, Any]] = {"labels_key": "cell_type"}
+
+
+class TestLogisticRegression(PredictContract, ModelContract):
+    model_class = ACTINN
+    init: ClassVar[dict[str, Any]] = {
+        "n_hidden": (),
+        "scale": True,
+        "filter_genes": False,
+        "class_weight": "balanced",
+    }
+    setup: ClassVar[dict[str, Any]] = {"labels_key": "cell_type", "size_factor_key": "total_counts"}
+
+
+class TestLABELVI(PredictContract, CountContract):
+    model_class = LABELVI
+
+
+class TestLABELVIWithEveryOption(PredictContract, CountContract):
+    model_class = LABELVI
+    init: ClassVar[dict[str, Any]] = {
+        "n_hidden": 16,
+        "n_latent": 4,
+        "library": "learned",
+        "dispersion": "gene-label",
+        "gene_likelihood": "nb",
+        "y_prior": "learned",
+        "encode_covariates": True,
+        "condition_in_decoder": True,
+        "class_balance": 1.0,
+    }

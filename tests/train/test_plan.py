@@ -65,6 +65,20 @@ def test_an_unknown_schedule() -> None:
         ObjectivePlan(VAE(5), lr_schedule="cosine")
 
 
+def test_the_staircase_falls_by_a_twentieth_every_thousand_steps() -> None:
+    plan = ObjectivePlan(VAE(5), lr_schedule="staircase", lr=1e-4)
+    config = plan.configure_optimizers()
+    assert config["lr_scheduler"]["interval"] == "step"
+    rates = []
+    for _ in range(2001):
+        rates.append(config["optimizer"].param_groups[0]["lr"])
+        config["optimizer"].step()
+        config["lr_scheduler"]["scheduler"].step()
+    assert set(rates[:1000]) == {1e-4}
+    np.testing.assert_allclose(rates[1000:2000], 0.95e-4)
+    assert rates[2000] == pytest.approx(0.95**2 * 1e-4)
+
+
 def test_validation_watches_the_objective_at_the_final_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     module = VAE(5, n_hidden=8, n_latent=2, dropout_rate=0.0).eval()
     plan = ObjectivePlan(module, max_kl_weight=0.3, n_epochs_kl_warmup=10)

@@ -1,6 +1,8 @@
 """Models: what users touch."""
 
+from deltavi.model._actinn import ACTINN
+from deltavi.model._labelvi import LABELVI
 from deltavi.model._scgen import SCGEN
 from deltavi.model._vae import VAE
 
-__all__ = ["SCGEN", "VAE"]
+__all__ = ["ACTINN", "LABELVI", "SCGEN", "VAE"]

@@ -257,7 +257,7 @@ class PerturbationMixin:
             model.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY),
             totals=None if model.module.gene_likelihood == "normal" else self._totals(adata),
             conditions=np.asarray(adata.obs[self._condition_key()].astype(str), dtype=object),
-            labels=None if labels_key is None else np.asarray(adata.obs[labels_key].astype(str), dtype=object),
+            labels=None if labels_key is None else self._groups(adata),
         )
         self.training_means = own if self.reference_means is None else self.reference_means.joined(own)
 

@@ -59,7 +59,7 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, FilesMixin, TrainingMixin, C
     >>> adata.obsm["X_deltavi"] = model.get_latent_representation()  # doctest: +SKIP
     """
 
-    _module_cls = VAEModule
+    _module_cls: ClassVar[Any] = VAEModule
     default_plan: ClassVar[dict[str, Any]] = {}
 
     def __init__(

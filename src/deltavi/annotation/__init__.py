@@ -1,0 +1,17 @@
+"""Annotation: pure functions that turn a classifier's raw answers into probabilities and a verdict on strangers."""
+
+from deltavi.annotation._calibration import Calibration, ClassifiedCells
+from deltavi.annotation._conformal import conformal_p_values
+from deltavi.annotation._gene_filter import informative_genes
+from deltavi.annotation._open_set import OpenSetScorer
+from deltavi.annotation._temperature import fit_temperature, softmax
+
+__all__ = [
+    "Calibration",
+    "ClassifiedCells",
+    "OpenSetScorer",
+    "conformal_p_values",
+    "fit_temperature",
+    "informative_genes",
+    "softmax",
+]

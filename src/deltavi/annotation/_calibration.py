@@ -1,0 +1,143 @@
+"""What a classifier keeps of its labelled cells: a temperature, a scorer of strangeness, held-out scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+
+from deltavi.annotation._conformal import MIN_GROUP, cells_needed, conformal_p_values
+from deltavi.annotation._open_set import OpenSetScorer
+from deltavi.annotation._temperature import fit_temperature, softmax
+
+
+@dataclass(frozen=True, eq=False)
+class ClassifiedCells:
+    """A classifier's raw answers for some cells.
+
+    Parameters
+    ----------
+    logits
+        ``(n_cells, n_labels)`` unnormalised log probabilities.
+    features
+        ``(n_cells, n_features)`` position in which classes are compact.
+    surprise
+        How badly each cell is reconstructed, a row per cell; ``None`` where nothing is.
+    codes
+        ``(n_cells,)`` known labels, -1 where there is none.
+    empty
+        ``(n_cells,)`` whether the cell has no counts at all, so that nothing can be said of it.
+    """
+
+    logits: np.ndarray
+    features: np.ndarray
+    surprise: np.ndarray | None
+    codes: np.ndarray
+    empty: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, cells: np.ndarray) -> ClassifiedCells:
+        surprise = None if self.surprise is None else self.surprise[cells]
+        return ClassifiedCells(self.logits[cells], self.features[cells], surprise, self.codes[cells], self.empty[cells])
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Turns raw answers into probabilities, strangeness and p-values.
+
+    Parameters
+    ----------
+    temperature
+        By which logits are divided.
+    scorer
+        Knows where the classes lie.
+    scores
+        ``(n_held_out,)`` strangeness of held-out labelled cells.
+    predicted
+        ``(n_held_out,)`` the label predicted for each, by which p-values are grouped.
+    """
+
+    temperature: float
+    scorer: OpenSetScorer
+    scores: np.ndarray
+    predicted: np.ndarray
+
+    @classmethod
+    def fit(cls, training: ClassifiedCells, held_out: ClassifiedCells) -> Self:
+        """Calibrate on labelled cells; those without counts are left out.
+
+        Parameters
+        ----------
+        training
+            Cells the classifier was trained on: they say where the classes lie.
+        held_out
+            Cells it was not trained on: they say how sure and how strange is normal.
+        """
+        training, held_out = training[_usable(training)], held_out[_usable(held_out)]
+        temperature = fit_temperature(held_out.logits, held_out.codes)
+        scorer = OpenSetScorer.fit(
+            training.features, training.surprise, training.codes, n_labels=training.logits.shape[1]
+        )
+        without_scores = cls(temperature, scorer, scores=np.zeros(0), predicted=held_out.logits.argmax(1))
+        return replace(without_scores, scores=without_scores.strangeness(held_out))
+
+    @property
+    def n_held_out(self) -> int:
+        """Held-out cells that p-values rest on."""
+        return len(self.scores)
+
+    def probabilities(self, cells: ClassifiedCells) -> np.ndarray:
+        """Calibrated probabilities ``(n_cells, n_labels)``; all the same for cells without counts."""
+        probabilities = softmax(cells.logits, self.temperature)
+        probabilities[cells.empty] = 1 / probabilities.shape[1]
+        return probabilities
+
+    def strangeness(self, cells: ClassifiedCells) -> np.ndarray:
+        """Strangeness of each cell, NaN for those without counts, ``(n_cells,)``."""
+        scores = np.full(len(cells), np.nan)
+        judged = cells[~cells.empty]
+        if len(judged):
+            scores[~cells.empty] = self.scorer.score(
+                judged.features, judged.surprise, softmax(judged.logits, self.temperature)
+            )
+        return scores
+
+    def p_values(self, cells: ClassifiedCells, strangeness: np.ndarray, *, min_group: int = MIN_GROUP) -> np.ndarray:
+        """Conformal p-value of each cell, NaN where it has no counts or nothing was held out, ``(n_cells,)``."""
+        p_values, judged = np.full(len(cells), np.nan), ~cells.empty
+        if self.n_held_out:
+            p_values[judged] = conformal_p_values(
+                strangeness[judged],
+                self.scores,
+                groups=cells.logits[judged].argmax(1),
+                calibration_groups=self.predicted,
+                min_group=min_group,
+            )
+        return p_values
+
+    def rejected(self, cells: ClassifiedCells, share: float) -> np.ndarray:
+        """Whether the p-value of each cell is at most `share`, ``(n_cells,)``.
+
+        Groups that are too small to reject such a share are judged together with all cells.
+        """
+        min_group = max(MIN_GROUP, cells_needed(share))
+        rejected: np.ndarray = self.p_values(cells, self.strangeness(cells), min_group=min_group) <= share
+        return rejected
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain form, for files."""
+        own = {"temperature": self.temperature, "scores": self.scores, "predicted": self.predicted}
+        return {**own, "scorer": self.scorer.as_dict()}
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> Self:
+        """Inverse of :meth:`as_dict`."""
+        return cls(**{**saved, "scorer": OpenSetScorer.from_dict(saved["scorer"])})
+
+
+def _usable(cells: ClassifiedCells) -> np.ndarray:
+    usable: np.ndarray = (cells.codes >= 0) & ~cells.empty
+    return usable

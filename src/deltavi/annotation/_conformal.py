@@ -1,0 +1,80 @@
+"""Conformal p-values: how unusual a cell is among held-out cells of known type, with a guarantee."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from deltavi._errors import DeltaviError
+
+# A group with fewer held-out cells cannot give p-values below 0.05.
+MIN_GROUP = 20
+
+
+def conformal_p_values(
+    scores: np.ndarray,
+    calibration_scores: np.ndarray,
+    *,
+    groups: np.ndarray | None = None,
+    calibration_groups: np.ndarray | None = None,
+    min_group: int = MIN_GROUP,
+) -> np.ndarray:
+    """Share of calibration cells that are at least as strange, the cell itself counted in.
+
+    p = (1 + #{calibration score >= score}) / (n + 1). For a cell exchangeable with the `n` calibration cells
+    P(p <= a) <= a, whatever the score and the distribution (Vovk, Gammerman and Shafer 2005). With groups the same
+    holds within each group that has enough calibration cells; a cell of a smaller group is compared with all of
+    them, and the statement then holds over all cells rather than within its group.
+
+    Parameters
+    ----------
+    scores
+        ``(n_cells,)``, higher for stranger cells.
+    calibration_scores
+        ``(n_calibration,)`` of held-out cells of known type.
+    groups, calibration_groups
+        Group of each cell, such as the predicted label; determined in the same way for both.
+    min_group
+        Calibration cells a group needs to be judged by itself.
+
+    Returns
+    -------
+    ``(n_cells,)`` in (0, 1]; 1 throughout where there is no calibration cell.
+
+    Raises
+    ------
+    DeltaviError
+        If a score is NaN, or groups are given for one side only or in the wrong number.
+    """
+    scores, calibration_scores = np.asarray(scores, dtype=float), np.asarray(calibration_scores, dtype=float)
+    if np.isnan(scores).any() or np.isnan(calibration_scores).any():
+        raise DeltaviError("A strangeness score is NaN: cells that cannot be scored have no p-value.")
+    p_values = _rank_share(scores, calibration_scores)
+    if groups is None and calibration_groups is None:
+        return p_values
+    groups, calibration_groups = _checked(groups, scores), _checked(calibration_groups, calibration_scores)
+    for group in np.unique(groups):
+        own = calibration_scores[calibration_groups == group]
+        if len(own) >= min_group:
+            members = groups == group
+            p_values[members] = _rank_share(scores[members], own)
+    return p_values
+
+
+def cells_needed(share: float) -> int:
+    """Calibration cells without which no p-value is as small as `share`."""
+    return math.ceil(1 / share) - 1
+
+
+def _rank_share(scores: np.ndarray, calibration_scores: np.ndarray) -> np.ndarray:
+    n = len(calibration_scores)
+    n_below = np.searchsorted(np.sort(calibration_scores), scores, side="left")
+    share: np.ndarray = (1 + n - n_below) / (n + 1)
+    return share
+
+
+def _checked(groups: np.ndarray | None, scores: np.ndarray) -> np.ndarray:
+    if groups is None or np.shape(groups) != scores.shape:
+        raise DeltaviError(f"groups and calibration_groups need an entry for each of the {len(scores)} scores.")
+    return np.asarray(groups)

@@ -1,0 +1,198 @@
+"""How strange a cell is to a classifier that knows only its own labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from sklearn.covariance import LedoitWolf
+from sklearn.neighbors import NearestNeighbors
+
+# Neighbour in a class whose distance says how dense the class is there; half of a small class at most.
+N_NEIGHBOURS = 50
+# Cells of a class that are kept: enough for its shape, and the model's file stays small.
+MOST_PER_CLASS = 2000
+# Spreads above the ordinary from which bad reconstruction alone makes a cell strange.
+TOLERATED_SURPRISE = 2.0
+SMALLEST = 1e-9
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is ordinary: a median, and the distance from it to the ninth decile as unit."""
+
+    centre: float
+    unit: float
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Self:
+        """Scale of `values` ``(n_cells,)``."""
+        centre, upper = np.quantile(values, [0.5, 0.9])
+        return cls(float(centre), float(max(upper - centre, SMALLEST)))
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """`values` in units above the centre."""
+        scaled: np.ndarray = (values - self.centre) / self.unit
+        return scaled
+
+
+@dataclass(frozen=True, eq=False)
+class OpenSetScorer:
+    """Distance to the nearest class, by its own cells, or bad reconstruction where that is worse.
+
+    The density of a class at a cell is that of the ball that reaches its k-th nearest cell of the class, in
+    coordinates in which the covariance within classes is the identity; strange is a cell that lies in the dense part
+    of no class. A cell that its position reconstructs far worse than training cells of the same depth is strange
+    wherever it lies.
+
+    Parameters
+    ----------
+    whitening
+        ``(n_features, n_features)`` map to those coordinates.
+    cells
+        ``(n_kept, n_features)`` whitened training cells.
+    codes
+        ``(n_kept,)`` their labels.
+    distance
+        What is an ordinary log distance.
+    depth_trend
+        ``(3,)`` surprise as a polynomial of log total counts, highest power first; ``None`` without surprise.
+    surprise
+        What is an ordinary surprise, relative to that trend.
+    """
+
+    whitening: np.ndarray
+    cells: np.ndarray
+    codes: np.ndarray
+    distance: Scale
+    depth_trend: np.ndarray | None
+    surprise: Scale | None
+
+    @classmethod
+    def fit(cls, features: np.ndarray, surprise: np.ndarray | None, codes: np.ndarray) -> Self:
+        """Learn where the classes lie, and what is ordinary.
+
+        Parameters
+        ----------
+        features
+            ``(n_cells, n_features)`` of labelled training cells.
+        surprise
+            ``(n_cells, 2)`` negative log likelihood of each cell's counts in nats, and log of its total; or ``None``.
+        codes
+            ``(n_cells,)`` labels.
+        """
+        features = np.asarray(features, dtype=np.float64)
+        whitening = _whitening(features, codes)
+        kept = _kept(codes)
+        scorer = cls(
+            whitening=whitening,
+            cells=(features[kept] @ whitening).astype(np.float32),
+            codes=codes[kept],
+            distance=Scale(0.0, 1.0),
+            depth_trend=None,
+            surprise=None,
+        )
+        own = scorer._log_distance(features[kept], themselves=True)
+        trend = None if surprise is None else np.polyfit(surprise[:, 1], _relative(surprise), _degree(surprise))
+        return cls(
+            whitening=whitening,
+            cells=scorer.cells,
+            codes=scorer.codes,
+            distance=Scale.of(own),
+            depth_trend=trend,
+            surprise=None if surprise is None or trend is None else Scale.of(_excess(surprise, trend)),
+        )
+
+    def score(self, features: np.ndarray, surprise: np.ndarray | None) -> np.ndarray:
+        """Strangeness of each cell, higher for stranger ones, ``(n_cells,)``; zero is ordinary, one the ninth decile.
+
+        Parameters
+        ----------
+        features
+            ``(n_cells, n_features)``.
+        surprise
+            As in :meth:`fit`.
+        """
+        strangeness = self.distance(self._log_distance(np.asarray(features, dtype=np.float64)))
+        if surprise is None or self.surprise is None or self.depth_trend is None:
+            return strangeness
+        return np.maximum(strangeness, self.surprise(_excess(surprise, self.depth_trend)) - TOLERATED_SURPRISE)
+
+    def _log_distance(self, features: np.ndarray, *, themselves: bool = False) -> np.ndarray:
+        """Log distance to the k-th cell of the class where that is least; `themselves` are the kept cells, left out."""
+        whitened = (features @ self.whitening).astype(np.float32)
+        distances = np.full(len(features), np.inf)
+        for code in np.unique(self.codes):
+            members = self.cells[self.codes == code]
+            k = min(N_NEIGHBOURS, -(-len(members) // 2))
+            search = NearestNeighbors(n_neighbors=min(k + themselves, len(members))).fit(members)
+            reach = search.kneighbors(whitened)[0]
+            # a cell is its own nearest neighbour in its own class only
+            own = (self.codes == code) if themselves else np.zeros(len(features), dtype=bool)
+            distances = np.minimum(distances, np.where(own, reach[:, -1], reach[:, k - 1]))
+        logs: np.ndarray = np.log(np.maximum(distances, SMALLEST))
+        return logs
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain form, for files."""
+        return {
+            "whitening": self.whitening,
+            "cells": self.cells,
+            "codes": self.codes,
+            "distance": [self.distance.centre, self.distance.unit],
+            "depth_trend": self.depth_trend,
+            "surprise": None if self.surprise is None else [self.surprise.centre, self.surprise.unit],
+        }
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> Self:
+        """Inverse of :meth:`as_dict`."""
+        surprise = saved["surprise"]
+        return cls(
+            **{
+                **saved,
+                "distance": Scale(*saved["distance"]),
+                "surprise": None if surprise is None else Scale(*surprise),
+            }
+        )
+
+
+def _whitening(features: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Map that makes the covariance within classes the identity, shrunk as Ledoit and Wolf (2004) advise."""
+    deviations = features.copy()
+    for code in np.unique(codes):
+        deviations[codes == code] -= features[codes == code].mean(0)
+    covariance = LedoitWolf(assume_centered=True).fit(deviations).covariance_
+    # features that never vary must not turn into infinite distances
+    floor = max(float(np.trace(covariance)) / len(covariance), SMALLEST) * 1e-6
+    factor: np.ndarray = np.linalg.cholesky(np.linalg.inv(covariance + floor * np.eye(len(covariance))))
+    return factor
+
+
+def _kept(codes: np.ndarray) -> np.ndarray:
+    """Positions of at most `MOST_PER_CLASS` cells of each class, evenly spaced."""
+    parts = []
+    for code in np.unique(codes):
+        members = np.flatnonzero(codes == code)
+        n = min(len(members), MOST_PER_CLASS)
+        parts.append(members[np.linspace(0, len(members) - 1, n).astype(int)])
+    return np.concatenate(parts)
+
+
+def _relative(surprise: np.ndarray) -> np.ndarray:
+    """Surprise per unit of log total, which keeps deep and shallow cells comparable, ``(n_cells,)``."""
+    relative: np.ndarray = surprise[:, 0] / np.maximum(surprise[:, 1], 1.0)
+    return relative
+
+
+def _degree(surprise: np.ndarray) -> int:
+    """Degree of the trend: a parabola where there are cells enough of different depth."""
+    return int(min(2, len(np.unique(surprise[:, 1])) - 1))
+
+
+def _excess(surprise: np.ndarray, trend: np.ndarray) -> np.ndarray:
+    """How much worse each cell is reconstructed than cells of its depth, relative to what they have."""
+    expected = np.polyval(trend, surprise[:, 1])
+    excess: np.ndarray = _relative(surprise) - expected
+    return excess

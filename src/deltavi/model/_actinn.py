@@ -1,0 +1,302 @@
+"""ACTINN: the supervised baseline of annotation, trained on labelled cells only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, NoReturn
+
+import numpy as np
+import torch
+from anndata import AnnData
+from scipy import sparse
+from scvi import REGISTRY_KEYS
+
+from deltavi._errors import DeltaviError, unknown_category
+from deltavi._random import isolated_randomness
+from deltavi.annotation import informative_genes
+from deltavi.data._checks import MatrixReport, are_relative, cell_totals, require_counts, row_blocks
+from deltavi.data._fields import ExpressionField, SizeFactorField
+from deltavi.data._labels import LabelField
+from deltavi.data._manager import DataManager
+from deltavi.model._attribution import AttributionMixin
+from deltavi.model._base import CountModel
+from deltavi.model._classification import BATCH_SIZE, ClassificationMixin
+from deltavi.model._files import FilesMixin
+from deltavi.model._training import EPOCHS_RANGE, TrainingMixin
+from deltavi.model._vae import named_arguments
+from deltavi.module import ACTINN as ACTINNModule
+from deltavi.module._actinn import TARGET_SUM
+from deltavi.train import CellSplit, split_labelled
+
+NEEDS = "ACTINN needs raw counts, which it normalises itself."
+# Epochs of the program, and steps below which a network of its size and learning rate has hardly begun to learn.
+DEFAULT_EPOCHS, SMALLEST_STEPS = 50, 1000
+# Learning rate at which logistic regression gets near its optimum in as many steps.
+REGRESSION_RATE = 1e-2
+
+
+class ACTINN(ClassificationMixin, AttributionMixin, FilesMixin, TrainingMixin, CountModel):
+    """Annotation by a small neural network (Ma and Pellegrini 2020), or by logistic regression.
+
+    Each cell is scaled to 10,000 counts and taken as log2(1 + x); genes outside the 1st to 99th percentile of
+    expression, and then of its coefficient of variation, are left out; three hidden layers and a softmax name the
+    cell. Genes are chosen on labelled training cells only and kept with the model: unlike in the original program a
+    query changes nothing. Unlabelled cells are not used in training. Training takes 50 epochs as there, and more where
+    fewer than 2560 labelled cells would make it shorter than 1000 steps.
+
+    Parameters
+    ----------
+    adata
+        AnnData registered with :meth:`setup_anndata`.
+    registry
+        Registry to build the model from without data, as :meth:`load` does.
+    n_hidden
+        Units of each hidden layer; ``()`` is multinomial logistic regression.
+    weight_l2
+        Multiplier of half the squared weights, added to the loss.
+    filter_genes
+        Leave out genes that are hardly or always expressed, or hardly or wildly variable.
+    scale
+        Standardise log expression by mean and standard deviation of labelled training cells.
+    class_weight
+        ``"balanced"`` lets every label count the same in the loss; ``None`` every cell.
+    check_input
+        Refuse a matrix that does not hold raw counts.
+    seed
+        Seed of the initial weights and of training.
+
+    Examples
+    --------
+    >>> deltavi.model.ACTINN.setup_anndata(adata, labels_key="cell_type")  # doctest: +SKIP
+    >>> model = deltavi.model.ACTINN(adata)  # doctest: +SKIP
+    >>> model.train()  # doctest: +SKIP
+    >>> adata.obs["predicted"] = model.predict(reject=0.05)  # doctest: +SKIP
+    """
+
+    default_plan: ClassVar[dict[str, Any]] = {
+        "lr": 1e-4,
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "lr_schedule": "staircase",
+    }
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict[str, Any] | None = None,
+        *,
+        n_hidden: int | Sequence[int] = (100, 50, 25),
+        weight_l2: float = 0.005,
+        filter_genes: bool = True,
+        scale: bool = False,
+        class_weight: Literal["balanced"] | None = None,
+        check_input: bool = True,
+        seed: int = 0,
+    ) -> None:
+        if adata is None and registry is None:
+            raise DeltaviError("ACTINN needs an AnnData that ACTINN.setup_anndata has registered.")
+        if class_weight not in (None, "balanced"):
+            raise unknown_category("class_weight", class_weight, ["balanced", None], among="the settings")
+        super().__init__(adata, registry)
+        self.seed, self.check_input = seed, check_input
+        self.filter_genes, self.scale, self.class_weight = filter_genes, scale, class_weight
+        self._check_label_names()
+        if check_input and adata is not None:
+            require_counts(self._scan(), where=self._matrix_name(), needs=NEEDS)
+        n_hidden = (n_hidden,) if isinstance(n_hidden, int) else tuple(n_hidden)
+        with isolated_randomness(seed):
+            self.module = ACTINNModule(
+                self.summary_stats.n_vars, n_labels=len(self.label_names), n_hidden=n_hidden, weight_l2=weight_l2
+            )
+        self._model_summary_string = (
+            f"ACTINN: {len(self.gene_names)} genes, hidden layers {n_hidden}, {len(self.label_names)} labels"
+        )
+        self.init_params_ = self._get_init_params(locals())
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        *,
+        labels_key: str,
+        unlabeled_category: str | None = None,
+        layer: str | None = None,
+        size_factor_key: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Register `adata`; every value of the matrix is checked.
+
+        Adds ``_scvi_*`` columns to obs and two identifiers to uns; the rest, the matrix included, stays as it is.
+
+        Parameters
+        ----------
+        adata
+            Cells to learn from; in memory or backed, dense or sparse.
+        labels_key
+            obs column of the cell type.
+        unlabeled_category
+            Value of that column for cells without a label; missing values are unlabelled too.
+        layer
+            Layer with raw counts, instead of X.
+        size_factor_key
+            obs column with each cell's total counts over all genes, where the matrix holds a selection of genes.
+        **kwargs
+            Used by :meth:`load`.
+
+        Raises
+        ------
+        DeltaviError
+            If no cell is labelled, or all carry the same label.
+        InputDataError
+            If the matrix holds NaN, infinite values or objects.
+        GeneMatchError
+            If gene names repeat.
+        UnknownCategoryError
+            If a column or layer does not exist, or `unlabeled_category` looks mistyped.
+        """
+        cls._register(adata, cls._get_setup_method_args(**named_arguments(locals())), **kwargs)
+
+    @classmethod
+    def _fields(cls, setup: dict[str, Any]) -> list[Any]:
+        return [
+            ExpressionField(REGISTRY_KEYS.X_KEY, setup.get("layer")),
+            LabelField(
+                REGISTRY_KEYS.LABELS_KEY, setup["labels_key"], unlabeled_category=setup.get("unlabeled_category")
+            ),
+            SizeFactorField(REGISTRY_KEYS.SIZE_FACTOR_KEY, setup.get("size_factor_key"), required=False),
+        ]
+
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        *,
+        batch_size: int = BATCH_SIZE,
+    ) -> np.ndarray:
+        """Last hidden layer of each cell, or its logits where there is none, ``(n_cells, n_latent)``.
+
+        Parameters
+        ----------
+        adata
+            Cells, with any gene order; by default those of the model.
+        indices
+            Positions of the cells to use, or a mask.
+        batch_size
+            Cells taken at a time.
+
+        Raises
+        ------
+        NotTrainedError
+            Before training.
+        """
+        self._require_trained("get_latent_representation")
+        return self._classified(adata, indices, batch_size)[1].features.astype(np.float32)
+
+    @classmethod
+    def load_query_data(cls, adata: AnnData, reference_model: Any, **freeze: Any) -> NoReturn:
+        """Refuse: there is no batch to learn.
+
+        Parameters
+        ----------
+        adata, reference_model, **freeze
+            As in other models.
+
+        Raises
+        ------
+        DeltaviError
+            Always.
+        """
+        raise DeltaviError(
+            "ACTINN knows no batches, so that there is nothing to learn from a query: ask the trained model for "
+            "predict(adata). LABELVI maps queries."
+        )
+
+    # -- training --------------------------------------------------------------------------------------------
+
+    def _plan_defaults(self) -> dict[str, Any]:
+        # the program's learning rate is one for its network
+        return {**self.default_plan, **({} if len(self.module.hidden) else {"lr": REGRESSION_RATE})}
+
+    def _default_epochs(self, batch_size: int) -> int:
+        """50 as in the program, and more where labelled cells are so few that these would make few steps."""
+        steps_per_epoch = math.ceil(int((self._label_codes() >= 0).sum()) / batch_size)
+        return int(np.clip(math.ceil(SMALLEST_STEPS / steps_per_epoch), DEFAULT_EPOCHS, EPOCHS_RANGE[1]))
+
+    def _split_cells(self, **options: Any) -> CellSplit:
+        """Labelled cells, each label alike; unlabelled ones are in neither training nor validation."""
+        codes = self._label_codes()
+        labelled = np.flatnonzero(codes >= 0)
+        split = split_labelled(codes[labelled], **options)
+        return CellSplit(
+            train=labelled[split.train],
+            validation=labelled[split.validation],
+            test=np.concatenate([labelled[split.test], np.flatnonzero(codes < 0)]),
+        )
+
+    def _before_training(self, split: CellSplit) -> None:
+        """Choose genes, and learn scaling and label weights, on training cells; further training keeps them."""
+        if self.is_trained_:
+            return
+        cells = np.sort(split.train)
+        matrix = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        totals = self._totals(matrix, cells)
+        if self.filter_genes or self.scale:
+            mean, sd = log_moments(matrix, cells, totals)
+            if self.filter_genes:
+                self.module.choose_genes(torch.from_numpy(_chosen(mean, sd)))
+            if self.scale:
+                self.module.standardise(torch.from_numpy(mean), torch.from_numpy(np.where(sd > 0, sd, 1.0)))
+        if self.class_weight == "balanced":
+            n = np.bincount(self._label_codes()[cells], minlength=len(self.label_names))
+            self.module.get_buffer("label_weight").copy_(torch.from_numpy(len(cells) / (len(n) * np.maximum(n, 1))))
+
+    def _totals(self, matrix: Any, cells: np.ndarray) -> np.ndarray:
+        """Total of each cell of the model, of which only those of `cells` are used, ``(n_cells,)``."""
+        counted = cell_totals(matrix)
+        key = self._setup_argument("size_factor_key")
+        if key is None:
+            return counted
+        given = np.asarray(self.adata.obs[key], dtype=np.float64)
+        if are_relative(given[cells], counted[cells]):
+            # as if their mean were the mean total; kept, so that a query is read in the same unit
+            self.module.get_buffer("size_factor_unit").fill_(counted[cells].mean() / given[cells].mean())
+        return given * float(self.module.get_buffer("size_factor_unit"))
+
+    def _check_query(self, manager: DataManager) -> None:
+        if self.check_input:
+            report = MatrixReport.from_dict(manager.get_state_registry(REGISTRY_KEYS.X_KEY)["scan"])
+            require_counts(report, where="The query", needs=NEEDS)
+
+
+def log_moments(matrix: Any, cells: np.ndarray, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of log2(1 + 1e4 x / total) over cells, both ``(n_genes,)``.
+
+    Parameters
+    ----------
+    matrix
+        ``(n_all, n_genes)`` counts, dense, sparse or backed; a block of rows is in memory at a time.
+    cells
+        Positions of the cells to use.
+    totals
+        ``(n_all,)`` total of every cell; cells without counts have log expression zero.
+    """
+    sums, squares = np.zeros(matrix.shape[1]), np.zeros(matrix.shape[1])
+    for rows, block in row_blocks(matrix, cells):
+        scale = TARGET_SUM / np.where(totals[rows] > 0, totals[rows], 1.0)
+        scaled = sparse.diags(scale) @ sparse.csr_matrix(block, dtype=np.float64)
+        scaled.data = np.log2(1 + scaled.data)
+        sums += np.asarray(scaled.sum(0)).ravel()
+        squares += np.asarray(scaled.power(2).sum(0)).ravel()
+    mean = sums / len(cells)
+    return mean, np.sqrt(np.maximum(squares / len(cells) - mean**2, 0))
+
+
+def _chosen(mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    mask = informative_genes(mean, sd)
+    if not mask.any():
+        raise DeltaviError(
+            f"The gene filter leaves none of {len(mean)} genes ({int((mean > 0).sum())} of them expressed in labelled "
+            "training cells): with so few, pass filter_genes=False."
+        )
+    return mask

@@ -1,0 +1,243 @@
+"""Which genes a label rests on: integrated gradients of the classifier, cell by cell."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from anndata import AnnData
+from numpy.typing import NDArray
+from torch import Tensor
+
+import deltavi
+from deltavi import _keys
+from deltavi._errors import DeltaviError, examples, unknown_category
+from deltavi._random import isolated_randomness
+from deltavi.data._fields import user_columns
+from deltavi.metrics._matrix import check_count
+
+Logits: TypeAlias = Callable[..., Tensor]
+Integrate: TypeAlias = Callable[..., Tensor]
+
+logger = logging.getLogger("deltavi")
+
+# Steps between baseline and cell that are taken at once: as many as fill so many rows of expression.
+ROWS_AT_ONCE = 1024
+# Median gap, relative to the median difference of logits, above which the integral is too coarse.
+MAX_RELATIVE_GAP = 0.05
+
+
+class AttributionMixin:
+    """Carries ``get_attributions``; the module gives the classifier's input and its logits."""
+
+    def get_attributions(
+        self,
+        adata: AnnData | None = None,
+        *,
+        label: str | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        n_steps: int = 50,
+        batch_size: int = 128,
+    ) -> AnnData:
+        """Split the logit of a label over the genes of each cell, by integrated gradients.
+
+        ``a_ig = x_ig * integral_0^1 d logit(t x_i) / d x_ig dt``, with x the log expression that the classifier takes
+        and a baseline without expression; batch and covariates are those of the cell. The attributions of a cell sum
+        to ``logit(x_i) - logit(0)``, up to the error of the integral. A gene that is not expressed gets exactly zero.
+
+        Parameters
+        ----------
+        adata
+            Cells to explain, with any gene order; by default those of the model.
+        label
+            Label whose logit is explained, in all cells; None explains each cell's own, that of its highest logit.
+        indices
+            Cells to explain, as positions or as a mask over all cells, in the order of the result; None takes all.
+        n_steps
+            Points at which the gradient is taken, by Gauss-Legendre quadrature.
+        batch_size
+            Cells explained at a time; the answer does not depend on it.
+
+        Returns
+        -------
+        AnnData of the chosen cells. X: attributions, CSR, (n_cells, n_genes), in logits: positive where the
+        expression of the gene speaks for the label. obs: that of the input, with the explained label in
+        ``"deltavi_label"`` and ``logit(x) - logit(0) - sum of attributions`` in ``"deltavi_completeness_gap"``, which
+        replace columns of these names. var: genes of the model. uns ``"deltavi"``: what was done.
+
+        Raises
+        ------
+        DeltaviError
+            captum is not installed, or `indices`, `n_steps` or `batch_size` make no sense.
+        NotTrainedError
+            Before training.
+        UnknownCategoryError
+            `label` is not a label of the model.
+        InputDataError, GeneMatchError
+            `adata` holds values or genes the model cannot read.
+
+        Notes
+        -----
+        Attributions explain the classifier, not the cell: genes that carry the same information share the credit as
+        the network happens to weigh them, and a gene whose absence speaks for a label gets nothing for it. A logit is
+        also relative to those of other labels only. A warning is logged where the median gap exceeds 5 % of the
+        median difference of logits: raise `n_steps`.
+
+        References
+        ----------
+        Sundararajan, Taly and Yan (2017), Axiomatic attribution for deep networks, ICML.
+        """
+        model: Any = self
+        model._require_trained("get_attributions")
+        check_count(n_steps, "n_steps")
+        check_count(batch_size, "batch_size")
+        integrate = _integrated_gradients(n_steps)
+        names = [str(name) for name in model.label_names]
+        code = None if label is None else _code_of(label, names)
+        cells = model._validate_anndata(adata)
+        chosen = _positions(indices, cells.n_obs)
+        model.module.eval()  # without dropout, and with the running means of normalisation layers
+        with isolated_randomness(0):  # loaders draw, though no draw reaches the answer
+            loader = model._make_data_loader(adata=cells, indices=chosen, batch_size=batch_size)
+            explained = _joined([_explain(model.module, tensors, code, integrate) for tensors in loader])
+        _warn_if_coarse(explained, n_steps)
+        obs = user_columns(cells.obs.iloc[chosen])
+        obs[_keys.OBS_EXPLAINED_LABEL] = pd.Categorical.from_codes(explained.codes, categories=pd.Index(names))
+        obs[_keys.OBS_COMPLETENESS_GAP] = explained.gaps
+        var = pd.DataFrame(index=cells.var_names.astype(str))
+        settings = _settings(model, label, n_steps)
+        return AnnData(X=explained.attributions, obs=obs, var=var, uns={_keys.UNS_ATTRIBUTION: settings})
+
+
+@dataclass(frozen=True, eq=False)
+class _Explained:
+    """Attributions of some cells.
+
+    Parameters
+    ----------
+    attributions
+        ``(n_cells, n_genes)``, CSR, in logits.
+    codes
+        ``(n_cells,)`` code of the label explained.
+    differences
+        ``(n_cells,)`` its logit at the cell less that at the baseline.
+    """
+
+    attributions: sp.csr_matrix
+    codes: NDArray[np.int64]
+    differences: np.ndarray
+
+    @property
+    def gaps(self) -> np.ndarray:
+        """What the attributions leave unexplained, ``(n_cells,)``, in logits."""
+        totals = self.attributions.sum(axis=1, dtype=np.float64)
+        return np.asarray(self.differences - np.asarray(totals).ravel())
+
+
+def _integrated_gradients(n_steps: int) -> Integrate:
+    """Function of logits, cells, labels to explain and the rest of the mini-batch, by captum."""
+    try:
+        from captum.attr import IntegratedGradients
+    except ImportError as error:
+        raise DeltaviError('get_attributions needs captum: pip install "deltavi[explain]".') from error
+
+    def integrate(logits: Logits, expression: Tensor, target: Tensor, rest: tuple[Tensor, ...]) -> Tensor:
+        attributions: Tensor = IntegratedGradients(logits).attribute(
+            expression,
+            baselines=0.0,
+            target=target,
+            additional_forward_args=rest,
+            n_steps=n_steps,
+            method="gausslegendre",
+            internal_batch_size=max(ROWS_AT_ONCE, len(expression)),
+        )
+        return attributions.detach()
+
+    return integrate
+
+
+def _explain(module: Any, tensors: dict[str, Tensor], code: int | None, integrate: Integrate) -> _Explained:
+    """Attributions of the cells of a mini-batch; without `code`, of each cell's own label."""
+    device = next(module.parameters()).device
+    tensors = {key: value.to(device) for key, value in tensors.items()}
+    # captum repeats tensors for every step, but not those in a dictionary
+    keys, rest = list(tensors), tuple(tensors.values())
+
+    def logits(expression: Tensor, *values: Tensor) -> Tensor:
+        output: Tensor = module.class_logits(expression, dict(zip(keys, values, strict=True)))
+        return output
+
+    with torch.no_grad():
+        expression = module.classifier_input(tensors)
+        at_cell, at_baseline = logits(expression, *rest), logits(torch.zeros_like(expression), *rest)
+    target = at_cell.argmax(dim=1) if code is None else torch.full((len(expression),), code, device=device)
+    difference = (at_cell.double() - at_baseline.double()).gather(1, target[:, None]).squeeze(1)
+    attributions = integrate(logits, expression, target, rest)
+    matrix = sp.csr_matrix(attributions.cpu().numpy())
+    return _Explained(matrix, target.cpu().numpy(), difference.cpu().numpy())
+
+
+def _joined(parts: Sequence[_Explained]) -> _Explained:
+    return _Explained(
+        sp.vstack([part.attributions for part in parts], format="csr"),
+        np.concatenate([part.codes for part in parts]),
+        np.concatenate([part.differences for part in parts]),
+    )
+
+
+def _code_of(label: str, names: list[str]) -> int:
+    if str(label) not in names:
+        raise unknown_category("label", label, names, among="the model")
+    return names.index(str(label))
+
+
+def _positions(indices: Sequence[int] | np.ndarray | None, n_cells: int) -> np.ndarray:
+    """Positions of the chosen cells, at least one."""
+    if indices is None:
+        return np.arange(n_cells)
+    given = np.asarray(indices)
+    is_mask = given.dtype.kind == "b"
+    if given.ndim != 1 or (given.size and given.dtype.kind not in "iub"):
+        raise DeltaviError("indices must be a one-dimensional array of positions or a mask over all cells.")
+    if is_mask and len(given) != n_cells:
+        raise DeltaviError(f"The mask indices has {len(given)} entries for {n_cells} cells.")
+    chosen = np.flatnonzero(given) if is_mask else given.astype(np.int64)
+    if not len(chosen):
+        raise DeltaviError("indices chooses no cell: there is nothing to explain.")
+    outside = chosen[(chosen < 0) | (chosen >= n_cells)]
+    if len(outside):
+        raise DeltaviError(
+            f"{len(outside)} of {len(chosen)} indices lie outside 0..{n_cells - 1} (for example {examples(outside)})."
+        )
+    return chosen
+
+
+def _warn_if_coarse(explained: _Explained, n_steps: int) -> None:
+    gap, difference = np.median(np.abs(explained.gaps)), np.median(np.abs(explained.differences))
+    if gap > MAX_RELATIVE_GAP * difference:
+        logger.warning(
+            "Attributions leave a median gap of %.3g logits, against a median difference of %.3g from the baseline; "
+            "raise n_steps, which is %d.",
+            gap,
+            difference,
+            n_steps,
+        )
+
+
+def _settings(model: object, label: str | None, n_steps: int) -> dict[str, Any]:
+    """What was done, in types that h5ad files hold."""
+    return {
+        "model": type(model).__name__,
+        "method": "integrated gradients",
+        "quadrature": "gausslegendre",
+        "baseline": "no expression",
+        "label": "highest logit of each cell" if label is None else str(label),
+        "n_steps": n_steps,
+        "deltavi_version": deltavi.__version__,
+    }

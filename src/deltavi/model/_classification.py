@@ -1,0 +1,355 @@
+"""What a cell is: labels with calibrated probabilities, and a verdict on cells of no known type."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Self, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
+
+from deltavi import _keys
+from deltavi._errors import CalibrationWarning, DeltaviError, InputDataWarning, KeyClashError, examples
+from deltavi._random import isolated_randomness
+from deltavi.annotation import Calibration, ClassifiedCells
+from deltavi.annotation._conformal import cells_needed
+from deltavi.likelihood._base import to_numpy
+
+BATCH_SIZE = 512
+Indices = Sequence[int] | np.ndarray
+
+
+class ClassificationMixin:
+    """Carries ``predict``, ``get_open_set_scores`` and ``calibrate``; the module gives ``classify``."""
+
+    calibration: Calibration | None = None
+    # of the model that query data were mapped onto
+    reference_calibration: Calibration | None = None
+
+    @property
+    def label_names(self) -> np.ndarray:
+        """Labels the model can predict, in the order of its probabilities, ``(n_labels,)``."""
+        return cast("np.ndarray", cast("Any", self)._categories(REGISTRY_KEYS.LABELS_KEY))
+
+    def predict(
+        self,
+        adata: AnnData | None = None,
+        *,
+        indices: Indices | None = None,
+        soft: bool = False,
+        keep_observed: bool = False,
+        reject: float | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> pd.Series | pd.DataFrame:
+        """Label of each cell, or its calibrated probabilities.
+
+        The same for any batch size, order or storage of the cells. A cell without counts is ``"unassigned"``, and
+        each label is as probable as any other.
+
+        Parameters
+        ----------
+        adata
+            Cells, with any gene order; by default those of the model. It needs no label column.
+        indices
+            Positions of the cells to use, or a mask.
+        soft
+            Return probabilities.
+        keep_observed
+            Give cells whose label is known that label, with probability one.
+        reject
+            Label cells ``"unassigned"`` whose conformal p-value is at most this: of the cells of known types, about
+            this share at most is rejected. ``None`` gives every cell a label.
+        batch_size
+            Cells classified at a time.
+
+        Returns
+        -------
+        Labels as text, a series by cell name that can be assigned to a column of obs: rows are matched by name, and
+        by position where names repeat. With `soft` probabilities, a frame of cells by labels.
+
+        Raises
+        ------
+        NotTrainedError
+            Before training.
+        DeltaviError
+            If `reject` is no share, is asked for together with `soft`, or is finer than the held-out cells allow.
+        InputDataError, GeneMatchError
+            If `adata` holds values or genes the model cannot read.
+
+        Examples
+        --------
+        >>> adata.obs["predicted"] = model.predict(reject=0.05)  # doctest: +SKIP
+        """
+        calibration = self._calibrated("predict")
+        if reject is not None:
+            _check_reject(reject, soft, calibration.n_held_out)
+        names, cells = self._judged(adata, indices, batch_size)
+        probabilities = calibration.probabilities(cells)
+        observed = (cells.codes >= 0) & keep_observed
+        probabilities[observed] = np.eye(probabilities.shape[1])[cells.codes[observed]]
+        if soft:
+            return pd.DataFrame(probabilities, index=names, columns=self.label_names)
+        rejected = cells.empty if reject is None else cells.empty | calibration.rejected(cells, reject)
+        labels = np.where(rejected & ~observed, _keys.UNASSIGNED, self._named(probabilities))
+        return pd.Series(labels, index=names, dtype=object, name="predicted")
+
+    def get_open_set_scores(
+        self, adata: AnnData | None = None, *, indices: Indices | None = None, batch_size: int = BATCH_SIZE
+    ) -> pd.DataFrame:
+        """How strange each cell is to the model, beside what it would be labelled.
+
+        Parameters
+        ----------
+        adata
+            Cells, with any gene order; by default those of the model.
+        indices
+            Positions of the cells to use, or a mask.
+        batch_size
+            Cells classified at a time.
+
+        Returns
+        -------
+        Frame by cell name. ``"strangeness"``: a score, higher for stranger cells; ``"p_value"``: the share of
+        held-out cells predicted alike that are at least as strange; ``"predicted"``: the most probable label;
+        ``"confidence"``: its calibrated probability. Cells without counts are ``"unassigned"``, without score and
+        p-value; without held-out cells no p-value exists.
+
+        Raises
+        ------
+        NotTrainedError
+            Before training.
+        InputDataError, GeneMatchError
+            If `adata` holds values or genes the model cannot read.
+        """
+        calibration = self._calibrated("get_open_set_scores")
+        names, cells = self._judged(adata, indices, batch_size)
+        probabilities, strangeness = calibration.probabilities(cells), calibration.strangeness(cells)
+        columns = {
+            "strangeness": strangeness,
+            "p_value": calibration.p_values(cells, strangeness),
+            "predicted": np.where(cells.empty, _keys.UNASSIGNED, self._named(probabilities)),
+            "confidence": probabilities.max(1, initial=0.0),
+        }
+        return pd.DataFrame(columns, index=names).astype({"predicted": object})
+
+    def calibrate(self) -> None:
+        """Fit temperature and strangeness anew, on the cells the model was trained on; training ends with it.
+
+        The temperature comes from labelled validation cells, the position of classes from labelled training cells,
+        and what is normal again from validation cells. Training on a query that lacks some of the labels keeps the
+        calibration of the reference.
+
+        Raises
+        ------
+        NotTrainedError
+            Before training.
+        DeltaviError
+            If the model holds other cells than it was trained on, or no labelled ones.
+        """
+        cast("Any", self)._require_trained("calibrate")
+        training, held_out = self._labelled_parts()
+        if len(training) == 0:
+            raise DeltaviError("No training cell is labelled: there is nothing to calibrate with.")
+        self.calibration = Calibration.fit(
+            self._classified(None, training, BATCH_SIZE)[1],
+            self._classified(None, held_out, BATCH_SIZE)[1],
+        )
+        if self.calibration.n_held_out == 0:
+            warnings.warn(
+                "No labelled cell was held out from training: probabilities are not calibrated (temperature 1) and "
+                "reject=... cannot be used. Train with a smaller train_size, or label more cells.",
+                CalibrationWarning,
+                stacklevel=2,
+            )
+
+    @classmethod
+    def load_query_data(cls, adata: AnnData, reference_model: Any, **freeze: Any) -> Self:
+        """Extend a trained model by the batches of a query, to be trained on it (scArches; Lotfollahi et al. 2022).
+
+        The reference's calibration is kept unless the query has labelled cells of every label.
+
+        Parameters
+        ----------
+        adata
+            Query cells; genes are matched by name.
+        reference_model
+            A trained model, or the folder of one.
+        **freeze
+            What to keep fixed; see :meth:`scvi.model.base.ArchesMixin.load_query_data`.
+
+        Raises
+        ------
+        NotTrainedError
+            If the reference was never trained.
+        """
+        parent = cast("Any", super())
+        reference = reference_model if isinstance(reference_model, cls) else cast("Any", cls).load(reference_model)
+        model: Self = parent.load_query_data(adata, reference, **freeze)
+        model.calibration = model.reference_calibration = reference.calibration
+        return model
+
+    # -- training and files ----------------------------------------------------------------------------------
+
+    def _after_training(self) -> None:
+        cast("Any", super())._after_training()
+        if self.reference_calibration is not None and not self._sees_every_label():
+            self.calibration = self.reference_calibration
+            return
+        self.calibrate()
+
+    def _extra_state(self) -> dict[str, Any]:
+        state: dict[str, Any] = cast("Any", super())._extra_state()
+        return state if self.calibration is None else {**state, "calibration": self.calibration.as_dict()}
+
+    def _restore_extra_state(self, extra: dict[str, Any]) -> None:
+        cast("Any", super())._restore_extra_state(extra)
+        if "calibration" in extra:
+            self.calibration = Calibration.from_dict(extra["calibration"])
+
+    def _check_label_names(self) -> None:
+        """Raise where a label could be taken for a cell without one."""
+        if _keys.UNASSIGNED in set(self.label_names):
+            raise KeyClashError(
+                f"A label is called {_keys.UNASSIGNED!r}, which is what cells of no known type are called. If it "
+                f"stands for unlabelled cells, pass unlabeled_category={_keys.UNASSIGNED!r}; else rename it."
+            )
+
+    def _labelled_parts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of labelled training and validation cells."""
+        model = cast("Any", self)
+        codes = self._label_codes()
+        parts = [np.asarray(part, dtype=int) for part in (model.train_indices, model.validation_indices)]
+        if len(codes) != sum(map(len, parts)) + len(model.test_indices):
+            raise DeltaviError("The model holds other cells than it was trained on; calibrate it where it was trained.")
+        training, held_out = (part[codes[part] >= 0] for part in parts)
+        return training, held_out
+
+    def _label_codes(self) -> np.ndarray:
+        """Label of each of the model's cells, -1 where it is unknown, ``(n_cells,)``."""
+        model = cast("Any", self)
+        model._validate_anndata()
+        return np.asarray(model.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel().astype(int)
+
+    def _sees_every_label(self) -> bool:
+        codes = self._label_codes()
+        training, held_out = self._labelled_parts()
+        return len(held_out) > 0 and len(np.unique(codes[training])) == len(self.label_names)
+
+    # -- classification --------------------------------------------------------------------------------------
+
+    def _calibrated(self, what: str) -> Calibration:
+        cast("Any", self)._require_trained(what)
+        if self.calibration is None:
+            raise DeltaviError("The model keeps no calibration, as if training was stopped; call calibrate().")
+        return self.calibration
+
+    def _named(self, probabilities: np.ndarray) -> np.ndarray:
+        named: np.ndarray = self.label_names[probabilities.argmax(1)]
+        return named
+
+    def _classified(
+        self, adata: AnnData | None, indices: Indices | None, batch_size: int
+    ) -> tuple[pd.Index, ClassifiedCells]:
+        """Names of the chosen cells, and the module's answer for them."""
+        model = cast("Any", self)
+        aligned = model._validate_anndata(adata)
+        chosen = positions(indices, aligned.n_obs)
+        parts = [_nothing(model.module, len(self.label_names))]
+        model.module.eval()
+        # scvi-tools takes an AnnData without cells for none at all
+        loader = model._make_data_loader(adata=aligned, indices=chosen, batch_size=batch_size) if len(chosen) else ()
+        # loaders draw, though no draw reaches the answer
+        with torch.inference_mode(), isolated_randomness(model.seed):
+            parts = [classify(model.module, tensors) for tensors in loader] or parts
+        return aligned.obs_names[chosen], joined(parts)
+
+    def _judged(
+        self, adata: AnnData | None, indices: Indices | None, batch_size: int
+    ) -> tuple[pd.Index, ClassifiedCells]:
+        """The same, with a warning of cells without counts."""
+        names, cells = self._classified(adata, indices, batch_size)
+        # the scan of a query has warned of them already
+        if (adata is None or adata is cast("Any", self)._adata) and cells.empty.any():
+            _warn_empty(names[cells.empty])
+        return names, cells
+
+
+def classify(module: Any, tensors: dict[str, torch.Tensor]) -> ClassifiedCells:
+    """Answer of `module` for a mini-batch, as arrays."""
+    answer = module.classify(tensors)
+    return ClassifiedCells(
+        logits=to_numpy(answer.logits),
+        features=to_numpy(answer.features),
+        surprise=None if answer.surprise is None else to_numpy(answer.surprise),
+        codes=to_numpy(tensors[REGISTRY_KEYS.LABELS_KEY]).ravel().astype(int),
+        empty=to_numpy(tensors[REGISTRY_KEYS.X_KEY].abs().sum(1)) == 0,
+    )
+
+
+def joined(parts: Sequence[ClassifiedCells]) -> ClassifiedCells:
+    """One after the other."""
+    surprises = [part.surprise for part in parts if part.surprise is not None]
+    return ClassifiedCells(
+        logits=np.concatenate([part.logits for part in parts]),
+        features=np.concatenate([part.features for part in parts]),
+        surprise=np.concatenate(surprises) if surprises else None,
+        codes=np.concatenate([part.codes for part in parts]),
+        empty=np.concatenate([part.empty for part in parts]),
+    )
+
+
+def _nothing(module: Any, n_labels: int) -> ClassifiedCells:
+    return ClassifiedCells(
+        logits=np.zeros((0, n_labels)),
+        features=np.zeros((0, module.n_latent)),
+        surprise=None,
+        codes=np.zeros(0, dtype=int),
+        empty=np.zeros(0, dtype=bool),
+    )
+
+
+def positions(indices: Indices | None, n_cells: int) -> np.ndarray:
+    """`indices` or a mask as positions ``(n_chosen,)``; all cells for ``None``.
+
+    Raises
+    ------
+    DeltaviError
+        If there are no such cells.
+    """
+    if indices is None:
+        return np.arange(n_cells)
+    given = np.asarray(indices)
+    if given.ndim != 1 or (given.size and given.dtype.kind not in "iub"):
+        raise DeltaviError("indices must be a one-dimensional array of positions or a mask over all cells.")
+    try:
+        chosen: np.ndarray = np.arange(n_cells)[given if given.size else given.astype(int)]
+    except IndexError as error:
+        raise DeltaviError(f"indices do not fit {n_cells} cells: {error}.") from error
+    return chosen
+
+
+def _check_reject(reject: float, soft: bool, n_held_out: int) -> None:
+    if not 0 < reject < 1:
+        raise DeltaviError(f"reject is a share of cells between 0 and 1, not {reject!r}; None rejects no cell.")
+    if soft:
+        raise DeltaviError(
+            "reject says which cells get no label, and probabilities have no place for that: ask for soft=True alone, "
+            "and for the p-value of each cell with get_open_set_scores()."
+        )
+    if n_held_out < cells_needed(reject):
+        raise DeltaviError(
+            f"reject={reject:g} needs at least {cells_needed(reject)} labelled cells that training did not see, and "
+            f"there are {n_held_out}. Reject a larger share, or train with a smaller train_size or more labels."
+        )
+
+
+def _warn_empty(names: pd.Index) -> None:
+    warnings.warn(
+        f"{len(names)} cells have no counts at all (for example {examples(names)}) and are {_keys.UNASSIGNED!r}.",
+        InputDataWarning,
+        stacklevel=4,
+    )

@@ -1,0 +1,243 @@
+"""LABELVI: annotate cells from some that are labelled, with a model of their counts."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
+
+from deltavi._compat import SETUP_ARGS_KEY
+from deltavi._errors import DeltaviError, examples
+from deltavi.data._labels import LabelField
+from deltavi.model._attribution import AttributionMixin
+from deltavi.model._base import aligned_copy
+from deltavi.model._classification import BATCH_SIZE, ClassificationMixin
+from deltavi.model._vae import VAE, named_arguments
+from deltavi.module import LABELVI as LABELVIModule
+from deltavi.train import CellSplit, MixedSplitter, split_labelled
+
+
+class LABELVI(ClassificationMixin, AttributionMixin, VAE):
+    """Semi-supervised annotation of cells with a generative model of their counts.
+
+    A latent state z1 generates the counts, and a label y with a basal state z2 generates z1; labelled cells enter
+    with the bound of their label, unlabelled ones with the sum over all labels, in the same mini-batch. Predicted
+    probabilities are calibrated, and cells of no known type can be rejected.
+
+    Parameters
+    ----------
+    adata
+        AnnData registered with :meth:`setup_anndata`.
+    registry
+        Registry to build the model from without data, as :meth:`load` does.
+    n_latent
+        Dimensions of z1 and of z2.
+    n_hidden
+        Hidden units of every network.
+    gene_likelihood
+        ``"zinb"``, ``"nb"`` or ``"poisson"`` on raw counts, ``"normal"`` on log-normalised expression.
+    classification_weight
+        Weight of the mean cross entropy of labelled cells beside the mean negative bound of all cells.
+    seed
+        Seed of the initial weights and of training.
+    **kwargs
+        Arguments of :class:`deltavi.model.VAE` and :class:`deltavi.module.LABELVI`: ``dispersion``, ``library``,
+        ``y_prior``, ``class_balance``, ``logit_adjustment``, ``encoder_input`` and others.
+
+    Examples
+    --------
+    >>> deltavi.model.LABELVI.setup_anndata(  # doctest: +SKIP
+    ...     adata, labels_key="cell_type", unlabeled_category="unknown", batch_key="study"
+    ... )
+    >>> model = deltavi.model.LABELVI(adata)  # doctest: +SKIP
+    >>> model.train()  # doctest: +SKIP
+    >>> adata.obs["predicted"] = model.predict(reject=0.05)  # doctest: +SKIP
+    """
+
+    _module_cls: ClassVar[Any] = LABELVIModule
+    _data_splitter_cls = MixedSplitter
+    default_plan: ClassVar[dict[str, Any]] = {"lr": 2e-3, "eps": 1e-8, "lr_schedule": "one_cycle"}
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict[str, Any] | None = None,
+        *,
+        n_latent: int = 20,
+        n_hidden: int = 128,
+        gene_likelihood: Literal["zinb", "nb", "poisson", "normal"] = "zinb",
+        classification_weight: float = 50.0,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        if adata is None and registry is None:
+            raise DeltaviError("LABELVI needs an AnnData that LABELVI.setup_anndata has registered.")
+        super().__init__(
+            adata,
+            registry,
+            n_latent=n_latent,
+            n_hidden=n_hidden,
+            gene_likelihood=gene_likelihood,
+            classification_weight=classification_weight,
+            seed=seed,
+            **kwargs,
+        )
+        self.init_params_ = self._get_init_params(locals())
+
+    @classmethod
+    def setup_anndata(  # type: ignore[override]  # labels are what this model is for
+        cls,
+        adata: AnnData,
+        *,
+        labels_key: str,
+        unlabeled_category: str | None = None,
+        layer: str | None = None,
+        condition_key: str | None = None,
+        batch_key: str | None = None,
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: list[str] | None = None,
+        continuous_covariate_keys: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Register `adata`; every value of the matrix is checked.
+
+        Parameters
+        ----------
+        adata
+            Cells to learn from, with a label or without; in memory or backed, dense or sparse.
+        labels_key
+            obs column of the cell type.
+        unlabeled_category
+            Value of that column for cells without a label; missing values are unlabelled too.
+        layer
+            Layer with the expression, instead of X.
+        condition_key
+            obs column of the perturbation, needed for :meth:`predict_perturbation`.
+        batch_key
+            obs column of the batch, donor or study.
+        size_factor_key
+            obs column with each cell's total counts over all genes, where the matrix holds a selection of genes.
+        categorical_covariate_keys, continuous_covariate_keys
+            obs columns of further covariates of the decoder.
+        **kwargs
+            Used by :meth:`load` and :meth:`load_query_data`.
+
+        Raises
+        ------
+        DeltaviError
+            If no cell is labelled, or all carry the same label.
+        InputDataError
+            If the matrix holds NaN, infinite values or objects.
+        UnknownCategoryError
+            If a column or layer does not exist, or `unlabeled_category` looks mistyped.
+        """
+        if labels_key in (condition_key, batch_key):
+            raise DeltaviError(f"labels_key and another key are both {labels_key!r}: name a column for each.")
+        cls._register(adata, cls._get_setup_method_args(**named_arguments(locals())), **kwargs)
+
+    @classmethod
+    def _fields(cls, setup: dict[str, Any]) -> list[Any]:
+        labels = LabelField(
+            REGISTRY_KEYS.LABELS_KEY, setup["labels_key"], unlabeled_category=setup.get("unlabeled_category")
+        )
+        fields = super()._fields(setup)
+        return [labels if field.registry_key == REGISTRY_KEYS.LABELS_KEY else field for field in fields]
+
+    @classmethod
+    def from_vae(
+        cls,
+        vae: VAE,
+        adata: AnnData | None = None,
+        *,
+        labels_key: str | None = None,
+        unlabeled_category: str | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Start from a trained VAE or SCGEN: its encoder and decoder are taken over, the label part is new.
+
+        Parameters
+        ----------
+        vae
+            A trained model; it stays as it is.
+        adata
+            Cells to learn from, with the batches and covariates `vae` knows; by default those of `vae`.
+        labels_key
+            obs column of the cell type; by default the one `vae` was set up with.
+        unlabeled_category
+            Value of that column for cells without a label.
+        **kwargs
+            Arguments of the label part, such as ``classification_weight``.
+
+        Raises
+        ------
+        NotTrainedError
+            If `vae` was never trained.
+        DeltaviError
+            If no label column is known, or the cells hold batches that `vae` does not know.
+        """
+        vae._require_trained("LABELVI.from_vae")
+        setup = dict(vae.registry_[SETUP_ARGS_KEY])
+        labels_key = labels_key or setup["labels_key"]
+        if labels_key is None:
+            raise DeltaviError("The model was set up without labels: pass labels_key.")
+        source = vae._validate_anndata() if adata is None else adata
+        # annotation is copied and the matrix shared: the registration of the VAE stays as it is
+        cells = aligned_copy(source, vae.gene_names, layer=setup["layer"], min_overlap=vae.min_gene_overlap)
+        setup |= {"labels_key": labels_key, "unlabeled_category": unlabeled_category}
+        cls.setup_anndata(cells, **setup)
+        model = cls(cells, **{**_settings_of(vae), "encoder_input": "log1p", **kwargs})
+        _take_over(model.module, vae.module)
+        return model
+
+    # -- training --------------------------------------------------------------------------------------------
+
+    def _loading_options(self, seed: int) -> dict[str, Any]:
+        return {"sampling_seed": seed}
+
+    def _split_cells(self, **options: Any) -> CellSplit:
+        return split_labelled(self._label_codes(), **options)
+
+    def _before_training(self, split: CellSplit) -> None:
+        codes = self._label_codes()[split.train]
+        if not (codes >= 0).any():
+            # unlabelled cells of a query, mapped onto labelled ones
+            return
+        counts = np.bincount(codes[codes >= 0], minlength=len(self.label_names))
+        self.module.set_label_frequencies(torch.from_numpy(counts))
+
+    # -- perturbation ----------------------------------------------------------------------------------------
+
+    def _groups(self, adata: AnnData) -> np.ndarray:
+        """Label of each cell, which may be new to the model; the predicted one where none is given."""
+        aligned = self._validate_anndata(None if adata is self._adata else adata)
+        cells = self._classified(aligned, None, BATCH_SIZE)[1]
+        predicted: np.ndarray = self.label_names[cells.logits.argmax(1)]
+        key, unlabeled = self._setup_argument("labels_key"), self._setup_argument("unlabeled_category")
+        if key not in adata.obs:
+            return predicted
+        given = adata.obs[key]
+        unknown = given.isna().to_numpy() | (given.astype(str) == str(unlabeled)).to_numpy()
+        return np.asarray(np.where(unknown, predicted, given.astype(str).to_numpy(dtype=object)))
+
+
+def _settings_of(vae: VAE) -> dict[str, Any]:
+    """Arguments `vae` was made with, defaults included."""
+    given: dict[str, Any] = vae.init_params_
+    settings = {**given["non_kwargs"], **{k: v for group in given["kwargs"].values() for k, v in group.items()}}
+    settings.pop("registry", None)
+    return settings
+
+
+def _take_over(module: torch.nn.Module, source: torch.nn.Module) -> None:
+    """Copy every weight of `source` that `module` has in the same shape; all of them where the models agree."""
+    own = module.state_dict()
+    wrong = [name for name, value in source.state_dict().items() if own.get(name, value).shape != value.shape]
+    if wrong:
+        raise DeltaviError(
+            f"{len(wrong)} tensors of the trained model do not fit, for example {examples(wrong)}: the cells hold "
+            "batches, covariates or genes it does not know, or settings of its networks were changed."
+        )
+    module.load_state_dict({**own, **{k: v for k, v in source.state_dict().items() if k in own}})

@@ -1,0 +1,116 @@
+"""Calibration: what it learns of labelled cells, and what it says of others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from deltavi.annotation import Calibration, ClassifiedCells, conformal_p_values, fit_temperature, softmax
+from deltavi.io._format import decode, encode
+
+CENTRES = 6 * np.eye(4)
+
+
+def classified(kinds: np.ndarray, *, seed: int, codes: np.ndarray | None = None) -> ClassifiedCells:
+    """Cells about the centre of their kind, by a classifier that knows the first three only."""
+    rng = np.random.default_rng(seed)
+    features = CENTRES[kinds] + rng.normal(size=(len(kinds), 4))
+    logits = -((features[:, None] - CENTRES[None, :3]) ** 2).sum(2) / 2
+    return ClassifiedCells(
+        logits=3 * logits,
+        features=features,
+        surprise=None,
+        codes=np.where(kinds < 3, kinds, -1) if codes is None else codes,
+        empty=np.zeros(len(kinds), dtype=bool),
+    )
+
+
+def known(n_cells: int, seed: int) -> ClassifiedCells:
+    return classified(np.random.default_rng(seed).integers(0, 3, n_cells), seed=seed)
+
+
+def fitted(n_held_out: int = 300) -> Calibration:
+    return Calibration.fit(known(600, 1), known(n_held_out, 2))
+
+
+def test_its_parts_are_the_functions_by_themselves() -> None:
+    calibration, held_out, query = fitted(), known(300, 2), known(200, 3)
+    assert calibration.temperature == fit_temperature(held_out.logits, held_out.codes)
+    probabilities = calibration.probabilities(query)
+    np.testing.assert_array_equal(probabilities, softmax(query.logits, calibration.temperature))
+    strangeness = calibration.strangeness(query)
+    np.testing.assert_array_equal(strangeness, calibration.scorer.score(query.features, None, probabilities))
+    expected = conformal_p_values(
+        strangeness,
+        calibration.strangeness(held_out),
+        groups=query.logits.argmax(1),
+        calibration_groups=held_out.logits.argmax(1),
+    )
+    np.testing.assert_array_equal(calibration.p_values(query, strangeness), expected)
+
+
+def test_known_cells_are_rejected_as_often_as_asked_and_strangers_more_often() -> None:
+    rejected = np.zeros(2, dtype=int)
+    for seed in range(20):
+        calibration = Calibration.fit(known(300, 10 + seed), known(99, 100 + seed))
+        kinds = (known(50, 200 + seed), classified(np.full(50, 3), seed=300 + seed))
+        for i, query in enumerate(kinds):
+            rejected[i] += (calibration.p_values(query, calibration.strangeness(query)) <= 0.1).sum()
+    # cells that share calibration cells are not independent: their number counts for about half
+    assert stats.binomtest(int(rejected[0] / 2), 500, 0.1).pvalue > 0.01
+    assert rejected[1] > 900
+
+
+def test_cells_without_counts_and_without_labels_are_left_out() -> None:
+    calibration, held_out = fitted(), known(300, 2)
+    more = classified(np.zeros(320, dtype=int), seed=9, codes=np.r_[np.full(10, -1), np.zeros(310, dtype=int)])
+    spoiled = ClassifiedCells(
+        logits=np.concatenate([held_out.logits, more.logits]),
+        features=np.concatenate([held_out.features, more.features]),
+        surprise=None,
+        codes=np.concatenate([held_out.codes, more.codes]),
+        empty=np.r_[np.zeros(310, dtype=bool), np.ones(310, dtype=bool)],
+    )
+    again = Calibration.fit(known(600, 1), spoiled)
+    assert again.temperature == calibration.temperature
+    np.testing.assert_array_equal(again.scores, calibration.scores)
+    judged = calibration.strangeness(spoiled)
+    np.testing.assert_array_equal(np.isnan(judged), spoiled.empty)
+    np.testing.assert_array_equal(np.isnan(calibration.p_values(spoiled, judged)), spoiled.empty)
+    np.testing.assert_array_equal(calibration.probabilities(spoiled)[spoiled.empty], 1 / 3)
+
+
+def test_without_held_out_cells() -> None:
+    calibration = Calibration.fit(known(100, 1), known(10, 2)[np.zeros(10, dtype=bool)])
+    assert (calibration.temperature, calibration.n_held_out) == (1, 0)
+    query = known(20, 3)
+    strangeness = calibration.strangeness(query)
+    assert np.isfinite(strangeness).all()
+    assert np.isnan(calibration.p_values(query, strangeness)).all()
+
+
+def test_a_label_without_training_cells_does_no_harm() -> None:
+    training = classified(np.random.default_rng(0).integers(0, 2, 200), seed=1)
+    calibration, query = Calibration.fit(training, known(60, 2)), known(50, 3)
+    strangeness = calibration.strangeness(query)
+    assert np.isfinite(strangeness).all()
+    assert strangeness[query.codes == 2].min() > np.median(strangeness[query.codes < 2])
+
+
+def test_it_comes_back_from_a_file() -> None:
+    calibration, query = fitted(), known(50, 3)
+    again = Calibration.from_dict(decode(encode(calibration.as_dict())))
+    np.testing.assert_array_equal(again.probabilities(query), calibration.probabilities(query))
+    strangeness = again.strangeness(query)
+    np.testing.assert_array_equal(strangeness, calibration.strangeness(query))
+    np.testing.assert_array_equal(again.p_values(query, strangeness), calibration.p_values(query, strangeness))
+
+
+@pytest.mark.parametrize("min_group", [1, 1000])
+def test_the_smallest_group_can_be_chosen(min_group: int) -> None:
+    calibration, query = fitted(), known(50, 3)
+    strangeness = calibration.strangeness(query)
+    pooled = conformal_p_values(strangeness, calibration.scores)
+    found = calibration.p_values(query, strangeness, min_group=min_group)
+    assert np.array_equal(found, pooled) == (min_group == 1000)
