@@ -24,6 +24,8 @@ nitpicky = False
 autosummary_generate = True
 autosummary_ignore_module_all = False
 autosummary_imported_members = True
+# The class and the function differ by case only, which some file systems cannot tell apart.
+autosummary_filename_map = {"deltavi.metrics.Calibration": "deltavi.metrics.Calibration-class"}
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
