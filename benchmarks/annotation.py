@@ -1,0 +1,190 @@
+"""Annotation of cell types: macro-F1, calibration and the recognition of types that the reference lacks.
+
+    python benchmarks/annotation.py --jobs 2 --cache CACHE --write docs/benchmarks/annotation.md
+
+The tasks are in annotation_tasks.py, the methods in annotation_peers.py and annotation_ours.py. Every run leaves a
+small file in the folder of --cache, so that an interrupted benchmark goes on where it was. One thread per process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib.util import find_spec
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
+import pandas as pd  # noqa: E402 - the thread count must be set before NumPy is loaded
+from annotation_page import page  # noqa: E402
+from annotation_peers import PEERS, Peer  # noqa: E402
+from annotation_tasks import NAMES, Result, Task, build_task, default_folder, family  # noqa: E402
+from sklearn.metrics import accuracy_score, f1_score, roc_auc_score  # noqa: E402
+
+from deltavi.metrics import calibration  # noqa: E402
+
+Method = Callable[[Task, int], Result]
+LEVEL = 0.05
+OURS = ("labelvi", "logistic_deltavi", "actinn")
+
+
+def from_peer(peer: Peer) -> Method:
+    """The method that a peer's table of probabilities makes: strange is a cell whose highest probability is low."""
+
+    def method(task: Task, seed: int) -> Result:
+        started = time.process_time()  # of this process: other programs on the machine do not count
+        found = peer(task, seed)
+        seconds = time.process_time() - started + found.attrs.get("seconds_before", 0.0)
+        strangeness = 1 - found.to_numpy().max(1)
+        probabilities = found.div(found.sum(axis=1), axis=0)  # CellTypist's rows do not sum to one
+        return Result(probabilities, strangeness, None, seconds)
+
+    return method
+
+
+def from_ours(name: str) -> Method:
+    """The method `name` of annotation_ours.py, which is imported when it is first called."""
+
+    def method(task: Task, seed: int) -> Result:
+        from annotation_ours import METHODS as ours
+
+        return ours[name](task, seed)
+
+    return method
+
+
+METHODS: dict[str, Method] = {name: from_ours(name) for name in OURS}
+METHODS |= {name: from_peer(peer) for name, peer in PEERS.items()}
+
+
+def score(task: Task, result: Result) -> dict[str, float]:
+    """Every metric of one run; those of left-out types only where the task has one."""
+    truth = task.adata.obs["label_true"].astype(str)
+    strange = (truth == task.left_out).to_numpy()
+    test, held_out = task.mask("is_test"), task.mask("is_held_out")
+    known = test & ~strange
+    predicted = result.probabilities.idxmax(axis=1)
+    types = sorted(set(truth[known]))
+    found = {
+        "macro_f1": f1_score(truth[known], predicted[known], labels=types, average="macro", zero_division=0),
+        "accuracy": accuracy_score(truth[known], predicted[known]),
+        "seconds": result.seconds,
+    }
+    for name, cells in (("held_out", held_out), ("query", known)):
+        judged = calibration(result.probabilities[cells], truth[cells])
+        found |= {f"ece_{name}": judged.ece, f"brier_{name}": judged.brier}
+    if task.left_out is not None:
+        found["auroc"] = roc_auc_score(strange[test], result.strangeness[test])
+    if result.p_values is not None:
+        groups = {"held_out": held_out, "query": known} | ({"left_out": test & strange} if task.left_out else {})
+        found |= {f"rejected_{name}": (result.p_values[cells] <= LEVEL).mean() for name, cells in groups.items()}
+    return {name: float(value) for name, value in found.items()}
+
+
+def describe(task: Task) -> dict[str, Any]:
+    """What the page says about a task."""
+    sizes = {column: int(task.mask(column).sum()) for column in ("is_reference", "is_held_out", "is_test")}
+    about = {"n_cells": task.adata.n_obs, "n_types": len(task.types), "left_out": task.left_out}
+    return {"task": task.name, "seed": task.seed, "dropped": list(task.dropped), **about, **sizes}
+
+
+@dataclass(frozen=True)
+class Job:
+    """Tasks that share their cells, with one seed: what one process does at a time."""
+
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...]
+    seed: int
+    data: Path
+    cache: Path
+
+    def files(self) -> dict[tuple[str, str], Path]:
+        """File of each task and method."""
+        return {(t, m): self.cache / f"{t}--{m}--{self.seed}.json" for t in self.tasks for m in self.methods}
+
+
+def run(job: Job) -> None:
+    """Run what is missing in the cache, and write it there."""
+    import torch
+
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    missing = {key: path for key, path in job.files().items() if not path.exists()}
+    for method in job.methods:  # one method after the other, so that what it learned without labels can be used again
+        for name in job.tasks:
+            if (name, method) in missing:
+                task = build_task(name, job.data, job.seed)
+                record = describe(task) | {"method": method} | score(task, METHODS[method](task, job.seed))
+                write(missing[name, method], json.dumps(record, indent=1))
+                shown = {key: round(value, 3) for key, value in record.items() if isinstance(value, float)}
+                print(name, method, job.seed, shown, flush=True)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file that is either whole or not there."""
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
+def jobs_of(options: argparse.Namespace) -> list[Job]:
+    """One job per seed and family of tasks."""
+    families: dict[str, list[str]] = {}
+    for task in options.tasks:
+        families.setdefault(family(task), []).append(task)
+    return [
+        Job(tuple(tasks), tuple(options.methods), seed, options.data, options.cache)
+        for seed in range(options.seeds)
+        for tasks in families.values()
+    ]
+
+
+def chosen(text: str, known: Iterable[str]) -> list[str]:
+    """The comma-separated names of an argument, or an error that lists what there is."""
+    names = text.split(",")
+    if unknown := set(names) - set(known):
+        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    return names
+
+
+def arguments() -> argparse.Namespace:
+    """Parsed command line."""
+    available = [name for name in METHODS if name not in OURS or find_spec("annotation_ours")]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=default_folder(), help="folder of the h5ad files")
+    parser.add_argument("--tasks", default=",".join(NAMES), help="comma-separated (default: all)")
+    parser.add_argument("--methods", default=",".join(available), help="comma-separated (default: all)")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, each of one thread")
+    parser.add_argument("--cache", type=Path, required=True, help="folder with a small file per run")
+    parser.add_argument("--write", type=Path, help="Markdown file to write")
+    options = parser.parse_args()
+    options.tasks, options.methods = chosen(options.tasks, NAMES), chosen(options.methods, METHODS)
+    return options
+
+
+def main() -> None:
+    """Run what is missing and write the page."""
+    options = arguments()
+    options.cache.mkdir(parents=True, exist_ok=True)
+    jobs = jobs_of(options)
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        list(pool.map(run, jobs))
+    records = pd.DataFrame([json.loads(path.read_text()) for job in jobs for path in job.files().values()])
+    text = page(records, options)
+    print(f"\n{text}")
+    if options.write:
+        options.write.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

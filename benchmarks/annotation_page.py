@@ -1,0 +1,137 @@
+"""The page of the annotation benchmark: Markdown tables of mean ± standard deviation over seeds."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+
+import pandas as pd
+
+MEAN = "mean of a to c"
+PACKAGES = ("deltavi", "scvi-tools", "scikit-learn", "celltypist", "torch", "scanpy")
+# Title of each table, its metric, digits, and what to know when reading it.
+TABLES = (
+    ("Macro-F1", "macro_f1", 3, "On the scored cells; where a type was left out, on the cells of the other types."),
+    (
+        "Calibration on held-out cells of the reference's study",
+        "ece_held_out",
+        3,
+        "Expected calibration error, 15 equal bins of the highest probability; lower is better.",
+    ),
+    ("Calibration on the scored cells", "ece_query", 3, "The same on the scored cells of known types."),
+    (
+        "Recognition of the type that was left out",
+        "auroc",
+        3,
+        "Area under the ROC curve of each method's own score, cells of the left-out type against the other scored "
+        "cells; the score of the peers is one minus the highest probability.",
+    ),
+    ("Seconds", "seconds", 1, "Processor seconds to train and predict, with what is learned without labels."),
+)
+REJECTED = {
+    "rejected_held_out": "held-out cells of known types",
+    "rejected_query": "scored cells of known types",
+    "rejected_left_out": "cells of the left-out type",
+}
+SIZES = {
+    "n_types": "types",
+    "is_reference": "labelled cells",
+    "is_held_out": "held-out cells",
+    "is_test": "scored cells",
+    "n_cells": "all cells",
+}
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """`table`, whose entries are text, as a Markdown table."""
+    header = f"| {table.index.name or ''} | " + " | ".join(map(str, table.columns)) + " |"
+    rows = [f"| {name} | " + " | ".join(row) + " |" for name, row in zip(table.index, table.to_numpy(), strict=True)]
+    return "\n".join([header, "|---|" + "---:|" * table.shape[1], *rows])
+
+
+def spread(values: pd.Series, digits: int) -> str:
+    """Mean ± standard deviation over seeds, the mean alone for one seed, a dash for none."""
+    values = values.dropna()
+    if values.empty:
+        return "–"
+    mean = f"{values.mean():.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {values.std():.{digits}f}"
+
+
+def over_seeds(records: pd.DataFrame, metric: str, digits: int) -> pd.DataFrame:
+    """Tasks by methods, in the order of the records, with a row of means where tasks a to c have the metric."""
+    runs = records.dropna(subset=[metric])
+    rows = runs.groupby(["task", "method"], sort=False)[metric].apply(spread, digits=digits).unstack(fill_value="–")
+    whole = runs[~runs["task"].str.startswith("d_")]
+    if len(whole) and metric != "seconds":
+        seeds = whole.pivot_table(index="seed", columns="method", values=metric, sort=False)
+        rows.loc[MEAN] = [spread(seeds[method], digits) if method in seeds else "–" for method in rows]
+    return rows.rename_axis("task").reindex(columns=[m for m in records["method"].unique() if m in rows])
+
+
+def rejections(records: pd.DataFrame) -> pd.DataFrame:
+    """Share of cells rejected at 0.05, tasks and methods by groups of cells."""
+    runs = records.dropna(subset=["rejected_held_out"])
+    names = runs["task"] + ", " + runs["method"]
+    return pd.DataFrame(
+        {title: runs.groupby(names, sort=False)[column].apply(spread, digits=3) for column, title in REJECTED.items()}
+    ).rename_axis("task, method")
+
+
+def task_sizes(records: pd.DataFrame) -> pd.DataFrame:
+    """Numbers of cells and types of each task with the first seed, and the types left out over the seeds."""
+    by_task = records.groupby("task", sort=False)
+    sizes = by_task[list(SIZES)].first().rename(columns=SIZES).map("{:,}".format)
+    sizes["left out, by seed"] = by_task["left_out"].agg(lambda names: ", ".join(dict.fromkeys(names.dropna())) or "–")
+    return sizes
+
+
+def command(options: argparse.Namespace, records: pd.DataFrame) -> str:
+    """The command that makes the page, without folders of this machine."""
+    parts = ["python benchmarks/annotation.py", f"--seeds {options.seeds}", f"--jobs {options.jobs}", "--cache CACHE"]
+    parts += [f"--tasks {','.join(options.tasks)}", f"--methods {','.join(records['method'].unique())}"]
+    return " ".join([*parts, "--write docs/benchmarks/annotation.md"])
+
+
+def versions() -> Iterator[str]:
+    """Installed packages and their versions."""
+    for name in PACKAGES:
+        try:
+            yield f"{name} {version(name)}"
+        except PackageNotFoundError:
+            continue
+
+
+def sections(records: pd.DataFrame, options: argparse.Namespace) -> Iterator[str]:
+    """Sections of the page."""
+    yield "# Annotation of cell types"
+    yield (
+        "Labels are known for the reference only; reference and query cells are in the data together, so that methods "
+        "may learn from all of them. 2,000 genes, chosen without labels. "
+        "a: one study of sorted blood cells, half of them scored, with 10, 50 or all other cells per type labelled. "
+        "b: human pancreas between inDrop and CEL-seq. c: blood between pbmc3k and the control cells of Kang et al. "
+        "The task is named by its reference. d: the same with one type left out of the reference, another one with "
+        "each seed. Where studies differ, a tenth of the reference is held out to judge calibration within a study."
+    )
+    yield f"## Tasks\n\n{markdown(task_sizes(records))}"
+    dropped = records.groupby("task", sort=False)["dropped"].first().map(", ".join)
+    for types, tasks in dropped[dropped != ""].groupby(dropped):
+        yield f"Too small, and not in the data of {', '.join(tasks.index)}: {types}."
+    for title, metric, digits, note in TABLES:
+        if metric in records and records[metric].notna().any():
+            yield f"## {title}\n\n{note}\n\n{markdown(over_seeds(records, metric, digits))}"
+    if "rejected_held_out" in records and records["rejected_held_out"].notna().any():
+        note = "Share of cells whose p-value is at most 0.05, for methods that give one."
+        yield f"## Rejected cells\n\n{note}\n\n{markdown(rejections(records))}"
+    yield (
+        f"Mean ± standard deviation over seeds. Made by `{command(options, records)}` with "
+        f"{', '.join(versions())} on Python {platform.python_version()}, {platform.machine()}, 2 cores, one thread "
+        "per process."
+    )
+
+
+def page(records: pd.DataFrame, options: argparse.Namespace) -> str:
+    """The whole page; `records` has one row per task, method and seed."""
+    return "\n\n".join(sections(records, options)) + "\n"
