@@ -71,15 +71,18 @@ def test_closed_form_kl_is_the_mean_of_the_sampled_ratio(hierarchy: LabelHierarc
 def test_weights_are_probabilities_or_the_label() -> None:
     logits = torch.tensor([[0.0, 1.0, 2.0], [0.0, 1.0, 2.0]])
     weights = label_weights(logits, torch.tensor([[-1], [0]]))
-    torch.testing.assert_close(weights[0], logits[0].softmax(-1))
-    assert weights[1].tolist() == [1.0, 0.0, 0.0]
+    torch.testing.assert_close(weights.values[0], logits[0].softmax(-1))
+    torch.testing.assert_close(weights.entropy[0], Categorical(logits=logits[0]).entropy())
+    assert weights.values[1].tolist() == [1.0, 0.0, 0.0]
+    assert weights.entropy[1] == 0
 
 
 def test_label_kl_of_an_unlabelled_cell_is_the_sum_over_labels(hierarchy: LabelHierarchy, z1: torch.Tensor) -> None:
     terms = hierarchy.terms(z1)
     probabilities = torch.randn(N_CELLS, N_LABELS, dtype=torch.float64).softmax(-1)
     log_posterior = torch.randn(N_CELLS, dtype=torch.float64)
-    kl = label_kl(terms, probabilities, hierarchy.log_prior, log_posterior)
+    weights = label_weights(probabilities.log(), torch.full((N_CELLS, 1), -1))
+    kl = label_kl(terms, weights, hierarchy.log_prior, log_posterior)
     for cell in range(N_CELLS):
         q = probabilities[cell]
         z1_term = log_posterior[cell] - sum(q[y] * terms.log_conditional[y, cell] for y in range(N_LABELS))
@@ -108,6 +111,17 @@ def test_one_hot_weights_have_finite_gradients() -> None:
     assert torch.isfinite(logits.grad).all()
     assert (logits.grad[[0, 2]] == 0).all()
     assert (logits.grad[1] != 0).any()
+
+
+def test_probabilities_that_underflow_have_finite_gradients() -> None:
+    """A sure classifier must not end training: exp(-800) is zero in single precision."""
+    logits = torch.tensor([[0.0, 400.0, -400.0]], requires_grad=True)
+    weights = label_weights(logits, torch.tensor([[-1]]))
+    assert weights.values[0, 2] == 0
+    zeros = torch.zeros(3, 1)
+    kl = label_kl(LabelTerms(zeros, zeros, zeros), weights, torch.zeros(3), torch.zeros(1))
+    (kl["y"] + kl["z1"] + weights.entropy).sum().backward()
+    assert torch.isfinite(logits.grad).all()
 
 
 def test_log_marginal_integrates_the_hierarchy(hierarchy: LabelHierarchy) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -143,8 +144,14 @@ def test_from_vae_refuses_batches_the_vae_does_not_know() -> None:
     vae = train(VAE, partly_labelled(), **SMALL)
     other = partly_labelled(seed=1)
     other.obs["batch"] = np.where(np.arange(other.n_obs) % 3, other.obs["batch"].astype(str), "new")
-    with pytest.raises(DeltaviError, match="do not fit"):
+    with pytest.raises(DeltaviError, match=r"batch.*'new'"):
         LABELVI.from_vae(vae, other, unlabeled_category="unknown")
+    renamed = partly_labelled(seed=1)
+    renamed.obs["batch"] = "other-" + renamed.obs["batch"].astype(str)
+    with pytest.raises(DeltaviError, match="weights would stand for others"):
+        LABELVI.from_vae(vae, renamed, unlabeled_category="unknown")
+    with pytest.raises(DeltaviError, match="settings"):
+        LABELVI.from_vae(vae, unlabeled_category="unknown", n_latent=7)
 
 
 # -- learning ------------------------------------------------------------------------------------------------
@@ -186,6 +193,16 @@ def test_unlabelled_cells_are_moved_by_the_shift_of_their_predicted_label() -> N
     assert set(some.obs["deltavi_source_cell"]) == set(adata.obs_names[control & (labels == one).to_numpy()])
 
 
+def test_numbers_with_missing_values_group_with_the_labels_they_become() -> None:
+    adata = partly_labelled()
+    numbers = adata.obs["truth"].astype("category").cat.codes.astype(float)
+    adata.obs["cell_type"] = numbers.where(adata.obs["cell_type"] != "unknown")
+    LABELVI.setup_anndata(adata, **SETUP)
+    model = LABELVI(adata, **SMALL)
+    model.train(max_epochs=1, batch_size=32, train_size=0.7, **QUIET)
+    assert set(model._groups(adata)) == {"0", "1", "2"}
+
+
 # -- query ---------------------------------------------------------------------------------------------------
 
 
@@ -204,6 +221,35 @@ def test_an_unlabelled_query_is_mapped_and_keeps_the_calibration() -> None:
             getattr(mapped.module, name).parameters(), getattr(model.module, name).parameters(), strict=True
         ):
             torch.testing.assert_close(own, theirs)
+
+
+def test_a_mapped_model_from_a_file_answers_and_does_not_train_on(tmp_path: Path) -> None:
+    query = small_adata(seed=1)
+    query.obs["batch"] = "new"
+    mapped = LABELVI.load_query_data(query, fitted(partly_labelled()))
+    mapped.train(max_epochs=1, batch_size=32, **QUIET)
+    mapped.save(tmp_path / "mapped")
+    loaded = LABELVI.load(tmp_path / "mapped", query)
+    assert loaded.predict().equals(mapped.predict())
+    with pytest.raises(DeltaviError, match="frozen"):
+        loaded.train(max_epochs=1, **QUIET)
+
+
+def test_further_training_does_not_forget_a_learned_prior() -> None:
+    model = fitted(partly_labelled(), y_prior="learned", epochs=3)
+    before = model.module.labels.log_prior.detach().clone()
+    model.train(max_epochs=1, batch_size=32, plan_kwargs={"lr": 1e-12}, **QUIET)
+    torch.testing.assert_close(model.module.labels.log_prior.detach(), before, rtol=0, atol=1e-5)
+
+
+def test_keys_name_different_columns_and_no_label_is_called_unassigned() -> None:
+    adata = partly_labelled()
+    with pytest.raises(DeltaviError, match="column for each"):
+        LABELVI.setup_anndata(adata, labels_key="cell_type", batch_key="batch", condition_key="batch")
+    adata.obs["cell_type"] = adata.obs["cell_type"].replace({"unknown": "unassigned"})
+    LABELVI.setup_anndata(adata, labels_key="cell_type")
+    with pytest.raises(DeltaviError, match="unassigned"):
+        LABELVI(adata)
 
 
 def test_shuffled_missing_and_extra_genes_and_an_unseen_batch() -> None:

@@ -123,10 +123,12 @@ def test_unlabelled_bound_is_the_mean_labelled_bound_plus_the_entropy(dispersion
     torch.testing.assert_close(-negative_bound(output), mean + Categorical(probs=q).entropy())
 
 
-@pytest.mark.parametrize("library", ["observed", "learned"])
-def test_bound_lies_below_the_importance_weighted_evidence(library: str) -> None:
+@pytest.mark.parametrize(
+    ("library", "dispersion"), [("observed", "gene"), ("learned", "gene"), ("observed", "gene-label")]
+)
+def test_bound_lies_below_the_importance_weighted_evidence(library: str, dispersion: str) -> None:
     """Three thousand draws of each; the importance-weighted one tightens as samples grow."""
-    module, tensors = make_module(library=library), make_tensors([-1] * 4, n_cells=4)
+    module, tensors = make_module(library=library, dispersion=dispersion), make_tensors([-1] * 4, n_cells=4)
     with torch.no_grad():
         bounds = torch.stack([-negative_bound(run(module, tensors, seed=k)[2]) for k in range(3000)])
         torch.manual_seed(0)
@@ -163,6 +165,13 @@ def test_loss_is_the_mean_bound_plus_the_weighted_cross_entropy() -> None:
     means = torch.stack([per_cell[code == y].mean() for y in present])
     expected = (frequencies[present] * means).sum() / frequencies[present].sum()
     torch.testing.assert_close(output.loss, bound.mean() + 7.0 * expected)
+
+
+def test_weight_penalty_is_part_of_the_loss() -> None:
+    plain, penalised = make_module(), make_module(weight_l2=0.1)
+    squares = sum(m.weight.square().sum() for m in plain.modules() if isinstance(m, torch.nn.Linear))
+    difference = run(penalised, make_tensors())[2].loss - run(plain, make_tensors())[2].loss
+    torch.testing.assert_close(difference, 0.1 * squares)
 
 
 @pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])

@@ -78,9 +78,7 @@ class Calibration:
         """
         training, held_out = training[_usable(training)], held_out[_usable(held_out)]
         temperature = fit_temperature(held_out.logits, held_out.codes)
-        scorer = OpenSetScorer.fit(
-            training.features, training.surprise, training.codes, n_labels=training.logits.shape[1]
-        )
+        scorer = OpenSetScorer.fit(training.features, training.surprise, training.codes)
         without_scores = cls(temperature, scorer, scores=np.zeros(0), predicted=held_out.logits.argmax(1))
         return replace(without_scores, scores=without_scores.strangeness(held_out))
 
@@ -100,9 +98,7 @@ class Calibration:
         scores = np.full(len(cells), np.nan)
         judged = cells[~cells.empty]
         if len(judged):
-            scores[~cells.empty] = self.scorer.score(
-                judged.features, judged.surprise, softmax(judged.logits, self.temperature)
-            )
+            scores[~cells.empty] = self.scorer.score(judged.features, judged.surprise)
         return scores
 
     def p_values(self, cells: ClassifiedCells, strangeness: np.ndarray, *, min_group: int = MIN_GROUP) -> np.ndarray:

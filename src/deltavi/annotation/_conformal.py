@@ -24,8 +24,8 @@ def conformal_p_values(
 
     p = (1 + #{calibration score >= score}) / (n + 1). For a cell exchangeable with the `n` calibration cells
     P(p <= a) <= a, whatever the score and the distribution (Vovk, Gammerman and Shafer 2005). With groups the same
-    holds within each group that has enough calibration cells; a cell of a smaller group is compared with all of
-    them, and the statement then holds over all cells rather than within its group.
+    holds within each group that has enough calibration cells. The smaller groups together make one more group; where
+    even that is too small, its cells are compared with all calibration cells, which may reject a few more of them.
 
     Parameters
     ----------
@@ -54,11 +54,14 @@ def conformal_p_values(
     if groups is None and calibration_groups is None:
         return p_values
     groups, calibration_groups = _checked(groups, scores), _checked(calibration_groups, calibration_scores)
-    for group in np.unique(groups):
-        own = calibration_scores[calibration_groups == group]
-        if len(own) >= min_group:
-            members = groups == group
-            p_values[members] = _rank_share(scores[members], own)
+    names, sizes = np.unique(calibration_groups, return_counts=True)
+    large = names[sizes >= min_group]
+    for group in large:
+        members = groups == group
+        p_values[members] = _rank_share(scores[members], calibration_scores[calibration_groups == group])
+    small, calibration_small = ~np.isin(groups, large), ~np.isin(calibration_groups, large)
+    if calibration_small.sum() >= min_group:
+        p_values[small] = _rank_share(scores[small], calibration_scores[calibration_small])
     return p_values
 
 

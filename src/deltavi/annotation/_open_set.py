@@ -117,7 +117,8 @@ class OpenSetScorer:
         strangeness = self.distance(self._log_distance(np.asarray(features, dtype=np.float64)))
         if surprise is None or self.surprise is None or self.depth_trend is None:
             return strangeness
-        return np.maximum(strangeness, self.surprise(_excess(surprise, self.depth_trend)) - TOLERATED_SURPRISE)
+        badly_explained = self.surprise(_excess(surprise, self.depth_trend)) - TOLERATED_SURPRISE
+        return np.asarray(np.maximum(strangeness, badly_explained))
 
     def _log_distance(self, features: np.ndarray, *, themselves: bool = False) -> np.ndarray:
         """Log distance to the k-th cell of the class where that is least; `themselves` are the kept cells, left out."""

@@ -1,7 +1,15 @@
 """Latent structures: they know priors, posteriors and KL terms, and nothing of counts."""
 
 from deltavi.latent._gaussian import GaussianEncoder, GaussianState, gaussian_state, standard_normal_like
-from deltavi.latent._labelled import LabelConditional, LabelHierarchy, LabelTerms, label_kl, label_weights, log_density
+from deltavi.latent._labelled import (
+    LabelConditional,
+    LabelHierarchy,
+    LabelTerms,
+    LabelWeights,
+    label_kl,
+    label_weights,
+    log_density,
+)
 from deltavi.latent._library import (
     LibraryKind,
     LibraryPrior,
@@ -18,6 +26,7 @@ __all__ = [
     "LabelConditional",
     "LabelHierarchy",
     "LabelTerms",
+    "LabelWeights",
     "LibraryKind",
     "LibraryPrior",
     "gaussian_state",

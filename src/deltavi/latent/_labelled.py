@@ -21,8 +21,24 @@ def log_density(distribution: Distribution, value: Tensor) -> Tensor:
     return per_entry.sum(-1)
 
 
-def label_weights(logits: Tensor, code: Tensor) -> Tensor:
-    """Weight of every label in the sums over y: q(y | z1) of an unlabelled cell, one-hot of a labelled one.
+@dataclass(frozen=True, eq=False)
+class LabelWeights:
+    """What weighs the labels of each cell in the sums over y.
+
+    Parameters
+    ----------
+    values
+        ``([n_samples,] n_cells, n_labels)``: q(y | z1) of an unlabelled cell, one-hot of a labelled one.
+    entropy
+        ``([n_samples,] n_cells)`` entropy of q(y | z1) in nats; zero for a labelled cell.
+    """
+
+    values: Tensor
+    entropy: Tensor
+
+
+def label_weights(logits: Tensor, code: Tensor) -> LabelWeights:
+    """Weights of every label in the sums over y.
 
     Parameters
     ----------
@@ -34,8 +50,15 @@ def label_weights(logits: Tensor, code: Tensor) -> Tensor:
     code = code.long().squeeze(-1)
     # the code of an unknown label is no category: it is masked, never encoded
     observed = F.one_hot(code.clamp_min(0), logits.shape[-1]).to(logits.dtype)
-    known = (code >= 0).unsqueeze(-1)
-    return torch.where(known, observed, logits.softmax(-1))
+    known = code >= 0
+    # from log probabilities: the derivative of p log p has no value at a probability that underflowed to zero
+    log_probabilities = logits.log_softmax(-1)
+    probabilities = log_probabilities.exp()
+    entropy = -(probabilities * log_probabilities).sum(-1)
+    return LabelWeights(
+        values=torch.where(known.unsqueeze(-1), observed, probabilities),
+        entropy=torch.where(known, torch.zeros_like(entropy), entropy),
+    )
 
 
 class LabelConditional(nn.Module):
@@ -167,14 +190,22 @@ class LabelHierarchy(nn.Module):
             log_ratio=log_density(prior, z2) - log_density(posterior, z2),
         )
 
-    def log_marginal(self, z1: Tensor) -> Tensor:
-        """Unbiased one-draw estimate of p(z1) on the log scale, the labels summed out, ``([n_samples,] n_cells)``."""
+    def log_marginal(self, z1: Tensor, log_likelihood: Tensor | None = None) -> Tensor:
+        """Log of an unbiased one-draw estimate of p(z1), the labels summed out, ``([n_samples,] n_cells)``.
+
+        Parameters
+        ----------
+        z1
+            ``([n_samples,] n_cells, n_latent)``.
+        log_likelihood
+            ``(n_labels, [n_samples,] n_cells)`` log p(x | z1, y), which makes it an estimate of p(x, z1).
+        """
         terms = self.terms(z1)
-        log_prior = self.log_prior.view(-1, *[1] * (z1.dim() - 1))
-        return (log_prior + terms.log_conditional + terms.log_ratio).logsumexp(0)
+        log_joint = self.log_prior.view(-1, *[1] * (z1.dim() - 1)) + terms.log_conditional + terms.log_ratio
+        return (log_joint if log_likelihood is None else log_joint + log_likelihood).logsumexp(0)
 
 
-def label_kl(terms: LabelTerms, weights: Tensor, log_prior: Tensor, log_posterior_z1: Tensor) -> dict[str, Tensor]:
+def label_kl(terms: LabelTerms, weights: LabelWeights, log_prior: Tensor, log_posterior_z1: Tensor) -> dict[str, Tensor]:
     """Sums over y, exact: what the labels add to the negative bound.
 
     With one-hot weights these are the terms of the labelled bound: the entropy of q(y | z1) vanishes and -log p(y)
@@ -185,7 +216,7 @@ def label_kl(terms: LabelTerms, weights: Tensor, log_prior: Tensor, log_posterio
     terms
         For every label.
     weights
-        ``([n_samples,] n_cells, n_labels)`` of :func:`label_weights`.
+        As :func:`label_weights` gives them.
     log_prior
         ``(n_labels,)`` log p(y).
     log_posterior_z1
@@ -196,10 +227,9 @@ def label_kl(terms: LabelTerms, weights: Tensor, log_prior: Tensor, log_posterio
     ``"z1"``: log q(z1 | x) - E log p(z1 | z2, y); ``"y"``: E log q(y | z1) / p(y); ``"z2"``: E KL of z2; each
     ``([n_samples,] n_cells)`` nats.
     """
-    over_labels = weights.movedim(-1, 0)
-    entropy = torch.special.entr(weights).sum(-1)
+    over_labels = weights.values.movedim(-1, 0)
     return {
         "z1": log_posterior_z1 - (over_labels * terms.log_conditional).sum(0),
-        "y": -entropy - (weights * log_prior).sum(-1),
+        "y": -weights.entropy - (weights.values * log_prior).sum(-1),
         "z2": (over_labels * terms.kl).sum(0),
     }

@@ -75,7 +75,7 @@ class ACTINN(ClassificationMixin, AttributionMixin, FilesMixin, TrainingMixin, C
     """
 
     default_plan: ClassVar[dict[str, Any]] = {
-        "lr": 1e-4,
+        "lr": 1e-3,
         "eps": 1e-8,
         "weight_decay": 0.0,
         "lr_schedule": "staircase",

@@ -108,6 +108,8 @@ class AttributionMixin:
             explained = _joined([_explain(model.module, tensors, code, integrate) for tensors in loader])
         _warn_if_coarse(explained, n_steps)
         obs = user_columns(cells.obs.iloc[chosen])
+        for column in obs.select_dtypes("category"):
+            obs[column] = obs[column].cat.remove_unused_categories()
         obs[_keys.OBS_EXPLAINED_LABEL] = pd.Categorical.from_codes(explained.codes, categories=pd.Index(names))
         obs[_keys.OBS_COMPLETENESS_GAP] = explained.gaps
         var = pd.DataFrame(index=cells.var_names.astype(str))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     PathLike = str | os.PathLike[str]
 
 ADATA_FILE = "adata.h5ad"
-SAVED_ATTRIBUTES = ("is_trained_", "train_indices_", "validation_indices_", "test_indices_", "history_")
+SAVED_ATTRIBUTES = ("is_trained_", "is_mapped_", "train_indices_", "validation_indices_", "test_indices_", "history_")
 
 
 class FilesMixin(ArchesMixin):  # type: ignore[misc]
@@ -103,6 +103,7 @@ class FilesMixin(ArchesMixin):  # type: ignore[misc]
         for name, value in description["attributes"].items():
             setattr(model, name, value)
         model._restore_extra_state(description["extra"])
+        model.is_loaded_ = True
         model.to_device(device)
         model.module.eval()
         return model

@@ -5,19 +5,25 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
+from deltavi import _keys
 from deltavi._compat import SETUP_ARGS_KEY
 from deltavi._errors import DeltaviError, examples
-from deltavi.data._labels import LabelField
+from deltavi.data._labels import LabelField, as_text
 from deltavi.model._attribution import AttributionMixin
 from deltavi.model._base import aligned_copy
 from deltavi.model._classification import BATCH_SIZE, ClassificationMixin
 from deltavi.model._vae import VAE, named_arguments
 from deltavi.module import LABELVI as LABELVIModule
 from deltavi.train import CellSplit, MixedSplitter, split_labelled
+
+# Repeated draws are sequenced less deeply, down to this share of their molecules: the classifier then rests on what a
+# cell expresses rather than on how deeply its study was sequenced.
+THINNING = 0.2
 
 
 class LABELVI(ClassificationMixin, AttributionMixin, VAE):
@@ -37,8 +43,11 @@ class LABELVI(ClassificationMixin, AttributionMixin, VAE):
         Dimensions of z1 and of z2.
     n_hidden
         Hidden units of every network.
+    dropout_rate
+        Dropout of encoder and classifier. It is high because labels are few: with less, the encoder learns the labelled
+        cells by heart, and labels of another study come out worse.
     gene_likelihood
-        ``"zinb"``, ``"nb"`` or ``"poisson"`` on raw counts, ``"normal"`` on log-normalised expression.
+        ``"nb"``, ``"zinb"`` or ``"poisson"`` on raw counts, ``"normal"`` on log-normalised expression.
     classification_weight
         Weight of the mean cross entropy of labelled cells beside the mean negative bound of all cells.
     seed
@@ -68,7 +77,8 @@ class LABELVI(ClassificationMixin, AttributionMixin, VAE):
         *,
         n_latent: int = 20,
         n_hidden: int = 128,
-        gene_likelihood: Literal["zinb", "nb", "poisson", "normal"] = "zinb",
+        dropout_rate: float = 0.5,
+        gene_likelihood: Literal["zinb", "nb", "poisson", "normal"] = "nb",
         classification_weight: float = 50.0,
         seed: int = 0,
         **kwargs: Any,
@@ -80,11 +90,13 @@ class LABELVI(ClassificationMixin, AttributionMixin, VAE):
             registry,
             n_latent=n_latent,
             n_hidden=n_hidden,
+            dropout_rate=dropout_rate,
             gene_likelihood=gene_likelihood,
             classification_weight=classification_weight,
             seed=seed,
             **kwargs,
         )
+        self._check_label_names()
         self.init_params_ = self._get_init_params(locals())
 
     @classmethod
@@ -134,8 +146,9 @@ class LABELVI(ClassificationMixin, AttributionMixin, VAE):
         UnknownCategoryError
             If a column or layer does not exist, or `unlabeled_category` looks mistyped.
         """
-        if labels_key in (condition_key, batch_key):
-            raise DeltaviError(f"labels_key and another key are both {labels_key!r}: name a column for each.")
+        keys = [key for key in (labels_key, condition_key, batch_key) if key is not None]
+        if len(set(keys)) < len(keys):
+            raise DeltaviError(f"labels_key, condition_key and batch_key are {keys}: name a column for each.")
         cls._register(adata, cls._get_setup_method_args(**named_arguments(locals())), **kwargs)
 
     @classmethod
@@ -189,22 +202,24 @@ class LABELVI(ClassificationMixin, AttributionMixin, VAE):
         setup |= {"labels_key": labels_key, "unlabeled_category": unlabeled_category}
         cls.setup_anndata(cells, **setup)
         model = cls(cells, **{**_settings_of(vae), "encoder_input": "log1p", **kwargs})
+        _require_same_categories(model, vae)
         _take_over(model.module, vae.module)
         return model
 
     # -- training --------------------------------------------------------------------------------------------
 
     def _loading_options(self, seed: int) -> dict[str, Any]:
-        return {"sampling_seed": seed}
+        thinning = THINNING if self.module.gene_likelihood != "normal" else 1.0
+        return {"sampling_seed": seed, "thinning": thinning}
 
     def _split_cells(self, **options: Any) -> CellSplit:
         return split_labelled(self._label_codes(), **options)
 
     def _before_training(self, split: CellSplit) -> None:
-        codes = self._label_codes()[split.train]
-        if not (codes >= 0).any():
-            # unlabelled cells of a query, mapped onto labelled ones
+        if self.is_trained_ or self.is_mapped_:
+            # a prior that was learned, or the reference's, is not forgotten
             return
+        codes = self._label_codes()[split.train]
         counts = np.bincount(codes[codes >= 0], minlength=len(self.label_names))
         self.module.set_label_frequencies(torch.from_numpy(counts))
 
@@ -218,9 +233,10 @@ class LABELVI(ClassificationMixin, AttributionMixin, VAE):
         key, unlabeled = self._setup_argument("labels_key"), self._setup_argument("unlabeled_category")
         if key not in adata.obs:
             return predicted
-        given = adata.obs[key]
-        unknown = given.isna().to_numpy() | (given.astype(str) == str(unlabeled)).to_numpy()
-        return np.asarray(np.where(unknown, predicted, given.astype(str).to_numpy(dtype=object)))
+        positions, found = pd.factorize(adata.obs[key])
+        names = np.array([*(as_text(value) for value in found), None], dtype=object)[positions]
+        unknown = pd.isna(names) | ((names == as_text(unlabeled)) & (unlabeled is not None))
+        return np.where(unknown, predicted, names)
 
 
 def _settings_of(vae: VAE) -> dict[str, Any]:
@@ -231,13 +247,30 @@ def _settings_of(vae: VAE) -> dict[str, Any]:
     return settings
 
 
+def _require_same_categories(model: LABELVI, vae: VAE) -> None:
+    """Raise where a weight of `vae` would come to stand for another batch, condition or covariate."""
+    keys = [REGISTRY_KEYS.BATCH_KEY, _keys.CONDITION]
+    if vae.module.dispersion == "gene-label":
+        keys.append(REGISTRY_KEYS.LABELS_KEY)
+    known = {key: [str(c) for c in vae._categories(key)] for key in keys}
+    given = {key: [str(c) for c in model._categories(key)] for key in keys}
+    for which, source in ((known, vae), (given, model)):
+        mappings = source._state(REGISTRY_KEYS.CAT_COVS_KEY).get("mappings", {})
+        which |= {str(key): [str(c) for c in values] for key, values in mappings.items()}
+    for key in [key for key in known if known[key] != given[key]]:
+        raise DeltaviError(
+            f"The trained model knows {key} {examples(known[key])}, and the cells hold {examples(given[key])}: its "
+            "weights would stand for others. Train a VAE on these cells, or pass all cells it was trained on."
+        )
+
+
 def _take_over(module: torch.nn.Module, source: torch.nn.Module) -> None:
     """Copy every weight of `source` that `module` has in the same shape; all of them where the models agree."""
     own = module.state_dict()
     wrong = [name for name, value in source.state_dict().items() if own.get(name, value).shape != value.shape]
     if wrong:
         raise DeltaviError(
-            f"{len(wrong)} tensors of the trained model do not fit, for example {examples(wrong)}: the cells hold "
-            "batches, covariates or genes it does not know, or settings of its networks were changed."
+            f"{len(wrong)} tensors of the trained model do not fit, for example {examples(wrong)}: settings of its "
+            "networks cannot be changed."
         )
     module.load_state_dict({**own, **{k: v for k, v in source.state_dict().items() if k in own}})

@@ -26,6 +26,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
     default_plan: ClassVar[dict[str, Any]] = {}
     # whether the weights are those of a reference that a query is mapped onto, most of them frozen
     is_mapped_ = False
+    # whether the model comes from a file, which does not say which weights were frozen
+    is_loaded_ = False
     default_batch_size: ClassVar[int] = 128
 
     def train(
@@ -72,6 +74,11 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
         if self._adata is None:
             raise DeltaviError("The model was loaded without data: there is nothing to train on.")
         self.adata_manager.validate()
+        if self.is_mapped_ and self.is_loaded_:
+            raise DeltaviError(
+                "A file does not say which weights of a mapped query were frozen: map the query again with "
+                "load_query_data, and train that."
+            )
         batch_size = batch_size or self.default_batch_size
         epochs = self._default_epochs(batch_size) if max_epochs is None else max_epochs
         _check_schedule(epochs, kl_warmup)

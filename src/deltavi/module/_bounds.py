@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 
 from deltavi._compat import MODULE_KEYS
 from deltavi.latent import log_density, standard_normal_like
+from deltavi.likelihood import Likelihood
 
 
 class BoundsMixin:
@@ -60,17 +61,17 @@ class BoundsMixin:
         inference = module.inference(**module._get_inference_input(tensors), n_samples=n_samples)
         generative = module.generative(**module._get_generative_input(tensors, inference))
         z = inference[MODULE_KEYS.Z_KEY]
-        weights: Tensor = generative["likelihood"].log_prob(tensors[REGISTRY_KEYS.X_KEY])
-        weights = weights + self._log_prior_ratio(z, inference[MODULE_KEYS.QZ_KEY])
+        x = tensors[REGISTRY_KEYS.X_KEY]
+        weights = self._log_ratio_of_z(generative["likelihood"], x, z, inference[MODULE_KEYS.QZ_KEY])
         if module.library == "learned":
             prior = module.library_prior(tensors[REGISTRY_KEYS.BATCH_KEY])
             log_library = inference[MODULE_KEYS.LIBRARY_KEY]
             weights = weights + _log_ratio(prior, inference[MODULE_KEYS.QL_KEY], log_library)
         return weights
 
-    def _log_prior_ratio(self, z: Tensor, posterior: Distribution) -> Tensor:
-        """log p(z) - log q(z | x) of each sample; a prior with latent variables of its own overrides it."""
-        return _log_ratio(standard_normal_like(z), posterior, z)
+    def _log_ratio_of_z(self, likelihood: Likelihood, x: Tensor, z: Tensor, posterior: Distribution) -> Tensor:
+        """log p(x | z) p(z) - log q(z | x) of each sample; a prior with latent variables of its own overrides it."""
+        return likelihood.log_prob(x) + _log_ratio(standard_normal_like(z), posterior, z)
 
 
 def _log_ratio(prior: Distribution, posterior: Distribution, value: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ class Classified:
     features
         ``(n_cells, n_features)`` position in which classes are compact.
     surprise
-        ``(n_cells,)`` how badly the cell is reconstructed, nats per count; ``None`` where nothing is.
+        ``(n_cells, 2)`` negative log likelihood of the cell's counts at its position, in nats, and log of its total;
+        ``None`` where nothing is reconstructed.
     """
 
     logits: Tensor

@@ -15,9 +15,10 @@ from torch.nn import functional as F
 from deltavi import _keys
 from deltavi._compat import MODULE_KEYS
 from deltavi._errors import DeltaviError
-from deltavi.latent import LabelHierarchy, label_kl, label_weights, log_density
+from deltavi.latent import LabelHierarchy, LabelWeights, label_kl, label_weights, log_density
 from deltavi.likelihood import Dispersion, Likelihood
 from deltavi.module._classified import Classified
+from deltavi.module._decoder import weight_penalty
 from deltavi.module._vae import VAE
 
 LabelPrior = Literal["uniform", "empirical", "learned"]
@@ -62,14 +63,14 @@ class LABELVI(VAE):
         n_input: int,
         *,
         n_labels: int,
-        y_prior: LabelPrior = "uniform",
+        y_prior: LabelPrior = "empirical",
         classification_weight: float = 50.0,
-        class_balance: float = 0.5,
+        class_balance: float = 0.0,
         logit_adjustment: float = 0.0,
-        classifier_layers: int = 1,
+        classifier_layers: int = 0,
         encoder_input: EncoderInput = "log1p_cp10k",
         n_hidden: int = 128,
-        dropout_rate: float = 0.1,
+        dropout_rate: float = 0.5,
         **kwargs: Any,
     ) -> None:
         super().__init__(n_input, n_labels=n_labels, n_hidden=n_hidden, dropout_rate=dropout_rate, **kwargs)
@@ -122,8 +123,9 @@ class LABELVI(VAE):
         kl_library = torch.zeros_like(kl["z1"]) if kl_library is None else kl_library[once]
         bound = reconstruction + kl_weight * sum(kl.values()) + kl_library
         cross_entropy, accuracy = self._cross_entropy(logits, code)
+        penalty = self.weight_l2 * weight_penalty(self) if self.weight_l2 > 0 else 0.0
         return LossOutput(
-            loss=bound.mean() + self.classification_weight * cross_entropy,
+            loss=bound.mean() + self.classification_weight * cross_entropy + penalty,
             reconstruction_loss=reconstruction,
             kl_local={
                 MODULE_KEYS.KL_L_KEY: kl_library,
@@ -132,17 +134,17 @@ class LABELVI(VAE):
             extra_metrics={"classification_loss": cross_entropy.detach(), "accuracy": accuracy},
         )
 
-    def _label_terms(self, z1: Tensor, posterior: Any, once: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    def _label_terms(self, z1: Tensor, posterior: Any, once: Tensor, weights: LabelWeights) -> dict[str, Tensor]:
         """Terms of z1, y and z2 of each cell, averaged over samples, ``(n_cells,)``."""
         of_cells = type(posterior)(posterior.loc[once], posterior.scale[once], validate_args=False)
         kl = label_kl(self.labels.terms(z1), weights, self.labels.log_prior, log_density(of_cells, z1))
         return {name: value.mean(0) if value.dim() > 1 else value for name, value in kl.items()}
 
-    def _reconstruction(self, x: Tensor, generative_outputs: dict[str, Any], weights: Tensor) -> Tensor:
+    def _reconstruction(self, x: Tensor, generative_outputs: dict[str, Any], weights: LabelWeights) -> Tensor:
         """-E log p(x | z1, l), and over y where the dispersion depends on it, ``(n_cells,)``."""
         likelihood = generative_outputs["likelihood"]
         if self.dispersion == "gene-label" and self.px_r is not None:
-            log_prob = (weights.movedim(-1, 0) * self._for_every_label(likelihood).log_prob(x)).sum(0)
+            log_prob = (weights.values.movedim(-1, 0) * self._for_every_label(likelihood).log_prob(x)).sum(0)
         else:
             log_prob = likelihood.log_prob(x)
         return -(log_prob.mean(0) if log_prob.dim() > 1 else log_prob)
@@ -234,8 +236,12 @@ class LABELVI(VAE):
             return whole
         return {name: None if value is None else value[..., once, :] for name, value in whole.items()}
 
-    def _log_prior_ratio(self, z: Tensor, posterior: Any) -> Tensor:
-        return self.labels.log_marginal(z) - log_density(posterior, z)
+    def _log_ratio_of_z(self, likelihood: Likelihood, x: Tensor, z: Tensor, posterior: Any) -> Tensor:
+        if self.dispersion == "gene-label" and self.px_r is not None:
+            log_joint = self.labels.log_marginal(z, self._for_every_label(likelihood).log_prob(x))
+        else:
+            log_joint = likelihood.log_prob(x) + self.labels.log_marginal(z)
+        return log_joint - log_density(posterior, z)
 
 
 def first_draws(tensors: dict[str, Tensor]) -> Tensor:

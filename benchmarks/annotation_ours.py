@@ -1,0 +1,58 @@
+"""The methods of this package that annotation.py compares with others: every setting is the default."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from anndata import AnnData
+from annotation_peers import quiet
+from annotation_tasks import UNKNOWN, Result, Task
+
+from deltavi.model import ACTINN, LABELVI
+
+QUIET: dict[str, Any] = {"enable_progress_bar": False, "accelerator": "cpu"}
+
+
+def cells_of(task: Task) -> AnnData:
+    """A copy of the cells, without the truth."""
+    obs = task.adata.obs[["batch", "label_known", "total_counts"]].copy()
+    return AnnData(task.adata.X.copy(), obs=obs, var=task.adata.var[[]])
+
+
+def answers(model: Any, started: float) -> Result:
+    """Probabilities, strangeness and p-values of all cells of a trained model."""
+    probabilities, scores = model.predict(soft=True), model.get_open_set_scores()
+    seconds = time.process_time() - started
+    return Result(probabilities, scores["strangeness"].to_numpy(), scores["p_value"].to_numpy(), seconds)
+
+
+def labelvi(task: Task, seed: int) -> Result:
+    """LABELVI on labelled and unlabelled cells together, the study as batch."""
+    started, adata = time.process_time(), cells_of(task)
+    with quiet():
+        LABELVI.setup_anndata(adata, labels_key="label_known", unlabeled_category=UNKNOWN, batch_key="batch")
+        model = LABELVI(adata, seed=seed)
+        model.train(**QUIET)
+        return answers(model, started)
+
+
+def actinn(task: Task, seed: int, **settings: Any) -> Result:
+    """ACTINN on the labelled cells."""
+    started, adata = time.process_time(), cells_of(task)
+    with quiet():
+        ACTINN.setup_anndata(
+            adata, labels_key="label_known", unlabeled_category=UNKNOWN, size_factor_key="total_counts"
+        )
+        model = ACTINN(adata, seed=seed, **settings)
+        model.train(**QUIET)
+        return answers(model, started)
+
+
+def logistic(task: Task, seed: int) -> Result:
+    """ACTINN without hidden layers: multinomial logistic regression."""
+    return actinn(task, seed, n_hidden=(), filter_genes=False)
+
+
+METHODS: dict[str, Callable[[Task, int], Result]] = {"labelvi": labelvi, "logistic_deltavi": logistic, "actinn": actinn}
