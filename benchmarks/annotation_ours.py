@@ -32,7 +32,13 @@ def labelvi(task: Task, seed: int) -> Result:
     """LABELVI on labelled and unlabelled cells together, the study as batch."""
     started, adata = time.process_time(), cells_of(task)
     with quiet():
-        LABELVI.setup_anndata(adata, labels_key="label_known", unlabeled_category=UNKNOWN, batch_key="batch")
+        LABELVI.setup_anndata(
+            adata,
+            labels_key="label_known",
+            unlabeled_category=UNKNOWN,
+            batch_key="batch",
+            size_factor_key="total_counts",
+        )
         model = LABELVI(adata, seed=seed)
         model.train(**QUIET)
         return answers(model, started)

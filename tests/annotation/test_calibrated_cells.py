@@ -40,7 +40,7 @@ def test_its_parts_are_the_functions_by_themselves() -> None:
     probabilities = calibration.probabilities(query)
     np.testing.assert_array_equal(probabilities, softmax(query.logits, calibration.temperature))
     strangeness = calibration.strangeness(query)
-    np.testing.assert_array_equal(strangeness, calibration.scorer.score(query.features, None, probabilities))
+    np.testing.assert_array_equal(strangeness, calibration.scorer.score(query.features, None))
     expected = conformal_p_values(
         strangeness,
         calibration.strangeness(held_out),

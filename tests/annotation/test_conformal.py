@@ -16,9 +16,12 @@ def by_hand(
     scores: np.ndarray, calibration: np.ndarray, groups: np.ndarray, calibration_groups: np.ndarray, min_group: int
 ) -> list[float]:
     values = []
+    of_group = {g: [s for s, h in zip(calibration, calibration_groups, strict=True) if h == g] for g in range(3)}
+    large = {g for g, own in of_group.items() if len(own) >= min_group}
+    rest = [s for s, g in zip(calibration, calibration_groups, strict=True) if g not in large]
     for score, group in zip(scores, groups, strict=True):
-        own = [s for s, g in zip(calibration, calibration_groups, strict=True) if g == group]
-        reference = own if len(own) >= min_group else list(calibration)
+        small = rest if len(rest) >= min_group else list(calibration)
+        reference = of_group[group] if group in large else small
         values.append((1 + sum(s >= score for s in reference)) / (len(reference) + 1))
     return values
 

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
-from deltavi._errors import DeltaviError, NotTrainedError, UnseenCategoryWarning
+from deltavi._errors import DeltaviError, LabelWarning, NotTrainedError, UnseenCategoryWarning
 from deltavi.data import simulate_perturbation
 from deltavi.model import LABELVI, SCGEN, VAE
 from tests.model.conftest import QUIET, SETUP, dense, log_normalised, small_adata, train
@@ -247,7 +247,8 @@ def test_keys_name_different_columns_and_no_label_is_called_unassigned() -> None
     with pytest.raises(DeltaviError, match="column for each"):
         LABELVI.setup_anndata(adata, labels_key="cell_type", batch_key="batch", condition_key="batch")
     adata.obs["cell_type"] = adata.obs["cell_type"].replace({"unknown": "unassigned"})
-    LABELVI.setup_anndata(adata, labels_key="cell_type")
+    with pytest.warns(LabelWarning, match="reads like no label"):
+        LABELVI.setup_anndata(adata, labels_key="cell_type")
     with pytest.raises(DeltaviError, match="unassigned"):
         LABELVI(adata)
 

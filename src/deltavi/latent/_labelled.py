@@ -205,7 +205,9 @@ class LabelHierarchy(nn.Module):
         return (log_joint if log_likelihood is None else log_joint + log_likelihood).logsumexp(0)
 
 
-def label_kl(terms: LabelTerms, weights: LabelWeights, log_prior: Tensor, log_posterior_z1: Tensor) -> dict[str, Tensor]:
+def label_kl(
+    terms: LabelTerms, weights: LabelWeights, log_prior: Tensor, log_posterior_z1: Tensor
+) -> dict[str, Tensor]:
     """Sums over y, exact: what the labels add to the negative bound.
 
     With one-hot weights these are the terms of the labelled bound: the entropy of q(y | z1) vanishes and -log p(y)

@@ -17,6 +17,7 @@ from deltavi.data._labels import LabelField, as_text
 from deltavi.model._attribution import AttributionMixin
 from deltavi.model._base import aligned_copy
 from deltavi.model._classification import BATCH_SIZE, ClassificationMixin
+from deltavi.model._totals import TotalCountsMixin
 from deltavi.model._vae import VAE, named_arguments
 from deltavi.module import LABELVI as LABELVIModule
 from deltavi.train import CellSplit, MixedSplitter, split_labelled
@@ -26,7 +27,7 @@ from deltavi.train import CellSplit, MixedSplitter, split_labelled
 THINNING = 0.2
 
 
-class LABELVI(ClassificationMixin, AttributionMixin, VAE):
+class LABELVI(ClassificationMixin, AttributionMixin, TotalCountsMixin, VAE):
     """Semi-supervised annotation of cells with a generative model of their counts.
 
     A latent state z1 generates the counts, and a label y with a basal state z2 generates z1; labelled cells enter
@@ -85,6 +86,9 @@ class LABELVI(ClassificationMixin, AttributionMixin, VAE):
     ) -> None:
         if adata is None and registry is None:
             raise DeltaviError("LABELVI needs an AnnData that LABELVI.setup_anndata has registered.")
+        if adata is not None and gene_likelihood != "normal" and kwargs.get("library") in (None, "size_factor"):
+            # among the arguments, so that a file remembers them
+            kwargs = {**self._activation(adata), "size_factor_unit": self._size_factor_unit(adata), **kwargs}
         super().__init__(
             adata,
             registry,
@@ -201,7 +205,7 @@ class LABELVI(ClassificationMixin, AttributionMixin, VAE):
         cells = aligned_copy(source, vae.gene_names, layer=setup["layer"], min_overlap=vae.min_gene_overlap)
         setup |= {"labels_key": labels_key, "unlabeled_category": unlabeled_category}
         cls.setup_anndata(cells, **setup)
-        model = cls(cells, **{**_settings_of(vae), "encoder_input": "log1p", **kwargs})
+        model = cls(cells, **{**_settings_of(vae), **_as_encoded_by(vae), **kwargs})
         _require_same_categories(model, vae)
         _take_over(model.module, vae.module)
         return model
@@ -245,6 +249,11 @@ def _settings_of(vae: VAE) -> dict[str, Any]:
     settings = {**given["non_kwargs"], **{k: v for group in given["kwargs"].values() for k, v in group.items()}}
     settings.pop("registry", None)
     return settings
+
+
+def _as_encoded_by(vae: VAE) -> dict[str, Any]:
+    """Arguments without which the weights of `vae` would mean something else."""
+    return {"encoder_input": "log1p", "scale_activation": vae.module.scale_activation}
 
 
 def _require_same_categories(model: LABELVI, vae: VAE) -> None:

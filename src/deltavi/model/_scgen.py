@@ -11,12 +11,11 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
 from deltavi import _keys
-from deltavi._compat import SETUP_ARGS_KEY
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness
-from deltavi.data._checks import are_relative, cell_totals, row_blocks
 from deltavi.data._fields import user_columns
 from deltavi.model._decoding import CellDecoder, Predicted, predict_cells, stack
+from deltavi.model._totals import TotalCountsMixin
 from deltavi.model._vae import VAE
 from deltavi.perturbation.batches import batch_moves
 from deltavi.perturbation.noise import cell_generators
@@ -39,7 +38,7 @@ PAPER_DEFAULTS: dict[str, Any] = {
 PAPER_KL_WEIGHT = 0.5 * 5e-5
 
 
-class SCGEN(VAE):
+class SCGEN(TotalCountsMixin, VAE):
     """Latent shift prediction of perturbation responses, on counts.
 
     A VAE whose latent space lets a perturbation be a vector: control cells are encoded, moved by the shift seen in
@@ -107,33 +106,11 @@ class SCGEN(VAE):
         )
         self.init_params_ = self._get_init_params(locals())
 
-    def _activation(self, adata: AnnData) -> dict[str, Any]:
-        """Shares of the given total, with a rest for genes outside the model; free rates for relative factors."""
-        manager = self._get_most_recent_anndata_manager(adata, required=True)
-        key = manager.registry[SETUP_ARGS_KEY].get("size_factor_key")
-        if key is None:
-            return {}
-        given = np.asarray(adata.obs[key], dtype=np.float64)
-        relative = are_relative(given, cell_totals(manager.get_from_registry(REGISTRY_KEYS.X_KEY)))
-        return {"scale_activation": "exp" if relative else "softmax_rest"}
-
     def _plan_defaults(self) -> dict[str, Any]:
         plan = dict(self.default_plan)
         if self.module.gene_likelihood == "normal":
             plan |= {"max_kl_weight": PAPER_KL_WEIGHT, "lr_schedule": "constant", "lr": 1e-3}
         return plan
-
-    def _start_module(self) -> None:
-        """Let the decoder start at the mean share of every gene, which no step then has to be spent on."""
-        start_at = ("softmax", "softmax_rest", "exp")
-        if self._adata is None or self.module.scale_activation not in start_at or not self.module.bias:
-            return
-        matrix = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-        sums = [np.asarray(block.sum(0), dtype=np.float64).ravel() for _, block in row_blocks(matrix)]
-        counts = np.sum(sums, axis=0)
-        key = self._setup_argument("size_factor_key")
-        library = counts.sum() if key is None else float(np.asarray(self.adata.obs[key], dtype=np.float64).sum())
-        self.module.decoder.start_at(torch.from_numpy(counts / library).float())
 
     @torch.inference_mode()
     def batch_removal(self, adata: AnnData | None = None, *, batch_size: int = 512, seed: int = 0) -> AnnData:

@@ -53,7 +53,10 @@ class LABELVI(VAE):
     classifier_layers
         Hidden layers of q(y | z1); zero makes it linear.
     encoder_input
-        ``"log1p"`` of counts as in scVI, or ``"log1p_cp10k"``, which does not change with sequencing depth.
+        ``"log1p"`` of counts as in scVI, or ``"log1p_cp10k"``, which does not change with sequencing depth; the total
+        is the size factor where one is registered.
+    size_factor_unit
+        Counts that a size factor of one stands for.
     n_hidden, dropout_rate, **kwargs
         As in :class:`deltavi.module.VAE`.
     """
@@ -69,6 +72,7 @@ class LABELVI(VAE):
         logit_adjustment: float = 0.0,
         classifier_layers: int = 0,
         encoder_input: EncoderInput = "log1p_cp10k",
+        size_factor_unit: float = 1.0,
         n_hidden: int = 128,
         dropout_rate: float = 0.5,
         **kwargs: Any,
@@ -77,7 +81,7 @@ class LABELVI(VAE):
         _check_label_settings(y_prior, encoder_input, classification_weight, class_balance, kwargs)
         self.y_prior, self.encoder_input = y_prior, encoder_input
         self.classification_weight, self.class_balance = classification_weight, class_balance
-        self.logit_adjustment = logit_adjustment
+        self.logit_adjustment, self.size_factor_unit = logit_adjustment, size_factor_unit
         # batch normalisation would remember the mixture of labels in training batches, which is not that of a query
         self.classifier = Classifier(
             self.n_latent,
@@ -182,7 +186,7 @@ class LABELVI(VAE):
 
     def classifier_input(self, tensors: dict[str, Tensor]) -> Tensor:
         """Log expression that the encoder takes, ``(n_cells, n_genes)``."""
-        return self._expression(tensors[REGISTRY_KEYS.X_KEY])
+        return self._expression(tensors[REGISTRY_KEYS.X_KEY], tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY))
 
     @auto_move_data  # type: ignore[untyped-decorator]
     def class_logits(self, expression: Tensor, tensors: dict[str, Tensor]) -> Tensor:
@@ -195,16 +199,8 @@ class LABELVI(VAE):
         tensors
             The mini-batch: batch and covariates of each cell.
         """
-        covariates: tuple[Tensor, ...] = ()
-        if self.encode_covariates:
-            shared = self._shared_input(tensors)
-            continuous = shared[MODULE_KEYS.CONT_COVS_KEY]
-            if continuous is not None:
-                expression = torch.cat((expression, continuous), dim=-1)
-            covariates = self._covariates(
-                tensors[REGISTRY_KEYS.BATCH_KEY], shared["condition"], shared[MODULE_KEYS.CAT_COVS_KEY]
-            )
-        logits: Tensor = self.classifier(self.z_encoder(expression, *covariates).posterior.loc)
+        encoder_input, covariates = self._encoder_input(expression, **self._shared_input(tensors))
+        logits: Tensor = self.classifier(self.z_encoder(encoder_input, *covariates).posterior.loc)
         return logits
 
     @auto_move_data  # type: ignore[untyped-decorator]
@@ -222,10 +218,11 @@ class LABELVI(VAE):
 
     # -- parts -----------------------------------------------------------------------------------------------
 
-    def _expression(self, x: Tensor) -> Tensor:
+    def _expression(self, x: Tensor, size_factor: Tensor | None) -> Tensor:
         if self.encoder_input == "log1p" or not self.log_variational:
-            return super()._expression(x)
-        return (x * (CP10K / x.sum(-1, keepdim=True).clamp_min(1.0))).log1p()
+            return super()._expression(x, size_factor)
+        total = x.sum(-1, keepdim=True) if size_factor is None else size_factor * self.size_factor_unit
+        return (x * (CP10K / total.clamp_min(1.0))).log1p()
 
     def _get_generative_input(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Any], **kwargs: Any

@@ -201,7 +201,8 @@ class VAE(BoundsMixin, BaseModuleClass):  # type: ignore[misc]
         n_samples: int = 1,
     ) -> dict[str, Any]:
         """q(z | x) and the log library size of each cell, as scvi-tools' dictionary."""
-        encoder_input, covariates = self._encoder_input(x, batch_index, condition, cont_covs, cat_covs)
+        expression = self._expression(x, size_factor)
+        encoder_input, covariates = self._encoder_input(expression, batch_index, condition, cont_covs, cat_covs)
         latent = gaussian_state(self.z_encoder, encoder_input, *covariates, n_samples=n_samples)
         library = self._library(x, size_factor, encoder_input, batch_index, covariates, n_samples)
         library_kl = library.kl if isinstance(library, GaussianState) else {}
@@ -318,23 +319,21 @@ class VAE(BoundsMixin, BaseModuleClass):  # type: ignore[misc]
             codes.extend(torch.split(cat_covs, 1, dim=1))
         return tuple(soft_one_hot(code, n) for code, n in zip(codes, self.covariate_sizes, strict=True))
 
-    def _expression(self, x: Tensor) -> Tensor:
+    def _expression(self, x: Tensor, size_factor: Tensor | None) -> Tensor:
         """Expression as the encoder takes it."""
         return torch.log1p(x) if self.log_variational else x
 
     def _encoder_input(
         self,
-        x: Tensor,
+        expression: Tensor,
         batch_index: Tensor,
         condition: Tensor | None,
         cont_covs: Tensor | None,
         cat_covs: Tensor | None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        encoder_input = self._expression(x)
         if not self.encode_covariates:
-            return encoder_input, ()
-        if cont_covs is not None:
-            encoder_input = torch.cat((encoder_input, cont_covs), dim=-1)
+            return expression, ()
+        encoder_input = expression if cont_covs is None else torch.cat((expression, cont_covs), dim=-1)
         return encoder_input, self._covariates(batch_index, condition, cat_covs)
 
     def _library(
@@ -361,7 +360,7 @@ class VAE(BoundsMixin, BaseModuleClass):  # type: ignore[misc]
 
     # -- scvi-tools' edge ------------------------------------------------------------------------------------
 
-    def _shared_input(self, tensors: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    def _shared_input(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
         return {
             MODULE_KEYS.BATCH_INDEX_KEY: tensors[REGISTRY_KEYS.BATCH_KEY],
             "condition": tensors.get(_keys.CONDITION),

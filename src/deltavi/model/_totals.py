@@ -1,0 +1,54 @@
+"""Counts as shares of each cell's total over all genes, also where the matrix holds a selection of them."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import torch
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
+
+from deltavi._compat import SETUP_ARGS_KEY
+from deltavi.data._checks import are_relative, cell_totals, row_blocks
+
+
+class TotalCountsMixin:
+    """Carries how a decoder starts, and what its activation is, where totals are given."""
+
+    def _activation(self, adata: AnnData) -> dict[str, Any]:
+        """Shares of the given total, with a rest for genes outside the model; free rates for relative factors."""
+        factors = self._size_factors(adata)
+        if factors is None:
+            return {}
+        return {"scale_activation": "exp" if are_relative(*factors) else "softmax_rest"}
+
+    def _size_factor_unit(self, adata: AnnData) -> float:
+        """Total counts that a size factor of one stands for: one, or the mean total where factors are relative."""
+        factors = self._size_factors(adata)
+        if factors is None or not are_relative(*factors):
+            return 1.0
+        given, counted = factors
+        return float(counted.mean() / given.mean())
+
+    def _size_factors(self, adata: AnnData) -> tuple[np.ndarray, np.ndarray] | None:
+        """Registered size factor and counted total of each cell, ``(n_cells,)`` each."""
+        manager = cast("Any", self)._get_most_recent_anndata_manager(adata, required=True)
+        key = manager.registry[SETUP_ARGS_KEY].get("size_factor_key")
+        if key is None:
+            return None
+        given = np.asarray(adata.obs[key], dtype=np.float64)
+        return given, cell_totals(manager.get_from_registry(REGISTRY_KEYS.X_KEY))
+
+    def _start_module(self) -> None:
+        """Let the decoder start at the mean share of every gene, which no step then has to be spent on."""
+        model = cast("Any", self)
+        start_at = ("softmax", "softmax_rest", "exp")
+        if model._adata is None or model.module.scale_activation not in start_at or not model.module.bias:
+            return
+        matrix = model.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        sums = [np.asarray(block.sum(0), dtype=np.float64).ravel() for _, block in row_blocks(matrix)]
+        counts = np.sum(sums, axis=0)
+        key = model._setup_argument("size_factor_key")
+        library = counts.sum() if key is None else float(np.asarray(model.adata.obs[key], dtype=np.float64).sum())
+        model.module.decoder.start_at(torch.from_numpy(counts / library).float())
