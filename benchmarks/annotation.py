@@ -4,6 +4,8 @@
 
 The tasks are in annotation_tasks.py, the methods in annotation_peers.py and annotation_ours.py. Every run leaves a
 small file in the folder of --cache, so that an interrupted benchmark goes on where it was. One thread per process.
+All runs are also written to a table beside the page; --resume puts those of its methods that are named into the cache,
+which spares hours for peers that have not changed.
 """
 
 from __future__ import annotations
@@ -166,24 +168,42 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0")
     parser.add_argument("--jobs", type=int, default=1, help="processes, each of one thread")
     parser.add_argument("--cache", type=Path, required=True, help="folder with a small file per run")
-    parser.add_argument("--write", type=Path, help="Markdown file to write")
+    parser.add_argument("--write", type=Path, help="Markdown file to write, and a table of all runs beside it")
+    parser.add_argument("--resume", default="", help="comma-separated methods whose runs are taken from that table")
+    parser.add_argument("--collect", action="store_true", help="run nothing: write what the cache holds")
     options = parser.parse_args()
     options.tasks, options.methods = chosen(options.tasks, NAMES), chosen(options.methods, METHODS)
     return options
+
+
+def resume(options: argparse.Namespace) -> None:
+    """Put runs of the table beside the page into the cache, where it lacks them."""
+    table = pd.read_csv(options.write.with_suffix(".csv"))
+    for row in table[table["method"].isin(options.resume.split(","))].to_dict("records"):
+        path = options.cache / f"{row['task']}--{row['method']}--{row['seed']}.json"
+        if not path.exists():
+            present = {key: value for key, value in row.items() if not pd.isna(value)}
+            write(path, json.dumps({"left_out": None} | present | {"dropped": json.loads(row["dropped"])}, indent=1))
 
 
 def main() -> None:
     """Run what is missing and write the page."""
     options = arguments()
     options.cache.mkdir(parents=True, exist_ok=True)
+    if options.resume:
+        resume(options)
     jobs = jobs_of(options)
-    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
-        list(pool.map(run, jobs))
-    records = pd.DataFrame([json.loads(path.read_text()) for job in jobs for path in job.files().values()])
+    if not options.collect:
+        with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+            list(pool.map(run, jobs))
+    paths = [path for job in jobs for path in job.files().values() if path.exists()]
+    records = pd.DataFrame([json.loads(path.read_text()) for path in paths])
     text = page(records, options)
     print(f"\n{text}")
     if options.write:
         options.write.write_text(text)
+        kept = records.assign(dropped=records["dropped"].map(json.dumps)).sort_values(["task", "method", "seed"])
+        kept.to_csv(options.write.with_suffix(".csv"), index=False, float_format="%.6g")
 
 
 if __name__ == "__main__":

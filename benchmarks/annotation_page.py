@@ -51,19 +51,20 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join([header, "|---|" + "---:|" * table.shape[1], *rows])
 
 
-def spread(values: pd.Series, digits: int) -> str:
-    """Mean ± standard deviation over seeds, the mean alone for one seed, a dash for none."""
+def spread(values: pd.Series, digits: int, n_seeds: int = 0) -> str:
+    """Mean ± standard deviation over seeds, the mean alone for one seed, a dash for none; fewer seeds are counted."""
     values = values.dropna()
     if values.empty:
         return "–"
-    mean = f"{values.mean():.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {values.std():.{digits}f}"
+    mean, fewer = f"{values.mean():.{digits}f}", f" (n={len(values)})" if len(values) < n_seeds else ""
+    return (mean if len(values) == 1 else f"{mean} ± {values.std():.{digits}f}") + fewer
 
 
 def over_seeds(records: pd.DataFrame, metric: str, digits: int) -> pd.DataFrame:
     """Tasks by methods, in the order of the records, with a row of means where tasks a to c have the metric."""
     runs = records.dropna(subset=[metric])
-    rows = runs.groupby(["task", "method"], sort=False)[metric].apply(spread, digits=digits).unstack(fill_value="–")
+    by_run, n_seeds = runs.groupby(["task", "method"], sort=False)[metric], runs["seed"].nunique()
+    rows = by_run.apply(spread, digits=digits, n_seeds=n_seeds).unstack(fill_value="–")
     whole = runs[~runs["task"].str.startswith("d_")]
     if len(whole) and metric != "seconds":
         seeds = whole.pivot_table(index="seed", columns="method", values=metric, sort=False)
@@ -75,8 +76,9 @@ def rejections(records: pd.DataFrame) -> pd.DataFrame:
     """Share of cells rejected at 0.05, tasks and methods by groups of cells."""
     runs = records.dropna(subset=["rejected_held_out"])
     names = runs["task"] + ", " + runs["method"]
+    groups = {title: column for column, title in REJECTED.items() if column in runs}
     return pd.DataFrame(
-        {title: runs.groupby(names, sort=False)[column].apply(spread, digits=3) for column, title in REJECTED.items()}
+        {title: runs.groupby(names, sort=False)[column].apply(spread, digits=3) for title, column in groups.items()}
     ).rename_axis("task, method")
 
 

@@ -89,7 +89,7 @@ def test_public_things_are_documented(name: str, thing: Any) -> None:
             assert parameter.name in text, f"{name} does not document {parameter.name}"
 
 
-@pytest.mark.parametrize("cls", [model.ACTINN, model.VAE, model.SCGEN])
+@pytest.mark.parametrize("cls", [model.ACTINN, model.LABELVI, model.SCGEN, model.VAE])
 def test_methods_of_models_document_their_arguments(cls: type) -> None:
     for name, method in inspect.getmembers(cls, inspect.isfunction):
         if name.startswith("_") or not method.__module__.startswith("deltavi"):

@@ -33,7 +33,7 @@ class PredictContract:
             "labels": model.predict(adata).to_numpy(),
             "probabilities": model.predict(adata, soft=True).to_numpy(),
             "confidence": scores["confidence"].to_numpy(),
-            "strangeness": np.log1p(scores["strangeness"].to_numpy()),
+            "strangeness": scores["strangeness"].to_numpy(),
         }
 
     @classmethod

@@ -21,10 +21,10 @@ from deltavi._errors import (
     LabelWarning,
     UnknownCategoryError,
 )
-from deltavi.model import ACTINN
+from deltavi.model import ACTINN, LABELVI
 from tests.model.conftest import QUIET, dense, log_normalised, small_adata
 
-SETTINGS: dict[Any, dict[str, Any]] = {ACTINN: {"n_hidden": (16, 8)}}
+SETTINGS: dict[Any, dict[str, Any]] = {ACTINN: {"n_hidden": (16, 8)}, LABELVI: {"n_hidden": 16, "n_latent": 4}}
 MODELS = pytest.mark.parametrize("model_class", list(SETTINGS))
 
 

@@ -147,7 +147,8 @@ class FilesMixin(ArchesMixin):  # type: ignore[misc]
         model = super().load_query_data(query, reference, accelerator="cpu", **freeze)
         _average_new_columns(model.module, reference.module)
         model.reference_means = getattr(reference, "training_means", None)
-        model.is_mapped_ = True
+        # scvi-tools hands on attributes of the reference, which may have come from a file
+        model.is_mapped_, model.is_loaded_ = True, False
         return cast("Self", model)
 
 
