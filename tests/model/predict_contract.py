@@ -10,6 +10,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from anndata import AnnData
 from scipy import sparse
 
@@ -51,6 +52,22 @@ class PredictContract:
         model = cls.model_class(adata, **cls.init)
         model.train(max_epochs=2, **cls.training, **QUIET)
         return model
+
+    # -- genes -----------------------------------------------------------------------------------------------
+
+    def test_attributions_add_up_to_the_logit(self, fit: tuple[Any, AnnData]) -> None:
+        model, adata = fit
+        label = str(model.label_names[1])
+        explained = model.get_attributions(label=label, indices=[7, 3, 20], n_steps=200)
+        assert explained.obs_names.tolist() == adata.obs_names[[7, 3, 20]].tolist()
+        tensors = next(iter(model._make_data_loader(adata=adata, indices=[7, 3, 20], batch_size=3)))
+        with torch.no_grad():
+            expression = model.module.classifier_input(tensors)
+            logits = [model.module.class_logits(x, tensors)[:, 1] for x in (expression, 0 * expression)]
+        difference = (logits[0] - logits[1]).numpy()
+        sums = np.asarray(explained.X.sum(1)).ravel()
+        np.testing.assert_allclose(sums, difference, atol=0.02 * np.abs(difference).max() + 1e-4)
+        assert not dense(explained.X)[expression.numpy() == 0].any()
 
     # -- labels ----------------------------------------------------------------------------------------------
 
