@@ -60,7 +60,7 @@ class LABELVI(ClassificationMixin, AttributionMixin, TotalCountsMixin, VAE):
     Examples
     --------
     >>> deltavi.model.LABELVI.setup_anndata(  # doctest: +SKIP
-    ...     adata, labels_key="cell_type", unlabeled_category="unknown", batch_key="study"
+    ...     adata, labels_key="cell_type", unlabeled_category="unknown", batch_key="study", size_factor_key="total_counts"
     ... )
     >>> model = deltavi.model.LABELVI(adata)  # doctest: +SKIP
     >>> model.train()  # doctest: +SKIP
@@ -135,7 +135,8 @@ class LABELVI(ClassificationMixin, AttributionMixin, TotalCountsMixin, VAE):
         batch_key
             obs column of the batch, donor or study.
         size_factor_key
-            obs column with each cell's total counts over all genes, where the matrix holds a selection of genes.
+            obs column with each cell's total counts over all genes. Give it where the matrix holds a selection of
+            genes: what a selection leaves of a cell's counts depends on its type.
         categorical_covariate_keys, continuous_covariate_keys
             obs columns of further covariates of the decoder.
         **kwargs
