@@ -60,7 +60,7 @@ class LABELVI(ClassificationMixin, AttributionMixin, TotalCountsMixin, VAE):
     Examples
     --------
     >>> deltavi.model.LABELVI.setup_anndata(  # doctest: +SKIP
-    ...     adata, labels_key="cell_type", unlabeled_category="unknown", batch_key="study", size_factor_key="total_counts"
+    ...     adata, labels_key="cell_type", unlabeled_category="unknown", size_factor_key="total_counts"
     ... )
     >>> model = deltavi.model.LABELVI(adata)  # doctest: +SKIP
     >>> model.train()  # doctest: +SKIP
