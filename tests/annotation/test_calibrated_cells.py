@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -114,3 +116,36 @@ def test_the_smallest_group_can_be_chosen(min_group: int) -> None:
     pooled = conformal_p_values(strangeness, calibration.scores)
     found = calibration.p_values(query, strangeness, min_group=min_group)
     assert np.array_equal(found, pooled) == (min_group == 1000)
+
+
+def hard(n_cells: int, seed: int) -> ClassifiedCells:
+    """Classes that overlap, logits three times too sure, and a surprise."""
+    rng = np.random.default_rng(seed)
+    kinds = rng.integers(0, 3, n_cells)
+    features = CENTRES[kinds] / 4 + rng.normal(size=(n_cells, 4))
+    logits = -3 * ((features[:, None] - CENTRES[None, :3] / 4) ** 2).sum(2) / 2
+    depth = rng.normal(7.5, 0.4, n_cells)
+    surprise = np.stack([depth * (100 + rng.normal(0, 2, n_cells)), depth], axis=1)
+    return ClassifiedCells(logits, features, surprise, kinds, np.zeros(n_cells, dtype=bool))
+
+
+def test_mistakes_temperature_and_surprise_reach_the_answers() -> None:
+    training, held_out, query = hard(600, 1), hard(300, 2), hard(200, 3)
+    calibration = Calibration.fit(training, held_out)
+    assert calibration.temperature > 1.5
+    np.testing.assert_array_equal(calibration.probabilities(query), softmax(query.logits, calibration.temperature))
+    assert (held_out.logits.argmax(1) != held_out.codes).any()
+    np.testing.assert_array_equal(calibration.predicted, held_out.logits.argmax(1))
+    expected = calibration.scorer.score(query.features, query.surprise)
+    np.testing.assert_array_equal(calibration.strangeness(query), expected)
+    garbled = replace(query, surprise=query.surprise * [2.0, 1.0])
+    assert (calibration.strangeness(garbled) > calibration.strangeness(query)).all()
+
+
+def test_training_cells_without_counts_or_labels_are_left_out() -> None:
+    training, held_out = hard(600, 1), hard(300, 2)
+    codes, empty = training.codes.copy(), np.zeros(600, dtype=bool)
+    codes[:50], empty[50:100] = -1, True
+    spoiled = Calibration.fit(replace(training, codes=codes, empty=empty), held_out)
+    clean = Calibration.fit(training[np.arange(100, 600)], held_out)
+    np.testing.assert_array_equal(spoiled.scores, clean.scores)

@@ -10,6 +10,7 @@ from scipy import stats
 
 from deltavi._errors import DeltaviError
 from deltavi.annotation import conformal_p_values
+from deltavi.annotation._conformal import cells_needed
 
 
 def by_hand(
@@ -103,3 +104,9 @@ def test_what_cannot_be_ranked() -> None:
         conformal_p_values(np.zeros(1), np.zeros(3), groups=np.zeros(1))
     with pytest.raises(DeltaviError, match="groups"):
         conformal_p_values(np.zeros(1), np.zeros(3), groups=np.zeros(2), calibration_groups=np.zeros(3))
+
+
+@pytest.mark.parametrize("n", [19, 48, 97, 102, 106, 195])
+def test_so_many_cells_and_no_more_are_needed(n: int) -> None:
+    assert cells_needed(1 / (n + 1)) == n
+    assert conformal_p_values(np.array([9.0]), np.zeros(n))[0] <= 1 / (n + 1)

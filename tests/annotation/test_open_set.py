@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from deltavi.annotation._open_set import MOST_PER_CLASS, N_NEIGHBOURS, OpenSetScorer
+from deltavi.annotation._open_set import MOST_PER_CLASS, N_NEIGHBOURS, OpenSetScorer, _kept
 
 CENTRES = np.array([[0.0, 0.0, 0.0], [8.0, 0.0, 0.0], [0.0, 8.0, 0.0]])
 
@@ -111,3 +111,42 @@ def test_features_that_never_vary_and_classes_of_one_cell(constant: bool) -> Non
     surprise = np.ones((21, 2))
     scores = OpenSetScorer.fit(features, surprise, codes).score(features, surprise)
     assert np.isfinite(scores).all()
+
+
+def test_the_ordinary_is_by_brute_force_without_the_cell_itself(codes: np.ndarray) -> None:
+    surprise = surprises(len(codes))
+    surprise[:, 0] += 300 * (surprise[:, 1] - 7.5) ** 2
+    scorer = OpenSetScorer.fit(cells(codes), surprise, codes)
+    white, own = cells(codes) @ scorer.whitening, []
+    for i, cell in enumerate(white):
+        reach = []
+        for code in range(3):
+            members = codes == code
+            k = min(N_NEIGHBOURS, -(-members.sum() // 2))
+            members[i] = False
+            reach.append(np.sort(np.linalg.norm(white[members] - cell, axis=1))[k - 1])
+        own.append(np.log(min(reach)))
+    centre, ninth = np.quantile(own, [0.5, 0.9])
+    assert scorer.distance.centre == pytest.approx(centre, abs=1e-4)
+    assert scorer.distance.unit == pytest.approx(ninth - centre, abs=1e-4)
+    relative = surprise[:, 0] / surprise[:, 1]
+    excess = relative - np.polyval(np.polyfit(surprise[:, 1], relative, 2), surprise[:, 1])
+    centre, ninth = np.quantile(excess, [0.5, 0.9])
+    bad = surprise + np.outer(10 * (ninth - centre) * surprise[:, 1], [1, 0])
+    expected = np.maximum(scorer.score(cells(codes), None), (excess - centre) / (ninth - centre) + 10 - 2.0)
+    np.testing.assert_allclose(scorer.score(cells(codes), bad), expected, rtol=1e-6)
+
+
+def test_the_kept_cells_of_a_class_are_evenly_spaced() -> None:
+    kept = _kept(np.zeros(2 * MOST_PER_CLASS, dtype=int))
+    assert kept[0] == 0
+    assert kept[-1] == 2 * MOST_PER_CLASS - 1
+    assert set(np.diff(kept)) <= {1, 2, 3}
+
+
+def test_classes_of_one_cell_do_not_set_the_scale() -> None:
+    features = np.random.default_rng(0).normal(size=(14, 3)) * 5
+    for codes in (np.array([0] * 6 + list(range(1, 9))), np.arange(14)):
+        scorer = OpenSetScorer.fit(features, None, codes)
+        assert scorer.distance.centre > -5
+        assert np.isfinite(scorer.score(features, None)).all()

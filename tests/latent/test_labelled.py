@@ -144,3 +144,12 @@ def test_a_learned_prior_is_a_parameter_and_a_set_one_is_not() -> None:
     assert "prior_logits" not in dict(fixed.named_parameters())
     assert "prior_logits" in fixed.state_dict()
     torch.testing.assert_close(fixed.log_prior.exp(), torch.full((3,), 1 / 3))
+
+
+def test_dropout_is_that_of_the_posterior_in_training_only() -> None:
+    torch.manual_seed(0)
+    built, z = LabelHierarchy(3, 4, n_hidden=64, dropout_rate=0.5), torch.randn(5, 3)
+    assert not torch.equal(built.posterior(z).loc, built.posterior(z).loc)
+    assert torch.equal(built.conditional(z).loc, built.conditional(z).loc)
+    built.eval()
+    assert torch.equal(built.posterior(z).loc, built.posterior(z).loc)

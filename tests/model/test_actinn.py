@@ -173,7 +173,7 @@ def test_the_programs_optimiser() -> None:
             seen["scheduler"] = type(trainer.lr_scheduler_configs[0].scheduler).__name__
 
     model.train(max_epochs=1, callbacks=[Look()], **QUIET)
-    assert (seen["lr"], seen["eps"], seen["weight_decay"]) == (1e-4, 1e-8, 0)
+    assert (seen["lr"], seen["eps"], seen["weight_decay"]) == (1e-3, 1e-8, 0)
     assert seen["scheduler"] == "StepLR"
     sizes = [tuple(layer.weight.shape) for layer in model.module.modules() if isinstance(layer, torch.nn.Linear)]
     assert sizes == [(100, 300), (50, 100), (25, 50), (3, 25)]
@@ -278,3 +278,13 @@ def test_cells_of_a_type_it_never_saw_are_strange(sorted_cells: tuple[AnnData, A
     rejected = (model.predict(query, reject=0.05) == "unassigned").to_numpy()
     assert rejected[~strange].mean() < 0.1
     assert rejected[strange].mean() > 2 * rejected[~strange].mean()
+
+
+def test_the_unit_of_size_factors_is_of_training_cells_only() -> None:
+    adata = wide()
+    unlabelled = np.arange(adata.n_obs) % 4 > 0
+    adata.obs["cell_type"] = adata.obs["cell_type"].astype(str).where(~unlabelled)
+    x = np.asarray(adata.X.sum(1)).ravel()
+    adata.obs["total_counts"] = x / x.mean() * np.where(unlabelled, 1000.0, 1.0)
+    model = fitted(adata, setup={"size_factor_key": "total_counts"})
+    assert float(model.module.size_factor_unit) == pytest.approx(x.mean(), rel=1e-4)

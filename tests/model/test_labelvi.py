@@ -268,3 +268,25 @@ def test_shuffled_missing_and_extra_genes_and_an_unseen_batch() -> None:
     with pytest.warns(UnseenCategoryWarning, match="average"):
         # the encoder does not look at the batch
         assert (model.predict(fresh) == labels).all()
+
+
+def test_a_mapped_query_decays_no_weight_and_keeps_the_label_frequencies() -> None:
+    model, query, decay = fitted(partly_labelled()), small_adata(seed=1), []
+    query.obs["batch"] = "new"
+    query = query[(query.obs["cell_type"] == query.obs["cell_type"].iloc[0]).to_numpy()].copy()
+    query.obs_names = "query-" + query.obs_names
+
+    class Look(Callback):
+        def on_train_start(self, trainer: Any, plan: Any) -> None:
+            decay.extend(group["weight_decay"] for group in trainer.optimizers[0].param_groups)
+
+    mapped = LABELVI.load_query_data(query, model)
+    mapped.train(max_epochs=1, batch_size=32, callbacks=[Look()], **QUIET)
+    assert set(decay) == {0}
+    for own, theirs in (
+        (mapped.module.label_frequencies, model.module.label_frequencies),
+        (mapped.module.labels.log_prior, model.module.labels.log_prior),
+    ):
+        torch.testing.assert_close(own, theirs, rtol=0, atol=0)
+    with pytest.raises(DeltaviError, match="needs a trained LABELVI"):
+        LABELVI.load_query_data(query, train(VAE, small_adata(), **SMALL))

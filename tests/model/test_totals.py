@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from deltavi.model import LABELVI, SCGEN, VAE
+from deltavi.module._decoder import Decoder
 from tests.model.conftest import QUIET, SETUP, small_adata
 
 SMALL = {"n_hidden": 16, "n_latent": 4}
@@ -88,3 +89,21 @@ def test_a_file_remembers_the_unit(tmp_path: Any) -> None:
     query = small_adata()
     query.obs["total"] = totals() / totals().mean()
     assert loaded.predict(query).tolist() == model.predict().tolist()
+
+
+@pytest.mark.parametrize("times", [None, 3.0, 10.0])
+def test_the_decoder_is_started_at_counts_over_the_given_totals(
+    times: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(Decoder, "start_at", lambda self, shares: seen.append(shares))
+    model_of(None if times is None else times * totals())
+    expected = np.asarray(small_adata().X.sum(0)).ravel() / ((times or 1.0) * totals().sum())
+    np.testing.assert_allclose(seen[-1].numpy(), expected, rtol=1e-5)
+
+
+def test_the_unit_is_a_ratio_of_means_whatever_the_library_is() -> None:
+    relative = totals() / totals().mean() * np.random.default_rng(0).uniform(0.5, 2, len(totals()))
+    for library in (None, "observed", "learned"):
+        model = model_of(relative, **({} if library is None else {"library": library}))
+        assert model.module.size_factor_unit == pytest.approx(totals().mean() / relative.mean())

@@ -150,9 +150,10 @@ def test_evidence_of_a_labelled_cell_is_bounded_by_the_joint() -> None:
     assert (bounds < evidence).all()
 
 
-def test_loss_is_the_mean_bound_plus_the_weighted_cross_entropy() -> None:
+@pytest.mark.parametrize("library", ["observed", "learned"])
+def test_loss_is_the_mean_bound_plus_the_weighted_cross_entropy(library: str) -> None:
     tensors = make_tensors()
-    module = make_module(classification_weight=7.0, class_balance=0.0)
+    module = make_module(classification_weight=7.0, class_balance=0.0, library=library)
     inference, _, output = run(module, tensors, kl_weight=0.3)
     kl = output.kl_local
     annealed = sum(value for name, value in kl.items() if name != "kl_divergence_l")
@@ -284,3 +285,21 @@ def test_classification_is_deterministic_and_uses_the_posterior_mean() -> None:
 def test_senseless_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(DeltaviError, match=next(iter(wrong)).replace("posterior", "Gaussian posterior")):
         make_module(**wrong)
+
+
+def test_samples_that_agree_give_the_terms_of_one() -> None:
+    module, tensors = make_module(), make_tensors()
+    inference, _, one = run(module, tensors)
+    inference["z"] = inference["z"].expand(5, *inference["z"].shape)
+    generative = module.generative(**module._get_generative_input(tensors, inference))
+    several = module.loss(tensors, inference, generative)
+    name = "reconstruction_loss"
+    torch.testing.assert_close(several.reconstruction_loss[name], one.reconstruction_loss[name])
+    torch.testing.assert_close(several.kl_local["kl_divergence_y"], one.kl_local["kl_divergence_y"])
+    torch.testing.assert_close(several.extra_metrics["classification_loss"], one.extra_metrics["classification_loss"])
+
+
+def test_a_known_label_does_not_change_how_strange_a_cell_is() -> None:
+    module = make_module(dispersion="gene-label")
+    known, hidden = module.classify(make_tensors([0, 1, 2] * 4)), module.classify(make_tensors([-1] * N_CELLS))
+    torch.testing.assert_close(known.surprise, hidden.surprise)

@@ -99,3 +99,28 @@ def test_repeated_draws_are_told_apart() -> None:
     loaded = RepeatingDataset(Recorder(), 100)[[3, 99, 103, 100]]
     assert loaded["row"].ravel().tolist() == [3, 99, 3, 0]
     assert loaded["drawn_again"].ravel().tolist() == [0, 0, 1, 1]
+
+
+def test_only_repeated_draws_are_thinned_and_each_cell_as_a_whole() -> None:
+    held = np.full((100, 400), 50.0, dtype=np.float32)
+    factors = np.full((100, 1), 7.0, dtype=np.float32)
+
+    class Held:
+        def __getitem__(self, positions: list[int]) -> dict[str, np.ndarray]:
+            return {"X": held, "size_factor": factors}
+
+    loaded = RepeatingDataset(Held(), 50, thinning=0.2, generator=np.random.default_rng(0))[list(range(100))]
+    x = loaded["X"]
+    # the source is not written to
+    assert (held == 50).all()
+    assert (factors == 7).all()
+    assert (x[:50] == 50).all()
+    kept = x[50:].mean(1) / 50
+    assert 0.19 <= kept.min() < 0.3
+    assert 0.9 < kept.max() <= 1
+    # one chance per cell: the variance is binomial
+    assert abs(np.median(x[50:].var(1) / (50 * kept * (1 - kept))) - 1) < 0.2
+    # and the total falls with the counts
+    assert (loaded["size_factor"][:50] == 7).all()
+    np.testing.assert_allclose(loaded["size_factor"][50:].ravel(), 7 * kept, rtol=0.05)
+    assert (RepeatingDataset(Held(), 50)[list(range(100))]["X"] == 50).all()

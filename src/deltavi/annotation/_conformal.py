@@ -67,7 +67,8 @@ def conformal_p_values(
 
 def cells_needed(share: float) -> int:
     """Calibration cells without which no p-value is as small as `share`."""
-    return math.ceil(1 / share) - 1
+    # 1 / (1 / 49) is a little more than 49 in floating point
+    return math.ceil(1 / share - 1e-9) - 1
 
 
 def _rank_share(scores: np.ndarray, calibration_scores: np.ndarray) -> np.ndarray:

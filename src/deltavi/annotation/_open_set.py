@@ -94,6 +94,8 @@ class OpenSetScorer:
             surprise=None,
         )
         own = scorer._log_distance(features[kept], themselves=True)
+        # the only cell of a class has no neighbour to be at a distance from
+        own = own[own > np.log(SMALLEST)] if (own > np.log(SMALLEST)).any() else np.zeros(1)
         trend = None if surprise is None else np.polyfit(surprise[:, 1], _relative(surprise), _degree(surprise))
         return cls(
             whitening=whitening,

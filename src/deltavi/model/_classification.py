@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from typing import Any, Self, cast
@@ -187,7 +188,8 @@ class ClassificationMixin:
             If the reference was never trained.
         """
         parent = cast("Any", super())
-        reference = reference_model if isinstance(reference_model, cls) else cast("Any", cls).load(reference_model)
+        is_path = isinstance(reference_model, str | os.PathLike)
+        reference = cast("Any", cls).load(reference_model) if is_path else reference_model
         model: Self = parent.load_query_data(adata, reference, **freeze)
         model.calibration = model.reference_calibration = reference.calibration
         return model

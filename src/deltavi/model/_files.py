@@ -15,7 +15,7 @@ from scvi.model.base import ArchesMixin
 
 import deltavi
 from deltavi._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY
-from deltavi._errors import ModelFileError
+from deltavi._errors import DeltaviError, ModelFileError
 from deltavi.io import read_model, write_model
 from deltavi.model._base import CountModel, aligned_copy
 
@@ -141,6 +141,11 @@ class FilesMixin(ArchesMixin):  # type: ignore[misc]
         NotTrainedError
             If the reference was never trained.
         """
+        if not isinstance(reference_model, cls | str | os.PathLike):
+            raise DeltaviError(
+                f"The reference is a {type(reference_model).__name__}; a query of {cls.__name__} needs a trained "
+                f"{cls.__name__}, or the folder of one."
+            )
         reference = reference_model if isinstance(reference_model, cls) else cls.load(reference_model)
         cast("CountModel", reference)._require_trained("Query mapping")
         query = _in_gene_order(adata, reference.registry_, cls)

@@ -86,9 +86,11 @@ class LABELVI(ClassificationMixin, AttributionMixin, TotalCountsMixin, VAE):
     ) -> None:
         if adata is None and registry is None:
             raise DeltaviError("LABELVI needs an AnnData that LABELVI.setup_anndata has registered.")
-        if adata is not None and gene_likelihood != "normal" and kwargs.get("library") in (None, "size_factor"):
+        if adata is not None and gene_likelihood != "normal":
             # among the arguments, so that a file remembers them
-            kwargs = {**self._activation(adata), "size_factor_unit": self._size_factor_unit(adata), **kwargs}
+            decodes_shares = kwargs.get("library") in (None, "size_factor")
+            activation = self._activation(adata) if decodes_shares else {}
+            kwargs = {**activation, "size_factor_unit": self._size_factor_unit(adata), **kwargs}
         super().__init__(
             adata,
             registry,

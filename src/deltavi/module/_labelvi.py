@@ -92,6 +92,7 @@ class LABELVI(VAE):
             logits=True,
             use_batch_norm=False,
         )
+        # no dropout here: q(z2 | z1, y) sees few dimensions and all cells
         self.labels = LabelHierarchy(self.n_latent, n_labels, n_hidden=n_hidden, learn_prior=y_prior == "learned")
         self.register_buffer("label_frequencies", torch.full((n_labels,), 1.0 / n_labels))
 
@@ -211,7 +212,9 @@ class LABELVI(VAE):
         inference[MODULE_KEYS.Z_KEY] = mean
         if inference[MODULE_KEYS.QL_KEY] is not None:
             inference[MODULE_KEYS.LIBRARY_KEY] = inference[MODULE_KEYS.QL_KEY].loc
-        likelihood = self.generative(**self._get_generative_input(tensors, inference))["likelihood"]
+        # a label that happens to be known must not make a cell look more ordinary than one without
+        unlabelled = {**tensors, REGISTRY_KEYS.LABELS_KEY: torch.full_like(tensors[REGISTRY_KEYS.LABELS_KEY], -1)}
+        likelihood = self.generative(**self._get_generative_input(unlabelled, inference))["likelihood"]
         x = tensors[REGISTRY_KEYS.X_KEY]
         surprise = torch.stack([-likelihood.log_prob(x), x.sum(-1).clamp_min(1.0).log()], dim=-1)
         return Classified(logits=self.classifier(mean), features=mean, surprise=surprise)
@@ -222,7 +225,7 @@ class LABELVI(VAE):
         if self.encoder_input == "log1p" or not self.log_variational:
             return super()._expression(x, size_factor)
         total = x.sum(-1, keepdim=True) if size_factor is None else size_factor * self.size_factor_unit
-        return (x * (CP10K / total.clamp_min(1.0))).log1p()
+        return (x * (CP10K / torch.where(total > 0, total, 1.0))).log1p()
 
     def _get_generative_input(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Any], **kwargs: Any

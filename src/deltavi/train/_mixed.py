@@ -117,16 +117,22 @@ class RepeatingDataset(Dataset[dict[str, Any]]):
         turns = np.asarray(positions)
         loaded: dict[str, Any] = self.cells[(turns % self.n_cells).tolist()]
         again = turns >= self.n_cells
-        if self.thinning < 1:
-            loaded[REGISTRY_KEYS.X_KEY] = self._thinned(loaded[REGISTRY_KEYS.X_KEY], again)
+        if self.thinning < 1 and again.any():
+            loaded = {**loaded, **self._thinned(loaded, again)}
         return {**loaded, _keys.DRAWN_AGAIN: again.astype(np.float32)[:, None]}
 
-    def _thinned(self, counts: np.ndarray, again: np.ndarray) -> np.ndarray:
-        """Counts as if repeated draws had been sequenced less deeply, each molecule kept with the same chance."""
+    def _thinned(self, loaded: dict[str, Any], again: np.ndarray) -> dict[str, np.ndarray]:
+        """Counts and totals as if repeated draws had been sequenced less deeply: a cell's molecules share a chance."""
         kept = self.generator.uniform(self.thinning, 1, size=(int(again.sum()), 1))
-        counts = counts.copy()
+        counts = loaded[REGISTRY_KEYS.X_KEY].copy()
         counts[again] = self.generator.binomial(counts[again].astype(np.int64), kept)
-        return counts
+        thinned = {REGISTRY_KEYS.X_KEY: counts}
+        if REGISTRY_KEYS.SIZE_FACTOR_KEY in loaded:
+            # the total over all genes falls with the counts of those in the matrix
+            factors = np.array(loaded[REGISTRY_KEYS.SIZE_FACTOR_KEY], copy=True)
+            factors[again] *= kept.astype(factors.dtype)
+            thinned[REGISTRY_KEYS.SIZE_FACTOR_KEY] = factors
+        return thinned
 
 
 class MixedSplitter(DataSplitter):  # type: ignore[misc]
