@@ -67,7 +67,10 @@ def over_seeds(records: pd.DataFrame, metric: str, digits: int) -> pd.DataFrame:
     rows = by_run.apply(spread, digits=digits, n_seeds=n_seeds).unstack(fill_value="–")
     whole = runs[~runs["task"].str.startswith("d_")]
     if len(whole) and metric != "seconds":
-        seeds = whole.pivot_table(index="seed", columns="method", values=metric, sort=False)
+        by_seed = whole.groupby(["seed", "method"], sort=False)[metric]
+        # a mean over some of the tasks would compare a method's easy tasks with all of another's
+        complete = by_seed.mean()[by_seed.count() == whole["task"].nunique()]
+        seeds = complete.unstack()
         rows.loc[MEAN] = [spread(seeds[method], digits) if method in seeds else "–" for method in rows]
     return rows.rename_axis("task").reindex(columns=[m for m in records["method"].unique() if m in rows])
 
