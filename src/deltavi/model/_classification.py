@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -167,33 +166,6 @@ class ClassificationMixin:
                 stacklevel=2,
             )
 
-    @classmethod
-    def load_query_data(cls, adata: AnnData, reference_model: Any, **freeze: Any) -> Self:
-        """Extend a trained model by the batches of a query, to be trained on it (scArches; Lotfollahi et al. 2022).
-
-        The reference's calibration is kept unless the query has labelled cells of every label.
-
-        Parameters
-        ----------
-        adata
-            Query cells; genes are matched by name.
-        reference_model
-            A trained model, or the folder of one.
-        **freeze
-            What to keep fixed; see :meth:`scvi.model.base.ArchesMixin.load_query_data`.
-
-        Raises
-        ------
-        NotTrainedError
-            If the reference was never trained.
-        """
-        parent = cast("Any", super())
-        is_path = isinstance(reference_model, str | os.PathLike)
-        reference = cast("Any", cls).load(reference_model) if is_path else reference_model
-        model: Self = parent.load_query_data(adata, reference, **freeze)
-        model.calibration = model.reference_calibration = reference.calibration
-        return model
-
     # -- training and files ----------------------------------------------------------------------------------
 
     def _after_training(self) -> None:
@@ -202,6 +174,11 @@ class ClassificationMixin:
             self.calibration = self.reference_calibration
             return
         self.calibrate()
+
+    def _keep_of_reference(self, reference: Any) -> None:
+        cast("Any", super())._keep_of_reference(reference)
+        # kept unless the query has labelled cells of every label
+        self.calibration = self.reference_calibration = reference.calibration
 
     def _extra_state(self) -> dict[str, Any]:
         state: dict[str, Any] = cast("Any", super())._extra_state()

@@ -151,10 +151,14 @@ class FilesMixin(ArchesMixin):  # type: ignore[misc]
         query = _in_gene_order(adata, reference.registry_, cls)
         model = super().load_query_data(query, reference, accelerator="cpu", **freeze)
         _average_new_columns(model.module, reference.module)
-        model.reference_means = getattr(reference, "training_means", None)
+        model._keep_of_reference(reference)
         # scvi-tools hands on attributes of the reference, which may have come from a file
         model.is_mapped_, model.is_loaded_ = True, False
         return cast("Self", model)
+
+    def _keep_of_reference(self, reference: Any) -> None:
+        """Take over what the reference knows and a query cannot tell."""
+        self.reference_means = getattr(reference, "training_means", None)
 
 
 def _plain_registry(registry: dict[str, Any]) -> dict[str, Any]:
