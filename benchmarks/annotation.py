@@ -36,7 +36,7 @@ from deltavi.metrics import calibration  # noqa: E402
 
 Method = Callable[[Task, int], Result]
 LEVEL = 0.05
-OURS = ("labelvi", "logistic_deltavi", "actinn")
+OURS = ("labelvi", "logistic_deltavi", "actinn", "actinn_published")
 
 
 def from_peer(peer: Peer) -> Method:

@@ -1,4 +1,7 @@
-"""The methods of this package that annotation.py compares with others: every setting is the default."""
+"""The methods of this package that annotation.py compares with others: every setting is the default.
+
+But for two that say so: the regression has no hidden layer, and the published network has its authors' settings.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ def labelvi(task: Task, seed: int) -> Result:
         return answers(model, started)
 
 
-def actinn(task: Task, seed: int, **settings: Any) -> Result:
+def actinn(task: Task, seed: int, plan: dict[str, Any] | None = None, **settings: Any) -> Result:
     """ACTINN on the labelled cells."""
     started, adata = time.process_time(), cells_of(task)
     with quiet():
@@ -52,13 +55,23 @@ def actinn(task: Task, seed: int, **settings: Any) -> Result:
             adata, labels_key="label_known", unlabeled_category=UNKNOWN, size_factor_key="total_counts"
         )
         model = ACTINN(adata, seed=seed, **settings)
-        model.train(**QUIET)
+        model.train(plan_kwargs=plan, **QUIET)
         return answers(model, started)
 
 
 def logistic(task: Task, seed: int) -> Result:
     """ACTINN without hidden layers: multinomial logistic regression."""
-    return actinn(task, seed, n_hidden=(), filter_genes=False)
+    return actinn(task, seed, n_hidden=())
 
 
-METHODS: dict[str, Callable[[Task, int], Result]] = {"labelvi": labelvi, "logistic_deltavi": logistic, "actinn": actinn}
+def actinn_published(task: Task, seed: int) -> Result:
+    """The one network of Ma and Pellegrini, with their learning rate."""
+    return actinn(task, seed, plan=ACTINN.published_plan, **ACTINN.published)
+
+
+METHODS: dict[str, Callable[[Task, int], Result]] = {
+    "labelvi": labelvi,
+    "logistic_deltavi": logistic,
+    "actinn": actinn,
+    "actinn_published": actinn_published,
+}

@@ -29,7 +29,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
 if TYPE_CHECKING:
-    from scvi.model import SCVI
+    from scvi.model import SCANVI, SCVI
 
 Peer = Callable[[Task, int], pd.DataFrame]
 PENALTIES = (0.01, 0.1, 1.0, 10.0)  # values of C, compared by cross-validation
@@ -128,12 +128,25 @@ def scanvi(task: Task, seed: int) -> pd.DataFrame:
     base, seconds = pretrained_scvi(task, seed)
     scvi.settings.seed = seed
     with quiet():
-        model = scvi.model.SCANVI.from_scvi_model(base, UNKNOWN, labels_key="label_known", adata=cells_for_scvi(task))
-        model.train(**SCANVI_TRAINING, **QUIET)
+        try:
+            model = trained_scanvi(base, task, batch_size=128)
+        except ValueError as error:  # a tail of one cell, which its batch normalisation cannot take
+            if "more than 1 value per channel" not in str(error):
+                raise
+            model = trained_scanvi(base, task, batch_size=120)
         found = model.predict(soft=True)
     probabilities = table(task, found.to_numpy(), found.columns.to_numpy())
     probabilities.attrs["seconds_before"] = seconds
     return probabilities
+
+
+def trained_scanvi(base: SCVI, task: Task, batch_size: int) -> SCANVI:
+    """SCANVI model from `base`."""
+    import scvi
+
+    model = scvi.model.SCANVI.from_scvi_model(base, UNKNOWN, labels_key="label_known", adata=cells_for_scvi(task))
+    model.train(**SCANVI_TRAINING, batch_size=batch_size, **QUIET)
+    return model
 
 
 def cells_for_scvi(task: Task) -> AnnData:

@@ -5,6 +5,7 @@ from __future__ import annotations
 # registry (tensors handed to modules)
 CONDITION = "condition"
 DRAWN_AGAIN = "drawn_again"
+FOLD = "fold"
 
 # obs of a predicted AnnData
 OBS_SOURCE_CONDITION = "deltavi_source_condition"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.special import logsumexp
+from scipy.stats import norm
 
 from deltavi._errors import DeltaviError
-from deltavi.annotation import fit_temperature, softmax
+from deltavi.annotation import TemperaturePrior, fit_temperature, softmax
 
 
 def drawn(temperature: float, *, n_cells: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -65,8 +66,34 @@ def test_only_differences_of_logits_matter() -> None:
     assert fit_temperature(shifted, codes) == pytest.approx(fit_temperature(logits, codes), rel=1e-4)
 
 
-def test_without_cells_it_is_one() -> None:
-    assert fit_temperature(np.zeros((0, 3)), np.zeros(0, dtype=int)) == 1
+def test_without_cells_it_is_the_median_of_the_prior() -> None:
+    nothing = np.zeros((0, 3)), np.zeros(0, dtype=int)
+    assert fit_temperature(*nothing) == 1
+    assert fit_temperature(*nothing, TemperaturePrior(median=1.7, spread=0.25)) == 1.7
+
+
+@pytest.mark.parametrize(("median", "spread"), [(1.7, 0.25), (0.4, 2.0)])
+def test_the_prior_weighs_as_its_density(median: float, spread: float) -> None:
+    logits, codes = drawn(3.0, n_cells=20)
+    grid = np.linspace(-5, 5, 4001)
+    objective = [
+        negative_log_likelihood(logits, codes, np.exp(u)) - norm.logpdf(u, np.log(median), spread) for u in grid
+    ]
+    found = fit_temperature(logits, codes, TemperaturePrior(median, spread))
+    assert np.log(found) == pytest.approx(grid[int(np.argmin(objective))], abs=3e-3)
+
+
+def test_many_cells_overrule_the_prior_and_few_do_not() -> None:
+    prior = TemperaturePrior(median=1.7, spread=0.25)
+    few, many = (fit_temperature(*drawn(4.0, n_cells=n, seed=3), prior) for n in (2, 4000))
+    assert abs(np.log(few / 1.7)) < abs(np.log(few / 4.0))
+    assert many == pytest.approx(4.0, rel=0.1)
+
+
+@pytest.mark.parametrize("values", [(0.0, 1.0), (1.0, 0.0), (-1.0, 1.0), (float("nan"), 1.0)])
+def test_a_prior_needs_positive_numbers(values: tuple[float, float]) -> None:
+    with pytest.raises(DeltaviError, match="positive"):
+        TemperaturePrior(*values)
 
 
 def test_probabilities_of_extreme_logits_are_finite() -> None:

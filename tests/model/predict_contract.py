@@ -208,7 +208,8 @@ class PredictContract:
         model = self.untrained(self.data())
         with pytest.warns(CalibrationWarning, match="held out"):
             model.train(max_epochs=1, train_size=0.98, validation_size=0.0, batch_size=32, **QUIET)
-        assert model.calibration.temperature == 1
+        apart = model._judged_apart(*model._labelled_parts())
+        assert apart is not None or model.calibration.temperature == model.temperature_prior.median
         assert set(model.predict()) <= set(model.label_names)
         assert model.get_open_set_scores()["p_value"].isna().all()
         with pytest.raises(DeltaviError, match="there are 0"):
@@ -254,17 +255,21 @@ class PredictContract:
         with pytest.raises(DeltaviError, match="adata"):
             without_data.calibrate()
 
-    def test_probabilities_are_calibrated_by_the_held_out_cells(self, fit: tuple[Any, AnnData]) -> None:
-        """At the fitted temperature the held-out labels are more likely than at others, but for the weak prior."""
+    def test_probabilities_are_calibrated_by_cells_that_were_not_learned(self, fit: tuple[Any, AnnData]) -> None:
+        """At the fitted temperature their labels are more likely than at others, but for the prior."""
         model, adata = fit
         held_out = np.asarray(model.validation_indices)
         codes = pd.Index(model.label_names).get_indexer(adata.obs["cell_type"].iloc[held_out].astype(str))
         logits = np.log(model.predict(soft=True, indices=held_out).to_numpy()) * model.calibration.temperature
+        apart = model._judged_apart(*model._labelled_parts())
+        if apart is not None:
+            logits, codes = apart.logits, apart.codes
 
         def objective(temperature: float) -> float:
             scaled = logits / temperature
             log_probabilities = scaled - np.logaddexp.reduce(scaled, axis=1, keepdims=True)
-            return np.log(temperature) ** 2 / 2 - log_probabilities[np.arange(len(codes)), codes].sum()
+            prior = model.temperature_prior.penalty(np.log(temperature))
+            return prior - log_probabilities[np.arange(len(codes)), codes].sum()
 
         best = model.calibration.temperature
         assert all(objective(best) <= objective(factor * best) for factor in (0.5, 0.9, 1.1, 2.0))

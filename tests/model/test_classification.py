@@ -15,7 +15,7 @@ from tests.model.conftest import QUIET, small_adata
 def test_a_share_too_small_for_one_label_alone_is_judged_over_all() -> None:
     adata = small_adata(n_per_group=60)
     ACTINN.setup_anndata(adata, labels_key="cell_type")
-    model = ACTINN(adata, n_hidden=(8,))
+    model = ACTINN(adata, n_hidden=(8,), n_networks=1, weight_l2=0.005)
     model.train(max_epochs=5, batch_size=32, train_size=0.7, plan_kwargs={"lr": 1e-2}, **QUIET)
     calibration = model.calibration
     assert calibration is not None

@@ -63,18 +63,20 @@ def test_input_is_log2_of_cp10k_and_zero_for_empty_cells() -> None:
 
 def test_hooks_and_answers_agree() -> None:
     batch = tensors(n_cells=9)
-    for n_hidden, n_features in (((5, 4), 4), ((), N_LABELS), (7, 7)):
-        module = ACTINN(N_GENES, n_labels=N_LABELS, n_hidden=n_hidden).double().eval()
+    for n_hidden, n_networks, n_features in (((5, 4), 1, 4), ((5, 4), 3, 12), ((), 2, N_LABELS), (7, 2, 14)):
+        module = ACTINN(N_GENES, n_labels=N_LABELS, n_hidden=n_hidden, n_networks=n_networks).double().eval()
         answer = module.classify(batch)
         torch.testing.assert_close(module.class_logits(module.classifier_input(batch), batch), answer.logits)
         assert answer.features.shape == (9, n_features)
         assert module.n_latent == n_features
         assert answer.surprise is None
-        torch.testing.assert_close(module(batch)[1]["logits"], answer.logits)
+        torch.testing.assert_close(module(batch)[1]["logits"].mean(0), answer.logits)
         if n_hidden == ():
             torch.testing.assert_close(answer.features, answer.logits)
         else:
-            torch.testing.assert_close(module.output(answer.features), answer.logits)
+            parts = answer.features.chunk(n_networks, dim=1)
+            own = [network.output(part) for network, part in zip(module.networks, parts, strict=True)]
+            torch.testing.assert_close(torch.stack(own).mean(0), answer.logits)
 
 
 def test_genes_that_are_not_chosen_change_nothing_and_get_no_gradient() -> None:
@@ -82,10 +84,11 @@ def test_genes_that_are_not_chosen_change_nothing_and_get_no_gradient() -> None:
     module = ACTINN(N_GENES, n_labels=N_LABELS, n_hidden=(5,), weight_l2=0.1).double()
     module.choose_genes(mask)
     module(batch)[2].loss.backward()
-    first = module.hidden[0].weight
-    assert (first[:, mask == 0] == 0).all()
-    assert (first.grad[:, mask == 0] == 0).all()
-    assert (first.grad[:, mask == 1] != 0).all()
+    for network in module.networks:
+        first = network.hidden[0].weight
+        assert (first[:, mask == 0] == 0).all()
+        assert (first.grad[:, mask == 0] == 0).all()
+        assert (first.grad[:, mask == 1] != 0).any(0).all()
     x = module.classifier_input(batch)
     other = x + 3 * (mask == 0)
     torch.testing.assert_close(module.class_logits(other, batch), module.class_logits(x, batch))
@@ -96,21 +99,61 @@ def test_genes_that_are_not_chosen_change_nothing_and_get_no_gradient() -> None:
 
 def test_loss_is_cross_entropy_and_half_the_squared_weights() -> None:
     batch = tensors()
-    module = ACTINN(N_GENES, n_labels=N_LABELS, n_hidden=(5, 4), weight_l2=0.3).double()
+    module = ACTINN(N_GENES, n_labels=N_LABELS, n_hidden=(5, 4), n_networks=1, weight_l2=0.25).double()
     with torch.no_grad():
-        for layer in (*module.hidden[::2], module.output):
+        for layer in module.networks[0].linear_layers():
             layer.bias.normal_()
     _, generative, output = module(batch)
-    log_probabilities = generative["logits"].log_softmax(1)
+    (logits,) = generative["logits"]
+    log_probabilities = logits.log_softmax(1)
     cross_entropy = -log_probabilities.gather(1, batch["labels"]).mean()
     weights = [value for name, value in module.named_parameters() if name.endswith("weight")]
-    expected = cross_entropy + 0.3 * sum(w.square().sum() for w in weights) / 2
+    expected = cross_entropy + 0.25 * sum(w.square().sum() for w in weights) / 2
     torch.testing.assert_close(output.loss, expected)
     torch.testing.assert_close(output.extra_metrics["classification_loss"], cross_entropy.detach())
     torch.testing.assert_close(output.reconstruction_loss_sum, N_CELLS * cross_entropy)
-    right = (generative["logits"].argmax(1) == batch["labels"].squeeze()).float().mean()
-    assert output.extra_metrics["accuracy"] == right
+    right = (logits.argmax(1) == batch["labels"].squeeze()).float().mean()
+    assert float(output.extra_metrics["accuracy"]) == pytest.approx(float(right))
     assert output.n_obs_minibatch == N_CELLS
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_a_committee_is_as_many_networks_that_each_leave_out_their_fold(balanced: bool) -> None:
+    batch, n_networks = tensors(n_cells=40), 3
+    batch["labels"][5] = -1
+    folds = torch.from_numpy(np.random.default_rng(1).integers(-1, n_networks, 40))
+    committee = ACTINN(N_GENES, n_labels=N_LABELS, n_hidden=(5,), n_networks=n_networks, weight_l2=0.25).double()
+    if balanced:
+        committee.get_buffer("label_weight").copy_(torch.tensor([0.5, 1.0, 4.0]))
+    output = committee({**batch, "fold": folds.view(-1, 1)})[2]
+    output.loss.backward()
+    losses, per_cell = [], torch.full((n_networks, 40), float("nan"), dtype=torch.double)
+    for k in range(n_networks):
+        alone = ACTINN(N_GENES, n_labels=N_LABELS, n_hidden=(5,), n_networks=1, weight_l2=0.25).double()
+        alone.networks[0].load_state_dict(committee.networks[k].state_dict())
+        alone.get_buffer("label_weight").copy_(committee.get_buffer("label_weight"))
+        seen = (folds != k) & (batch["labels"].squeeze() >= 0)
+        single = alone({name: value[seen] for name, value in batch.items()})[2]
+        single.loss.backward()
+        losses.append(single.loss)
+        per_cell[k, seen] = single.reconstruction_loss["reconstruction_loss"]
+        for (name, own), theirs in zip(
+            alone.networks[0].named_parameters(), committee.networks[k].parameters(), strict=True
+        ):
+            torch.testing.assert_close(theirs.grad * n_networks, own.grad, msg=name)
+    torch.testing.assert_close(output.loss, torch.stack(losses).mean())
+    torch.testing.assert_close(output.reconstruction_loss["reconstruction_loss"], per_cell.nanmean(0).nan_to_num(0.0))
+
+
+def test_a_cell_with_a_fold_is_judged_by_the_network_that_did_not_see_it() -> None:
+    batch, folds = tensors(n_cells=12), torch.arange(12) % 4 - 1
+    module = ACTINN(N_GENES, n_labels=N_LABELS, n_hidden=(5,), n_networks=3).double().eval()
+    of_networks = module(batch)[1]["logits"]
+    found = module.classify({**batch, "fold": folds.view(-1, 1)})
+    for cell, fold in enumerate(folds.tolist()):
+        expected = of_networks[:, cell].mean(0) if fold < 0 else of_networks[fold, cell]
+        torch.testing.assert_close(found.logits[cell], expected)
+    torch.testing.assert_close(found.features, module.classify(batch).features)
 
 
 @pytest.mark.parametrize("class_weight", [None, "balanced"])
@@ -119,7 +162,7 @@ def test_without_hidden_layers_it_is_scikit_learns_logistic_regression(
     weight_l2: float, class_weight: str | None
 ) -> None:
     batch, query = tensors(), tensors(seed=1)
-    module = ACTINN(N_GENES, n_labels=N_LABELS, n_hidden=(), weight_l2=weight_l2).double()
+    module = ACTINN(N_GENES, n_labels=N_LABELS, n_hidden=(), n_networks=1, weight_l2=weight_l2).double()
     if class_weight == "balanced":
         n = np.bincount(batch["labels"].numpy().ravel())
         module.get_buffer("label_weight").copy_(torch.from_numpy(N_CELLS / (N_LABELS * n)))
@@ -138,7 +181,7 @@ def test_without_hidden_layers_it_is_scikit_learns_logistic_regression(
 def test_standardising_is_what_scikit_learn_would_do() -> None:
     batch = tensors()
     x = expression(batch)
-    module = ACTINN(N_GENES, n_labels=N_LABELS, n_hidden=(), weight_l2=0.1).double()
+    module = ACTINN(N_GENES, n_labels=N_LABELS, n_hidden=(), n_networks=1, weight_l2=0.1).double()
     module.standardise(torch.from_numpy(x.mean(0)), torch.from_numpy(x.std(0)))
     oracle = LogisticRegression(C=1 / (0.1 * N_CELLS), tol=1e-10, max_iter=10_000)
     oracle.fit((x - x.mean(0)) / x.std(0), batch["labels"].numpy().ravel())
@@ -153,11 +196,12 @@ def test_standardising_is_what_scikit_learn_would_do() -> None:
 def test_initial_weights_are_xaviers_and_biases_zero() -> None:
     module = ACTINN(300, n_labels=4, n_hidden=(100,))
     bound = (6 / 400) ** 0.5
-    weight = module.hidden[0].weight
-    assert weight.abs().max() <= bound
-    assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
-    assert (module.hidden[0].bias == 0).all()
-    assert (module.output.bias == 0).all()
+    for network in module.networks:
+        weight = network.hidden[0].weight
+        assert weight.abs().max() <= bound
+        assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+        assert all((layer.bias == 0).all() for layer in network.linear_layers())
+    assert not torch.equal(module.networks[0].hidden[0].weight, module.networks[1].hidden[0].weight)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +210,7 @@ def test_initial_weights_are_xaviers_and_biases_zero() -> None:
         ({"n_hidden": (10, 0)}, "n_hidden"),
         ({"n_hidden": 0}, "n_hidden"),
         ({"n_labels": 0}, "n_labels"),
+        ({"n_networks": 0}, "n_networks"),
         ({"weight_l2": -1.0}, "weight_l2"),
     ],
 )

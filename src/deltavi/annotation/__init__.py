@@ -4,12 +4,13 @@ from deltavi.annotation._calibration import Calibration, ClassifiedCells
 from deltavi.annotation._conformal import conformal_p_values
 from deltavi.annotation._gene_filter import informative_genes
 from deltavi.annotation._open_set import OpenSetScorer
-from deltavi.annotation._temperature import fit_temperature, softmax
+from deltavi.annotation._temperature import TemperaturePrior, fit_temperature, softmax
 
 __all__ = [
     "Calibration",
     "ClassifiedCells",
     "OpenSetScorer",
+    "TemperaturePrior",
     "conformal_p_values",
     "fit_temperature",
     "informative_genes",

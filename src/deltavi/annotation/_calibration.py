@@ -9,7 +9,7 @@ import numpy as np
 
 from deltavi.annotation._conformal import MIN_GROUP, cells_needed, conformal_p_values
 from deltavi.annotation._open_set import OpenSetScorer
-from deltavi.annotation._temperature import fit_temperature, softmax
+from deltavi.annotation._temperature import WEAK_PRIOR, TemperaturePrior, fit_temperature, softmax
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,14 @@ class Calibration:
     predicted: np.ndarray
 
     @classmethod
-    def fit(cls, training: ClassifiedCells, held_out: ClassifiedCells) -> Self:
+    def fit(
+        cls,
+        training: ClassifiedCells,
+        held_out: ClassifiedCells,
+        *,
+        judged: ClassifiedCells | None = None,
+        prior: TemperaturePrior = WEAK_PRIOR,
+    ) -> Self:
         """Calibrate on labelled cells; those without counts are left out.
 
         Parameters
@@ -74,10 +81,15 @@ class Calibration:
         training
             Cells the classifier was trained on: they say where the classes lie.
         held_out
-            Cells it was not trained on: they say how sure and how strange is normal.
+            Cells it was not trained on: they say how strange is normal.
+        judged
+            Cells with logits of what was not trained on them: they say how sure is normal. By default those held out.
+        prior
+            Of the temperature.
         """
-        training, held_out = training[_usable(training)], held_out[_usable(held_out)]
-        temperature = fit_temperature(held_out.logits, held_out.codes)
+        judged = held_out if judged is None else judged
+        training, held_out, judged = (cells[_usable(cells)] for cells in (training, held_out, judged))
+        temperature = fit_temperature(judged.logits, judged.codes, prior)
         scorer = OpenSetScorer.fit(training.features, training.surprise, training.codes)
         without_scores = cls(temperature, scorer, scores=np.zeros(0), predicted=held_out.logits.argmax(1))
         return replace(without_scores, scores=without_scores.strangeness(held_out))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
@@ -13,12 +15,39 @@ from deltavi._errors import DeltaviError
 LOG_RANGE = (-5.0, 5.0)
 
 
-def fit_temperature(logits: np.ndarray, codes: np.ndarray) -> float:
+@dataclass(frozen=True)
+class TemperaturePrior:
+    """What is known of a temperature before any cell is held out: a log-normal distribution.
+
+    Parameters
+    ----------
+    median
+        Temperature without any cell.
+    spread
+        Standard deviation of its logarithm. At 1 it weighs as much as a cell or two.
+    """
+
+    median: float = 1.0
+    spread: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.median > 0 and self.spread > 0):
+            raise DeltaviError(f"median and spread must be positive, not {self.median} and {self.spread}.")
+
+    def penalty(self, log_temperature: float) -> float:
+        """Negative log density, up to a constant, in nats."""
+        return float(((log_temperature - np.log(self.median)) / self.spread) ** 2 / 2)
+
+
+WEAK_PRIOR = TemperaturePrior()
+
+
+def fit_temperature(logits: np.ndarray, codes: np.ndarray, prior: TemperaturePrior = WEAK_PRIOR) -> float:
     """Temperature that makes held-out labels most likely (Guo et al. 2017).
 
-    Minimises the negative log likelihood of softmax(logits / T), summed over cells, plus log(T)^2 / 2. The second
-    term, a standard normal prior of log T, weighs as much as a cell or two: without it a few cells that are all
-    classified rightly would drive T to zero. Without any cell T is 1.
+    Minimises the negative log likelihood of softmax(logits / T), summed over cells, plus the penalty of `prior`,
+    without which a few cells that are all classified rightly would drive T to zero. Without any cell T is the
+    prior's median.
 
     Parameters
     ----------
@@ -26,6 +55,8 @@ def fit_temperature(logits: np.ndarray, codes: np.ndarray) -> float:
         ``(n_cells, n_labels)`` unnormalised log probabilities of cells the classifier was not trained on.
     codes
         ``(n_cells,)`` their labels, 0 to ``n_labels - 1``.
+    prior
+        Of the temperature; the default is weak, around 1.
 
     Raises
     ------
@@ -35,11 +66,12 @@ def fit_temperature(logits: np.ndarray, codes: np.ndarray) -> float:
     logits, codes = np.asarray(logits, dtype=np.float64), np.asarray(codes, dtype=np.int64)
     _check(logits, codes)
     if len(codes) == 0:
-        return 1.0
+        return prior.median
 
     def objective(log_temperature: float) -> float:
         log_probabilities = log_softmax(logits / np.exp(log_temperature), axis=1)
-        return float(log_temperature**2 / 2 - np.take_along_axis(log_probabilities, codes[:, None], axis=1).sum())
+        fit = np.take_along_axis(log_probabilities, codes[:, None], axis=1).sum()
+        return float(prior.penalty(log_temperature) - fit)
 
     fitted = minimize_scalar(objective, bounds=LOG_RANGE, method="bounded", options={"xatol": 1e-6})
     return float(np.exp(fitted.x))

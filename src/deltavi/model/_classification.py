@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from scvi import REGISTRY_KEYS
 from deltavi import _keys
 from deltavi._errors import CalibrationWarning, DeltaviError, InputDataWarning, KeyClashError, examples
 from deltavi._random import isolated_randomness
-from deltavi.annotation import Calibration, ClassifiedCells
+from deltavi.annotation import Calibration, ClassifiedCells, TemperaturePrior
 from deltavi.annotation._conformal import cells_needed
 from deltavi.likelihood._base import to_numpy
 
@@ -26,6 +26,8 @@ Indices = Sequence[int] | np.ndarray
 class ClassificationMixin:
     """Carries ``predict``, ``get_open_set_scores`` and ``calibrate``; the module gives ``classify``."""
 
+    # how sure such a model is before any cell is held out
+    temperature_prior: ClassVar[TemperaturePrior] = TemperaturePrior()
     calibration: Calibration | None = None
     # of the model that query data were mapped onto
     reference_calibration: Calibration | None = None
@@ -139,7 +141,8 @@ class ClassificationMixin:
     def calibrate(self) -> None:
         """Fit temperature and strangeness anew, on the cells the model was trained on; training ends with it.
 
-        The temperature comes from labelled validation cells, the position of classes from labelled training cells,
+        The temperature comes from labelled validation cells, and from training cells where part of the model did not
+        see them; the position of classes from labelled training cells,
         and what is normal again from validation cells. Training on a query that lacks some of the labels keeps the
         calibration of the reference.
 
@@ -157,11 +160,13 @@ class ClassificationMixin:
         self.calibration = Calibration.fit(
             self._classified(None, training, BATCH_SIZE)[1],
             self._classified(None, held_out, BATCH_SIZE)[1],
+            judged=self._judged_apart(training, held_out),
+            prior=self.temperature_prior,
         )
         if self.calibration.n_held_out == 0:
             warnings.warn(
-                "No labelled cell was held out from training: probabilities are not calibrated (temperature 1) and "
-                "reject=... cannot be used. Train with a smaller train_size, or label more cells.",
+                f"No labelled cell was held out from training: the temperature is {self.calibration.temperature:.2g} "
+                f"without them, and reject=... cannot be used. Train with a smaller train_size, or label more cells.",
                 CalibrationWarning,
                 stacklevel=2,
             )
@@ -188,6 +193,10 @@ class ClassificationMixin:
         cast("Any", super())._restore_extra_state(extra)
         if "calibration" in extra:
             self.calibration = Calibration.from_dict(extra["calibration"])
+
+    def _judged_apart(self, training: np.ndarray, held_out: np.ndarray) -> ClassifiedCells | None:
+        """Labelled cells with answers of what never saw their labels, where there are more than those held out."""
+        return None
 
     def _check_label_names(self) -> None:
         """Raise where a label could be taken for a cell without one."""
@@ -231,9 +240,9 @@ class ClassificationMixin:
         return named
 
     def _classified(
-        self, adata: AnnData | None, indices: Indices | None, batch_size: int
+        self, adata: AnnData | None, indices: Indices | None, batch_size: int, *, folds: np.ndarray | None = None
     ) -> tuple[pd.Index, ClassifiedCells]:
-        """Names of the chosen cells, and the module's answer for them."""
+        """Names of the chosen cells, and the module's answer for them; `folds` ``(n_chosen,)`` say who must not."""
         model = cast("Any", self)
         aligned = model._validate_anndata(adata)
         chosen = positions(indices, aligned.n_obs)
@@ -243,7 +252,8 @@ class ClassificationMixin:
         loader = model._make_data_loader(adata=aligned, indices=chosen, batch_size=batch_size) if len(chosen) else ()
         # loaders draw, though no draw reaches the answer
         with torch.inference_mode(), isolated_randomness(model.seed):
-            parts = [classify(model.module, tensors) for tensors in loader] or parts
+            batches = loader if folds is None else with_folds(loader, folds)
+            parts = [classify(model.module, tensors) for tensors in batches] or parts
         return aligned.obs_names[chosen], joined(parts)
 
     def _judged(
@@ -267,6 +277,15 @@ def classify(module: Any, tensors: dict[str, torch.Tensor]) -> ClassifiedCells:
         codes=to_numpy(tensors[REGISTRY_KEYS.LABELS_KEY]).ravel().astype(int),
         empty=to_numpy(tensors[REGISTRY_KEYS.X_KEY].abs().sum(1)) == 0,
     )
+
+
+def with_folds(loader: Iterable[dict[str, torch.Tensor]], folds: np.ndarray) -> Iterator[dict[str, torch.Tensor]]:
+    """Mini-batches with the fold of each of their cells; `folds` are in the order of the loader."""
+    start = 0
+    for tensors in loader:
+        stop = start + len(tensors[REGISTRY_KEYS.X_KEY])
+        yield {**tensors, _keys.FOLD: torch.from_numpy(folds[start:stop]).view(-1, 1)}
+        start = stop
 
 
 def joined(parts: Sequence[ClassifiedCells]) -> ClassifiedCells:

@@ -1,10 +1,10 @@
-"""ACTINN: a multilayer perceptron over normalised expression that names cell types."""
+"""ACTINN: a committee of multilayer perceptrons over normalised expression that names cell types."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from scvi import REGISTRY_KEYS
@@ -12,6 +12,7 @@ from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deltavi import _keys
 from deltavi._errors import DeltaviError
 from deltavi.module._classified import Classified
 from deltavi.module._decoder import weight_penalty
@@ -21,10 +22,35 @@ from deltavi.module._settings import check_sizes
 TARGET_SUM = 1e4
 
 
-class ACTINN(BaseModuleClass):  # type: ignore[misc]
-    """y <- x: log2(1 + CP10k), a choice of genes, hidden layers, softmax (Ma and Pellegrini 2020).
+class Network(nn.Module):
+    """Hidden layers with rectifiers, and an output layer; Glorot's uniform weights.
 
-    The loss is the mean cross entropy plus ``weight_l2 / 2`` times the sum of squared weights; biases are free.
+    Parameters
+    ----------
+    sizes
+        Units of every layer, input and output included.
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        super().__init__()
+        *hidden, _ = sizes
+        self.hidden = nn.Sequential(*(layer for n, m in pairwise(hidden) for layer in (nn.Linear(n, m), nn.ReLU())))
+        self.output = nn.Linear(sizes[-2], sizes[-1])
+        for layer in self.linear_layers():
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def linear_layers(self) -> list[nn.Linear]:
+        """Layers with weights, from input to output."""
+        return [layer for layer in self.modules() if isinstance(layer, nn.Linear)]
+
+
+class ACTINN(BaseModuleClass):  # type: ignore[misc]
+    """y <- x: log2(1 + CP10k), a choice of genes, hidden layers, softmax (Ma and Pellegrini 2020), several times over.
+
+    The networks see the same mini-batches, each without the cells of its own fold, and the mean of their logits is
+    the answer. The loss is the mean over networks of the mean cross entropy plus ``weight_l2 / 2`` times the sum of
+    squared weights; biases are free.
 
     Parameters
     ----------
@@ -34,41 +60,48 @@ class ACTINN(BaseModuleClass):  # type: ignore[misc]
         Labels to tell apart.
     n_hidden
         Units of each hidden layer; an empty tuple makes it multinomial logistic regression.
+    n_networks
+        Networks of the committee; one is the published model.
     weight_l2
         Multiplier of half the squared weights.
     """
 
     def __init__(
-        self, n_input: int, *, n_labels: int, n_hidden: int | Sequence[int] = (100, 50, 25), weight_l2: float = 0.005
+        self,
+        n_input: int,
+        *,
+        n_labels: int,
+        n_hidden: int | Sequence[int] = (100,),
+        n_networks: int = 5,
+        weight_l2: float = 0.1,
     ) -> None:
         super().__init__()
         n_hidden = (n_hidden,) if isinstance(n_hidden, int) else tuple(n_hidden)
-        check_sizes(n_input=n_input, n_labels=n_labels, n_hidden=min(n_hidden, default=1))
-        if weight_l2 < 0:
-            raise DeltaviError(f"weight_l2 must not be negative, not {weight_l2}.")
-        self.n_input, self.n_labels, self.weight_l2 = n_input, n_labels, weight_l2
-        sizes = [n_input, *n_hidden]
-        self.hidden = nn.Sequential(*(layer for n, m in pairwise(sizes) for layer in (nn.Linear(n, m), nn.ReLU())))
-        self.output = nn.Linear(sizes[-1], n_labels)
-        self.n_latent = n_hidden[-1] if len(n_hidden) else n_labels
-        for layer in self._linear_layers():
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        check_sizes(n_input=n_input, n_labels=n_labels, n_hidden=min(n_hidden, default=1), n_networks=n_networks)
+        check_penalty(weight_l2)
+        self.n_input, self.n_labels = n_input, n_labels
+        sizes = [n_input, *n_hidden, n_labels]
+        self.networks = nn.ModuleList(Network(sizes) for _ in range(n_networks))
+        self.n_latent = n_networks * sizes[-2] if n_hidden else n_labels
         # what is learned of training cells before the first step, and kept with the weights
         self.register_buffer("gene_mask", torch.ones(n_input))
         self.register_buffer("gene_centre", torch.zeros(n_input))
         self.register_buffer("gene_scale", torch.ones(n_input))
         self.register_buffer("label_weight", torch.ones(n_labels))
         self.register_buffer("size_factor_unit", torch.ones(()))
+        self.register_buffer("weight_l2", torch.tensor(float(weight_l2)))
 
-    def _linear_layers(self) -> list[nn.Linear]:
-        return [layer for layer in self.modules() if isinstance(layer, nn.Linear)]
+    @property
+    def committee(self) -> list[Network]:
+        """The networks."""
+        return cast("list[Network]", list(self.networks))
 
     def choose_genes(self, mask: Tensor) -> None:
         """Read only the genes of `mask` ``(n_input,)``; the weights of the others are set to zero and stay there."""
         self.get_buffer("gene_mask").copy_(mask)
         with torch.no_grad():
-            self._linear_layers()[0].weight.mul_(self.get_buffer("gene_mask"))
+            for network in self.committee:
+                network.linear_layers()[0].weight.mul_(self.get_buffer("gene_mask"))
 
     def standardise(self, centre: Tensor, scale: Tensor) -> None:
         """Subtract `centre` from log expression and divide by `scale`, both ``(n_input,)``."""
@@ -78,13 +111,15 @@ class ACTINN(BaseModuleClass):  # type: ignore[misc]
     # -- the model, top to bottom ----------------------------------------------------------------------------
 
     def inference(self, expression: Tensor) -> dict[str, Tensor]:
-        """Hidden layers over log expression ``(n_cells, n_genes)``."""
+        """Last hidden layers ``(n_networks, n_cells, n_units)`` over log expression ``(n_cells, n_genes)``."""
         standardised = (expression - self.get_buffer("gene_centre")) / self.get_buffer("gene_scale")
-        return {"hidden": self.hidden(standardised * self.get_buffer("gene_mask"))}
+        read = standardised * self.get_buffer("gene_mask")
+        return {"hidden": torch.stack([network.hidden(read) for network in self.committee])}
 
     def generative(self, hidden: Tensor) -> dict[str, Tensor]:
-        """Logits of every label, ``(n_cells, n_labels)``."""
-        return {"logits": self.output(hidden)}
+        """Logits of every network and label, ``(n_networks, n_cells, n_labels)``."""
+        pairs = zip(self.committee, hidden, strict=True)
+        return {"logits": torch.stack([network.output(units) for network, units in pairs])}
 
     def loss(
         self,
@@ -93,23 +128,34 @@ class ACTINN(BaseModuleClass):  # type: ignore[misc]
         generative_outputs: dict[str, Tensor],
         kl_weight: Tensor | float = 1.0,
     ) -> LossOutput:
-        """Mean cross entropy, weighted by label, plus the penalty, in nats.
+        """Mean cross entropy, weighted by label, plus the penalty, in nats; both averaged over networks.
 
-        The cross entropy of each cell is what scvi-tools calls its reconstruction loss; there is no KL term, so
-        `kl_weight` changes nothing.
+        The cross entropy of each cell, of the networks that learn from it, is what scvi-tools calls its reconstruction
+        loss; there is no KL term, so `kl_weight` changes nothing.
         """
         logits = generative_outputs["logits"]
         codes = tensors[REGISTRY_KEYS.LABELS_KEY].long().squeeze(-1)
-        # an unlabelled cell, code -1, would add nothing
-        per_cell = F.cross_entropy(
-            logits, codes, weight=self.get_buffer("label_weight"), ignore_index=-1, reduction="none"
+        learns = self._learns(tensors, codes).to(logits.dtype)
+        weight = self.get_buffer("label_weight").to(logits.dtype)[codes.clamp_min(0)]
+        losses = weight * F.cross_entropy(
+            logits.movedim(-1, 1), codes.expand(logits.shape[:2]), ignore_index=-1, reduction="none"
         )
-        accuracy = (logits.argmax(1) == codes).float().mean()
+        # a network that learns from none of the cells has no cross entropy
+        of_networks = (learns * losses).sum(1) / learns.sum(1).clamp_min(1)
+        penalty = self.get_buffer("weight_l2") / 2 * weight_penalty(self) / len(self.networks)
+        accuracy = (logits.mean(0).argmax(1) == codes).to(logits.dtype).mean()
         return LossOutput(
-            loss=per_cell.mean() + self.weight_l2 / 2 * weight_penalty(self),
-            reconstruction_loss=per_cell,
-            extra_metrics={"classification_loss": per_cell.mean().detach(), "accuracy": accuracy},
+            loss=of_networks.mean() + penalty,
+            reconstruction_loss=(learns * losses).sum(0) / learns.sum(0).clamp_min(1),
+            extra_metrics={"classification_loss": of_networks.mean().detach(), "accuracy": accuracy},
         )
+
+    def _learns(self, tensors: dict[str, Tensor], codes: Tensor) -> Tensor:
+        """Which network learns from which cell: those outside of its fold that are labelled, as bool."""
+        fold = tensors.get(_keys.FOLD)
+        own = torch.full_like(codes, -1) if fold is None else fold.long().squeeze(-1)
+        networks = torch.arange(len(self.networks), device=codes.device).unsqueeze(1)
+        return (networks != own) & (codes >= 0)
 
     # -- classification --------------------------------------------------------------------------------------
 
@@ -137,15 +183,24 @@ class ACTINN(BaseModuleClass):  # type: ignore[misc]
         tensors
             The mini-batch, of which nothing more is used.
         """
-        logits: Tensor = self.output(self.inference(expression)["hidden"])
+        logits: Tensor = self.generative(**self.inference(expression))["logits"].mean(0)
         return logits
 
     @auto_move_data  # type: ignore[untyped-decorator]
     def classify(self, tensors: dict[str, Tensor]) -> Classified:
-        """Logits, and the last hidden layer as features; without hidden layers the logits themselves."""
+        """Mean logits, and the last hidden layers side by side as features; without hidden layers the logits.
+
+        For cells with a fold, the logits are those of the network that did not learn from them.
+        """
         hidden = self.inference(self.classifier_input(tensors))["hidden"]
-        logits = self.output(hidden)
-        return Classified(logits=logits, features=hidden if len(self.hidden) else logits, surprise=None)
+        of_networks = self.generative(hidden)["logits"]
+        logits = of_networks.mean(0)
+        features = torch.cat(list(hidden), dim=1) if len(self.committee[0].hidden) else logits
+        if _keys.FOLD in tensors:
+            fold = tensors[_keys.FOLD].long().squeeze(-1)
+            apart = of_networks[fold.clamp_min(0), torch.arange(len(fold), device=fold.device)]
+            logits = torch.where((fold >= 0).unsqueeze(1), apart, logits)
+        return Classified(logits=logits, features=features, surprise=None)
 
     # -- scvi-tools' edge ------------------------------------------------------------------------------------
 
@@ -156,3 +211,9 @@ class ACTINN(BaseModuleClass):  # type: ignore[misc]
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **_: Any
     ) -> dict[str, Any]:
         return inference_outputs
+
+
+def check_penalty(weight_l2: float) -> None:
+    """Raise if `weight_l2` is negative."""
+    if weight_l2 < 0:
+        raise DeltaviError(f"weight_l2 must not be negative, not {weight_l2}.")

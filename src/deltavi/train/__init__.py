@@ -1,7 +1,17 @@
 """Training: plans and splits over scvi-tools' trainer."""
 
+from deltavi.train._folds import FoldSplitter, assign_folds
 from deltavi.train._mixed import MixedBatches, MixedSplitter
 from deltavi.train._plan import CellSplit, ObjectivePlan, split_cells
 from deltavi.train._stratified import split_labelled
 
-__all__ = ["CellSplit", "MixedBatches", "MixedSplitter", "ObjectivePlan", "split_cells", "split_labelled"]
+__all__ = [
+    "CellSplit",
+    "FoldSplitter",
+    "MixedBatches",
+    "MixedSplitter",
+    "ObjectivePlan",
+    "assign_folds",
+    "split_cells",
+    "split_labelled",
+]

@@ -1,0 +1,93 @@
+"""Folds: each network of a committee learns from all labelled cells but its own part, which can then judge it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from scvi import settings as scvi_settings
+from scvi.dataloaders import DataSplitter
+from torch.utils.data import BatchSampler, DataLoader, Dataset, SubsetRandomSampler
+
+from deltavi import _keys
+
+
+def assign_folds(codes: np.ndarray, n_folds: int, generator: np.random.Generator) -> np.ndarray:
+    """Fold of each labelled cell, ``(n_cells,)``; -1 for cells that are in none.
+
+    Every label is dealt out evenly, and labels begin at different folds, so that small ones do not all miss in the
+    same. In no fold are unlabelled cells and the only cell of a label, which every network needs.
+
+    Parameters
+    ----------
+    codes
+        ``(n_cells,)`` label of each cell, -1 where it is unknown.
+    n_folds
+        Number of folds; one fold means none.
+    generator
+        Source of the permutations.
+    """
+    folds = np.full(len(codes), -1)
+    if n_folds == 1:
+        return folds
+    dealt = 0
+    for code in np.unique(codes[codes >= 0]):
+        members = generator.permutation(np.flatnonzero(codes == code))
+        if len(members) > 1:
+            folds[members] = (dealt + np.arange(len(members))) % n_folds
+            dealt += len(members)
+    return folds
+
+
+class FoldedDataset(Dataset[dict[str, Any]]):
+    """Cells by position, each with its fold.
+
+    Parameters
+    ----------
+    cells
+        Data set that takes a list of positions.
+    folds
+        ``(n_cells,)`` fold of each cell, -1 for none.
+    """
+
+    def __init__(self, cells: Any, folds: np.ndarray) -> None:
+        self.cells, self.folds = cells, np.asarray(folds)
+
+    def __len__(self) -> int:
+        return len(self.folds)
+
+    def __getitem__(self, positions: list[int]) -> dict[str, Any]:
+        return {**self.cells[positions], _keys.FOLD: self.folds[positions].astype(np.float32)[:, None]}
+
+
+class FoldSplitter(DataSplitter):  # type: ignore[misc]
+    """scvi-tools' splitter, whose training mini-batches say in which fold each cell is.
+
+    Parameters
+    ----------
+    adata_manager
+        Manager of the registered data.
+    folds
+        ``(n_cells,)`` fold of each cell, -1 for none.
+    sampling_seed
+        Seed of the order of cells.
+    **kwargs
+        As in :class:`scvi.dataloaders.DataSplitter`.
+    """
+
+    def __init__(self, adata_manager: Any, *, folds: np.ndarray, sampling_seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(adata_manager, **kwargs)
+        self.folds, self.sampling_seed = folds, sampling_seed
+
+    def train_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
+        """Mini-batches in a new order each epoch."""
+        order = SubsetRandomSampler(
+            np.asarray(self.train_idx).tolist(), generator=torch.Generator().manual_seed(self.sampling_seed)
+        )
+        return DataLoader(
+            FoldedDataset(self.adata_manager.create_torch_dataset(), self.folds),
+            sampler=BatchSampler(order, int(self.data_loader_kwargs.get("batch_size", 128)), drop_last=False),
+            batch_size=None,
+            num_workers=scvi_settings.dl_num_workers,
+        )
