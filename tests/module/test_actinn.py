@@ -63,20 +63,19 @@ def test_input_is_log2_of_cp10k_and_zero_for_empty_cells() -> None:
 
 def test_hooks_and_answers_agree() -> None:
     batch = tensors(n_cells=9)
-    for n_hidden, n_networks, n_features in (((5, 4), 1, 4), ((5, 4), 3, 12), ((), 2, N_LABELS), (7, 2, 14)):
+    for n_hidden, n_networks in (((5, 4), 1), ((5, 4), 3), ((), 2), (7, 2)):
         module = ACTINN(N_GENES, n_labels=N_LABELS, n_hidden=n_hidden, n_networks=n_networks).double().eval()
         answer = module.classify(batch)
         torch.testing.assert_close(module.class_logits(module.classifier_input(batch), batch), answer.logits)
-        assert answer.features.shape == (9, n_features)
-        assert module.n_latent == n_features
         assert answer.surprise is None
-        torch.testing.assert_close(module(batch)[1]["logits"].mean(0), answer.logits)
-        if n_hidden == ():
-            torch.testing.assert_close(answer.features, answer.logits)
-        else:
-            parts = answer.features.chunk(n_networks, dim=1)
-            own = [network.output(part) for network, part in zip(module.networks, parts, strict=True)]
-            torch.testing.assert_close(torch.stack(own).mean(0), answer.logits)
+        of_networks = module(batch)[1]["logits"]
+        assert of_networks.shape == (n_networks, 9, N_LABELS)
+        torch.testing.assert_close(of_networks.mean(0), answer.logits)
+        x = module.classifier_input(batch)
+        own = [network.output(network.hidden(x)) for network in module.networks]
+        torch.testing.assert_close(torch.stack(own), of_networks)
+        torch.testing.assert_close(answer.features, answer.logits - answer.logits.mean(1, keepdim=True))
+        assert module.n_latent == N_LABELS
 
 
 def test_genes_that_are_not_chosen_change_nothing_and_get_no_gradient() -> None:

@@ -201,7 +201,7 @@ class ACTINN(ClassificationMixin, AttributionMixin, FilesMixin, TrainingMixin, C
         *,
         batch_size: int = BATCH_SIZE,
     ) -> np.ndarray:
-        """Last hidden layers of each cell, network by network, ``(n_cells, n_latent)``; logits where there is none.
+        """Logits of each cell, the mean of the networks and centred within the cell, ``(n_cells, n_labels)``.
 
         Parameters
         ----------

@@ -82,7 +82,7 @@ class ACTINN(BaseModuleClass):  # type: ignore[misc]
         self.n_input, self.n_labels = n_input, n_labels
         sizes = [n_input, *n_hidden, n_labels]
         self.networks = nn.ModuleList(Network(sizes) for _ in range(n_networks))
-        self.n_latent = n_networks * sizes[-2] if n_hidden else n_labels
+        self.n_latent = n_labels
         # what is learned of training cells before the first step, and kept with the weights
         self.register_buffer("gene_mask", torch.ones(n_input))
         self.register_buffer("gene_centre", torch.zeros(n_input))
@@ -188,14 +188,14 @@ class ACTINN(BaseModuleClass):  # type: ignore[misc]
 
     @auto_move_data  # type: ignore[untyped-decorator]
     def classify(self, tensors: dict[str, Tensor]) -> Classified:
-        """Mean logits, and the last hidden layers side by side as features; without hidden layers the logits.
+        """Mean logits, and the same centred in each cell as features.
 
         For cells with a fold, the logits are those of the network that did not learn from them.
         """
-        hidden = self.inference(self.classifier_input(tensors))["hidden"]
-        of_networks = self.generative(hidden)["logits"]
+        of_networks = self.generative(**self.inference(self.classifier_input(tensors)))["logits"]
         logits = of_networks.mean(0)
-        features = torch.cat(list(hidden), dim=1) if len(self.committee[0].hidden) else logits
+        # hidden units vary in many directions that mean nothing for the labels, in which strangers are not seen
+        features = logits - logits.mean(1, keepdim=True)
         if _keys.FOLD in tensors:
             fold = tensors[_keys.FOLD].long().squeeze(-1)
             apart = of_networks[fold.clamp_min(0), torch.arange(len(fold), device=fold.device)]
