@@ -1,9 +1,14 @@
-"""Annotation of cell types: macro-F1, calibration and the recognition of types that the reference lacks.
+r"""Annotation of cell types: macro-F1, calibration and the recognition of types that the reference lacks.
 
     python benchmarks/annotation.py --jobs 2 --cache CACHE --write docs/benchmarks/annotation.md
 
 The tasks are in annotation_tasks.py, the methods in annotation_peers.py and annotation_ours.py. Every run leaves a
 small file in the folder of --cache, so that an interrupted benchmark goes on where it was. One thread per process.
+With --settings LABELVI is compared with itself, one setting changed at a time:
+
+    python benchmarks/annotation.py --settings --tasks a_all,b_celseq,c_pbmc3k --seeds 2 --jobs 2 --cache CACHE \
+        --write docs/benchmarks/annotation_settings.md
+
 All runs are also written to a table beside the page; --resume puts those of its methods that are named into the cache,
 which spares hours for peers that have not changed.
 """
@@ -18,7 +23,6 @@ import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,8 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
 import pandas as pd  # noqa: E402 - the thread count must be set before NumPy is loaded
+from annotation_ours import METHODS as OWN  # noqa: E402
+from annotation_ours import SETTINGS  # noqa: E402
 from annotation_page import page  # noqa: E402
 from annotation_peers import PEERS, Peer  # noqa: E402
 from annotation_tasks import NAMES, Result, Task, build_task, default_folder, family  # noqa: E402
@@ -36,7 +42,6 @@ from deltavi.metrics import calibration  # noqa: E402
 
 Method = Callable[[Task, int], Result]
 LEVEL = 0.05
-OURS = ("labelvi", "logistic_deltavi", "actinn", "actinn_published")
 
 
 def from_peer(peer: Peer) -> Method:
@@ -53,19 +58,7 @@ def from_peer(peer: Peer) -> Method:
     return method
 
 
-def from_ours(name: str) -> Method:
-    """The method `name` of annotation_ours.py, which is imported when it is first called."""
-
-    def method(task: Task, seed: int) -> Result:
-        from annotation_ours import METHODS as ours
-
-        return ours[name](task, seed)
-
-    return method
-
-
-METHODS: dict[str, Method] = {name: from_ours(name) for name in OURS}
-METHODS |= {name: from_peer(peer) for name, peer in PEERS.items()}
+METHODS: dict[str, Method] = {**OWN, **{name: from_peer(peer) for name, peer in PEERS.items()}}
 
 
 def score(task: Task, result: Result) -> dict[str, float]:
@@ -160,11 +153,12 @@ def chosen(text: str, known: Iterable[str]) -> list[str]:
 
 def arguments() -> argparse.Namespace:
     """Parsed command line."""
-    available = [name for name in METHODS if name not in OURS or find_spec("annotation_ours")]
+    usual = [name for name in METHODS if name not in SETTINGS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=default_folder(), help="folder of the h5ad files")
     parser.add_argument("--tasks", default=",".join(NAMES), help="comma-separated (default: all)")
-    parser.add_argument("--methods", default=",".join(available), help="comma-separated (default: all)")
+    parser.add_argument("--methods", default=",".join(usual), help="comma-separated (default: all)")
+    parser.add_argument("--settings", action="store_true", help="compare settings of LABELVI, instead of methods")
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0")
     parser.add_argument("--jobs", type=int, default=1, help="processes, each of one thread")
     parser.add_argument("--cache", type=Path, required=True, help="folder with a small file per run")
@@ -172,6 +166,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--resume", default="", help="comma-separated methods whose runs are taken from that table")
     parser.add_argument("--collect", action="store_true", help="run nothing: write what the cache holds")
     options = parser.parse_args()
+    if options.settings:
+        options.methods = ",".join(["labelvi", *SETTINGS])
     options.tasks, options.methods = chosen(options.tasks, NAMES), chosen(options.methods, METHODS)
     return options
 

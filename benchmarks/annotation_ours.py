@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from anndata import AnnData
@@ -31,7 +32,7 @@ def answers(model: Any, started: float) -> Result:
     return Result(probabilities, scores["strangeness"].to_numpy(), scores["p_value"].to_numpy(), seconds)
 
 
-def labelvi(task: Task, seed: int) -> Result:
+def labelvi(task: Task, seed: int, **settings: Any) -> Result:
     """LABELVI on labelled and unlabelled cells together, the study as batch."""
     started, adata = time.process_time(), cells_of(task)
     with quiet():
@@ -42,7 +43,7 @@ def labelvi(task: Task, seed: int) -> Result:
             batch_key="batch",
             size_factor_key="total_counts",
         )
-        model = LABELVI(adata, seed=seed)
+        model = LABELVI(adata, seed=seed, **settings)
         model.train(**QUIET)
         return answers(model, started)
 
@@ -69,9 +70,20 @@ def actinn_published(task: Task, seed: int) -> Result:
     return actinn(task, seed, plan=ACTINN.published_plan, **ACTINN.published)
 
 
+# One setting of LABELVI changed at a time.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "dropout of 0.1": {"dropout_rate": 0.1},
+    "hidden layer in the classifier": {"classifier_layers": 1},
+    "labels count alike": {"class_balance": 1.0},
+    "classification weight 10": {"classification_weight": 10.0},
+    "encoder of log1p counts": {"encoder_input": "log1p"},
+    "uniform prior of labels": {"y_prior": "uniform"},
+    "zero-inflated": {"gene_likelihood": "zinb"},
+}
 METHODS: dict[str, Callable[[Task, int], Result]] = {
     "labelvi": labelvi,
     "logistic_deltavi": logistic,
     "actinn": actinn,
     "actinn_published": actinn_published,
+    **{name: partial(labelvi, **settings) for name, settings in SETTINGS.items()},
 }

@@ -96,8 +96,9 @@ def task_sizes(records: pd.DataFrame) -> pd.DataFrame:
 def command(options: argparse.Namespace, records: pd.DataFrame) -> str:
     """The command that makes the page, without folders of this machine."""
     parts = ["python benchmarks/annotation.py", f"--seeds {options.seeds}", f"--jobs {options.jobs}", "--cache CACHE"]
-    parts += [f"--tasks {','.join(options.tasks)}", f"--methods {','.join(records['method'].unique())}"]
-    return " ".join([*parts, "--write docs/benchmarks/annotation.md"])
+    methods = "--settings" if options.settings else f"--methods {','.join(records['method'].unique())}"
+    name = "annotation_settings" if options.settings else "annotation"
+    return " ".join([*parts, f"--tasks {','.join(options.tasks)}", methods, f"--write docs/benchmarks/{name}.md"])
 
 
 def versions() -> Iterator[str]:
@@ -111,7 +112,11 @@ def versions() -> Iterator[str]:
 
 def sections(records: pd.DataFrame, options: argparse.Namespace) -> Iterator[str]:
     """Sections of the page."""
-    yield "# Annotation of cell types"
+    if options.settings:
+        yield "# Settings of LABELVI"
+        yield "The column *labelvi* has the defaults; in each of the others one setting is changed."
+    else:
+        yield "# Annotation of cell types"
     yield (
         "Labels are known for the reference only; reference and query cells are in the data together, so that methods "
         "may learn from all of them. 2,000 genes, chosen without labels. "

@@ -112,7 +112,7 @@ class PredictContract:
         assert model.predict(indices=mask).equals(labels[mask])
         assert model.get_open_set_scores(indices=mask).index.equals(labels.index[mask])
 
-    @pytest.mark.parametrize("wrong", [[100_000], [True, False], [0.5], [[1, 2]], ["CELL000001"]])
+    @pytest.mark.parametrize("wrong", [[100_000], [-1], [True, False], [0.5], [[1, 2]], ["CELL000001"]])
     def test_indices_that_fit_no_cell(self, fit: tuple[Any, AnnData], wrong: list[Any]) -> None:
         with pytest.raises(DeltaviError, match="indices"):
             fit[0].predict(indices=wrong)

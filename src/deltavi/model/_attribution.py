@@ -17,10 +17,11 @@ from torch import Tensor
 
 import deltavi
 from deltavi import _keys
-from deltavi._errors import DeltaviError, examples, unknown_category
+from deltavi._errors import DeltaviError, unknown_category
 from deltavi._random import isolated_randomness
 from deltavi.data._fields import user_columns
 from deltavi.metrics._matrix import check_count
+from deltavi.model._cells import Indices, positions
 
 Logits: TypeAlias = Callable[..., Tensor]
 Integrate: TypeAlias = Callable[..., Tensor]
@@ -41,7 +42,7 @@ class AttributionMixin:
         adata: AnnData | None = None,
         *,
         label: str | None = None,
-        indices: Sequence[int] | np.ndarray | None = None,
+        indices: Indices | None = None,
         n_steps: int = 50,
         batch_size: int = 128,
     ) -> AnnData:
@@ -101,7 +102,9 @@ class AttributionMixin:
         names = [str(name) for name in model.label_names]
         code = None if label is None else _code_of(label, names)
         cells = model._validate_anndata(adata)
-        chosen = _positions(indices, cells.n_obs)
+        chosen = positions(indices, cells.n_obs)
+        if not len(chosen):
+            raise DeltaviError("indices chooses no cell: there is nothing to explain.")
         model.module.eval()  # without dropout, and with the running means of normalisation layers
         with isolated_randomness(0):  # loaders draw, though no draw reaches the answer
             loader = model._make_data_loader(adata=cells, indices=chosen, batch_size=batch_size)
@@ -197,27 +200,6 @@ def _code_of(label: str, names: list[str]) -> int:
     if str(label) not in names:
         raise unknown_category("label", label, names, among="the model")
     return names.index(str(label))
-
-
-def _positions(indices: Sequence[int] | np.ndarray | None, n_cells: int) -> np.ndarray:
-    """Positions of the chosen cells, at least one."""
-    if indices is None:
-        return np.arange(n_cells)
-    given = np.asarray(indices)
-    is_mask = given.dtype.kind == "b"
-    if given.ndim != 1 or (given.size and given.dtype.kind not in "iub"):
-        raise DeltaviError("indices must be a one-dimensional array of positions or a mask over all cells.")
-    if is_mask and len(given) != n_cells:
-        raise DeltaviError(f"The mask indices has {len(given)} entries for {n_cells} cells.")
-    chosen = np.flatnonzero(given) if is_mask else given.astype(np.int64)
-    if not len(chosen):
-        raise DeltaviError("indices chooses no cell: there is nothing to explain.")
-    outside = chosen[(chosen < 0) | (chosen >= n_cells)]
-    if len(outside):
-        raise DeltaviError(
-            f"{len(outside)} of {len(chosen)} indices lie outside 0..{n_cells - 1} (for example {examples(outside)})."
-        )
-    return chosen
 
 
 def _warn_if_coarse(explained: _Explained, n_steps: int) -> None:

@@ -18,9 +18,9 @@ from deltavi._random import isolated_randomness
 from deltavi.annotation import Calibration, ClassifiedCells, TemperaturePrior
 from deltavi.annotation._conformal import cells_needed
 from deltavi.likelihood._base import to_numpy
+from deltavi.model._cells import Indices, positions
 
 BATCH_SIZE = 512
-Indices = Sequence[int] | np.ndarray
 
 
 class ClassificationMixin:
@@ -308,26 +308,6 @@ def _nothing(module: Any, n_labels: int) -> ClassifiedCells:
         codes=np.zeros(0, dtype=int),
         empty=np.zeros(0, dtype=bool),
     )
-
-
-def positions(indices: Indices | None, n_cells: int) -> np.ndarray:
-    """`indices` or a mask as positions ``(n_chosen,)``; all cells for ``None``.
-
-    Raises
-    ------
-    DeltaviError
-        If there are no such cells.
-    """
-    if indices is None:
-        return np.arange(n_cells)
-    given = np.asarray(indices)
-    if given.ndim != 1 or (given.size and given.dtype.kind not in "iub"):
-        raise DeltaviError("indices must be a one-dimensional array of positions or a mask over all cells.")
-    try:
-        chosen: np.ndarray = np.arange(n_cells)[given if given.size else given.astype(int)]
-    except IndexError as error:
-        raise DeltaviError(f"indices do not fit {n_cells} cells: {error}.") from error
-    return chosen
 
 
 def _check_reject(reject: float, soft: bool, n_held_out: int) -> None:
