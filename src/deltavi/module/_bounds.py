@@ -60,18 +60,20 @@ class BoundsMixin:
         module = cast("Any", self)
         inference = module.inference(**module._get_inference_input(tensors), n_samples=n_samples)
         generative = module.generative(**module._get_generative_input(tensors, inference))
-        z = inference[MODULE_KEYS.Z_KEY]
-        x = tensors[REGISTRY_KEYS.X_KEY]
-        weights = self._log_ratio_of_z(generative["likelihood"], x, z, inference[MODULE_KEYS.QZ_KEY])
+        weights = self._log_ratio_of_z(generative["likelihood"], tensors, inference)
         if module.library == "learned":
             prior = module.library_prior(tensors[REGISTRY_KEYS.BATCH_KEY])
             log_library = inference[MODULE_KEYS.LIBRARY_KEY]
             weights = weights + _log_ratio(prior, inference[MODULE_KEYS.QL_KEY], log_library)
         return weights
 
-    def _log_ratio_of_z(self, likelihood: Likelihood, x: Tensor, z: Tensor, posterior: Distribution) -> Tensor:
+    def _log_ratio_of_z(
+        self, likelihood: Likelihood, tensors: dict[str, Tensor], inference_outputs: dict[str, Any]
+    ) -> Tensor:
         """log p(x | z) p(z) - log q(z | x) of each sample; a prior with latent variables of its own overrides it."""
-        return likelihood.log_prob(x) + _log_ratio(standard_normal_like(z), posterior, z)
+        z = inference_outputs[MODULE_KEYS.Z_KEY]
+        log_likelihood = likelihood.log_prob(tensors[REGISTRY_KEYS.X_KEY])
+        return log_likelihood + _log_ratio(standard_normal_like(z), inference_outputs[MODULE_KEYS.QZ_KEY], z)
 
 
 def _log_ratio(prior: Distribution, posterior: Distribution, value: Tensor) -> Tensor:

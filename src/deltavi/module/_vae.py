@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -164,9 +165,8 @@ class VAE(BoundsMixin, BaseModuleClass):  # type: ignore[misc]
         encoded = self.covariate_sizes if encode_covariates else ()
         n_encoder_input = n_input + n_continuous_cov * encode_covariates
         encoder = architecture("encoder", n_layers, dropout_rate)
-        self.z_encoder = GaussianEncoder(
-            n_encoder_input, n_latent, architecture=encoder, covariates=encoded, posterior=posterior
-        )
+        self._new_encoder = partial(GaussianEncoder, n_encoder_input, architecture=encoder, covariates=encoded)
+        self.z_encoder = self._new_encoder(n_latent, posterior=posterior)
         if library == "learned":
             if library_log_means is None or library_log_vars is None:
                 raise ValueError("A learned library needs library_log_means and library_log_vars.")
