@@ -51,11 +51,15 @@ class UnseenCategoryWarning(DeltaviWarning):
 
 
 class CalibrationWarning(DeltaviWarning):
-    """No labelled cell was held out: probabilities are as the network gives them, and no cell can be rejected."""
+    """No labelled cell was held out: the temperature rests on less, and no cell can be rejected."""
 
 
 class LabelWarning(DeltaviWarning):
     """Labels are usable but may not be what was meant: near-duplicates, mixed types, labels of a single cell."""
+
+
+class MixtureWarning(DeltaviWarning):
+    """A mixture that uses fewer of its components than it should."""
 
 
 class DuplicateNameWarning(DeltaviWarning):

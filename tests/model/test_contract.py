@@ -8,6 +8,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from deltavi.model import ACTINN, LABELVI, SCGEN, VAE
+from deltavi.model._mixvi import MIXVI
 from tests.model.conftest import SETUP, log_normalised
 from tests.model.contract import ModelContract
 from tests.model.count_contract import CountContract
@@ -84,3 +85,28 @@ class TestLABELVIWithEveryOption(PredictContract, CountContract):
         "condition_in_decoder": True,
         "class_balance": 1.0,
     }
+
+
+class TestMIXVI(PredictContract, CountContract):
+    model_class = MIXVI
+    init: ClassVar[dict[str, Any]] = {"n_hidden": 16, "n_latent": 4, "n_components": 5}
+
+
+class TestConditionalMIXVI(PredictContract, CountContract):
+    model_class = MIXVI
+    init: ClassVar[dict[str, Any]] = {
+        "n_hidden": 16,
+        "n_latent": 4,
+        "n_w": 2,
+        "conditional": True,
+        "y_prior": "dirichlet",
+        "w_prior": "learned",
+        "z_term": "mc",
+        "classifier": "mean",
+    }
+
+
+class TestClustering(CountContract):
+    model_class = MIXVI
+    init: ClassVar[dict[str, Any]] = {"n_hidden": 16, "n_latent": 4, "n_components": 4, "y_prior": "learned"}
+    setup: ClassVar[dict[str, Any]] = {key: value for key, value in SETUP.items() if key != "labels_key"}

@@ -234,5 +234,5 @@ def check_mixture(*, n_components: int, n_labels: int, alpha: float) -> None:
             f"n_components={n_components} leaves labels without a component: there are {n_labels}. Ask for at least "
             "as many; further ones stay free for cells of other types."
         )
-    if not alpha > 0:
-        raise DeltaviError(f"alpha must be positive, not {alpha!r}.")
+    if not 0 < alpha < math.inf:
+        raise DeltaviError(f"alpha must be positive and finite, not {alpha!r}.")

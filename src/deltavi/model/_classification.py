@@ -177,8 +177,12 @@ class ClassificationMixin:
         cast("Any", super())._after_training()
         if self.reference_calibration is not None and not self._sees_every_label():
             self.calibration = self.reference_calibration
-            return
-        self.calibrate()
+        elif self._has_labels():
+            self.calibrate()
+
+    def _has_labels(self) -> bool:
+        """Whether there is anything to calibrate with."""
+        return True
 
     def _keep_of_reference(self, reference: Any) -> None:
         cast("Any", super())._keep_of_reference(reference)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-import pandas as pd
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
@@ -14,10 +13,11 @@ from deltavi import _keys
 from deltavi._compat import SETUP_ARGS_KEY
 from deltavi._errors import DeltaviError, examples
 from deltavi.annotation import TemperaturePrior
-from deltavi.data._labels import LabelField, as_text
+from deltavi.data._labels import LabelField
 from deltavi.model._attribution import AttributionMixin
 from deltavi.model._base import aligned_copy
-from deltavi.model._classification import BATCH_SIZE, ClassificationMixin
+from deltavi.model._classification import ClassificationMixin
+from deltavi.model._groups import PredictedGroupsMixin
 from deltavi.model._totals import TotalCountsMixin
 from deltavi.model._vae import VAE, named_arguments
 from deltavi.module import LABELVI as LABELVIModule
@@ -31,7 +31,7 @@ THINNING = 0.2
 TEMPERATURE = TemperaturePrior(median=1.7, spread=0.25)
 
 
-class LABELVI(ClassificationMixin, AttributionMixin, TotalCountsMixin, VAE):
+class LABELVI(PredictedGroupsMixin, ClassificationMixin, AttributionMixin, TotalCountsMixin, VAE):
     """Semi-supervised annotation of cells with a generative model of their counts.
 
     A latent state z1 generates the counts, and a label y with a basal state z2 generates z1; labelled cells enter
@@ -91,11 +91,7 @@ class LABELVI(ClassificationMixin, AttributionMixin, TotalCountsMixin, VAE):
     ) -> None:
         if adata is None and registry is None:
             raise DeltaviError("LABELVI needs an AnnData that LABELVI.setup_anndata has registered.")
-        if adata is not None and gene_likelihood != "normal":
-            # among the arguments, so that a file remembers them
-            decodes_shares = kwargs.get("library") in (None, "size_factor")
-            activation = self._activation(adata) if decodes_shares else {}
-            kwargs = {**activation, "size_factor_unit": self._size_factor_unit(adata), **kwargs}
+        kwargs = self._settings_of_totals(adata, gene_likelihood, kwargs)
         super().__init__(
             adata,
             registry,
@@ -234,21 +230,6 @@ class LABELVI(ClassificationMixin, AttributionMixin, TotalCountsMixin, VAE):
         codes = self._label_codes()[split.train]
         counts = np.bincount(codes[codes >= 0], minlength=len(self.label_names))
         self.module.set_label_frequencies(torch.from_numpy(counts))
-
-    # -- perturbation ----------------------------------------------------------------------------------------
-
-    def _groups(self, adata: AnnData) -> np.ndarray:
-        """Label of each cell, which may be new to the model; the predicted one where none is given."""
-        aligned = self._validate_anndata(None if adata is self._adata else adata)
-        cells = self._classified(aligned, None, BATCH_SIZE)[1]
-        predicted: np.ndarray = self.label_names[cells.logits.argmax(1)]
-        key, unlabeled = self._setup_argument("labels_key"), self._setup_argument("unlabeled_category")
-        if key not in adata.obs:
-            return predicted
-        positions, found = pd.factorize(adata.obs[key])
-        names = np.array([*(as_text(value) for value in found), None], dtype=object)[positions]
-        unknown = pd.isna(names) | ((names == as_text(unlabeled)) & (unlabeled is not None))
-        return np.where(unknown, predicted, names)
 
 
 def _settings_of(vae: VAE) -> dict[str, Any]:

@@ -16,6 +16,16 @@ from deltavi.data._checks import are_relative, cell_totals, row_blocks
 class TotalCountsMixin:
     """Carries how a decoder starts, and what its activation is, where totals are given."""
 
+    def _settings_of_totals(
+        self, adata: AnnData | None, gene_likelihood: str, settings: dict[str, Any]
+    ) -> dict[str, Any]:
+        """`settings` of the module, with what the totals of `adata` decide; to be among the arguments a file keeps."""
+        if adata is None or gene_likelihood == "normal":
+            return settings
+        decodes_shares = settings.get("library") in (None, "size_factor")
+        activation = self._activation(adata) if decodes_shares else {}
+        return {**activation, "size_factor_unit": self._size_factor_unit(adata), **settings}
+
     def _activation(self, adata: AnnData) -> dict[str, Any]:
         """Shares of the given total, with a rest for genes outside the model; free rates for relative factors."""
         factors = self._size_factors(adata)

@@ -100,7 +100,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
         if early_stopping:
             trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
             trainer_kwargs.setdefault("early_stopping_warmup_epochs", plan["n_epochs_kl_warmup"] or 0)
-        trainer_kwargs["callbacks"] = list(trainer_kwargs.get("callbacks") or [])
+        trainer_kwargs["callbacks"] = [*(trainer_kwargs.get("callbacks") or []), *self._own_callbacks(split, epochs)]
         # lightning warns of fewer mini-batches than its logging interval, and of modules left in evaluation mode
         trainer_kwargs.setdefault("log_every_n_steps", min(10, max(1, len(split.train) // batch_size)))
         self.module.train()
@@ -134,6 +134,10 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
     def _loading_options(self, seed: int) -> dict[str, Any]:
         """Further arguments of the data splitter, for a model that has one of its own."""
         return {}
+
+    def _own_callbacks(self, split: CellSplit, max_epochs: int) -> list[Any]:
+        """Callbacks of the model itself, after those of the user."""
+        return []
 
     def _before_training(self, split: CellSplit) -> None:
         """Hook for what a model learns of its training cells before the first step."""

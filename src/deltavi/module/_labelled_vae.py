@@ -102,9 +102,10 @@ class LabelledVAE(VAE):
             return logits.sum() * 0.0, torch.zeros((), device=logits.device)
         logits, code = logits[..., known, :], code[known]
         log_frequencies = self.get_buffer("label_frequencies").log()
-        # components beyond the labels have no frequency
-        adjustment = F.pad(self.logit_adjustment * log_frequencies, (0, logits.shape[-1] - self.n_labels))
-        adjusted = logits + adjustment
+        # a component beyond the labels competes like the rarest of them
+        n_free = logits.shape[-1] - self.n_labels
+        frequencies = torch.cat([log_frequencies, log_frequencies.min().expand(n_free)])
+        adjusted = logits + self.logit_adjustment * frequencies
         per_cell = -adjusted.log_softmax(-1).gather(-1, code.expand(adjusted.shape[:-1]).unsqueeze(-1)).squeeze(-1)
         per_cell = per_cell.mean(0) if per_cell.dim() > 1 else per_cell
         right = (logits.argmax(-1) == code).float().mean()
@@ -144,7 +145,7 @@ class LabelledVAE(VAE):
         if inference[MODULE_KEYS.QL_KEY] is not None:
             inference[MODULE_KEYS.LIBRARY_KEY] = inference[MODULE_KEYS.QL_KEY].loc
         # a label that happens to be known must not make a cell look more ordinary than one without
-        unlabelled = {**tensors, REGISTRY_KEYS.LABELS_KEY: torch.full_like(tensors[REGISTRY_KEYS.LABELS_KEY], -1)}
+        unlabelled = {**tensors, REGISTRY_KEYS.LABELS_KEY: torch.full_like(tensors[REGISTRY_KEYS.BATCH_KEY], -1)}
         likelihood = self.generative(**self._get_generative_input(unlabelled, inference))["likelihood"]
         x = tensors[REGISTRY_KEYS.X_KEY]
         surprise = torch.stack([-likelihood.log_prob(x), x.sum(-1).clamp_min(1.0).log()], dim=-1)

@@ -38,8 +38,19 @@ class LABELVI(LabelledVAE):
         p(y): ``"uniform"``, ``"empirical"`` (frequencies among labelled training cells) or ``"learned"``.
     classifier_layers
         Hidden layers of q(y | z1); zero makes it linear.
-    classification_weight, class_balance, logit_adjustment, encoder_input, n_hidden, dropout_rate, **kwargs
-        As in :class:`deltavi.module.LabelledVAE`.
+    classification_weight
+        Weight of the mean cross entropy over labelled cells, beside the mean negative bound over all cells. On the
+        scale of sums over cells it is alpha = weight x (cells / labelled cells).
+    class_balance
+        How much rare labels count in the cross entropy: 0 as often as they occur, 1 all alike; in between, label y
+        weighs frequency^(1 - class_balance).
+    logit_adjustment
+        Multiplier of log frequencies added to the logits in training only (Menon et al. 2021).
+    encoder_input
+        ``"log1p"`` of counts as in scVI, or ``"log1p_cp10k"``, which does not change with sequencing depth; the total
+        is the size factor where one is registered.
+    n_hidden, dropout_rate, **kwargs
+        As in :class:`deltavi.module.VAE`; ``size_factor_unit``, the counts that a size factor of one stands for.
     """
 
     def __init__(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.module import Classifier
@@ -82,7 +84,7 @@ class MIXVI(LabelledVAE):
     free_bits_w, free_bits_y
         Nats of every dimension of w (mean of a mini-batch), and of y, that cost nothing.
     n_hidden, dropout_rate, classification_weight, class_balance, logit_adjustment, encoder_input, **kwargs
-        As in :class:`deltavi.module.LabelledVAE`.
+        As in :class:`deltavi.module.LABELVI` and :class:`deltavi.module.VAE`.
     """
 
     def __init__(
@@ -113,7 +115,9 @@ class MIXVI(LabelledVAE):
         check_sizes(n_components=n_components)
         check_mixture(n_components=n_components, n_labels=n_labels, alpha=alpha)
         _check_settings(y_prior=y_prior, w_prior=w_prior, z_term=z_term, classifier=classifier)
-        _check_floors(n_w=n_w, free_bits_w=free_bits_w, free_bits_y=free_bits_y)
+        _check_w(n_w=n_w, w_prior=w_prior, free_bits_w=free_bits_w)
+        if not 0 <= free_bits_y < math.inf:
+            raise DeltaviError(f"free_bits_y must not be negative, not {free_bits_y!r}.")
         if kwargs.get("dispersion") == "gene-label":
             raise DeltaviError("MIXVI has no dispersion by label: its components need not be labels.")
         if conditional:
@@ -158,6 +162,8 @@ class MIXVI(LabelledVAE):
         if y_prior == "learned":
             self.prior_logits = nn.Parameter(torch.zeros(n_components))
         self.register_buffer("alpha", torch.full((n_components,), float(alpha)))
+        # before its components are placed the model is a VAE with a standard normal prior
+        self.is_placed = True
         # over which the prior of p(y) is shared out
         self.register_buffer("n_cells", torch.ones(()))
 
@@ -199,6 +205,8 @@ class MIXVI(LabelledVAE):
         `kl_weight` anneals the terms of z, w and y. Cells that were drawn again for their label enter the cross
         entropy only.
         """
+        if not self.is_placed:
+            return self._loss_before_placement(tensors, inference_outputs, generative_outputs, kl_weight)
         once, code = first_draws(tensors), self._codes(tensors)
         z, posterior = inference_outputs[MODULE_KEYS.Z_KEY], inference_outputs[MODULE_KEYS.QZ_KEY]
         state = inference_outputs["w"]
@@ -211,7 +219,7 @@ class MIXVI(LabelledVAE):
             "y": self._y_term(weights, z[..., once, :]),
         }
         kl = {name: value.mean(0) if value.dim() > 1 else value for name, value in kl.items()}
-        kl["w"] = torch.zeros_like(kl["z"]) if state is None else self._w_term(state, tensors)[once]
+        kl["w"] = torch.zeros_like(kl["z"]) if state is None else self._w_term(state, tensors, once)
         log_prob = generative_outputs["likelihood"].log_prob(tensors[REGISTRY_KEYS.X_KEY][once])
         reconstruction = -(log_prob.mean(0) if log_prob.dim() > 1 else log_prob)
         kl_library = inference_outputs["kl"].get("l")
@@ -228,6 +236,19 @@ class MIXVI(LabelledVAE):
             extra_metrics={"classification_loss": cross_entropy.detach(), "accuracy": accuracy},
         )
 
+    def _loss_before_placement(
+        self,
+        tensors: dict[str, Tensor],
+        inference_outputs: dict[str, Any],
+        generative_outputs: dict[str, Any],
+        kl_weight: Tensor | float,
+    ) -> LossOutput:
+        """Loss of the VAE, of cells on their regular turn."""
+        once = first_draws(tensors)
+        of_cells = {**tensors, REGISTRY_KEYS.X_KEY: tensors[REGISTRY_KEYS.X_KEY][once]}
+        kl = {name: value[once] for name, value in inference_outputs["kl"].items()}
+        return super().loss(of_cells, {**inference_outputs, "kl": kl}, generative_outputs, kl_weight)
+
     # -- terms -----------------------------------------------------------------------------------------------
 
     def _y_term(self, weights: LabelWeights, z: Tensor) -> Tensor:
@@ -243,9 +264,9 @@ class MIXVI(LabelledVAE):
             term = prior_term(weights, self.log_prior)
         return term.clamp_min(self.free_bits_y)
 
-    def _w_term(self, state: GaussianState, tensors: dict[str, Tensor]) -> Tensor:
+    def _w_term(self, state: GaussianState, tensors: dict[str, Tensor], once: Tensor) -> Tensor:
         """KL[q(w | x) || p(w | c)] of each cell, above its free nats, ``(n_cells,)``."""
-        per_dimension = kl_divergence(state.posterior, self._w_prior(state.posterior.loc, tensors))
+        per_dimension = kl_divergence(state.posterior, self._w_prior(state.posterior.loc, tensors))[once]
         if self.free_bits_w > 0:
             per_dimension = per_dimension.mean(0).clamp_min(self.free_bits_w).expand_as(per_dimension)
         return per_dimension.sum(-1)
@@ -253,7 +274,7 @@ class MIXVI(LabelledVAE):
     def _w_prior(self, like: Tensor, tensors: dict[str, Tensor]) -> Normal:
         if self.w_prior == "standard":
             return standard_normal_like(like)
-        rows = soft_one_hot(tensors[_keys.CONDITION], self.n_conditions)
+        rows = soft_one_hot(tensors[_keys.CONDITION], self.n_conditions).to(like.dtype)
         loc, scale = rows @ self.w_prior_loc, (rows @ self.w_prior_log_scale).exp()
         return Normal(loc.expand_as(like), scale.expand_as(like), validate_args=False)
 
@@ -299,6 +320,13 @@ class MIXVI(LabelledVAE):
         return self.component_logits_of(z, encoder_input, covariates, tensors)[:, : self.n_labels or None]
 
     @auto_move_data  # type: ignore[untyped-decorator]
+    def latent_means(self, tensors: dict[str, Tensor]) -> Tensor:
+        """Posterior mean of z, ``(n_cells, n_latent)``."""
+        encoder_input, covariates = self._encoder_input(self.classifier_input(tensors), **self._shared_input(tensors))
+        mean: Tensor = self.z_encoder(encoder_input, *covariates).posterior.loc
+        return mean
+
+    @auto_move_data  # type: ignore[untyped-decorator]
     def responsibilities(self, tensors: dict[str, Tensor]) -> Tensor:
         """q(y | z) at the posterior mean of z, ``(n_cells, n_components)``."""
         encoder_input, covariates = self._encoder_input(self.classifier_input(tensors), **self._shared_input(tensors))
@@ -311,7 +339,9 @@ class MIXVI(LabelledVAE):
         return gaussian_state(self.w_encoder, encoder_input, *covariates, n_samples=n_samples) if self.n_w else None
 
     def _rows(self, tensors: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        return (soft_one_hot(tensors[_keys.CONDITION], self.n_conditions),) if self.conditional else ()
+        if not self.conditional:
+            return ()
+        return (soft_one_hot(tensors[_keys.CONDITION], self.n_conditions).to(self.get_buffer("alpha").dtype),)
 
     def _codes(self, tensors: dict[str, Tensor]) -> Tensor:
         """Label of each cell, -1 where it is unknown and where nothing is labelled, ``(n_cells, 1)``."""
@@ -344,9 +374,10 @@ def _check_settings(**settings: str) -> None:
             raise unknown_category(name, value, ALLOWED[name], among="the settings")
 
 
-def _check_floors(*, n_w: int, free_bits_w: float, free_bits_y: float) -> None:
-    if isinstance(n_w, bool) or int(n_w) != n_w or n_w < 0:
+def _check_w(*, n_w: int, w_prior: str, free_bits_w: float) -> None:
+    if not isinstance(n_w, int | np.integer) or isinstance(n_w, bool) or n_w < 0:
         raise DeltaviError(f"n_w must be a whole number of at least 0, not {n_w!r}.")
-    for name, value in (("free_bits_w", free_bits_w), ("free_bits_y", free_bits_y)):
-        if value < 0:
-            raise DeltaviError(f"{name} must not be negative, not {value!r}.")
+    if not 0 <= free_bits_w < math.inf:
+        raise DeltaviError(f"free_bits_w must not be negative, not {free_bits_w!r}.")
+    if n_w == 0 and (w_prior == "learned" or free_bits_w > 0):
+        raise DeltaviError("w_prior='learned' and free_bits_w are about w, of which n_w=0 leaves none.")

@@ -1,0 +1,446 @@
+"""MIXVI: clusters, labels and conditions in one mixture over the latent space of counts."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from lightning.pytorch.callbacks import Callback
+from scvi import REGISTRY_KEYS
+from sklearn.cluster import KMeans
+
+from deltavi._compat import SETUP_ARGS_KEY
+from deltavi._errors import DeltaviError, InputDataWarning, MixtureWarning
+from deltavi._random import isolated_randomness
+from deltavi.annotation import Calibration
+from deltavi.data._labels import LabelField
+from deltavi.latent import Usage
+from deltavi.model._attribution import AttributionMixin
+from deltavi.model._cells import Indices, positions
+from deltavi.model._classification import BATCH_SIZE, ClassificationMixin
+from deltavi.model._groups import PredictedGroupsMixin
+from deltavi.model._totals import TotalCountsMixin
+from deltavi.model._vae import VAE, named_arguments
+from deltavi.module._mixvi import MIXVI as MIXVIModule
+from deltavi.train import CellSplit, MixedSplitter, split_labelled
+
+# Components beyond the labels, and components without any.
+FREE_COMPONENTS, UNLABELLED_COMPONENTS = 10, 20
+# Share of the epochs before components are placed: the plain VAE first finds where the cells lie.
+WARMUP = 0.3
+# Below this effective number of components a mixture of several has collapsed.
+COLLAPSED = 1.5
+PLACEMENTS = 10
+
+
+class PlaceComponents(Callback):
+    """Places the components of a mixture when an epoch begins.
+
+    Parameters
+    ----------
+    model
+        A model with a mixture.
+    cells
+        Positions of training cells.
+    epoch
+        The epoch.
+    """
+
+    def __init__(self, model: MIXVI, cells: np.ndarray, epoch: int) -> None:
+        self.model, self.cells, self.epoch = model, cells, epoch
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Place them, if it is the epoch."""
+        if trainer.current_epoch == self.epoch:
+            self.model._place_components(self.cells)
+
+
+class MIXVI(PredictedGroupsMixin, ClassificationMixin, AttributionMixin, TotalCountsMixin, VAE):
+    """A mixture of Gaussians over the latent space of counts: clusters, cell types and conditions in one model.
+
+    Without labels its components are clusters. With labels of some or all cells a label names a component, and
+    further components stay free for cells of other types. With ``conditional=True`` components and decoder depend on
+    the condition.
+
+    Parameters
+    ----------
+    adata
+        AnnData registered with :meth:`setup_anndata`.
+    registry
+        Registry to build the model from without data, as :meth:`load` does.
+    n_components
+        Components of the mixture; more than are needed do no harm, those without cells are not used. By default 20,
+        or ten more than there are labels.
+    n_latent, n_w
+        Dimensions of z, and of w, which moves components; zero for none.
+    conditional
+        Let components and decoder depend on the condition.
+    gene_likelihood
+        ``"nb"``, ``"zinb"`` or ``"poisson"`` on raw counts, ``"normal"`` on log-normalised expression.
+    n_hidden, dropout_rate
+        Hidden units of every network, and dropout of the encoder.
+    seed
+        Seed of the initial weights and of training.
+    **kwargs
+        Arguments of :class:`deltavi.model.VAE` and its module: ``y_prior``, ``alpha``,
+        ``w_prior``, ``z_term``, ``classifier`` and others.
+
+    Examples
+    --------
+    >>> deltavi.model.MIXVI.setup_anndata(adata, layer="counts")  # doctest: +SKIP
+    >>> model = deltavi.model.MIXVI(adata)  # doctest: +SKIP
+    >>> model.train()  # doctest: +SKIP
+    >>> adata.obs["component"] = model.predict()  # doctest: +SKIP
+    """
+
+    _module_cls: ClassVar[Any] = MIXVIModule
+    _data_splitter_cls = MixedSplitter
+    default_plan: ClassVar[dict[str, Any]] = {"lr": 2e-3, "eps": 1e-8, "lr_schedule": "one_cycle"}
+    # how the training cells use the components, once trained
+    usage_: Usage | None = None
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict[str, Any] | None = None,
+        *,
+        n_components: int | None = None,
+        n_latent: int = 10,
+        n_w: int = 0,
+        conditional: bool = False,
+        gene_likelihood: Literal["zinb", "nb", "poisson", "normal"] = "nb",
+        n_hidden: int = 128,
+        dropout_rate: float = 0.1,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        if adata is None and registry is None:
+            raise DeltaviError("MIXVI needs an AnnData that MIXVI.setup_anndata has registered.")
+        kwargs = self._settings_of_totals(adata, gene_likelihood, kwargs)
+        self._asked_components = n_components
+        if adata is not None and conditional:
+            self._check_condition(adata)
+        super().__init__(
+            adata,
+            registry,
+            n_latent=n_latent,
+            n_w=n_w,
+            conditional=conditional,
+            gene_likelihood=gene_likelihood,
+            n_hidden=n_hidden,
+            dropout_rate=dropout_rate,
+            seed=seed,
+            **kwargs,
+        )
+        self._check_label_names()
+        self.init_params_ = self._get_init_params(locals())
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        condition_key: str | None = None,
+        labels_key: str | None = None,
+        unlabeled_category: str | None = None,
+        batch_key: str | None = None,
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: list[str] | None = None,
+        continuous_covariate_keys: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Register `adata`; every value of the matrix is checked.
+
+        Parameters
+        ----------
+        adata
+            Cells to learn from, with a label or without; in memory or backed, dense or sparse.
+        layer
+            Layer with the expression, instead of X.
+        condition_key
+            obs column of the perturbation.
+        labels_key
+            obs column of the cell type, where some cells have one; without it components are clusters.
+        unlabeled_category
+            Value of that column for cells without a label; missing values are unlabelled too.
+        batch_key
+            obs column of the batch, donor or study.
+        size_factor_key
+            obs column with each cell's total counts over all genes, where the matrix holds a selection of genes.
+        categorical_covariate_keys, continuous_covariate_keys
+            obs columns of further covariates of the decoder.
+        **kwargs
+            Used by :meth:`load` and :meth:`load_query_data`.
+
+        Raises
+        ------
+        DeltaviError
+            If `labels_key` is given and no cell is labelled, or all carry the same label.
+        InputDataError
+            If the matrix holds NaN, infinite values or objects.
+        UnknownCategoryError
+            If a column or layer does not exist, or `unlabeled_category` looks mistyped.
+        """
+        keys = [key for key in (labels_key, condition_key, batch_key) if key is not None]
+        if len(set(keys)) < len(keys):
+            raise DeltaviError(f"labels_key, condition_key and batch_key are {keys}: name a column for each.")
+        if unlabeled_category is not None and labels_key is None:
+            raise DeltaviError("unlabeled_category is a value of labels_key: pass both, or neither for clustering.")
+        cls._register(adata, cls._get_setup_method_args(**named_arguments(locals())), **kwargs)
+
+    @classmethod
+    def _fields(cls, setup: dict[str, Any]) -> list[Any]:
+        fields = super()._fields(setup)
+        if setup.get("labels_key") is None:
+            return fields
+        labels = LabelField(
+            REGISTRY_KEYS.LABELS_KEY, setup["labels_key"], unlabeled_category=setup.get("unlabeled_category")
+        )
+        return [labels if field.registry_key == REGISTRY_KEYS.LABELS_KEY else field for field in fields]
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether labels name components."""
+        return self._setup_argument("labels_key") is not None
+
+    @property
+    def label_names(self) -> np.ndarray:
+        """What :meth:`predict` can answer: labels, or components where there are none."""
+        if self.has_labels:
+            return self._categories(REGISTRY_KEYS.LABELS_KEY)
+        return self.component_names
+
+    @property
+    def component_names(self) -> np.ndarray:
+        """Name of every component: its label, or "component 0", "component 1" and so on for the free ones."""
+        n_labels, n = self.module.n_labels, self.module.n_components
+        free = [f"component {k}" for k in range(n_labels, n)]
+        labels = self._categories(REGISTRY_KEYS.LABELS_KEY)[:n_labels]
+        return np.array([*labels, *free], dtype=object)
+
+    # -- answers ---------------------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        adata: AnnData | None = None,
+        *,
+        indices: Indices | None = None,
+        soft: bool = False,
+        keep_observed: bool = False,
+        reject: float | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> pd.Series | pd.DataFrame:
+        """Label of each cell or its calibrated probabilities; component and responsibilities where nothing is labelled.
+
+        Parameters
+        ----------
+        adata, indices, soft, keep_observed, reject, batch_size
+            As in :meth:`deltavi.model.LABELVI.predict`. Components are neither observed nor calibrated, so that
+            without labels the last two of these make no sense.
+
+        Returns
+        -------
+        Series of text by cell name, or with `soft` a frame of cells by labels or components.
+
+        Raises
+        ------
+        NotTrainedError
+            Before training.
+        DeltaviError
+            If `reject` or `keep_observed` is asked for without labels, or `reject` is no share that can be rejected.
+        """
+        if self.has_labels:
+            return super().predict(
+                adata,
+                indices=indices,
+                soft=soft,
+                keep_observed=keep_observed,
+                reject=reject,
+                batch_size=batch_size,
+            )
+        if reject is not None or keep_observed:
+            raise DeltaviError("The model was set up without labels: there is nothing observed, and no known type.")
+        responsibilities = self.get_responsibilities(adata, indices=indices, batch_size=batch_size)
+        if soft:
+            return responsibilities
+        named = self.component_names[responsibilities.to_numpy().argmax(1)]
+        return pd.Series(named, index=responsibilities.index, dtype=object, name="predicted")
+
+    def get_responsibilities(
+        self, adata: AnnData | None = None, *, indices: Indices | None = None, batch_size: int = BATCH_SIZE
+    ) -> pd.DataFrame:
+        """Share of every component in each cell: q(y | z) at the posterior mean of z.
+
+        Parameters
+        ----------
+        adata
+            Cells, with any gene order; by default those of the model.
+        indices
+            Positions of the cells to use, or a mask.
+        batch_size
+            Cells taken at a time.
+
+        Returns
+        -------
+        Frame of cells by components, rows summing to one.
+
+        Raises
+        ------
+        NotTrainedError
+            Before training.
+        """
+        self._require_trained("get_responsibilities")
+        aligned = self._validate_anndata(adata)
+        chosen = positions(indices, aligned.n_obs)
+        values = self._over_batches(self.module.responsibilities, aligned, chosen, batch_size)
+        return pd.DataFrame(values, index=aligned.obs_names[chosen], columns=self.component_names)
+
+    def _over_batches(self, what: Any, adata: AnnData, chosen: np.ndarray, batch_size: int) -> np.ndarray:
+        """`what` of the mini-batches of the chosen cells, joined."""
+        self.module.eval()
+        if not len(chosen):
+            return np.zeros((0, self.module.n_components))
+        loader = self._make_data_loader(adata=adata, indices=chosen, batch_size=batch_size)
+        with torch.inference_mode(), isolated_randomness(self.seed):
+            return np.concatenate([what(tensors).cpu().numpy() for tensors in loader]).astype(np.float64)
+
+    def _check_condition(self, adata: AnnData) -> None:
+        registry = self._get_most_recent_anndata_manager(adata, required=True).registry
+        key = registry[SETUP_ARGS_KEY].get("condition_key")
+        if key is None:
+            raise DeltaviError("conditional=True needs a condition: pass condition_key to setup_anndata.")
+        if adata.obs[key].nunique() == 1:
+            warnings.warn(
+                f"obs[{key!r}] holds one condition only: components cannot move with it.",
+                InputDataWarning,
+                stacklevel=4,
+            )
+
+    # -- training --------------------------------------------------------------------------------------------
+
+    def _data_dimensions(self) -> dict[str, Any]:
+        dimensions = super()._data_dimensions()
+        n_labels = dimensions["n_labels"] if self.has_labels else 0
+        asked = self._asked_components
+        if asked is None:
+            asked = n_labels + FREE_COMPONENTS if n_labels else UNLABELLED_COMPONENTS
+        return {**dimensions, "n_labels": n_labels, "n_components": asked}
+
+    def _split_cells(self, **options: Any) -> CellSplit:
+        return split_labelled(self._label_codes(), **options) if self.has_labels else super()._split_cells(**options)
+
+    def _loading_options(self, seed: int) -> dict[str, Any]:
+        return {"sampling_seed": seed, **({} if self.has_labels else {"repeated_share": 0.0})}
+
+    def _before_training(self, split: CellSplit) -> None:
+        if self.is_trained_ or self.is_mapped_:
+            return
+        if self.module.n_components > len(split.train):
+            raise DeltaviError(
+                f"{self.module.n_components} components are more than the {len(split.train)} training cells."
+            )
+        self.module.get_buffer("n_cells").fill_(len(split.train))
+        self.module.is_placed = False
+        if self.has_labels:
+            codes = self._label_codes()[split.train]
+            counts = np.bincount(codes[codes >= 0], minlength=len(self.label_names))
+            self.module.set_label_frequencies(torch.from_numpy(counts))
+
+    def _own_callbacks(self, split: CellSplit, max_epochs: int) -> list[Any]:
+        if self.module.is_placed:
+            return []
+        return [PlaceComponents(self, np.sort(split.train), math.floor(WARMUP * max_epochs))]
+
+    def _place_components(self, cells: np.ndarray) -> None:
+        """Put named components where their labelled cells lie, and free ones where k-means finds clusters."""
+        was_training = self.module.training
+        means = self._over_batches(self.module.latent_means, self._adata, cells, BATCH_SIZE)
+        codes = self._label_codes()[cells] if self.has_labels else np.full(len(cells), -1)
+        centres, variances = placed(means, codes, self.module.n_labels, self.module.n_components, seed=self.seed)
+        self.module.mixture.place(torch.from_numpy(centres).float(), torch.from_numpy(variances).float())
+        self.module.is_placed = True
+        self.module.train(was_training)
+
+    def _has_labels(self) -> bool:
+        return self.has_labels
+
+    def _groups(self, adata: AnnData) -> np.ndarray:
+        # without labels all cells are one group, as in a VAE
+        return super()._groups(adata) if self.has_labels else VAE._groups(self, adata)
+
+    def _after_training(self) -> None:
+        super()._after_training()
+        self.usage_ = Usage.of(torch.from_numpy(self.get_responsibilities(indices=self.train_indices).to_numpy()))
+        if self.module.n_components > 1 and self.usage_.effective_number < COLLAPSED:
+            warnings.warn(
+                f"The mixture has collapsed: {self.usage_.effective_number:.1f} of {self.module.n_components} "
+                "components are used. Train with another seed, or raise alpha.",
+                MixtureWarning,
+                stacklevel=3,
+            )
+
+    def _calibrated(self, what: str) -> Calibration:
+        if not self.has_labels:
+            raise DeltaviError(f"{what} needs labels: set the model up with labels_key.")
+        return super()._calibrated(what)
+
+    def calibrate(self) -> None:
+        """Fit temperature and strangeness anew, as in :meth:`deltavi.model.LABELVI.calibrate`.
+
+        Raises
+        ------
+        DeltaviError
+            Without labels, or if the model holds other cells than it was trained on.
+        """
+        if not self.has_labels:
+            raise DeltaviError("calibrate needs labels: set the model up with labels_key.")
+        super().calibrate()
+
+    def _extra_state(self) -> dict[str, Any]:
+        usage = {} if self.usage_ is None else {"usage": list(self.usage_.shares)}
+        return {**super()._extra_state(), **usage}
+
+    def _restore_extra_state(self, extra: dict[str, Any]) -> None:
+        super()._restore_extra_state(extra)
+        self.usage_ = Usage(tuple(extra["usage"])) if "usage" in extra else None
+
+
+def placed(
+    means: np.ndarray, codes: np.ndarray, n_labels: int, n_components: int, *, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Centres and variances of components, both ``(n_components, n_latent)``.
+
+    Named components lie at the mean of their labelled cells. Free ones are the centres of k-means among all cells
+    that are farthest from the named ones; without labels, those of k-means.
+
+    Parameters
+    ----------
+    means
+        ``(n_cells, n_latent)`` positions.
+    codes
+        ``(n_cells,)`` labels, -1 where unknown.
+    n_labels, n_components
+        Named, and all components.
+    seed
+        Seed of k-means.
+    """
+    named = np.stack([means[codes == k].mean(0) for k in range(n_labels)]) if n_labels else means[:0]
+    n_free = n_components - n_labels
+    found = KMeans(n_components, n_init=PLACEMENTS, random_state=seed).fit(means).cluster_centers_
+    if n_labels and n_free:
+        distance = ((found[:, None] - named) ** 2).sum(-1).min(1)
+        found = found[np.argsort(-distance)]
+    centres = np.concatenate([named, found[:n_free]])
+    nearest = ((means[:, None] - centres) ** 2).sum(-1).argmin(1)
+    overall = np.stack([(means[nearest == k] - centres[k]).var(0) for k in np.unique(nearest)]).mean(0)
+    variances = [
+        ((means[nearest == k] - centres[k]) ** 2).mean(0) if (nearest == k).sum() > 1 else overall
+        for k in range(n_components)
+    ]
+    return centres, np.maximum(np.stack(variances), 0.1 * overall)

@@ -1,0 +1,209 @@
+"""MIXVI: clusters without labels, labels that name components, and where components are placed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pytest
+import torch
+from anndata import AnnData
+from sklearn.metrics import adjusted_rand_score
+
+from deltavi._errors import DeltaviError, InputDataWarning, MixtureWarning
+from deltavi.latent import Usage
+from deltavi.model._mixvi import MIXVI, placed
+from tests.model.conftest import QUIET, small_adata
+
+SMALL: dict[str, Any] = {"n_hidden": 16, "n_latent": 4}
+
+
+def fitted(adata: AnnData, *, setup: dict[str, Any] | None = None, epochs: int = 2, **kwargs: Any) -> MIXVI:
+    MIXVI.setup_anndata(adata, **(setup or {}))
+    model = MIXVI(adata, **{**SMALL, "n_components": 4, **kwargs})
+    model.train(max_epochs=epochs, batch_size=32, **QUIET)
+    return model
+
+
+# -- placement -----------------------------------------------------------------------------------------------
+
+
+def blobs(n_blobs: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions, the blob of each, and the centres, far apart."""
+    rng = np.random.default_rng(seed)
+    centres = 20 * np.eye(n_blobs, 6)
+    codes = np.repeat(np.arange(n_blobs), 40)
+    return centres[codes] + rng.normal(0, [1, 2, 1, 1, 0.5, 1], (len(codes), 6)), codes, centres
+
+
+def test_without_labels_components_are_placed_on_clusters() -> None:
+    z, codes, _ = blobs(4)
+    centres, variances = placed(z, np.full(len(z), -1), 0, 4, seed=0)
+    order = ((centres[:, None] - np.stack([z[codes == k].mean(0) for k in range(4)])) ** 2).sum(-1).argmin(0)
+    for k, component in enumerate(order):
+        np.testing.assert_allclose(centres[component], z[codes == k].mean(0), rtol=1e-6)
+        np.testing.assert_allclose(variances[component], z[codes == k].var(0), rtol=1e-6)
+
+
+def test_named_components_lie_on_their_labels_and_free_ones_on_what_is_left() -> None:
+    z, codes, truth = blobs(5)
+    known = np.where(np.isin(codes, [0, 1, 2]) & (np.arange(len(z)) % 4 == 0), codes, -1)
+    centres, variances = placed(z, known, 3, 5, seed=0)
+    for k in range(3):
+        np.testing.assert_allclose(centres[k], z[known == k].mean(0))
+    found = {int(((truth - centre) ** 2).sum(1).argmin()) for centre in centres[3:]}
+    assert found == {3, 4}
+    assert (variances > 0).all()
+
+
+def test_a_component_without_cells_still_has_a_variance() -> None:
+    z, codes, _ = blobs(2)
+    known = np.where(codes == 0, 0, np.where(np.arange(len(z)) == 50, 1, -1))
+    _, variances = placed(z, known, 2, 8, seed=0)
+    assert np.isfinite(variances).all()
+    assert (variances > 0).all()
+
+
+def test_components_are_placed_once_and_training_goes_on_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[np.ndarray] = []
+    original = MIXVI._place_components
+
+    def watched(self: MIXVI, cells: np.ndarray) -> None:
+        original(self, cells)
+        calls.append(self.module.mixture.loc.detach().numpy().copy())
+        assert self.module.training
+
+    monkeypatch.setattr(MIXVI, "_place_components", watched)
+    model = fitted(small_adata(), epochs=4)
+    assert len(calls) == 1
+    after = model.module.mixture.loc.detach().numpy()
+    assert not np.array_equal(after, calls[0])
+    # what the optimiser remembers of the time before must not throw them off their places
+    assert np.abs(after - calls[0]).max() < 1
+    model.train(max_epochs=1, batch_size=32, **QUIET)
+    assert len(calls) == 1
+
+
+# -- clusters and labels -------------------------------------------------------------------------------------
+
+
+def test_clusters_have_names_shares_and_no_calibration() -> None:
+    model = fitted(small_adata())
+    shares, names = model.get_responsibilities(), model.predict()
+    assert shares.columns.tolist() == [f"component {k}" for k in range(4)]
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
+    assert names.tolist() == shares.idxmax(axis=1).tolist()
+    assert model.predict(soft=True).equals(shares)
+    assert model.predict(indices=[3, 1]).equals(names.iloc[[3, 1]])
+    assert model.get_responsibilities(indices=[]).shape == (0, 4)
+    usage = model.get_responsibilities(indices=model.train_indices).mean(axis=0)
+    np.testing.assert_allclose(model.usage_.shares, usage, atol=1e-6)
+    for call in (lambda: model.predict(reject=0.05), lambda: model.predict(keep_observed=True)):
+        with pytest.raises(DeltaviError, match="without labels"):
+            call()
+    for call in (model.calibrate, model.get_open_set_scores):
+        with pytest.raises(DeltaviError, match="labels_key"):
+            call()
+
+
+def test_labels_name_the_first_components(tmp_path: Path) -> None:
+    model = fitted(small_adata(), setup={"labels_key": "cell_type"}, n_components=5)
+    labels = list(model.label_names)
+    assert model.component_names.tolist() == [*labels, "component 3", "component 4"]
+    probabilities = model.predict(soft=True)
+    assert probabilities.columns.tolist() == labels
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+    model.save(tmp_path / "model")
+    again = MIXVI.load(tmp_path / "model", small_adata())
+    assert again.usage_ == model.usage_
+    assert again.get_responsibilities().equals(model.get_responsibilities())
+
+
+def test_the_default_number_of_components() -> None:
+    for setup, expected in (({}, 20), ({"labels_key": "cell_type"}, 13)):
+        adata = small_adata()
+        MIXVI.setup_anndata(adata, **setup)
+        assert MIXVI(adata, **SMALL).module.n_components == expected
+
+
+def test_a_collapsed_mixture_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Usage, "of", classmethod(lambda cls, _: cls((1.0, 0.0, 0.0, 0.0))))
+    with pytest.warns(MixtureWarning, match=r"collapsed: 1\.0 of 4"):
+        fitted(small_adata())
+
+
+# -- input ---------------------------------------------------------------------------------------------------
+
+
+def test_arguments_that_make_no_sense() -> None:
+    adata = small_adata()
+    with pytest.raises(DeltaviError, match="setup_anndata"):
+        MIXVI()
+    with pytest.raises(DeltaviError, match="pass both"):
+        MIXVI.setup_anndata(adata, unlabeled_category="unknown")
+    with pytest.raises(DeltaviError, match="name a column for each"):
+        MIXVI.setup_anndata(adata, labels_key="cell_type", condition_key="cell_type")
+    MIXVI.setup_anndata(adata, labels_key="cell_type")
+    with pytest.raises(DeltaviError, match="there are 3"):
+        MIXVI(adata, n_components=2)
+    with pytest.raises(DeltaviError, match="condition_key"):
+        MIXVI(adata, conditional=True)
+    with pytest.raises(DeltaviError, match="1000 components are more than the"):
+        fitted(small_adata(), n_components=1000)
+
+
+def test_a_condition_of_one_level_warns() -> None:
+    adata = small_adata()
+    adata.obs["condition"] = "control"
+    MIXVI.setup_anndata(adata, condition_key="condition")
+    with pytest.warns(InputDataWarning, match="one condition only"):
+        MIXVI(adata, conditional=True, **SMALL)
+
+
+# -- learning ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def blood(data_path: Callable[[str], Path]) -> AnnData:
+    """Blood cells of pbmc3k, the 600 genes with the most counts."""
+    adata = ad.read_h5ad(data_path("pbmc3k_labelled.h5ad"))
+    adata.obs["total_counts"] = np.asarray(adata.X.sum(1)).ravel()
+    adata.obs["cell_type"] = adata.obs["cell_type"].astype(str)
+    return adata[:, np.argsort(-np.asarray(adata.X.sum(0)).ravel())[:600]].copy()
+
+
+@pytest.mark.slow
+def test_clusters_of_blood_are_its_types_rather_than_chance(blood: AnnData) -> None:
+    adata = blood.copy()
+    MIXVI.setup_anndata(adata, size_factor_key="total_counts")
+    model = MIXVI(adata, n_components=10)
+    model.train(max_epochs=25, **QUIET)
+    truth = adata.obs["cell_type"]
+    found = adjusted_rand_score(truth, model.predict())
+    shuffled = adjusted_rand_score(np.random.default_rng(0).permutation(truth), model.predict())
+    assert found > 0.4
+    assert abs(shuffled) < 0.05
+    assert model.usage_.effective_number > 5
+
+
+@pytest.mark.slow
+def test_a_few_labels_name_the_other_cells(blood: AnnData) -> None:
+    adata = blood.copy()
+    order = np.random.default_rng(0).permutation(adata.n_obs)
+    place = adata.obs["cell_type"].iloc[order].groupby(adata.obs["cell_type"].iloc[order]).cumcount()
+    few = place.loc[adata.obs_names].to_numpy() < 20
+    truth = adata.obs["cell_type"].copy()
+    adata.obs["known"] = truth.where(few, "unknown")
+    MIXVI.setup_anndata(adata, labels_key="known", unlabeled_category="unknown", size_factor_key="total_counts")
+    model = MIXVI(adata)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.train(max_epochs=25, **QUIET)
+    named = model.predict()[~few]
+    majority = truth[~few].value_counts(normalize=True).iloc[0]
+    assert (named == truth[~few]).mean() > majority + 0.3
+    assert torch.isfinite(model.module.mixture.loc).all()
