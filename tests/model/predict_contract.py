@@ -15,6 +15,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from deltavi._errors import CalibrationWarning, DeltaviError, InputDataWarning, NotTrainedError
+from deltavi.annotation import fit_temperature
 from tests.model.conftest import QUIET, dense
 from tests.model.contract import ModelContract
 
@@ -209,7 +210,11 @@ class PredictContract:
         with pytest.warns(CalibrationWarning, match="held out"):
             model.train(max_epochs=1, train_size=0.98, validation_size=0.0, batch_size=32, **QUIET)
         apart = model._judged_apart(*model._labelled_parts())
-        assert apart is not None or model.calibration.temperature == model.temperature_prior.median
+        if apart is None:
+            assert model.calibration.temperature == model.temperature_prior.median
+        else:
+            expected = fit_temperature(apart.logits, apart.codes, model.temperature_prior)
+            assert model.calibration.temperature == pytest.approx(expected, rel=1e-4)
         assert set(model.predict()) <= set(model.label_names)
         assert model.get_open_set_scores()["p_value"].isna().all()
         with pytest.raises(DeltaviError, match="there are 0"):

@@ -19,7 +19,7 @@ from deltavi._errors import DeltaviError, UnknownCategoryError
 from deltavi.annotation import fit_temperature, informative_genes
 from deltavi.model import ACTINN
 from deltavi.model._actinn import log_moments
-from deltavi.train import CellSplit
+from deltavi.train import CellSplit, assign_folds, split_labelled
 from tests.model.conftest import QUIET, dense, small_adata
 
 
@@ -132,7 +132,7 @@ def test_further_training_keeps_what_was_learned() -> None:
     model.train(max_epochs=1, batch_size=32, train_size=0.5, seed=7, **QUIET)
     torch.testing.assert_close(model.module.gene_mask, mask)
     assert float(model.module.weight_l2) == penalty
-    np.testing.assert_array_equal(model.folds_, folds)
+    assert model.folds_.equals(folds)
     assert not torch.equal(model.module.networks[0].output.weight, before)
 
 
@@ -147,37 +147,76 @@ def test_the_penalty_falls_with_the_root_of_labelled_training_cells(given: float
 
 def test_temperature_comes_from_networks_that_did_not_see_the_cell(tmp_path: Path) -> None:
     model = fitted(wide(), epochs=3)
-    codes, folds, learned = model._label_codes(), model.folds_, np.asarray(model.train_indices)
+    codes, folds, learned = model._label_codes(), model.folds_.to_numpy(), np.asarray(model.train_indices)
     assert set(folds) == {0, 1}
     own = [model.module.networks[k] for k in folds]
     x = torch.from_numpy(log2_cp10k(dense(model.adata.X).astype(np.float64))).float()
     with torch.no_grad():
         apart = torch.stack([net.output(net.hidden(row)) for net, row in zip(own, x, strict=True)]).numpy()
-        together = torch.stack([net.output(net.hidden(x)) for net in model.module.networks]).mean(0).numpy()
-    held_out = np.asarray(model.validation_indices)
-    logits = np.concatenate([apart[learned], together[held_out]])
-    expected = fit_temperature(logits, np.concatenate([codes[learned], codes[held_out]]))
+    judged = np.concatenate([learned, model.validation_indices])
+    expected = fit_temperature(apart[judged], codes[judged])
     assert model.calibration.temperature == pytest.approx(expected, rel=1e-3)
     model.save(tmp_path / "model")
     again = ACTINN.load(tmp_path / "model", wide())
-    np.testing.assert_array_equal(again.folds_, folds)
+    np.testing.assert_array_equal(again._folds(), folds)
     again.calibrate()
     assert again.calibration.temperature == pytest.approx(expected, rel=1e-3)
 
 
+def test_folds_go_with_the_names_of_cells(tmp_path: Path) -> None:
+    """Labels are noise: a network that is asked for what it has learned would look right."""
+    adata = wide()
+    adata.obs["cell_type"] = np.random.default_rng(0).permutation(adata.obs["cell_type"].astype(str))
+    model = fitted(adata, epochs=40, weight_l2=0.001)
+    model.save(tmp_path / "model")
+    order = np.random.default_rng(1).permutation(adata.n_obs)
+    moved = ACTINN.load(tmp_path / "model", adata[order].copy())
+    np.testing.assert_array_equal(moved._folds(), model.folds_.to_numpy()[order])
+    with pytest.raises(DeltaviError, match="another order"):
+        moved.calibrate()
+    gentle = {"max_epochs": 1, "batch_size": 32, "plan_kwargs": {"lr": 1e-9}, **QUIET}
+    moved.train(train_size=0.7, **gentle)
+    assert moved.calibration.temperature > 2
+    part = ACTINN.load(tmp_path / "model", adata[:50].copy())
+    part.train(train_size=0.7, **gentle)
+    assert part.calibration.temperature > 2
+    strangers = wide(seed=1)
+    strangers.obs_names = [f"new {k}" for k in range(strangers.n_obs)]
+    assert (ACTINN.load(tmp_path / "model", strangers)._folds() == -1).all()
+
+
+@pytest.mark.parametrize("train_size", [0.25, 0.5, 0.9])
+@pytest.mark.parametrize("n_networks", [2, 5])
+def test_every_network_learns_every_label_of_the_training_cells(n_networks: int, train_size: float) -> None:
+    codes = np.repeat(np.arange(5), [2, 3, 4, 10, 40])
+    for seed in range(10):
+        split = split_labelled(
+            codes, train_size=train_size, validation_size=None, batch_size=16, generator=np.random.default_rng(seed)
+        )
+        folds = assign_folds(codes, n_networks, np.random.default_rng([seed, 1]), training=split.train)
+        learned, own = codes[split.train], folds[split.train]
+        for network in range(n_networks):
+            assert set(learned[own != network]) == set(range(5))
+        # each leaves out its share, whatever the split
+        assert np.ptp(np.bincount(own[own >= 0], minlength=n_networks)) <= 1
+        held_out = folds[split.validation]
+        assert len(set(held_out[codes[split.validation] == 4])) > 1
+
+
 def with_labels(adata: AnnData, types: np.ndarray) -> ACTINN:
-    """Two networks, of which number 0 leaves out every other cell, trained on the first 60 cells."""
+    """Two networks, trained on the first 60 cells."""
     adata.obs["cell_type"] = types
     ACTINN.setup_anndata(adata, labels_key="cell_type")
     model = ACTINN(adata, n_hidden=(16,), n_networks=2, weight_l2=0.01)
-    model.folds_ = np.arange(adata.n_obs) % 2
     split = CellSplit(np.arange(60), np.arange(60, 75), np.arange(75, adata.n_obs))
     model._split_cells = lambda **_: split
     model.train(max_epochs=2, batch_size=32, **QUIET)
     return model
 
 
-def test_a_network_learns_nothing_of_its_fold() -> None:
+def test_a_network_learns_nothing_of_its_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    # number 0 leaves out every other cell, whatever the labels
+    monkeypatch.setattr("deltavi.model._actinn.assign_folds", lambda codes, *_, **__: np.arange(len(codes)) % 2)
     types = wide().obs["cell_type"].astype(str).to_numpy(dtype=object)
     left_out = np.arange(0, 60, 2)
     first = left_out[0]

@@ -31,6 +31,16 @@ def test_folds_are_even_within_labels_and_overall(codes: list[int], n_folds: int
             assert counts[k] == 0 or ((labels == k) & (folds != fold)).any()
 
 
+def test_training_cells_are_dealt_out_first() -> None:
+    codes = np.repeat([0, 1, 2], [20, 20, 3])
+    training = np.r_[:20, 20:33, 40]
+    folds = assign_folds(codes, 5, np.random.default_rng(0), training=training)
+    assert folds[40] == -1
+    assert (np.delete(folds, 40) >= 0).all()
+    assert np.ptp(np.bincount(np.delete(folds[training], -1), minlength=5)) <= 1
+    assert np.ptp(np.bincount(folds[20:33], minlength=5)) <= 1
+
+
 def test_the_seed_decides_the_folds() -> None:
     codes = np.repeat([0, 1], 50)
     first, again, other = (assign_folds(codes, 5, np.random.default_rng(seed)) for seed in (0, 0, 1))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NoReturn
 
 import numpy as np
+import pandas as pd
 import torch
 from anndata import AnnData
 from scipy import sparse
@@ -21,7 +22,7 @@ from deltavi.data._labels import LabelField
 from deltavi.data._manager import DataManager
 from deltavi.model._attribution import AttributionMixin
 from deltavi.model._base import CountModel
-from deltavi.model._classification import BATCH_SIZE, ClassificationMixin, joined
+from deltavi.model._classification import BATCH_SIZE, ClassificationMixin
 from deltavi.model._files import FilesMixin
 from deltavi.model._training import EPOCHS_RANGE, TrainingMixin
 from deltavi.model._vae import named_arguments
@@ -30,7 +31,7 @@ from deltavi.module._actinn import TARGET_SUM
 from deltavi.train import CellSplit, FoldSplitter, assign_folds, split_labelled
 
 NEEDS = "ACTINN needs raw counts, which it normalises itself."
-# Epochs of the program, and steps below which a network of its size and learning rate has hardly begun to learn.
+# Epochs of the published program, and steps below which networks have hardly begun to learn.
 DEFAULT_EPOCHS, SMALLEST_STEPS = 50, 1000
 # The penalty that predicts best falls about with the root of the number of labelled cells: this over the root.
 L2_OF_ONE_CELL = 2.0
@@ -98,8 +99,8 @@ class ACTINN(ClassificationMixin, AttributionMixin, FilesMixin, TrainingMixin, C
         "filter_genes": True,
     }
     published_plan: ClassVar[dict[str, Any]] = {"lr": 1e-4, "lr_schedule": "staircase"}
-    # fold of each of the model's cells, -1 for none; from the first training on
-    folds_: np.ndarray | None = None
+    # fold of each cell by name, -1 for none; from the first training on
+    folds_: pd.Series | None = None
 
     def __init__(
         self,
@@ -242,7 +243,7 @@ class ACTINN(ClassificationMixin, AttributionMixin, FilesMixin, TrainingMixin, C
     # -- training --------------------------------------------------------------------------------------------
 
     def _plan_defaults(self) -> dict[str, Any]:
-        # the program's learning rate is one for its network
+        # the default is a rate for networks with hidden layers
         return {**self.default_plan, **({} if len(self.module.committee[0].hidden) else {"lr": REGRESSION_RATE})}
 
     def _default_epochs(self, batch_size: int) -> int:
@@ -262,16 +263,29 @@ class ACTINN(ClassificationMixin, AttributionMixin, FilesMixin, TrainingMixin, C
         )
 
     def _loading_options(self, seed: int) -> dict[str, Any]:
-        return {"folds": self.folds_, "sampling_seed": seed}
+        return {"folds": self._folds(), "sampling_seed": seed}
+
+    def _folds(self) -> np.ndarray:
+        """Fold of each of the model's cells; a cell that was in none before is in none, and every network learns it."""
+        names = self.adata.obs_names.astype(str)
+        if self.folds_ is None:
+            return np.full(len(names), -1)
+        if names.equals(self.folds_.index):
+            return self.folds_.to_numpy()
+        known = self.folds_[~self.folds_.index.duplicated(keep=False)]
+        found = known.index.get_indexer(names)
+        return np.where(found >= 0, known.to_numpy()[found], -1) if len(known) else found
 
     def _before_training(self, split: CellSplit) -> None:
         """Deal out folds, choose genes and penalty, learn scaling and label weights; further training keeps them."""
-        codes = self._label_codes()
-        if self.folds_ is None or len(self.folds_) != len(codes):
-            # all labelled cells have a fold, so that another split of them leaves no cell to the network it taught
-            self.folds_ = assign_folds(codes, len(self.module.networks), np.random.default_rng(self.seed))
         if self.is_trained_:
             return
+        codes = self._label_codes()
+        # all labelled cells have a fold, so that another split of them leaves no cell to the network it taught
+        folds = assign_folds(
+            codes, len(self.module.networks), np.random.default_rng([self.seed, 1]), training=split.train
+        )
+        self.folds_ = pd.Series(folds, index=self.adata.obs_names.astype(str))
         cells = np.sort(split.train)
         if self.chooses_penalty:
             self.module.get_buffer("weight_l2").fill_(L2_OF_ONE_CELL / math.sqrt(len(cells)))
@@ -288,23 +302,25 @@ class ACTINN(ClassificationMixin, AttributionMixin, FilesMixin, TrainingMixin, C
             self.module.get_buffer("label_weight").copy_(torch.from_numpy(len(cells) / (len(n) * np.maximum(n, 1))))
 
     def _judged_apart(self, training: np.ndarray, held_out: np.ndarray) -> ClassifiedCells | None:
-        """Training cells with the logits of the network that did not see them, and the cells held out from all."""
-        if self.folds_ is None or not (self.folds_[training] >= 0).any():
+        """Training cells with the logits of the network that did not see them, and held-out cells in the same way."""
+        folds = self._folds()
+        apart = np.concatenate([training[folds[training] >= 0], held_out])
+        if not (folds[apart] >= 0).any():
             return None
-        apart = training[self.folds_[training] >= 0]
-        return joined(
-            [
-                self._classified(None, apart, BATCH_SIZE, folds=self.folds_[apart])[1],
-                self._classified(None, held_out, BATCH_SIZE)[1],
-            ]
-        )
+        return self._classified(None, apart, BATCH_SIZE, folds=folds[apart])[1]
 
     def _extra_state(self) -> dict[str, Any]:
-        return {**super()._extra_state(), **({} if self.folds_ is None else {"folds": self.folds_})}
+        if self.folds_ is None:
+            return super()._extra_state()
+        in_folds = self.folds_[self.folds_ >= 0]
+        folds = {"cells": in_folds.index.tolist(), "folds": in_folds.to_numpy()}
+        return {**super()._extra_state(), "folds": folds}
 
     def _restore_extra_state(self, extra: dict[str, Any]) -> None:
         super()._restore_extra_state(extra)
-        self.folds_ = extra.get("folds")
+        if "folds" in extra:
+            saved = extra["folds"]
+            self.folds_ = pd.Series(np.asarray(saved["folds"]), index=pd.Index(saved["cells"], dtype=object))
 
     def _totals(self, matrix: Any, cells: np.ndarray) -> np.ndarray:
         """Total of each cell of the model, of which only those of `cells` are used, ``(n_cells,)``."""

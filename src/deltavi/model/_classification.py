@@ -17,6 +17,7 @@ from deltavi._errors import CalibrationWarning, DeltaviError, InputDataWarning, 
 from deltavi._random import isolated_randomness
 from deltavi.annotation import Calibration, ClassifiedCells, TemperaturePrior
 from deltavi.annotation._conformal import cells_needed
+from deltavi.data._labels import checksum
 from deltavi.likelihood._base import to_numpy
 from deltavi.model._cells import Indices, positions
 
@@ -29,6 +30,8 @@ class ClassificationMixin:
     # how sure such a model is before any cell is held out
     temperature_prior: ClassVar[TemperaturePrior] = TemperaturePrior()
     calibration: Calibration | None = None
+    # checksum of the cells that the positions of training and validation cells are about, in order
+    trained_on_: str | None = None
     # of the model that query data were mapped onto
     reference_calibration: Calibration | None = None
 
@@ -49,7 +52,8 @@ class ClassificationMixin:
     ) -> pd.Series | pd.DataFrame:
         """Label of each cell, or its calibrated probabilities.
 
-        The same for any batch size, order or storage of the cells. A cell without counts is ``"unassigned"``, and
+        The same for any batch size, order or storage of the cells. Cells the model was trained on are named by a
+        model that knows their label: to judge it, hold cells out. A cell without counts is ``"unassigned"``, and
         each label is as probable as any other.
 
         Parameters
@@ -165,8 +169,8 @@ class ClassificationMixin:
         )
         if self.calibration.n_held_out == 0:
             warnings.warn(
-                f"No labelled cell was held out from training: the temperature is {self.calibration.temperature:.2g} "
-                f"without them, and reject=... cannot be used. Train with a smaller train_size, or label more cells.",
+                "No labelled cell was held out from training: the temperature rests on less, and reject=... cannot be "
+                "used. Train with a smaller train_size, or label more cells.",
                 CalibrationWarning,
                 stacklevel=2,
             )
@@ -175,6 +179,7 @@ class ClassificationMixin:
 
     def _after_training(self) -> None:
         cast("Any", super())._after_training()
+        self.trained_on_ = checksum(cast("Any", self).adata.obs_names.astype(str))
         if self.reference_calibration is not None and not self._sees_every_label():
             self.calibration = self.reference_calibration
         elif self._has_labels():
@@ -191,10 +196,12 @@ class ClassificationMixin:
 
     def _extra_state(self) -> dict[str, Any]:
         state: dict[str, Any] = cast("Any", super())._extra_state()
+        state = {**state, "trained_on": self.trained_on_}
         return state if self.calibration is None else {**state, "calibration": self.calibration.as_dict()}
 
     def _restore_extra_state(self, extra: dict[str, Any]) -> None:
         cast("Any", super())._restore_extra_state(extra)
+        self.trained_on_ = extra.get("trained_on")
         if "calibration" in extra:
             self.calibration = Calibration.from_dict(extra["calibration"])
 
@@ -215,8 +222,11 @@ class ClassificationMixin:
         model = cast("Any", self)
         codes = self._label_codes()
         parts = [np.asarray(part, dtype=int) for part in (model.train_indices, model.validation_indices)]
-        if len(codes) != sum(map(len, parts)) + len(model.test_indices):
-            raise DeltaviError("The model holds other cells than it was trained on; calibrate it where it was trained.")
+        if self.trained_on_ not in (None, checksum(model.adata.obs_names.astype(str))):
+            raise DeltaviError(
+                "The model holds other cells than it was trained on, or the same in another order; calibrate it where "
+                "it was trained."
+            )
         training, held_out = (part[codes[part] >= 0] for part in parts)
         return training, held_out
 

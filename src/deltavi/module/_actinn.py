@@ -215,5 +215,5 @@ class ACTINN(BaseModuleClass):  # type: ignore[misc]
 
 def check_penalty(weight_l2: float) -> None:
     """Raise if `weight_l2` is negative."""
-    if weight_l2 < 0:
+    if not 0 <= weight_l2 < float("inf"):
         raise DeltaviError(f"weight_l2 must not be negative, not {weight_l2}.")

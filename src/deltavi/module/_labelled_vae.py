@@ -22,7 +22,7 @@ CP10K = 1e4
 
 
 class LabelledVAE(VAE):
-    """A count VAE that also names cells; a subclass gives ``logits_at`` and its loss.
+    """A count VAE that also names cells; a subclass gives ``logits_of`` and its loss.
 
     Parameters
     ----------

@@ -13,11 +13,14 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, SubsetRandomSamp
 from deltavi import _keys
 
 
-def assign_folds(codes: np.ndarray, n_folds: int, generator: np.random.Generator) -> np.ndarray:
+def assign_folds(
+    codes: np.ndarray, n_folds: int, generator: np.random.Generator, *, training: np.ndarray | None = None
+) -> np.ndarray:
     """Fold of each labelled cell, ``(n_cells,)``; -1 for cells that are in none.
 
-    Every label is dealt out evenly, and labels begin at different folds, so that small ones do not all miss in the
-    same. In no fold are unlabelled cells and the only cell of a label, which every network needs.
+    Training cells are dealt out first, so that every label of theirs is even over the folds, and labels begin at
+    different folds, so that small ones do not all miss in the same; the other cells follow. In no fold are unlabelled
+    cells, and the only training cell of a label, which every network needs.
 
     Parameters
     ----------
@@ -26,17 +29,24 @@ def assign_folds(codes: np.ndarray, n_folds: int, generator: np.random.Generator
     n_folds
         Number of folds; one fold means none.
     generator
-        Source of the permutations.
+        Source of the permutations. One that also splits cells would tie the folds to the split.
+    training
+        Positions of the training cells; by default all.
     """
     folds = np.full(len(codes), -1)
     if n_folds == 1:
         return folds
+    learned = np.ones(len(codes), dtype=bool)
+    if training is not None:
+        learned[:] = False
+        learned[training] = True
     dealt = 0
-    for code in np.unique(codes[codes >= 0]):
-        members = generator.permutation(np.flatnonzero(codes == code))
-        if len(members) > 1:
-            folds[members] = (dealt + np.arange(len(members))) % n_folds
-            dealt += len(members)
+    for part in (learned, ~learned):
+        for code in np.unique(codes[part & (codes >= 0)]):
+            members = generator.permutation(np.flatnonzero(part & (codes == code)))
+            if len(members) > 1 or not learned[members[0]]:
+                folds[members] = (dealt + np.arange(len(members))) % n_folds
+                dealt += len(members)
     return folds
 
 
