@@ -56,6 +56,12 @@ class ModelContract:
         adata = cls.data()
         return cls.fitted(adata), adata
 
+    def test_a_matrix_is_no_query(self, fit: tuple[Any, AnnData]) -> None:
+        model, adata = fit
+        for verb in {"get_latent_representation", "predict", "get_open_set_scores"}.intersection(self.verbs):
+            with pytest.raises(DeltaviError, match="pass an AnnData"):
+                getattr(model, verb)(dense(adata.X))
+
     # -- training --------------------------------------------------------------------------------------------
 
     def test_training_keeps_a_history_under_scvi_names(self, fit: tuple[Any, AnnData]) -> None:

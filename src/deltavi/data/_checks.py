@@ -21,7 +21,10 @@ SMALLEST_ITEM = 4
 # log1p of any plausible count of one gene in one cell stays below this.
 MAX_PLAUSIBLE_LOG = 20.0
 COUNT_LIKELIHOOD = "A count likelihood needs raw counts; gene_likelihood='normal' takes log-normalised expression."
-RAW_COUNTS_HINT = "If raw counts are in a layer, pass layer=...; check_input=False overrides the check."
+RAW_COUNTS_HINT = (
+    "If raw counts are in a layer, name it when the data are set up; a model made with check_input=False takes any "
+    "values."
+)
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,10 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
             return self._adata
         if getattr(adata, "_deltavi_owner", None) == self.id:
             return adata
+        if not isinstance(adata, AnnData):
+            raise DeltaviError(
+                f"The cells are a {type(adata).__name__}, and genes are matched by name: pass an AnnData."
+            )
         return self._align(adata)
 
     def _align(self, adata: AnnData) -> AnnData:

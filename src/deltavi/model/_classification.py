@@ -145,9 +145,9 @@ class ClassificationMixin:
     def calibrate(self) -> None:
         """Fit temperature and strangeness anew, on the cells the model was trained on; training ends with it.
 
-        The temperature comes from labelled validation cells, and from training cells where part of the model did not
-        see them; the position of classes from labelled training cells,
-        and what is normal again from validation cells. Training on a query that lacks some of the labels keeps the
+        The temperature comes from labelled validation cells, from training cells where part of the model did not see
+        them, and from the prior of the model; the position of classes comes from labelled training cells, and what is
+        normal from validation cells. Training on a query that lacks some of the labels keeps the
         calibration of the reference.
 
         Raises
