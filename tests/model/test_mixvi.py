@@ -16,7 +16,8 @@ from sklearn.metrics import adjusted_rand_score
 
 from deltavi._errors import DeltaviError, InputDataWarning, MixtureWarning
 from deltavi.latent import Usage
-from deltavi.model._mixvi import MIXVI, placed
+from deltavi.model._mixvi import MIXVI
+from deltavi.model._placement import placed
 from tests.model.conftest import QUIET, small_adata
 
 SMALL: dict[str, Any] = {"n_hidden": 16, "n_latent": 4}
