@@ -124,6 +124,18 @@ def test_labels_name_the_first_components(tmp_path: Path) -> None:
     assert again.get_responsibilities().equals(model.get_responsibilities())
 
 
+def test_components_are_merged_under_the_name_of_their_label() -> None:
+    model = fitted(small_adata(), setup={"labels_key": "cell_type"}, n_components=6)
+    labels = list(model.label_names)
+    merged = model.merge_components(3)
+    assert merged.index.tolist() == model.component_names.tolist()
+    assert set(merged) == set(labels)
+    assert merged[labels].tolist() == labels
+    assert model.merge_components(6).tolist() == model.component_names.tolist()
+    with pytest.raises(DeltaviError, match="between 3 and"):
+        model.merge_components(2)
+
+
 def test_the_default_number_of_components() -> None:
     for setup, expected in (({}, 20), ({"labels_key": "cell_type"}, 13)):
         adata = small_adata()

@@ -3,6 +3,7 @@
 from deltavi.annotation._calibration import Calibration, ClassifiedCells
 from deltavi.annotation._conformal import conformal_p_values
 from deltavi.annotation._gene_filter import informative_genes
+from deltavi.annotation._merging import merged_components
 from deltavi.annotation._open_set import OpenSetScorer
 from deltavi.annotation._temperature import TemperaturePrior, fit_temperature, softmax
 
@@ -14,5 +15,6 @@ __all__ = [
     "conformal_p_values",
     "fit_temperature",
     "informative_genes",
+    "merged_components",
     "softmax",
 ]

@@ -49,8 +49,7 @@ class LABELVI(PredictedGroupsMixin, ClassificationMixin, AttributionMixin, Total
     n_hidden
         Hidden units of every network.
     dropout_rate
-        Dropout of encoder and classifier. It is high because labels are few: with less, the encoder learns the labelled
-        cells by heart, and labels of another study come out worse.
+        Dropout of encoder and classifier.
     gene_likelihood
         ``"nb"``, ``"zinb"`` or ``"poisson"`` on raw counts, ``"normal"`` on log-normalised expression.
     classification_weight

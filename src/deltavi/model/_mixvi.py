@@ -14,13 +14,13 @@ from scvi import REGISTRY_KEYS
 
 from deltavi._compat import SETUP_ARGS_KEY
 from deltavi._errors import DeltaviError, InputDataWarning, MixtureWarning
-from deltavi._random import isolated_randomness
 from deltavi.annotation import Calibration
 from deltavi.data._labels import LabelField
 from deltavi.latent import Usage
 from deltavi.model._attribution import AttributionMixin
-from deltavi.model._cells import Indices, positions
+from deltavi.model._cells import Indices
 from deltavi.model._classification import BATCH_SIZE, ClassificationMixin
+from deltavi.model._components import ComponentsMixin
 from deltavi.model._groups import PredictedGroupsMixin
 from deltavi.model._placement import WARMUP, PlaceComponents, placed
 from deltavi.model._totals import TotalCountsMixin
@@ -34,7 +34,7 @@ FREE_COMPONENTS, UNLABELLED_COMPONENTS = 10, 20
 COLLAPSED = 1.5
 
 
-class MIXVI(PredictedGroupsMixin, ClassificationMixin, AttributionMixin, TotalCountsMixin, VAE):
+class MIXVI(ComponentsMixin, PredictedGroupsMixin, ClassificationMixin, AttributionMixin, TotalCountsMixin, VAE):
     """A mixture of Gaussians over the latent space of counts: clusters, cell types and conditions in one model.
 
     Without labels its components are clusters. With labels of some or all cells a label names a component, and
@@ -190,14 +190,6 @@ class MIXVI(PredictedGroupsMixin, ClassificationMixin, AttributionMixin, TotalCo
             return self._categories(REGISTRY_KEYS.LABELS_KEY)
         return self.component_names
 
-    @property
-    def component_names(self) -> np.ndarray:
-        """Name of every component: its label, or "component 0", "component 1" and so on for the free ones."""
-        n_labels, n = self.module.n_labels, self.module.n_components
-        free = [f"component {k}" for k in range(n_labels, n)]
-        labels = self._categories(REGISTRY_KEYS.LABELS_KEY)[:n_labels]
-        return np.array([*labels, *free], dtype=object)
-
     # -- answers ---------------------------------------------------------------------------------------------
 
     def predict(
@@ -245,44 +237,6 @@ class MIXVI(PredictedGroupsMixin, ClassificationMixin, AttributionMixin, TotalCo
             return responsibilities
         named = self.component_names[responsibilities.to_numpy().argmax(1)]
         return pd.Series(named, index=responsibilities.index, dtype=object, name="predicted")
-
-    def get_responsibilities(
-        self, adata: AnnData | None = None, *, indices: Indices | None = None, batch_size: int = BATCH_SIZE
-    ) -> pd.DataFrame:
-        """Share of every component in each cell: q(y | z) at the posterior mean of z.
-
-        Parameters
-        ----------
-        adata
-            Cells, with any gene order; by default those of the model.
-        indices
-            Positions of the cells to use, or a mask.
-        batch_size
-            Cells taken at a time.
-
-        Returns
-        -------
-        Frame of cells by components, rows summing to one.
-
-        Raises
-        ------
-        NotTrainedError
-            Before training.
-        """
-        self._require_trained("get_responsibilities")
-        aligned = self._validate_anndata(adata)
-        chosen = positions(indices, aligned.n_obs)
-        values = self._over_batches(self.module.responsibilities, aligned, chosen, batch_size)
-        return pd.DataFrame(values, index=aligned.obs_names[chosen], columns=self.component_names)
-
-    def _over_batches(self, what: Any, adata: AnnData, chosen: np.ndarray, batch_size: int) -> np.ndarray:
-        """`what` of the mini-batches of the chosen cells, joined."""
-        self.module.eval()
-        if not len(chosen):
-            return np.zeros((0, self.module.n_components))
-        loader = self._make_data_loader(adata=adata, indices=chosen, batch_size=batch_size)
-        with torch.inference_mode(), isolated_randomness(self.seed):
-            return np.concatenate([what(tensors).cpu().numpy() for tensors in loader]).astype(np.float64)
 
     def _check_condition(self, adata: AnnData) -> None:
         registry = self._get_most_recent_anndata_manager(adata, required=True).registry
