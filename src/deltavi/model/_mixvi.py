@@ -304,7 +304,10 @@ class MIXVI(ComponentsMixin, PredictedGroupsMixin, ClassificationMixin, Attribut
 
     def _after_training(self) -> None:
         super()._after_training()
-        self.usage_ = Usage.of(torch.from_numpy(self.get_responsibilities(indices=self.train_indices).to_numpy()))
+        shares = self.get_responsibilities(indices=self.train_indices).to_numpy(
+            copy=True
+        )  # pandas may lend a read-only view
+        self.usage_ = Usage.of(torch.from_numpy(shares))
         if self.module.n_components > 1 and self.usage_.effective_number < COLLAPSED:
             warnings.warn(
                 f"The mixture has collapsed: {self.usage_.effective_number:.1f} of {self.module.n_components} "
