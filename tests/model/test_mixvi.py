@@ -14,11 +14,11 @@ import torch
 from anndata import AnnData
 from sklearn.metrics import adjusted_rand_score
 
-from deltavi._errors import DeltaviError, InputDataWarning, MixtureWarning
+from deltavi._errors import DeltaviError, InputDataError, InputDataWarning, MixtureWarning
 from deltavi.latent import Usage
 from deltavi.model._mixvi import MIXVI
 from deltavi.model._placement import placed
-from tests.model.conftest import QUIET, small_adata
+from tests.model.conftest import QUIET, dense, log_normalised, small_adata
 
 SMALL: dict[str, Any] = {"n_hidden": 16, "n_latent": 4}
 
@@ -220,3 +220,49 @@ def test_a_few_labels_name_the_other_cells(blood: AnnData) -> None:
     majority = truth[~few].value_counts(normalize=True).iloc[0]
     assert (named == truth[~few]).mean() > majority + 0.3
     assert torch.isfinite(model.module.mixture.loc).all()
+
+
+# -- likelihoods ---------------------------------------------------------------------------------------------
+
+
+def detection(seed: int = 0) -> AnnData:
+    adata = small_adata(seed=seed)
+    adata.X = (dense(adata.X) > 1).astype(np.float32)
+    return adata
+
+
+def test_detection_of_genes_is_learned_and_predicted() -> None:
+    adata = detection()
+    setup = {"labels_key": "cell_type", "condition_key": "condition"}
+    model = fitted(adata, setup=setup, epochs=10, gene_likelihood="bernoulli", conditional=True)
+    history = model.history["reconstruction_loss_train"].iloc[:, 0]
+    assert history.iloc[-1] < history.iloc[0]
+    predicted = model.predict_perturbation(control="control", target="stimulated")
+    assert set(np.unique(predicted.X)) == {0.0, 1.0}
+    assert "counts" not in predicted.layers
+    rate = np.asarray(predicted.layers["rate"])
+    assert ((rate > 0) & (rate < 1)).all()
+    decoded = model.predict_perturbation(control="control", target="stimulated", profile="decoded")
+    np.testing.assert_array_equal(decoded.X, rate)
+    normalised = model.get_normalized_expression(return_numpy=True)
+    assert ((normalised > 0) & (normalised < 1)).all()
+
+
+def test_counts_are_refused_where_detection_is_asked_for() -> None:
+    MIXVI.setup_anndata(adata := small_adata())
+    with pytest.raises(InputDataError, match=r"values up to \d+.*adata.X > 0"):
+        MIXVI(adata, gene_likelihood="bernoulli", **SMALL)
+    model = fitted(detection(), gene_likelihood="bernoulli")
+    with pytest.raises(InputDataError, match=r"query.*values up to"):
+        model.predict(small_adata(seed=1))
+
+
+@pytest.mark.parametrize("dispersion", ["gene", "shared", "fixed"])
+def test_gaussian_noise_is_learned_or_given(dispersion: str) -> None:
+    settings = {"gene_likelihood": "normal", "dispersion": dispersion, "noise_variance": 0.25}
+    model = fitted(log_normalised(small_adata()), epochs=3, **settings)
+    x = torch.as_tensor(dense(model.adata.X))
+    likelihood = model.module.forward({"X": x, "batch": torch.zeros(len(x), 1)}, compute_loss=False)[1]["likelihood"]
+    n_variances = len(torch.unique(likelihood.variance))
+    assert n_variances == {"gene": x.shape[1], "shared": 1, "fixed": 1}[dispersion]
+    assert (dispersion != "fixed") or likelihood.variance.max().item() == pytest.approx(0.25)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -177,6 +177,23 @@ def require_log_normalised(report: MatrixReport, *, where: str) -> None:
             "log-normalised expression: run sc.pp.normalize_total and sc.pp.log1p first, or choose 'zinb' or 'nb'. "
             "check_input=False overrides the check."
         )
+
+
+def require_detection(report: MatrixReport, *, where: str) -> None:
+    """Raise where a Bernoulli likelihood would meet anything but values from zero to one."""
+    if report.n_negative == 0 and report.max_value <= 1:
+        return
+    raise InputDataError(
+        f"{where} holds {report.n_negative} negative values and values up to {report.max_value:.6g}, but "
+        "gene_likelihood='bernoulli' needs detection, 0 or 1: pass adata.X > 0 as numbers, or choose 'nb' for counts. "
+        "check_input=False overrides the check."
+    )
+
+
+def scale_check(gene_likelihood: str) -> Callable[..., None]:
+    """What raises where a matrix is not on the scale a likelihood needs."""
+    other: dict[str, Callable[..., None]] = {"normal": require_log_normalised, "bernoulli": require_detection}
+    return other.get(gene_likelihood, require_counts)
 
 
 def warn_unusual(report: MatrixReport, *, where: str, cells: Sequence[str]) -> None:

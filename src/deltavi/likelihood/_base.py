@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ class Likelihood(ABC):
     Shapes are ``([n_samples,] n_cells, n_genes)``. Count likelihoods speak of raw counts, the Gaussian one
     of log-normalised expression; log probabilities are in nats.
     """
+
+    # whether values are raw counts, which have a library size and become log1p CP10k
+    of_counts: ClassVar[bool] = True
 
     rate: Tensor
     scale: Tensor | None

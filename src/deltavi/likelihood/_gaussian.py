@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ class Gaussian(Likelihood):
     rate: Tensor
     dispersion: Dispersion
     scale: Tensor | None = None
+    of_counts: ClassVar[bool] = False
 
     def log_prob_per_gene(self, x: Tensor) -> Tensor:
         deviation = self.dispersion.gathered()

@@ -25,7 +25,7 @@ from deltavi._compat import (
     make_actual,
 )
 from deltavi._errors import DeltaviError, KeyClashError, NotTrainedError, examples
-from deltavi.data._checks import MatrixReport, require_counts, require_log_normalised
+from deltavi.data._checks import MatrixReport, scale_check
 from deltavi.data._fields import (
     CategoricalCovariatesField,
     CategoryField,
@@ -105,8 +105,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
 
     def _check_scale(self, gene_likelihood: str) -> None:
         """Raise where the registered matrix is not on the scale the likelihood needs."""
-        check = require_log_normalised if gene_likelihood == "normal" else require_counts
-        check(self._scan(), where=self._matrix_name())
+        scale_check(gene_likelihood)(self._scan(), where=self._matrix_name())
 
     def _scan(self) -> MatrixReport:
         """What the scan of the registered matrix found."""

@@ -12,7 +12,7 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from deltavi._compat import MODULE_KEYS
-from deltavi.likelihood import Gaussian, Likelihood
+from deltavi.likelihood import Likelihood
 from deltavi.likelihood._base import to_numpy
 from deltavi.perturbation.coupling import couple, log_cp10k
 from deltavi.perturbation.noise import normals, uniforms
@@ -35,11 +35,11 @@ class Predicted:
     Parameters
     ----------
     profile
-        log1p CP10k as CSR; for a Gaussian, dense on the input's scale.
+        log1p CP10k as CSR; where the likelihood is not of counts, dense on the input's scale.
     rate
-        Expected counts (a Gaussian's mean) in single precision.
+        Expected counts (else expected values) in single precision.
     counts
-        Sampled counts as CSR, or ``None`` for a Gaussian.
+        Sampled counts as CSR, or ``None`` where the likelihood is not of counts.
     lower, upper
         Bounds of the predictive interval on the scale of `profile`, where it was asked for.
     """
@@ -109,11 +109,12 @@ def predict_cells(
 ) -> Predicted:
     """Profile, rate and sampled counts of cells that go from `source` to `target`."""
     rate = target.mean.detach().cpu().numpy().astype(np.float32)
-    if isinstance(target, Gaussian):
-        moved = couple(observed, source, target, uniform=np.zeros(0)) if profile == "cell" else np.maximum(rate, 0)
-        return Predicted(profile=moved.astype(np.float32), rate=rate, counts=None)
     n_genes = observed.shape[1]
+    if not target.of_counts and profile == "decoded":
+        return Predicted(profile=np.maximum(rate, 0), rate=rate, counts=None)
     coupled = couple(observed, source, target, uniform=uniforms(generators, n_genes))
+    if not target.of_counts:
+        return Predicted(profile=coupled.astype(np.float32), rate=rate, counts=None)
     counts = target.quantile(uniforms(generators, n_genes))
     if profile == "cell":
         values: Any = sparse.csr_matrix(log_cp10k(coupled, totals))
@@ -159,7 +160,7 @@ def predictive_interval(
     for _ in range(n_samples):
         likelihood = decode(z + scale * normals(generators, z.shape[1]))
         drawn = likelihood.quantile(uniforms(generators, likelihood.rate.shape[-1]))
-        draws.append(drawn.astype(np.float32) if isinstance(likelihood, Gaussian) else log_cp10k(drawn, totals))
+        draws.append(log_cp10k(drawn, totals) if likelihood.of_counts else drawn.astype(np.float32))
     lower, upper = np.quantile(np.stack(draws), INTERVAL, axis=0).astype(np.float32)
     return lower, upper
 

@@ -216,7 +216,7 @@ class LABELVI(PredictedGroupsMixin, ClassificationMixin, AttributionMixin, Total
     # -- training --------------------------------------------------------------------------------------------
 
     def _loading_options(self, seed: int) -> dict[str, Any]:
-        thinning = THINNING if self.module.gene_likelihood != "normal" else 1.0
+        thinning = THINNING if self.module.of_counts else 1.0
         return {"sampling_seed": seed, "thinning": thinning}
 
     def _split_cells(self, **options: Any) -> CellSplit:

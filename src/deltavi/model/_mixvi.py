@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from deltavi.model._groups import PredictedGroupsMixin
 from deltavi.model._placement import WARMUP, PlaceComponents, placed
 from deltavi.model._totals import TotalCountsMixin
 from deltavi.model._vae import VAE, named_arguments
+from deltavi.module._decoder import GeneLikelihood
 from deltavi.module._mixvi import MIXVI as MIXVIModule
 from deltavi.train import CellSplit, MixedSplitter, split_labelled
 
@@ -55,7 +56,8 @@ class MIXVI(ComponentsMixin, PredictedGroupsMixin, ClassificationMixin, Attribut
     conditional
         Let components and decoder depend on the condition.
     gene_likelihood
-        ``"nb"``, ``"zinb"`` or ``"poisson"`` on raw counts, ``"normal"`` on log-normalised expression.
+        ``"nb"``, ``"zinb"`` or ``"poisson"`` on raw counts, ``"normal"`` on log-normalised expression, ``"bernoulli"``
+        on detection (values from zero to one).
     n_hidden, dropout_rate
         Hidden units of every network, and dropout of the encoder.
     seed
@@ -87,7 +89,7 @@ class MIXVI(ComponentsMixin, PredictedGroupsMixin, ClassificationMixin, Attribut
         n_latent: int = 10,
         n_w: int = 0,
         conditional: bool = False,
-        gene_likelihood: Literal["zinb", "nb", "poisson", "normal"] = "nb",
+        gene_likelihood: GeneLikelihood = "nb",
         n_hidden: int = 128,
         dropout_rate: float = 0.1,
         seed: int = 0,

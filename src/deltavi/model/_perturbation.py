@@ -110,7 +110,7 @@ class PerturbationMixin:
 
         Returns
         -------
-        AnnData of the predicted cells. X: log1p CP10k (a Gaussian model: the scale of its input). layers: ``"rate"``
+        AnnData of the predicted cells. X: log1p CP10k (without counts: the scale of the input). layers: ``"rate"``
         expected counts, ``"counts"`` counts sampled from the likelihood. obs: that of the input, with the condition
         set to `target` and the cell's origin in ``"deltavi_source_condition"`` and ``"deltavi_source_cell"``. obsm:
         latent positions after (``"X_deltavi"``) and before (``"X_deltavi_control"``). uns ``"deltavi"``: what
@@ -222,7 +222,7 @@ class PerturbationMixin:
 
     def _without_invalid(self, adata: AnnData) -> AnnData:
         model = cast("Any", self)
-        layer, counts = model._setup_argument("layer"), model.module.gene_likelihood != "normal"
+        layer, counts = model._setup_argument("layer"), model.module.of_counts
         good = valid_cells(adata, layer=layer, counts=counts)
         if good.all():
             return adata
@@ -255,7 +255,7 @@ class PerturbationMixin:
         own = TrainingMeans.from_cells(
             self._positions(adata, np.arange(adata.n_obs)),
             model.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY),
-            totals=None if model.module.gene_likelihood == "normal" else self._totals(adata),
+            totals=self._totals(adata) if model.module.of_counts else None,
             conditions=np.asarray(adata.obs[self._condition_key()].astype(str), dtype=object),
             labels=None if labels_key is None else self._groups(adata),
         )
@@ -318,7 +318,7 @@ class PerturbationMixin:
         def log_mean(displacement: np.ndarray, condition: int) -> np.ndarray:
             with torch.inference_mode():
                 rate = to_numpy(decode(positions + displacement, condition=condition).mean)
-            if model.module.gene_likelihood == "normal":
+            if not model.module.of_counts:
                 return np.asarray(rate.mean(0))
             return np.asarray(np.log1p((rate * (1e4 / np.maximum(totals, 1.0))[:, None]).mean(0)))
 

@@ -11,6 +11,7 @@ from scvi import REGISTRY_KEYS
 
 from deltavi._compat import SETUP_ARGS_KEY
 from deltavi.data._checks import are_relative, cell_totals, row_blocks
+from deltavi.module._settings import COUNT_LIKELIHOODS
 
 
 class TotalCountsMixin:
@@ -20,7 +21,7 @@ class TotalCountsMixin:
         self, adata: AnnData | None, gene_likelihood: str, settings: dict[str, Any]
     ) -> dict[str, Any]:
         """`settings` of the module, with what the totals of `adata` decide; to be among the arguments a file keeps."""
-        if adata is None or gene_likelihood == "normal":
+        if adata is None or gene_likelihood not in COUNT_LIKELIHOODS:
             return settings
         decodes_shares = settings.get("library") in (None, "size_factor")
         activation = self._activation(adata) if decodes_shares else {}

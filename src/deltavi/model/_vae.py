@@ -14,13 +14,14 @@ from deltavi import _keys
 from deltavi._compat import init_library_size
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness
-from deltavi.data._checks import MatrixReport, require_counts, require_log_normalised
+from deltavi.data._checks import MatrixReport, scale_check
 from deltavi.data._manager import DataManager
 from deltavi.model._base import CountModel
 from deltavi.model._files import FilesMixin
 from deltavi.model._perturbation import PerturbationMixin
 from deltavi.model._training import TrainingMixin
 from deltavi.module import VAE as VAEModule
+from deltavi.module._settings import COUNT_LIKELIHOODS
 
 
 class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, FilesMixin, TrainingMixin, CountModel):  # type: ignore[misc]
@@ -40,7 +41,8 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, FilesMixin, TrainingMixin, C
     dispersion
         ``"gene"``, ``"gene-batch"``, ``"gene-label"`` or ``"gene-cell"``.
     gene_likelihood
-        ``"zinb"``, ``"nb"``, ``"poisson"`` for raw counts, ``"normal"`` for log-normalised expression.
+        ``"zinb"``, ``"nb"``, ``"poisson"`` for raw counts, ``"normal"`` for log-normalised expression, ``"bernoulli"``
+        for detection (values from zero to one).
     library
         ``"observed"``, ``"size_factor"``, ``"learned"`` or ``"none"``; by default the size factor where one is
         registered, none for ``"normal"``, and the observed total otherwise.
@@ -72,7 +74,7 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, FilesMixin, TrainingMixin, C
         n_layers: int = 1,
         dropout_rate: float = 0.1,
         dispersion: Literal["gene", "gene-batch", "gene-label", "gene-cell", "shared", "fixed"] = "gene",
-        gene_likelihood: Literal["zinb", "nb", "poisson", "normal"] = "zinb",
+        gene_likelihood: Literal["zinb", "nb", "poisson", "normal", "bernoulli"] = "zinb",
         library: Literal["observed", "size_factor", "learned", "none"] | None = None,
         check_input: bool = True,
         seed: int = 0,
@@ -82,7 +84,7 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, FilesMixin, TrainingMixin, C
         self.seed, self.check_input = seed, check_input
         if check_input and adata is not None:
             self._check_scale(gene_likelihood)
-        if gene_likelihood == "normal":
+        if gene_likelihood not in COUNT_LIKELIHOODS:
             module_kwargs.setdefault("log_variational", False)
         library = library or self._default_library(gene_likelihood)
         with isolated_randomness(seed):
@@ -220,7 +222,7 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, FilesMixin, TrainingMixin, C
         """Hook for initial weights that depend on the data."""
 
     def _default_library(self, gene_likelihood: str) -> Literal["observed", "size_factor", "none"]:
-        if gene_likelihood == "normal":
+        if gene_likelihood not in COUNT_LIKELIHOODS:
             return "none"
         return "observed" if self._setup_argument("size_factor_key") is None else "size_factor"
 
@@ -238,8 +240,7 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, FilesMixin, TrainingMixin, C
         if not self.check_input:
             return
         report = MatrixReport.from_dict(manager.get_state_registry(REGISTRY_KEYS.X_KEY)["scan"])
-        check = require_log_normalised if self.module.gene_likelihood == "normal" else require_counts
-        check(report, where="The query")
+        scale_check(self.module.gene_likelihood)(report, where="The query")
 
 
 def named_arguments(arguments: dict[str, Any]) -> dict[str, Any]:

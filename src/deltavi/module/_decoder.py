@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from deltavi.latent import Architecture, hidden_layers, linear_layer, run_layers
 from deltavi.likelihood import (
+    Bernoulli,
     Dispersion,
     Gaussian,
     Likelihood,
@@ -20,7 +21,7 @@ from deltavi.likelihood import (
     rows_with_average,
 )
 
-GeneLikelihood = Literal["zinb", "nb", "poisson", "normal"]
+GeneLikelihood = Literal["zinb", "nb", "poisson", "normal", "bernoulli"]
 DispersionKind = Literal["gene", "gene-batch", "gene-label", "gene-cell", "shared", "fixed"]
 ScaleActivation = Literal["softmax", "softmax_rest", "softplus", "exp", "linear"]
 
@@ -168,6 +169,8 @@ def build_likelihood(
     kind: GeneLikelihood, decoded: Decoded, library: Tensor | None, dispersion: Dispersion | None
 ) -> Likelihood:
     """Likelihood of the decoded parameters at log library size `library` ``([n_samples,] n_cells, 1)``."""
+    if kind == "bernoulli":
+        return Bernoulli(logits=decoded.scale)
     rate = decoded.scale if library is None else library.exp() * decoded.scale
     if kind == "poisson":
         return Poisson(rate=rate, scale=decoded.scale)

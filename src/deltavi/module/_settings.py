@@ -8,7 +8,7 @@ from deltavi.module._decoder import GeneLikelihood, ScaleActivation
 
 WHERE = ("none", "encoder", "decoder", "both")
 ALLOWED: dict[str, tuple[str, ...]] = {
-    "gene_likelihood": ("zinb", "nb", "poisson", "normal"),
+    "gene_likelihood": ("zinb", "nb", "poisson", "normal", "bernoulli"),
     "dispersion": ("gene", "gene-batch", "gene-label", "gene-cell", "shared", "fixed"),
     "library": ("observed", "size_factor", "learned", "none"),
     "scale_activation": ("softmax", "softmax_rest", "softplus", "exp", "linear"),
@@ -17,6 +17,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "activation": ("relu", "leaky_relu"),
     "posterior": ("gaussian", "deterministic"),
 }
+# Likelihoods of raw counts; the others have no library size.
+COUNT_LIKELIHOODS = ("zinb", "nb", "poisson")
+# Likelihoods whose variance follows from the mean.
+WITHOUT_DISPERSION = ("poisson", "bernoulli")
+LOG_ODDS = (None, "linear")
 # Only a Gaussian has a spread that may be one number for all genes, or given.
 GAUSSIAN_DISPERSIONS = ("shared", "fixed")
 
@@ -29,8 +34,10 @@ def check_settings(**settings: str | None) -> None:
     likelihood, dispersion = settings["gene_likelihood"], settings["dispersion"]
     if dispersion in GAUSSIAN_DISPERSIONS and likelihood != "normal":
         raise DeltaviError(f"dispersion={dispersion!r} is for gene_likelihood='normal', not for {likelihood!r}.")
-    if settings["library"] == "none" and likelihood != "normal":
+    if settings["library"] == "none" and likelihood in COUNT_LIKELIHOODS:
         raise DeltaviError("library='none' is for gene_likelihood='normal'; counts have a library size.")
+    if likelihood == "bernoulli" and (settings["library"] != "none" or settings["scale_activation"] not in LOG_ODDS):
+        raise DeltaviError("gene_likelihood='bernoulli' decodes log odds: no library size, and a linear activation.")
 
 
 def check_sizes(**sizes: int) -> None:
@@ -42,6 +49,6 @@ def check_sizes(**sizes: int) -> None:
 
 def default_activation(gene_likelihood: GeneLikelihood, library: LibraryKind) -> ScaleActivation:
     """Softmax shares of a library; a free positive rate per unit of a given size factor; else linear."""
-    if gene_likelihood == "normal" and library == "none":
+    if gene_likelihood not in COUNT_LIKELIHOODS and library == "none":
         return "linear"
     return "softplus" if library == "size_factor" else "softmax"

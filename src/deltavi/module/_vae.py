@@ -38,7 +38,13 @@ from deltavi.module._decoder import (
     initial_log_dispersion,
     weight_penalty,
 )
-from deltavi.module._settings import check_settings, check_sizes, default_activation
+from deltavi.module._settings import (
+    COUNT_LIKELIHOODS,
+    WITHOUT_DISPERSION,
+    check_settings,
+    check_sizes,
+    default_activation,
+)
 
 Where = Literal["none", "encoder", "decoder", "both"]
 
@@ -65,7 +71,8 @@ class VAE(BoundsMixin, BaseModuleClass):  # type: ignore[misc]
     dropout_rate_decoder
         Dropout of the decoder; scVI uses none, scGen 0.2.
     gene_likelihood
-        ``"zinb"``, ``"nb"``, ``"poisson"`` on raw counts, ``"normal"`` on log-normalised expression.
+        ``"zinb"``, ``"nb"``, ``"poisson"`` on raw counts, ``"normal"`` on log-normalised expression, ``"bernoulli"``
+        on detection (values from zero to one).
     dispersion
         ``"gene"``, ``"gene-batch"``, ``"gene-label"``, ``"gene-cell"``; with ``"normal"`` it is the standard
         deviation and may also be ``"shared"`` or ``"fixed"``.
@@ -143,6 +150,7 @@ class VAE(BoundsMixin, BaseModuleClass):  # type: ignore[misc]
         self.n_input, self.n_latent, self.n_labels = n_input, n_latent, n_labels
         self.n_continuous_cov = n_continuous_cov
         self.gene_likelihood, self.dispersion, self.library = gene_likelihood, dispersion, library
+        self.of_counts = gene_likelihood in COUNT_LIKELIHOODS
         self.noise_variance, self.weight_l2 = noise_variance, weight_l2
         self.log_variational, self.encode_covariates = log_variational, encode_covariates
         self.condition_in_decoder = condition_in_decoder
@@ -181,10 +189,12 @@ class VAE(BoundsMixin, BaseModuleClass):  # type: ignore[misc]
             covariates=self.covariate_sizes,
             activation=self.scale_activation,
             with_dropout=gene_likelihood == "zinb",
-            with_dispersion=dispersion == "gene-cell" and gene_likelihood != "poisson",
+            with_dispersion=dispersion == "gene-cell" and gene_likelihood not in WITHOUT_DISPERSION,
         )
         self.px_r = (
-            None if gene_likelihood == "poisson" else initial_log_dispersion(dispersion, n_input, n_batch, n_labels)
+            None
+            if gene_likelihood in WITHOUT_DISPERSION
+            else initial_log_dispersion(dispersion, n_input, n_batch, n_labels)
         )
 
     # -- the model, top to bottom -------------------------------------------------------------------------
@@ -287,7 +297,7 @@ class VAE(BoundsMixin, BaseModuleClass):  # type: ignore[misc]
     def decode_anywhere(self, z: Tensor, *, condition: int) -> Tensor:
         """Profile ``(n, n_genes)`` at latent positions `z` ``(n, n_latent)``, whatever batch and covariates are.
 
-        On the scale of log1p CP10k; a Gaussian's mean as it is.
+        On the scale of log1p CP10k; the mean of a Gaussian or Bernoulli as it is.
         """
         code = torch.full((z.shape[0], 1), -1, device=z.device)
         n_categorical = len(self.covariate_sizes) - 1 - self.condition_in_decoder
@@ -300,10 +310,10 @@ class VAE(BoundsMixin, BaseModuleClass):  # type: ignore[misc]
             code.expand(-1, n_categorical) if n_categorical else None,
             code,
         )
-        return likelihood.mean if self.gene_likelihood == "normal" else likelihood.mean.log1p()
+        return likelihood.mean.log1p() if self.of_counts else likelihood.mean
 
     def _dispersion(self, decoded: Any, batch_index: Tensor, y: Tensor | None) -> Dispersion | None:
-        if self.gene_likelihood == "poisson":
+        if self.gene_likelihood in WITHOUT_DISPERSION:
             return None
         if self.dispersion == "fixed":
             return Dispersion(values=torch.full_like(decoded.scale[..., :1, :1], math.sqrt(self.noise_variance)))

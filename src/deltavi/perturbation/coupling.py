@@ -40,6 +40,8 @@ def couple(
     if isinstance(source, Gaussian):
         return _couple_gaussian(observed, source, target)
     observed = np.asarray(observed, dtype=np.float64)
+    # greys of a Bernoulli variable are detected or not
+    observed = observed if source.of_counts else np.rint(observed)
     lower = np.where(observed > 0, source.cdf(observed - 1), 0.0)
     # quantiles of the upper half are counted from above: near one they would all round to the same number
     in_tail = lower > 0.5
