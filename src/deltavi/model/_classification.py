@@ -40,6 +40,11 @@ class ClassificationMixin:
         """Labels the model can predict, in the order of its probabilities, ``(n_labels,)``."""
         return cast("np.ndarray", cast("Any", self)._categories(REGISTRY_KEYS.LABELS_KEY))
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether there are labels to learn; some models do without."""
+        return True
+
     def predict(
         self,
         adata: AnnData | None = None,
@@ -182,12 +187,8 @@ class ClassificationMixin:
         self.trained_on_ = checksum(cast("Any", self).adata.obs_names.astype(str))
         if self.reference_calibration is not None and not self._sees_every_label():
             self.calibration = self.reference_calibration
-        elif self._has_labels():
+        elif self.has_labels:
             self.calibrate()
-
-    def _has_labels(self) -> bool:
-        """Whether there is anything to calibrate with."""
-        return True
 
     def _keep_of_reference(self, reference: Any) -> None:
         cast("Any", super())._keep_of_reference(reference)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, Self
 
-import numpy as np
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
@@ -13,15 +12,14 @@ from deltavi import _keys
 from deltavi._compat import SETUP_ARGS_KEY
 from deltavi._errors import DeltaviError, examples
 from deltavi.annotation import TemperaturePrior
-from deltavi.data._labels import LabelField
 from deltavi.model._attribution import AttributionMixin
 from deltavi.model._base import aligned_copy
 from deltavi.model._classification import ClassificationMixin
-from deltavi.model._groups import PredictedGroupsMixin
+from deltavi.model._label_column import LabelColumnMixin
 from deltavi.model._totals import TotalCountsMixin
 from deltavi.model._vae import VAE, named_arguments
 from deltavi.module import LABELVI as LABELVIModule
-from deltavi.train import CellSplit, MixedSplitter, split_labelled
+from deltavi.train import CellSplit, MixedSplitter
 
 # Repeated draws are sequenced less deeply, down to this share of their molecules: the classifier then rests on what a
 # cell expresses rather than on how deeply its study was sequenced.
@@ -31,7 +29,7 @@ THINNING = 0.2
 TEMPERATURE = TemperaturePrior(median=1.7, spread=0.25)
 
 
-class LABELVI(PredictedGroupsMixin, ClassificationMixin, AttributionMixin, TotalCountsMixin, VAE):
+class LABELVI(LabelColumnMixin, ClassificationMixin, AttributionMixin, TotalCountsMixin, VAE):
     """Semi-supervised annotation of cells with a generative model of their counts.
 
     A latent state z1 generates the counts, and a label y with a basal state z2 generates z1; labelled cells enter
@@ -153,18 +151,8 @@ class LABELVI(PredictedGroupsMixin, ClassificationMixin, AttributionMixin, Total
         UnknownCategoryError
             If a column or layer does not exist, or `unlabeled_category` looks mistyped.
         """
-        keys = [key for key in (labels_key, condition_key, batch_key) if key is not None]
-        if len(set(keys)) < len(keys):
-            raise DeltaviError(f"labels_key, condition_key and batch_key are {keys}: name a column for each.")
+        cls._require_own_columns(labels_key=labels_key, condition_key=condition_key, batch_key=batch_key)
         cls._register(adata, cls._get_setup_method_args(**named_arguments(locals())), **kwargs)
-
-    @classmethod
-    def _fields(cls, setup: dict[str, Any]) -> list[Any]:
-        labels = LabelField(
-            REGISTRY_KEYS.LABELS_KEY, setup["labels_key"], unlabeled_category=setup.get("unlabeled_category")
-        )
-        fields = super()._fields(setup)
-        return [labels if field.registry_key == REGISTRY_KEYS.LABELS_KEY else field for field in fields]
 
     @classmethod
     def from_vae(
@@ -219,16 +207,11 @@ class LABELVI(PredictedGroupsMixin, ClassificationMixin, AttributionMixin, Total
         thinning = THINNING if self.module.of_counts else 1.0
         return {"sampling_seed": seed, "thinning": thinning}
 
-    def _split_cells(self, **options: Any) -> CellSplit:
-        return split_labelled(self._label_codes(), **options)
-
     def _before_training(self, split: CellSplit) -> None:
         if self.is_trained_ or self.is_mapped_:
             # a prior that was learned, or the reference's, is not forgotten
             return
-        codes = self._label_codes()[split.train]
-        counts = np.bincount(codes[codes >= 0], minlength=len(self.label_names))
-        self.module.set_label_frequencies(torch.from_numpy(counts))
+        self._learn_label_frequencies(split)
 
 
 def _settings_of(vae: VAE) -> dict[str, Any]:

@@ -15,19 +15,18 @@ from scvi import REGISTRY_KEYS
 from deltavi._compat import SETUP_ARGS_KEY
 from deltavi._errors import DeltaviError, InputDataWarning, MixtureWarning
 from deltavi.annotation import Calibration
-from deltavi.data._labels import LabelField
 from deltavi.latent import Usage
 from deltavi.model._attribution import AttributionMixin
 from deltavi.model._cells import Indices
 from deltavi.model._classification import BATCH_SIZE, ClassificationMixin
 from deltavi.model._components import ComponentsMixin
-from deltavi.model._groups import PredictedGroupsMixin
+from deltavi.model._label_column import LabelColumnMixin
 from deltavi.model._placement import WARMUP, PlaceComponents, placed
 from deltavi.model._totals import TotalCountsMixin
 from deltavi.model._vae import VAE, named_arguments
 from deltavi.module._decoder import GeneLikelihood
 from deltavi.module._mixvi import MIXVI as MIXVIModule
-from deltavi.train import CellSplit, MixedSplitter, split_labelled
+from deltavi.train import CellSplit, MixedSplitter
 
 # Components beyond the labels, and components without any.
 FREE_COMPONENTS, UNLABELLED_COMPONENTS = 10, 20
@@ -35,7 +34,7 @@ FREE_COMPONENTS, UNLABELLED_COMPONENTS = 10, 20
 COLLAPSED = 1.5
 
 
-class MIXVI(ComponentsMixin, PredictedGroupsMixin, ClassificationMixin, AttributionMixin, TotalCountsMixin, VAE):
+class MIXVI(ComponentsMixin, LabelColumnMixin, ClassificationMixin, AttributionMixin, TotalCountsMixin, VAE):
     """A mixture of Gaussians over the latent space of counts: clusters, cell types and conditions in one model.
 
     Without labels its components are clusters. With labels of some or all cells a label names a component, and
@@ -163,27 +162,10 @@ class MIXVI(ComponentsMixin, PredictedGroupsMixin, ClassificationMixin, Attribut
         UnknownCategoryError
             If a column or layer does not exist, or `unlabeled_category` looks mistyped.
         """
-        keys = [key for key in (labels_key, condition_key, batch_key) if key is not None]
-        if len(set(keys)) < len(keys):
-            raise DeltaviError(f"labels_key, condition_key and batch_key are {keys}: name a column for each.")
+        cls._require_own_columns(labels_key=labels_key, condition_key=condition_key, batch_key=batch_key)
         if unlabeled_category is not None and labels_key is None:
             raise DeltaviError("unlabeled_category is a value of labels_key: pass both, or neither for clustering.")
         cls._register(adata, cls._get_setup_method_args(**named_arguments(locals())), **kwargs)
-
-    @classmethod
-    def _fields(cls, setup: dict[str, Any]) -> list[Any]:
-        fields = super()._fields(setup)
-        if setup.get("labels_key") is None:
-            return fields
-        labels = LabelField(
-            REGISTRY_KEYS.LABELS_KEY, setup["labels_key"], unlabeled_category=setup.get("unlabeled_category")
-        )
-        return [labels if field.registry_key == REGISTRY_KEYS.LABELS_KEY else field for field in fields]
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether labels name components."""
-        return self._setup_argument("labels_key") is not None
 
     @property
     def label_names(self) -> np.ndarray:
@@ -262,9 +244,6 @@ class MIXVI(ComponentsMixin, PredictedGroupsMixin, ClassificationMixin, Attribut
             asked = n_labels + FREE_COMPONENTS if n_labels else UNLABELLED_COMPONENTS
         return {**dimensions, "n_labels": n_labels, "n_components": asked}
 
-    def _split_cells(self, **options: Any) -> CellSplit:
-        return split_labelled(self._label_codes(), **options) if self.has_labels else super()._split_cells(**options)
-
     def _loading_options(self, seed: int) -> dict[str, Any]:
         return {"sampling_seed": seed, **({} if self.has_labels else {"repeated_share": 0.0})}
 
@@ -278,9 +257,7 @@ class MIXVI(ComponentsMixin, PredictedGroupsMixin, ClassificationMixin, Attribut
         self.module.get_buffer("n_cells").fill_(len(split.train))
         self.module.is_placed = False
         if self.has_labels:
-            codes = self._label_codes()[split.train]
-            counts = np.bincount(codes[codes >= 0], minlength=len(self.label_names))
-            self.module.set_label_frequencies(torch.from_numpy(counts))
+            self._learn_label_frequencies(split)
 
     def _own_callbacks(self, split: CellSplit, max_epochs: int) -> list[Any]:
         if self.module.is_placed:
@@ -296,13 +273,6 @@ class MIXVI(ComponentsMixin, PredictedGroupsMixin, ClassificationMixin, Attribut
         self.module.mixture.place(torch.from_numpy(centres).float(), torch.from_numpy(variances).float())
         self.module.is_placed = True
         self.module.train(was_training)
-
-    def _has_labels(self) -> bool:
-        return self.has_labels
-
-    def _groups(self, adata: AnnData) -> np.ndarray:
-        # without labels all cells are one group, as in a VAE
-        return super()._groups(adata) if self.has_labels else VAE._groups(self, adata)
 
     def _after_training(self) -> None:
         super()._after_training()

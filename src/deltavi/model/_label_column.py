@@ -1,0 +1,77 @@
+"""A column of labels that some cells lack: how it is read, split and grouped."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
+
+from deltavi._errors import DeltaviError
+from deltavi.data._labels import LabelField, as_text
+from deltavi.model._classification import BATCH_SIZE
+from deltavi.train import CellSplit, split_labelled
+
+
+class LabelColumnMixin:
+    """Reads labels of some cells; comes before what carries perturbations and training.
+
+    Where a model may do without labels (``has_labels`` is false), everything here leaves the work to the next class.
+    """
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the model was set up with labels."""
+        return cast("Any", self)._setup_argument("labels_key") is not None
+
+    @classmethod
+    def _fields(cls, setup: dict[str, Any]) -> list[Any]:
+        fields = cast("Any", super())._fields(setup)
+        if setup.get("labels_key") is None:
+            return list(fields)
+        labels = LabelField(
+            REGISTRY_KEYS.LABELS_KEY, setup["labels_key"], unlabeled_category=setup.get("unlabeled_category")
+        )
+        return [labels if field.registry_key == REGISTRY_KEYS.LABELS_KEY else field for field in fields]
+
+    @staticmethod
+    def _require_own_columns(**keys: str | None) -> None:
+        """Raise where two arguments name the same column."""
+        given = [key for key in keys.values() if key is not None]
+        if len(set(given)) < len(given):
+            names = f"{', '.join(list(keys)[:-1])} and {list(keys)[-1]}"
+            raise DeltaviError(f"{names} are {given}: name a column for each.")
+
+    def _split_cells(self, **options: Any) -> CellSplit:
+        if not self.has_labels:
+            split: CellSplit = cast("Any", super())._split_cells(**options)
+            return split
+        return split_labelled(cast("Any", self)._label_codes(), **options)
+
+    def _learn_label_frequencies(self, split: CellSplit) -> None:
+        """Tell the module how often each label occurs among labelled training cells."""
+        model = cast("Any", self)
+        codes = model._label_codes()[split.train]
+        counts = np.bincount(codes[codes >= 0], minlength=len(model.label_names))
+        model.module.set_label_frequencies(torch.from_numpy(counts))
+
+    def _groups(self, adata: AnnData) -> np.ndarray:
+        """Label of each cell, which may be new to the model; the predicted one where none is given."""
+        model = cast("Any", self)
+        if not self.has_labels:
+            # all cells are one group, as in a VAE
+            groups: np.ndarray = cast("Any", super())._groups(adata)
+            return groups
+        aligned = model._validate_anndata(None if adata is model._adata else adata)
+        cells = model._classified(aligned, None, BATCH_SIZE)[1]
+        predicted: np.ndarray = model.label_names[cells.logits.argmax(1)]
+        key, unlabeled = model._setup_argument("labels_key"), model._setup_argument("unlabeled_category")
+        if key not in adata.obs:
+            return predicted
+        positions, found = pd.factorize(adata.obs[key])
+        names = np.array([*(as_text(value) for value in found), None], dtype=object)[positions]
+        unknown = pd.isna(names) | ((names == as_text(unlabeled)) & (unlabeled is not None))
+        return np.where(unknown, predicted, names)
