@@ -1,0 +1,212 @@
+"""Agreement of clusters with known labels: pairs of cells, matched clusters, purity on other cells, types found."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import infer_dtype
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+from deltavi._errors import DeltaviError, examples
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
+    from numpy.typing import NDArray
+
+    from deltavi.metrics._matrix import Vector
+
+
+@dataclass(frozen=True)
+class ClusteringScores:
+    """How far clusters agree with labels; see :func:`clustering_scores`.
+
+    Attributes
+    ----------
+    adjusted_rand
+        Adjusted Rand index: agreement about pairs of cells, one at best and zero on average for chance.
+    normalised_mutual_information
+        Mutual information over the mean of the two entropies, in [0, 1].
+    accuracy
+        Share of cells whose cluster is the one matched to their label, in [0, 1].
+    purity
+        Share of cells that have the label which is the most frequent one of their cluster among other cells,
+        in [0, 1].
+    found
+        Best F1 of any single cluster for each label, in [0, 1].
+    """
+
+    adjusted_rand: float
+    normalised_mutual_information: float
+    accuracy: float
+    purity: float
+    found: dict[Any, float]
+
+    def as_dict(self) -> dict[str, float]:
+        """Names and values, in the order of the fields; those of `found` are named ``"found <label>"``."""
+        values: dict[str, Any] = asdict(self)
+        found = values.pop("found")
+        return {**values, **{f"found {label}": value for label, value in found.items()}}
+
+
+def clustering_scores(
+    labels: Sequence[Hashable] | pd.Series[Any] | NDArray[Any],
+    clusters: Sequence[Hashable] | pd.Series[Any] | NDArray[Any],
+    *,
+    fit_on: Sequence[bool] | pd.Series[bool] | NDArray[np.bool_] | None = None,
+    seed: int = 0,
+) -> ClusteringScores:
+    """Compare clusters with known labels; names of clusters mean nothing.
+
+    With n_kl the number of cells of cluster k and label l:
+
+    * ``adjusted_rand`` and ``normalised_mutual_information`` are those of scikit-learn;
+    * ``accuracy`` is the highest ``sum_k n_k,m(k) / n`` of any one-to-one map m from clusters to labels, so that cells
+      of clusters beyond the number of labels are wrong;
+    * ``purity`` maps each cluster to its most frequent label in one part of the cells, and is the share of cells of
+      the other part for which that is right; a cluster without cells in the first part is wrong, and where m labels
+      are equally frequent each counts as 1 / m right;
+    * ``found[l]`` is ``max_k 2 n_kl / (n_k + n_l)``.
+
+    Parameters
+    ----------
+    labels
+        Label of every cell, (n_cells,): text, numbers or anything hashable.
+    clusters
+        Cluster of every cell, in the same order.
+    fit_on
+        For the purity, the cells that decide which label a cluster gets, (n_cells,); the others are judged. By default
+        a random half of the cells, then the other half, and the mean of the two.
+    seed
+        Seed of that random half.
+
+    Raises
+    ------
+    DeltaviError
+        There are fewer than two cells, a label or cluster is missing or not hashable, lengths differ, two Series have
+        another index, or `fit_on` is no mask that leaves cells on both sides.
+
+    Notes
+    -----
+    Each score hides something. The adjusted Rand index counts pairs, so that a label with half of the cells decides it
+    and a rare one does not matter. Mutual information grows with the number of clusters, even at random. Accuracy
+    punishes a label that is split in two as hard as one that is mixed up; purity forgives every split, and on the
+    cells that it was fitted on would be one if each cell were a cluster. Only `found` shows rare labels.
+
+    References
+    ----------
+    Hubert and Arabie (1985), Comparing partitions, Journal of Classification 2; Kuhn (1955), The Hungarian method for
+    the assignment problem, Naval Research Logistics Quarterly 2.
+    """
+    _check_same_cells(labels=labels, clusters=clusters, fit_on=fit_on)
+    (truth, names), (given, _) = _codes(labels, "labels"), _codes(clusters, "clusters")
+    if len(truth) != len(given):
+        raise DeltaviError(f"labels has {len(truth)} cells, clusters {len(given)}. Pass one of each for every cell.")
+    if len(truth) < 2:
+        raise DeltaviError(f"labels and clusters hold {len(truth)} cells. Pass at least two: agreement is about pairs.")
+    counts = _contingency(given, truth)
+    return ClusteringScores(
+        adjusted_rand=float(adjusted_rand_score(truth, given)),
+        normalised_mutual_information=float(normalized_mutual_info_score(truth, given)),
+        accuracy=float(counts[linear_sum_assignment(counts, maximize=True)].sum() / len(truth)),
+        purity=_purity(given, truth, fit_on, seed),
+        found=_found(counts, names),
+    )
+
+
+def _contingency(clusters: NDArray[np.intp], labels: NDArray[np.intp]) -> Vector:
+    """Number of cells of every cluster and label, (n_clusters, n_labels)."""
+    counts = np.zeros((clusters.max() + 1, labels.max() + 1))
+    np.add.at(counts, (clusters, labels), 1.0)
+    return counts
+
+
+def _found(counts: Vector, names: list[Any]) -> dict[Any, float]:
+    """Best F1 of any single cluster for each label, in the order of their text."""
+    f1 = 2 * counts / (counts.sum(axis=1, keepdims=True) + counts.sum(axis=0))
+    best = dict(zip(names, f1.max(axis=0).tolist(), strict=True))
+    return {name: best[name] for name in sorted(names, key=str)}
+
+
+def _purity(clusters: NDArray[np.intp], labels: NDArray[np.intp], fit_on: Any, seed: int) -> float:
+    """Purity on the cells that the map was not fitted on; without `fit_on` on either half, fitted on the other."""
+    if fit_on is not None:
+        return _purity_of_others(clusters, labels, _mask(fit_on, len(labels)))
+    half = np.random.default_rng(seed).permutation(len(labels)) < len(labels) // 2
+    return float(np.mean([_purity_of_others(clusters, labels, part) for part in (half, ~half)]))
+
+
+def _purity_of_others(clusters: NDArray[np.intp], labels: NDArray[np.intp], fitted: NDArray[np.bool_]) -> float:
+    """Share of the cells that are not `fitted` whose label is the most frequent one of the fitted of their cluster."""
+    counts = np.zeros((2, clusters.max() + 1, labels.max() + 1))
+    np.add.at(counts, (fitted.astype(int), clusters, labels), 1.0)
+    others, known = counts
+    # labels that are equally frequent share the cell, so that their order does not matter
+    most = (known == known.max(axis=1, keepdims=True)) & (known > 0)
+    right = (others * most).sum(axis=1) / np.maximum(most.sum(axis=1), 1)
+    return float(right.sum() / others.sum())
+
+
+def _codes(values: Any, name: str) -> tuple[NDArray[np.intp], list[Any]]:
+    """Code of every cell, from 0, and the values that the codes stand for."""
+    if isinstance(values, str) or getattr(values, "ndim", 1) != 1:
+        raise DeltaviError(f"{name} must hold one value per cell, (n_cells,). Of an AnnData, pass a column of .obs.")
+    try:
+        codes, found = pd.factorize(np.fromiter(values, dtype=object))
+    except TypeError:  # neither iterable nor hashable
+        raise DeltaviError(f"{name} must hold one hashable value per cell, such as text or a number.") from None
+    missing = np.flatnonzero(codes < 0)
+    if missing.size:
+        raise DeltaviError(
+            f"{name} is missing for {missing.size} of {len(codes)} cells "
+            f"(for example {_named(values, missing)}). Leave those cells out."
+        )
+    return np.asarray(codes, dtype=np.intp), list(found)
+
+
+def _named(values: Any, rows: NDArray[np.intp]) -> str:
+    """Names of cells, or their rows where they have no names."""
+    return examples(values.index[rows].tolist() if isinstance(values, pd.Series) else rows.tolist())
+
+
+def _mask(fit_on: Any, n_cells: int) -> NDArray[np.bool_]:
+    """`fit_on` as an array with cells on both sides."""
+    mask = np.asarray(fit_on)
+    if mask.shape != (n_cells,) or infer_dtype(mask, skipna=False) != "boolean":
+        raise DeltaviError(
+            f"fit_on must hold True or False for each of {n_cells} cells, got shape {mask.shape} of {mask.dtype}."
+        )
+    mask = mask.astype(bool)
+    if mask.all() or not mask.any():
+        raise DeltaviError(
+            f"fit_on is {bool(mask[0])} for all {n_cells} cells. Choose some of them to fit on and others to judge, or "
+            "pass None for two random halves."
+        )
+    return mask
+
+
+def _check_same_cells(**given: Any) -> None:
+    """Raise where two Series name other cells than the first of them, or the same ones in another order."""
+    series = {name: values for name, values in given.items() if isinstance(values, pd.Series)}
+    if not series:
+        return
+    first, *others = series
+    for other in others:
+        if not series[other].index.equals(series[first].index):
+            difference = _difference(first, other, series[first].index, series[other].index)
+            raise DeltaviError(f"{first} and {other} have different indexes: {difference}")
+
+
+def _difference(first: str, other: str, expected: pd.Index[Any], index: pd.Index[Any]) -> str:
+    """What differs between two indexes, and the way out."""
+    lost = {first: expected[~expected.isin(index)], other: index[~index.isin(expected)]}
+    listed = [f"{len(names)} cells only in {name} ({examples(names)})" for name, names in lost.items() if len(names)]
+    if listed:
+        return f"{', '.join(listed)}. Choose the same cells, or pass arrays if the order is the same."
+    if len(expected) != len(index):
+        return f"the same names, but {len(expected)} and {len(index)} cells. Make the names unique."
+    return f"the same {len(expected)} cells in another order. Pass {other}.loc[{first}.index]."
