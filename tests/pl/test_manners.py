@@ -24,6 +24,8 @@ PLOTS = [
     "calibration",
     "confusion",
     "open_set",
+    "components",
+    "responsibilities",
 ]
 
 
@@ -40,6 +42,8 @@ def draw(request, cells, table, history, labelled) -> Callable[..., object]:
         "open_set": lambda **k: pl.open_set(
             labelled["p_values"], is_new=labelled["is_new"], groups=labelled["truth"], **k
         ),
+        "components": lambda **k: pl.components(labelled["probabilities"], labelled["truth"], **k),
+        "responsibilities": lambda **k: pl.responsibilities(labelled["probabilities"], labelled["truth"], **k),
     }
     return calls[request.param]
 

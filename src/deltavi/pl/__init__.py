@@ -1,6 +1,7 @@
 """Plots of predictions, comparisons, training and labels; each takes ``ax``, ``show`` and ``save``."""
 
 from deltavi.pl._calibration import calibration
+from deltavi.pl._components import components, responsibilities
 from deltavi.pl._confusion import confusion
 from deltavi.pl._open_set import open_set
 from deltavi.pl._prediction_umap import prediction_umap
@@ -10,10 +11,12 @@ from deltavi.pl._training_history import training_history
 
 __all__ = [
     "calibration",
+    "components",
     "confusion",
     "open_set",
     "prediction_umap",
     "reg_mean",
+    "responsibilities",
     "scoreboard",
     "training_history",
 ]
