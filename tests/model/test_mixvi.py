@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from anndata import AnnData
+from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
 from deltavi._errors import DeltaviError, InputDataError, InputDataWarning, MixtureWarning
 from deltavi.latent import Usage
+from deltavi.model import _placement
 from deltavi.model._mixvi import MIXVI
 from deltavi.model._placement import placed
 from tests.model.conftest import QUIET, dense, log_normalised, small_adata
@@ -43,7 +45,7 @@ def blobs(n_blobs: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 def test_without_labels_components_are_placed_on_clusters() -> None:
     z, codes, _ = blobs(4)
-    centres, variances = placed(z, np.full(len(z), -1), 0, 4, seed=0)
+    centres, variances = placed(z, np.full(len(z), -1), n_labels=0, n_components=4, seed=0)
     order = ((centres[:, None] - np.stack([z[codes == k].mean(0) for k in range(4)])) ** 2).sum(-1).argmin(0)
     for k, component in enumerate(order):
         np.testing.assert_allclose(centres[component], z[codes == k].mean(0), rtol=1e-6)
@@ -53,20 +55,62 @@ def test_without_labels_components_are_placed_on_clusters() -> None:
 def test_named_components_lie_on_their_labels_and_free_ones_on_what_is_left() -> None:
     z, codes, truth = blobs(5)
     known = np.where(np.isin(codes, [0, 1, 2]) & (np.arange(len(z)) % 4 == 0), codes, -1)
-    centres, variances = placed(z, known, 3, 5, seed=0)
+    centres, variances = placed(z, known, n_labels=3, n_components=5, seed=0)
+    # the other cells of a label are found to be of it
     for k in range(3):
-        np.testing.assert_allclose(centres[k], z[known == k].mean(0))
+        np.testing.assert_allclose(centres[k], z[codes == k].mean(0), atol=1e-3)
     found = {int(((truth - centre) ** 2).sum(1).argmin()) for centre in centres[3:]}
     assert found == {3, 4}
     assert (variances > 0).all()
 
 
+def test_labelled_cells_stay_with_their_component() -> None:
+    """Two labels for one cloud, cut across where no mixture would cut it."""
+    z, codes, _ = blobs(2)
+    known = np.where(codes == 1, 2, np.arange(len(z)) % 2)
+    centres, variances = placed(z, known, n_labels=3, n_components=3, seed=0)
+    np.testing.assert_allclose(centres, [z[known == k].mean(0) for k in range(3)])
+    np.testing.assert_allclose(variances, [z[known == k].var(0) for k in range(3)])
+
+
+def test_a_long_population_is_not_cut() -> None:
+    """Two clouds, ten times as long as they lie apart: k-means cuts across them, one covariance for all does not."""
+    rng = np.random.default_rng(0)
+    codes = np.repeat([0, 1], 400)
+    z = rng.normal(0, [10, 0.5, 0.5], (800, 3)) + 4 * codes[:, None] * np.eye(3)[1]
+    by_k_means = KMeans(2, n_init=10, random_state=0).fit_predict(z)
+    assert adjusted_rand_score(codes, by_k_means) < 0.1
+    centres, _ = placed(z, np.full(800, -1), n_labels=0, n_components=2, seed=0)
+    np.testing.assert_allclose(np.sort(centres[:, 1]), [0, 4], atol=0.2)
+
+
+def test_very_many_cells_are_placed_by_some_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_placement, "MOST_CELLS", 60)
+    monkeypatch.setattr(_placement, "CELLS_OF_A_LABEL", 3)
+    z, _, truth = blobs(4)
+    known = np.where(np.arange(len(z)) >= 155, 0, -1)  # five cells of the last blob
+    centres, _ = placed(z, known, n_labels=1, n_components=4, seed=0)
+    nearest = ((truth[:, None] - centres) ** 2).sum(-1)
+    np.testing.assert_allclose(nearest.min(1), 0, atol=3)
+    assert nearest[3].argmin() == 0
+
+
 def test_a_component_without_cells_still_has_a_variance() -> None:
     z, codes, _ = blobs(2)
     known = np.where(codes == 0, 0, np.where(np.arange(len(z)) == 50, 1, -1))
-    _, variances = placed(z, known, 2, 8, seed=0)
+    _, variances = placed(z, known, n_labels=2, n_components=8, seed=0)
     assert np.isfinite(variances).all()
     assert (variances > 0).all()
+
+
+@pytest.mark.parametrize("flat", [0, 1])
+def test_dimensions_without_variance_do_no_harm(flat: int) -> None:
+    z, _, _ = blobs(3)
+    z[:, 6 - flat :] = 1.5
+    centres, variances = placed(z, np.full(len(z), -1), n_labels=0, n_components=3, seed=0)
+    assert np.isfinite(centres).all()
+    assert np.isfinite(variances).all()
+    assert len(np.unique(centres.round(1), axis=0)) == 3
 
 
 def test_components_are_placed_once_and_training_goes_on_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +181,7 @@ def test_components_are_merged_under_the_name_of_their_label() -> None:
 
 
 def test_the_default_number_of_components() -> None:
-    for setup, expected in (({}, 20), ({"labels_key": "cell_type"}, 13)):
+    for setup, expected in (({}, 12), ({"labels_key": "cell_type"}, 8)):
         adata = small_adata()
         MIXVI.setup_anndata(adata, **setup)
         assert MIXVI(adata, **SMALL).module.n_components == expected

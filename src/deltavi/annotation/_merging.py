@@ -7,7 +7,9 @@ import numpy as np
 from deltavi._errors import DeltaviError
 
 
-def merged_components(shares: np.ndarray, n_groups: int, *, n_apart: int = 0) -> np.ndarray:
+def merged_components(
+    shares: np.ndarray, n_groups: int | None = None, *, max_overlap: float | None = None, n_apart: int = 0
+) -> np.ndarray:
     """Group of every component, ``(n_components,)`` codes from 0 in the order of each group's first component.
 
     The probability that a cell of group j is taken for one of group k is estimated by the share of k in the cells
@@ -19,24 +21,31 @@ def merged_components(shares: np.ndarray, n_groups: int, *, n_apart: int = 0) ->
     shares
         ``(n_cells, n_components)`` responsibilities, rows summing to one.
     n_groups
-        Groups to end with.
+        Groups to end with; by default as few as `max_overlap` leaves.
+    max_overlap
+        Merge no further once no two groups are confused with a higher probability; by default `n_groups` decides.
     n_apart
         The first so many components are never merged with each other.
 
     Raises
     ------
     DeltaviError
-        If `n_groups` is not a number between `n_apart` (or 1) and the number of components.
+        If `n_groups` is not a number between `n_apart` (or 1) and the number of components, or `max_overlap` is no
+        probability.
     """
-    n_components = shares.shape[1]
-    if not max(n_apart, 1) <= n_groups <= n_components:
+    n_components, fewest = shares.shape[1], max(n_apart, 1)
+    if n_groups is not None and not fewest <= n_groups <= n_components:
         raise DeltaviError(
-            f"n_groups must lie between {max(n_apart, 1)} and the number of components, {n_components}, not {n_groups}."
+            f"n_groups must lie between {fewest} and the number of components, {n_components}, not {n_groups}."
         )
+    if max_overlap is not None and not 0 <= max_overlap <= 1:
+        raise DeltaviError(f"max_overlap is a probability and must lie in [0, 1], not {max_overlap!r}.")
     groups, apart = np.arange(n_components), np.arange(n_components) < n_apart
     of_groups = np.asarray(shares, dtype=np.float64).copy()
-    while len(of_groups.T) > n_groups:
-        into, merged = _most_alike(of_groups, apart)
+    while len(of_groups.T) > (fewest if n_groups is None else n_groups):
+        into, merged, overlap = _most_alike(of_groups, apart)
+        if max_overlap is not None and overlap <= max_overlap:
+            break
         of_groups[:, into] += of_groups[:, merged]
         of_groups, apart[into] = np.delete(of_groups, merged, axis=1), apart[into] | apart[merged]
         apart = np.delete(apart, merged)
@@ -45,8 +54,8 @@ def merged_components(shares: np.ndarray, n_groups: int, *, n_apart: int = 0) ->
     return groups
 
 
-def _most_alike(of_groups: np.ndarray, apart: np.ndarray) -> tuple[int, int]:
-    """The two groups, the earlier first, whose cells are most probably confused."""
+def _most_alike(of_groups: np.ndarray, apart: np.ndarray) -> tuple[int, int, float]:
+    """The two groups, the earlier first, whose cells are most probably confused, and that probability."""
     n_groups = of_groups.shape[1]
     members = np.eye(n_groups)[of_groups.argmax(1)]
     sizes = members.sum(0)
@@ -60,4 +69,4 @@ def _most_alike(of_groups: np.ndarray, apart: np.ndarray) -> tuple[int, int]:
     alike[np.ix_(apart, apart)] = -np.inf
     np.fill_diagonal(alike, -np.inf)
     into, merged = sorted(np.unravel_index(int(alike.argmax()), alike.shape))
-    return int(into), int(merged)
+    return int(into), int(merged), float(alike.max())

@@ -10,6 +10,7 @@ import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
+from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness
 from deltavi.annotation import merged_components
 from deltavi.model._cells import Indices, positions
@@ -21,17 +22,22 @@ class ComponentsMixin:
 
     @property
     def component_names(self) -> np.ndarray:
-        """Name of every component: its label, or "component 0", "component 1" and so on for the free ones."""
+        """Name of every component in use: its label, or "component 0", "component 1" and so on for the free ones."""
+        in_use: np.ndarray = cast("Any", self).module.is_active.cpu().numpy()
+        names: np.ndarray = self._all_component_names()[in_use]
+        return names
+
+    def _all_component_names(self) -> np.ndarray:
+        """Names of all components, those out of use too."""
         model = cast("Any", self)
         n_labels, n = model.module.n_labels, model.module.n_components
         free = [f"component {k}" for k in range(n_labels, n)]
-        labels = model._categories(REGISTRY_KEYS.LABELS_KEY)[:n_labels]
-        return np.array([*labels, *free], dtype=object)
+        return np.array([*model._categories(REGISTRY_KEYS.LABELS_KEY)[:n_labels], *free], dtype=object)
 
     def get_responsibilities(
         self, adata: AnnData | None = None, *, indices: Indices | None = None, batch_size: int = BATCH_SIZE
     ) -> pd.DataFrame:
-        """Share of every component in each cell: q(y | z) at the posterior mean of z.
+        """Share of every component in use in each cell: q(y | z) at the posterior mean of z.
 
         Parameters
         ----------
@@ -56,9 +62,11 @@ class ComponentsMixin:
         aligned = model._validate_anndata(adata)
         chosen = positions(indices, aligned.n_obs)
         values = self._over_batches(model.module.responsibilities, aligned, chosen, batch_size)
+        in_use = model.module.is_active.cpu().numpy()
+        values = values[:, in_use] if len(values) else np.zeros((0, in_use.sum()))
         return pd.DataFrame(values, index=aligned.obs_names[chosen], columns=self.component_names)
 
-    def merge_components(self, n_groups: int) -> pd.Series:
+    def merge_components(self, n_groups: int | None = None, *, max_overlap: float | None = None) -> pd.Series:
         """Fewer groups of components: those whose cells can hardly be told apart are merged, pair by pair.
 
         Components that carry labels are never merged with each other; a group with a label has its name.
@@ -67,6 +75,9 @@ class ComponentsMixin:
         ----------
         n_groups
             Groups to end with.
+        max_overlap
+            Or: merge groups whose cells are confused with a higher probability; see
+            :func:`deltavi.annotation.merged_components`.
 
         Returns
         -------
@@ -77,15 +88,50 @@ class ComponentsMixin:
         NotTrainedError
             Before training.
         DeltaviError
-            If there are fewer components than `n_groups`, or more labels.
+            If neither is given, there are fewer components than `n_groups`, or more labels.
         """
+        if n_groups is None and max_overlap is None:
+            raise DeltaviError("Say how many groups to end with, n_groups, or which to merge, max_overlap.")
         model = cast("Any", self)
         shares = self.get_responsibilities().to_numpy()
-        groups = merged_components(shares, n_groups, n_apart=model.module.n_labels)
+        groups = merged_components(shares, n_groups, max_overlap=max_overlap, n_apart=model.module.n_labels)
         names = self.component_names
         # the first component of a group is its label, where it has one
         first = {int(group): names[int(np.flatnonzero(groups == group)[0])] for group in np.unique(groups)}
         return pd.Series([first[int(group)] for group in groups], index=names, dtype=object, name="group")
+
+    def get_nats(self, adata: AnnData | None = None, *, indices: Indices | None = None) -> pd.Series:
+        """What each latent dimension says about a cell: its divergence from the prior, mean over cells, nats.
+
+        A dimension of w near zero is not used, and conditions cannot be switched through it.
+
+        Parameters
+        ----------
+        adata
+            Cells, with any gene order; by default those of the model.
+        indices
+            Positions of the cells to use, or a mask.
+
+        Returns
+        -------
+        Series by dimension: ``"z 0"``, ``"z 1"`` and so on, then ``"w 0"`` and so on.
+
+        Raises
+        ------
+        NotTrainedError
+            Before training.
+        """
+        model = cast("Any", self)
+        model._require_trained("get_nats")
+        aligned = model._validate_anndata(adata)
+        values = self._over_batches(model.module.nats, aligned, positions(indices, aligned.n_obs), BATCH_SIZE)
+        names = [f"z {i}" for i in range(model.module.n_latent)] + [f"w {i}" for i in range(model.module.n_w)]
+        return pd.Series(values.mean(0), index=names, name="nats")
+
+    def _shares_of(self, cells: np.ndarray) -> np.ndarray:
+        """Share of every component, in use or not, in some of the model's cells, ``(n_cells, n_components)``."""
+        model = cast("Any", self)
+        return self._over_batches(model.module.responsibilities, model._validate_anndata(), cells, BATCH_SIZE)
 
     def _over_batches(self, what: Any, adata: AnnData, chosen: np.ndarray, batch_size: int) -> np.ndarray:
         """`what` of the mini-batches of the chosen cells, joined."""

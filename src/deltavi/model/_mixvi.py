@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
-import math
+import inspect
 import warnings
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
 from deltavi._compat import SETUP_ARGS_KEY
-from deltavi._errors import DeltaviError, InputDataWarning, MixtureWarning
+from deltavi._errors import DeltaviError, InputDataWarning
 from deltavi.annotation import Calibration
-from deltavi.latent import Usage
 from deltavi.model._attribution import AttributionMixin
 from deltavi.model._cells import Indices
 from deltavi.model._classification import BATCH_SIZE, ClassificationMixin
 from deltavi.model._components import ComponentsMixin
 from deltavi.model._label_column import LabelColumnMixin
-from deltavi.model._placement import WARMUP, PlaceComponents, placed
+from deltavi.model._mixture_training import MixtureTrainingMixin
+from deltavi.model._routes import RoutesMixin
 from deltavi.model._totals import TotalCountsMixin
 from deltavi.model._vae import VAE, named_arguments
 from deltavi.module._decoder import GeneLikelihood
 from deltavi.module._mixvi import MIXVI as MIXVIModule
-from deltavi.train import CellSplit, MixedSplitter
+from deltavi.train import MixedSplitter
 
-# Components beyond the labels, and components without any.
-FREE_COMPONENTS, UNLABELLED_COMPONENTS = 10, 20
-# Below this effective number of components a mixture of several has collapsed.
-COLLAPSED = 1.5
+# Share of the epochs in which a model that starts from clusters takes them for labels.
+RELEASE = 0.6
 
 
-class MIXVI(ComponentsMixin, LabelColumnMixin, ClassificationMixin, AttributionMixin, TotalCountsMixin, VAE):
+class MIXVI(
+    MixtureTrainingMixin,
+    RoutesMixin,
+    ComponentsMixin,
+    LabelColumnMixin,
+    ClassificationMixin,
+    AttributionMixin,
+    TotalCountsMixin,
+    VAE,
+):
     """A mixture of Gaussians over the latent space of counts: clusters, cell types and conditions in one model.
 
     Without labels its components are clusters. With labels of some or all cells a label names a component, and
@@ -48,12 +54,13 @@ class MIXVI(ComponentsMixin, LabelColumnMixin, ClassificationMixin, AttributionM
     registry
         Registry to build the model from without data, as :meth:`load` does.
     n_components
-        Components of the mixture; more than are needed do no harm, those without cells are not used. By default 20,
-        or ten more than there are labels.
+        Components of the mixture. By default 12, or five more than there are labels.
     n_latent, n_w
         Dimensions of z, and of w, which moves components; zero for none.
     conditional
         Let components and decoder depend on the condition.
+    release_labels
+        Share of the epochs after which labels are let go, see :meth:`from_clusters`.
     gene_likelihood
         ``"nb"``, ``"zinb"`` or ``"poisson"`` on raw counts, ``"normal"`` on log-normalised expression, ``"bernoulli"``
         on detection (values from zero to one).
@@ -76,8 +83,6 @@ class MIXVI(ComponentsMixin, LabelColumnMixin, ClassificationMixin, AttributionM
     _module_cls: ClassVar[Any] = MIXVIModule
     _data_splitter_cls = MixedSplitter
     default_plan: ClassVar[dict[str, Any]] = {"lr": 2e-3, "eps": 1e-8, "lr_schedule": "one_cycle"}
-    # how the training cells use the components, once trained
-    usage_: Usage | None = None
 
     def __init__(
         self,
@@ -88,6 +93,7 @@ class MIXVI(ComponentsMixin, LabelColumnMixin, ClassificationMixin, AttributionM
         n_latent: int = 10,
         n_w: int = 0,
         conditional: bool = False,
+        release_labels: float | None = None,
         gene_likelihood: GeneLikelihood = "nb",
         n_hidden: int = 128,
         dropout_rate: float = 0.1,
@@ -97,7 +103,9 @@ class MIXVI(ComponentsMixin, LabelColumnMixin, ClassificationMixin, AttributionM
         if adata is None and registry is None:
             raise DeltaviError("MIXVI needs an AnnData that MIXVI.setup_anndata has registered.")
         kwargs = self._settings_of_totals(adata, gene_likelihood, kwargs)
-        self._asked_components = n_components
+        self._asked_components, self.release_labels = n_components, release_labels
+        if release_labels is not None and not 0 <= release_labels <= 1:
+            raise DeltaviError(f"release_labels is a share of the epochs, in [0, 1], not {release_labels!r}.")
         if adata is not None and conditional:
             self._check_condition(adata)
         super().__init__(
@@ -174,6 +182,41 @@ class MIXVI(ComponentsMixin, LabelColumnMixin, ClassificationMixin, AttributionM
             return self._categories(REGISTRY_KEYS.LABELS_KEY)
         return self.component_names
 
+    @classmethod
+    def from_clusters(cls, adata: AnnData, key: str, *, release_labels: float = RELEASE, **kwargs: Any) -> Self:
+        """Start from clusters: they name components, and are let go before training ends.
+
+        For the first part of training clusters are labels, as if they were known types; then the model goes on
+        without them, so that cells may change their component (as Kolb 2023 does with Louvain clusters).
+
+        Parameters
+        ----------
+        adata
+            Cells to learn from.
+        key
+            obs column of the clusters, such as ``"leiden"``.
+        release_labels
+            Share of the epochs after which clusters are let go.
+        **kwargs
+            Arguments of :meth:`setup_anndata`, and of the model. By default there are as many components as clusters.
+
+        Returns
+        -------
+        The model, to be trained.
+
+        Raises
+        ------
+        DeltaviError
+            If a cell is in no cluster, or there is only one.
+        """
+        of_setup = set(inspect.signature(cls.setup_anndata).parameters) - {"adata", "labels_key", "kwargs"}
+        setup = {name: kwargs.pop(name) for name in of_setup & set(kwargs)}
+        cls.setup_anndata(adata, labels_key=key, **setup)
+        if adata.obs[key].isna().any():
+            raise DeltaviError(f"{int(adata.obs[key].isna().sum())} cells have no value in obs[{key!r}]: no cluster.")
+        kwargs.setdefault("n_components", int(adata.obs[key].nunique()))
+        return cls(adata, release_labels=release_labels, **kwargs)
+
     # -- answers ---------------------------------------------------------------------------------------------
 
     def predict(
@@ -234,60 +277,6 @@ class MIXVI(ComponentsMixin, LabelColumnMixin, ClassificationMixin, AttributionM
                 stacklevel=4,
             )
 
-    # -- training --------------------------------------------------------------------------------------------
-
-    def _data_dimensions(self) -> dict[str, Any]:
-        dimensions = super()._data_dimensions()
-        n_labels = dimensions["n_labels"] if self.has_labels else 0
-        asked = self._asked_components
-        if asked is None:
-            asked = n_labels + FREE_COMPONENTS if n_labels else UNLABELLED_COMPONENTS
-        return {**dimensions, "n_labels": n_labels, "n_components": asked}
-
-    def _loading_options(self, seed: int) -> dict[str, Any]:
-        return {"sampling_seed": seed, **({} if self.has_labels else {"repeated_share": 0.0})}
-
-    def _before_training(self, split: CellSplit) -> None:
-        if self.is_trained_ or self.is_mapped_:
-            return
-        if self.module.n_components > len(split.train):
-            raise DeltaviError(
-                f"{self.module.n_components} components are more than the {len(split.train)} training cells."
-            )
-        self.module.get_buffer("n_cells").fill_(len(split.train))
-        self.module.is_placed = False
-        if self.has_labels:
-            self._learn_label_frequencies(split)
-
-    def _own_callbacks(self, split: CellSplit, max_epochs: int) -> list[Any]:
-        if self.module.is_placed:
-            return []
-        return [PlaceComponents(self, np.sort(split.train), math.floor(WARMUP * max_epochs))]
-
-    def _place_components(self, cells: np.ndarray) -> None:
-        """Put named components where their labelled cells lie, and free ones where k-means finds clusters."""
-        was_training = self.module.training
-        means = self._over_batches(self.module.latent_means, self._adata, cells, BATCH_SIZE)
-        codes = self._label_codes()[cells] if self.has_labels else np.full(len(cells), -1)
-        centres, variances = placed(means, codes, self.module.n_labels, self.module.n_components, seed=self.seed)
-        self.module.mixture.place(torch.from_numpy(centres).float(), torch.from_numpy(variances).float())
-        self.module.is_placed = True
-        self.module.train(was_training)
-
-    def _after_training(self) -> None:
-        super()._after_training()
-        shares = self.get_responsibilities(indices=self.train_indices).to_numpy(
-            copy=True
-        )  # pandas may lend a read-only view
-        self.usage_ = Usage.of(torch.from_numpy(shares))
-        if self.module.n_components > 1 and self.usage_.effective_number < COLLAPSED:
-            warnings.warn(
-                f"The mixture has collapsed: {self.usage_.effective_number:.1f} of {self.module.n_components} "
-                "components are used. Train with another seed, or raise alpha.",
-                MixtureWarning,
-                stacklevel=3,
-            )
-
     def _calibrated(self, what: str) -> Calibration:
         if not self.has_labels:
             raise DeltaviError(f"{what} needs labels: set the model up with labels_key.")
@@ -304,11 +293,3 @@ class MIXVI(ComponentsMixin, LabelColumnMixin, ClassificationMixin, AttributionM
         if not self.has_labels:
             raise DeltaviError("calibrate needs labels: set the model up with labels_key.")
         super().calibrate()
-
-    def _extra_state(self) -> dict[str, Any]:
-        usage = {} if self.usage_ is None else {"usage": list(self.usage_.shares)}
-        return {**super()._extra_state(), **usage}
-
-    def _restore_extra_state(self, extra: dict[str, Any]) -> None:
-        super()._restore_extra_state(extra)
-        self.usage_ = Usage(tuple(extra["usage"])) if "usage" in extra else None

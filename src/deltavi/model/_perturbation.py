@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, cast
@@ -19,33 +19,23 @@ from deltavi._errors import DeltaviError, KeyClashError, UnknownCategoryError, e
 from deltavi._random import isolated_randomness
 from deltavi.data._checks import are_relative, cell_totals, valid_cells
 from deltavi.data._fields import require_known, used_categories
-from deltavi.likelihood._base import to_numpy
 from deltavi.model._base import CountModel
 from deltavi.model._decoding import CellDecoder, Predicted, Profile, predict_cells, predictive_interval, stack
 from deltavi.model._request import Request, assemble, check_options, of_labels
-from deltavi.model._training_means import (
-    UNSCALED,
-    TrainingMeans,
-    log_weak_evidence,
-    stretched,
-    vectors_table,
-    weights_table,
-)
-from deltavi.perturbation._estimators import ALL_CELLS, Shift
+from deltavi.model._shifts import ShiftsMixin
+from deltavi.model._training_means import TrainingMeans
+from deltavi.perturbation._estimators import ALL_CELLS
 from deltavi.perturbation.noise import cell_generators
 
 logger = logging.getLogger("deltavi")
 
 BATCH_SIZE = 512
-# Query cells that decide how far a shift is stretched.
-MAGNITUDE_CELLS = 300
 OWN_OBS = (_keys.OBS_SOURCE_CONDITION, _keys.OBS_SOURCE_CELL)
 
 
-class PerturbationMixin:
+class PerturbationMixin(ShiftsMixin):
     """Carries ``predict_perturbation``; the model gives latent positions and a decoder."""
 
-    training_means: TrainingMeans | None = None
     # of the model that query data were mapped onto: its cells still tell how labels respond
     reference_means: TrainingMeans | None = None
 
@@ -131,12 +121,15 @@ class PerturbationMixin:
         request = self._request(adata, control=control, labels=labels, drop=invalid_cells == "drop")
         before = self._positions(request.adata, request.cells)
         conditions = (str(control), str(target))
-        coordinates = self._coordinates(conditions[0]) if distance == "decoded" else None
-        estimate = partial(self._means().shift, *conditions, temperature=temperature, coordinates=coordinates)
-        shifts, factors = self._shifts(request, before, conditions, partial(estimate, estimator=shift), magnitude)
-        log_weak_evidence(shifts, factors)
-        moves = [shifts[group].vector for group in request.groups]
-        after = (before + np.stack(moves)).astype(np.float32) if moves else before
+        after, how = self._destinations(
+            request,
+            before,
+            conditions,
+            shift=shift,
+            magnitude=magnitude,
+            temperature=temperature,
+            distance=distance,
+        )
         with isolated_randomness(seed):  # loaders and encoders draw, though no draw reaches the answer
             predicted = self._predict(request, before, after, (control, target), profile, n_samples, batch_size, seed)
         result = assemble(
@@ -152,9 +145,7 @@ class PerturbationMixin:
             "model": type(self).__name__,
             "control": str(control),
             "target": str(target),
-            "shift": next(iter(shifts.values())).estimator if shifts else str(shift),
-            "weights": weights_table(shifts, factors),
-            "vectors": vectors_table(shifts),
+            **how,
             "profile": profile,
             "n_samples": n_samples,
             "seed": seed,
@@ -237,7 +228,7 @@ class PerturbationMixin:
         used_categories(adata.obs[key], key)  # raises where labels are missing
         return np.asarray(adata.obs[key].astype(str), dtype=object)
 
-    # -- where cells lie and go ------------------------------------------------------------------------------
+    # -- where cells lie ---------------------------------------------------------------------------------------
 
     def _positions(self, adata: AnnData, cells: np.ndarray) -> np.ndarray:
         """Latent posterior means, ``(n_cells, n_latent)``."""
@@ -260,73 +251,6 @@ class PerturbationMixin:
             labels=None if labels_key is None else self._groups(adata),
         )
         self.training_means = own if self.reference_means is None else self.reference_means.joined(own)
-
-    def _shifts(
-        self,
-        request: Request,
-        positions: np.ndarray,
-        conditions: tuple[str, str],
-        estimate: Callable[..., Shift],
-        magnitude: float | Literal["observed"],
-    ) -> tuple[dict[str, Shift], dict[str, float]]:
-        """Shift of each group of the query, and the factor it was scaled by."""
-        means = self._means()
-        shifts, factors = {}, {}
-        for group in dict.fromkeys(request.groups):
-            members = np.flatnonzero(request.groups == group)
-            query = positions[members].mean(0)
-            shift = estimate(query=query)
-            factor = 1.0 if magnitude == "observed" else float(magnitude)
-            if magnitude != "observed":
-                shift = replace(shift, vector=factor * shift.vector)
-            elif shift.estimator not in UNSCALED:
-                observed = means.observed_change(*conditions, shift)
-                chosen = members[np.linspace(0, len(members) - 1, min(len(members), MAGNITUDE_CELLS)).astype(int)]
-                with isolated_randomness(0):
-                    decoded = self._decoded_change(request, chosen, positions[chosen], conditions)
-                    shift, factor = stretched(shift, observed, decoded)
-            shifts[str(group)], factors[str(group)] = shift, factor
-        return shifts, factors
-
-    def _means(self) -> TrainingMeans:
-        if self.training_means is None:
-            raise DeltaviError("The model keeps no means of its training cells; train it again.")
-        return self.training_means
-
-    def _coordinates(self, condition: str) -> Callable[[np.ndarray], np.ndarray]:
-        """Function from latent positions to the profiles they decode to in `condition`, whatever the batch."""
-        module, code = cast("Any", self).module, self._condition_code(condition)
-
-        def profile(positions: np.ndarray) -> np.ndarray:
-            with torch.inference_mode():
-                return np.asarray(to_numpy(module.decode_anywhere(torch.from_numpy(positions).float(), condition=code)))
-
-        return profile
-
-    @torch.inference_mode()
-    def _decoded_change(
-        self, request: Request, chosen: np.ndarray, positions: np.ndarray, conditions: tuple[str, str]
-    ) -> Callable[[np.ndarray], np.ndarray]:
-        """Function from a latent displacement to the change of mean log expression it decodes to, ``(n_genes,)``."""
-        model = cast("Any", self)
-        cells = request.cells[chosen]
-        loader = model._make_data_loader(adata=request.adata, indices=cells, batch_size=len(cells))
-        decode = CellDecoder(model.module, next(iter(loader)))
-        totals = request.totals[chosen]
-        control, target = (self._condition_code(name) for name in conditions)
-
-        def log_mean(displacement: np.ndarray, condition: int) -> np.ndarray:
-            with torch.inference_mode():
-                rate = to_numpy(decode(positions + displacement, condition=condition).mean)
-            if not model.module.of_counts:
-                return np.asarray(rate.mean(0))
-            return np.asarray(np.log1p((rate * (1e4 / np.maximum(totals, 1.0))[:, None]).mean(0)))
-
-        start = log_mean(np.zeros(positions.shape[1]), control)
-        return lambda displacement: log_mean(displacement, target) - start
-
-    def _condition_code(self, name: str) -> int:
-        return [str(c) for c in cast("CountModel", self)._categories(_keys.CONDITION)].index(name)
 
     # -- decoding --------------------------------------------------------------------------------------------
 

@@ -2,70 +2,139 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from lightning.pytorch.callbacks import Callback
+from scipy.linalg import solve_triangular
+from scipy.special import logsumexp
 from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+
+from deltavi.annotation import merged_components
 
 # Share of the epochs before components are placed: the plain VAE first finds where the cells lie.
 WARMUP = 0.3
-# Starts of k-means.
-PLACEMENTS = 10
+# Free components that a mixture starts with, for each that is asked for.
+SURPLUS = 1.7
+# Starts of the mixture, and rounds of expectation and maximisation after each.
+STARTS, ROUNDS = 5, 30
+# Cells that decide where components lie; beyond them some of every label.
+MOST_CELLS, CELLS_OF_A_LABEL = 20_000, 50
+# Added to the common covariance, relative to its average variance.
+RIDGE = 1e-3
+# Least variance of a component, relative to the average within components.
+LEAST_VARIANCE = 0.1
 
 
-class PlaceComponents(Callback):
-    """Places the components of a mixture when an epoch begins.
+class AtEpoch(Callback):
+    """Calls a function when an epoch begins.
 
     Parameters
     ----------
-    model
-        A model with a mixture.
-    cells
-        Positions of training cells.
     epoch
-        The epoch.
+        The epoch, from 0.
+    what
+        The function.
     """
 
-    def __init__(self, model: Any, cells: np.ndarray, epoch: int) -> None:
-        self.model, self.cells, self.epoch = model, cells, epoch
+    def __init__(self, epoch: int, what: Any) -> None:
+        self.epoch, self.what = epoch, what
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Place them, if it is the epoch."""
+        """Call it, if it is the epoch."""
         if trainer.current_epoch == self.epoch:
-            self.model._place_components(self.cells)
+            self.what()
 
 
 def placed(
-    means: np.ndarray, codes: np.ndarray, n_labels: int, n_components: int, *, seed: int
+    z: np.ndarray, codes: np.ndarray, *, n_labels: int, n_components: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Centres and variances of components, both ``(n_components, n_latent)``.
+    """Means and variances of components on latent positions, both ``(n_components, n_latent)``.
 
-    Named components lie at the mean of their labelled cells. Free ones are the centres of k-means among all cells
-    that are farthest from the named ones; without labels, those of k-means.
+    A mixture of more components than asked for, with one covariance for all, is fitted, starting at the mean of each
+    label and at the centres of k-means that are farthest from those; labelled cells stay with their component. One
+    covariance keeps a large population from being cut along what varies within every population. Components that can
+    hardly be told apart are then merged, until there are as many as asked for.
 
     Parameters
     ----------
-    means
+    z
         ``(n_cells, n_latent)`` positions.
     codes
         ``(n_cells,)`` labels, -1 where unknown.
     n_labels, n_components
         Named, and all components.
     seed
-        Seed of k-means.
+        Seed of k-means, and of the cells that decide where there are very many.
     """
-    named = np.stack([means[codes == k].mean(0) for k in range(n_labels)]) if n_labels else means[:0]
+    rng = np.random.default_rng(seed)
+    chosen = _some_cells(codes, rng)
+    z, codes = z[chosen].astype(np.float64), codes[chosen]
     n_free = n_components - n_labels
-    found = KMeans(n_components, n_init=PLACEMENTS, random_state=seed).fit(means).cluster_centers_
-    if n_labels and n_free:
-        distance = ((found[:, None] - named) ** 2).sum(-1).min(1)
-        found = found[np.argsort(-distance)]
-    centres = np.concatenate([named, found[:n_free]])
-    nearest = ((means[:, None] - centres) ** 2).sum(-1).argmin(1)
-    overall = np.stack([(means[nearest == k] - centres[k]).var(0) for k in np.unique(nearest)]).mean(0)
-    variances = [
-        ((means[nearest == k] - centres[k]) ** 2).mean(0) if (nearest == k).sum() > 1 else overall
-        for k in range(n_components)
-    ]
-    return centres, np.maximum(np.stack(variances), 0.1 * overall)
+    n_start = min(n_labels + math.ceil(SURPLUS * n_free), len(z))
+    # whatever is likeliest of several starts is taken
+    starts = [_start(z, codes, n_labels, n_start, rng, whiten=bool(i % 2)) for i in range(STARTS)]
+    found = [_tied_mixture(z, codes, start) for start in starts]
+    shares = max(found, key=lambda one: one[1])[0]
+    groups = merged_components(shares, n_components, n_apart=n_labels)
+    return _moments(z, shares @ np.eye(n_components)[groups])
+
+
+def _some_cells(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Positions of all cells, or of very many: some at random and some of every label."""
+    order = rng.permutation(len(codes))
+    if len(codes) <= MOST_CELLS:
+        return order
+    of_labels = [order[codes[order] == code][:CELLS_OF_A_LABEL] for code in np.unique(codes[codes >= 0])]
+    return np.unique(np.concatenate([order[:MOST_CELLS], *of_labels]))
+
+
+def _start(
+    z: np.ndarray, codes: np.ndarray, n_labels: int, n_components: int, rng: np.random.Generator, *, whiten: bool
+) -> np.ndarray:
+    """Means to start from, ``(n_components, n_latent)``; whitened, k-means does not cut long populations across."""
+    named = np.stack([z[codes == k].mean(0) for k in range(n_labels)]) if n_labels else z[:0]
+    if n_components == n_labels:
+        return named
+    seed = int(rng.integers(2**31))
+    distances = PCA(whiten=True).fit_transform(z) if whiten else z
+    nearest = KMeans(n_components, n_init=1, random_state=seed).fit_predict(distances)
+    centres = np.stack([z[nearest == k].mean(0) for k in range(n_components)])
+    if n_labels:
+        distance = ((centres[:, None] - named) ** 2).sum(-1).min(1)
+        centres = centres[np.argsort(-distance)]
+    return np.concatenate([named, centres[: n_components - n_labels]])
+
+
+def _tied_mixture(z: np.ndarray, codes: np.ndarray, means: np.ndarray) -> tuple[np.ndarray, float]:
+    """Shares of components ``(n_cells, n_components)`` and the log likelihood, by expectation and maximisation."""
+    eye, known = np.eye(len(means)), codes >= 0
+    shares = eye[((z[:, None] - means) ** 2).sum(-1).argmin(1)]
+    likelihood = -np.inf
+    for _ in range(ROUNDS):
+        shares[known] = eye[codes[known]]
+        sizes = np.maximum(shares.sum(0), 1e-9)
+        means = shares.T @ z / sizes[:, None]
+        covariance = (z.T @ z - (means * sizes[:, None]).T @ means) / len(z)
+        covariance += (RIDGE * np.trace(covariance) / len(covariance) + 1e-9) * np.eye(len(covariance))
+        root = np.linalg.cholesky(covariance)
+        white, centres = (solve_triangular(root, values.T, lower=True).T for values in (z, means))
+        distance = (white**2).sum(1)[:, None] - 2 * white @ centres.T + (centres**2).sum(1)
+        log_joint = np.log(sizes / sizes.sum()) - 0.5 * distance
+        total = logsumexp(log_joint, axis=1, keepdims=True)
+        shares = np.exp(log_joint - total)
+        likelihood = float(total.sum() - len(z) * np.log(np.diag(root)).sum())
+    shares[known] = eye[codes[known]]
+    return shares, likelihood
+
+
+def _moments(z: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of every component; one without cells lies in the middle."""
+    sizes = shares.sum(0)
+    weights = np.where(sizes > 0, shares / np.maximum(sizes, 1e-9), 1 / len(z))
+    means = weights.T @ z
+    variances = np.stack([weight @ (z - mean) ** 2 for weight, mean in zip(weights.T, means, strict=True)])
+    within = (sizes / sizes.sum()) @ variances
+    return means, np.maximum(variances, LEAST_VARIANCE * within)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 from scvi import REGISTRY_KEYS
-from scvi.module.base import auto_move_data
+from scvi.module.base import LossOutput, auto_move_data
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,6 +14,7 @@ from deltavi import _keys
 from deltavi._compat import MODULE_KEYS
 from deltavi._errors import DeltaviError
 from deltavi.module._classified import Classified
+from deltavi.module._decoder import weight_penalty
 from deltavi.module._vae import VAE
 
 EncoderInput = Literal["log1p", "log1p_cp10k"]
@@ -114,6 +115,44 @@ class LabelledVAE(VAE):
         counts_for = (n_members > 0) * ((1 - self.class_balance) * log_frequencies).exp()
         means = (members * per_cell.unsqueeze(-1)).sum(0) / n_members.clamp_min(1)
         return (counts_for * means).sum() / counts_for.sum(), right
+
+    @staticmethod
+    def _kl_library(inference_outputs: dict[str, Any], once: Tensor) -> Tensor:
+        """KL of a learned library size of cells on their regular turn, else zero, ``(n_cells,)``."""
+        kl: Tensor | None = inference_outputs["kl"].get("l")
+        if kl is not None:
+            return kl[once]
+        z: Tensor = inference_outputs[MODULE_KEYS.Z_KEY]
+        return torch.zeros(int(once.sum()), dtype=z.dtype, device=z.device)
+
+    def _loss_output(
+        self,
+        reconstruction: Tensor,
+        kl: dict[str, Tensor],
+        kl_library: Tensor,
+        classified: tuple[Tensor, Tensor],
+        *,
+        kl_weight: Tensor | float,
+    ) -> LossOutput:
+        """Negative bound, mean over cells, plus the weighted cross entropy and penalties.
+
+        `reconstruction`, every term of `kl` and `kl_library` are ``(n_cells,)`` nats; `classified` is cross entropy
+        and accuracy.
+        """
+        cross_entropy, accuracy = classified
+        bound = reconstruction + kl_weight * sum(kl.values()) + kl_library
+        return LossOutput(
+            loss=bound.mean() + self.classification_weight * cross_entropy + self._penalties(),
+            reconstruction_loss=reconstruction,
+            kl_local={
+                MODULE_KEYS.KL_L_KEY: kl_library,
+                **{f"kl_divergence_{name}": value for name, value in kl.items()},
+            },
+            extra_metrics={"classification_loss": cross_entropy.detach(), "accuracy": accuracy},
+        )
+
+    def _penalties(self) -> Tensor | float:
+        return self.weight_l2 * weight_penalty(self) if self.weight_l2 > 0 else 0.0
 
     # -- classification --------------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
-import torch
 from scvi import REGISTRY_KEYS
 from scvi.module import Classifier
 from scvi.module.base import LossOutput
@@ -15,7 +14,6 @@ from deltavi._compat import MODULE_KEYS
 from deltavi._errors import DeltaviError
 from deltavi.latent import LabelHierarchy, LabelWeights, label_kl, label_weights, log_density
 from deltavi.likelihood import Dispersion, Likelihood
-from deltavi.module._decoder import weight_penalty
 from deltavi.module._labelled_vae import EncoderInput, LabelledVAE, first_draws
 
 LabelPrior = Literal["uniform", "empirical", "learned"]
@@ -129,19 +127,12 @@ class LABELVI(LabelledVAE):
         weights = label_weights(logits[..., once, :], code[once])
         kl = self._label_terms(z1[..., once, :], inference_outputs[MODULE_KEYS.QZ_KEY], once, weights)
         reconstruction = self._reconstruction(tensors[REGISTRY_KEYS.X_KEY][once], generative_outputs, weights)
-        kl_library = inference_outputs["kl"].get("l")
-        kl_library = torch.zeros_like(kl["z1"]) if kl_library is None else kl_library[once]
-        bound = reconstruction + kl_weight * sum(kl.values()) + kl_library
-        cross_entropy, accuracy = self._cross_entropy(logits, code)
-        penalty = self.weight_l2 * weight_penalty(self) if self.weight_l2 > 0 else 0.0
-        return LossOutput(
-            loss=bound.mean() + self.classification_weight * cross_entropy + penalty,
-            reconstruction_loss=reconstruction,
-            kl_local={
-                MODULE_KEYS.KL_L_KEY: kl_library,
-                **{f"kl_divergence_{name}": value for name, value in kl.items()},
-            },
-            extra_metrics={"classification_loss": cross_entropy.detach(), "accuracy": accuracy},
+        return self._loss_output(
+            reconstruction,
+            kl,
+            self._kl_library(inference_outputs, once),
+            self._cross_entropy(logits, code),
+            kl_weight=kl_weight,
         )
 
     def _label_terms(self, z1: Tensor, posterior: Any, once: Tensor, weights: LabelWeights) -> dict[str, Tensor]:

@@ -2,55 +2,38 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.module import Classifier
 from scvi.module.base import LossOutput, auto_move_data
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Normal, kl_divergence
-from torch.nn import functional as F
 
 from deltavi import _keys
 from deltavi._compat import MODULE_KEYS
-from deltavi._errors import DeltaviError, unknown_category
+from deltavi._errors import DeltaviError
 from deltavi.latent import (
     ComponentPriorKind,
     GaussianState,
-    LabelWeights,
     LatentTerm,
     MixtureComponents,
-    balanced_term,
-    check_mixture,
-    collapsed_term,
     component_log_joint,
-    dirichlet_term,
     gaussian_state,
     label_weights,
     latent_term,
     log_density,
-    prior_term,
     soft_one_hot,
-    standard_normal_like,
 )
 from deltavi.likelihood import Likelihood
-from deltavi.module._decoder import weight_penalty
 from deltavi.module._labelled_vae import EncoderInput, LabelledVAE, first_draws
-from deltavi.module._settings import check_sizes
+from deltavi.module._mixture_terms import MixtureTerms, check_mixture_settings
 
 ClassifierKind = Literal["z", "mean", "posterior"]
-ALLOWED: dict[str, tuple[str, ...]] = {
-    "y_prior": ("collapsed", "dirichlet", "uniform", "balanced", "learned"),
-    "w_prior": ("standard", "learned"),
-    "z_term": ("closed", "mc"),
-    "classifier": ("z", "mean", "posterior"),
-}
 
 
-class MIXVI(LabelledVAE):
+class MIXVI(MixtureTerms, LabelledVAE):
     """x <- (z, l, c), z <- (w, y, c): counts, and a latent position in one component of a mixture.
 
     p(w | c) p(d) p(y | d) p(z | w, y, c) p(l) p(x | z, l, c) with q(z | x) q(w | x) q(y | z) q(d | z). Sums over
@@ -112,12 +95,18 @@ class MIXVI(LabelledVAE):
         encoder_input: EncoderInput = "log1p_cp10k",
         **kwargs: Any,
     ) -> None:
-        check_sizes(n_components=n_components)
-        check_mixture(n_components=n_components, n_labels=n_labels, alpha=alpha)
-        _check_settings(y_prior=y_prior, w_prior=w_prior, z_term=z_term, classifier=classifier)
-        _check_w(n_w=n_w, w_prior=w_prior, free_bits_w=free_bits_w)
-        if not 0 <= free_bits_y < math.inf:
-            raise DeltaviError(f"free_bits_y must not be negative, not {free_bits_y!r}.")
+        check_mixture_settings(
+            n_components=n_components,
+            n_labels=n_labels,
+            alpha=alpha,
+            n_w=n_w,
+            free_bits_w=free_bits_w,
+            free_bits_y=free_bits_y,
+            y_prior=y_prior,
+            w_prior=w_prior,
+            z_term=z_term,
+            classifier=classifier,
+        )
         if kwargs.get("dispersion") == "gene-label":
             raise DeltaviError("MIXVI has no dispersion by label: its components need not be labels.")
         if conditional:
@@ -143,9 +132,7 @@ class MIXVI(LabelledVAE):
         self.mixture = MixtureComponents(n_components, n_latent, n_w=n_w, covariates=covariates)
         if n_w:
             self.w_encoder = self._new_encoder(n_w)
-        if n_w and w_prior == "learned":
-            self.w_prior_loc = nn.Parameter(torch.zeros(n_conditions, n_w))
-            self.w_prior_log_scale = nn.Parameter(torch.zeros(n_conditions, n_w))
+        self._start_terms(n_latent=n_latent, n_w=n_w, alpha=alpha)
         if classifier != "posterior":
             # like LABELVI's: batch normalisation would remember the mixture of components in training batches
             self.classifier = Classifier(
@@ -157,41 +144,15 @@ class MIXVI(LabelledVAE):
                 logits=True,
                 use_batch_norm=False,
             )
-        if y_prior == "dirichlet":
-            self.concentration = nn.Linear(n_latent, n_components)
-        if y_prior == "learned":
-            self.prior_logits = nn.Parameter(torch.zeros(n_components))
-        self.register_buffer("alpha", torch.full((n_components,), float(alpha)))
         # before its components are placed the model is a VAE with a standard normal prior
         self.is_placed = True
-        # over which the prior of p(y) is shared out
-        self.register_buffer("n_cells", torch.ones(()))
-
-    @property
-    def log_prior(self) -> Tensor:
-        """log p(y), ``(n_components,)``: uniform unless it is learned, whatever the Dirichlet of each cell."""
-        if self.y_prior == "learned":
-            return self.prior_logits.log_softmax(-1)
-        return torch.full_like(self.get_buffer("alpha"), 1 / self.n_components).log()
+        # where labels come from clusters, they are let go for the last part of training
+        self.labels_released = False
 
     # -- the model, top to bottom ----------------------------------------------------------------------------
 
-    @auto_move_data  # type: ignore[untyped-decorator]
-    def inference(
-        self,
-        x: Tensor,
-        batch_index: Tensor,
-        condition: Tensor | None = None,
-        cont_covs: Tensor | None = None,
-        cat_covs: Tensor | None = None,
-        size_factor: Tensor | None = None,
-        n_samples: int = 1,
-    ) -> dict[str, Any]:
-        """q(z | x), q(w | x) and the log library size of each cell, as scvi-tools' dictionary."""
-        found = super().inference(x, batch_index, condition, cont_covs, cat_covs, size_factor, n_samples)
-        expression = self._expression(x, size_factor)
-        encoder_input, covariates = self._encoder_input(expression, batch_index, condition, cont_covs, cat_covs)
-        return {**found, "w": self._w_state(encoder_input, covariates, n_samples)}
+    def _further_states(self, x: Tensor, covariates: tuple[Tensor, ...], n_samples: int) -> dict[str, Any]:
+        return {"w": self._w_state(x, covariates, n_samples)}
 
     def loss(
         self,
@@ -222,18 +183,9 @@ class MIXVI(LabelledVAE):
         kl["w"] = torch.zeros_like(kl["z"]) if state is None else self._w_term(state, tensors, once)
         log_prob = generative_outputs["likelihood"].log_prob(tensors[REGISTRY_KEYS.X_KEY][once])
         reconstruction = -(log_prob.mean(0) if log_prob.dim() > 1 else log_prob)
-        kl_library = inference_outputs["kl"].get("l")
-        kl_library = torch.zeros_like(kl["z"]) if kl_library is None else kl_library[once]
-        bound = reconstruction + kl_weight * (kl["z"] + kl["y"] + kl["w"]) + kl_library
-        cross_entropy, accuracy = self._cross_entropy(logits, code)
-        return LossOutput(
-            loss=bound.mean() + self.classification_weight * cross_entropy + self._penalties(),
-            reconstruction_loss=reconstruction,
-            kl_local={
-                MODULE_KEYS.KL_L_KEY: kl_library,
-                **{f"kl_divergence_{name}": value for name, value in kl.items()},
-            },
-            extra_metrics={"classification_loss": cross_entropy.detach(), "accuracy": accuracy},
+        cross_entropy = self._cross_entropy(logits, code)
+        return self._loss_output(
+            reconstruction, kl, self._kl_library(inference_outputs, once), cross_entropy, kl_weight=kl_weight
         )
 
     def _loss_before_placement(
@@ -249,41 +201,8 @@ class MIXVI(LabelledVAE):
         kl = {name: value[once] for name, value in inference_outputs["kl"].items()}
         return super().loss(of_cells, {**inference_outputs, "kl": kl}, generative_outputs, kl_weight)
 
-    # -- terms -----------------------------------------------------------------------------------------------
-
-    def _y_term(self, weights: LabelWeights, z: Tensor) -> Tensor:
-        """Divergence of q(y | z), and of q(d | z) where there is a Dirichlet, ``([n_samples,] n_cells)``."""
-        alpha = self.get_buffer("alpha")
-        if self.y_prior == "collapsed":
-            term = collapsed_term(weights, alpha)
-        elif self.y_prior == "dirichlet":
-            term = dirichlet_term(weights, F.softplus(self.concentration(z)), alpha)
-        elif self.y_prior == "balanced":
-            term = balanced_term(weights)
-        else:
-            term = prior_term(weights, self.log_prior)
-        return term.clamp_min(self.free_bits_y)
-
-    def _w_term(self, state: GaussianState, tensors: dict[str, Tensor], once: Tensor) -> Tensor:
-        """KL[q(w | x) || p(w | c)] of each cell, above its free nats, ``(n_cells,)``."""
-        per_dimension = kl_divergence(state.posterior, self._w_prior(state.posterior.loc, tensors))[once]
-        if self.free_bits_w > 0:
-            per_dimension = per_dimension.mean(0).clamp_min(self.free_bits_w).expand_as(per_dimension)
-        return per_dimension.sum(-1)
-
-    def _w_prior(self, like: Tensor, tensors: dict[str, Tensor]) -> Normal:
-        if self.w_prior == "standard":
-            return standard_normal_like(like)
-        rows = soft_one_hot(tensors[_keys.CONDITION], self.n_conditions).to(like.dtype)
-        loc, scale = rows @ self.w_prior_loc, (rows @ self.w_prior_log_scale).exp()
-        return Normal(loc.expand_as(like), scale.expand_as(like), validate_args=False)
-
     def _penalties(self) -> Tensor | float:
-        penalty: Tensor | float = self.weight_l2 * weight_penalty(self) if self.weight_l2 > 0 else 0.0
-        if self.y_prior == "learned":
-            # log density of a Dirichlet(1 + alpha), each cell its share of it
-            penalty = penalty - (self.get_buffer("alpha") * self.log_prior).sum() / self.get_buffer("n_cells")
-        return penalty
+        return super()._penalties() + self._prior_penalty()
 
     # -- components ------------------------------------------------------------------------------------------
 
@@ -293,7 +212,7 @@ class MIXVI(LabelledVAE):
             return component_log_joint(components, z, self.log_prior)
         rows = [row.expand(*z.shape[:-1], row.shape[-1]) for row in self._rows(tensors)]
         logits: Tensor = self.classifier(torch.cat([z, *rows], dim=-1))
-        return logits
+        return logits + self.get_buffer("log_active")
 
     def component_logits_of(
         self, z: Tensor, encoder_input: Tensor, covariates: tuple[Tensor, ...], tensors: dict[str, Tensor]
@@ -316,24 +235,76 @@ class MIXVI(LabelledVAE):
     def logits_of(
         self, z: Tensor, encoder_input: Tensor, covariates: tuple[Tensor, ...], tensors: dict[str, Tensor]
     ) -> Tensor:
-        """Logits of every label, or of every component where there are no labels."""
-        return self.component_logits_of(z, encoder_input, covariates, tensors)[:, : self.n_labels or None]
+        """Logits of every label, or of every component in use where there are no labels."""
+        logits = self.component_logits_of(z, encoder_input, covariates, tensors)
+        return logits[:, : self.n_labels] if self.n_labels else logits[:, self.is_active]
 
     @auto_move_data  # type: ignore[untyped-decorator]
     def latent_means(self, tensors: dict[str, Tensor]) -> Tensor:
         """Posterior mean of z, ``(n_cells, n_latent)``."""
-        encoder_input, covariates = self._encoder_input(self.classifier_input(tensors), **self._shared_input(tensors))
-        mean: Tensor = self.z_encoder(encoder_input, *covariates).posterior.loc
-        return mean
+        return self._inferred(tensors)[0].loc
+
+    @auto_move_data  # type: ignore[untyped-decorator]
+    def w_means(self, tensors: dict[str, Tensor]) -> Tensor:
+        """Posterior mean of w, ``(n_cells, n_w)``."""
+        state = self._inferred(tensors)[1]
+        return self.latent_means(tensors)[:, :0] if state is None else state.posterior.loc
 
     @auto_move_data  # type: ignore[untyped-decorator]
     def responsibilities(self, tensors: dict[str, Tensor]) -> Tensor:
-        """q(y | z) at the posterior mean of z, ``(n_cells, n_components)``."""
-        encoder_input, covariates = self._encoder_input(self.classifier_input(tensors), **self._shared_input(tensors))
-        mean = self.z_encoder(encoder_input, *covariates).posterior.loc
-        return self.component_logits_of(mean, encoder_input, covariates, tensors).softmax(-1)
+        """q(y | z) at the posterior means of z and w, ``(n_cells, n_components)``."""
+        posterior, state = self._inferred(tensors)
+        components = self.mixture(posterior.loc, None if state is None else state.posterior.loc, *self._rows(tensors))
+        return self._component_logits(components, posterior.loc, tensors).softmax(-1)
+
+    @auto_move_data  # type: ignore[untyped-decorator]
+    def component_means(self, tensors: dict[str, Tensor], condition: int) -> Tensor:
+        """Mean of p(z | w, y, c) under another condition, ``(n_cells, n_latent)``.
+
+        w is at its posterior mean; y is the cell's label where it has one, else weighed by q(y | z).
+        """
+        posterior, state = self._inferred(tensors)
+        w = None if state is None else state.posterior.loc
+        here = self.mixture(posterior.loc, w, *self._rows(tensors))
+        logits = self._component_logits(here, posterior.loc, tensors)
+        weights = label_weights(logits, self._codes(tensors)).values.movedim(-1, 0).unsqueeze(-1)
+        switched = {**tensors, _keys.CONDITION: torch.full_like(tensors[_keys.CONDITION], condition)}
+        means: Tensor = (weights * self.mixture(posterior.loc, w, *self._rows(switched)).loc).sum(0)
+        return means
+
+    @auto_move_data  # type: ignore[untyped-decorator]
+    def nats(self, tensors: dict[str, Tensor]) -> Tensor:
+        """Divergence of each dimension of z, and then of w, from its prior, ``(n_cells, n_latent + n_w)``."""
+        posterior, state = self._inferred(tensors)
+        components = self.mixture(posterior.loc, None if state is None else state.posterior.loc, *self._rows(tensors))
+        weights = self._component_logits(components, posterior.loc, tensors).softmax(-1).movedim(-1, 0).unsqueeze(-1)
+        of_z = (weights * kl_divergence(posterior, components)).sum(0)
+        return of_z if state is None else torch.cat([of_z, self._w_nats(state, tensors)], dim=-1)
+
+    def draw(self, component: Tensor, condition: Tensor) -> Tensor:
+        """Draw w from its prior and z from its component, ``(n, n_latent)``.
+
+        Parameters
+        ----------
+        component
+            ``(n,)`` codes.
+        condition
+            ``(n, 1)`` codes.
+        """
+        tensors = {_keys.CONDITION: condition}
+        like = self.mixture.loc.new_zeros(len(component), self.n_latent)
+        w = self._w_prior(like.new_zeros(len(component), self.n_w), tensors).rsample() if self.n_w else None
+        components = self.mixture(like, w, *self._rows(tensors))
+        at = torch.arange(len(component))
+        drawn: Tensor = Normal(components.loc[component, at], components.scale[component, at]).rsample()
+        return drawn
 
     # -- parts -----------------------------------------------------------------------------------------------
+
+    def _inferred(self, tensors: dict[str, Tensor]) -> tuple[Normal, GaussianState | None]:
+        """q(z | x) and the state of w."""
+        encoder_input, covariates = self._encoder_input(self.classifier_input(tensors), **self._shared_input(tensors))
+        return self.z_encoder(encoder_input, *covariates).posterior, self._w_state(encoder_input, covariates, 1)
 
     def _w_state(self, encoder_input: Tensor, covariates: tuple[Tensor, ...], n_samples: int) -> GaussianState | None:
         return gaussian_state(self.w_encoder, encoder_input, *covariates, n_samples=n_samples) if self.n_w else None
@@ -345,7 +316,7 @@ class MIXVI(LabelledVAE):
 
     def _codes(self, tensors: dict[str, Tensor]) -> Tensor:
         """Label of each cell, -1 where it is unknown and where nothing is labelled, ``(n_cells, 1)``."""
-        if self.n_labels:
+        if self.n_labels and not self.labels_released:
             return tensors[REGISTRY_KEYS.LABELS_KEY]
         return torch.full_like(tensors[REGISTRY_KEYS.BATCH_KEY], -1)
 
@@ -366,18 +337,3 @@ class MIXVI(LabelledVAE):
 
 def _of(distribution: Normal, cells: Tensor) -> Normal:
     return Normal(distribution.loc[..., cells, :], distribution.scale[..., cells, :], validate_args=False)
-
-
-def _check_settings(**settings: str) -> None:
-    for name, value in settings.items():
-        if value not in ALLOWED[name]:
-            raise unknown_category(name, value, ALLOWED[name], among="the settings")
-
-
-def _check_w(*, n_w: int, w_prior: str, free_bits_w: float) -> None:
-    if not isinstance(n_w, int | np.integer) or isinstance(n_w, bool) or n_w < 0:
-        raise DeltaviError(f"n_w must be a whole number of at least 0, not {n_w!r}.")
-    if not 0 <= free_bits_w < math.inf:
-        raise DeltaviError(f"free_bits_w must not be negative, not {free_bits_w!r}.")
-    if n_w == 0 and (w_prior == "learned" or free_bits_w > 0):
-        raise DeltaviError("w_prior='learned' and free_bits_w are about w, of which n_w=0 leaves none.")

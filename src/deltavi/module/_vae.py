@@ -27,6 +27,7 @@ from deltavi.latent import (
     soft_one_hot,
 )
 from deltavi.likelihood import Dispersion, Likelihood
+from deltavi.module._anywhere import AnywhereMixin
 from deltavi.module._bounds import BoundsMixin
 from deltavi.module._decoder import (
     Decoder,
@@ -49,7 +50,7 @@ from deltavi.module._settings import (
 Where = Literal["none", "encoder", "decoder", "both"]
 
 
-class VAE(BoundsMixin, BaseModuleClass):  # type: ignore[misc]
+class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
     """x <- (z, l, covariates): the model of scVI and its relatives.
 
     The generative model is z ~ N(0, I), library l observed, given or log-normal,
@@ -222,6 +223,7 @@ class VAE(BoundsMixin, BaseModuleClass):  # type: ignore[misc]
             MODULE_KEYS.QL_KEY: library.posterior if isinstance(library, GaussianState) else None,
             MODULE_KEYS.LIBRARY_KEY: library.sample if isinstance(library, GaussianState) else library,
             "kl": {**latent.kl, **library_kl},
+            **self._further_states(encoder_input, covariates, n_samples),
         }
 
     @auto_move_data  # type: ignore[untyped-decorator]
@@ -271,6 +273,10 @@ class VAE(BoundsMixin, BaseModuleClass):  # type: ignore[misc]
 
     # -- parts -----------------------------------------------------------------------------------------------
 
+    def _further_states(self, x: Tensor, covariates: tuple[Tensor, ...], n_samples: int) -> dict[str, Any]:
+        """What else a subclass infers from a cell."""
+        return {}
+
     def decode(
         self,
         z: Tensor,
@@ -292,25 +298,6 @@ class VAE(BoundsMixin, BaseModuleClass):  # type: ignore[misc]
             None if self.library == "none" else library,
             self._dispersion(decoded, batch_index, y),
         )
-
-    @auto_move_data  # type: ignore[untyped-decorator]
-    def decode_anywhere(self, z: Tensor, *, condition: int) -> Tensor:
-        """Profile ``(n, n_genes)`` at latent positions `z` ``(n, n_latent)``, whatever batch and covariates are.
-
-        On the scale of log1p CP10k; the mean of a Gaussian or Bernoulli as it is.
-        """
-        code = torch.full((z.shape[0], 1), -1, device=z.device)
-        n_categorical = len(self.covariate_sizes) - 1 - self.condition_in_decoder
-        likelihood = self.decode(
-            z,
-            torch.full((z.shape[0], 1), math.log(1e4), device=z.device),
-            code,
-            torch.full_like(code, condition),
-            torch.zeros(z.shape[0], self.n_continuous_cov, device=z.device) if self.n_continuous_cov else None,
-            code.expand(-1, n_categorical) if n_categorical else None,
-            code,
-        )
-        return likelihood.mean.log1p() if self.of_counts else likelihood.mean
 
     def _dispersion(self, decoded: Any, batch_index: Tensor, y: Tensor | None) -> Dispersion | None:
         if self.gene_likelihood in WITHOUT_DISPERSION:

@@ -1,0 +1,163 @@
+"""How a mixture is trained: placed after a warm-up, pruned, let go of its labels, started again if it collapses."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from deltavi._errors import DeltaviError, MixtureWarning
+from deltavi.latent import Usage
+from deltavi.model._classification import BATCH_SIZE
+from deltavi.model._placement import WARMUP, AtEpoch, placed
+from deltavi.train import CellSplit
+
+# Components beyond the labels, and components without any.
+FREE_COMPONENTS, UNLABELLED_COMPONENTS = 5, 12
+# Below this effective number of components a mixture of several has collapsed.
+COLLAPSED = 1.5
+# Below so many nats in all its dimensions w says next to nothing.
+SILENT_W = 0.1
+
+
+class MixtureTrainingMixin:
+    """Comes before what trains; the module has a mixture, the model ``release_labels``."""
+
+    # how the training cells use the components, once trained
+    usage_: Usage | None = None
+
+    def train(self, max_epochs: int | None = None, **kwargs: Any) -> None:
+        """Train the model, as in :meth:`deltavi.model.VAE.train`.
+
+        The first part of the epochs trains a VAE with a standard normal prior; components are then placed where its
+        cells lie. Components that end without cells are no longer used. A run that ends with one component in use is
+        started again once, with another seed.
+
+        Parameters
+        ----------
+        max_epochs, **kwargs
+            As there.
+
+        Raises
+        ------
+        DeltaviError
+            If there are more components than training cells, or an argument makes no sense.
+        """
+        model = cast("Any", self)
+        starts_here = not (model.is_trained_ or model.is_mapped_)
+        initial = copy.deepcopy(model.module.state_dict()) if starts_here else None
+        cast("Any", super()).train(max_epochs, **kwargs)
+        if initial is None or not self._has_collapsed():
+            return
+        _warn(self._collapse() + " Training starts again with another seed.")
+        model.module.load_state_dict(initial)
+        model.is_trained_, model.history_ = False, None
+        again = {**kwargs, "seed": (kwargs.get("seed") or model.seed) + 1}
+        cast("Any", super()).train(max_epochs, **again)
+        if self._has_collapsed():
+            _warn(self._collapse() + " The cells may be of one kind; or train longer, or with another seed.")
+
+    # -- steps -----------------------------------------------------------------------------------------------
+
+    def _data_dimensions(self) -> dict[str, Any]:
+        model = cast("Any", self)
+        dimensions: dict[str, Any] = cast("Any", super())._data_dimensions()
+        n_labels = dimensions["n_labels"] if model.has_labels else 0
+        asked = model._asked_components
+        if asked is None:
+            asked = n_labels + FREE_COMPONENTS if n_labels else UNLABELLED_COMPONENTS
+        return {**dimensions, "n_labels": n_labels, "n_components": asked}
+
+    def _loading_options(self, seed: int) -> dict[str, Any]:
+        return {"sampling_seed": seed, **({} if cast("Any", self).has_labels else {"repeated_share": 0.0})}
+
+    def _before_training(self, split: CellSplit) -> None:
+        model = cast("Any", self)
+        if model.is_trained_ or model.is_mapped_:
+            return
+        if model.module.n_components > len(split.train):
+            raise DeltaviError(
+                f"{model.module.n_components} components are more than the {len(split.train)} training cells: ask for "
+                "fewer with n_components."
+            )
+        model.module.get_buffer("n_cells").fill_(len(split.train))
+        model.module.is_placed = False
+        if model.has_labels:
+            model._learn_label_frequencies(split)
+
+    def _own_callbacks(self, split: CellSplit, max_epochs: int) -> list[Any]:
+        model, cells = cast("Any", self), np.sort(split.train)
+        if model.module.is_placed:
+            return []
+        start = math.floor(WARMUP * max_epochs)
+        callbacks = [AtEpoch(start, lambda: self._place_components(cells))]
+        if model.release_labels is not None:
+            # not before components lie on the labels
+            release = max(start + 1, math.ceil(model.release_labels * max_epochs))
+            callbacks.append(AtEpoch(release, lambda: setattr(model.module, "labels_released", True)))
+        return callbacks
+
+    def _place_components(self, cells: np.ndarray) -> None:
+        """Put named components where their labelled cells lie, and free ones where there are clusters."""
+        model = cast("Any", self)
+        module, was_training = model.module, model.module.training
+        z = model._over_batches(module.latent_means, model._adata, cells, BATCH_SIZE)
+        codes = model._label_codes()[cells] if model.has_labels else np.full(len(cells), -1)
+        where = placed(z, codes, n_labels=module.n_labels, n_components=module.n_components, seed=model.seed)
+        module.mixture.place(*(torch.from_numpy(values).float() for values in where))
+        module.is_placed = True
+        module.train(was_training)
+
+    def _after_training(self) -> None:
+        model = cast("Any", self)
+        self._prune_empty()
+        cast("Any", super())._after_training()
+        self._note_usage()
+        nats = float(model.get_nats().filter(like="w ").sum()) if model.module.n_w else SILENT_W
+        if nats < SILENT_W:
+            _warn(
+                f"w says {nats:.2g} nats about a cell, next to nothing: predictions by the route 'w' hold one profile "
+                "per component. A larger free_bits_w keeps it alive."
+            )
+
+    def _prune_empty(self) -> None:
+        """Take components out of use that hold less than a cell of the training part."""
+        model = cast("Any", self)
+        shares = model._shares_of(model.train_indices)
+        keep = model.module.is_active & torch.from_numpy(shares.sum(0) >= 1)
+        if keep.any():
+            model.module.prune(keep)
+
+    def _note_usage(self) -> None:
+        model = cast("Any", self)
+        shares = model._shares_of(model.train_indices)[:, model.module.is_active.numpy()]
+        self.usage_ = Usage.of(torch.from_numpy(shares))
+
+    # -- collapse --------------------------------------------------------------------------------------------
+
+    def _has_collapsed(self) -> bool:
+        n_labels, n = (cast("Any", self).module.n_labels, cast("Any", self).module.n_components)
+        return self.usage_ is not None and n > 1 and n_labels < n and self.usage_.effective_number < COLLAPSED
+
+    def _collapse(self) -> str:
+        assert self.usage_ is not None
+        n = cast("Any", self).module.n_components
+        return f"The mixture has collapsed: {self.usage_.effective_number:.1f} of {n} components are used."
+
+    # -- files -----------------------------------------------------------------------------------------------
+
+    def _extra_state(self) -> dict[str, Any]:
+        usage = {} if self.usage_ is None else {"usage": list(self.usage_.shares)}
+        return {**cast("Any", super())._extra_state(), **usage}
+
+    def _restore_extra_state(self, extra: dict[str, Any]) -> None:
+        cast("Any", super())._restore_extra_state(extra)
+        self.usage_ = Usage(tuple(extra["usage"])) if "usage" in extra else None
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, MixtureWarning, stacklevel=4)

@@ -1,0 +1,127 @@
+"""How far, and in which direction, the cells of a prediction are moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+
+from deltavi import _keys
+from deltavi._errors import DeltaviError
+from deltavi._random import isolated_randomness
+from deltavi.likelihood._base import to_numpy
+from deltavi.model._base import CountModel
+from deltavi.model._decoding import CellDecoder
+from deltavi.model._request import Request
+from deltavi.model._training_means import (
+    UNSCALED,
+    TrainingMeans,
+    log_weak_evidence,
+    stretched,
+    vectors_table,
+    weights_table,
+)
+from deltavi.perturbation._estimators import Shift
+
+# Query cells that decide how far a shift is stretched.
+MAGNITUDE_CELLS = 300
+
+
+class ShiftsMixin:
+    """Carries the shifts of ``predict_perturbation``; the model keeps the means of its training cells."""
+
+    training_means: TrainingMeans | None = None
+
+    def _destinations(
+        self,
+        request: Request,
+        before: np.ndarray,
+        conditions: tuple[str, str],
+        *,
+        shift: str | np.ndarray,
+        magnitude: float | Literal["observed"],
+        temperature: float,
+        distance: str,
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Latent positions after the perturbation, and what a prediction says of how they were found."""
+        coordinates = self._coordinates(conditions[0]) if distance == "decoded" else None
+        estimate = partial(self._means().shift, *conditions, temperature=temperature, coordinates=coordinates)
+        shifts, factors = self._shifts(request, before, conditions, partial(estimate, estimator=shift), magnitude)
+        log_weak_evidence(shifts, factors)
+        moves = [shifts[group].vector for group in request.groups]
+        return (before + np.stack(moves)).astype(np.float32) if moves else before, {
+            "shift": next(iter(shifts.values())).estimator if shifts else str(shift),
+            "weights": weights_table(shifts, factors),
+            "vectors": vectors_table(shifts),
+        }
+
+    def _shifts(
+        self,
+        request: Request,
+        positions: np.ndarray,
+        conditions: tuple[str, str],
+        estimate: Callable[..., Shift],
+        magnitude: float | Literal["observed"],
+    ) -> tuple[dict[str, Shift], dict[str, float]]:
+        """Shift of each group of the query, and the factor it was scaled by."""
+        means = self._means()
+        shifts, factors = {}, {}
+        for group in dict.fromkeys(request.groups):
+            members = np.flatnonzero(request.groups == group)
+            query = positions[members].mean(0)
+            shift = estimate(query=query)
+            factor = 1.0 if magnitude == "observed" else float(magnitude)
+            if magnitude != "observed":
+                shift = replace(shift, vector=factor * shift.vector)
+            elif shift.estimator not in UNSCALED:
+                observed = means.observed_change(*conditions, shift)
+                chosen = members[np.linspace(0, len(members) - 1, min(len(members), MAGNITUDE_CELLS)).astype(int)]
+                with isolated_randomness(0):
+                    decoded = self._decoded_change(request, chosen, positions[chosen], conditions)
+                    shift, factor = stretched(shift, observed, decoded)
+            shifts[str(group)], factors[str(group)] = shift, factor
+        return shifts, factors
+
+    def _means(self) -> TrainingMeans:
+        if self.training_means is None:
+            raise DeltaviError("The model keeps no means of its training cells; train it again.")
+        return self.training_means
+
+    def _coordinates(self, condition: str) -> Callable[[np.ndarray], np.ndarray]:
+        """Function from latent positions to the profiles they decode to in `condition`, whatever the batch."""
+        module, code = cast("Any", self).module, self._condition_code(condition)
+
+        def profile(positions: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                return np.asarray(to_numpy(module.decode_anywhere(torch.from_numpy(positions).float(), condition=code)))
+
+        return profile
+
+    @torch.inference_mode()
+    def _decoded_change(
+        self, request: Request, chosen: np.ndarray, positions: np.ndarray, conditions: tuple[str, str]
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        """Function from a latent displacement to the change of mean log expression it decodes to, ``(n_genes,)``."""
+        model = cast("Any", self)
+        cells = request.cells[chosen]
+        loader = model._make_data_loader(adata=request.adata, indices=cells, batch_size=len(cells))
+        decode = CellDecoder(model.module, next(iter(loader)))
+        totals = request.totals[chosen]
+        control, target = (self._condition_code(name) for name in conditions)
+
+        def log_mean(displacement: np.ndarray, condition: int) -> np.ndarray:
+            with torch.inference_mode():
+                rate = to_numpy(decode(positions + displacement, condition=condition).mean)
+            if not model.module.of_counts:
+                return np.asarray(rate.mean(0))
+            return np.asarray(np.log1p((rate * (1e4 / np.maximum(totals, 1.0))[:, None]).mean(0)))
+
+        start = log_mean(np.zeros(positions.shape[1]), control)
+        return lambda displacement: log_mean(displacement, target) - start
+
+    def _condition_code(self, name: str) -> int:
+        return [str(c) for c in cast("CountModel", self)._categories(_keys.CONDITION)].index(name)

@@ -1,0 +1,59 @@
+"""Decoding of latent positions that belong to no cell."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from scvi.module.base import auto_move_data
+from torch import Tensor
+
+from deltavi.likelihood import Likelihood
+
+# Counts of a cell that is nobody's.
+CP10K = 1e4
+
+
+class AnywhereMixin:
+    """Carries the decoding of positions without a cell; the module gives ``decode``."""
+
+    @auto_move_data  # type: ignore[untyped-decorator]
+    def likelihood_anywhere(
+        self, z: Tensor, *, condition: int | Tensor, batch: int = -1, library: float = CP10K
+    ) -> Likelihood:
+        """Likelihood at latent positions, categorical covariates at their average and continuous ones at zero.
+
+        Parameters
+        ----------
+        z
+            ``(n, n_latent)``.
+        condition
+            Code of the condition, one for all or ``(n, 1)``.
+        batch
+            Code of the batch; -1 is the average of all.
+        library
+            Library size, where the likelihood has one.
+        """
+        module = cast("Any", self)
+        average = torch.full((z.shape[0], 1), -1, device=z.device)
+        conditions = torch.as_tensor(condition, device=z.device).expand(z.shape[0], 1)
+        n_categorical = len(module.covariate_sizes) - 1 - module.condition_in_decoder
+        likelihood: Likelihood = module.decode(
+            z,
+            torch.full((z.shape[0], 1), math.log(library), device=z.device),
+            torch.full_like(average, batch),
+            conditions,
+            torch.zeros(z.shape[0], module.n_continuous_cov, device=z.device) if module.n_continuous_cov else None,
+            average.expand(-1, n_categorical) if n_categorical else None,
+            average,
+        )
+        return likelihood
+
+    def decode_anywhere(self, z: Tensor, *, condition: int) -> Tensor:
+        """Profile ``(n, n_genes)`` at latent positions `z` ``(n, n_latent)``, whatever batch and covariates are.
+
+        On the scale of log1p CP10k; the mean of a Gaussian or Bernoulli as it is.
+        """
+        mean: Tensor = self.likelihood_anywhere(z, condition=condition).mean
+        return mean.log1p() if cast("Any", self).of_counts else mean
