@@ -14,7 +14,7 @@ from anndata import AnnData
 from annotation_peers import quiet
 from annotation_tasks import UNKNOWN, Result, Task
 
-from deltavi.model import ACTINN, LABELVI
+from deltavi.model import ACTINN, LABELVI, MIXVI
 
 QUIET: dict[str, Any] = {"enable_progress_bar": False, "accelerator": "cpu"}
 
@@ -32,20 +32,23 @@ def answers(model: Any, started: float) -> Result:
     return Result(probabilities, scores["strangeness"].to_numpy(), scores["p_value"].to_numpy(), seconds)
 
 
-def labelvi(task: Task, seed: int, **settings: Any) -> Result:
-    """LABELVI on labelled and unlabelled cells together, the study as batch."""
+def generative(model_class: Any, task: Task, seed: int, **settings: Any) -> Result:
+    """A model of counts, on labelled and unlabelled cells together, the study as batch."""
     started, adata = time.process_time(), cells_of(task)
     with quiet():
-        LABELVI.setup_anndata(
+        model_class.setup_anndata(
             adata,
             labels_key="label_known",
             unlabeled_category=UNKNOWN,
             batch_key="batch",
             size_factor_key="total_counts",
         )
-        model = LABELVI(adata, seed=seed, **settings)
+        model = model_class(adata, seed=seed, **settings)
         model.train(**QUIET)
         return answers(model, started)
+
+
+labelvi, mixvi = partial(generative, LABELVI), partial(generative, MIXVI)
 
 
 def actinn(task: Task, seed: int, plan: dict[str, Any] | None = None, **settings: Any) -> Result:
@@ -82,6 +85,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 METHODS: dict[str, Callable[[Task, int], Result]] = {
     "labelvi": labelvi,
+    "mixvi": mixvi,
     "logistic_deltavi": logistic,
     "actinn": actinn,
     "actinn_published": actinn_published,

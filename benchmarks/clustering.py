@@ -23,6 +23,7 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMB
 
 import numpy as np  # noqa: E402 - the thread count must be set before NumPy is loaded
 import pandas as pd  # noqa: E402
+import torch  # noqa: E402
 from anndata import AnnData  # noqa: E402
 from annotation_tasks import default_folder  # noqa: E402
 from clustering_page import RARE, page  # noqa: E402
@@ -70,6 +71,7 @@ def run(name: str, method: str, seed: int, options: argparse.Namespace) -> pd.Da
     """The rows of one run."""
     cells, truth = task(name, options.data)
     about = {"task": name, "method": method, "seed": seed}
+    torch.set_num_threads(1)  # graphs of neighbours set it back, which makes training ten times slower
     found = METHODS[method](cells, seed, options.cache)
     rows = pd.DataFrame([{**about, **score(one, truth, seed), **describe(cells, truth)} for one in found])
     shown = rows[["granularity", "adjusted_rand", "n_clusters", "seconds"]].round(3)
@@ -137,9 +139,6 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Run the methods, write every run to the table, and the page of the whole table."""
-    import torch
-
-    torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     options = arguments()
     options.cache.mkdir(parents=True, exist_ok=True)

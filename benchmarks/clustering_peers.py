@@ -24,12 +24,12 @@ from sklearn.cluster import KMeans
 from sklearn.mixture import GaussianMixture
 
 if TYPE_CHECKING:
-    from deltavi.model._mixvi import MIXVI
+    from deltavi.model import MIXVI
 
 N_COMPONENTS, N_NEIGHBOURS = 50, 15
 RESOLUTIONS = (0.4, 0.8, 1.4)
 # Numbers of groups that the components of a mixture are merged to.
-N_GROUPS = (8, 12, 16)
+N_GROUPS = (8, 10, 12)
 # k-means and mixtures get fewer: every further one is a parameter of each mean and covariance.
 N_FEW_COMPONENTS, N_STARTS = 20, 10
 QUIET: dict[str, Any] = {"enable_progress_bar": False, "accelerator": "cpu"}
@@ -107,7 +107,7 @@ def trained_scvi(cells: Cells, seed: int) -> Space:
 @lru_cache(maxsize=1)
 def trained_mixvi(cells: Cells, seed: int) -> tuple[MIXVI, float]:
     """MIXVI without labels and its processor seconds; the latest one is kept for the methods that ask for it."""
-    from deltavi.model._mixvi import MIXVI
+    from deltavi.model import MIXVI
 
     started, adata = time.process_time(), cells.copy()
     with quiet():

@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi.model import ACTINN, LABELVI, SCGEN, VAE
-from deltavi.model._mixvi import MIXVI
+from deltavi.model import ACTINN, LABELVI, MIXVI, SCGEN, VAE
 from tests.model.conftest import SETUP, log_normalised
 from tests.model.contract import ModelContract
 from tests.model.count_contract import CountContract

@@ -17,8 +17,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from deltavi._errors import DeltaviError, InputDataError, InputDataWarning, MixtureWarning
 from deltavi.latent import Usage
-from deltavi.model import _placement
-from deltavi.model._mixvi import MIXVI
+from deltavi.model import MIXVI, _placement
 from deltavi.model._placement import placed
 from tests.model.conftest import QUIET, dense, log_normalised, small_adata
 

@@ -12,7 +12,7 @@ from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBi
 from torch import Tensor
 from torch.distributions import Dirichlet, Normal, kl_divergence
 
-from deltavi.module._mixvi import MIXVI
+from deltavi.module import MIXVI
 
 N_CELLS, N_GENES, N_BATCH, N_CONDITIONS = 10, 9, 2, 2
 K, N_LABELS, N_LATENT = 5, 3, 3

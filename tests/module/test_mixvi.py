@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from deltavi._errors import DeltaviError, UnknownCategoryError
-from deltavi.module._mixvi import MIXVI
+from deltavi.module import MIXVI
 from tests.module.mixvi_by_hand import (
     N_CELLS,
     N_CONDITIONS,

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.distributions import Dirichlet, Normal, kl_divergence
 from torch.nn import functional as F
 
-from deltavi.module import VAE
-from deltavi.module._mixvi import MIXVI
+from deltavi.module import MIXVI, VAE
 from tests.module.mixvi_by_hand import (
     ALPHA,
     CODES,

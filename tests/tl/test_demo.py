@@ -16,11 +16,11 @@ from anndata import AnnData
 from deltavi._errors import DeltaviError, UnknownCategoryError
 from deltavi.cli import build_parser, format_table, main, run_demo
 from deltavi.data import simulate_perturbation
-from deltavi.model import SCGEN
+from deltavi.model import MIXVI, SCGEN
 from deltavi.perturbation import BASELINES, CEILING
 from deltavi.tl import HeldOut, predict_held_out
-from deltavi.tl._held_out import MODEL
 
+MODEL = "SCGEN"
 ASK = {"label": "type_2", "control": "control", "target": "stimulated"}
 QUICK: dict[str, Any] = {
     "n_genes": 80,
@@ -38,6 +38,15 @@ def adata() -> AnnData:
 @pytest.fixture(scope="module")
 def found(adata: AnnData) -> HeldOut:
     return predict_held_out(adata, **ASK, **QUICK)
+
+
+def test_another_model_can_be_asked(adata: AnnData) -> None:
+    options = {**QUICK, "model_kwargs": {"n_hidden": 16, "n_latent": 4, "conditional": True}}
+    found = predict_held_out(adata, **ASK, **options, model_class=MIXVI, predict_kwargs={"shift": "z"})
+    assert list(found.table.index) == ["MIXVI", *BASELINES, CEILING]
+    assert "MIXVI" in found.verdict
+    assert isinstance(found.model, MIXVI)
+    assert found.predicted.uns["deltavi"]["shift"] == "z"
 
 
 def test_every_method_and_the_ceiling_are_in_the_table(found: HeldOut) -> None:

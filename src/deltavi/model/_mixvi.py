@@ -23,8 +23,8 @@ from deltavi.model._mixture_training import MixtureTrainingMixin
 from deltavi.model._routes import RoutesMixin
 from deltavi.model._totals import TotalCountsMixin
 from deltavi.model._vae import VAE, named_arguments
+from deltavi.module import MIXVI as MIXVIModule
 from deltavi.module._decoder import GeneLikelihood
-from deltavi.module._mixvi import MIXVI as MIXVIModule
 from deltavi.train import MixedSplitter
 
 # Share of the epochs in which a model that starts from clusters takes them for labels.

@@ -13,7 +13,7 @@ from deltavi.data import select_genes
 from deltavi.data._fields import column, require_known
 from deltavi.data._prepare import TOTAL_COUNTS
 from deltavi.metrics import principal_axes
-from deltavi.model import SCGEN
+from deltavi.model import SCGEN, VAE
 from deltavi.perturbation import baseline_predictions, compare, verdict
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-MODEL = "SCGEN"
+# Every model that predicts perturbations descends from the VAE.
+PerturbationModel = VAE
 # Fewer real cells give neither a mean nor two halves worth comparing with.
 SMALLEST_GROUP = 10
 
@@ -51,12 +52,12 @@ class HeldOut:
     real: AnnData
     control_cells: AnnData
     table: pd.DataFrame
-    model: SCGEN
+    model: PerturbationModel
 
     @property
     def verdict(self) -> str:
         """One sentence on whether the model beat the best baseline."""
-        return verdict(self.table, MODEL)
+        return verdict(self.table, type(self.model).__name__)
 
 
 def predict_held_out(
@@ -70,13 +71,14 @@ def predict_held_out(
     layer: str | None = None,
     n_genes: int = 2000,
     genes_from_all_cells: bool = False,
+    model_class: type[PerturbationModel] = SCGEN,
     max_epochs: int | None = None,
     seed: int = 0,
     model_kwargs: dict[str, Any] | None = None,
     predict_kwargs: dict[str, Any] | None = None,
     train_kwargs: dict[str, Any] | None = None,
 ) -> HeldOut:
-    """Train SCGEN without the cells of `label` under `target`, predict them, and score every method.
+    """Train a model without the cells of `label` under `target`, predict them, and score every method.
 
     Parameters
     ----------
@@ -95,6 +97,8 @@ def predict_held_out(
     genes_from_all_cells
         Choose the genes with the held-out cells, too: a small leak, the same for every method, that some published
         comparisons have.
+    model_class
+        The model: one of :mod:`deltavi.model` that predicts perturbations.
     max_epochs, seed
         As in :meth:`deltavi.model.SCGEN.train`.
     model_kwargs, predict_kwargs, train_kwargs
@@ -119,11 +123,16 @@ def predict_held_out(
     predictions = baseline_predictions(
         train, query, condition_key=condition_key, labels_key=labels_key, control=control, target=target
     )
-    model = _fitted(train, condition_key, labels_key, max_epochs, seed, model_kwargs or {}, train_kwargs or {})
+    setup: dict[str, Any] = {"condition_key": condition_key, "labels_key": labels_key, "size_factor_key": TOTAL_COUNTS}
+    model_class.setup_anndata(train, layer=_keys.LAYER_COUNTS, **setup)
+    model = model_class(train, seed=seed, **(model_kwargs or {}))
+    model.train(max_epochs, **(train_kwargs or {}))
     predicted = model.predict_perturbation(
         query, **{"control": control, "target": target, "seed": seed, **(predict_kwargs or {})}
     )
-    table = compare({MODEL: predicted, **predictions}, real, query, components=principal_axes(prepared.X), seed=seed)
+    table = compare(
+        {model_class.__name__: predicted, **predictions}, real, query, components=principal_axes(prepared.X), seed=seed
+    )
     return HeldOut(str(label), str(control), str(target), predicted, real, query, table, model)
 
 
@@ -160,25 +169,4 @@ def _prepared(
     return everything[:, genes].copy()
 
 
-def _fitted(
-    train: AnnData,
-    condition_key: str,
-    labels_key: str,
-    max_epochs: int | None,
-    seed: int,
-    model_kwargs: dict[str, Any],
-    train_kwargs: dict[str, Any],
-) -> SCGEN:
-    SCGEN.setup_anndata(
-        train,
-        layer=_keys.LAYER_COUNTS,
-        condition_key=condition_key,
-        labels_key=labels_key,
-        size_factor_key=TOTAL_COUNTS,
-    )
-    model = SCGEN(train, seed=seed, **model_kwargs)
-    model.train(max_epochs, **train_kwargs)
-    return model
-
-
-__all__ = ["MODEL", "HeldOut", "predict_held_out"]
+__all__ = ["HeldOut", "predict_held_out"]
