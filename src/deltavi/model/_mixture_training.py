@@ -56,8 +56,8 @@ class MixtureTrainingMixin:
         _warn(self._collapse() + " Training starts again with another seed.")
         model.module.load_state_dict(initial)
         model.is_trained_, model.history_ = False, None
-        again = {**kwargs, "seed": (kwargs.get("seed") or model.seed) + 1}
-        cast("Any", super()).train(max_epochs, **again)
+        seed = kwargs.get("seed")
+        cast("Any", super()).train(max_epochs, **{**kwargs, "seed": 1 + (model.seed if seed is None else seed)})
         if self._has_collapsed():
             _warn(self._collapse() + " The cells may be of one kind; or train longer, or with another seed.")
 
@@ -152,11 +152,13 @@ class MixtureTrainingMixin:
 
     def _extra_state(self) -> dict[str, Any]:
         usage = {} if self.usage_ is None else {"usage": list(self.usage_.shares)}
-        return {**cast("Any", super())._extra_state(), **usage}
+        released = {"labels_released": cast("Any", self).module.labels_released}
+        return {**cast("Any", super())._extra_state(), **usage, **released}
 
     def _restore_extra_state(self, extra: dict[str, Any]) -> None:
         cast("Any", super())._restore_extra_state(extra)
         self.usage_ = Usage(tuple(extra["usage"])) if "usage" in extra else None
+        cast("Any", self).module.labels_released = extra.get("labels_released", False)
 
 
 def _warn(message: str) -> None:
