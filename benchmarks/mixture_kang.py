@@ -40,8 +40,7 @@ FILE = "kang_9k_genes.h5ad"
 QUIET: dict[str, Any] = {"enable_progress_bar": False, "accelerator": "cpu"}
 ASK = {"control": "control", "target": "stimulated"}
 TEST_SHARE, UNKNOWN = 0.2, "unknown"
-# w moves components; its free nats keep it from falling silent.
-CONDITIONAL: dict[str, Any] = {"conditional": True, "n_w": 4, "free_bits_w": 0.25}
+CONDITIONAL: dict[str, Any] = {"conditional": True, "n_w": 4}
 ROUTES: dict[str, dict[str, Any]] = {
     "MIXVI, route z": {"shift": "z"},
     "MIXVI, route w": {"shift": "w"},

@@ -193,7 +193,7 @@ def test_a_sample_is_decided_by_its_seed_and_leaves_the_users_alone(conditional:
 
 
 def test_sampled_counts_are_whole_numbers_around_their_rate(conditional: MIXVI) -> None:
-    drawn = conditional.sample(3000, batch="batch_1" if "batch_1" in conditional._categories("batch") else None)
+    drawn = conditional.sample(3000, batch=str(conditional._categories("batch")[0]))
     counts, rate = dense(drawn.X).astype(np.float64), drawn.layers["rate"].astype(np.float64)
     assert sparse.isspmatrix_csr(drawn.X)
     assert (counts >= 0).all()
@@ -286,3 +286,181 @@ def test_samples_of_detection_and_of_log_expression() -> None:
     assert np.abs(residual.mean(0)).max() < 5 * 0.5 / np.sqrt(2000)
     np.testing.assert_allclose(residual.std(0), 0.5, rtol=0.1)
     assert list(drawn.obs) == ["component"]
+
+
+# -- clusters to start from ----------------------------------------------------------------------------------
+
+
+class Watch(Callback):
+    """Whether labels are let go, in every epoch."""
+
+    def __init__(self, model: MIXVI) -> None:
+        self.model, self.released = model, list[bool]()
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        if len(self.released) == trainer.current_epoch:
+            self.released.append(self.model.module.labels_released)
+
+
+def test_clusters_name_components_and_every_argument_arrives() -> None:
+    adata = small_adata()
+    adata.layers["raw"], adata.obs["age"], adata.obs["site"] = adata.X.copy(), 3.0, "a"
+    adata.obs["leiden"] = pd.Categorical((np.arange(144) % 3).astype(str), categories=["0", "1", "2", "never"])
+    setup = {
+        "layer": "raw",
+        "condition_key": "condition",
+        "batch_key": "batch",
+        "size_factor_key": "total_counts",
+        "categorical_covariate_keys": ["site"],
+        "continuous_covariate_keys": ["age"],
+    }
+    model = MIXVI.from_clusters(adata, "leiden", conditional=True, n_w=1, **setup, **SMALL)
+    assert model.component_names.tolist() == ["0", "1", "2"]
+    assert {**model.registry_["setup_args"]} == {**setup, "labels_key": "leiden", "unlabeled_category": None}
+    assert (model.release_labels, model.module.n_w, model.module.conditional) == (0.6, 1, True)
+    more = MIXVI.from_clusters(small_adata(), "cell_type", n_components=5, release_labels=0.2, **SMALL)
+    assert more.component_names.tolist() == ["type_1", "type_2", "type_3", "component 3", "component 4"]
+    assert more.release_labels == 0.2
+
+
+@pytest.mark.parametrize(("share", "first"), [(0.0, 4), (0.5, 5), (0.75, 8), (1.0, 10)])
+def test_clusters_are_let_go_at_the_stated_epoch_and_not_before(share: float, first: int) -> None:
+    """Of ten epochs; never before components are placed, which is in the fourth."""
+    model = MIXVI.from_clusters(small_adata(), "cell_type", release_labels=share, **SMALL)
+    watch = Watch(model)
+    model.train(max_epochs=10, batch_size=64, callbacks=[watch], **QUIET)
+    assert watch.released == [epoch >= first for epoch in range(10)]
+    cross_entropy = model.history["classification_loss_train"].to_numpy().ravel()
+    assert (cross_entropy[first:] == 0).all()
+    assert (cross_entropy[4:first] > 0).all()
+
+
+# -- nats and groups -----------------------------------------------------------------------------------------
+
+
+def test_nats_are_means_over_cells_by_dimension(conditional: MIXVI, clusters: MIXVI) -> None:
+    nats, some = conditional.get_nats(), [5, 90, 33]
+    assert nats.index.tolist() == ["z 0", "z 1", "z 2", "z 3", "w 0", "w 1"]
+    assert (nats >= 0).all()
+    with torch.inference_mode():
+        expected = conditional.module.nats(batch_of(conditional, some)).mean(0).numpy()
+    np.testing.assert_allclose(conditional.get_nats(indices=some), expected, rtol=1e-3)
+    np.testing.assert_allclose(conditional.get_nats(small_adata()), nats, rtol=1e-4)
+    assert clusters.get_nats().index.tolist() == ["z 0", "z 1", "z 2", "z 3"]
+
+
+def test_a_w_that_says_nothing_warns() -> None:
+    model = untrained(small_adata(), SETUP, n_w=2, n_components=5)
+    with torch.no_grad():
+        for parameter in model.module.w_encoder.parameters():
+            parameter.zero_()
+    with pytest.warns(MixtureWarning, match="w says .* nats.*free_bits_w"):
+        model.train(max_epochs=1, batch_size=32, plan_kwargs={"lr": 1e-9}, **QUIET)
+    assert model.get_nats()[["w 0", "w 1"]].max() < 0.01
+
+
+def test_components_that_overlap_are_merged(clusters: MIXVI, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = pd.DataFrame(np.repeat([[0.6, 0, 0.4, 0], [0, 1, 0, 0], [0.2, 0, 0.8, 0], [0, 0.1, 0, 0.9]], 5, axis=0))
+    monkeypatch.setattr(clusters, "get_responsibilities", lambda: shares)
+    names = clusters.component_names
+    for most, expected in ((0.2, [0, 1, 0, 3]), (0.05, [0, 1, 0, 1]), (0.9, [0, 1, 2, 3])):
+        merged = clusters.merge_components(max_overlap=most)
+        assert merged.index.tolist() == names.tolist()
+        assert merged.tolist() == names[expected].tolist()
+    with pytest.raises(DeltaviError, match=r"n_groups.*max_overlap"):
+        clusters.merge_components()
+
+
+# -- components that are not used ----------------------------------------------------------------------------
+
+
+def test_a_component_without_cells_goes_out_of_use_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = MIXVI._place_components
+
+    def far_away(self: MIXVI, cells: np.ndarray) -> None:
+        place(self, cells)
+        with torch.no_grad():
+            self.module.mixture.loc[1] = 1e3
+
+    monkeypatch.setattr(MIXVI, "_place_components", far_away)
+    model = fitted(small_adata(), UNLABELLED)
+    left = ["component 0", "component 2", "component 3"]
+    assert model.component_names.tolist() == left
+    model.save(tmp_path / "model")
+    again = MIXVI.load(tmp_path / "model", small_adata())
+    model.train(max_epochs=1, batch_size=32, **QUIET)
+    assert model.component_names.tolist() == left
+    for one in (model, again):
+        shares = one.get_responsibilities()
+        assert shares.columns.tolist() == left
+        np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
+        assert set(one.predict()) <= set(left)
+        assert len(one.usage_.shares) == 3
+        assert "component 1" not in set(one.sample(200).obs["component"])
+        with pytest.raises(UnknownCategoryError, match="'component 1'"):
+            one.sample(2, component="component 1")
+        with pytest.raises(DeltaviError, match="number of components, 3"):
+            one.merge_components(4)
+
+
+# -- collapse ------------------------------------------------------------------------------------------------
+
+
+def watched_collapse(monkeypatch: pytest.MonkeyPatch, n_collapses: int) -> list[tuple[Any, dict[str, Any]]]:
+    """The first runs end with one component; seed and initial weights of every run."""
+    runs: list[tuple[Any, dict[str, Any]]] = []
+    train, usage = TrainingMixin.train, Usage.of
+
+    def watched(self: Any, max_epochs: int | None = None, **kwargs: Any) -> None:
+        runs.append((kwargs.get("seed"), copy.deepcopy(self.module.state_dict())))
+        train(self, max_epochs, **kwargs)
+
+    def collapsed(cls: type[Usage], shares: torch.Tensor) -> Usage:
+        return Usage((1.0,) + (0.0,) * (shares.shape[1] - 1)) if len(runs) <= n_collapses else usage(shares)
+
+    monkeypatch.setattr(TrainingMixin, "train", watched)
+    monkeypatch.setattr(Usage, "of", classmethod(collapsed))
+    return runs
+
+
+@pytest.mark.parametrize("seed", [None, 7])
+def test_a_collapsed_mixture_is_trained_again_from_where_it_began(
+    seed: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"max_epochs": 3, "batch_size": 32, **QUIET}
+    expected = untrained(small_adata(), UNLABELLED, seed=3)
+    expected.train(seed=(3 if seed is None else seed) + 1, **options)
+    runs = watched_collapse(monkeypatch, 1)
+    model = untrained(small_adata(), UNLABELLED, seed=3)
+    with pytest.warns(MixtureWarning, match=r"1\.0 of 4 components are used. Training starts again") as caught:
+        model.train(seed=seed, **options)
+    assert [one.category for one in caught if issubclass(one.category, MixtureWarning)] == [MixtureWarning]
+    assert [used for used, _ in runs] == [seed, (3 if seed is None else seed) + 1]
+    assert all(torch.equal(value, runs[1][1][name]) for name, value in runs[0][1].items())
+    assert model.history["train_loss"].equals(expected.history["train_loss"])
+    assert model.get_responsibilities().equals(expected.get_responsibilities())
+    assert model.usage_ == expected.usage_
+
+
+def test_a_second_collapse_warns_and_keeps_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = watched_collapse(monkeypatch, 9)
+    model = untrained(small_adata(), UNLABELLED)
+    with pytest.warns(MixtureWarning) as caught:
+        model.train(max_epochs=2, batch_size=32, **QUIET)
+    said = [str(one.message) for one in caught if issubclass(one.category, MixtureWarning)]
+    assert ["starts again" in text for text in said] == [True, False]
+    assert "cells may be of one kind" in said[1]
+    assert len(runs) == 2
+    assert len(model.predict()) == 144
+    # training on is not starting anew
+    model.train(max_epochs=1, batch_size=32, **QUIET)
+    assert len(runs) == 3
+
+
+@pytest.mark.parametrize(("setup", "n_components"), [(SETUP, 3), (UNLABELLED, 1)])
+def test_a_mixture_that_cannot_collapse_is_trained_once(
+    setup: dict[str, str], n_components: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = watched_collapse(monkeypatch, 9)
+    fitted(small_adata(), setup, n_components=n_components)
+    assert len(runs) == 1

@@ -27,6 +27,8 @@ from deltavi.module import MIXVI as MIXVIModule
 from deltavi.module._decoder import GeneLikelihood
 from deltavi.train import MixedSplitter
 
+# Nats of every dimension of w that cost nothing: without any, w falls silent and the route through it says little.
+FREE_BITS_W = 0.25
 # Share of the epochs in which a model that starts from clusters takes them for labels.
 RELEASE = 0.6
 
@@ -56,7 +58,8 @@ class MIXVI(
     n_components
         Components of the mixture. By default 12, or five more than there are labels.
     n_latent, n_w
-        Dimensions of z, and of w, which moves components; zero for none.
+        Dimensions of z, and of w, which moves components; zero for none. Each dimension of w has a quarter of a nat
+        for free (``free_bits_w``), or it would fall silent.
     conditional
         Let components and decoder depend on the condition.
     release_labels
@@ -103,6 +106,7 @@ class MIXVI(
         if adata is None and registry is None:
             raise DeltaviError("MIXVI needs an AnnData that MIXVI.setup_anndata has registered.")
         kwargs = self._settings_of_totals(adata, gene_likelihood, kwargs)
+        kwargs.setdefault("free_bits_w", FREE_BITS_W if n_w else 0.0)
         self._asked_components, self.release_labels = n_components, release_labels
         if release_labels is not None and not 0 <= release_labels <= 1:
             raise DeltaviError(f"release_labels is a share of the epochs, in [0, 1], not {release_labels!r}.")
@@ -121,6 +125,8 @@ class MIXVI(
             **kwargs,
         )
         self._check_label_names()
+        # a file remembers the number, whatever the default will be one day
+        n_components = self.module.n_components
         self.init_params_ = self._get_init_params(locals())
 
     @classmethod
