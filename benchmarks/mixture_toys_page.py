@@ -16,12 +16,12 @@ TITLES = {
     "kmeans": "k-means",
     "kmeans_regressed": "k-means, condition subtracted",
     "gaussian_mixture": "Gaussian mixture",
-    "kmeans_mixvi": "k-means on MIXVI's z",
+    "logistic": "logistic regression",
+    "mlp": "network of one hidden layer",
+    "mlp_all_labels": "the same network, all labels",
     "mixvi": "MIXVI",
     "mixvi_20": "MIXVI, 20 components",
-    "logistic": "logistic regression",
-    "mlp": "network of two hidden layers",
-    "mlp_all_labels": "the same network, all labels",
+    "kmeans_mixvi": "k-means on MIXVI's z",
 }
 COLUMNS = {
     "adjusted_rand": ("adjusted Rand index", 3),
@@ -51,8 +51,8 @@ ABOUT: dict[Kind, tuple[str, str]] = {
     ),
     "few labels": (
         "Digits with few labels",
-        "The same images, 400 of the 8,000 with their label, 5 %. Accuracy on the other 2,000. The last network but "
-        "MIXVI's is given all 8,000 labels, as a bound.",
+        "The same images, 400 of the 8,000 with their label, 5 %. Accuracy on the other 2,000. One row is of a "
+        "network that is given all 8,000 labels, as a bound.",
     ),
 }
 
@@ -102,8 +102,8 @@ def sections(records: pd.DataFrame) -> Iterator[str]:
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     yield (
         f"Mean ± standard deviation over seeds (n = {records['seed'].nunique()}), of which each draws other points or "
-        "images to learn from. Seconds are those of the processor; where k-means is on z of MIXVI, training counts for "
-        "the first of the two. Every run is in the table `mixtures.csv` beside this page. Made by "
+        "images to learn from. Seconds are those of the processor; those of k-means on z of MIXVI are without "
+        "its training. Every run is in the table `mixtures.csv` beside this page. Made by "
         f"`{command(records)}` with {packages} on Python {platform.python_version()}, {platform.machine()}, one thread."
     )
 

@@ -221,13 +221,27 @@ def test_prior_term_is_the_divergence_from_the_prior() -> None:
 
 def test_balanced_term_is_zero_for_components_used_alike_and_log_k_for_one() -> None:
     sharp = label_weights(drawn(K, K), torch.arange(K).view(-1, 1))
-    torch.testing.assert_close(balanced_term(sharp), torch.zeros(K, dtype=torch.float64))
+    alike = torch.full((K,), 1 / K, dtype=torch.float64).log()
+    torch.testing.assert_close(balanced_term(sharp, alike), torch.zeros(K, dtype=torch.float64))
     collapsed = label_weights(drawn(K, K), torch.zeros(K, 1))
-    torch.testing.assert_close(balanced_term(collapsed), torch.full((K,), math.log(K), dtype=torch.float64))
+    torch.testing.assert_close(balanced_term(collapsed, alike), torch.full((K,), math.log(K), dtype=torch.float64))
     weights = soft()
     mean = Categorical(probs=weights.values.mean(0))
     expected = kl_divergence(mean, Categorical(probs=torch.full((K,), 1 / K, dtype=torch.float64)))
-    torch.testing.assert_close(balanced_term(weights), expected.expand(N_CELLS))
+    torch.testing.assert_close(balanced_term(weights, alike), expected.expand(N_CELLS))
+    uneven = drawn(K, seed=3).log_softmax(-1)
+    expected = kl_divergence(mean, Categorical(logits=uneven))
+    torch.testing.assert_close(balanced_term(weights, uneven), expected.expand(N_CELLS))
+
+
+def test_balanced_term_has_gradients_where_a_share_is_zero() -> None:
+    logits = torch.zeros(6, 3, requires_grad=True)
+    weights = label_weights(logits + torch.tensor([0.0, 0.0, -1e4]), torch.full((6, 1), -1))
+    log_prior = torch.tensor([0.5, 0.5, 0.0]).log().clamp_min(-1e4)
+    term = balanced_term(weights, log_prior).sum()
+    term.backward()
+    assert term.item() == pytest.approx(0, abs=1e-6)
+    assert torch.isfinite(logits.grad).all()
 
 
 # -- usage and settings --------------------------------------------------------------------------------------

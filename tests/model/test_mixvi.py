@@ -15,7 +15,7 @@ from anndata import AnnData
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
-from deltavi._errors import DeltaviError, InputDataError, InputDataWarning, MixtureWarning
+from deltavi._errors import DeltaviError, InputDataError, InputDataWarning, KeyClashError, MixtureWarning
 from deltavi.latent import Usage
 from deltavi.model import MIXVI, _placement
 from deltavi.model._placement import placed
@@ -44,7 +44,9 @@ def blobs(n_blobs: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 def test_without_labels_components_are_placed_on_clusters() -> None:
     z, codes, _ = blobs(4)
-    centres, variances = placed(z, np.full(len(z), -1), n_labels=0, n_components=4, seed=0)
+    placement = placed(z, np.full(len(z), -1), n_labels=0, n_components=4, seed=0)
+    centres = placement.means
+    variances = placement.variances
     order = ((centres[:, None] - np.stack([z[codes == k].mean(0) for k in range(4)])) ** 2).sum(-1).argmin(0)
     for k, component in enumerate(order):
         np.testing.assert_allclose(centres[component], z[codes == k].mean(0), rtol=1e-6)
@@ -54,7 +56,9 @@ def test_without_labels_components_are_placed_on_clusters() -> None:
 def test_named_components_lie_on_their_labels_and_free_ones_on_what_is_left() -> None:
     z, codes, truth = blobs(5)
     known = np.where(np.isin(codes, [0, 1, 2]) & (np.arange(len(z)) % 4 == 0), codes, -1)
-    centres, variances = placed(z, known, n_labels=3, n_components=5, seed=0)
+    placement = placed(z, known, n_labels=3, n_components=5, seed=0)
+    centres = placement.means
+    variances = placement.variances
     # the other cells of a label are found to be of it
     for k in range(3):
         np.testing.assert_allclose(centres[k], z[codes == k].mean(0), atol=1e-3)
@@ -67,7 +71,9 @@ def test_labelled_cells_stay_with_their_component() -> None:
     """Two labels for one cloud, cut across where no mixture would cut it."""
     z, codes, _ = blobs(2)
     known = np.where(codes == 1, 2, np.arange(len(z)) % 2)
-    centres, variances = placed(z, known, n_labels=3, n_components=3, seed=0)
+    placement = placed(z, known, n_labels=3, n_components=3, seed=0)
+    centres = placement.means
+    variances = placement.variances
     np.testing.assert_allclose(centres, [z[known == k].mean(0) for k in range(3)])
     np.testing.assert_allclose(variances, [z[known == k].var(0) for k in range(3)])
 
@@ -79,7 +85,8 @@ def test_a_long_population_is_not_cut() -> None:
     z = rng.normal(0, [10, 0.5, 0.5], (800, 3)) + 4 * codes[:, None] * np.eye(3)[1]
     by_k_means = KMeans(2, n_init=10, random_state=0).fit_predict(z)
     assert adjusted_rand_score(codes, by_k_means) < 0.1
-    centres, _ = placed(z, np.full(800, -1), n_labels=0, n_components=2, seed=0)
+    placement = placed(z, np.full(800, -1), n_labels=0, n_components=2, seed=0)
+    centres = placement.means
     np.testing.assert_allclose(np.sort(centres[:, 1]), [0, 4], atol=0.2)
 
 
@@ -88,7 +95,8 @@ def test_very_many_cells_are_placed_by_some_of_them(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(_placement, "CELLS_OF_A_LABEL", 3)
     z, _, truth = blobs(4)
     known = np.where(np.arange(len(z)) >= 155, 0, -1)  # five cells of the last blob
-    centres, _ = placed(z, known, n_labels=1, n_components=4, seed=0)
+    placement = placed(z, known, n_labels=1, n_components=4, seed=0)
+    centres = placement.means
     nearest = ((truth[:, None] - centres) ** 2).sum(-1)
     np.testing.assert_allclose(nearest.min(1), 0, atol=3)
     assert nearest[3].argmin() == 0
@@ -97,7 +105,8 @@ def test_very_many_cells_are_placed_by_some_of_them(monkeypatch: pytest.MonkeyPa
 def test_a_component_without_cells_still_has_a_variance() -> None:
     z, codes, _ = blobs(2)
     known = np.where(codes == 0, 0, np.where(np.arange(len(z)) == 50, 1, -1))
-    _, variances = placed(z, known, n_labels=2, n_components=8, seed=0)
+    placement = placed(z, known, n_labels=2, n_components=8, seed=0)
+    variances = placement.variances
     assert np.isfinite(variances).all()
     assert (variances > 0).all()
 
@@ -106,10 +115,21 @@ def test_a_component_without_cells_still_has_a_variance() -> None:
 def test_dimensions_without_variance_do_no_harm(flat: int) -> None:
     z, _, _ = blobs(3)
     z[:, 6 - flat :] = 1.5
-    centres, variances = placed(z, np.full(len(z), -1), n_labels=0, n_components=3, seed=0)
+    placement = placed(z, np.full(len(z), -1), n_labels=0, n_components=3, seed=0)
+    centres = placement.means
+    variances = placement.variances
     assert np.isfinite(centres).all()
     assert np.isfinite(variances).all()
     assert len(np.unique(centres.round(1), axis=0)) == 3
+
+
+@pytest.mark.parametrize("n_distinct", [1, 3])
+def test_cells_that_lie_on_one_another_are_one_component(n_distinct: int) -> None:
+    z = np.repeat(np.random.default_rng(0).normal(size=(n_distinct, 4)), 20, axis=0)
+    placement = placed(z, np.full(len(z), -1), n_labels=0, n_components=5, seed=0)
+    assert placement.has_cells.sum() == n_distinct
+    found = placement.means[placement.has_cells]
+    np.testing.assert_allclose(np.sort(found, axis=0), np.sort(np.unique(z, axis=0), axis=0), atol=1e-3)
 
 
 def test_components_are_placed_once_and_training_goes_on_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,6 +150,16 @@ def test_components_are_placed_once_and_training_goes_on_from_there(monkeypatch:
     assert np.abs(after - calls[0]).max() < 1
     model.train(max_epochs=1, batch_size=32, **QUIET)
     assert len(calls) == 1
+
+
+def partly_labelled(seed: int = 0) -> AnnData:
+    """Without unlabelled cells a free component has none."""
+    adata = small_adata(seed=seed)
+    adata.obs["cell_type"] = np.where(np.arange(adata.n_obs) % 3 == 0, "unknown", adata.obs["cell_type"].astype(str))
+    return adata
+
+
+PARTLY = {"labels_key": "cell_type", "unlabeled_category": "unknown"}
 
 
 # -- clusters and labels -------------------------------------------------------------------------------------
@@ -154,21 +184,23 @@ def test_clusters_have_names_shares_and_no_calibration() -> None:
             call()
 
 
-def test_labels_name_the_first_components(tmp_path: Path) -> None:
-    model = fitted(small_adata(), setup={"labels_key": "cell_type"}, n_components=5)
+def test_labels_name_the_first_components(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MIXVI, "_prune_empty", lambda self: None)
+    model = fitted(partly_labelled(), setup=PARTLY, n_components=5)
     labels = list(model.label_names)
     assert model.component_names.tolist() == [*labels, "component 3", "component 4"]
     probabilities = model.predict(soft=True)
     assert probabilities.columns.tolist() == labels
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
     model.save(tmp_path / "model")
-    again = MIXVI.load(tmp_path / "model", small_adata())
+    again = MIXVI.load(tmp_path / "model", partly_labelled())
     assert again.usage_ == model.usage_
     assert again.get_responsibilities().equals(model.get_responsibilities())
 
 
-def test_components_are_merged_under_the_name_of_their_label() -> None:
-    model = fitted(small_adata(), setup={"labels_key": "cell_type"}, n_components=6)
+def test_components_are_merged_under_the_name_of_their_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MIXVI, "_prune_empty", lambda self: None)
+    model = fitted(partly_labelled(), setup=PARTLY, n_components=6)
     labels = list(model.label_names)
     merged = model.merge_components(3)
     assert merged.index.tolist() == model.component_names.tolist()
@@ -309,3 +341,49 @@ def test_gaussian_noise_is_learned_or_given(dispersion: str) -> None:
     n_variances = len(torch.unique(likelihood.variance))
     assert n_variances == {"gene": x.shape[1], "shared": 1, "fixed": 1}[dispersion]
     assert (dispersion != "fixed") or likelihood.variance.max().item() == pytest.approx(0.25)
+
+
+def test_cells_without_a_column_of_conditions_are_controls() -> None:
+    setup = {"condition_key": "condition", "labels_key": "cell_type"}
+    model = fitted(small_adata(), setup=setup, conditional=True, n_components=None)
+    fresh = small_adata(seed=1)
+    controls = fresh[(fresh.obs["condition"] == "control").to_numpy()].copy()
+    bare = controls.copy()
+    del bare.obs["condition"]
+    for shift in ("z", "w", "global"):
+        ask = {"control": "control", "target": "stimulated", "shift": shift}
+        expected, found = model.predict_perturbation(controls, **ask), model.predict_perturbation(bare, **ask)
+        np.testing.assert_array_equal(found.layers["rate"], expected.layers["rate"])
+
+
+@pytest.mark.parametrize("ending", [{"early_stopping": True, "early_stopping_patience": 1}, {"max_steps": 3}])
+def test_training_that_ends_early_still_places_components(ending: dict[str, Any]) -> None:
+    MIXVI.setup_anndata(adata := small_adata())
+    model = MIXVI(adata, n_components=4, **SMALL)
+    if "max_steps" in ending:
+        with pytest.warns(MixtureWarning, match="ended before components were placed"):
+            model.train(20, batch_size=32, **ending, **QUIET)
+    else:
+        model.train(20, batch_size=32, kl_warmup=0.1, **ending, **QUIET)
+        assert len(model.history["train_loss"]) > 6
+    assert model.module.is_placed
+    assert model.get_responsibilities().to_numpy().std() > 0
+
+
+def test_labels_that_could_be_components_are_refused() -> None:
+    adata = small_adata()
+    adata.obs["cell_type"] = adata.obs["cell_type"].astype(str).replace("type_1", "component 3")
+    MIXVI.setup_anndata(adata, labels_key="cell_type")
+    with pytest.raises(KeyClashError, match="'component 3'"):
+        MIXVI(adata, **SMALL)
+
+
+def test_cells_without_counts_are_in_no_cluster() -> None:
+    adata = small_adata()
+    adata.X = dense(adata.X)
+    adata.X[3] = 0
+    with pytest.warns(InputDataWarning, match="no counts"):
+        model = fitted(adata)
+        named = model.predict()
+    assert named.iloc[3] == "unassigned"
+    assert (named.drop(named.index[3]) != "unassigned").all()

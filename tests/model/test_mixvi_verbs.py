@@ -1,8 +1,7 @@
-"""MIXVI's verbs: positions of w, routes to another condition, made-up cells, and what training does to components."""
+"""MIXVI's verbs: positions of w, routes to another condition, made-up cells, clusters to start from, nats, groups."""
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,8 @@ from lightning.pytorch.callbacks import Callback
 from scipy import sparse
 
 from deltavi._errors import DeltaviError, MixtureWarning, NotTrainedError, UnknownCategoryError
-from deltavi.latent import Usage
 from deltavi.model._decoding import CellDecoder
 from deltavi.model._mixvi import MIXVI
-from deltavi.model._training import TrainingMixin
 from tests.model.conftest import QUIET, SETUP, dense, log_normalised, small_adata
 
 SMALL: dict[str, Any] = {"n_hidden": 16, "n_latent": 4}
@@ -106,11 +103,7 @@ def test_the_route_of_z_decodes_the_same_position_under_the_target(conditional: 
     assert not np.isclose(rate, unchanged, rtol=1e-4).any(0).all()
     assert set(predicted.obs["condition"]) == {"stimulated"}
     assert predicted.obs["deltavi_source_cell"].tolist() == conditional.adata.obs_names[cells].tolist()
-    assert {key: predicted.uns["deltavi"][key] for key in ("model", "shift", *SWITCH)} == {
-        "model": "MIXVI",
-        "shift": "z",
-        **SWITCH,
-    }
+    assert predicted.uns["deltavi"].items() >= {"model": "MIXVI", "shift": "z", **SWITCH}.items()
     # a vector of zeros leaves positions where they are, too
     still = conditional.predict_perturbation(**SWITCH, shift=np.zeros(4))
     np.testing.assert_array_equal(still.layers["rate"], predicted.layers["rate"])
@@ -130,9 +123,7 @@ def test_the_route_of_w_decodes_the_mean_of_the_component_under_the_target(condi
     np.testing.assert_allclose(predicted.layers["rate"], rate, rtol=1e-3)
     assert predicted.uns["deltavi"]["shift"] == "w"
     # what w and the label say of a cell is all that is left of it
-    before = predicted.obsm["X_deltavi_control"]
-    np.testing.assert_allclose(before, conditional.get_latent_representation(indices=cells), atol=1e-6)
-    assert (after.var(0) < before.var(0)).all()
+    assert (after.var(0) < predicted.obsm["X_deltavi_control"].var(0)).all()
 
 
 @pytest.mark.parametrize("route", ["z", "w"])
@@ -180,10 +171,10 @@ def test_shifts_of_other_models_work_on_a_conditional_one(conditional: MIXVI, sh
 def test_a_sample_is_decided_by_its_seed_and_leaves_the_users_alone(conditional: MIXVI) -> None:
     torch.manual_seed(1)
     np.random.seed(1)
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1]
     first, again, other = (conditional.sample(20, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(torch.get_rng_state(), torch_state)
-    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state[1])
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)
     np.testing.assert_array_equal(dense(again.X), dense(first.X))
     np.testing.assert_array_equal(again.layers["rate"], first.layers["rate"])
     np.testing.assert_array_equal(again.obsm["X_deltavi"], first.obsm["X_deltavi"])
@@ -231,9 +222,8 @@ def test_the_condition_of_a_sample_matters_to_a_conditional_model(conditional: M
         first, default, second = (model.sample(6, condition=name) for name in ("control", None, "stimulated"))
         assert [set(one.obs["condition"]) for one in (first, second)] == [{"control"}, {"stimulated"}]
         np.testing.assert_array_equal(default.layers["rate"], first.layers["rate"])
-        assert default.obs.equals(first.obs)
         assert np.allclose(second.layers["rate"], first.layers["rate"], rtol=1e-4) is not matters
-        with pytest.raises(UnknownCategoryError, match="condition 'stimulate'.*Did you mean 'stimulated'"):
+        with pytest.raises(UnknownCategoryError, match=r"condition 'stimulate'.*Did you mean 'stimulated'"):
             model.sample(6, condition="stimulate")
 
 
@@ -283,7 +273,6 @@ def test_samples_of_detection_and_of_log_expression() -> None:
     drawn = model.sample(2000, library_size=17.0)
     np.testing.assert_array_equal(drawn.layers["rate"], model.sample(2000).layers["rate"])
     residual = drawn.X - drawn.layers["rate"]
-    assert np.abs(residual.mean(0)).max() < 5 * 0.5 / np.sqrt(2000)
     np.testing.assert_allclose(residual.std(0), 0.5, rtol=0.1)
     assert list(drawn.obs) == ["component"]
 
@@ -306,21 +295,26 @@ def test_clusters_name_components_and_every_argument_arrives() -> None:
     adata = small_adata()
     adata.layers["raw"], adata.obs["age"], adata.obs["site"] = adata.X.copy(), 3.0, "a"
     adata.obs["leiden"] = pd.Categorical((np.arange(144) % 3).astype(str), categories=["0", "1", "2", "never"])
-    setup = {
-        "layer": "raw",
-        "condition_key": "condition",
-        "batch_key": "batch",
-        "size_factor_key": "total_counts",
-        "categorical_covariate_keys": ["site"],
-        "continuous_covariate_keys": ["age"],
-    }
+    setup: dict[str, Any] = {**UNLABELLED, "layer": "raw", "size_factor_key": "total_counts"}
+    setup |= {"categorical_covariate_keys": ["site"], "continuous_covariate_keys": ["age"]}
     model = MIXVI.from_clusters(adata, "leiden", conditional=True, n_w=1, **setup, **SMALL)
     assert model.component_names.tolist() == ["0", "1", "2"]
     assert {**model.registry_["setup_args"]} == {**setup, "labels_key": "leiden", "unlabeled_category": None}
     assert (model.release_labels, model.module.n_w, model.module.conditional) == (0.6, 1, True)
     more = MIXVI.from_clusters(small_adata(), "cell_type", n_components=5, release_labels=0.2, **SMALL)
     assert more.component_names.tolist() == ["type_1", "type_2", "type_3", "component 3", "component 4"]
-    assert more.release_labels == 0.2
+
+
+def test_clusters_that_were_let_go_stay_so_in_a_file(tmp_path: Path) -> None:
+    setup: dict[str, Any] = {"condition_key": "condition", "conditional": True}
+    model = MIXVI.from_clusters(small_adata(), "cell_type", **setup, **SMALL)
+    model.train(max_epochs=6, batch_size=32, **QUIET)
+    model.save(tmp_path / "model")
+    again = MIXVI.load(tmp_path / "model", small_adata())
+    routed, expected = (one.predict_perturbation(**SWITCH, shift="w").obsm["X_deltavi"] for one in (again, model))
+    np.testing.assert_array_equal(routed, expected)
+    model.module.labels_released = False
+    assert not np.allclose(model.predict_perturbation(**SWITCH, shift="w").obsm["X_deltavi"], expected)
 
 
 @pytest.mark.parametrize(("share", "first"), [(0.0, 4), (0.5, 5), (0.75, 8), (1.0, 10)])
@@ -330,9 +324,10 @@ def test_clusters_are_let_go_at_the_stated_epoch_and_not_before(share: float, fi
     watch = Watch(model)
     model.train(max_epochs=10, batch_size=64, callbacks=[watch], **QUIET)
     assert watch.released == [epoch >= first for epoch in range(10)]
-    cross_entropy = model.history["classification_loss_train"].to_numpy().ravel()
-    assert (cross_entropy[first:] == 0).all()
-    assert (cross_entropy[4:first] > 0).all()
+    # there is none before components are placed
+    cross_entropy = model.history["classification_loss_train"].iloc[:, 0].astype(float)
+    assert len(cross_entropy) == 7
+    assert (cross_entropy.to_numpy() > 0).tolist() == [epoch < first for epoch in range(3, 10)]
 
 
 # -- nats and groups -----------------------------------------------------------------------------------------
@@ -401,66 +396,3 @@ def test_a_component_without_cells_goes_out_of_use_for_good(tmp_path: Path, monk
             one.sample(2, component="component 1")
         with pytest.raises(DeltaviError, match="number of components, 3"):
             one.merge_components(4)
-
-
-# -- collapse ------------------------------------------------------------------------------------------------
-
-
-def watched_collapse(monkeypatch: pytest.MonkeyPatch, n_collapses: int) -> list[tuple[Any, dict[str, Any]]]:
-    """The first runs end with one component; seed and initial weights of every run."""
-    runs: list[tuple[Any, dict[str, Any]]] = []
-    train, usage = TrainingMixin.train, Usage.of
-
-    def watched(self: Any, max_epochs: int | None = None, **kwargs: Any) -> None:
-        runs.append((kwargs.get("seed"), copy.deepcopy(self.module.state_dict())))
-        train(self, max_epochs, **kwargs)
-
-    def collapsed(cls: type[Usage], shares: torch.Tensor) -> Usage:
-        return Usage((1.0,) + (0.0,) * (shares.shape[1] - 1)) if len(runs) <= n_collapses else usage(shares)
-
-    monkeypatch.setattr(TrainingMixin, "train", watched)
-    monkeypatch.setattr(Usage, "of", classmethod(collapsed))
-    return runs
-
-
-@pytest.mark.parametrize("seed", [None, 7])
-def test_a_collapsed_mixture_is_trained_again_from_where_it_began(
-    seed: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options: dict[str, Any] = {"max_epochs": 3, "batch_size": 32, **QUIET}
-    expected = untrained(small_adata(), UNLABELLED, seed=3)
-    expected.train(seed=(3 if seed is None else seed) + 1, **options)
-    runs = watched_collapse(monkeypatch, 1)
-    model = untrained(small_adata(), UNLABELLED, seed=3)
-    with pytest.warns(MixtureWarning, match=r"1\.0 of 4 components are used. Training starts again") as caught:
-        model.train(seed=seed, **options)
-    assert [one.category for one in caught if issubclass(one.category, MixtureWarning)] == [MixtureWarning]
-    assert [used for used, _ in runs] == [seed, (3 if seed is None else seed) + 1]
-    assert all(torch.equal(value, runs[1][1][name]) for name, value in runs[0][1].items())
-    assert model.history["train_loss"].equals(expected.history["train_loss"])
-    assert model.get_responsibilities().equals(expected.get_responsibilities())
-    assert model.usage_ == expected.usage_
-
-
-def test_a_second_collapse_warns_and_keeps_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = watched_collapse(monkeypatch, 9)
-    model = untrained(small_adata(), UNLABELLED)
-    with pytest.warns(MixtureWarning) as caught:
-        model.train(max_epochs=2, batch_size=32, **QUIET)
-    said = [str(one.message) for one in caught if issubclass(one.category, MixtureWarning)]
-    assert ["starts again" in text for text in said] == [True, False]
-    assert "cells may be of one kind" in said[1]
-    assert len(runs) == 2
-    assert len(model.predict()) == 144
-    # training on is not starting anew
-    model.train(max_epochs=1, batch_size=32, **QUIET)
-    assert len(runs) == 3
-
-
-@pytest.mark.parametrize(("setup", "n_components"), [(SETUP, 3), (UNLABELLED, 1)])
-def test_a_mixture_that_cannot_collapse_is_trained_once(
-    setup: dict[str, str], n_components: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runs = watched_collapse(monkeypatch, 9)
-    fitted(small_adata(), setup, n_components=n_components)
-    assert len(runs) == 1

@@ -85,7 +85,7 @@ def test_a_pruned_component_has_no_share_and_leaves_its_own_to_the_others(y_prio
 
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
 @pytest.mark.parametrize("z_term", ["closed", "mc"])
-@pytest.mark.parametrize("y_prior", [kind for kind in Y_PRIORS if kind != "balanced"])
+@pytest.mark.parametrize("y_prior", Y_PRIORS)
 def test_pruning_leaves_loss_and_gradients_finite(y_prior: str, z_term: str, classifier: str) -> None:
     """In single precision, as models train; probabilities of pruned components underflow there."""
     settings: dict[str, Any] = {"y_prior": y_prior, "z_term": z_term, "classifier": classifier}

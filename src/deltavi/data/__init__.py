@@ -2,7 +2,7 @@
 
 from deltavi.data._checks import valid_cells
 from deltavi.data._kang import kang
-from deltavi.data._prepare import select_genes
+from deltavi.data._prepare import log_normalise, select_genes
 from deltavi.data._simulate import simulate_perturbation
 
-__all__ = ["kang", "select_genes", "simulate_perturbation", "valid_cells"]
+__all__ = ["kang", "log_normalise", "select_genes", "simulate_perturbation", "valid_cells"]

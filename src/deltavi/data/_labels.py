@@ -188,7 +188,7 @@ def require_two_labels(labels: Mapping[str, int], values: pd.Series, key: str) -
     if not labels:
         raise DeltaviError(
             f"obs[{key!r}]: none of the {len(values)} cells has a label (for example {examples(values.index)}). "
-            "Label cells of at least 2 types, or use a model that needs no labels, such as VAE."
+            "Label cells of at least 2 types, or do without: leave labels_key out of MIXVI, or use VAE."
         )
     if len(labels) == 1:
         label, n = next(iter(labels.items()))

@@ -78,6 +78,41 @@ def select_genes(
     return selected
 
 
+def log_normalise(
+    adata: AnnData, *, layer: str | None = None, size_factor_key: str | None = None, key_added: str = "log1p_cp10k"
+) -> None:
+    """Write log1p of counts per 10,000 into a layer; everything else stays as it is.
+
+    Parameters
+    ----------
+    adata
+        Raw counts, ``(n_cells, n_genes)``.
+    layer
+        Layer that holds the raw counts; ``X`` when None.
+    size_factor_key
+        obs column with each cell's total counts over all genes, where the matrix holds a selection; by default the sum
+        over the genes.
+    key_added
+        Name of the new layer, CSR.
+
+    Raises
+    ------
+    UnknownCategoryError
+        If the layer or the column does not exist.
+    KeyClashError
+        If there is a layer of that name.
+    InputDataError
+        If the values are not raw counts.
+    """
+    if key_added in adata.layers:
+        raise KeyClashError(f"layers[{key_added!r}] exists; name another with key_added, or delete it.")
+    if size_factor_key is not None and size_factor_key not in adata.obs:
+        raise unknown_category("obs column", size_factor_key, adata.obs.columns)
+    counts = counts_of(adata, layer)
+    totals = row_sums(counts) if size_factor_key is None else np.asarray(adata.obs[size_factor_key], dtype=np.float64)
+    adata.layers[key_added] = log1p_cp10k(counts, totals)
+
+
 def log1p_cp10k(counts: sparse.csr_matrix, total_counts: NDArray[np.float64]) -> sparse.csr_matrix:
     """Natural log of one plus counts per 10,000, CSR of the shape of `counts`; a cell without counts stays zero."""
     factor = np.divide(TARGET_SUM, total_counts, out=np.zeros_like(total_counts), where=total_counts > 0)

@@ -1,5 +1,6 @@
 """Latent structures: they know priors, posteriors and KL terms, and nothing of counts."""
 
+from deltavi.latent._factors import LinearGaussian, common_factors, principal_factors
 from deltavi.latent._gaussian import GaussianEncoder, GaussianState, gaussian_state, standard_normal_like
 from deltavi.latent._labelled import (
     LabelConditional,
@@ -44,11 +45,13 @@ __all__ = [
     "LatentTerm",
     "LibraryKind",
     "LibraryPrior",
+    "LinearGaussian",
     "MixtureComponents",
     "Usage",
     "balanced_term",
     "check_mixture",
     "collapsed_term",
+    "common_factors",
     "component_log_joint",
     "dirichlet_term",
     "gaussian_state",
@@ -61,6 +64,7 @@ __all__ = [
     "linear_layer",
     "log_density",
     "observed_log_library",
+    "principal_factors",
     "prior_term",
     "run_layers",
     "soft_one_hot",

@@ -190,13 +190,22 @@ def prior_term(weights: LabelWeights, log_prior: Tensor) -> Tensor:
     return -weights.entropy - (weights.values * log_prior).sum(-1)
 
 
-def balanced_term(weights: LabelWeights) -> Tensor:
-    """KL of the mini-batch's mean of q(y | z) from the uniform distribution, for every cell the same, nats.
+def balanced_term(weights: LabelWeights, log_prior: Tensor) -> Tensor:
+    """KL of the mini-batch's mean of q(y | z) from p(y), for every cell the same, ``([n_samples,] n_cells)`` nats.
 
-    Components are used alike over the cells, and each cell may be sure of its own. ``([n_samples,] n_cells)``.
+    Over the cells components are used as p(y) says, alike if it is uniform, and each cell may be sure of its own.
+
+    Parameters
+    ----------
+    weights
+        q(y | z) of every component.
+    log_prior
+        ``(n_components,)`` log p(y).
     """
     mean = weights.values.mean(-2, keepdim=True)
-    divergence = (torch.xlogy(mean, mean)).sum(-1) + math.log(weights.values.shape[-1])
+    # the derivative of p log p has no value at a share of zero
+    log_mean = mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
+    divergence = (mean * (log_mean - log_prior)).sum(-1)
     return divergence.expand(weights.values.shape[:-1])
 
 

@@ -61,10 +61,10 @@ class ComponentsMixin:
         model._require_trained("get_responsibilities")
         aligned = model._validate_anndata(adata)
         chosen = positions(indices, aligned.n_obs)
-        values = self._over_batches(model.module.responsibilities, aligned, chosen, batch_size)
+        n_components = model.module.n_components
+        values = self._over_batches(model.module.responsibilities, aligned, chosen, n_components, batch_size=batch_size)
         in_use = model.module.is_active.cpu().numpy()
-        values = values[:, in_use] if len(values) else np.zeros((0, in_use.sum()))
-        return pd.DataFrame(values, index=aligned.obs_names[chosen], columns=self.component_names)
+        return pd.DataFrame(values[:, in_use], index=aligned.obs_names[chosen], columns=self.component_names)
 
     def merge_components(self, n_groups: int | None = None, *, max_overlap: float | None = None) -> pd.Series:
         """Fewer groups of components: those whose cells can hardly be told apart are merged, pair by pair.
@@ -124,21 +124,26 @@ class ComponentsMixin:
         model = cast("Any", self)
         model._require_trained("get_nats")
         aligned = model._validate_anndata(adata)
-        values = self._over_batches(model.module.nats, aligned, positions(indices, aligned.n_obs), BATCH_SIZE)
         names = [f"z {i}" for i in range(model.module.n_latent)] + [f"w {i}" for i in range(model.module.n_w)]
-        return pd.Series(values.mean(0), index=names, name="nats")
+        chosen = positions(indices, aligned.n_obs)
+        values = pd.DataFrame(self._over_batches(model.module.nats, aligned, chosen, len(names)), columns=names)
+        return values.mean().rename("nats")
 
     def _shares_of(self, cells: np.ndarray) -> np.ndarray:
         """Share of every component, in use or not, in some of the model's cells, ``(n_cells, n_components)``."""
         model = cast("Any", self)
-        return self._over_batches(model.module.responsibilities, model._validate_anndata(), cells, BATCH_SIZE)
+        aligned = model._validate_anndata()
+        return self._over_batches(model.module.responsibilities, aligned, cells, model.module.n_components)
 
-    def _over_batches(self, what: Any, adata: AnnData, chosen: np.ndarray, batch_size: int) -> np.ndarray:
-        """`what` of the mini-batches of the chosen cells, joined."""
+    def _over_batches(
+        self, what: Any, adata: AnnData, chosen: np.ndarray, width: int, *, batch_size: int = BATCH_SIZE
+    ) -> np.ndarray:
+        """`what` of the mini-batches of the chosen cells, joined, ``(n_chosen, width)``."""
         model = cast("Any", self)
         model.module.eval()
         if not len(chosen):
-            return np.zeros((0, model.module.n_components))
+            # scvi-tools takes an AnnData without cells for none at all
+            return np.zeros((0, width))
         loader = model._make_data_loader(adata=adata, indices=chosen, batch_size=batch_size)
         with torch.inference_mode(), isolated_randomness(model.seed):
             return np.concatenate([what(tensors).cpu().numpy() for tensors in loader]).astype(np.float64)

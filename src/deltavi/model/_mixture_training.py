@@ -12,12 +12,13 @@ import torch
 
 from deltavi._errors import DeltaviError, MixtureWarning
 from deltavi.latent import Usage
-from deltavi.model._classification import BATCH_SIZE
 from deltavi.model._placement import WARMUP, AtEpoch, placed
 from deltavi.train import CellSplit
 
 # Components beyond the labels, and components without any.
 FREE_COMPONENTS, UNLABELLED_COMPONENTS = 5, 12
+# By default there are no more free components than the cells divided by this.
+FEWEST_CELLS = 10
 # Below this effective number of components a mixture of several has collapsed.
 COLLAPSED = 1.5
 # Below so many nats in all its dimensions w says next to nothing.
@@ -69,7 +70,9 @@ class MixtureTrainingMixin:
         n_labels = dimensions["n_labels"] if model.has_labels else 0
         asked = model._asked_components
         if asked is None:
-            asked = n_labels + FREE_COMPONENTS if n_labels else UNLABELLED_COMPONENTS
+            n_free = FREE_COMPONENTS if n_labels else UNLABELLED_COMPONENTS
+            # of few cells there are few groups
+            asked = n_labels + min(n_free, max(n_labels == 0, model.summary_stats.n_cells // FEWEST_CELLS))
         return {**dimensions, "n_labels": n_labels, "n_components": asked}
 
     def _loading_options(self, seed: int) -> dict[str, Any]:
@@ -85,7 +88,7 @@ class MixtureTrainingMixin:
                 "fewer with n_components."
             )
         model.module.get_buffer("n_cells").fill_(len(split.train))
-        model.module.is_placed = False
+        model.module.is_placed = model.module.labels_released = False
         if model.has_labels:
             model._learn_label_frequencies(split)
 
@@ -93,27 +96,40 @@ class MixtureTrainingMixin:
         model, cells = cast("Any", self), np.sort(split.train)
         if model.module.is_placed:
             return []
-        start = math.floor(WARMUP * max_epochs)
-        callbacks = [AtEpoch(start, lambda: self._place_components(cells))]
+        callbacks = [AtEpoch(self._placed_from(max_epochs), lambda: self._place_components(cells))]
         if model.release_labels is not None:
-            # not before components lie on the labels
-            release = max(start + 1, math.ceil(model.release_labels * max_epochs))
+            release = self._settled_from(max_epochs)
             callbacks.append(AtEpoch(release, lambda: setattr(model.module, "labels_released", True)))
         return callbacks
+
+    def _placed_from(self, max_epochs: int) -> int:
+        return math.floor(WARMUP * max_epochs)
+
+    def _settled_from(self, max_epochs: int) -> int:
+        placed_from, share = self._placed_from(max_epochs), cast("Any", self).release_labels
+        # labels are not let go before components lie on them
+        return placed_from if share is None else max(placed_from + 1, math.ceil(share * max_epochs))
 
     def _place_components(self, cells: np.ndarray) -> None:
         """Put named components where their labelled cells lie, and free ones where there are clusters."""
         model = cast("Any", self)
         module, was_training = model.module, model.module.training
-        z = model._over_batches(module.latent_means, model._adata, cells, BATCH_SIZE)
+        z = model._over_batches(module.latent_means, model._adata, cells, module.n_latent)
         codes = model._label_codes()[cells] if model.has_labels else np.full(len(cells), -1)
-        where = placed(z, codes, n_labels=module.n_labels, n_components=module.n_components, seed=model.seed)
-        module.mixture.place(*(torch.from_numpy(values).float() for values in where))
+        placement = placed(z, codes, n_labels=module.n_labels, n_components=module.n_components, seed=model.seed)
+        means, variances = (torch.from_numpy(values).float() for values in (placement.means, placement.variances))
+        module.mixture.place(means, variances)
+        module.prune(torch.from_numpy(placement.has_cells))
         module.is_placed = True
         module.train(was_training)
 
     def _after_training(self) -> None:
         model = cast("Any", self)
+        if not model.module.is_placed:
+            self._place_components(np.sort(model.train_indices))
+            _warn(
+                "Training ended before components were placed: they lie on clusters, and were not trained themselves."
+            )
         self._prune_empty()
         cast("Any", super())._after_training()
         self._note_usage()
@@ -125,16 +141,20 @@ class MixtureTrainingMixin:
             )
 
     def _prune_empty(self) -> None:
-        """Take components out of use that hold less than a cell of the training part."""
+        """Take components out of use that hold less than a cell of the training part; a query prunes none."""
         model = cast("Any", self)
+        if model.is_mapped_:
+            return
         shares = model._shares_of(model.train_indices)
-        keep = model.module.is_active & torch.from_numpy(shares.sum(0) >= 1)
+        keep = model.module.is_active.cpu() & torch.from_numpy(shares.sum(0) >= 1)
         if keep.any():
             model.module.prune(keep)
 
     def _note_usage(self) -> None:
         model = cast("Any", self)
-        shares = model._shares_of(model.train_indices)[:, model.module.is_active.numpy()]
+        shares = model._shares_of(model.train_indices)[:, model.module.is_active.cpu().numpy()]
+        if not np.isfinite(shares).all():
+            raise DeltaviError("Training has diverged: responsibilities are not finite. Try a smaller learning rate.")
         self.usage_ = Usage.of(torch.from_numpy(shares))
 
     # -- collapse --------------------------------------------------------------------------------------------

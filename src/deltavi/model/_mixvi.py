@@ -11,11 +11,12 @@ import pandas as pd
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
-from deltavi._compat import SETUP_ARGS_KEY
-from deltavi._errors import DeltaviError, InputDataWarning
+from deltavi import _keys
+from deltavi._errors import DeltaviError, InputDataWarning, KeyClashError, UnseenCategoryWarning, examples
 from deltavi.annotation import Calibration
+from deltavi.data._checks import cell_totals
 from deltavi.model._attribution import AttributionMixin
-from deltavi.model._cells import Indices
+from deltavi.model._cells import Indices, positions
 from deltavi.model._classification import BATCH_SIZE, ClassificationMixin
 from deltavi.model._components import ComponentsMixin
 from deltavi.model._label_column import LabelColumnMixin
@@ -108,10 +109,8 @@ class MIXVI(
         kwargs = self._settings_of_totals(adata, gene_likelihood, kwargs)
         kwargs.setdefault("free_bits_w", FREE_BITS_W if n_w else 0.0)
         self._asked_components, self.release_labels = n_components, release_labels
-        if release_labels is not None and not 0 <= release_labels <= 1:
+        if release_labels is not None and not (_is_number(release_labels) and 0 <= release_labels <= 1):
             raise DeltaviError(f"release_labels is a share of the epochs, in [0, 1], not {release_labels!r}.")
-        if adata is not None and conditional:
-            self._check_condition(adata)
         super().__init__(
             adata,
             registry,
@@ -125,6 +124,10 @@ class MIXVI(
             **kwargs,
         )
         self._check_label_names()
+        if conditional or kwargs.get("w_prior") == "learned":
+            self._check_condition()
+        if release_labels is not None and not self.has_labels:
+            raise DeltaviError("release_labels lets labels go, and the model was set up without: pass labels_key.")
         # a file remembers the number, whatever the default will be one day
         n_components = self.module.n_components
         self.init_params_ = self._get_init_params(locals())
@@ -215,11 +218,18 @@ class MIXVI(
         DeltaviError
             If a cell is in no cluster, or there is only one.
         """
-        of_setup = set(inspect.signature(cls.setup_anndata).parameters) - {"adata", "labels_key", "kwargs"}
+        if taken := {"labels_key", "unlabeled_category"} & set(kwargs):
+            raise DeltaviError(
+                f"{examples(sorted(taken))} cannot be given: obs[{key!r}] names the clusters of all cells."
+            )
+        if key in adata.obs and (missing := adata.obs[key].isna().to_numpy()).any():
+            raise DeltaviError(
+                f"{int(missing.sum())} cells have no value in obs[{key!r}] (for example "
+                f"{examples(adata.obs_names[missing])}): cluster all cells, or leave these out."
+            )
+        of_setup = set(inspect.signature(cls.setup_anndata).parameters) - {"adata", "kwargs"}
         setup = {name: kwargs.pop(name) for name in of_setup & set(kwargs)}
         cls.setup_anndata(adata, labels_key=key, **setup)
-        if adata.obs[key].isna().any():
-            raise DeltaviError(f"{int(adata.obs[key].isna().sum())} cells have no value in obs[{key!r}]: no cluster.")
         kwargs.setdefault("n_components", int(adata.obs[key].nunique()))
         return cls(adata, release_labels=release_labels, **kwargs)
 
@@ -245,7 +255,8 @@ class MIXVI(
 
         Returns
         -------
-        Series of text by cell name, or with `soft` a frame of cells by labels or components.
+        Series of text by cell name, or with `soft` a frame of cells by labels or components. Cells without counts are
+        ``"unassigned"``.
 
         Raises
         ------
@@ -269,19 +280,45 @@ class MIXVI(
         if soft:
             return responsibilities
         named = self.component_names[responsibilities.to_numpy().argmax(1)]
+        if self.module.of_counts:
+            aligned = self._validate_anndata(adata)
+            layer = self._setup_argument("layer")
+            totals = cell_totals(aligned.X if layer is None else aligned.layers[layer])
+            named = np.where(totals[positions(indices, aligned.n_obs)] > 0, named, _keys.UNASSIGNED)
         return pd.Series(named, index=responsibilities.index, dtype=object, name="predicted")
 
-    def _check_condition(self, adata: AnnData) -> None:
-        registry = self._get_most_recent_anndata_manager(adata, required=True).registry
-        key = registry[SETUP_ARGS_KEY].get("condition_key")
-        if key is None:
-            raise DeltaviError("conditional=True needs a condition: pass condition_key to setup_anndata.")
-        if adata.obs[key].nunique() == 1:
-            warnings.warn(
-                f"obs[{key!r}] holds one condition only: components cannot move with it.",
-                InputDataWarning,
-                stacklevel=4,
+    def _check_condition(self) -> None:
+        if self._setup_argument("condition_key") is None:
+            raise DeltaviError(
+                "conditional=True and w_prior='learned' need a condition: pass condition_key to setup_anndata."
             )
+        conditions = self._categories(_keys.CONDITION)
+        if len(conditions) == 1:
+            warnings.warn(
+                f"obs[{self._condition_key()!r}] holds one condition only, {conditions[0]!r}: nothing moves with it.",
+                InputDataWarning,
+                stacklevel=3,
+            )
+
+    def _check_query(self, manager: Any) -> None:
+        super()._check_query(manager)
+        if not self.module.conditional:
+            return
+        n_unknown = int((np.asarray(manager.get_from_registry(_keys.CONDITION)) < 0).sum())
+        if n_unknown:
+            warnings.warn(
+                f"{n_unknown} cells have no condition that training saw; to the model they are of the average one. "
+                f"Known are {examples(self._categories(_keys.CONDITION), 10)}.",
+                UnseenCategoryWarning,
+                stacklevel=3,
+            )
+
+    def _check_label_names(self) -> None:
+        super()._check_label_names()
+        free = {f"component {k}" for k in range(self.module.n_components)}
+        taken = sorted(free & set(self._categories(REGISTRY_KEYS.LABELS_KEY)) if self.has_labels else ())
+        if taken:
+            raise KeyClashError(f"{examples(taken)} are names of components without a label: rename these labels.")
 
     def _calibrated(self, what: str) -> Calibration:
         if not self.has_labels:
@@ -299,3 +336,7 @@ class MIXVI(
         if not self.has_labels:
             raise DeltaviError("calibrate needs labels: set the model up with labels_key.")
         super().calibrate()
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ SURPLUS = 1.7
 STARTS, ROUNDS = 5, 30
 # Cells that decide where components lie; beyond them some of every label.
 MOST_CELLS, CELLS_OF_A_LABEL = 20_000, 50
+# Positions that agree to so many decimals are one.
+DECIMALS = 6
 # Added to the common covariance, relative to its average variance.
 RIDGE = 1e-3
 # Least variance of a component, relative to the average within components.
@@ -48,10 +51,25 @@ class AtEpoch(Callback):
             self.what()
 
 
-def placed(
-    z: np.ndarray, codes: np.ndarray, *, n_labels: int, n_components: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Means and variances of components on latent positions, both ``(n_components, n_latent)``.
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """Where components begin.
+
+    Parameters
+    ----------
+    means, variances
+        ``(n_components, n_latent)``; components without cells lie in the middle.
+    has_cells
+        ``(n_components,)`` bool.
+    """
+
+    means: np.ndarray
+    variances: np.ndarray
+    has_cells: np.ndarray
+
+
+def placed(z: np.ndarray, codes: np.ndarray, *, n_labels: int, n_components: int, seed: int) -> Placement:
+    """Place components on latent positions.
 
     A mixture of more components than asked for, with one covariance for all, is fitted, starting at the mean of each
     label and at the centres of k-means that are farthest from those; labelled cells stay with their component. One
@@ -72,13 +90,12 @@ def placed(
     rng = np.random.default_rng(seed)
     chosen = _some_cells(codes, rng)
     z, codes = z[chosen].astype(np.float64), codes[chosen]
-    n_free = n_components - n_labels
-    n_start = min(n_labels + math.ceil(SURPLUS * n_free), len(z))
+    n_start = n_labels + math.ceil(SURPLUS * (n_components - n_labels))
     # whatever is likeliest of several starts is taken
     starts = [_start(z, codes, n_labels, n_start, rng, whiten=bool(i % 2)) for i in range(STARTS)]
     found = [_tied_mixture(z, codes, start) for start in starts]
     shares = max(found, key=lambda one: one[1])[0]
-    groups = merged_components(shares, n_components, n_apart=n_labels)
+    groups = merged_components(shares, min(n_components, shares.shape[1]), n_apart=n_labels)
     return _moments(z, shares @ np.eye(n_components)[groups])
 
 
@@ -94,14 +111,16 @@ def _some_cells(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _start(
     z: np.ndarray, codes: np.ndarray, n_labels: int, n_components: int, rng: np.random.Generator, *, whiten: bool
 ) -> np.ndarray:
-    """Means to start from, ``(n_components, n_latent)``; whitened, k-means does not cut long populations across."""
+    """Means to start from, at most `n_components`; whitened, k-means does not cut long populations across."""
     named = np.stack([z[codes == k].mean(0) for k in range(n_labels)]) if n_labels else z[:0]
     if n_components == n_labels:
         return named
     seed = int(rng.integers(2**31))
     distances = PCA(whiten=True).fit_transform(z) if whiten else z
-    nearest = KMeans(n_components, n_init=1, random_state=seed).fit_predict(distances)
-    centres = np.stack([z[nearest == k].mean(0) for k in range(n_components)])
+    # cells that lie on one another are one cluster, however many are asked for
+    n_distinct = len(np.unique(z.round(DECIMALS), axis=0))
+    nearest = KMeans(min(n_components, n_distinct), n_init=1, random_state=seed).fit_predict(distances)
+    centres = np.stack([z[nearest == k].mean(0) for k in np.unique(nearest)])
     if n_labels:
         distance = ((centres[:, None] - named) ** 2).sum(-1).min(1)
         centres = centres[np.argsort(-distance)]
@@ -130,11 +149,10 @@ def _tied_mixture(z: np.ndarray, codes: np.ndarray, means: np.ndarray) -> tuple[
     return shares, likelihood
 
 
-def _moments(z: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of every component; one without cells lies in the middle."""
+def _moments(z: np.ndarray, shares: np.ndarray) -> Placement:
     sizes = shares.sum(0)
     weights = np.where(sizes > 0, shares / np.maximum(sizes, 1e-9), 1 / len(z))
     means = weights.T @ z
     variances = np.stack([weight @ (z - mean) ** 2 for weight, mean in zip(weights.T, means, strict=True)])
     within = (sizes / sizes.sum()) @ variances
-    return means, np.maximum(variances, LEAST_VARIANCE * within)
+    return Placement(means, np.maximum(variances, LEAST_VARIANCE * within), has_cells=sizes > 0)

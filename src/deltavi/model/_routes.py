@@ -16,7 +16,7 @@ from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness
 from deltavi.data._fields import require_known
 from deltavi.likelihood._base import to_numpy
-from deltavi.model._classification import BATCH_SIZE
+from deltavi.model._base import aligned_copy
 from deltavi.model._request import Request
 
 ROUTES = ("z", "w")
@@ -54,7 +54,9 @@ class RoutesMixin:
             raise DeltaviError("The model has no w: make it with n_w of at least 1.")
         aligned = model._validate_anndata(adata)
         chosen = np.arange(aligned.n_obs) if indices is None else np.asarray(indices)
-        return model._over_batches(model.module.w_means, aligned, chosen, BATCH_SIZE).astype(np.float32)
+        return np.asarray(
+            model._over_batches(model.module.w_means, aligned, chosen, model.module.n_w), dtype=np.float32
+        )
 
     def predict_perturbation(
         self, adata: AnnData | None = None, *, control: str, target: str, **kwargs: Any
@@ -83,8 +85,20 @@ class RoutesMixin:
                 raise DeltaviError(f"shift={shift!r} switches the condition: make the model with conditional=True.")
             if kwargs.get("magnitude", "observed") != "observed":
                 raise DeltaviError(f"magnitude scales a latent shift, and shift={shift!r} takes none.")
+        adata = self._as_control(adata, control)
         predicted: AnnData = cast("Any", super()).predict_perturbation(adata, control=control, target=target, **kwargs)
         return predicted
+
+    def _as_control(self, adata: AnnData | None, control: str) -> AnnData | None:
+        """Cells without a column of conditions are of `control`, which a conditional encoder has to know."""
+        model = cast("Any", self)
+        key = model._setup_argument("condition_key")
+        if not isinstance(adata, AnnData) or not model.module.conditional or key in adata.obs:
+            return adata
+        layer = model._setup_argument("layer")
+        cells = aligned_copy(adata, model.gene_names, layer=layer, min_overlap=model.min_gene_overlap)
+        cells.obs[key] = pd.Categorical([str(control)] * adata.n_obs)
+        return cells
 
     def _destinations(
         self, request: Request, before: np.ndarray, conditions: tuple[str, str], **options: Any
@@ -106,7 +120,7 @@ class RoutesMixin:
             lambda tensors: model.module.component_means(tensors, condition=code),
             request.adata,
             request.cells,
-            BATCH_SIZE,
+            model.module.n_latent,
         )
         return means.astype(np.float32)
 
@@ -151,10 +165,10 @@ class RoutesMixin:
         """
         model = cast("Any", self)
         model._require_trained("sample")
-        if isinstance(n, bool) or int(n) != n or n < 0:
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
             raise DeltaviError(f"n must be a whole number of cells, not {n!r}.")
-        if not library_size > 0:
-            raise DeltaviError(f"library_size must be positive, not {library_size!r}.")
+        if not isinstance(library_size, int | float | np.number) or not 0 < library_size < np.inf:
+            raise DeltaviError(f"library_size must be positive and finite, not {library_size!r}.")
         rng = np.random.default_rng(seed)
         codes = self._drawn_components(n, component, rng)
         known = [str(name) for name in model._categories(_keys.CONDITION)]
@@ -173,9 +187,11 @@ class RoutesMixin:
             )
             drawn, rate = likelihood.sample(rng).numpy(), to_numpy(likelihood.mean).astype(np.float32)
         all_names = model._all_component_names()
-        obs = pd.DataFrame({"component": pd.Categorical(all_names[codes])}, index=[f"sample {i}" for i in range(n)])
+        key = model._setup_argument("condition_key")
+        column = "deltavi_component" if key == "component" else "component"
+        obs = pd.DataFrame({column: pd.Categorical(all_names[codes])}, index=[f"sample {i}" for i in range(n)])
         if known:
-            obs[model._setup_argument("condition_key")] = pd.Categorical([known[condition_code]] * n, categories=known)
+            obs[key] = pd.Categorical([known[condition_code]] * n, categories=known)
         return AnnData(
             X=sparse.csr_matrix(drawn) if model.module.of_counts else drawn,
             obs=obs,

@@ -99,7 +99,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
         }
         if early_stopping:
             trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
-            trainer_kwargs.setdefault("early_stopping_warmup_epochs", plan["n_epochs_kl_warmup"] or 0)
+            settled = max(plan["n_epochs_kl_warmup"] or 0, self._settled_from(epochs))
+            trainer_kwargs.setdefault("early_stopping_warmup_epochs", settled)
         trainer_kwargs["callbacks"] = [*(trainer_kwargs.get("callbacks") or []), *self._own_callbacks(split, epochs)]
         # lightning warns of fewer mini-batches than its logging interval, and of modules left in evaluation mode
         trainer_kwargs.setdefault("log_every_n_steps", min(10, max(1, len(split.train) // batch_size)))
@@ -134,6 +135,10 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
     def _loading_options(self, seed: int) -> dict[str, Any]:
         """Further arguments of the data splitter, for a model that has one of its own."""
         return {}
+
+    def _settled_from(self, max_epochs: int) -> int:
+        """Epoch from which the objective is the one training is about, beside the warm-up of the KL term."""
+        return 0
 
     def _own_callbacks(self, split: CellSplit, max_epochs: int) -> list[Any]:
         """Callbacks of the model itself, after those of the user."""

@@ -32,7 +32,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "z_term": ("closed", "mc"),
     "classifier": ("z", "mean", "posterior"),
 }
-# Log weight of a pruned component: its probability is zero in single precision, and no gradient becomes NaN.
+# Log weight of a pruned component, below that of the least probable one: its probability is zero in single precision,
+# and no gradient becomes NaN.
 PRUNED = -1e4
 
 
@@ -74,6 +75,11 @@ class MixtureTerms(nn.Module):
             return (self.prior_logits + log_active).log_softmax(-1)
         return log_active.log_softmax(-1)
 
+    def _without_pruned(self, logits: Tensor) -> Tensor:
+        """Logits of components ``(..., n_components)`` with those of pruned ones far below all others."""
+        below = logits.detach().amin(-1, keepdim=True) + PRUNED
+        return torch.where(self.is_active, logits, below)
+
     def prune(self, keep: Tensor) -> None:
         """Give components outside `keep` ``(n_components,)`` no cells any more; those of labels are always kept."""
         log_active = self.get_buffer("log_active")
@@ -88,7 +94,7 @@ class MixtureTerms(nn.Module):
         elif self.y_prior == "dirichlet":
             term = dirichlet_term(weights, F.softplus(self.concentration(z)), alpha)
         elif self.y_prior == "balanced":
-            term = balanced_term(weights)
+            term = balanced_term(weights, self.log_prior)
         else:
             term = prior_term(weights, self.log_prior)
         return term.clamp_min(self.free_bits_y)

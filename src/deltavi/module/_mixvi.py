@@ -209,10 +209,10 @@ class MIXVI(MixtureTerms, LabelledVAE):
     def _component_logits(self, components: Normal, z: Tensor, tensors: dict[str, Tensor]) -> Tensor:
         """Unnormalised log q(y | z), ``([n_samples,] n_cells, n_components)``."""
         if self.classifier_kind == "posterior":
-            return component_log_joint(components, z, self.log_prior)
+            return self._without_pruned(component_log_joint(components, z, self.log_prior))
         rows = [row.expand(*z.shape[:-1], row.shape[-1]) for row in self._rows(tensors)]
         logits: Tensor = self.classifier(torch.cat([z, *rows], dim=-1))
-        return logits + self.get_buffer("log_active")
+        return self._without_pruned(logits)
 
     def component_logits_of(
         self, z: Tensor, encoder_input: Tensor, covariates: tuple[Tensor, ...], tensors: dict[str, Tensor]

@@ -1,0 +1,154 @@
+"""Linear Gaussian models in closed form: probabilistic principal components, and factor analysis."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import linalg, sparse
+from sklearn.decomposition import PCA
+
+from deltavi._errors import DeltaviError
+
+# Up to so many genes their covariance is decomposed; beyond, the matrix itself by Lanczos iterations.
+MOST_GENES = 5000
+# Factor analysis stops when the mean log likelihood rises by less than this many nats, or after so many rounds.
+TOLERANCE, MOST_ROUNDS = 1e-8, 1000
+# Least noise of a gene relative to the average variance of genes: a gene that never varies would have none.
+LEAST_NOISE = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class LinearGaussian:
+    """x = W z + mean + noise with z ~ N(0, I), turned so that the factors are independent given x.
+
+    Parameters
+    ----------
+    mean
+        ``(n_genes,)``.
+    loadings
+        ``(n_genes, n_latent)``, strongest factor first; the loading of largest size is positive.
+    noise
+        Variance of the noise, ``(n_genes,)``.
+    """
+
+    mean: np.ndarray
+    loadings: np.ndarray
+    noise: np.ndarray
+
+    @property
+    def precision(self) -> np.ndarray:
+        """Posterior precision of every factor, ``(n_latent,)``: the posterior covariance is diagonal."""
+        return np.asarray(1 + (self.loadings**2 / self.noise[:, None]).sum(0))
+
+    @property
+    def projection(self) -> np.ndarray:
+        """Map from x - mean to the posterior mean of z, ``(n_latent, n_genes)``."""
+        return np.asarray((self.loadings / self.noise[:, None]).T / self.precision[:, None])
+
+    def log_prob(self, x: np.ndarray) -> np.ndarray:
+        """Log density of each row of `x` ``(n_cells, n_genes)``, ``(n_cells,)`` nats."""
+        residual = np.asarray(x, dtype=np.float64) - self.mean
+        explained = (residual @ self.projection.T) ** 2 @ self.precision
+        distance = (residual**2 / self.noise).sum(1) - explained
+        log_determinant = np.log(self.noise).sum() + np.log(self.precision).sum()
+        return np.asarray(-0.5 * (distance + log_determinant + len(self.mean) * np.log(2 * np.pi)))
+
+
+def principal_factors(x: Any, n_latent: int, *, seed: int = 0) -> LinearGaussian:
+    """Maximum likelihood of probabilistic principal components (Tipping and Bishop 1999), by scikit-learn's PCA.
+
+    W = U (Lambda - sigma2 I)^(1/2) with the `n_latent` largest eigenvalues of the covariance of `x`, and sigma2 the
+    mean of the others.
+
+    Parameters
+    ----------
+    x
+        ``(n_cells, n_genes)`` log-normalised expression, dense or sparse; a sparse matrix is never densified.
+    n_latent
+        Components.
+    seed
+        Seed of the Lanczos iterations, which are used where there are very many genes.
+    """
+    _check_size(x.shape, n_latent)
+    solver = "covariance_eigh" if x.shape[1] <= MOST_GENES else ("arpack" if sparse.issparse(x) else "randomized")
+    with np.errstate(invalid="ignore"):  # shares of no variance, where all cells are alike
+        found = PCA(n_latent, svd_solver=solver, random_state=seed).fit(x.astype(np.float64))
+    # of maximum likelihood, whose covariance is divided by n rather than n - 1
+    shrink = (x.shape[0] - 1) / x.shape[0]
+    variances, noise = shrink * found.explained_variance_, shrink * float(found.noise_variance_)
+    noise = max(noise, LEAST_NOISE * float(variances.mean()), np.finfo(float).tiny)
+    loadings = found.components_.T * np.sqrt(np.maximum(variances - noise, 0.0))
+    return _turned(found.mean_, loadings, np.full(x.shape[1], noise))
+
+
+def common_factors(x: Any, n_latent: int) -> LinearGaussian:
+    """Maximum likelihood of factor analysis: noise of its own for every gene.
+
+    Alternates between loadings, W = Psi^(1/2) U (Lambda - I)^(1/2) from the largest eigenvalues of
+    Psi^(-1/2) S Psi^(-1/2), and noise, Psi = diag(S - W W') (Joereskog 1967; the algorithm of scikit-learn's
+    FactorAnalysis, on the covariance S of the genes so that a sparse matrix stays one).
+
+    Parameters
+    ----------
+    x, n_latent
+        As in :func:`principal_factors`.
+    """
+    _check_size(x.shape, n_latent)
+    mean, covariance = _moments(x)
+    variances = np.diag(covariance)
+    floor = max(LEAST_NOISE * float(variances.mean()), np.finfo(float).tiny)
+    noise, before, loadings = np.maximum(variances, floor), -np.inf, np.zeros((len(mean), n_latent))
+    for _ in range(MOST_ROUNDS):
+        root = np.sqrt(noise)
+        values, vectors = _largest(covariance / np.outer(root, root), n_latent)
+        loadings = root[:, None] * vectors * np.sqrt(np.maximum(values - 1, 0.0))
+        likelihood = _mean_log_likelihood(variances, noise, values)
+        noise = np.maximum(variances - (loadings**2).sum(1), floor)
+        if likelihood - before < TOLERANCE:
+            break
+        before = likelihood
+    else:
+        warnings.warn(f"Factor analysis has not converged after {MOST_ROUNDS} rounds.", stacklevel=3)
+    return _turned(mean, loadings, noise)
+
+
+def _mean_log_likelihood(variances: np.ndarray, noise: np.ndarray, values: np.ndarray) -> float:
+    """Mean log density of a cell at the best loadings for `noise`, up to a constant, nats."""
+    above = np.maximum(values, 1.0)
+    return float(-0.5 * (np.log(noise).sum() + (variances / noise).sum() + (np.log(above) - above + 1).sum()))
+
+
+def _largest(matrix: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `n` largest eigenvalues, falling, and their vectors."""
+    last = len(matrix) - 1
+    values, vectors = linalg.eigh(matrix, subset_by_index=[last - n + 1, last])
+    return values[::-1], vectors[:, ::-1]
+
+
+def _moments(x: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of the genes, the latter divided by the number of cells."""
+    x = x.astype(np.float64)
+    mean = np.asarray(x.mean(0)).ravel()
+    squares = x.T @ x
+    squares = squares.toarray() if sparse.issparse(squares) else np.asarray(squares)
+    return mean, squares / x.shape[0] - np.outer(mean, mean)
+
+
+def _turned(mean: np.ndarray, loadings: np.ndarray, noise: np.ndarray) -> LinearGaussian:
+    """The same model with factors that are independent given x, strongest first, and signs that are fixed."""
+    _, turn = np.linalg.eigh((loadings / noise[:, None]).T @ loadings)
+    loadings = loadings @ turn[:, ::-1]
+    signs = np.sign(loadings[np.abs(loadings).argmax(0), np.arange(loadings.shape[1])])
+    return LinearGaussian(np.asarray(mean, dtype=np.float64), loadings * np.where(signs == 0, 1, signs), noise)
+
+
+def _check_size(shape: tuple[int, ...], n_latent: int) -> None:
+    n_cells, n_genes = shape
+    if n_latent >= min(n_cells - 1, n_genes):
+        raise DeltaviError(
+            f"n_latent={n_latent} leaves no noise to estimate from {n_cells} cells and {n_genes} genes: it must be "
+            "smaller than the number of genes, and than the number of cells less one."
+        )

@@ -1,0 +1,285 @@
+"""PPCA and factor analysis: the linear members of the family, fitted in closed form."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scipy import sparse
+from scvi import REGISTRY_KEYS
+
+from deltavi import _keys
+from deltavi._errors import DeltaviError, InputDataError, unknown_category
+from deltavi.data._checks import row_blocks
+from deltavi.latent import LinearGaussian, common_factors, principal_factors
+from deltavi.latent._gaussian import VARIANCE_FLOOR
+from deltavi.model._cells import Indices, positions
+from deltavi.model._vae import VAE, named_arguments
+
+DISPERSIONS: dict[str, Literal["shared", "gene"]] = {"isotropic": "shared", "diagonal": "gene"}
+BATCH_SIZE = 1024
+
+
+class PPCA(VAE):
+    """Probabilistic principal components, or factor analysis, of log-normalised expression.
+
+    x = W z + mean + noise with z ~ N(0, I): the noise of all genes alike (PPCA; Tipping and Bishop 1999), or of each
+    gene its own (factor analysis). Maximum likelihood in closed form or by a few rounds of it. It is a linear VAE with
+    a Gaussian decoder whose weights need not be learned: its posterior is exact and its bound is tight, and it has
+    the verbs of the other models, as a baseline for them.
+
+    Parameters
+    ----------
+    adata
+        AnnData registered with :meth:`setup_anndata`, log1p CP10k in its matrix.
+    registry
+        Registry to build the model from without data, as :meth:`load` does.
+    n_latent
+        Factors; fewer than genes, and than cells less one.
+    noise
+        ``"isotropic"`` (PPCA) or ``"diagonal"`` (factor analysis).
+    check_input
+        Refuse a matrix that is not log-normalised.
+    seed
+        Seed of the solver, where it draws.
+
+    Examples
+    --------
+    >>> deltavi.model.PPCA.setup_anndata(adata, condition_key="condition", labels_key="cell_type")  # doctest: +SKIP
+    >>> model = deltavi.model.PPCA(adata, n_latent=20)  # doctest: +SKIP
+    >>> model.train()  # doctest: +SKIP
+    >>> adata.obsm["X_ppca"] = model.get_latent_representation()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict[str, Any] | None = None,
+        *,
+        n_latent: int = 10,
+        noise: Literal["isotropic", "diagonal"] = "isotropic",
+        check_input: bool = True,
+        seed: int = 0,
+    ) -> None:
+        if adata is None and registry is None:
+            raise DeltaviError("PPCA needs an AnnData that PPCA.setup_anndata has registered.")
+        if noise not in DISPERSIONS:
+            raise unknown_category("noise", noise, DISPERSIONS, among="the settings")
+        self.noise = noise
+        super().__init__(
+            adata,
+            registry,
+            n_latent=n_latent,
+            n_layers=0,
+            dispersion=DISPERSIONS[noise],
+            gene_likelihood="normal",
+            check_input=check_input,
+            seed=seed,
+        )
+        self._model_summary_string = f"PPCA: {noise} noise, {n_latent} factors, {len(self.gene_names)} genes"
+        self.init_params_ = self._get_init_params(locals())
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        condition_key: str | None = None,
+        labels_key: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Register `adata`; every value of the matrix is checked.
+
+        Parameters
+        ----------
+        adata
+            Cells to learn from; in memory or backed, dense or sparse.
+        layer
+            Layer with log1p CP10k, instead of X; :func:`deltavi.data.log_normalise` makes one.
+        condition_key
+            obs column of the perturbation, needed for :meth:`predict_perturbation`.
+        labels_key
+            obs column of the cell type.
+        **kwargs
+            Used by :meth:`load`.
+
+        Raises
+        ------
+        InputDataError
+            If the matrix holds NaN, infinite values or objects, or a column has missing values.
+        UnknownCategoryError
+            If a column or layer does not exist.
+        """
+        if condition_key is not None and condition_key == labels_key:
+            raise DeltaviError(f"condition_key and labels_key are both {condition_key!r}: name a column for each.")
+        cls._register(adata, cls._get_setup_method_args(**named_arguments(locals())), **kwargs)
+
+    def train(self, max_epochs: int | None = None, **trainer: Any) -> None:
+        """Fit the model to all cells; there are no epochs.
+
+        Parameters
+        ----------
+        max_epochs, **trainer
+            Arguments of other models' training, which change nothing here.
+
+        Raises
+        ------
+        DeltaviError
+            If there are too few cells or genes for the number of factors.
+        """
+        if self._adata is None:
+            raise DeltaviError("The model was loaded without data: there is nothing to train on.")
+        self.adata_manager.validate()
+        matrix = _in_memory(self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY))
+        n_latent = self.module.n_latent
+        isotropic = self.noise == "isotropic"
+        fit = principal_factors(matrix, n_latent, seed=self.seed) if isotropic else common_factors(matrix, n_latent)
+        self._take_over(fit)
+        self.is_trained_ = True
+        self.train_indices_ = np.arange(self.adata.n_obs)
+        self.validation_indices_ = self.test_indices_ = np.zeros(0, dtype=int)
+        loss = pd.DataFrame({"train_loss": [-float(self.log_likelihood().mean())]}, index=pd.Index([0], name="epoch"))
+        self.history_ = {"train_loss": loss}
+        self.module.eval()
+        self._after_training()
+
+    @classmethod
+    def load_query_data(cls, adata: AnnData, reference_model: Any, **freeze: Any) -> NoReturn:
+        """Refused: the model has no batches that a query could add to."""
+        raise DeltaviError("PPCA has no batches to extend by a query: use the trained model on the query as it is.")
+
+    # -- answers ---------------------------------------------------------------------------------------------
+
+    def get_loadings(self) -> pd.DataFrame:
+        """Loadings W, a frame of genes by factors; the strongest factor first.
+
+        Raises
+        ------
+        NotTrainedError
+            Before training.
+        """
+        self._require_trained("get_loadings")
+        loadings = self._linear_gaussian().loadings
+        names = [f"factor {i}" for i in range(loadings.shape[1])]
+        return pd.DataFrame(loadings, index=pd.Index(self.gene_names.astype(str)), columns=names)
+
+    def get_noise(self) -> pd.Series:
+        """Variance of the noise of each gene.
+
+        Raises
+        ------
+        NotTrainedError
+            Before training.
+        """
+        self._require_trained("get_noise")
+        return pd.Series(self._linear_gaussian().noise, index=pd.Index(self.gene_names.astype(str)), name="noise")
+
+    def log_likelihood(self, adata: AnnData | None = None, *, indices: Indices | None = None) -> pd.Series:
+        """Exact log density of each cell's log-normalised expression, nats, by cell name.
+
+        Parameters
+        ----------
+        adata
+            Cells, with any gene order; by default those of the model.
+        indices
+            Positions of the cells to use, or a mask.
+
+        Raises
+        ------
+        NotTrainedError
+            Before training.
+        """
+        self._require_trained("log_likelihood")
+        aligned = self._validate_anndata(adata)
+        chosen = positions(indices, aligned.n_obs)
+        layer, fit = self._setup_argument("layer"), self._linear_gaussian()
+        matrix = aligned.X if layer is None else aligned.layers[layer]
+        values = np.zeros(aligned.n_obs)
+        for rows, block in row_blocks(matrix, np.unique(chosen)):
+            values[rows] = fit.log_prob(block if isinstance(block, np.ndarray) else block.toarray())
+        return pd.Series(values[chosen], index=aligned.obs_names[chosen], name="log_likelihood")
+
+    def sample(self, n: int, *, seed: int = 0) -> AnnData:
+        """Make up cells: draw factors and noise.
+
+        Parameters
+        ----------
+        n
+            Cells.
+        seed
+            Seed of all draws.
+
+        Returns
+        -------
+        AnnData. X: expression as drawn, on the scale of log1p CP10k, negative values among them. layers ``"rate"``:
+        what was expected. obsm ``"X_deltavi"``: z.
+
+        Raises
+        ------
+        NotTrainedError
+            Before training.
+        """
+        self._require_trained("sample")
+        fit, rng = self._linear_gaussian(), np.random.default_rng(seed)
+        z = rng.standard_normal((n, fit.loadings.shape[1]))
+        expected = z @ fit.loadings.T + fit.mean
+        drawn = expected + np.sqrt(fit.noise) * rng.standard_normal(expected.shape)
+        return AnnData(
+            X=drawn.astype(np.float32),
+            obs=pd.DataFrame(index=[f"sample {i}" for i in range(n)]),
+            var=pd.DataFrame(index=pd.Index(self.gene_names.astype(str))),
+            layers={_keys.LAYER_RATE: expected.astype(np.float32)},
+            obsm={_keys.OBSM_LATENT_AFTER: z.astype(np.float32)},
+        )
+
+    # -- weights ---------------------------------------------------------------------------------------------
+
+    def _take_over(self, fit: LinearGaussian) -> None:
+        """Write the closed form into encoder, decoder and noise of the linear VAE."""
+        encoder, module = self.module.z_encoder, self.module
+        variances = np.maximum(1 / fit.precision - VARIANCE_FLOOR, np.finfo(np.float32).tiny)
+        noise = fit.noise[:1] if self.noise == "isotropic" else fit.noise
+        with torch.no_grad():
+            _set(encoder.mean_encoder, fit.projection, -fit.projection @ fit.mean)
+            _set(encoder.var_encoder, np.zeros_like(fit.projection), np.log(variances))
+            _set(module.decoder.px_scale_decoder[0], fit.loadings, fit.mean)
+            module.px_r.copy_(torch.from_numpy(0.5 * np.log(noise)))
+
+    def _linear_gaussian(self) -> LinearGaussian:
+        """The fitted model, as the weights say."""
+        linear: Any = _linear(self.module.decoder.px_scale_decoder[0])
+        loadings, mean = (value.detach().cpu().numpy().astype(np.float64) for value in (linear.weight, linear.bias))
+        noise = np.exp(2 * self.module.px_r.detach().cpu().numpy().astype(np.float64))
+        return LinearGaussian(mean, loadings, np.broadcast_to(noise, mean.shape))
+
+    def _check_scale(self, gene_likelihood: str) -> None:
+        report = self._scan()
+        if report.n_nonzero > 0 and report.are_counts:
+            raise InputDataError(
+                f"{self._matrix_name()} looks like raw counts (values up to {report.max_value:.6g}), and PPCA needs "
+                "log1p CP10k: deltavi.data.log_normalise(adata) writes layers['log1p_cp10k'], and "
+                "PPCA.setup_anndata(adata, layer='log1p_cp10k') reads it. check_input=False overrides the check."
+            )
+        super()._check_scale(gene_likelihood)
+
+
+def _linear(layers: Any) -> Any:
+    return layers.fc_layers[0][0]
+
+
+def _set(layers: Any, weight: np.ndarray, bias: np.ndarray) -> None:
+    linear = _linear(layers)
+    linear.weight.copy_(torch.from_numpy(np.ascontiguousarray(weight)))
+    linear.bias.copy_(torch.from_numpy(bias))
+
+
+def _in_memory(matrix: Any) -> Any:
+    """The matrix itself, or in memory what lies in a file; sparse stays sparse."""
+    if isinstance(matrix, np.ndarray) or sparse.issparse(matrix):
+        return matrix
+    blocks = [block for _, block in row_blocks(matrix)]
+    return sparse.csr_matrix(sparse.vstack(blocks)) if sparse.issparse(blocks[0]) else np.concatenate(blocks)
