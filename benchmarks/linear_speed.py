@@ -98,8 +98,8 @@ def page(runs: dict[str, list[dict[str, float]]], options: argparse.Namespace) -
     packages = ", ".join(f"{name} {version(name)}" for name in ("deltavi", "scanpy", "scikit-learn", "numpy"))
     return (
         f"# Linear models: time and memory\n\n{options.cells:,} cells by {options.genes:,} genes, sparse, "
-        f"{100 * options.density:.0f} % of entries not zero, {options.components} components. The fit and the positions "
-        "of all cells; factor analysis takes as many rounds as it needs. Processor seconds, medians of "
+        f"{100 * options.density:.0f} % of entries not zero, {options.components} components. The fit and the "
+        "positions of all cells; factor analysis takes as many rounds as it needs. Processor seconds, medians of "
         f"{len(runs['scanpy'])} processes each, run in turn; the ratio is the median over turns. Memory is the peak of "
         f"the whole process, libraries and data included.\n\n{table}\n\nMade by `python benchmarks/linear_speed.py "
         f"--write docs/benchmarks/linear_speed.md` with {packages} on Python {platform.python_version()}, "

@@ -42,7 +42,7 @@ SETTINGS: dict[Kind, dict[str, Any]] = {
         "use_batch_norm": "none",
         "check_input": False,
     },
-    "clusters of digits": {**DEEP, "n_latent": 10, "dropout_rate": 0.2},
+    "clusters of digits": {**DEEP, "n_latent": 10, "dropout_rate": 0.2, "warmup": 0.75},
     "few labels": {**DEEP, "n_latent": 16, "dropout_rate": 0.3, "classification_weight": 20.0},
 }
 OF_DIGITS: dict[str, Any] = {"max_epochs": 40, "batch_size": 256, "train_size": 1.0, "plan_kwargs": {"lr": 3e-3}}
@@ -55,7 +55,7 @@ TRAINING: dict[Kind, dict[str, Any]] = {
         "kl_warmup": 0.0,
         "plan_kwargs": {"lr": 0.03},
     },
-    "clusters of digits": OF_DIGITS,
+    "clusters of digits": {**OF_DIGITS, "kl_warmup": 0.3},
     "few labels": OF_DIGITS,
 }
 

@@ -74,7 +74,7 @@ def test_components_equal_a_loop_over_them(n_samples: int | None) -> None:
     given_ = torch.cat([w, rows.expand(*shape, 2)], dim=-1)
     for k in range(K):
         hidden = torch.relu(mixture.given(given_) + mixture.column[k])
-        loc = mixture.loc[k] + mixture.loc_shift(hidden)
+        loc = mixture.loc[k] + mixture.loc_shift(hidden) + rows @ mixture.common
         variance = (mixture.log_variance[k] + mixture.log_variance_shift(hidden)).exp() + 1e-4
         torch.testing.assert_close(found.loc[k], loc)
         torch.testing.assert_close(found.scale[k], variance.sqrt())

@@ -50,7 +50,10 @@ class CountContract(ModelContract):
         # the importance-weighted bound lies above the evidence lower bound, which is known up to its sampling error
         bounds = [float(model.get_elbo()) for _ in range(12)]
         error = np.std(bounds) / np.sqrt(len(bounds))
-        assert np.mean(bounds) - 4 * error < float(model.get_marginal_ll(n_mc_samples=200)) < 0
+        marginal = float(model.get_marginal_ll(n_mc_samples=200))
+        assert np.mean(bounds) - 4 * error < marginal
+        # a density may be larger than one, a probability of counts may not
+        assert marginal < 0 or not model.module.of_counts
         assert np.isfinite(float(model.get_reconstruction_error()["reconstruction_loss"]))
         expression = model.get_normalized_expression(n_samples=2)
         assert expression.shape == adata.shape

@@ -140,6 +140,8 @@ def component(module: MIXVI, k: int, w: Tensor | None, condition: Tensor) -> Nor
     if given:
         hidden = torch.relu(mixture.given(torch.cat(given)) + mixture.column[k])
         loc, log_variance = loc + mixture.loc_shift(hidden), log_variance + mixture.log_variance_shift(hidden)
+    if module.conditional:
+        loc = loc + mixture.common[condition.item()]
     return Normal(loc, (log_variance.exp() + 1e-4).sqrt())
 
 

@@ -15,7 +15,7 @@ from deltavi._errors import DeltaviError
 # Up to so many genes their covariance is decomposed; beyond, the matrix itself by Lanczos iterations.
 MOST_GENES = 5000
 # Factor analysis stops when the mean log likelihood rises by less than this many nats, or after so many rounds.
-TOLERANCE, MOST_ROUNDS = 1e-8, 1000
+TOLERANCE, MOST_ROUNDS = 1e-6, 1000
 # Least noise of a gene relative to the average variance of genes: a gene that never varies would have none.
 LEAST_NOISE = 1e-6
 

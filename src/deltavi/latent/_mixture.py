@@ -23,8 +23,9 @@ SMALLEST_CONCENTRATION = 1e-3
 class MixtureComponents(nn.Module):
     """p(z | w, y, c): a Gaussian for every component, in one call.
 
-    Each component has a mean and a variance of its own. With a second latent variable w or covariates c a network
-    adds to both; its last layer starts at zero, so that the components first lie where they are placed.
+    Each component has a mean and a variance of its own. Covariates c move the means of all components alike, and with
+    them or a second latent variable w a network adds to mean and variance of each; its last layer starts at zero, so
+    that the components first lie where they are placed.
 
     Parameters
     ----------
@@ -46,6 +47,8 @@ class MixtureComponents(nn.Module):
         self.log_variance = nn.Parameter(torch.zeros(n_components, n_latent))
         self.n_w, n_given = n_w, n_w + sum(covariates)
         self.moves = n_given > 0
+        if covariates:
+            self.common = nn.Parameter(torch.zeros(sum(covariates), n_latent))
         if self.moves:
             self.given = nn.Linear(n_given, n_hidden)
             self.column = nn.Parameter(torch.randn(n_components, n_hidden) / n_hidden**0.5)
@@ -81,6 +84,8 @@ class MixtureComponents(nn.Module):
         if self.moves:
             hidden = self._hidden(like, w, covariates)
             loc, log_variance = loc + self.loc_shift(hidden), log_variance + self.log_variance_shift(hidden)
+        if covariates:
+            loc = loc + torch.cat([rows.expand(*like.shape[:-1], -1) for rows in covariates], dim=-1) @ self.common
         scale = (log_variance.exp() + VARIANCE_FLOOR).sqrt()
         shape = (self.n_components, *like.shape)
         return Normal(loc.expand(shape), scale.expand(shape), validate_args=False)
@@ -92,9 +97,19 @@ class MixtureComponents(nn.Module):
         shared = self.given(torch.cat(parts, dim=-1)).unsqueeze(0)
         return torch.relu(shared + self.column.view(self.n_components, *[1] * (shared.dim() - 2), -1))
 
-    def place(self, means: Tensor, variances: Tensor) -> None:
-        """Set means and variances of the components, both ``(n_components, n_latent)``."""
+    def place(self, means: Tensor, variances: Tensor, offsets: Tensor | None = None) -> None:
+        """Set means and variances of the components, and what covariates add to the means.
+
+        Parameters
+        ----------
+        means, variances
+            ``(n_components, n_latent)``.
+        offsets
+            ``(n_categories, n_latent)`` of all covariates, one after the other.
+        """
         with torch.no_grad():
+            if offsets is not None:
+                self.common.copy_(offsets)
             self.loc.copy_(means)
             self.log_variance.copy_((variances - VARIANCE_FLOOR).clamp_min(VARIANCE_FLOOR).log())
 

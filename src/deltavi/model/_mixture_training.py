@@ -10,11 +10,14 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from deltavi import _keys
 from deltavi._errors import DeltaviError, MixtureWarning
 from deltavi.latent import Usage
-from deltavi.model._placement import WARMUP, AtEpoch, placed
+from deltavi.model._placement import AtEpoch, Positions, placed
 from deltavi.train import CellSplit
 
+# Share of the epochs before components are placed: the plain VAE first finds where the cells lie.
+WARMUP = 0.3
 # Components beyond the labels, and components without any.
 FREE_COMPONENTS, UNLABELLED_COMPONENTS = 5, 12
 # By default there are no more free components than the cells divided by this.
@@ -103,7 +106,7 @@ class MixtureTrainingMixin:
         return callbacks
 
     def _placed_from(self, max_epochs: int) -> int:
-        return math.floor(WARMUP * max_epochs)
+        return math.floor(float(cast("Any", self).warmup) * max_epochs)
 
     def _settled_from(self, max_epochs: int) -> int:
         placed_from, share = self._placed_from(max_epochs), cast("Any", self).release_labels
@@ -114,14 +117,28 @@ class MixtureTrainingMixin:
         """Put named components where their labelled cells lie, and free ones where there are clusters."""
         model = cast("Any", self)
         module, was_training = model.module, model.module.training
-        z = model._over_batches(module.latent_means, model._adata, cells, module.n_latent)
-        codes = model._label_codes()[cells] if model.has_labels else np.full(len(cells), -1)
-        placement = placed(z, codes, n_labels=module.n_labels, n_components=module.n_components, seed=model.seed)
-        means, variances = (torch.from_numpy(values).float() for values in (placement.means, placement.variances))
-        module.mixture.place(means, variances)
+        placement = placed(
+            self._cell_positions(cells), n_labels=module.n_labels, n_components=module.n_components, seed=model.seed
+        )
+        means, variances, offsets = (
+            torch.from_numpy(values).float() for values in (placement.means, placement.variances, placement.offsets)
+        )
+        module.mixture.place(means, variances, offsets if module.conditional else None)
         module.prune(torch.from_numpy(placement.has_cells))
         module.is_placed = True
         module.train(was_training)
+
+    def _cell_positions(self, cells: np.ndarray) -> Positions:
+        """Posteriors of some of the model's cells, their labels, and their conditions where components move with it."""
+        model = cast("Any", self)
+        n_latent = model.module.n_latent
+        both = model._over_batches(model.module.latent_moments, model._adata, cells, 2 * n_latent)
+        groups = np.ones((len(cells), 1))
+        if model.module.conditional:
+            conditions = np.asarray(model.adata_manager.get_from_registry(_keys.CONDITION)).ravel().astype(int)
+            groups = np.eye(model.module.n_conditions)[conditions[cells]]
+        codes = model._label_codes()[cells] if model.has_labels else np.full(len(cells), -1)
+        return Positions(both[:, :n_latent], both[:, n_latent:], codes, groups)
 
     def _after_training(self) -> None:
         model = cast("Any", self)

@@ -20,7 +20,7 @@ from deltavi.model._cells import Indices, positions
 from deltavi.model._classification import BATCH_SIZE, ClassificationMixin
 from deltavi.model._components import ComponentsMixin
 from deltavi.model._label_column import LabelColumnMixin
-from deltavi.model._mixture_training import MixtureTrainingMixin
+from deltavi.model._mixture_training import WARMUP, MixtureTrainingMixin
 from deltavi.model._routes import RoutesMixin
 from deltavi.model._totals import TotalCountsMixin
 from deltavi.model._vae import VAE, named_arguments
@@ -63,6 +63,9 @@ class MIXVI(
         for free (``free_bits_w``), or it would fall silent.
     conditional
         Let components and decoder depend on the condition.
+    warmup
+        Share of the epochs before components are placed, in which the prior is a standard normal distribution and
+        labels are not used.
     release_labels
         Share of the epochs after which labels are let go, see :meth:`from_clusters`.
     gene_likelihood
@@ -97,6 +100,7 @@ class MIXVI(
         n_latent: int = 10,
         n_w: int = 0,
         conditional: bool = False,
+        warmup: float = WARMUP,
         release_labels: float | None = None,
         gene_likelihood: GeneLikelihood = "nb",
         n_hidden: int = 128,
@@ -108,7 +112,9 @@ class MIXVI(
             raise DeltaviError("MIXVI needs an AnnData that MIXVI.setup_anndata has registered.")
         kwargs = self._settings_of_totals(adata, gene_likelihood, kwargs)
         kwargs.setdefault("free_bits_w", FREE_BITS_W if n_w else 0.0)
-        self._asked_components, self.release_labels = n_components, release_labels
+        self._asked_components, self.release_labels, self.warmup = n_components, release_labels, warmup
+        if not (_is_number(warmup) and 0 <= warmup < 1):
+            raise DeltaviError(f"warmup is a share of the epochs, in [0, 1), not {warmup!r}.")
         if release_labels is not None and not (_is_number(release_labels) and 0 <= release_labels <= 1):
             raise DeltaviError(f"release_labels is a share of the epochs, in [0, 1], not {release_labels!r}.")
         super().__init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,6 @@ from sklearn.decomposition import PCA
 
 from deltavi.annotation import merged_components
 
-# Share of the epochs before components are placed: the plain VAE first finds where the cells lie.
-WARMUP = 0.3
 # Free components that a mixture starts with, for each that is asked for.
 SURPLUS = 1.7
 # Starts of the mixture, and rounds of expectation and maximisation after each.
@@ -52,6 +50,43 @@ class AtEpoch(Callback):
 
 
 @dataclass(frozen=True, eq=False)
+class Positions:
+    """Latent positions of cells, and what is known of them.
+
+    Parameters
+    ----------
+    z
+        ``(n_cells, n_latent)`` posterior means.
+    spread
+        Variances of the posterior, of the same shape: components have to hold them as well.
+    codes
+        ``(n_cells,)`` labels, -1 where unknown.
+    groups
+        ``(n_cells, n_groups)`` one-hot rows of what moves all components alike, such as a condition; one column where
+        there is nothing.
+    """
+
+    z: np.ndarray
+    spread: np.ndarray
+    codes: np.ndarray
+    groups: np.ndarray
+
+    def chosen(self, cells: np.ndarray) -> Positions:
+        """Some of the cells."""
+        return Positions(self.z[cells], self.spread[cells], self.codes[cells], self.groups[cells])
+
+    def moved(self, offsets: np.ndarray) -> Positions:
+        """Without what `offsets` ``(n_groups, n_latent)`` add."""
+        return replace(self, z=self.z - self.groups @ offsets)
+
+    def offsets_from(self, expected: np.ndarray) -> np.ndarray:
+        """How far each group lies from where its cells are expected, on average over cells zero."""
+        residual = self.z - expected
+        offsets = self.groups.T @ residual / np.maximum(self.groups.sum(0), 1)[:, None]
+        return np.asarray(offsets - (self.groups @ offsets).mean(0))
+
+
+@dataclass(frozen=True, eq=False)
 class Placement:
     """Where components begin.
 
@@ -61,42 +96,42 @@ class Placement:
         ``(n_components, n_latent)``; components without cells lie in the middle.
     has_cells
         ``(n_components,)`` bool.
+    offsets
+        ``(n_groups, n_latent)`` what moves all components in each group of cells, such as a condition.
     """
 
     means: np.ndarray
     variances: np.ndarray
     has_cells: np.ndarray
+    offsets: np.ndarray
 
 
-def placed(z: np.ndarray, codes: np.ndarray, *, n_labels: int, n_components: int, seed: int) -> Placement:
+def placed(cells: Positions, *, n_labels: int, n_components: int, seed: int) -> Placement:
     """Place components on latent positions.
 
     A mixture of more components than asked for, with one covariance for all, is fitted, starting at the mean of each
     label and at the centres of k-means that are farthest from those; labelled cells stay with their component. One
     covariance keeps a large population from being cut along what varies within every population. Components that can
-    hardly be told apart are then merged, until there are as many as asked for.
+    hardly be told apart are then merged, until there are as many as asked for. Groups of cells, such as conditions,
+    may lie apart by an offset that all components share.
 
     Parameters
     ----------
-    z
-        ``(n_cells, n_latent)`` positions.
-    codes
-        ``(n_cells,)`` labels, -1 where unknown.
+    cells
+        Where they lie.
     n_labels, n_components
         Named, and all components.
     seed
         Seed of k-means, and of the cells that decide where there are very many.
     """
     rng = np.random.default_rng(seed)
-    chosen = _some_cells(codes, rng)
-    z, codes = z[chosen].astype(np.float64), codes[chosen]
+    cells = cells.chosen(_some_cells(cells.codes, rng))
     n_start = n_labels + math.ceil(SURPLUS * (n_components - n_labels))
     # whatever is likeliest of several starts is taken
-    starts = [_start(z, codes, n_labels, n_start, rng, whiten=bool(i % 2)) for i in range(STARTS)]
-    found = [_tied_mixture(z, codes, start) for start in starts]
-    shares = max(found, key=lambda one: one[1])[0]
-    groups = merged_components(shares, min(n_components, shares.shape[1]), n_apart=n_labels)
-    return _moments(z, shares @ np.eye(n_components)[groups])
+    fits = [_tied_mixture(cells, n_labels, n_start, rng, whiten=bool(i % 2)) for i in range(STARTS)]
+    shares, offsets, _ = max(fits, key=lambda fit: fit[2])
+    merged = merged_components(shares, min(n_components, shares.shape[1]), n_apart=n_labels)
+    return _moments(cells.moved(offsets), shares @ np.eye(n_components)[merged], offsets)
 
 
 def _some_cells(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -127,32 +162,48 @@ def _start(
     return np.concatenate([named, centres[: n_components - n_labels]])
 
 
-def _tied_mixture(z: np.ndarray, codes: np.ndarray, means: np.ndarray) -> tuple[np.ndarray, float]:
-    """Shares of components ``(n_cells, n_components)`` and the log likelihood, by expectation and maximisation."""
-    eye, known = np.eye(len(means)), codes >= 0
+def _tied_mixture(
+    cells: Positions, n_labels: int, n_components: int, rng: np.random.Generator, *, whiten: bool
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Shares ``(n_cells, n_components)``, offsets of groups, log likelihood, by expectation and maximisation."""
+    offsets = cells.offsets_from(cells.z.mean(0))
+    z = cells.moved(offsets).z
+    means = _start(z, cells.codes, n_labels, n_components, rng, whiten=whiten)
+    eye, known = np.eye(len(means)), cells.codes >= 0
     shares = eye[((z[:, None] - means) ** 2).sum(-1).argmin(1)]
     likelihood = -np.inf
     for _ in range(ROUNDS):
-        shares[known] = eye[codes[known]]
+        shares[known] = eye[cells.codes[known]]
         sizes = np.maximum(shares.sum(0), 1e-9)
         means = shares.T @ z / sizes[:, None]
-        covariance = (z.T @ z - (means * sizes[:, None]).T @ means) / len(z)
-        covariance += (RIDGE * np.trace(covariance) / len(covariance) + 1e-9) * np.eye(len(covariance))
-        root = np.linalg.cholesky(covariance)
-        white, centres = (solve_triangular(root, values.T, lower=True).T for values in (z, means))
-        distance = (white**2).sum(1)[:, None] - 2 * white @ centres.T + (centres**2).sum(1)
-        log_joint = np.log(sizes / sizes.sum()) - 0.5 * distance
-        total = logsumexp(log_joint, axis=1, keepdims=True)
-        shares = np.exp(log_joint - total)
-        likelihood = float(total.sum() - len(z) * np.log(np.diag(root)).sum())
-    shares[known] = eye[codes[known]]
-    return shares, likelihood
+        # cells of a group differ from what their components say by the offset, whatever types it holds
+        offsets = cells.offsets_from(shares @ means)
+        z = cells.moved(offsets).z
+        shares, likelihood = _expectation(z, means, sizes, shares)
+    shares[known] = eye[cells.codes[known]]
+    return shares, offsets, likelihood
 
 
-def _moments(z: np.ndarray, shares: np.ndarray) -> Placement:
+def _expectation(z: np.ndarray, means: np.ndarray, sizes: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, float]:
+    """Shares of components with one covariance, that of `z` around `means` weighed by `shares`; log likelihood."""
+    # as for means that may not be those of these positions: an offset has just moved them
+    crossed = z.T @ (shares @ means)
+    covariance = (z.T @ z - crossed - crossed.T + (means * sizes[:, None]).T @ means) / len(z)
+    covariance += (RIDGE * np.trace(covariance) / len(covariance) + 1e-9) * np.eye(len(covariance))
+    root = np.linalg.cholesky(covariance)
+    white, centres = (solve_triangular(root, values.T, lower=True).T for values in (z, means))
+    distance = (white**2).sum(1)[:, None] - 2 * white @ centres.T + (centres**2).sum(1)
+    log_joint = np.log(sizes / sizes.sum()) - 0.5 * distance
+    total = logsumexp(log_joint, axis=1, keepdims=True)
+    return np.exp(log_joint - total), float(total.sum() - len(z) * np.log(np.diag(root)).sum())
+
+
+def _moments(cells: Positions, shares: np.ndarray, offsets: np.ndarray) -> Placement:
+    """Mean and variance of every component, that of its cells' posteriors; one without cells lies in the middle."""
     sizes = shares.sum(0)
-    weights = np.where(sizes > 0, shares / np.maximum(sizes, 1e-9), 1 / len(z))
-    means = weights.T @ z
-    variances = np.stack([weight @ (z - mean) ** 2 for weight, mean in zip(weights.T, means, strict=True)])
+    weights = np.where(sizes > 0, shares / np.maximum(sizes, 1e-9), 1 / len(cells.z))
+    means = weights.T @ cells.z
+    between = np.stack([weight @ (cells.z - mean) ** 2 for weight, mean in zip(weights.T, means, strict=True)])
+    variances = between + weights.T @ cells.spread
     within = (sizes / sizes.sum()) @ variances
-    return Placement(means, np.maximum(variances, LEAST_VARIANCE * within), has_cells=sizes > 0)
+    return Placement(means, np.maximum(variances, LEAST_VARIANCE * within), sizes > 0, offsets)

@@ -240,15 +240,17 @@ class MIXVI(MixtureTerms, LabelledVAE):
         return logits[:, : self.n_labels] if self.n_labels else logits[:, self.is_active]
 
     @auto_move_data  # type: ignore[untyped-decorator]
-    def latent_means(self, tensors: dict[str, Tensor]) -> Tensor:
-        """Posterior mean of z, ``(n_cells, n_latent)``."""
-        return self._inferred(tensors)[0].loc
+    def latent_moments(self, tensors: dict[str, Tensor]) -> Tensor:
+        """Posterior mean of z, and then its variance, ``(n_cells, 2 * n_latent)``."""
+        posterior = self._inferred(tensors)[0]
+        return torch.cat([posterior.loc, posterior.variance], dim=-1)
 
     @auto_move_data  # type: ignore[untyped-decorator]
     def w_means(self, tensors: dict[str, Tensor]) -> Tensor:
         """Posterior mean of w, ``(n_cells, n_w)``."""
         state = self._inferred(tensors)[1]
-        return self.latent_means(tensors)[:, :0] if state is None else state.posterior.loc
+        assert state is not None
+        return state.posterior.loc
 
     @auto_move_data  # type: ignore[untyped-decorator]
     def responsibilities(self, tensors: dict[str, Tensor]) -> Tensor:
