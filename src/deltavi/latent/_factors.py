@@ -14,6 +14,8 @@ from deltavi._errors import DeltaviError
 
 # Up to so many genes their covariance is decomposed; beyond, the matrix itself by Lanczos iterations.
 MOST_GENES = 5000
+# Beyond so many cells the covariance of a sparse matrix costs more than those iterations.
+MOST_CELLS = 20_000
 # Factor analysis stops when the mean log likelihood rises by less than this many nats, or after so many rounds.
 TOLERANCE, MOST_ROUNDS = 1e-6, 1000
 # Least noise of a gene relative to the average variance of genes: a gene that never varies would have none.
@@ -73,9 +75,13 @@ def principal_factors(x: Any, n_latent: int, *, seed: int = 0) -> LinearGaussian
         Seed of the Lanczos iterations, which are used where there are very many genes.
     """
     _check_size(x.shape, n_latent)
-    solver = "covariance_eigh" if x.shape[1] <= MOST_GENES else ("arpack" if sparse.issparse(x) else "randomized")
+    # Lanczos iterations cost a pass over what is not zero for each, the covariance a square of the genes for each cell
+    small = x.shape[1] <= MOST_GENES and not (sparse.issparse(x) and x.shape[0] > MOST_CELLS)
+    solver = "covariance_eigh" if small else ("arpack" if sparse.issparse(x) else "randomized")
     with np.errstate(invalid="ignore"):  # shares of no variance, where all cells are alike
-        found = PCA(n_latent, svd_solver=solver, random_state=seed).fit(x.astype(np.float64))
+        found = PCA(n_latent, svd_solver=solver, random_state=seed).fit(
+            x if solver == "arpack" else x.astype(np.float64)
+        )
     # of maximum likelihood, whose covariance is divided by n rather than n - 1
     shrink = (x.shape[0] - 1) / x.shape[0]
     variances, noise = shrink * found.explained_variance_, shrink * float(found.noise_variance_)

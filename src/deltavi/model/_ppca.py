@@ -20,7 +20,8 @@ from deltavi.model._cells import Indices, positions
 from deltavi.model._vae import VAE, named_arguments
 
 DISPERSIONS: dict[str, Literal["shared", "gene"]] = {"isotropic": "shared", "diagonal": "gene"}
-BATCH_SIZE = 1024
+# Cells whose likelihood is the loss that training notes.
+MOST_JUDGED = 20_000
 
 
 class PPCA(VAE):
@@ -142,7 +143,10 @@ class PPCA(VAE):
         self.is_trained_ = True
         self.train_indices_ = np.arange(self.adata.n_obs)
         self.validation_indices_ = self.test_indices_ = np.zeros(0, dtype=int)
-        loss = pd.DataFrame({"train_loss": [-float(self.log_likelihood().mean())]}, index=pd.Index([0], name="epoch"))
+        # of very many cells some say enough
+        every = np.unique(np.linspace(0, self.adata.n_obs - 1, min(self.adata.n_obs, MOST_JUDGED)).astype(int))
+        likelihood = float(self.log_likelihood(indices=every).mean())
+        loss = pd.DataFrame({"train_loss": [-likelihood]}, index=pd.Index([0], name="epoch"))
         self.history_ = {"train_loss": loss}
         self.module.eval()
         self._after_training()
@@ -178,6 +182,33 @@ class PPCA(VAE):
         self._require_trained("get_noise")
         return pd.Series(self._linear_gaussian().noise, index=pd.Index(self.gene_names.astype(str)), name="noise")
 
+    def get_latent_representation(self, adata: AnnData | None = None, indices: Any = None, **kwargs: Any) -> Any:
+        """Posterior mean of the factors of each cell, ``(n_cells, n_latent)``; a sparse matrix is not densified.
+
+        Parameters
+        ----------
+        adata
+            Cells, with any gene order; by default those of the model.
+        indices
+            Positions of the cells to use.
+        **kwargs
+            As in :meth:`deltavi.model.VAE.get_latent_representation`; ``return_dist=True`` also gives variances.
+
+        Raises
+        ------
+        NotTrainedError
+            Before training.
+        """
+        if set(kwargs) - {"batch_size"}:
+            return super().get_latent_representation(adata, indices=indices, **kwargs)
+        self._require_trained("get_latent_representation")
+        aligned = self._validate_anndata(adata)
+        chosen = positions(indices, aligned.n_obs)
+        fit, z = self._linear_gaussian(), np.zeros((aligned.n_obs, self.module.n_latent), dtype=np.float32)
+        for rows, block in row_blocks(self._matrix(aligned), np.unique(chosen)):
+            z[rows] = block @ fit.projection.T - fit.projection @ fit.mean
+        return z[chosen]
+
     def log_likelihood(self, adata: AnnData | None = None, *, indices: Indices | None = None) -> pd.Series:
         """Exact log density of each cell's log-normalised expression, nats, by cell name.
 
@@ -196,10 +227,8 @@ class PPCA(VAE):
         self._require_trained("log_likelihood")
         aligned = self._validate_anndata(adata)
         chosen = positions(indices, aligned.n_obs)
-        layer, fit = self._setup_argument("layer"), self._linear_gaussian()
-        matrix = aligned.X if layer is None else aligned.layers[layer]
-        values = np.zeros(aligned.n_obs)
-        for rows, block in row_blocks(matrix, np.unique(chosen)):
+        fit, values = self._linear_gaussian(), np.zeros(aligned.n_obs)
+        for rows, block in row_blocks(self._matrix(aligned), np.unique(chosen)):
             values[rows] = fit.log_prob(block if isinstance(block, np.ndarray) else block.toarray())
         return pd.Series(values[chosen], index=aligned.obs_names[chosen], name="log_likelihood")
 
@@ -248,6 +277,10 @@ class PPCA(VAE):
             _set(encoder.var_encoder, np.zeros_like(fit.projection), np.log(variances))
             _set(module.decoder.px_scale_decoder[0], fit.loadings, fit.mean)
             module.px_r.copy_(torch.from_numpy(0.5 * np.log(noise)))
+
+    def _matrix(self, aligned: AnnData) -> Any:
+        layer = self._setup_argument("layer")
+        return aligned.X if layer is None else aligned.layers[layer]
 
     def _linear_gaussian(self) -> LinearGaussian:
         """The fitted model, as the weights say."""
