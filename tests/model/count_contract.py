@@ -9,6 +9,7 @@ import anndata as ad
 import numpy as np
 import pytest
 import scanpy as sc
+import torch
 from anndata import AnnData
 
 from deltavi._errors import NotTrainedError, UnseenCategoryWarning
@@ -132,3 +133,22 @@ class CountContract(ModelContract):
             with pytest.warns(UnseenCategoryWarning, match="average"):
                 predicted = model.predict_perturbation(query, control="control", target="stimulated")
             assert np.isfinite(dense(predicted.layers["rate"])).all()
+
+    def test_imputed_expression_is_expected_at_the_posterior_mean(self, fit: tuple[Any, AnnData]) -> None:
+        model, adata = fit
+        tensors = next(iter(model._make_data_loader(adata=adata, batch_size=adata.n_obs)))
+        with torch.inference_mode():
+            inferred = model.module.inference(**model.module._get_inference_input(tensors))
+            inferred["z"] = inferred["qz"].loc
+            if inferred["ql"] is not None:
+                inferred["library"] = inferred["ql"].loc
+            likelihood = model.module.generative(**model.module._get_generative_input(tensors, inferred))["likelihood"]
+        expected = likelihood.mean.numpy()
+        imputed = model.impute()
+        np.testing.assert_allclose(imputed, expected, rtol=1e-4, atol=1e-5)
+        chosen = np.array([7, 2, 11])
+        np.testing.assert_allclose(model.impute(indices=chosen, batch_size=2), imputed[chosen], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(model.impute(self.data()), imputed, rtol=1e-4, atol=1e-5)
+        assert model.impute(indices=[]).shape == (0, adata.n_vars)
+        with pytest.raises(NotTrainedError, match="impute"):
+            self.untrained(self.data()).impute()

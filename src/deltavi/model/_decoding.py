@@ -79,6 +79,7 @@ class CellDecoder:
     def __init__(self, module: Any, tensors: dict[str, Tensor]) -> None:
         self.module = module
         inference = module.inference(**module._get_inference_input(tensors))
+        self.posterior_mean = to_numpy(inference[MODULE_KEYS.QZ_KEY].loc)
         self.posterior_scale = to_numpy(inference[MODULE_KEYS.QZ_KEY].scale)
         if inference[MODULE_KEYS.QL_KEY] is not None:
             inference[MODULE_KEYS.LIBRARY_KEY] = inference[MODULE_KEYS.QL_KEY].loc

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.model.base import RNASeqMixin, VAEMixin
@@ -16,7 +17,10 @@ from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness
 from deltavi.data._checks import MatrixReport, scale_check
 from deltavi.data._manager import DataManager
+from deltavi.likelihood._base import to_numpy
 from deltavi.model._base import CountModel
+from deltavi.model._cells import Indices, positions
+from deltavi.model._decoding import CellDecoder
 from deltavi.model._files import FilesMixin
 from deltavi.model._perturbation import PerturbationMixin
 from deltavi.model._training import TrainingMixin
@@ -182,6 +186,47 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, FilesMixin, TrainingMixin, C
         """
         with isolated_randomness(self.seed):
             return super().get_latent_representation(adata, indices=indices, **kwargs)
+
+    @torch.inference_mode()
+    def impute(
+        self, adata: AnnData | None = None, *, indices: Indices | None = None, batch_size: int = 512
+    ) -> np.ndarray:
+        """Expected expression of each cell at its own library size, batch and covariates: denoised counts.
+
+        Taken at the posterior mean of the latent position. Compare :meth:`get_normalized_expression`, which gives
+        every cell the same library size.
+
+        Parameters
+        ----------
+        adata
+            Cells, with any gene order; by default those of the model.
+        indices
+            Positions of the cells to use, or a mask.
+        batch_size
+            Cells decoded at a time; the answer does not depend on it.
+
+        Returns
+        -------
+        ``(n_cells, n_genes)`` expected counts, or expected values of a model without counts, in single precision; for
+        ``adata.layers``. The zeros of a zero-inflated model are part of the expectation.
+
+        Raises
+        ------
+        NotTrainedError
+            Before training.
+        """
+        self._require_trained("impute")
+        aligned = self._validate_anndata(adata)
+        chosen = positions(indices, aligned.n_obs)
+        parts = [np.zeros((0, len(self.gene_names)), dtype=np.float32)]
+        # scvi-tools takes an AnnData without cells for none at all
+        loader = self._make_data_loader(adata=aligned, indices=chosen, batch_size=batch_size) if len(chosen) else ()
+        self.module.eval()
+        with isolated_randomness(self.seed):
+            for tensors in loader:
+                decode = CellDecoder(self.module, tensors)
+                parts.append(to_numpy(decode(decode.posterior_mean).mean).astype(np.float32))
+        return np.concatenate(parts)
 
     def get_marginal_ll(
         self, adata: AnnData | None = None, *, n_mc_samples: int = 1000, return_mean: bool = True, **kwargs: Any
