@@ -59,8 +59,8 @@ def sections(records: pd.DataFrame) -> Iterator[str]:
     packages = ", ".join(f"{name} {version(name)}" for name in ("deltavi", "scvi-tools", "torch", "anndata"))
     yield (
         f"Mean ± standard deviation over seeds (n = {records['seed'].nunique()}). Every run is in the table "
-        "`mixture_kang.csv` beside this page. Made by `python benchmarks/mixture_kang.py --write "
-        f"docs/benchmarks/mixture_kang.md` with {packages} on Python {platform.python_version()}, "
+        f"`mixture_kang.csv` beside this page. Made by `python benchmarks/mixture_kang.py --seeds "
+        f"{records['seed'].nunique()} --write docs/benchmarks/mixture_kang.md` with {packages} on Python {platform.python_version()}, "
         f"{platform.machine()}, one thread."
     )
 
