@@ -57,10 +57,11 @@ def sections(records: pd.DataFrame) -> Iterator[str]:
     if len(responses):
         yield from routes(responses)
     packages = ", ".join(f"{name} {version(name)}" for name in ("deltavi", "scvi-tools", "torch", "anndata"))
+    n_seeds = records["seed"].nunique()
     yield (
-        f"Mean ± standard deviation over seeds (n = {records['seed'].nunique()}). Every run is in the table "
-        f"`mixture_kang.csv` beside this page. Made by `python benchmarks/mixture_kang.py --seeds "
-        f"{records['seed'].nunique()} --write docs/benchmarks/mixture_kang.md` with {packages} on Python {platform.python_version()}, "
+        f"Mean ± standard deviation over seeds (n = {n_seeds}). Every run is in the table `mixture_kang.csv` beside "
+        f"this page. Made by `python benchmarks/mixture_kang.py --seeds {n_seeds} --write "
+        f"docs/benchmarks/mixture_kang.md` with {packages} on Python {platform.python_version()}, "
         f"{platform.machine()}, one thread."
     )
 
