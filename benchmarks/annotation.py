@@ -164,6 +164,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, required=True, help="folder with a small file per run")
     parser.add_argument("--write", type=Path, help="Markdown file to write, and a table of all runs beside it")
     parser.add_argument("--resume", default="", help="comma-separated methods whose runs are taken from that table")
+    parser.add_argument("--title", default="Annotation of cell types", help="of the page")
     parser.add_argument("--collect", action="store_true", help="run nothing: write what the cache holds")
     options = parser.parse_args()
     if options.settings:

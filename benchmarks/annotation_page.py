@@ -118,7 +118,7 @@ def sections(records: pd.DataFrame, options: argparse.Namespace) -> Iterator[str
         yield "# Settings of LABELVI"
         yield "The column *labelvi* has the defaults; in each of the others one setting is changed."
     else:
-        yield "# Annotation of cell types"
+        yield f"# {options.title}"
     yield (
         "Labels are known for the reference only; reference and query cells are in the data together, so that methods "
         "may learn from all of them. 2,000 genes, chosen without labels. "

@@ -141,7 +141,7 @@ def component(module: MIXVI, k: int, w: Tensor | None, condition: Tensor) -> Nor
         hidden = torch.relu(mixture.given(torch.cat(given)) + mixture.column[k])
         loc, log_variance = loc + mixture.loc_shift(hidden), log_variance + mixture.log_variance_shift(hidden)
     if module.conditional:
-        loc = loc + mixture.common[condition.item()]
+        loc = loc + one_hot(condition, N_CONDITIONS).to(mixture.common.dtype) @ mixture.common
     return Normal(loc, (log_variance.exp() + 1e-4).sqrt())
 
 

@@ -72,6 +72,10 @@ def clustering_scores(
       are equally frequent each counts as 1 / m right;
     * ``found[l]`` is ``max_k 2 n_kl / (n_k + n_l)``.
 
+    Purity misleads where numbers of clusters differ: more clusters are purer. The adjusted Rand index misleads where
+    types differ much in size: it hardly sees a rare one, for which look at `found`. All of them mislead where the
+    labels themselves come from a clustering.
+
     Parameters
     ----------
     labels
