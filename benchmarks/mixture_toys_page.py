@@ -57,9 +57,8 @@ ABOUT: dict[Kind, tuple[str, str]] = {
 }
 
 
-def by_method(rows: pd.DataFrame) -> pd.DataFrame:
-    """Methods by the scores that they have."""
-    n_seeds = rows["seed"].nunique()
+def by_method(rows: pd.DataFrame, n_seeds: int) -> pd.DataFrame:
+    """Methods by the scores that they have; entries of fewer seeds than `n_seeds` say so."""
     named = rows["method"].map(TITLES)
     columns = {
         title: rows.groupby(named, sort=False)[name].apply(spread, digits=digits, n_seeds=n_seeds)
@@ -85,6 +84,7 @@ def command(records: pd.DataFrame) -> str:
 
 def sections(records: pd.DataFrame) -> Iterator[str]:
     """Sections of the page."""
+    n_seeds = records["seed"].nunique()
     yield "# Mixtures on toy data"
     yield (
         "What the mixture of MIXVI finds where the truth is known and simple methods can be hard to beat. No setting "
@@ -98,7 +98,7 @@ def sections(records: pd.DataFrame) -> Iterator[str]:
         yield f"## {title}\n\n{about}\n\n{setting(kind)}"
         for task, rows in of_kind.groupby("task", sort=False):
             name = TASKS[str(task)]
-            yield f"### {name[0].upper()}{name[1:]}\n\n{markdown(by_method(rows))}"
+            yield f"### {name[0].upper()}{name[1:]}\n\n{markdown(by_method(rows, n_seeds))}"
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     yield (
         f"Mean ± standard deviation over seeds (n = {records['seed'].nunique()}), of which each draws other points or "

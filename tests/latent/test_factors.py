@@ -77,6 +77,16 @@ def test_factor_analysis_is_that_of_scikit_learn(monkeypatch: pytest.MonkeyPatch
     assert fit.log_prob(x).mean() > principal_factors(x, 3).log_prob(x).mean()
 
 
+def test_the_largest_eigenvalues_of_many_genes_are_found_alone() -> None:
+    x = expression(n_cells=600, n_genes=260, n_factors=3)
+    matrix = np.cov(x.T)
+    values, vectors = _factors._largest(matrix, 3)
+    expected = np.linalg.eigvalsh(matrix)[::-1][:3]
+    np.testing.assert_allclose(values, expected, rtol=1e-9)
+    np.testing.assert_allclose(matrix @ vectors, vectors * values, atol=1e-6)
+    np.testing.assert_array_equal(_factors._largest(matrix, 3)[1], vectors)
+
+
 def test_without_noise_of_its_own_factor_analysis_finds_what_ppca_does() -> None:
     rng = np.random.default_rng(3)
     x = rng.normal(size=(20_000, 2)) @ rng.normal(size=(2, 6)) * 2 + 0.5 * rng.normal(size=(20_000, 6))

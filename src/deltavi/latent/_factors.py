@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from scipy import linalg, sparse
+from scipy.sparse.linalg import eigsh
 from sklearn.decomposition import PCA
 
 from deltavi._errors import DeltaviError
@@ -17,7 +18,9 @@ MOST_GENES = 5000
 # Beyond so many cells the covariance of a sparse matrix costs more than those iterations.
 MOST_CELLS = 20_000
 # Factor analysis stops when the mean log likelihood rises by less than this many nats, or after so many rounds.
-TOLERANCE, MOST_ROUNDS = 1e-6, 1000
+TOLERANCE, MOST_ROUNDS = 1e-4, 300
+# Up to so many genes all eigenvalues cost no more than the largest.
+FEW_GENES = 200
 # Least noise of a gene relative to the average variance of genes: a gene that never varies would have none.
 LEAST_NOISE = 1e-6
 
@@ -130,6 +133,11 @@ def _mean_log_likelihood(variances: np.ndarray, noise: np.ndarray, values: np.nd
 def _largest(matrix: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """The `n` largest eigenvalues, falling, and their vectors."""
     last = len(matrix) - 1
+    if len(matrix) > FEW_GENES and n < len(matrix) // 10:
+        # Lanczos iterations start from a random vector unless they are given one
+        values, vectors = eigsh(matrix, k=n, which="LA", v0=np.full(len(matrix), len(matrix) ** -0.5))
+        order = np.argsort(-values)
+        return values[order], vectors[:, order]
     values, vectors = linalg.eigh(matrix, subset_by_index=[last - n + 1, last])
     return values[::-1], vectors[:, ::-1]
 
