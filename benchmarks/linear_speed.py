@@ -102,8 +102,8 @@ def page(runs: dict[str, list[dict[str, float]]], options: argparse.Namespace) -
         "positions of all cells; factor analysis takes as many rounds as it needs. Processor seconds, medians of "
         f"{len(runs['scanpy'])} processes each, run in turn; the ratio is the median over turns. Memory is the peak of "
         f"the whole process, libraries and data included.\n\n{table}\n\nMade by `python benchmarks/linear_speed.py "
-        f"--runs {len(runs['scanpy'])} --write docs/benchmarks/linear_speed.md` with {packages} on Python {platform.python_version()}, "
-        f"{platform.machine()}, one thread.\n"
+        f"--runs {len(runs['scanpy'])} --write docs/benchmarks/linear_speed.md` with {packages} on Python "
+        f"{platform.python_version()}, {platform.machine()}, one thread.\n"
     )
 
 
