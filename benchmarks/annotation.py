@@ -20,7 +20,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -36,6 +36,7 @@ from annotation_ours import SETTINGS  # noqa: E402
 from annotation_page import page  # noqa: E402
 from annotation_peers import PEERS, Peer  # noqa: E402
 from annotation_tasks import NAMES, Result, Task, build_task, default_folder, family  # noqa: E402
+from runs import chosen  # noqa: E402
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score  # noqa: E402
 
 from deltavi.metrics import calibration  # noqa: E402
@@ -141,14 +142,6 @@ def jobs_of(options: argparse.Namespace) -> list[Job]:
         for seed in range(options.seeds)
         for tasks in families.values()
     ]
-
-
-def chosen(text: str, known: Iterable[str]) -> list[str]:
-    """The comma-separated names of an argument, or an error that lists what there is."""
-    names = text.split(",")
-    if unknown := set(names) - set(known):
-        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    return names
 
 
 def arguments() -> argparse.Namespace:

@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import warnings
-from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from annotation_tasks import default_folder  # noqa: E402
 from clustering_page import RARE, page  # noqa: E402
 from clustering_peers import METHODS, Cells, Clustering, leiden  # noqa: E402
 from clustering_tasks import TASKS, build  # noqa: E402
+from runs import chosen, save  # noqa: E402
 
 from deltavi.metrics import clustering_scores  # noqa: E402
 
@@ -91,13 +91,6 @@ def replaced(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def save(table: pd.DataFrame, path: Path) -> None:
-    """Write the table, so that the file is either whole or as it was."""
-    unfinished = path.with_suffix(".part")
-    table.to_csv(unfinished, index=False, float_format="%.6g")
-    unfinished.replace(path)
-
-
 def missing(table: pd.DataFrame, options: argparse.Namespace) -> list[tuple[str, str, int]]:
     """Runs to do: seeds outermost, so that an interrupted benchmark has all tasks and methods."""
     done = set(table[RUN].itertuples(index=False, name=None)) if options.keep and not table.empty else set()
@@ -108,14 +101,6 @@ def missing(table: pd.DataFrame, options: argparse.Namespace) -> list[tuple[str,
 def warm_up() -> None:
     """Let what Leiden needs be compiled, so that its seconds are not charged to the first run."""
     leiden((np.random.default_rng(0).normal(size=(100, 5)), 0.0), 0)
-
-
-def chosen(text: str, known: Iterable[str]) -> list[str]:
-    """The comma-separated names of an argument, or an error that lists what there is."""
-    names = text.split(",")
-    if unknown := set(names) - set(known):
-        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    return names
 
 
 def arguments() -> argparse.Namespace:

@@ -14,7 +14,6 @@ import argparse
 import os
 import time
 import warnings
-from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from annotation_tasks import default_folder  # noqa: E402
 from mixture_toys_methods import METHODS, METHODS_OF  # noqa: E402
 from mixture_toys_page import page  # noqa: E402
 from mixture_toys_tasks import TASKS, Toy, build, kind_of  # noqa: E402
+from runs import chosen, save  # noqa: E402
 
 from deltavi.metrics import clustering_scores  # noqa: E402
 
@@ -90,13 +90,6 @@ def replaced(table: pd.DataFrame, row: dict[str, Any]) -> pd.DataFrame:
     return rows.sort_values(RUN, key=lambda column: column.map(lambda x: places.get(x, x)), ignore_index=True)
 
 
-def save(table: pd.DataFrame, path: Path) -> None:
-    """Write the table, so that the file is either whole or as it was."""
-    unfinished = path.with_suffix(".part")
-    table.to_csv(unfinished, index=False, float_format="%.6g")
-    unfinished.replace(path)
-
-
 def missing(table: pd.DataFrame, options: argparse.Namespace) -> list[tuple[str, str, int]]:
     """Runs to do: seeds outermost, so that an interrupted benchmark has all tasks and methods."""
     done = set(table[RUN].itertuples(index=False, name=None)) if options.keep and not table.empty else set()
@@ -108,14 +101,6 @@ def missing(table: pd.DataFrame, options: argparse.Namespace) -> list[tuple[str,
         if method in METHODS_OF[kind_of(name)]
     ]
     return [run for run in runs if run not in done]
-
-
-def chosen(text: str, known: Iterable[str]) -> list[str]:
-    """The comma-separated names of an argument, or an error that lists what there is."""
-    names = text.split(",")
-    if unknown := set(names) - set(known):
-        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    return names
 
 
 def arguments() -> argparse.Namespace:

@@ -1,0 +1,23 @@
+"""What the scripts share: names on a command line, and a table of runs that is never half written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+
+def save(table: pd.DataFrame, path: Path) -> None:
+    """Write the table, so that the file is either whole or as it was."""
+    unfinished = path.with_suffix(".part")
+    table.to_csv(unfinished, index=False, float_format="%.6g")
+    unfinished.replace(path)
+
+
+def chosen(text: str, known: Iterable[str]) -> list[str]:
+    """The comma-separated names of an argument, or an error that lists what there is."""
+    names = text.split(",")
+    if unknown := set(names) - set(known):
+        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    return names
