@@ -62,6 +62,10 @@ class MixtureWarning(DeltaviWarning):
     """A mixture that uses fewer of its components than it should."""
 
 
+class ConvergenceWarning(DeltaviWarning):
+    """A fit ended before it had settled."""
+
+
 class DuplicateNameWarning(DeltaviWarning):
     """Cell names are not unique; results are matched by position."""
 

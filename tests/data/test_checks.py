@@ -61,6 +61,8 @@ def test_scan_counts_what_numpy_counts(convert: Any, seed: int, shape: tuple[int
     assert report.n_nonzero == (finite != 0).sum()
     assert report.n_empty_cells == (np.abs(np.nan_to_num(x, nan=1.0, posinf=1.0)).sum(1) == 0).sum()
     assert set(report.bad_cells) == set(np.flatnonzero(~np.isfinite(x).all(1)))
+    assert report.n_negative_cells == (x < 0).any(1).sum()
+    assert list(report.negative_cells) == list(np.flatnonzero((x < 0).any(1))[:3])
     assert MatrixReport.from_dict(report.as_dict()) == report
     good = valid_cells(AnnData(convert(x)))
     np.testing.assert_array_equal(good, (np.isfinite(x) & (x >= 0) & (x == np.floor(x))).all(1))
@@ -164,6 +166,17 @@ def test_categories_keep_their_type() -> None:
 def test_extra_genes_at_the_end_are_no_identity() -> None:
     assert not match_genes(["a", "b", "c"], ["a", "b"], min_overlap=0.5).is_identity
     assert match_genes(["a", "b"], ["a", "b"], min_overlap=0.5).is_identity
+
+
+def test_a_negative_value_beyond_the_first_block_is_named_by_its_own_row() -> None:
+    x = np.ones((BLOCK_ROWS + 50, 4))
+    x[BLOCK_ROWS + 7, 2] = x[BLOCK_ROWS + 7, 3] = -1
+    for require in (require_counts, require_log_normalised):
+        with pytest.raises(InputDataError, match=f"2 negative values in 1 cells .for example {BLOCK_ROWS + 7}"):
+            require(scan_matrix(x), where="X")
+        names = [f"cell{i}" for i in range(len(x))]
+        with pytest.raises(InputDataError, match=f"for example 'cell{BLOCK_ROWS + 7}'"):
+            require(scan_matrix(x), where="X", cells=names)
 
 
 def test_large_fractional_values_are_no_logarithms() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import linalg, sparse, stats
 from sklearn.decomposition import PCA, FactorAnalysis
 
-from deltavi._errors import DeltaviError
+from deltavi._errors import ConvergenceWarning, DeltaviError
 from deltavi.latent import LinearGaussian, _factors, common_factors, principal_factors
 
 
@@ -123,13 +123,25 @@ def test_sparse_is_not_densified_and_gives_the_same(fit_with: Any, form: Any, mo
     np.testing.assert_allclose(covariance(found), covariance(expected), rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize("n_cells", [200, 30])
 @pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])
-def test_very_many_genes_are_decomposed_without_their_covariance(form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    x = expression(n_cells=200, n_genes=40)
+def test_very_many_genes_are_decomposed_without_their_covariance(
+    form: Any, n_cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = expression(n_cells=n_cells, n_genes=40)
     expected = principal_factors(x, 3)
     monkeypatch.setattr(_factors, "MOST_GENES", 10)
     found = principal_factors(form(x), 3)
     np.testing.assert_allclose(covariance(found), covariance(expected), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("fit_with", [principal_factors, common_factors])
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])
+def test_blocks_of_cells_do_not_matter(fit_with: Any, form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = form(expression(n_cells=100))
+    expected = fit_with(x, 3)
+    monkeypatch.setattr(_factors, "BLOCK_CELLS", 7)
+    np.testing.assert_allclose(covariance(fit_with(x, 3)), covariance(expected), rtol=1e-8, atol=1e-10)
 
 
 @given(seed=st.integers(0, 1000), n_latent=st.integers(1, 4))
@@ -154,6 +166,8 @@ def test_constant_genes_and_constant_matrices_have_a_density(fit_with: Any) -> N
     flat = fit_with(np.ones((20, 5)), 2)
     assert np.isfinite(flat.log_prob(np.ones((20, 5)))).all()
     assert np.isfinite(flat.projection).all()
+    # whose standard deviation single precision holds
+    assert (np.sqrt(flat.noise).astype(np.float32) > 0).all()
 
 
 @pytest.mark.parametrize("fit_with", [principal_factors, common_factors])
@@ -165,5 +179,5 @@ def test_too_many_factors(fit_with: Any, shape: tuple[int, int], n_latent: int) 
 
 def test_a_fit_that_does_not_converge_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_factors, "MOST_ROUNDS", 2)
-    with pytest.warns(UserWarning, match="not converged after 2"):
+    with pytest.warns(ConvergenceWarning, match="not converged after 2"):
         common_factors(expression(), 3)

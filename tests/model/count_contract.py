@@ -42,6 +42,8 @@ class CountContract(ModelContract):
         none = model.predict_perturbation(fresh[:0].copy(), **ask)
         assert none.shape == (0, fresh.n_vars)
         assert list(none.obs) == list(every.obs)
+        assert list(none.layers) == list(every.layers)
+        assert model.get_latent_representation(fresh[:0].copy()).shape == (0, model.module.n_latent)
         assert model.get_latent_representation(indices=first).shape == (1, model.module.n_latent)
 
     def test_scvi_methods_work(self, fit: tuple[Any, AnnData]) -> None:

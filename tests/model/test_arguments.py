@@ -11,7 +11,7 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi._errors import DeltaviError, ModelFileError
+from deltavi._errors import DeltaviError, ModelFileError, UnknownCategoryError
 from deltavi.likelihood import Dispersion, NegativeBinomial
 from deltavi.model import SCGEN, VAE
 from deltavi.model._decoding import CellDecoder, predict_cells
@@ -172,3 +172,10 @@ def test_an_unseen_batch_decodes_between_the_known_ones(trained: SCGEN) -> None:
     apart = np.abs(np.log(rates[0]) - np.log(rates[1])).mean()
     for known in rates[:2]:
         assert np.abs(np.log(rates[2]) - np.log(known)).mean() < apart
+
+
+@pytest.mark.parametrize("model_class", [VAE, SCGEN])
+def test_an_argument_that_setup_does_not_know(model_class: Any, adata: AnnData) -> None:
+    with pytest.raises(UnknownCategoryError, match=f"'batch' is not in {model_class.__name__}.setup.*mean 'batch_key'"):
+        model_class.setup_anndata(adata, batch="batch")
+    assert "_scvi_batch" not in adata.obs

@@ -20,6 +20,10 @@ FLOAT32_EXACT = 2.0**24
 SMALLEST_ITEM = 4
 # log1p of any plausible count of one gene in one cell stays below this.
 MAX_PLAUSIBLE_LOG = 20.0
+LOG_LIKELIHOOD = (
+    "gene_likelihood='normal' needs log-normalised expression: run sc.pp.normalize_total and sc.pp.log1p first, or "
+    "choose 'zinb' or 'nb'."
+)
 COUNT_LIKELIHOOD = "A count likelihood needs raw counts; gene_likelihood='normal' takes log-normalised expression."
 RAW_COUNTS_HINT = (
     "If raw counts are in a layer, name it when the data are set up; a model made with check_input=False takes any "
@@ -39,16 +43,23 @@ class MatrixReport:
     n_fractional: int = 0
     n_nonzero: int = 0
     n_empty_cells: int = 0
+    n_negative_cells: int = 0
     max_value: float = 0.0
     bad_cells: tuple[int, ...] = ()
     bad_genes: tuple[int, ...] = ()
     empty_cells: tuple[int, ...] = ()
+    negative_cells: tuple[int, ...] = ()
     first_cell_totals: tuple[float, ...] = ()
 
     @property
     def are_counts(self) -> bool:
         """Non-negative whole numbers throughout."""
         return self.n_negative == 0 and self.n_fractional == 0
+
+    @property
+    def look_like_counts(self) -> bool:
+        """Whole numbers for the most part; logarithms of scaled counts hardly ever are."""
+        return self.n_negative == 0 and 2 * self.n_fractional < self.n_nonzero
 
     @property
     def look_log_normalised(self) -> bool:
@@ -72,11 +83,13 @@ class MatrixReport:
         return cls(**fields)
 
 
-def row_blocks(x: Any, rows: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, sparse.csr_matrix | np.ndarray]]:
-    """Blocks of rows as ``(row numbers, dense array or CSR)``; only one block is in memory at a time."""
+def row_blocks(
+    x: Any, rows: np.ndarray | None = None, *, size: int = BLOCK_ROWS
+) -> Iterator[tuple[np.ndarray, sparse.csr_matrix | np.ndarray]]:
+    """Blocks of `size` rows as ``(row numbers, dense array or CSR)``; only one block is in memory at a time."""
     rows = np.arange(x.shape[0]) if rows is None else np.asarray(rows)
-    for start in range(0, len(rows), BLOCK_ROWS):
-        taken = rows[start : start + BLOCK_ROWS]
+    for start in range(0, len(rows), size):
+        taken = rows[start : start + size]
         contiguous = len(taken) > 0 and np.array_equal(taken, np.arange(taken[0], taken[0] + len(taken)))
         block = x[int(taken[0]) : int(taken[0]) + len(taken)] if contiguous else x[np.sort(taken)]
         block = block.compute() if hasattr(block, "compute") else block
@@ -101,6 +114,7 @@ def _entries(block: sparse.csr_matrix | np.ndarray) -> tuple[np.ndarray, np.ndar
 def scan_matrix(x: Any) -> MatrixReport:
     """Count everything that can be wrong with `x` ``(n_cells, n_genes)``, reading it once."""
     sums = dict.fromkeys(("n_nan", "n_infinite", "n_negative", "n_fractional", "n_nonzero", "n_empty_cells"), 0)
+    below: list[int] = []
     bad_cells: list[int] = []
     bad_genes: list[int] = []
     empty: list[int] = []
@@ -114,6 +128,9 @@ def scan_matrix(x: Any) -> MatrixReport:
             rows, columns, _ = _entries(block)
             bad_cells.extend(numbers[rows[wrong]].tolist())
             bad_genes.extend(columns[wrong].tolist())
+        if (as_float < 0).any():
+            rows, _, _ = _entries(block)
+            below.extend(numbers[np.unique(rows[as_float < 0])].tolist())
         finite = as_float[~wrong]
         sums["n_nan"] += int(np.isnan(as_float).sum())
         sums["n_infinite"] += int(np.isinf(as_float).sum())
@@ -132,29 +149,42 @@ def scan_matrix(x: Any) -> MatrixReport:
         bad_cells=tuple(dict.fromkeys(bad_cells)),
         bad_genes=tuple(dict.fromkeys(bad_genes)),
         empty_cells=tuple(empty[:3]),
+        n_negative_cells=len(below),
+        negative_cells=tuple(below[:3]),
         first_cell_totals=tuple(totals[:100]),
         **sums,
     )
 
 
-def require_finite(report: MatrixReport, *, where: str, cells: Sequence[str], genes: Sequence[str]) -> None:
-    """Raise where the matrix holds NaN or infinite values, naming cells and genes."""
+def require_finite(
+    report: MatrixReport, *, where: str, cells: Sequence[str], genes: Sequence[str], layer: str | None = None
+) -> None:
+    """Raise where the matrix, in `layer` if that is given, holds NaN or infinite values, naming cells and genes."""
     if report.n_nan + report.n_infinite == 0:
         return
+    arguments = "adata, counts=False" if layer is None else f"adata, layer={layer!r}, counts=False"
     raise InputDataError(
         f"{where} holds {report.n_nan} NaN and {report.n_infinite} infinite values in {len(report.bad_cells)} of "
         f"{report.n_cells} cells (for example {examples([cells[i] for i in report.bad_cells])}) and "
         f"{len(report.bad_genes)} genes (for example {examples([genes[i] for i in report.bad_genes])}). "
-        "Remove those cells, for example adata[deltavi.data.valid_cells(adata)], or repair the values."
+        f"Remove those cells, for example adata[deltavi.data.valid_cells({arguments})], or repair the values."
     )
 
 
-def require_counts(report: MatrixReport, *, where: str, needs: str = COUNT_LIKELIHOOD) -> None:
+def _negative(report: MatrixReport, cells: Sequence[str]) -> str:
+    """How many values are negative, in which of `cells`; of cells without names, in which rows."""
+    named = examples([cells[i] for i in report.negative_cells] if len(cells) else report.negative_cells)
+    return f"{report.n_negative} negative values in {report.n_negative_cells} cells (for example {named})"
+
+
+def require_counts(
+    report: MatrixReport, *, where: str, cells: Sequence[str] = (), needs: str = COUNT_LIKELIHOOD
+) -> None:
     """Raise where a model of raw counts, as `needs` says, would meet anything but non-negative whole numbers."""
     if report.are_counts:
         return
     if report.n_negative:
-        reason = f"{report.n_negative} negative values; raw counts are needed, not scaled or centred data."
+        reason = f"{_negative(report, cells)}; raw counts are needed, not scaled or centred data."
     elif report.look_scaled:
         reason = f"{report.n_fractional} fractional values and cells that sum to one total: counts scaled per cell."
     elif report.look_log_normalised:
@@ -164,27 +194,32 @@ def require_counts(report: MatrixReport, *, where: str, needs: str = COUNT_LIKEL
     raise InputDataError(f"{where} holds {reason} {needs} {RAW_COUNTS_HINT}")
 
 
-def require_log_normalised(report: MatrixReport, *, where: str) -> None:
-    """Raise where a Gaussian likelihood would meet raw counts, or values that no logarithm of counts takes."""
+def require_log_normalised(
+    report: MatrixReport, *, where: str, cells: Sequence[str] = (), needs: str = LOG_LIKELIHOOD
+) -> None:
+    """Raise where a Gaussian model, as `needs` says, would meet counts, or values that no logarithm of counts takes."""
     if report.n_negative:
-        raise InputDataError(
-            f"{where} holds {report.n_negative} negative values; log-normalised expression has none, scaled or centred "
-            "data do. check_input=False overrides the check."
+        reason = f"holds {_negative(report, cells)}, as scaled or centred data do and logarithms of counts do not"
+    elif report.look_like_counts:
+        whole = report.n_nonzero - report.n_fractional
+        reason = f"looks like raw counts (values up to {report.max_value:.6g}, {whole} of {report.n_nonzero} whole)"
+    elif report.max_value > MAX_PLAUSIBLE_LOG:
+        scaled = "counts scaled per cell" if report.look_scaled else "raw counts, corrected or scaled,"
+        reason = (
+            f"looks like {scaled} before the logarithm that sc.pp.log1p takes (values up to {report.max_value:.6g})"
         )
-    if report.n_nonzero > 0 and (report.are_counts or report.max_value > 10 * MAX_PLAUSIBLE_LOG):
-        raise InputDataError(
-            f"{where} looks like raw counts (values up to {report.max_value:.6g}), but gene_likelihood='normal' needs "
-            "log-normalised expression: run sc.pp.normalize_total and sc.pp.log1p first, or choose 'zinb' or 'nb'. "
-            "check_input=False overrides the check."
-        )
+    else:
+        return
+    raise InputDataError(f"{where} {reason}. {needs} check_input=False overrides the check.")
 
 
-def require_detection(report: MatrixReport, *, where: str) -> None:
+def require_detection(report: MatrixReport, *, where: str, cells: Sequence[str] = ()) -> None:
     """Raise where a Bernoulli likelihood would meet anything but values from zero to one."""
     if report.n_negative == 0 and report.max_value <= 1:
         return
+    negative = f"{_negative(report, cells)} and " if report.n_negative else ""
     raise InputDataError(
-        f"{where} holds {report.n_negative} negative values and values up to {report.max_value:.6g}, but "
+        f"{where} holds {negative}values up to {report.max_value:.6g}, but "
         "gene_likelihood='bernoulli' needs detection, 0 or 1: pass adata.X > 0 as numbers, or choose 'nb' for counts. "
         "check_input=False overrides the check."
     )

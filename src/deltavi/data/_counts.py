@@ -34,7 +34,7 @@ def counts_of(adata: AnnData, layer: str | None = None) -> sparse.csr_matrix:
     where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
     values = loadable(adata.X if layer is None else adata.layers[layer], where=where)
     report = scan_matrix(values)
-    require_finite(report, where=where, cells=list(adata.obs_names), genes=list(adata.var_names))
+    require_finite(report, where=where, cells=list(adata.obs_names), genes=list(adata.var_names), layer=layer)
     _require_counts(report, where)
     dtype = np.float32 if report.max_value <= FLOAT32_EXACT else np.float64
     blocks = [sparse.csr_matrix(block, dtype=dtype) for _, block in row_blocks(values)]

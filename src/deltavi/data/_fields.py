@@ -122,7 +122,7 @@ class ExpressionField(LayerField):  # type: ignore[misc]
         self.validate_field(adata)
         matrix = loadable(self.get_field_data(adata), where=self.where)
         report = scan_matrix(matrix)
-        require_finite(report, where=self.where, cells=adata.obs_names, genes=adata.var_names)
+        require_finite(report, where=self.where, cells=adata.obs_names, genes=adata.var_names, layer=self.attr_key)
         warn_unusual(report, where=self.where, cells=adata.obs_names)
         return {
             self.N_OBS_KEY: adata.n_obs,

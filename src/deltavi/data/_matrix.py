@@ -38,15 +38,20 @@ def loadable(x: Any, *, where: str, quiet: bool = False) -> Any:
     Raises
     ------
     InputDataError
-        If `x` is absent or holds Python objects.
+        If `x` is absent, holds Python objects, or is a Zarr array, whose rows no loader cuts.
     """
     if x is None:
         raise InputDataError(f"{where} is empty: there is no expression matrix to read. Pass layer=... if it is there.")
     if isinstance(x, CSCDataset):
         return csr_on_disk(x)
+    if type(x).__module__.split(".")[0] == "zarr":
+        raise InputDataError(f"{where} is a Zarr array. Read it in chunks, with dask.array.from_zarr, or into memory.")
     _check_dtype(x, where, quiet)
     if sparse.issparse(x):
         return _as_csr(x, where, quiet)
+    if hasattr(x, "map_blocks"):
+        # a dask array, of which loaders take the rows as they come
+        return x.map_blocks(_single_precision, dtype=np.float32, meta=np.empty((0, 0), dtype=np.float32))
     # a view of an AnnData hands out a subclass of ndarray, which torch does not take
     return np.asarray(x) if isinstance(x, np.ndarray) else x
 
@@ -68,6 +73,10 @@ def _as_csr(x: Any, where: str, quiet: bool) -> sparse.csr_matrix:
     if x.format == "coo" and not quiet:
         logger.info("%s is a COO matrix; a CSR copy is used for loading.", where)
     return sparse.csr_matrix(x)
+
+
+def _single_precision(chunk: Any) -> np.ndarray:
+    return np.asarray(chunk.toarray() if sparse.issparse(chunk) else chunk, dtype=np.float32)
 
 
 def csr_on_disk(x: CSCDataset) -> sparse.csr_matrix:

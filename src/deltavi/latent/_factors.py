@@ -11,18 +11,23 @@ from scipy import linalg, sparse
 from scipy.sparse.linalg import eigsh
 from sklearn.decomposition import PCA
 
-from deltavi._errors import DeltaviError
+from deltavi._errors import ConvergenceWarning, DeltaviError, InputDataError, examples
+from deltavi.data._checks import row_blocks
 
 # Up to so many genes their covariance is decomposed; beyond, the matrix itself by Lanczos iterations.
 MOST_GENES = 5000
 # Beyond so many cells the covariance of a sparse matrix costs more than those iterations.
 MOST_CELLS = 20_000
+# Cells whose products of genes are summed at a time.
+BLOCK_CELLS = 4096
 # Factor analysis stops when the mean log likelihood rises by less than this many nats, or after so many rounds.
 TOLERANCE, MOST_ROUNDS = 1e-4, 300
 # Up to so many genes all eigenvalues cost no more than the largest.
 FEW_GENES = 200
 # Least noise of a gene relative to the average variance of genes: a gene that never varies would have none.
 LEAST_NOISE = 1e-6
+# And at all: where cells are alike, what single precision tells apart.
+LEAST_VARIANCE = float(np.finfo(np.float32).eps) ** 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,34 +68,34 @@ class LinearGaussian:
 
 
 def principal_factors(x: Any, n_latent: int, *, seed: int = 0) -> LinearGaussian:
-    """Maximum likelihood of probabilistic principal components (Tipping and Bishop 1999), by scikit-learn's PCA.
+    """Maximum likelihood of probabilistic principal components (Tipping and Bishop 1999).
 
     W = U (Lambda - sigma2 I)^(1/2) with the `n_latent` largest eigenvalues of the covariance of `x`, and sigma2 the
-    mean of the others.
+    mean of the others. Those of the covariance itself; where that would be too large, scikit-learn's PCA iterates.
 
     Parameters
     ----------
     x
-        ``(n_cells, n_genes)`` log-normalised expression, dense or sparse; a sparse matrix is never densified.
+        ``(n_cells, n_genes)`` log-normalised expression, dense or sparse; a sparse matrix is never densified. What
+        lies in a file is read in blocks of cells, or into memory where iterations need it.
     n_latent
         Components.
     seed
         Seed of the Lanczos iterations, which are used where there are very many genes.
     """
     _check_size(x.shape, n_latent)
+    n_cells, n_genes = x.shape
     # Lanczos iterations cost a pass over what is not zero for each, the covariance a square of the genes for each cell
-    small = x.shape[1] <= MOST_GENES and not (sparse.issparse(x) and x.shape[0] > MOST_CELLS)
-    solver = "covariance_eigh" if small else ("arpack" if sparse.issparse(x) else "randomized")
-    with np.errstate(invalid="ignore"):  # shares of no variance, where all cells are alike
-        found = PCA(n_latent, svd_solver=solver, random_state=seed).fit(
-            x if solver == "arpack" else x.astype(np.float64)
-        )
-    # of maximum likelihood, whose covariance is divided by n rather than n - 1
-    shrink = (x.shape[0] - 1) / x.shape[0]
-    variances, noise = shrink * found.explained_variance_, shrink * float(found.noise_variance_)
-    noise = max(noise, LEAST_NOISE * float(variances.mean()), np.finfo(float).tiny)
-    loadings = found.components_.T * np.sqrt(np.maximum(variances - noise, 0.0))
-    return _turned(found.mean_, loadings, np.full(x.shape[1], noise))
+    if n_genes <= MOST_GENES and not (sparse.issparse(x) and n_cells > MOST_CELLS):
+        mean, covariance = _moments(x)
+        total = float(np.trace(covariance))
+        variances, vectors = _largest(covariance, n_latent)
+    else:
+        mean, total, variances, vectors = _by_iteration(_in_memory(x), n_latent, seed)
+    noise = (total - float(variances.sum())) / (n_genes - n_latent)
+    noise = max(noise, LEAST_NOISE * float(variances.mean()), LEAST_VARIANCE)
+    loadings = vectors * np.sqrt(np.maximum(variances - noise, 0.0))
+    return _turned(mean, loadings, np.full(n_genes, noise))
 
 
 def common_factors(x: Any, n_latent: int) -> LinearGaussian:
@@ -108,7 +113,7 @@ def common_factors(x: Any, n_latent: int) -> LinearGaussian:
     _check_size(x.shape, n_latent)
     mean, covariance = _moments(x)
     variances = np.diag(covariance)
-    floor = max(LEAST_NOISE * float(variances.mean()), np.finfo(float).tiny)
+    floor = max(LEAST_NOISE * float(variances.mean()), LEAST_VARIANCE)
     noise, before, loadings = np.maximum(variances, floor), -np.inf, np.zeros((len(mean), n_latent))
     for _ in range(MOST_ROUNDS):
         root = np.sqrt(noise)
@@ -120,7 +125,11 @@ def common_factors(x: Any, n_latent: int) -> LinearGaussian:
             break
         before = likelihood
     else:
-        warnings.warn(f"Factor analysis has not converged after {MOST_ROUNDS} rounds.", stacklevel=3)
+        message = (
+            f"Factor analysis has not converged after {MOST_ROUNDS} rounds on {x.shape[0]} cells of {len(mean)} genes: "
+            "fewer factors, more cells or noise='isotropic' settle sooner."
+        )
+        warnings.warn(message, ConvergenceWarning, stacklevel=3)
     return _turned(mean, loadings, noise)
 
 
@@ -133,9 +142,9 @@ def _mean_log_likelihood(variances: np.ndarray, noise: np.ndarray, values: np.nd
 def _largest(matrix: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """The `n` largest eigenvalues, falling, and their vectors."""
     last = len(matrix) - 1
-    if len(matrix) > FEW_GENES and n < len(matrix) // 10:
-        # Lanczos iterations start from a random vector unless they are given one
-        values, vectors = eigsh(matrix, k=n, which="LA", v0=np.full(len(matrix), len(matrix) ** -0.5))
+    if len(matrix) > FEW_GENES and n < len(matrix) // 10 and matrix.any():
+        start = np.random.default_rng(0).standard_normal(len(matrix))
+        values, vectors = eigsh(matrix, k=n, which="LA", v0=start)
         order = np.argsort(-values)
         return values[order], vectors[:, order]
     values, vectors = linalg.eigh(matrix, subset_by_index=[last - n + 1, last])
@@ -144,11 +153,49 @@ def _largest(matrix: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _moments(x: Any) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance of the genes, the latter divided by the number of cells."""
-    x = x.astype(np.float64)
-    mean = np.asarray(x.mean(0)).ravel()
-    squares = x.T @ x
-    squares = squares.toarray() if sparse.issparse(squares) else np.asarray(squares)
-    return mean, squares / x.shape[0] - np.outer(mean, mean)
+    n_cells, n_genes = x.shape
+    sums, squares = np.zeros(n_genes), np.zeros((n_genes, n_genes))
+    for _, block in row_blocks(x, size=BLOCK_CELLS):
+        values: Any = block.astype(np.float64)
+        sums += np.asarray(values.sum(0)).ravel()
+        _require_finite(sums)
+        products = values.T @ values
+        squares += products.toarray() if sparse.issparse(products) else products
+    mean = sums / n_cells
+    return mean, squares / n_cells - np.outer(mean, mean)
+
+
+def _by_iteration(x: Any, n_latent: int, seed: int) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
+    """Mean and total variance of the genes, and the largest eigenvalues and vectors of their covariance."""
+    n_cells = x.shape[0]
+    with np.errstate(invalid="ignore"):  # infinite values of both signs; shares of no variance, where cells are alike
+        _require_finite(np.asarray(x.sum(0)).ravel())
+        sparse_or_double = x if sparse.issparse(x) else x.astype(np.float64)
+        solver = "arpack" if sparse.issparse(x) else "randomized"
+        found = PCA(n_latent, svd_solver=solver, random_state=seed).fit(sparse_or_double)
+    # of maximum likelihood, whose covariance is divided by n rather than n - 1
+    shrink = (n_cells - 1) / n_cells
+    variances = shrink * found.explained_variance_
+    # scikit-learn takes the mean over as many others as there are cells, where these are fewer than genes
+    others = shrink * float(found.noise_variance_) * (min(x.shape) - n_latent)
+    return found.mean_, float(variances.sum()) + others, variances, found.components_.T
+
+
+def _in_memory(x: Any) -> Any:
+    """The matrix itself, or in memory what lies in a file; sparse stays sparse."""
+    if isinstance(x, np.ndarray) or sparse.issparse(x):
+        return x
+    blocks = [block for _, block in row_blocks(x)]
+    return sparse.csr_matrix(sparse.vstack(blocks)) if sparse.issparse(blocks[0]) else np.concatenate(blocks)
+
+
+def _require_finite(sums: np.ndarray) -> None:
+    wrong = np.flatnonzero(~np.isfinite(sums))
+    if len(wrong):
+        raise InputDataError(
+            f"{len(wrong)} of {len(sums)} genes hold NaN or infinite values (for example those at {examples(wrong)}). "
+            "The matrix was changed after it was set up: set it up again, which names the cells."
+        )
 
 
 def _turned(mean: np.ndarray, loadings: np.ndarray, noise: np.ndarray) -> LinearGaussian:
@@ -161,6 +208,10 @@ def _turned(mean: np.ndarray, loadings: np.ndarray, noise: np.ndarray) -> Linear
 
 def _check_size(shape: tuple[int, ...], n_latent: int) -> None:
     n_cells, n_genes = shape
+    if min(n_cells - 1, n_genes) < 2:
+        raise DeltaviError(
+            f"{n_cells} cells of {n_genes} genes are too few: a factor and its noise need at least 3 cells and 2 genes."
+        )
     if n_latent >= min(n_cells - 1, n_genes):
         raise DeltaviError(
             f"n_latent={n_latent} leaves no noise to estimate from {n_cells} cells and {n_genes} genes: it must be "

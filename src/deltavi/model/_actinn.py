@@ -126,7 +126,7 @@ class ACTINN(ClassificationMixin, AttributionMixin, FilesMixin, TrainingMixin, C
         self.chooses_penalty = weight_l2 is None
         self._check_label_names()
         if check_input and adata is not None:
-            require_counts(self._scan(), where=self._matrix_name(), needs=NEEDS)
+            require_counts(self._scan(), where=self._matrix_name(), cells=self.adata.obs_names, needs=NEEDS)
         n_hidden = (n_hidden,) if isinstance(n_hidden, int) else tuple(n_hidden)
         with isolated_randomness(seed):
             self.module = ACTINNModule(
@@ -337,7 +337,7 @@ class ACTINN(ClassificationMixin, AttributionMixin, FilesMixin, TrainingMixin, C
     def _check_query(self, manager: DataManager) -> None:
         if self.check_input:
             report = MatrixReport.from_dict(manager.get_state_registry(REGISTRY_KEYS.X_KEY)["scan"])
-            require_counts(report, where="The query", needs=NEEDS)
+            require_counts(report, where="The query", cells=manager.adata.obs_names, needs=NEEDS)
 
 
 def log_moments(matrix: Any, cells: np.ndarray, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

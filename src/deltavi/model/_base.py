@@ -7,6 +7,7 @@ mapping); they all reach their data through ``_validate_anndata``, where a fresh
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -24,7 +25,7 @@ from deltavi._compat import (
     STATE_REGISTRY_KEY,
     make_actual,
 )
-from deltavi._errors import DeltaviError, KeyClashError, NotTrainedError, examples
+from deltavi._errors import DeltaviError, KeyClashError, NotTrainedError, examples, unknown_category
 from deltavi.data._checks import MatrixReport, scale_check
 from deltavi.data._fields import (
     CategoricalCovariatesField,
@@ -75,6 +76,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     def _register(cls, adata: AnnData, setup_method_args: dict[str, Any], **transfer: Any) -> None:
         """Check `adata` and register it with this class; ``setup_anndata`` ends here."""
         _require_cells(adata)
+        _require_known_arguments(cls.__name__, transfer, setup_method_args[SETUP_ARGS_KEY])
         require_unique_genes(adata.var_names, where="adata.var_names")
         warn_duplicate_cells(adata.obs_names)
         _refuse_clashes(adata)
@@ -105,7 +107,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
 
     def _check_scale(self, gene_likelihood: str) -> None:
         """Raise where the registered matrix is not on the scale the likelihood needs."""
-        scale_check(gene_likelihood)(self._scan(), where=self._matrix_name())
+        scale_check(gene_likelihood)(self._scan(), where=self._matrix_name(), cells=self.adata.obs_names)
 
     def _scan(self) -> MatrixReport:
         """What the scan of the registered matrix found."""
@@ -173,6 +175,13 @@ def _require_cells(adata: AnnData) -> None:
         raise DeltaviError(f"adata has {adata.n_obs} cells and {adata.n_vars} genes; there is nothing to learn from.")
 
 
+def _require_known_arguments(model: str, given: dict[str, Any], known: Iterable[str]) -> None:
+    """Raise where ``setup_anndata`` was given a name that is none of its own, nor of a transfer between models."""
+    unknown = [] if "source_registry" in given else list(given)
+    if unknown:
+        raise unknown_category("argument", unknown[0], known, among=f"{model}.setup_anndata")
+
+
 def _refuse_clashes(adata: AnnData) -> None:
     """Raise where a column scvi-tools would write holds something of the user's."""
     if SCVI_UUID_KEY in adata.uns:
@@ -217,7 +226,8 @@ def _expression(adata: AnnData, layer: str | None) -> Any:
         return adata.X
     if layer not in adata.layers:
         raise DeltaviError(
-            f"The model reads layers[{layer!r}], which the query does not have. If its X holds the raw counts: "
-            f"adata.layers[{layer!r}] = adata.X.copy()."
+            f"The model reads layers[{layer!r}], which the query does not have. If its X holds raw counts and the "
+            f"model was trained on such: adata.layers[{layer!r}] = adata.X.copy(); if it was trained on log1p CP10k: "
+            f"deltavi.data.log_normalise(adata, key_added={layer!r})."
         )
     return adata.layers[layer]

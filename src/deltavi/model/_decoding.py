@@ -51,11 +51,13 @@ class Predicted:
     upper: NDArray[np.float32] | None = None
 
 
-def stack(parts: Sequence[Predicted], n_genes: int) -> Predicted:
-    """Join mini-batches."""
+def stack(parts: Sequence[Predicted], n_genes: int, *, of_counts: bool = True, interval: bool = False) -> Predicted:
+    """Join mini-batches; without any, what their prediction would hold if it had cells."""
     if not parts:
         empty = np.zeros((0, n_genes), dtype=np.float32)
-        return Predicted(profile=sparse.csr_matrix(empty), rate=empty, counts=sparse.csr_matrix(empty))
+        rows = sparse.csr_matrix(empty)
+        bounds = {"lower": empty, "upper": empty} if interval else {}
+        return Predicted(rows if of_counts else empty, rate=empty, counts=rows if of_counts else None, **bounds)
     return Predicted(**{name: _join([getattr(part, name) for part in parts]) for name in Predicted.__annotations__})
 
 

@@ -302,7 +302,7 @@ class PerturbationMixin(ShiftsMixin):
                 part = replace(part, lower=lower, upper=upper)
             parts.append(part)
             start = rows.stop
-        return stack(parts, len(model.gene_names))
+        return stack(parts, len(model.gene_names), of_counts=model.module.of_counts, interval=n_samples > 1)
 
     def _totals(self, adata: AnnData) -> np.ndarray:
         """Total counts of each cell for CP10k: the registered size factor, or the sum over the model's genes.

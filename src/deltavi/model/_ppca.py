@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from deltavi import _keys
-from deltavi._errors import DeltaviError, InputDataError, unknown_category
-from deltavi.data._checks import row_blocks
+from deltavi._errors import DeltaviError, examples, unknown_category
+from deltavi.data._checks import MatrixReport, require_log_normalised, row_blocks
+from deltavi.data._manager import DataManager
 from deltavi.latent import LinearGaussian, common_factors, principal_factors
 from deltavi.latent._gaussian import VARIANCE_FLOOR
 from deltavi.model._cells import Indices, positions
@@ -22,6 +22,17 @@ from deltavi.model._vae import VAE, named_arguments
 DISPERSIONS: dict[str, Literal["shared", "gene"]] = {"isotropic": "shared", "diagonal": "gene"}
 # Cells whose likelihood is the loss that training notes.
 MOST_JUDGED = 20_000
+# What other models register, and a linear Gaussian has no place for.
+FOREIGN_KEYS = ("batch_key", "size_factor_key", "categorical_covariate_keys", "continuous_covariate_keys")
+# What to do about a matrix on another scale, when fitting and of a query.
+FIT_NEEDS = (
+    "PPCA needs log1p CP10k: of raw counts deltavi.data.log_normalise(adata) writes layers['log1p_cp10k'], and "
+    "PPCA.setup_anndata(adata, layer='log1p_cp10k') reads it."
+)
+QUERY_NEEDS = (
+    "PPCA needs log1p CP10k, as it was fitted to: of raw counts deltavi.data.log_normalise(adata, key_added='logs') "
+    "makes it, and {target} = adata.layers['logs'] puts it where the model reads."
+)
 
 
 class PPCA(VAE):
@@ -114,7 +125,10 @@ class PPCA(VAE):
             If the matrix holds NaN, infinite values or objects, or a column has missing values.
         UnknownCategoryError
             If a column or layer does not exist.
+        DeltaviError
+            If batches, covariates or size factors are registered, or one column for two keys.
         """
+        _refuse_foreign(kwargs)
         if condition_key is not None and condition_key == labels_key:
             raise DeltaviError(f"condition_key and labels_key are both {condition_key!r}: name a column for each.")
         cls._register(adata, cls._get_setup_method_args(**named_arguments(locals())), **kwargs)
@@ -131,11 +145,13 @@ class PPCA(VAE):
         ------
         DeltaviError
             If there are too few cells or genes for the number of factors.
+        InputDataError
+            If the matrix came to hold NaN or infinite values after it was set up.
         """
         if self._adata is None:
             raise DeltaviError("The model was loaded without data: there is nothing to train on.")
         self.adata_manager.validate()
-        matrix = _in_memory(self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY))
+        matrix = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         n_latent = self.module.n_latent
         isotropic = self.noise == "isotropic"
         fit = principal_factors(matrix, n_latent, seed=self.seed) if isotropic else common_factors(matrix, n_latent)
@@ -279,6 +295,9 @@ class PPCA(VAE):
             module.px_r.copy_(torch.from_numpy(0.5 * np.log(noise)))
 
     def _matrix(self, aligned: AnnData) -> Any:
+        if aligned is self._adata:
+            # in the form rows are cut from: a column-wise file would be read whole for every block
+            return self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         layer = self._setup_argument("layer")
         return aligned.X if layer is None else aligned.layers[layer]
 
@@ -290,14 +309,24 @@ class PPCA(VAE):
         return LinearGaussian(mean, loadings, np.broadcast_to(noise, mean.shape))
 
     def _check_scale(self, gene_likelihood: str) -> None:
-        report = self._scan()
-        if report.n_nonzero > 0 and report.are_counts:
-            raise InputDataError(
-                f"{self._matrix_name()} looks like raw counts (values up to {report.max_value:.6g}), and PPCA needs "
-                "log1p CP10k: deltavi.data.log_normalise(adata) writes layers['log1p_cp10k'], and "
-                "PPCA.setup_anndata(adata, layer='log1p_cp10k') reads it. check_input=False overrides the check."
-            )
-        super()._check_scale(gene_likelihood)
+        cells = self.adata.obs_names
+        require_log_normalised(self._scan(), where=self._matrix_name(), cells=cells, needs=FIT_NEEDS)
+
+    def _check_query(self, manager: DataManager) -> None:
+        if self.check_input:
+            report = MatrixReport.from_dict(manager.get_state_registry(REGISTRY_KEYS.X_KEY)["scan"])
+            needs = QUERY_NEEDS.format(target=self._matrix_name())
+            require_log_normalised(report, where="The query", cells=manager.adata.obs_names, needs=needs)
+
+
+def _refuse_foreign(arguments: dict[str, Any]) -> None:
+    """Raise where a column is named that the model would have to leave out of account."""
+    foreign = [key for key in FOREIGN_KEYS if arguments.get(key) is not None]
+    if foreign:
+        raise DeltaviError(
+            f"PPCA takes no {examples(foreign)}: it corrects for nothing. deltavi.data.log_normalise divides by size "
+            "factors (size_factor_key=...), and VAE and SCGEN model batches and covariates."
+        )
 
 
 def _linear(layers: Any) -> Any:
@@ -308,11 +337,3 @@ def _set(layers: Any, weight: np.ndarray, bias: np.ndarray) -> None:
     linear = _linear(layers)
     linear.weight.copy_(torch.from_numpy(np.ascontiguousarray(weight)))
     linear.bias.copy_(torch.from_numpy(bias))
-
-
-def _in_memory(matrix: Any) -> Any:
-    """The matrix itself, or in memory what lies in a file; sparse stays sparse."""
-    if isinstance(matrix, np.ndarray) or sparse.issparse(matrix):
-        return matrix
-    blocks = [block for _, block in row_blocks(matrix)]
-    return sparse.csr_matrix(sparse.vstack(blocks)) if sparse.issparse(blocks[0]) else np.concatenate(blocks)
