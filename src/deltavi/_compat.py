@@ -32,6 +32,9 @@ from scvi.model._utils import _init_library_size as init_library_size
 from scvi.module._constants import MODULE_KEYS
 from scvi.train import TrainingPlan
 
+# scvi-tools' likelihoods take a count below this for zero, and add it inside logarithms
+SMALLEST_COUNT = 1e-8
+
 
 def make_actual(view: AnnData) -> None:
     """Turn a view into an AnnData of its own, as anndata does itself when a view is written to."""
@@ -45,6 +48,7 @@ __all__ = [
     "MODULE_KEYS",
     "SCVI_UUID_KEY",
     "SETUP_ARGS_KEY",
+    "SMALLEST_COUNT",
     "STATE_REGISTRY_KEY",
     "AnnDataManager",
     "AnnTorchDataset",

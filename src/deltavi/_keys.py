@@ -6,6 +6,8 @@ from __future__ import annotations
 CONDITION = "condition"
 DRAWN_AGAIN = "drawn_again"
 FOLD = "fold"
+NONZERO = "nonzero"
+LOG_FACTORIAL = "log_factorial"
 
 # obs of a predicted AnnData
 OBS_SOURCE_CONDITION = "deltavi_source_condition"

@@ -129,7 +129,8 @@ def test_double_precision(likelihood: str, dispersion: str, library: str, covari
 @pytest.mark.parametrize(("likelihood", "dispersion", "library", "covariates"), GRID[::5])
 def test_single_precision(likelihood: str, dispersion: str, library: str, covariates: str) -> None:
     ours, theirs, tensors = make_pair(likelihood, dispersion, library, covariates, torch.float32)
-    assert_equal(ours, theirs, tensors, 1.0, 1e-6)
+    # the reference rounds as well: its log-gamma differences are good to a few units of the seventh digit
+    assert_equal(ours, theirs, tensors, 1.0, 3e-6)
 
 
 @pytest.mark.usefixtures("float_means_double")

@@ -19,34 +19,11 @@ from deltavi._compat import (
     SCVI_UUID_KEY,
     STATE_REGISTRY_KEY,
     AnnDataManager,
-    AnnTorchDataset,
 )
 from deltavi._errors import DeltaviError, DeltaviWarning
+from deltavi.data._batches import OrderedDataset
 from deltavi.data._fields import CategoryField
 from deltavi.data._matrix import loadable
-
-
-class OrderedDataset(AnnTorchDataset):  # type: ignore[misc]
-    """Mini-batches in the order that was asked for, also from a backed file.
-
-    h5py wants increasing, distinct rows, and scvi-tools leaves them sorted; a prediction for chosen cells would
-    come back in another order than the cells.
-    """
-
-    def __getitem__(self, indexes: int | list[int] | slice) -> dict[str, Any]:
-        if isinstance(indexes, slice):
-            return _writable(super().__getitem__(indexes))
-        rows, inverse = np.unique(np.atleast_1d(np.asarray(indexes)), return_inverse=True)
-        loaded = _writable(super().__getitem__(rows))
-        if np.array_equal(inverse, np.arange(len(inverse))):
-            return loaded
-        return {key: value[inverse] for key, value in loaded.items()}
-
-
-def _writable(loaded: dict[str, Any]) -> dict[str, Any]:
-    """Copies of what is read-only: pandas 3 hands out columns that torch would warn of writing to."""
-    read_only = [key for key, value in loaded.items() if isinstance(value, np.ndarray) and not value.flags.writeable]
-    return {**loaded, **{key: loaded[key].copy() for key in read_only}}
 
 
 class DataManager(AnnDataManager):  # type: ignore[misc]

@@ -14,6 +14,8 @@ import torch
 from scvi.nn import FCLayers
 from torch import Tensor, nn
 
+# Axes of a mini-batch; several samples of it have one more.
+MATRIX = 2
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
 
 
@@ -49,11 +51,24 @@ class Architecture:
     bias: bool = True
 
 
+class Layers(FCLayers):  # type: ignore[misc]
+    """scvi-tools' layers, which do not copy their input where no covariate is appended to it."""
+
+    def forward(self, x: Tensor, *covariates: Tensor, cont: Tensor | None = None) -> Tensor:
+        """Output of the layers at `x` ``(n_cells, n_input)``, given one-hot rows of every covariate."""
+        if self.n_cov or x.dim() > MATRIX or len(covariates) < len(self.n_cat_list):
+            return super().forward(x, *covariates, cont=cont)  # type: ignore[no-any-return]
+        for block in self.fc_layers:
+            for layer in block:
+                x = x if layer is None else layer(x)
+        return x
+
+
 def hidden_layers(n_input: int, architecture: Architecture, covariates: tuple[int, ...]) -> FCLayers | None:
     """Hidden stack from `n_input` to ``architecture.n_hidden``, or ``None`` for a linear map."""
     if architecture.n_layers == 0:
         return None
-    return FCLayers(
+    return Layers(
         n_in=n_input,
         n_out=architecture.n_hidden,
         n_cat_list=list(covariates),
@@ -74,7 +89,7 @@ def linear_layer(
     """Factory of output layers: on the hidden stack, or straight on input and covariates at depth zero."""
     if architecture.n_layers > 0:
         return lambda: nn.Linear(architecture.n_hidden, n_output, bias=architecture.bias)
-    return lambda: FCLayers(
+    return lambda: Layers(
         n_in=n_input,
         n_out=n_output,
         n_cat_list=list(covariates),
@@ -106,6 +121,8 @@ def soft_one_hot(code: Tensor, n_categories: int) -> Tensor:
     -------
     ``(n_cells, n_categories)`` weights that sum to one.
     """
+    if n_categories == 1:
+        return torch.ones(code.shape[0], 1, device=code.device)
     eye = torch.eye(n_categories, device=code.device)
     table = torch.cat([eye, torch.full((1, n_categories), 1.0 / n_categories, device=code.device)])
     return table[code.long().squeeze(-1)]

@@ -5,6 +5,7 @@ from deltavi.likelihood._bernoulli import Bernoulli
 from deltavi.likelihood._counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from deltavi.likelihood._dispersion import Dispersion, rows_with_average
 from deltavi.likelihood._gaussian import Gaussian
+from deltavi.likelihood._nonzero import Nonzeros
 
 __all__ = [
     "Bernoulli",
@@ -12,6 +13,7 @@ __all__ = [
     "Gaussian",
     "Likelihood",
     "NegativeBinomial",
+    "Nonzeros",
     "Poisson",
     "ZeroInflatedNegativeBinomial",
     "rows_with_average",

@@ -12,6 +12,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from torch.distributions import Distribution
 
+    from deltavi.likelihood._nonzero import Nonzeros
+
 
 class Likelihood(ABC):
     """Distribution of one cell's expression given its decoded parameters; genes are independent.
@@ -30,8 +32,16 @@ class Likelihood(ABC):
     def log_prob_per_gene(self, x: Tensor) -> Tensor:
         """Log probability of every entry of `x`, ``([n_samples,] n_cells, n_genes)`` nats."""
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Log probability of each cell, ``([n_samples,] n_cells)`` nats."""
+    def log_prob(self, x: Tensor, nonzeros: Nonzeros | None = None) -> Tensor:
+        """Log probability of each cell, ``([n_samples,] n_cells)`` nats.
+
+        Parameters
+        ----------
+        x
+            ``(n_cells, n_genes)`` expression.
+        nonzeros
+            Its nonzero counts, where they are known already; only count likelihoods look at them.
+        """
         return self.log_prob_per_gene(x).sum(-1)
 
     @property

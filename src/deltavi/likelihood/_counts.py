@@ -17,6 +17,8 @@ from torch import Tensor
 
 from deltavi._compat import log_nb_positive, log_zinb_positive, scvi_distributions
 from deltavi.likelihood._base import Likelihood, to_numpy
+from deltavi.likelihood._log_prob import negative_binomial_log_prob, poisson_log_prob, zero_inflated_log_prob
+from deltavi.likelihood._nonzero import Nonzeros
 
 if TYPE_CHECKING:
     from torch.distributions import Distribution
@@ -28,6 +30,8 @@ MAX_RATE = 1e8
 # A quantile of exactly one lies at infinity.
 MAX_QUANTILE = 1.0 - 1e-12
 MIN_SURVIVAL = 1e-300
+# Axes of one mini-batch of counts; counts that differ between samples have one more.
+MATRIX = 2
 
 
 def _clamped(tensor: Tensor) -> np.ndarray:
@@ -51,6 +55,11 @@ class Poisson(Likelihood):
 
     def log_prob_per_gene(self, x: Tensor) -> Tensor:
         return self.distribution.log_prob(x)
+
+    def log_prob(self, x: Tensor, nonzeros: Nonzeros | None = None) -> Tensor:
+        if x.dim() > MATRIX:
+            return super().log_prob(x)
+        return poisson_log_prob(nonzeros or Nonzeros.of(x), self.rate)
 
     @property
     def mean(self) -> Tensor:
@@ -101,6 +110,11 @@ class NegativeBinomial(Likelihood):
 
     def log_prob_per_gene(self, x: Tensor) -> Tensor:
         return cast("Tensor", log_nb_positive(x, mu=self.rate, theta=self.dispersion.gathered()))
+
+    def log_prob(self, x: Tensor, nonzeros: Nonzeros | None = None) -> Tensor:
+        if x.dim() > MATRIX:
+            return super().log_prob(x)
+        return negative_binomial_log_prob(nonzeros or Nonzeros.of(x), self.rate, self.dispersion.gathered())
 
     @property
     def mean(self) -> Tensor:
@@ -155,6 +169,12 @@ class ZeroInflatedNegativeBinomial(Likelihood):
 
     def log_prob_per_gene(self, x: Tensor) -> Tensor:
         return cast("Tensor", log_zinb_positive(x, self.rate, self.dispersion.gathered(), self.dropout_logits))
+
+    def log_prob(self, x: Tensor, nonzeros: Nonzeros | None = None) -> Tensor:
+        if x.dim() > MATRIX:
+            return super().log_prob(x)
+        theta = self.dispersion.gathered()
+        return zero_inflated_log_prob(nonzeros or Nonzeros.of(x), self.rate, theta, self.dropout_logits)
 
     @property
     def mean(self) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from scvi.model.base import UnsupervisedTrainingMixin
 
+from deltavi._collector import spared_collector
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness
 from deltavi.train import CellSplit, ObjectivePlan, split_cells
@@ -105,7 +106,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
         # lightning warns of fewer mini-batches than its logging interval, and of modules left in evaluation mode
         trainer_kwargs.setdefault("log_every_n_steps", min(10, max(1, len(split.train) // batch_size)))
         self.module.train()
-        with isolated_randomness(seed), warnings.catch_warnings():
+        with isolated_randomness(seed), spared_collector(), warnings.catch_warnings():
             # lightning walks over batches with a torch helper that torch deprecated
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
             super().train(

@@ -27,6 +27,9 @@ from deltavi.model._training import TrainingMixin
 from deltavi.module import VAE as VAEModule
 from deltavi.module._settings import COUNT_LIKELIHOODS
 
+# Cells encoded at a time where no gradient is kept.
+CELLS_ENCODED = 512
+
 
 class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, FilesMixin, TrainingMixin, CountModel):  # type: ignore[misc]
     """Variational autoencoder of counts: scVI's model (Lopez et al. 2018) and its relatives.
@@ -184,8 +187,21 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, FilesMixin, TrainingMixin, C
         NotTrainedError
             Before training.
         """
+        if (getattr(adata, "n_obs", None) if indices is None else len(indices)) == 0:
+            # scvi-tools takes an AnnData without cells for none at all
+            self._require_trained("get_latent_representation")
+            self._validate_anndata(adata)
+            nowhere = np.zeros((0, self.module.n_latent), dtype=np.float32)
+            return (nowhere, nowhere.copy()) if kwargs.get("return_dist") else nowhere
+        if kwargs.get("dataloader") is None:
+            kwargs = {"batch_size": CELLS_ENCODED, "data_and_attributes": self._registered_keys(adata), **kwargs}
         with isolated_randomness(self.seed):
             return super().get_latent_representation(adata, indices=indices, **kwargs)
+
+    def _registered_keys(self, adata: AnnData | None) -> list[str]:
+        """What was registered, and no more: encoding needs nothing of what a loader finds out for likelihoods."""
+        manager = self.get_anndata_manager(self._validate_anndata(adata), required=True)
+        return list(manager.data_registry)
 
     @torch.inference_mode()
     def impute(
@@ -285,7 +301,7 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, FilesMixin, TrainingMixin, C
         if not self.check_input:
             return
         report = MatrixReport.from_dict(manager.get_state_registry(REGISTRY_KEYS.X_KEY)["scan"])
-        scale_check(self.module.gene_likelihood)(report, where="The query")
+        scale_check(self.module.gene_likelihood)(report, where="The query", cells=manager.adata.obs_names)
 
 
 def named_arguments(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class BoundsMixin:
     ) -> Tensor:
         """log p(x | z) p(z) - log q(z | x) of each sample; a prior with latent variables of its own overrides it."""
         z = inference_outputs[MODULE_KEYS.Z_KEY]
-        log_likelihood = likelihood.log_prob(tensors[REGISTRY_KEYS.X_KEY])
+        log_likelihood: Tensor = cast("Any", self)._log_prob(likelihood, tensors)
         return log_likelihood + _log_ratio(standard_normal_like(z), inference_outputs[MODULE_KEYS.QZ_KEY], z)
 
 

@@ -126,7 +126,7 @@ class LABELVI(LabelledVAE):
         logits = self.classifier(z1)
         weights = label_weights(logits[..., once, :], code[once])
         kl = self._label_terms(z1[..., once, :], inference_outputs[MODULE_KEYS.QZ_KEY], once, weights)
-        reconstruction = self._reconstruction(tensors[REGISTRY_KEYS.X_KEY][once], generative_outputs, weights)
+        reconstruction = self._reconstruction(tensors, once, generative_outputs["likelihood"], weights)
         return self._loss_output(
             reconstruction,
             kl,
@@ -141,13 +141,15 @@ class LABELVI(LabelledVAE):
         kl = label_kl(self.labels.terms(z1), weights, self.labels.log_prior, log_density(of_cells, z1))
         return {name: value.mean(0) if value.dim() > 1 else value for name, value in kl.items()}
 
-    def _reconstruction(self, x: Tensor, generative_outputs: dict[str, Any], weights: LabelWeights) -> Tensor:
+    def _reconstruction(
+        self, tensors: dict[str, Tensor], once: Tensor, likelihood: Likelihood, weights: LabelWeights
+    ) -> Tensor:
         """-E log p(x | z1, l), and over y where the dispersion depends on it, ``(n_cells,)``."""
-        likelihood = generative_outputs["likelihood"]
         if self.dispersion == "gene-label" and self.px_r is not None:
-            log_prob = (weights.values.movedim(-1, 0) * self._for_every_label(likelihood).log_prob(x)).sum(0)
+            per_label = self._log_prob(self._for_every_label(likelihood), tensors, once)
+            log_prob = (weights.values.movedim(-1, 0) * per_label).sum(0)
         else:
-            log_prob = likelihood.log_prob(x)
+            log_prob = self._log_prob(likelihood, tensors, once)
         return -(log_prob.mean(0) if log_prob.dim() > 1 else log_prob)
 
     def _for_every_label(self, likelihood: Likelihood) -> Likelihood:
@@ -162,9 +164,9 @@ class LABELVI(LabelledVAE):
     def _log_ratio_of_z(
         self, likelihood: Likelihood, tensors: dict[str, Tensor], inference_outputs: dict[str, Any]
     ) -> Tensor:
-        x, z = tensors[REGISTRY_KEYS.X_KEY], inference_outputs[MODULE_KEYS.Z_KEY]
+        z = inference_outputs[MODULE_KEYS.Z_KEY]
         if self.dispersion == "gene-label" and self.px_r is not None:
-            log_joint = self.labels.log_marginal(z, self._for_every_label(likelihood).log_prob(x))
+            log_joint = self.labels.log_marginal(z, self._log_prob(self._for_every_label(likelihood), tensors))
         else:
-            log_joint = likelihood.log_prob(x) + self.labels.log_marginal(z)
+            log_joint = self._log_prob(likelihood, tensors) + self.labels.log_marginal(z)
         return log_joint - log_density(inference_outputs[MODULE_KEYS.QZ_KEY], z)

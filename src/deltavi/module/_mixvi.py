@@ -181,7 +181,7 @@ class MIXVI(MixtureTerms, LabelledVAE):
         }
         kl = {name: value.mean(0) if value.dim() > 1 else value for name, value in kl.items()}
         kl["w"] = torch.zeros_like(kl["z"]) if state is None else self._w_term(state, tensors, once)
-        log_prob = generative_outputs["likelihood"].log_prob(tensors[REGISTRY_KEYS.X_KEY][once])
+        log_prob = self._log_prob(generative_outputs["likelihood"], tensors, once)
         reconstruction = -(log_prob.mean(0) if log_prob.dim() > 1 else log_prob)
         cross_entropy = self._cross_entropy(logits, code)
         return self._loss_output(
@@ -197,9 +197,8 @@ class MIXVI(MixtureTerms, LabelledVAE):
     ) -> LossOutput:
         """Loss of the VAE, of cells on their regular turn."""
         once = first_draws(tensors)
-        of_cells = {**tensors, REGISTRY_KEYS.X_KEY: tensors[REGISTRY_KEYS.X_KEY][once]}
         kl = {name: value[once] for name, value in inference_outputs["kl"].items()}
-        return super().loss(of_cells, {**inference_outputs, "kl": kl}, generative_outputs, kl_weight)
+        return self._plain_loss(self._log_prob(generative_outputs["likelihood"], tensors, once), kl, kl_weight)
 
     def _penalties(self) -> Tensor | float:
         return super()._penalties() + self._prior_penalty()
@@ -327,9 +326,7 @@ class MIXVI(MixtureTerms, LabelledVAE):
     ) -> Tensor:
         z, state = inference_outputs[MODULE_KEYS.Z_KEY], inference_outputs["w"]
         components = self.mixture(z, None if state is None else state.sample, *self._rows(tensors))
-        ratio = likelihood.log_prob(tensors[REGISTRY_KEYS.X_KEY]) - log_density(
-            inference_outputs[MODULE_KEYS.QZ_KEY], z
-        )
+        ratio = self._log_prob(likelihood, tensors) - log_density(inference_outputs[MODULE_KEYS.QZ_KEY], z)
         ratio = ratio + component_log_joint(components, z, self.log_prior).logsumexp(-1)
         if state is None:
             return ratio

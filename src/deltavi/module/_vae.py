@@ -26,7 +26,7 @@ from deltavi.latent import (
     observed_log_library,
     soft_one_hot,
 )
-from deltavi.likelihood import Dispersion, Likelihood
+from deltavi.likelihood import Dispersion, Likelihood, Nonzeros
 from deltavi.module._anywhere import AnywhereMixin
 from deltavi.module._bounds import BoundsMixin
 from deltavi.module._decoder import (
@@ -39,6 +39,7 @@ from deltavi.module._decoder import (
     initial_log_dispersion,
     weight_penalty,
 )
+from deltavi.module._generated import Generated
 from deltavi.module._settings import (
     COUNT_LIKELIHOODS,
     WITHOUT_DISPERSION,
@@ -242,7 +243,7 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
         if transform_batch is not None:
             batch_index = torch.ones_like(batch_index) * torch.as_tensor(transform_batch, device=batch_index.device)
         likelihood = self.decode(z, library, batch_index, condition, cont_covs, cat_covs, y)
-        return {"likelihood": likelihood, MODULE_KEYS.PX_KEY: likelihood.distribution}
+        return Generated(likelihood)
 
     def loss(
         self,
@@ -256,11 +257,12 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
         As in scVI `kl_weight` anneals the KL term of z and leaves that of the library size alone. With several
         samples the reconstruction is their mean (the K-sample estimate).
         """
-        x = tensors[REGISTRY_KEYS.X_KEY]
-        reconstruction = -generative_outputs["likelihood"].log_prob(x)
-        if reconstruction.ndim > 1:
-            reconstruction = reconstruction.mean(0)
-        kl = inference_outputs["kl"]
+        log_prob = self._log_prob(generative_outputs["likelihood"], tensors)
+        return self._plain_loss(log_prob, inference_outputs["kl"], kl_weight)
+
+    def _plain_loss(self, log_prob: Tensor, kl: dict[str, Tensor], kl_weight: Tensor | float) -> LossOutput:
+        """The loss of ``([n_samples,] n_cells)`` log p(x | z) and the named KL terms ``(n_cells,)``, in nats."""
+        reconstruction = -log_prob if log_prob.ndim == 1 else -log_prob.mean(0)
         kl_library = kl.get("l", torch.zeros_like(kl["z"]))
         loss = (reconstruction + kl_weight * kl["z"] + kl_library).mean()
         if self.weight_l2 > 0:
@@ -272,6 +274,15 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
         )
 
     # -- parts -----------------------------------------------------------------------------------------------
+
+    def _log_prob(self, likelihood: Likelihood, tensors: dict[str, Tensor], cells: Tensor | None = None) -> Tensor:
+        """log p(x | z) of the cells of a mini-batch, or of those that `cells` ``(n_cells,)`` marks, nats."""
+        x = tensors[REGISTRY_KEYS.X_KEY]
+        if not self.of_counts:
+            return likelihood.log_prob(x if cells is None else x[cells])
+        nonzeros = Nonzeros.of(x, tensors.get(_keys.NONZERO), tensors.get(_keys.LOG_FACTORIAL))
+        # of counts only the places and values of nonzero ones are looked at
+        return likelihood.log_prob(x, nonzeros if cells is None else nonzeros.kept(cells))
 
     def _further_states(self, x: Tensor, covariates: tuple[Tensor, ...], n_samples: int) -> dict[str, Any]:
         """What else a subclass infers from a cell."""

@@ -125,7 +125,11 @@ class RepeatingDataset(Dataset[dict[str, Any]]):
         """Counts and totals as if repeated draws had been sequenced less deeply: a cell's molecules share a chance."""
         kept = self.generator.uniform(self.thinning, 1, size=(int(again.sum()), 1))
         counts = loaded[REGISTRY_KEYS.X_KEY].copy()
-        counts[again] = self.generator.binomial(counts[again].astype(np.int64), kept)
+        cells, genes = loaded[_keys.NONZERO] if _keys.NONZERO in loaded else np.nonzero(counts)
+        drawn = again[cells]
+        at = cells[drawn], genes[drawn]
+        of_cell = (again.cumsum() - 1)[at[0]]
+        counts[at] = self.generator.binomial(counts[at].astype(np.int64), kept[of_cell, 0])
         thinned = {REGISTRY_KEYS.X_KEY: counts}
         if REGISTRY_KEYS.SIZE_FACTOR_KEY in loaded:
             # the total over all genes falls with the counts of those in the matrix

@@ -11,6 +11,7 @@ import torch
 
 from deltavi._compat import TrainingPlan
 from deltavi._errors import DeltaviError
+from deltavi.train._epoch_means import EpochMeans
 
 Schedule = Literal["constant", "one_cycle", "staircase"]
 # Share of the steps over which the one-cycle schedule rises to its maximum.
@@ -19,6 +20,8 @@ RISING_SHARE = 0.1
 SHORTEST_CYCLE = 20
 # The staircase of ACTINN: steps between two falls of the learning rate, and what it is multiplied by.
 STAIR_STEPS, STAIR_FACTOR = 1000, 0.95
+# What lightning calls the precisions in which gradients are what they seem.
+FULL_PRECISION = ("32", "32-true", "64", "64-true")
 # Batch normalisation cannot normalise a batch of one cell, and hardly one of two.
 SMALLEST_BATCH = 3
 
@@ -45,20 +48,57 @@ class ObjectivePlan(TrainingPlan):  # type: ignore[misc]
             raise DeltaviError(f"lr_schedule must be one of {get_args(Schedule)}, not {lr_schedule!r}.")
         super().__init__(module, **kwargs)
         self.lr_schedule = lr_schedule
+        self.train_means, self.validation_means = EpochMeans("train"), EpochMeans("validation")
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        """Loss of a mini-batch; what it records is logged when the epoch ends, unless every step is asked for."""
+        if self.on_step:
+            return super().training_step(batch, batch_idx)  # type: ignore[no-any-return]
+        kl_weight = self.kl_weight
+        _, _, output = self.forward(batch, loss_kwargs={**self.loss_kwargs, "kl_weight": kl_weight})
+        self.train_means.add(output)
+        if self.trainer.is_last_batch:
+            self._log_training(kl_weight)
+        loss: torch.Tensor = output.loss
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log an epoch that ended early."""
+        self._log_training(self.kl_weight)
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
-        """Log the objective at the final KL weight, and scvi-tools' usual metrics."""
-        loss_kwargs = {**self.loss_kwargs, "kl_weight": self.max_kl_weight}
-        _, _, output = self.forward(batch, loss_kwargs=loss_kwargs)
-        self.log(
-            "validation_loss",
-            output.loss,
-            on_step=False,
-            on_epoch=True,
-            batch_size=output.n_obs_minibatch,
-            sync_dist=self.use_sync_dist,
+        """Record the objective at the final KL weight, and scvi-tools' usual metrics."""
+        _, _, output = self.forward(batch, loss_kwargs={**self.loss_kwargs, "kl_weight": self.max_kl_weight})
+        self.validation_means.add(output)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log what the epoch recorded."""
+        self._log(self.validation_means.take(self.n_obs_validation))
+
+    def _log_training(self, kl_weight: torch.Tensor) -> None:
+        means = self.train_means.take(self.n_obs_training)
+        self._log({"kl_weight": kl_weight, **means} if means else {})
+
+    def _log(self, means: dict[str, torch.Tensor]) -> None:
+        for name, value in means.items():
+            # one value per epoch: it has no weight, and lightning need not look for one in the mini-batch
+            self.log(
+                name,
+                value,
+                on_step=False,
+                on_epoch=True,
+                prog_bar=name == "train_loss",
+                sync_dist=self.use_sync_dist,
+                batch_size=1,
+            )
+
+    def _optimizer_creator_fn(self, optimizer_cls: Any) -> Any:
+        """Adam in one pass over the weights; mixed precision scales gradients in between, which it cannot do."""
+        precision = "32" if self._trainer is None else str(self._trainer.precision)
+        in_one_pass = precision in FULL_PRECISION and self.device.type in ("cpu", "cuda")
+        return lambda weights: optimizer_cls(
+            weights, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=in_one_pass
         )
-        self.compute_and_log_metrics(output, self.val_metrics, "validation")
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Add the schedule to scvi-tools' optimiser."""

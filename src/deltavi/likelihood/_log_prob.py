@@ -1,0 +1,210 @@
+"""Log probability of counts with the special functions evaluated at nonzero counts only, exactly.
+
+A zero count contributes theta * log(theta / (theta + mu)), which needs one logarithm; the three log-gamma terms
+of the negative binomial vanish there. Nine entries in ten are zero, so they are evaluated for the others alone.
+Value and gradients are analytic and made together, a few cells at a time, which stay in the processor's cache.
+The small constant in the logarithms is that of scvi-tools, whose numbers these are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import logsigmoid
+
+from deltavi.likelihood._at_nonzeros import AtNonzeros, Zero
+from deltavi.likelihood._nonzero import Nonzeros
+
+# Entries of a block of cells: a megabyte or two for all that is computed from them.
+ENTRIES_AT_ONCE = 1 << 16
+
+
+@dataclass(frozen=True, eq=False)
+class _Gradients:
+    """Derivatives of the weighted sum of log probabilities, each as rows; theta may be one row.
+
+    Parameters
+    ----------
+    by_rate, by_theta, by_logits
+        Filled block by block; `by_logits` only where there is dropout.
+    """
+
+    by_rate: Tensor
+    by_theta: Tensor
+    by_logits: Tensor | None
+
+    @classmethod
+    def for_(cls, rate: Tensor, theta: Tensor, logits: Tensor | None) -> _Gradients:
+        by_logits = None if logits is None else torch.empty_like(logits)
+        return cls(torch.empty_like(rate), torch.zeros_like(theta), by_logits)
+
+    def put(self, rows: slice, zero: Zero, kept: Tensor) -> None:
+        """Put in what zeros contribute, where `kept` is the weighted share of it, ``(n_rows, n_genes or 1)``."""
+        share = zero.share()
+        torch.mul(share, kept, out=self.by_rate[rows]).neg_()
+        slope = zero.minus_slope(share)
+        if self.by_theta.dim() > 1:
+            torch.mul(slope, kept, out=self.by_theta[rows]).neg_()
+        elif kept.shape[-1] == 1:
+            self.by_theta.sub_(kept.squeeze(-1) @ slope)
+        else:
+            self.by_theta.sub_(slope.mul_(kept).sum(0))
+
+    def scaled(self, factor: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """All of them times `factor`, or as they are where it is one."""
+        if float(factor) == 1:
+            return self.by_rate, self.by_theta, self.by_logits
+        by_logits = None if self.by_logits is None else self.by_logits * factor
+        return self.by_rate * factor, self.by_theta * factor, by_logits
+
+
+def _rows(values: Tensor) -> Tensor:
+    """``(..., n_cells, n_genes)`` as rows; a single row stays one."""
+    return values if values.dim() == 1 else values.reshape(-1, values.shape[-1])
+
+
+def _blocks(rate: Tensor, theta: Tensor) -> Iterator[tuple[slice, Zero]]:
+    """What zeros are worth, for as many rows at a time as fit into a cache with what is computed from them."""
+    n_rows, n_genes = rate.shape
+    at_once = max(1, ENTRIES_AT_ONCE // n_genes) if rate.device.type == "cpu" else max(n_rows, 1)
+    for start in range(0, n_rows, at_once):
+        rows = slice(start, start + at_once)
+        yield rows, Zero.of(rate[rows], theta if theta.dim() == 1 else theta[rows])
+
+
+def _evaluate(
+    rate: Tensor, theta: Tensor, logits: Tensor | None, nonzeros: Nonzeros, weights: Tensor | None
+) -> tuple[Tensor, _Gradients | None]:
+    """Log probability of each row ``(n_rows,)``, and the gradients of its sum with `weights`, where they are given."""
+    at = AtNonzeros.of(nonzeros, rate, theta, logits)
+    total = torch.empty(rate.shape[0], dtype=rate.dtype, device=rate.device)
+    gradients = None if weights is None else _Gradients.for_(rate, theta, logits)
+    for rows, zero in _blocks(rate, theta):
+        row_weights = None if weights is None else weights[rows].unsqueeze(-1)
+        if logits is None:
+            torch.neg(zero.over_genes(), out=total[rows])
+            kept = row_weights
+        else:
+            kept = _lost_or_zero(logits[rows], zero, total[rows], row_weights, gradients, rows)
+        if gradients is not None and kept is not None:
+            gradients.put(rows, zero, kept)
+    at.add_to(total)
+    if gradients is not None and weights is not None:
+        at.add_slopes_to(gradients.by_rate, gradients.by_theta, gradients.by_logits, weights)
+    return total, gradients
+
+
+def _lost_or_zero(
+    logits: Tensor, zero: Zero, total: Tensor, weights: Tensor | None, gradients: _Gradients | None, rows: slice
+) -> Tensor | None:
+    """Log probability of zeros with dropout into `total`; the weighted share of them that were not lost.
+
+    With N = logit + theta * log(1 + rate / theta) a zero is worth log sigmoid(logit) - log sigmoid(N) nats.
+    """
+    value, kept, not_lost = _moderate(logits, zero) if logits.device.type == "cpu" else _extreme(logits, zero)
+    torch.sum(value, -1, out=total)
+    # the odds overflowed; other devices are not made to stop for the question
+    if logits.device.type == "cpu" and not bool(total.isfinite().all()):
+        value, kept, not_lost = _extreme(logits, zero)
+        torch.sum(value, -1, out=total)
+    if gradients is None or gradients.by_logits is None or weights is None:
+        return None
+    kept.mul_(weights)
+    torch.sub(not_lost.mul_(weights), kept, out=gradients.by_logits[rows])
+    return kept
+
+
+def _moderate(logits: Tensor, zero: Zero) -> tuple[Tensor, Tensor, Tensor]:
+    """Value of zeros, sigmoid(-N) and sigmoid(-logit), from the odds themselves: half the special functions."""
+    odds = logits.neg().exp_()
+    both = (zero.log * zero.theta).neg_().exp_().mul_(odds)
+    any_zero, any_kept = both + 1, odds + 1
+    return (any_zero / any_kept).log_(), both.div_(any_zero), odds.div_(any_kept)
+
+
+def _extreme(logits: Tensor, zero: Zero) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for logits of any size."""
+    both = torch.addcmul(logits, zero.log, zero.theta)
+    log_lost, log_both = logsigmoid(logits), logsigmoid(both)
+    return log_lost - log_both, log_both.sub_(both).exp_(), log_lost.sub_(logits).exp_()
+
+
+class CountLogProb(torch.autograd.Function):
+    """``(..., n_cells)`` nats for rates ``(..., n_cells, n_genes)``; theta and dropout logits of that shape.
+
+    Theta may be one row, dropout logits nothing. The gradients are made with the value, for the mean over cells,
+    which is what training takes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rate: Tensor, theta: Tensor, logits: Tensor | None, nonzeros: Nonzeros) -> Tensor:
+        ctx.save_for_backward(rate, theta, logits)
+        ctx.nonzeros = nonzeros
+        n_rows = rate.shape[:-1].numel()
+        mean = rate.new_full((n_rows,), 1 / max(n_rows, 1)) if any(ctx.needs_input_grad) else None
+        total, ctx.gradients = _evaluate(
+            _rows(rate), _rows(theta), None if logits is None else _rows(logits), nonzeros, mean
+        )
+        return total.view(rate.shape[:-1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+        rate, theta, logits = ctx.saved_tensors
+        flat = weights.reshape(-1)
+        if bool((flat == flat[:1]).all()):
+            found = ctx.gradients.scaled(flat[0] * len(flat)) if len(flat) else ctx.gradients.scaled(torch.ones(()))
+        else:
+            rows = _rows(rate), _rows(theta), None if logits is None else _rows(logits)
+            gradients = _evaluate(*rows, ctx.nonzeros, flat)[1]
+            assert gradients is not None
+            found = gradients.scaled(torch.ones(()))
+        by_rate, by_theta, by_logits = found
+        return (
+            by_rate.view_as(rate),
+            by_theta.view_as(theta),
+            None if by_logits is None else by_logits.view_as(rate),
+            None,
+        )
+
+
+def _aligned(rate: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """Rate and theta of one shape, or theta as one row."""
+    if theta.dim() == 1:
+        return rate, theta
+    shape = torch.broadcast_shapes(rate.shape, theta.shape)  # type: ignore[no-untyped-call]
+    return rate.expand(shape), theta.expand(shape)
+
+
+def negative_binomial_log_prob(nonzeros: Nonzeros, rate: Tensor, theta: Tensor) -> Tensor:
+    """Log probability of each cell's counts, ``(..., n_cells)`` nats.
+
+    Parameters
+    ----------
+    nonzeros
+        Counts of the mini-batch.
+    rate
+        ``(..., n_cells, n_genes)`` expected counts.
+    theta
+        Inverse dispersion: a row ``(n_genes,)``, or what broadcasts against `rate`.
+    """
+    return CountLogProb.apply(*_aligned(rate, theta), None, nonzeros)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def zero_inflated_log_prob(nonzeros: Nonzeros, rate: Tensor, theta: Tensor, dropout_logits: Tensor) -> Tensor:
+    """The same with `dropout_logits` ``(..., n_cells, n_genes)``, the logits of losing every molecule of a gene."""
+    rate, theta = _aligned(rate, theta)
+    logits = dropout_logits.expand(rate.shape)
+    return CountLogProb.apply(rate, theta, logits, nonzeros)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def poisson_log_prob(nonzeros: Nonzeros, rate: Tensor) -> Tensor:
+    """Log probability of each cell's counts under a Poisson of `rate`, ``(..., n_cells)`` nats."""
+    at = nonzeros.count * nonzeros.taken_from(rate).log()
+    total = -rate.sum(-1) - nonzeros.log_factorial.to(rate.dtype)
+    return total.index_add(-1, nonzeros.cell, at)

@@ -1,0 +1,80 @@
+"""Where a mini-batch of counts is not zero: what its likelihood needs special functions for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from deltavi._compat import SMALLEST_COUNT
+
+
+@dataclass(frozen=True, eq=False)
+class Nonzeros:
+    """The nonzero counts of a mini-batch.
+
+    Parameters
+    ----------
+    cell, gene
+        ``(n_nonzero,)`` row and column of each, row by row.
+    count
+        ``(n_nonzero,)`` raw counts.
+    shape
+        Cells and genes.
+    known_log_factorial
+        ``(n_cells,)`` sum over genes of log x!, where somebody knows it already.
+    """
+
+    cell: Tensor
+    gene: Tensor
+    count: Tensor
+    shape: tuple[int, int]
+    known_log_factorial: Tensor | None = None
+
+    @classmethod
+    def of(cls, x: Tensor, places: Tensor | None = None, log_factorial: Tensor | None = None) -> Nonzeros:
+        """Those of `x` ``(n_cells, n_genes)``.
+
+        Parameters
+        ----------
+        x
+            Counts.
+        places
+            ``(2, n_nonzero)`` row and column of each, from whoever made the matrix; else they are looked for.
+        log_factorial
+            ``(n_cells,)`` sum over genes of log x!, where it is known.
+        """
+        cell, gene = (x > SMALLEST_COUNT).nonzero(as_tuple=True) if places is None else places.unbind(0)
+        count = x.reshape(-1).index_select(0, torch.add(gene, cell, alpha=x.shape[1]))
+        return cls(cell, gene, count, (x.shape[0], x.shape[1]), log_factorial)
+
+    @cached_property
+    def position(self) -> Tensor:
+        """``(n_nonzero,)`` place of each in the flattened matrix."""
+        return torch.add(self.gene, self.cell, alpha=self.shape[1])
+
+    @cached_property
+    def log_factorial(self) -> Tensor:
+        """``(n_cells,)`` sum over genes of log x!."""
+        if self.known_log_factorial is not None:
+            return self.known_log_factorial
+        terms = torch.lgamma(self.count + 1)
+        return terms.new_zeros(self.shape[0]).index_add_(0, self.cell, terms)
+
+    def taken_from(self, values: Tensor) -> Tensor:
+        """Entries of `values` ``(..., n_cells, n_genes)`` at these places, ``(..., n_nonzero)``."""
+        return values.flatten(-2).index_select(-1, self.position)
+
+    def kept(self, cells: Tensor) -> Nonzeros:
+        """Those of the cells that `cells` ``(n_cells,)`` marks, whose rows move up."""
+        n_kept = int(cells.sum())
+        known = None if self.known_log_factorial is None else self.known_log_factorial[cells]
+        if bool(cells[:n_kept].all()):
+            # the first ones: cells that were drawn again come last
+            stop = int(torch.searchsorted(self.cell, n_kept))
+            return Nonzeros(self.cell[:stop], self.gene[:stop], self.count[:stop], (n_kept, self.shape[1]), known)
+        chosen = cells.index_select(0, self.cell)
+        row = (cells.cumsum(0) - 1).index_select(0, self.cell[chosen])
+        return Nonzeros(row, self.gene[chosen], self.count[chosen], (n_kept, self.shape[1]), known)

@@ -1,0 +1,32 @@
+"""What a module generates, for the methods of scvi-tools that read it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deltavi._compat import MODULE_KEYS
+from deltavi.likelihood import Likelihood
+
+
+class Generated(dict[str, Any]):
+    """``"likelihood"``, and ``"px"``, scvi-tools' view of it, which is made when somebody looks at it.
+
+    Training never does, and scvi-tools checks every rate and dispersion of a distribution that is made.
+
+    Parameters
+    ----------
+    likelihood
+        Likelihood of the expression given the latent variables.
+    """
+
+    def __init__(self, likelihood: Likelihood) -> None:
+        super().__init__({"likelihood": likelihood})
+
+    def __missing__(self, key: str) -> Any:
+        if key != MODULE_KEYS.PX_KEY:
+            raise KeyError(key)
+        self[key] = self["likelihood"].distribution
+        return self[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key == MODULE_KEYS.PX_KEY or super().__contains__(key)
