@@ -7,6 +7,7 @@ CONDITION = "condition"
 DRAWN_AGAIN = "drawn_again"
 FOLD = "fold"
 NONZERO = "nonzero"
+NONZERO_COUNT = "nonzero_count"
 LOG_FACTORIAL = "log_factorial"
 
 # obs of a predicted AnnData

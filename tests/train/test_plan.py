@@ -60,6 +60,13 @@ def test_epochs_fall_as_cells_grow_within_their_range() -> None:
     assert (epochs[0], epochs[-1]) == (EPOCHS_RANGE[1], EPOCHS_RANGE[0])
 
 
+@pytest.mark.parametrize(("n_cells", "expected"), [(40, 400), (300, 167), (2_000, 50), (5_000, 35), (50_000, 20)])
+def test_epochs_stay_below_those_that_learn_cells_by_heart_where_they_make_steps_enough(
+    n_cells: int, expected: int
+) -> None:
+    assert default_epochs(n_cells, 128, most_epochs=50) == expected
+
+
 def test_an_unknown_schedule() -> None:
     with pytest.raises(DeltaviError, match="lr_schedule"):
         ObjectivePlan(VAE(5), lr_schedule="cosine")

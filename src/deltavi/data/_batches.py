@@ -47,9 +47,11 @@ class ResidentRows:
         dense = torch.zeros(n_rows, n_genes).numpy()
         dense.reshape(-1)[places[0] * n_genes + places[1]] = chosen.data
         counted = chosen.data > SMALLEST_COUNT
+        counted = slice(None) if counted.all() else counted
         return {
             REGISTRY_KEYS.X_KEY: dense,
-            _keys.NONZERO: places if counted.all() else places[:, counted],
+            _keys.NONZERO: np.ascontiguousarray(places[:, counted]),
+            _keys.NONZERO_COUNT: chosen.data[counted],
             _keys.LOG_FACTORIAL: self._log_factorials_of(rows, chosen, places[0]),
         }
 

@@ -38,20 +38,20 @@ class Zero:
     @classmethod
     def of(cls, rate: Tensor, theta: Tensor) -> Zero:
         """Of rates; not as a difference of logarithms, which loses its digits where theta is much the larger."""
-        ratio = rate / (theta + EPS)
+        ratio = rate * (theta + EPS).reciprocal()
         return cls(ratio, ratio.log1p(), theta)
 
     def over_genes(self) -> Tensor:
         """Minus the log probability of zeros in all genes, ``(n_rows,)``."""
         return self.log @ self.theta if self.theta.dim() == 1 else (self.log * self.theta).sum(-1)
 
-    def share(self) -> Tensor:
-        """theta / (theta + rate), minus the derivative of the log probability by rate."""
-        return (self.theta / (self.theta + EPS)) / (self.ratio + 1)
+    def minus_share(self) -> Tensor:
+        """-theta / (theta + rate), the derivative of the log probability by rate."""
+        return (-self.theta / (self.theta + EPS)) / (self.ratio + 1)
 
-    def minus_slope(self, share: Tensor) -> Tensor:
+    def minus_slope(self, minus_share: Tensor) -> Tensor:
         """Minus the derivative of the log probability by theta."""
-        return torch.addcmul(self.log, self.ratio, share, value=-1)
+        return torch.addcmul(self.log, self.ratio, minus_share)
 
 
 def gamma_differences(count: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,9 +141,9 @@ class AtNonzeros:
         if by_logits is not None:
             # where something was counted nothing was lost: the share of zeros that were not lost turns into one
             lost = torch.sigmoid(self._lost_or_zero)
-            share = self._zero.share()
-            rate_slope.sub_(lost * share)
-            theta_slope.sub_(lost * self._zero.minus_slope(share))
+            minus_share = self._zero.minus_share()
+            rate_slope.addcmul_(lost, minus_share)
+            theta_slope.addcmul_(lost, self._zero.minus_slope(minus_share), value=-1)
             self._add(by_logits, lost.neg_().mul_(of_cell))
         self._add(by_rate, rate_slope.mul_(of_cell))
         theta_slope.mul_(of_cell)

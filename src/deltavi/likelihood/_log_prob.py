@@ -22,6 +22,8 @@ from deltavi.likelihood._nonzero import Nonzeros
 
 # Entries of a block of cells: a megabyte or two for all that is computed from them.
 ENTRIES_AT_ONCE = 1 << 16
+# Smallest logarithm of a probability that single precision holds with all its digits, with something to spare.
+LEAST_PRECISE = -80.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,9 +47,9 @@ class _Gradients:
 
     def put(self, rows: slice, zero: Zero, kept: Tensor) -> None:
         """Put in what zeros contribute, where `kept` is the weighted share of it, ``(n_rows, n_genes or 1)``."""
-        share = zero.share()
-        torch.mul(share, kept, out=self.by_rate[rows]).neg_()
-        slope = zero.minus_slope(share)
+        minus_share = zero.minus_share()
+        torch.mul(minus_share, kept, out=self.by_rate[rows])
+        slope = zero.minus_slope(minus_share)
         if self.by_theta.dim() > 1:
             torch.mul(slope, kept, out=self.by_theta[rows]).neg_()
         elif kept.shape[-1] == 1:
@@ -55,9 +57,9 @@ class _Gradients:
         else:
             self.by_theta.sub_(slope.mul_(kept).sum(0))
 
-    def scaled(self, factor: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def scaled(self, factor: float) -> tuple[Tensor, Tensor, Tensor | None]:
         """All of them times `factor`, or as they are where it is one."""
-        if float(factor) == 1:
+        if factor == 1:
             return self.by_rate, self.by_theta, self.by_logits
         by_logits = None if self.by_logits is None else self.by_logits * factor
         return self.by_rate * factor, self.by_theta * factor, by_logits
@@ -81,6 +83,14 @@ def _evaluate(
     rate: Tensor, theta: Tensor, logits: Tensor | None, nonzeros: Nonzeros, weights: Tensor | None
 ) -> tuple[Tensor, _Gradients | None]:
     """Log probability of each row ``(n_rows,)``, and the gradients of its sum with `weights`, where they are given."""
+    with torch.autocast(rate.device.type, enabled=False):
+        return _evaluate_exactly(rate, theta, logits, nonzeros, weights)
+
+
+def _evaluate_exactly(
+    rate: Tensor, theta: Tensor, logits: Tensor | None, nonzeros: Nonzeros, weights: Tensor | None
+) -> tuple[Tensor, _Gradients | None]:
+    """The same in the precision of its input, whatever products are rounded to elsewhere."""
     at = AtNonzeros.of(nonzeros, rate, theta, logits)
     total = torch.empty(rate.shape[0], dtype=rate.dtype, device=rate.device)
     gradients = None if weights is None else _Gradients.for_(rate, theta, logits)
@@ -106,25 +116,29 @@ def _lost_or_zero(
 
     With N = logit + theta * log(1 + rate / theta) a zero is worth log sigmoid(logit) - log sigmoid(N) nats.
     """
-    value, kept, not_lost = _moderate(logits, zero) if logits.device.type == "cpu" else _extreme(logits, zero)
+    # other devices are not made to stop for the question whether the odds were precise
+    found = _moderate(logits, zero) if logits.device.type == "cpu" else None
+    value, kept, not_lost = _extreme(logits, zero) if found is None else found
     torch.sum(value, -1, out=total)
-    # the odds overflowed; other devices are not made to stop for the question
-    if logits.device.type == "cpu" and not bool(total.isfinite().all()):
-        value, kept, not_lost = _extreme(logits, zero)
-        torch.sum(value, -1, out=total)
     if gradients is None or gradients.by_logits is None or weights is None:
         return None
-    kept.mul_(weights)
-    torch.sub(not_lost.mul_(weights), kept, out=gradients.by_logits[rows])
-    return kept
+    torch.sub(not_lost, kept, out=gradients.by_logits[rows]).mul_(weights)
+    return kept.mul_(weights)
 
 
-def _moderate(logits: Tensor, zero: Zero) -> tuple[Tensor, Tensor, Tensor]:
-    """Value of zeros, sigmoid(-N) and sigmoid(-logit), from the odds themselves: half the special functions."""
-    odds = logits.neg().exp_()
-    both = (zero.log * zero.theta).neg_().exp_().mul_(odds)
-    any_zero, any_kept = both + 1, odds + 1
-    return (any_zero / any_kept).log_(), both.div_(any_zero), odds.div_(any_kept)
+def _moderate(logits: Tensor, zero: Zero) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Value of zeros, sigmoid(-N) and sigmoid(-logit), from the odds of dropout: half the special functions.
+
+    Nothing where odds overflow, or where a zero is so improbable that single precision loses digits of it.
+    """
+    odds = logits.exp()
+    only_zero = (zero.log * -zero.theta).exp_()
+    any_zero, any_count = odds + only_zero, odds.add_(1)
+    value = (any_zero / any_count).log_()
+    # a comparison with NaN is false as well
+    if value.numel() and not float(value.amin()) > LEAST_PRECISE:
+        return None
+    return value, only_zero.div_(any_zero), any_count.reciprocal_()
 
 
 def _extreme(logits: Tensor, zero: Zero) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,8 +151,8 @@ def _extreme(logits: Tensor, zero: Zero) -> tuple[Tensor, Tensor, Tensor]:
 class CountLogProb(torch.autograd.Function):
     """``(..., n_cells)`` nats for rates ``(..., n_cells, n_genes)``; theta and dropout logits of that shape.
 
-    Theta may be one row, dropout logits nothing. The gradients are made with the value, for the mean over cells,
-    which is what training takes.
+    Theta may be one row, dropout logits nothing. The gradients are made with the value, for minus the mean over cells,
+    which is what training minimises.
     """
 
     @staticmethod
@@ -146,10 +160,8 @@ class CountLogProb(torch.autograd.Function):
         ctx.save_for_backward(rate, theta, logits)
         ctx.nonzeros = nonzeros
         n_rows = rate.shape[:-1].numel()
-        mean = rate.new_full((n_rows,), 1 / max(n_rows, 1)) if any(ctx.needs_input_grad) else None
-        total, ctx.gradients = _evaluate(
-            _rows(rate), _rows(theta), None if logits is None else _rows(logits), nonzeros, mean
-        )
+        guess = rate.new_full((n_rows,), -1 / max(n_rows, 1)) if any(ctx.needs_input_grad) else None
+        total, ctx.gradients = _evaluate(*_as_rows(rate, theta, logits), nonzeros, guess)
         return total.view(rate.shape[:-1])
 
     @staticmethod
@@ -157,14 +169,12 @@ class CountLogProb(torch.autograd.Function):
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         rate, theta, logits = ctx.saved_tensors
         flat = weights.reshape(-1)
-        if bool((flat == flat[:1]).all()):
-            found = ctx.gradients.scaled(flat[0] * len(flat)) if len(flat) else ctx.gradients.scaled(torch.ones(()))
-        else:
-            rows = _rows(rate), _rows(theta), None if logits is None else _rows(logits)
-            gradients = _evaluate(*rows, ctx.nonzeros, flat)[1]
-            assert gradients is not None
-            found = gradients.scaled(torch.ones(()))
-        by_rate, by_theta, by_logits = found
+        # handed out once: whoever gets them may add to them
+        gradients, ctx.gradients = ctx.gradients, None
+        factor = None if gradients is None else _ratio(flat)
+        if factor is None:
+            gradients, factor = _evaluate(*_as_rows(rate, theta, logits), ctx.nonzeros, flat)[1], 1.0
+        by_rate, by_theta, by_logits = gradients.scaled(factor)
         return (
             by_rate.view_as(rate),
             by_theta.view_as(theta),
@@ -173,8 +183,22 @@ class CountLogProb(torch.autograd.Function):
         )
 
 
+def _as_rows(rate: Tensor, theta: Tensor, logits: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    return _rows(rate), _rows(theta), None if logits is None else _rows(logits)
+
+
+def _ratio(weights: Tensor) -> float | None:
+    """By how much equal weights exceed those that gradients were made for; nothing where they are not equal."""
+    if not len(weights):
+        return 1.0
+    if not bool((weights == weights[0]).all()):
+        return None
+    return float(weights[0] / weights.new_tensor(-1 / len(weights)))
+
+
 def _aligned(rate: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-    """Rate and theta of one shape, or theta as one row."""
+    """Rate and theta of one shape, or theta as one row, in the precision of the rate."""
+    theta = theta.to(rate.dtype)
     if theta.dim() == 1:
         return rate, theta
     shape = torch.broadcast_shapes(rate.shape, theta.shape)  # type: ignore[no-untyped-call]
@@ -199,7 +223,7 @@ def negative_binomial_log_prob(nonzeros: Nonzeros, rate: Tensor, theta: Tensor) 
 def zero_inflated_log_prob(nonzeros: Nonzeros, rate: Tensor, theta: Tensor, dropout_logits: Tensor) -> Tensor:
     """The same with `dropout_logits` ``(..., n_cells, n_genes)``, the logits of losing every molecule of a gene."""
     rate, theta = _aligned(rate, theta)
-    logits = dropout_logits.expand(rate.shape)
+    logits = dropout_logits.to(rate.dtype).expand(rate.shape)
     return CountLogProb.apply(rate, theta, logits, nonzeros)  # type: ignore[no-any-return, no-untyped-call]
 
 

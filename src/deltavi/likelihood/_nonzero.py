@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from scvi import REGISTRY_KEYS
 from torch import Tensor
 
+from deltavi import _keys
 from deltavi._compat import SMALLEST_COUNT
 
 
@@ -34,21 +36,20 @@ class Nonzeros:
     known_log_factorial: Tensor | None = None
 
     @classmethod
-    def of(cls, x: Tensor, places: Tensor | None = None, log_factorial: Tensor | None = None) -> Nonzeros:
-        """Those of `x` ``(n_cells, n_genes)``.
-
-        Parameters
-        ----------
-        x
-            Counts.
-        places
-            ``(2, n_nonzero)`` row and column of each, from whoever made the matrix; else they are looked for.
-        log_factorial
-            ``(n_cells,)`` sum over genes of log x!, where it is known.
-        """
-        cell, gene = (x > SMALLEST_COUNT).nonzero(as_tuple=True) if places is None else places.unbind(0)
+    def of(cls, x: Tensor) -> Nonzeros:
+        """Those of `x` ``(n_cells, n_genes)``, looked for."""
+        cell, gene = (x > SMALLEST_COUNT).nonzero(as_tuple=True)
         count = x.reshape(-1).index_select(0, torch.add(gene, cell, alpha=x.shape[1]))
-        return cls(cell, gene, count, (x.shape[0], x.shape[1]), log_factorial)
+        return cls(cell, gene, count, (x.shape[0], x.shape[1]))
+
+    @classmethod
+    def in_batch(cls, tensors: dict[str, Tensor]) -> Nonzeros:
+        """Those of a mini-batch: as the loader that cut it from a sparse matrix gives them, else looked for."""
+        x = tensors[REGISTRY_KEYS.X_KEY]
+        if _keys.NONZERO not in tensors:
+            return cls.of(x)
+        cell, gene = tensors[_keys.NONZERO].unbind(0)
+        return cls(cell, gene, tensors[_keys.NONZERO_COUNT], (x.shape[0], x.shape[1]), tensors[_keys.LOG_FACTORIAL])
 
     @cached_property
     def position(self) -> Tensor:

@@ -17,6 +17,7 @@ from deltavi.model._base import aligned_copy
 from deltavi.model._classification import ClassificationMixin
 from deltavi.model._label_column import LabelColumnMixin
 from deltavi.model._totals import TotalCountsMixin
+from deltavi.model._training import EPOCHS_RANGE
 from deltavi.model._vae import VAE, named_arguments
 from deltavi.module import LABELVI as LABELVIModule
 from deltavi.train import CellSplit, MixedSplitter
@@ -71,6 +72,7 @@ class LABELVI(LabelColumnMixin, ClassificationMixin, AttributionMixin, TotalCoun
     _module_cls: ClassVar[Any] = LABELVIModule
     _data_splitter_cls = MixedSplitter
     temperature_prior = TEMPERATURE
+    most_epochs: ClassVar[int] = EPOCHS_RANGE[1]
     default_plan: ClassVar[dict[str, Any]] = {"lr": 2e-3, "eps": 1e-8, "lr_schedule": "one_cycle"}
 
     def __init__(

@@ -23,6 +23,7 @@ from deltavi.model._label_column import LabelColumnMixin
 from deltavi.model._mixture_training import WARMUP, MixtureTrainingMixin
 from deltavi.model._routes import RoutesMixin
 from deltavi.model._totals import TotalCountsMixin
+from deltavi.model._training import EPOCHS_RANGE
 from deltavi.model._vae import VAE, named_arguments
 from deltavi.module import MIXVI as MIXVIModule
 from deltavi.module._decoder import GeneLikelihood
@@ -89,6 +90,7 @@ class MIXVI(
 
     _module_cls: ClassVar[Any] = MIXVIModule
     _data_splitter_cls = MixedSplitter
+    most_epochs: ClassVar[int] = EPOCHS_RANGE[1]
     default_plan: ClassVar[dict[str, Any]] = {"lr": 2e-3, "eps": 1e-8, "lr_schedule": "one_cycle"}
 
     def __init__(

@@ -16,6 +16,7 @@ from deltavi._random import isolated_randomness
 from deltavi.data._fields import user_columns
 from deltavi.model._decoding import CellDecoder, Predicted, predict_cells, stack
 from deltavi.model._totals import TotalCountsMixin
+from deltavi.model._training import EPOCHS_RANGE
 from deltavi.model._vae import VAE
 from deltavi.perturbation.batches import batch_moves
 from deltavi.perturbation.noise import cell_generators
@@ -73,6 +74,7 @@ class SCGEN(TotalCountsMixin, VAE):
     """
 
     default_batch_size: ClassVar[int] = 256
+    most_epochs: ClassVar[int] = EPOCHS_RANGE[1]
     default_plan: ClassVar[dict[str, Any]] = {
         "lr": 2e-3,
         "eps": 1e-8,

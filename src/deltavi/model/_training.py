@@ -17,6 +17,8 @@ from deltavi.train import CellSplit, ObjectivePlan, split_cells
 # Optimiser steps that train a model of a few thousand cells well; more cells mean fewer epochs.
 DEFAULT_STEPS = 1400
 EPOCHS_RANGE = (20, 400)
+# Steps below which a model has hardly begun to learn, however few its cells.
+FEWEST_STEPS = 500
 DEFAULT_TRAIN_SIZE = 0.9
 
 
@@ -30,6 +32,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
     # whether the model comes from a file, which does not say which weights were frozen
     is_loaded_ = False
     default_batch_size: ClassVar[int] = 128
+    # passes over the data beyond which the model learns its cells by heart, where there are enough of them
+    most_epochs: ClassVar[int] = EPOCHS_RANGE[1]
 
     def train(
         self,
@@ -91,12 +95,15 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
             generator=np.random.default_rng(seed),
         )
         self._before_training(split)
+        asked = plan_kwargs or {}
         plan = {
             **self._plan_defaults(),
+            # who lowers the rate where training stalls does not want it lowered otherwise
+            **({"lr_schedule": "constant"} if asked.get("reduce_lr_on_plateau") else {}),
             # Adam divides a gradient by its size: where decay is all there is, frozen weights walk to zero at full pace
             **({"weight_decay": 0.0} if self.is_mapped_ else {}),
             "n_epochs_kl_warmup": math.ceil(kl_warmup * epochs) or None,
-            **(plan_kwargs or {}),
+            **asked,
         }
         if early_stopping:
             trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
@@ -123,7 +130,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
 
     def _default_epochs(self, batch_size: int) -> int:
         """Passes over the data where the caller names no number."""
-        return default_epochs(self.adata.n_obs, batch_size)
+        return default_epochs(self.adata.n_obs, batch_size, self.most_epochs)
 
     def _plan_defaults(self) -> dict[str, Any]:
         """Arguments of the training plan that the caller does not give."""
@@ -152,10 +159,14 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
         """Hook for what a model keeps of its training cells."""
 
 
-def default_epochs(n_cells: int, batch_size: int) -> int:
-    """Epochs that give about `DEFAULT_STEPS` optimiser steps, within `EPOCHS_RANGE`."""
+def default_epochs(n_cells: int, batch_size: int, most_epochs: int = EPOCHS_RANGE[1]) -> int:
+    """Epochs that give about `DEFAULT_STEPS` optimiser steps, within `EPOCHS_RANGE`.
+
+    No more than `most_epochs`, unless these would be fewer than `FEWEST_STEPS` steps.
+    """
     steps_per_epoch = max(1, math.ceil(n_cells / batch_size))
-    return int(np.clip(round(DEFAULT_STEPS / steps_per_epoch), *EPOCHS_RANGE))
+    most = min(max(most_epochs, math.ceil(FEWEST_STEPS / steps_per_epoch)), EPOCHS_RANGE[1])
+    return int(np.clip(round(DEFAULT_STEPS / steps_per_epoch), EPOCHS_RANGE[0], most))
 
 
 def _check_schedule(max_epochs: int, kl_warmup: float) -> None:

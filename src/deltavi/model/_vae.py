@@ -37,6 +37,9 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, FilesMixin, TrainingMixin, C
     A ZINB, NB or Poisson decoder of raw counts, or a Gaussian one of log-normalised expression; the library size
     observed, given or learned; the posterior Gaussian, or deterministic, which makes it an autoencoder.
 
+    The learning rate rises to 0.008 and falls again, which takes fewer steps than a constant one. Training as
+    scvi-tools does it is ``train(max_epochs=400, plan_kwargs=VAE.scvi_plan)``.
+
     Parameters
     ----------
     adata
@@ -69,7 +72,9 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, FilesMixin, TrainingMixin, C
     """
 
     _module_cls: ClassVar[Any] = VAEModule
-    default_plan: ClassVar[dict[str, Any]] = {}
+    default_plan: ClassVar[dict[str, Any]] = {"lr": 8e-3, "lr_schedule": "one_cycle"}
+    most_epochs: ClassVar[int] = 50
+    scvi_plan: ClassVar[dict[str, Any]] = {"lr": 1e-3, "lr_schedule": "constant", "n_epochs_kl_warmup": 400}
 
     def __init__(
         self,

@@ -280,7 +280,7 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
         x = tensors[REGISTRY_KEYS.X_KEY]
         if not self.of_counts:
             return likelihood.log_prob(x if cells is None else x[cells])
-        nonzeros = Nonzeros.of(x, tensors.get(_keys.NONZERO), tensors.get(_keys.LOG_FACTORIAL))
+        nonzeros = Nonzeros.in_batch(tensors)
         # of counts only the places and values of nonzero ones are looked at
         return likelihood.log_prob(x, nonzeros if cells is None else nonzeros.kept(cells))
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from scvi import REGISTRY_KEYS
 
 from deltavi._compat import TrainingPlan
 from deltavi._errors import DeltaviError
@@ -48,6 +49,7 @@ class ObjectivePlan(TrainingPlan):  # type: ignore[misc]
             raise DeltaviError(f"lr_schedule must be one of {get_args(Schedule)}, not {lr_schedule!r}.")
         super().__init__(module, **kwargs)
         self.lr_schedule = lr_schedule
+        self.n_cells_of_step = 1
         self.train_means, self.validation_means = EpochMeans("train"), EpochMeans("validation")
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
@@ -75,22 +77,28 @@ class ObjectivePlan(TrainingPlan):  # type: ignore[misc]
         """Log what the epoch recorded."""
         self._log(self.validation_means.take(self.n_obs_validation))
 
+    def on_train_batch_start(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
+        """Note the number of cells."""
+        self.n_cells_of_step = len(batch[REGISTRY_KEYS.X_KEY])
+
+    def on_validation_batch_start(
+        self, batch: dict[str, torch.Tensor], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Note the number of cells."""
+        self.n_cells_of_step = len(batch[REGISTRY_KEYS.X_KEY])
+
+    def log(self, name: str, value: Any, **kwargs: Any) -> None:
+        """Log with the number of cells: tensors of a mini-batch that are not by cell make lightning wonder."""
+        super().log(name, value, **{"batch_size": self.n_cells_of_step, **kwargs})
+
     def _log_training(self, kl_weight: torch.Tensor) -> None:
         means = self.train_means.take(self.n_obs_training)
         self._log({"kl_weight": kl_weight, **means} if means else {})
 
     def _log(self, means: dict[str, torch.Tensor]) -> None:
         for name, value in means.items():
-            # one value per epoch: it has no weight, and lightning need not look for one in the mini-batch
-            self.log(
-                name,
-                value,
-                on_step=False,
-                on_epoch=True,
-                prog_bar=name == "train_loss",
-                sync_dist=self.use_sync_dist,
-                batch_size=1,
-            )
+            in_bar = name == "train_loss"
+            self.log(name, value, on_step=False, on_epoch=True, prog_bar=in_bar, sync_dist=self.use_sync_dist)
 
     def _optimizer_creator_fn(self, optimizer_cls: Any) -> Any:
         """Adam in one pass over the weights; mixed precision scales gradients in between, which it cannot do."""
