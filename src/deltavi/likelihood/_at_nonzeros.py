@@ -17,6 +17,11 @@ EPS = SMALLEST_COUNT
 TABLED_COUNT = 8
 
 
+def answers_at_once(values: Tensor) -> bool:
+    """Whether Python may look at numbers on their way: another device would have to be waited for."""
+    return values.device.type == "cpu"
+
+
 @dataclass(frozen=True, eq=False)
 class Zero:
     """What a zero count is worth without dropout.
@@ -175,7 +180,8 @@ class AtNonzeros:
     def _gamma(self) -> tuple[Tensor, Tensor]:
         exact = torch.float32 if self.rate.device.type == "mps" else torch.float64
         count = self.count.to(exact)
-        if self.row is None:
+        # how many counts lie beyond the table has to be known
+        if self.row is None or not answers_at_once(self.rate):
             value, slope = gamma_differences(count, self.theta.to(exact))
         else:
             value, slope = gamma_differences_of_row(count, self.row.to(exact), self.nonzeros.gene)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import logsigmoid
 
-from deltavi.likelihood._at_nonzeros import AtNonzeros, Zero
+from deltavi.likelihood._at_nonzeros import AtNonzeros, Zero, answers_at_once
 from deltavi.likelihood._nonzero import Nonzeros
 
 # Entries of a block of cells: a megabyte or two for all that is computed from them.
@@ -67,13 +67,13 @@ class _Gradients:
 
 def _rows(values: Tensor) -> Tensor:
     """``(..., n_cells, n_genes)`` as rows; a single row stays one."""
-    return values if values.dim() == 1 else values.reshape(-1, values.shape[-1])
+    return values if values.dim() == 1 else values.reshape(-1, values.shape[-1]).contiguous()
 
 
 def _blocks(rate: Tensor, theta: Tensor) -> Iterator[tuple[slice, Zero]]:
     """What zeros are worth, for as many rows at a time as fit into a cache with what is computed from them."""
     n_rows, n_genes = rate.shape
-    at_once = max(1, ENTRIES_AT_ONCE // n_genes) if rate.device.type == "cpu" else max(n_rows, 1)
+    at_once = max(1, ENTRIES_AT_ONCE // n_genes) if answers_at_once(rate) else max(n_rows, 1)
     for start in range(0, n_rows, at_once):
         rows = slice(start, start + at_once)
         yield rows, Zero.of(rate[rows], theta if theta.dim() == 1 else theta[rows])
@@ -116,8 +116,8 @@ def _lost_or_zero(
 
     With N = logit + theta * log(1 + rate / theta) a zero is worth log sigmoid(logit) - log sigmoid(N) nats.
     """
-    # other devices are not made to stop for the question whether the odds were precise
-    found = _moderate(logits, zero) if logits.device.type == "cpu" else None
+    # whether the odds are precise has to be known
+    found = _moderate(logits, zero) if answers_at_once(logits) else None
     value, kept, not_lost = _extreme(logits, zero) if found is None else found
     torch.sum(value, -1, out=total)
     if gradients is None or gradients.by_logits is None or weights is None:
@@ -151,8 +151,8 @@ def _extreme(logits: Tensor, zero: Zero) -> tuple[Tensor, Tensor, Tensor]:
 class CountLogProb(torch.autograd.Function):
     """``(..., n_cells)`` nats for rates ``(..., n_cells, n_genes)``; theta and dropout logits of that shape.
 
-    Theta may be one row, dropout logits nothing. The gradients are made with the value, for minus the mean over cells,
-    which is what training minimises.
+    Theta may be one row, dropout logits nothing. On a CPU the gradients are made with the value, for minus the mean
+    over cells, which is what training minimises; elsewhere the comparison of weights would be waited for.
     """
 
     @staticmethod
@@ -160,7 +160,8 @@ class CountLogProb(torch.autograd.Function):
         ctx.save_for_backward(rate, theta, logits)
         ctx.nonzeros = nonzeros
         n_rows = rate.shape[:-1].numel()
-        guess = rate.new_full((n_rows,), -1 / max(n_rows, 1)) if any(ctx.needs_input_grad) else None
+        ahead = any(ctx.needs_input_grad) and answers_at_once(rate)
+        guess = rate.new_full((n_rows,), -1 / max(n_rows, 1)) if ahead else None
         total, ctx.gradients = _evaluate(*_as_rows(rate, theta, logits), nonzeros, guess)
         return total.view(rate.shape[:-1])
 
