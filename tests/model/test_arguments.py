@@ -11,7 +11,7 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi._errors import DeltaviError, ModelFileError, UnknownCategoryError
+from deltavi._errors import DeltaviError, DeltaviWarning, ModelFileError, UnknownCategoryError
 from deltavi.likelihood import Dispersion, NegativeBinomial
 from deltavi.model import SCGEN, VAE
 from deltavi.model._decoding import CellDecoder, predict_cells
@@ -110,6 +110,23 @@ def test_the_plan_follows_the_arguments(adata: AnnData) -> None:
     again = SCGEN(adata, n_hidden=8, n_latent=2)
     again.train(max_epochs=1, batch_size=32, plan_kwargs={"lr": 5e-4, "max_kl_weight": 1.0}, **QUIET)
     assert again.trainer.optimizers[0].param_groups[0]["max_lr"] == pytest.approx(5e-4)
+
+
+def test_a_warm_up_that_training_does_not_reach_the_end_of(adata: AnnData) -> None:
+    VAE.setup_anndata(adata, **SETUP)
+    model = VAE(adata, n_hidden=8, n_latent=2)
+    with pytest.warns(DeltaviWarning, match=r"over 400 epochs.* after 4.* 0\.01 of .*max_epochs=400"):
+        model.train(max_epochs=4, plan_kwargs=VAE.scvi_plan, **QUIET)
+    (group,) = model.trainer.optimizers[0].param_groups
+    assert (group["lr"], model.trainer.lr_scheduler_configs) == (1e-3, [])
+
+
+def test_a_rate_that_falls_where_training_stalls_has_no_cycle(adata: AnnData) -> None:
+    VAE.setup_anndata(adata, **SETUP)
+    model = VAE(adata, n_hidden=8, n_latent=2)
+    model.train(max_epochs=2, plan_kwargs={"reduce_lr_on_plateau": True}, check_val_every_n_epoch=1, **QUIET)
+    (found,) = model.trainer.lr_scheduler_configs
+    assert type(found.scheduler).__name__ == "ReduceLROnPlateau"
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 9])

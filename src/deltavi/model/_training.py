@@ -10,7 +10,7 @@ import numpy as np
 from scvi.model.base import UnsupervisedTrainingMixin
 
 from deltavi._collector import spared_collector
-from deltavi._errors import DeltaviError
+from deltavi._errors import DeltaviError, DeltaviWarning
 from deltavi._random import isolated_randomness
 from deltavi.train import CellSplit, ObjectivePlan, split_cells
 
@@ -105,6 +105,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
             "n_epochs_kl_warmup": math.ceil(kl_warmup * epochs) or None,
             **asked,
         }
+        _warn_of_unfinished_warmup(plan, epochs)
         if early_stopping:
             trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
             settled = max(plan["n_epochs_kl_warmup"] or 0, self._settled_from(epochs))
@@ -167,6 +168,17 @@ def default_epochs(n_cells: int, batch_size: int, most_epochs: int = EPOCHS_RANG
     steps_per_epoch = max(1, math.ceil(n_cells / batch_size))
     most = min(max(most_epochs, math.ceil(FEWEST_STEPS / steps_per_epoch)), EPOCHS_RANGE[1])
     return int(np.clip(round(DEFAULT_STEPS / steps_per_epoch), EPOCHS_RANGE[0], most))
+
+
+def _warn_of_unfinished_warmup(plan: dict[str, Any], max_epochs: int) -> None:
+    rising = plan["n_epochs_kl_warmup"] or 0
+    if rising > max_epochs:
+        warnings.warn(
+            f"The weight of the KL term rises over {rising} epochs, but training ends after {max_epochs}: it will have "
+            f"come to {max_epochs / rising:.2g} of its final value. Pass max_epochs={rising}, or a shorter rise.",
+            DeltaviWarning,
+            stacklevel=3,
+        )
 
 
 def _check_schedule(max_epochs: int, kl_warmup: float) -> None:
