@@ -178,8 +178,7 @@ def test_a_bool_matrix_warns_and_is_refused() -> None:
     adata = logs(lambda x: x > 0)
     with pytest.warns(InputDataWarning, match="bool") as caught:
         PPCA.setup_anndata(adata)
-    # libraries may have something to say as well
-    assert [warning.category for warning in caught].count(ConvergenceWarning) == 1
+    assert len(caught) == 1
     with pytest.raises(InputDataError, match=r"raw counts \(values up to 1,"):
         PPCA(adata)
 
@@ -303,8 +302,9 @@ def test_three_cells_are_enough_for_one_factor(noise: str) -> None:
 
 def test_a_fit_that_does_not_settle_warns_with_a_class_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_factors, "MOST_ROUNDS", 2)
+    adata = logs()
     with pytest.warns(ConvergenceWarning, match="after 2 rounds on 144 cells of 40 genes.*noise='isotropic'") as caught:
-        fitted(logs(), "diagonal")
+        fitted(adata, "diagonal")
     assert len(caught) == 1
 
 
