@@ -259,9 +259,9 @@ OTHERS: tuple[tuple[str, str, list[str], Callable[[pd.DataFrame], list[list[str]
     (
         "Where the time of a step goes",
         "Phases of a training step over changing mini-batches, beside what its large matrix products take alone where "
-        "nothing else disturbs the cache. The time is spread thinly by now. Next would be to make softmax, library size "
-        "and likelihood one pass over the block of cells that is in the cache; on a GPU, to keep the matrix there and to "
-        "replay a step as a CUDA graph.",
+        "nothing else disturbs the cache. The time is spread thinly by now. Next would be to make softmax, library "
+        "size and likelihood one pass over the block of cells that is in the cache; on a GPU, to keep the matrix "
+        "there and to replay a step as a CUDA graph.",
         ["deltavi", "of all phases", "runs"],
         profile_rows,
     ),
