@@ -112,6 +112,17 @@ def test_the_plan_follows_the_arguments(adata: AnnData) -> None:
     assert again.trainer.optimizers[0].param_groups[0]["max_lr"] == pytest.approx(5e-4)
 
 
+def test_a_query_is_aligned_once(adata: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = train(VAE, adata)
+    aligned: list[AnnData] = []
+    align = model._align
+    monkeypatch.setattr(model, "_align", lambda query: aligned.append(query) or align(query))
+    query = small_adata(seed=1)
+    assert model.get_latent_representation(query).shape == (query.n_obs, model.module.n_latent)
+    (only,) = aligned
+    assert only is query
+
+
 def test_a_warm_up_that_training_does_not_reach_the_end_of(adata: AnnData) -> None:
     VAE.setup_anndata(adata, **SETUP)
     model = VAE(adata, n_hidden=8, n_latent=2)

@@ -34,22 +34,17 @@ class ResidentRows:
 
     def dense(self, rows: np.ndarray) -> dict[str, Any]:
         """Expression of these cells, ``(n_rows, n_genes)``."""
-        chosen = self.matrix[rows]
-        # torch hands memory on from batch to batch, where NumPy asks the system for it every time
-        return {REGISTRY_KEYS.X_KEY: chosen.toarray(out=torch.zeros(*chosen.shape).numpy())}
+        return {REGISTRY_KEYS.X_KEY: _dense(self.matrix[rows])}
 
     def with_counts(self, rows: np.ndarray) -> dict[str, Any]:
         """The same, places of the nonzero counts in it, and the sum of log x! of each cell."""
         chosen = self.matrix[rows]
-        n_rows, n_genes = chosen.shape
         places = np.empty((2, chosen.nnz), dtype=np.int64)
-        places[0], places[1] = np.repeat(np.arange(n_rows), np.diff(chosen.indptr)), chosen.indices
-        dense = torch.zeros(n_rows, n_genes).numpy()
-        dense.reshape(-1)[places[0] * n_genes + places[1]] = chosen.data
+        places[0], places[1] = np.repeat(np.arange(len(rows)), np.diff(chosen.indptr)), chosen.indices
         counted = chosen.data > SMALLEST_COUNT
         counted = slice(None) if counted.all() else counted
         return {
-            REGISTRY_KEYS.X_KEY: dense,
+            REGISTRY_KEYS.X_KEY: _dense(chosen),
             _keys.NONZERO: np.ascontiguousarray(places[:, counted]),
             _keys.NONZERO_COUNT: chosen.data[counted],
             _keys.LOG_FACTORIAL: self._log_factorials_of(rows, chosen, places[0]),
@@ -103,6 +98,12 @@ class OrderedDataset(AnnTorchDataset):  # type: ignore[misc]
             for key, dtype in self.keys_and_dtypes.items()
             if key != REGISTRY_KEYS.X_KEY and not isinstance(self.data[key], str)
         }
+
+
+def _dense(chosen: sparse.csr_matrix) -> np.ndarray:
+    # torch hands memory on from batch to batch, where NumPy asks the system for it every time
+    found: np.ndarray = chosen.toarray(out=torch.zeros(*chosen.shape).numpy())
+    return found
 
 
 def _array(values: Any) -> np.ndarray:

@@ -7,6 +7,7 @@ branch is -softplus(-pi) + softplus(A) with A = -pi + theta * log(theta / (theta
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
@@ -38,8 +39,21 @@ def _clamped(tensor: Tensor) -> np.ndarray:
     return np.asarray(np.minimum(to_numpy(tensor), MAX_RATE))
 
 
+class CountLikelihood(Likelihood):
+    """A likelihood that looks at nonzero counts only, where all samples share them."""
+
+    def log_prob(self, x: Tensor, nonzeros: Nonzeros | None = None) -> Tensor:
+        if x.dim() > MATRIX:
+            return super().log_prob(x)
+        return self._log_prob_of(nonzeros or Nonzeros.of(x))
+
+    @abstractmethod
+    def _log_prob_of(self, nonzeros: Nonzeros) -> Tensor:
+        """Log probability of each cell, ``([n_samples,] n_cells)`` nats."""
+
+
 @dataclass(frozen=True, eq=False)
-class Poisson(Likelihood):
+class Poisson(CountLikelihood):
     """Counts with variance equal to the mean.
 
     Parameters
@@ -56,10 +70,8 @@ class Poisson(Likelihood):
     def log_prob_per_gene(self, x: Tensor) -> Tensor:
         return self.distribution.log_prob(x)
 
-    def log_prob(self, x: Tensor, nonzeros: Nonzeros | None = None) -> Tensor:
-        if x.dim() > MATRIX:
-            return super().log_prob(x)
-        return poisson_log_prob(nonzeros or Nonzeros.of(x), self.rate)
+    def _log_prob_of(self, nonzeros: Nonzeros) -> Tensor:
+        return poisson_log_prob(nonzeros, self.rate)
 
     @property
     def mean(self) -> Tensor:
@@ -91,7 +103,7 @@ class Poisson(Likelihood):
 
 
 @dataclass(frozen=True, eq=False)
-class NegativeBinomial(Likelihood):
+class NegativeBinomial(CountLikelihood):
     """Counts with variance mu + mu^2 / theta.
 
     Parameters
@@ -111,10 +123,8 @@ class NegativeBinomial(Likelihood):
     def log_prob_per_gene(self, x: Tensor) -> Tensor:
         return cast("Tensor", log_nb_positive(x, mu=self.rate, theta=self.dispersion.gathered()))
 
-    def log_prob(self, x: Tensor, nonzeros: Nonzeros | None = None) -> Tensor:
-        if x.dim() > MATRIX:
-            return super().log_prob(x)
-        return negative_binomial_log_prob(nonzeros or Nonzeros.of(x), self.rate, self.dispersion.gathered())
+    def _log_prob_of(self, nonzeros: Nonzeros) -> Tensor:
+        return negative_binomial_log_prob(nonzeros, self.rate, self.dispersion.gathered())
 
     @property
     def mean(self) -> Tensor:
@@ -147,7 +157,7 @@ class NegativeBinomial(Likelihood):
 
 
 @dataclass(frozen=True, eq=False)
-class ZeroInflatedNegativeBinomial(Likelihood):
+class ZeroInflatedNegativeBinomial(CountLikelihood):
     """A negative binomial count that is lost to zero with probability sigmoid(`dropout_logits`).
 
     Parameters
@@ -170,11 +180,8 @@ class ZeroInflatedNegativeBinomial(Likelihood):
     def log_prob_per_gene(self, x: Tensor) -> Tensor:
         return cast("Tensor", log_zinb_positive(x, self.rate, self.dispersion.gathered(), self.dropout_logits))
 
-    def log_prob(self, x: Tensor, nonzeros: Nonzeros | None = None) -> Tensor:
-        if x.dim() > MATRIX:
-            return super().log_prob(x)
-        theta = self.dispersion.gathered()
-        return zero_inflated_log_prob(nonzeros or Nonzeros.of(x), self.rate, theta, self.dropout_logits)
+    def _log_prob_of(self, nonzeros: Nonzeros) -> Tensor:
+        return zero_inflated_log_prob(nonzeros, self.rate, self.dispersion.gathered(), self.dropout_logits)
 
     @property
     def mean(self) -> Tensor:

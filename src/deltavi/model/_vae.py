@@ -199,14 +199,14 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, FilesMixin, TrainingMixin, C
             nowhere = np.zeros((0, self.module.n_latent), dtype=np.float32)
             return (nowhere, nowhere.copy()) if kwargs.get("return_dist") else nowhere
         if kwargs.get("dataloader") is None:
-            kwargs = {"batch_size": CELLS_ENCODED, "data_and_attributes": self._registered_keys(adata), **kwargs}
+            self._require_trained("get_latent_representation")
+            # aligned once, and handed on as it is
+            adata = self._validate_anndata(adata)
+            # what was registered, and no more: encoding needs nothing of what a loader finds out for likelihoods
+            keys = list(self.get_anndata_manager(adata, required=True).data_registry)
+            kwargs = {"batch_size": CELLS_ENCODED, "data_and_attributes": keys, **kwargs}
         with isolated_randomness(self.seed):
             return super().get_latent_representation(adata, indices=indices, **kwargs)
-
-    def _registered_keys(self, adata: AnnData | None) -> list[str]:
-        """What was registered, and no more: encoding needs nothing of what a loader finds out for likelihoods."""
-        manager = self.get_anndata_manager(self._validate_anndata(adata), required=True)
-        return list(manager.data_registry)
 
     @torch.inference_mode()
     def impute(
