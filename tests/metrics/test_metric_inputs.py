@@ -19,7 +19,16 @@ PAIRWISE = {
     "mse_of_means": lambda x, y: metrics.mse_of_means(x, y),
     "correlation_of_changes": lambda x, y: metrics.correlation_of_changes(x, y, control=GOOD),
     "direction_accuracy": lambda x, y: metrics.direction_accuracy(x, y, control=GOOD, genes=None),
+    "mse_of_changes": lambda x, y: metrics.mse_of_changes(x, y, control=GOOD),
+    "r2_of_variances": lambda x, y: metrics.r2_of_variances(x, y),
     "e_distance": lambda x, y: metrics.e_distance(x, y),
+    "mmd": lambda x, y: metrics.mmd(x, y),
+    "differential_genes": lambda x, y: metrics.differential_genes(x, y),
+    "differential_overlap": lambda x, y: metrics.differential_overlap(x, y, control=GOOD),
+    "overlap_top": lambda x, y: metrics.overlap_top(x, y, control=GOOD),
+    "rank_among_conditions": lambda x, y: metrics.rank_among_conditions(
+        x, {"a": y, "b": GOOD}, target="a", control=GOOD
+    ),
     "variance_ratio": lambda x, y: metrics.variance_ratio(x, y),
     "top_differential_genes": lambda x, y: metrics.top_differential_genes(x, y),
     "score_prediction": lambda x, y: metrics.score_prediction(x, y, control=GOOD),
@@ -91,7 +100,13 @@ def test_different_numbers_of_genes(metric):
         metric(GOOD[:, :4], GOOD)
 
 
-@pytest.mark.parametrize("name", ["correlation_of_changes", "direction_accuracy", "score_prediction"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("correlation_of_changes", "mse_of_changes", "direction_accuracy"),
+        *("differential_overlap", "overlap_top", "score_prediction"),
+    ],
+)
 def test_control_with_other_genes(name):
     with pytest.raises(GeneMatchError, match="control has 5"):
         PAIRWISE[name](GOOD[:, :4], GOOD[:, :4])

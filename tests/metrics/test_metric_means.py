@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from deltavi.metrics import correlation_of_changes, direction_accuracy, mse_of_means, r2_of_means
+from deltavi.metrics import correlation_of_changes, direction_accuracy, mse_of_changes, mse_of_means, r2_of_means
 
 SEEDS = st.integers(0, 2**32 - 1)
 SPARSE = [sp.csr_matrix, sp.csc_matrix, sp.coo_matrix, sp.csr_array, sp.csc_array]
@@ -46,6 +46,22 @@ def test_correlation_of_changes_by_hand():
 
 def test_mse_by_hand():
     assert mse_of_means(PARTLY, REAL) == pytest.approx((0 + 4 + 1) / 3)
+
+
+def test_mse_of_changes_by_hand():
+    # changes 2, -1, 0 against 2, 1, -1
+    assert mse_of_changes(PARTLY, REAL, control=CONTROL) == pytest.approx((0 + 4 + 1) / 3)
+    assert mse_of_changes(PARTLY, REAL, control=CONTROL, genes=[1]) == pytest.approx(4)
+
+
+@given(seed=SEEDS, form=st.sampled_from(SPARSE))
+@settings(deadline=None)
+def test_control_cancels_from_the_mse_of_changes(seed, form):
+    control, real, predicted = three(seed)
+    expected = mse_of_means(predicted, real)
+    assert mse_of_changes(form(predicted), real, control=form(control)) == pytest.approx(expected, rel=1e-5)
+    nothing = mse_of_changes(control, real, control=control)
+    assert nothing == pytest.approx(np.mean((real.mean(axis=0) - control.mean(axis=0)) ** 2))
 
 
 def test_direction_by_hand():

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltavi import metrics
+from deltavi._errors import DeltaviError
 from deltavi.metrics import PredictionScore, score_prediction
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -47,7 +48,18 @@ def test_every_field_is_the_function_of_its_name(seed, n_top):
         "e_distance": metrics.e_distance(predicted, real, components=axes),
         "variance_ratio": metrics.variance_ratio(predicted, real),
         "zero_fraction": metrics.zero_fraction(predicted),
+        "mse_of_changes": metrics.mse_of_changes(predicted, real, control=control),
+        "r2_of_variances": metrics.r2_of_variances(predicted, real),
+        "mmd": metrics.mmd(predicted, real, components=axes),
+        "differential_f1": metrics.differential_overlap(predicted, real, control=control).f1,
+        "differential_overlap": metrics.overlap_top(predicted, real, control=control, n=n_top),
     }
+    for n in (20, 50):
+        chosen = metrics.top_differential_genes(control, real, n=n)
+        expected[f"correlation_of_changes_top{n}"] = metrics.correlation_of_changes(
+            predicted, real, control=control, genes=chosen
+        )
+        expected[f"mse_top{n}"] = metrics.mse_of_means(predicted, real, genes=chosen)
     assert score.as_dict() == expected
 
 
@@ -62,6 +74,15 @@ def test_fields_and_dictionary_have_the_documented_order():
         "e_distance",
         "variance_ratio",
         "zero_fraction",
+        "correlation_of_changes_top20",
+        "correlation_of_changes_top50",
+        "mse_top20",
+        "mse_top50",
+        "mse_of_changes",
+        "r2_of_variances",
+        "mmd",
+        "differential_f1",
+        "differential_overlap",
     ]
     predicted, real, control = scene(0)
     score = score_prediction(predicted, real, control=control)
@@ -102,6 +123,33 @@ def test_inputs_are_left_untouched():
             assert type(matrix) is type(original)
 
 
+def test_numbers_of_top_genes_do_not_depend_on_n_top():
+    predicted, real, control = scene(2, n_genes=80)
+    one, other = (score_prediction(predicted, real, control=control, n_top=n).as_dict() for n in (5, 60))
+    changed = {name for name in FIELDS if one[name] != other[name]}
+    assert changed == {
+        *("correlation_of_changes_top", "r2_of_means_top", "mse_top"),
+        *("direction_accuracy", "differential_overlap"),
+    }
+    fifty = score_prediction(predicted, real, control=control, n_top=50)
+    assert (fifty.mse_top, fifty.correlation_of_changes_top) == (one["mse_top50"], one["correlation_of_changes_top50"])
+    assert len({one["mse_top20"], one["mse_top50"], one["mse_of_changes"]}) == 3
+
+
+def test_a_single_predicted_cell_can_be_scored_but_not_tested():
+    predicted, real, control = scene(3)
+    score = score_prediction(predicted[:1], real, control=control).as_dict()
+    missing = {name for name, value in score.items() if np.isnan(value)}
+    assert missing == {"differential_f1", "differential_overlap"}
+
+
+@pytest.mark.parametrize("n_top", [0, -3, 2.5, True])
+def test_bad_number_of_top_genes(n_top):
+    predicted, real, control = scene(0)
+    with pytest.raises(DeltaviError, match="n_top must be a whole number"):
+        score_prediction(predicted, real, control=control, n_top=n_top)
+
+
 def test_better_predictions_score_better():
     """Learning: as the predicted fraction of the true response grows to one, every score of the response improves."""
     rng = np.random.default_rng(0)
@@ -109,12 +157,17 @@ def test_better_predictions_score_better():
     noise = rng.normal(0, 0.3, (3, 100, 60))
     control, real = level + noise[0], level + effect + noise[1]
     scores = [
-        score_prediction(level + fraction * effect + noise[2], real, control=control).as_dict()
+        score_prediction(level + fraction * effect + noise[2], real, control=control, n_top=15).as_dict()
         for fraction in (0.0, 0.3, 0.6, 1.0)
     ]
     for worse, better in itertools.pairwise(scores):
-        for name in ("correlation_of_changes", "correlation_of_changes_top", "r2_of_means", "r2_of_means_top"):
+        for name in (
+            *("correlation_of_changes", "correlation_of_changes_top", "correlation_of_changes_top20"),
+            *("correlation_of_changes_top50", "r2_of_means", "r2_of_means_top"),
+        ):
             assert better[name] > worse[name]
-        for name in ("mse_top", "e_distance"):
+        for name in ("mse_top", "mse_top20", "mse_top50", "mse_of_changes", "e_distance", "mmd"):
             assert better[name] < worse[name]
+    for name in ("differential_f1", "differential_overlap"):
+        assert scores[-1][name] > scores[0][name]
     assert scores[-1]["variance_ratio"] == pytest.approx(1, abs=0.1)

@@ -5,22 +5,45 @@ from __future__ import annotations
 from deltavi.metrics._calibration import Calibration, calibration
 from deltavi.metrics._cells import e_distance, variance_ratio, zero_fraction
 from deltavi.metrics._clustering import ClusteringScores, clustering_scores
+from deltavi.metrics._differential import (
+    DifferentialOverlap,
+    differential_genes,
+    differential_overlap,
+    overlap_top,
+)
 from deltavi.metrics._genes import principal_axes, top_differential_genes
-from deltavi.metrics._means import correlation_of_changes, direction_accuracy, mse_of_means, r2_of_means
+from deltavi.metrics._means import (
+    correlation_of_changes,
+    direction_accuracy,
+    mse_of_changes,
+    mse_of_means,
+    r2_of_means,
+)
+from deltavi.metrics._mmd import mmd
+from deltavi.metrics._rank import rank_among_conditions
 from deltavi.metrics._score import PredictionScore, score_prediction
+from deltavi.metrics._variances import r2_of_variances
 
 __all__ = [
     "Calibration",
     "ClusteringScores",
+    "DifferentialOverlap",
     "PredictionScore",
     "calibration",
     "clustering_scores",
     "correlation_of_changes",
+    "differential_genes",
+    "differential_overlap",
     "direction_accuracy",
     "e_distance",
+    "mmd",
+    "mse_of_changes",
     "mse_of_means",
+    "overlap_top",
     "principal_axes",
     "r2_of_means",
+    "r2_of_variances",
+    "rank_among_conditions",
     "score_prediction",
     "top_differential_genes",
     "variance_ratio",

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.spatial.distance import cdist
 
-from deltavi._errors import GeneMatchError
-from deltavi.metrics._matrix import as_matrix, check_count, check_same_genes, gene_variances
+from deltavi.metrics._matrix import as_matrix, check_same_genes, gene_variances
+from deltavi.metrics._pairs import pair_distances
+from deltavi.metrics._variances import ratio_of_variances
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from deltavi.metrics._matrix import Matrix, Vector
+    from deltavi.metrics._matrix import Matrix
+    from deltavi.metrics._pairs import PairDistances
 
 
 def e_distance(
@@ -46,39 +47,20 @@ def e_distance(
     Notes
     -----
     It misleads about spread: with squared distances the three terms equal twice the squared distance between the two
-    means, so identical copies of the right average cell score zero; read it beside `variance_ratio`.
+    means, so identical copies of the right average cell score zero; read it beside `variance_ratio` and `mmd`. Packages
+    that take Euclidean instead of squared distances, as pertpy does, report other and much smaller numbers.
 
     References
     ----------
     Szekely and Rizzo (2013), Energy statistics, J. Stat. Plan. Inference 143; Peidli et al. (2024), scPerturb, Nature
     Methods 21, for the squared form.
     """
-    x, y = as_matrix(predicted, "predicted"), as_matrix(real, "real")
-    check_same_genes(predicted=x, real=y)
-    check_count(max_cells, "max_cells")
-    rng = np.random.default_rng(seed)
-    x, y = _draw(x, max_cells, rng), _draw(y, max_cells, rng)
-    if components is not None:
-        axes = _checked_axes(components, x.shape[1])
-        x, y = x @ axes, y @ axes
-    return float(2.0 * _mean_distance(x, y) - _mean_distance(x, x) - _mean_distance(y, y))
+    return e_distance_of_pairs(pair_distances(predicted, real, components=components, max_cells=max_cells, seed=seed))
 
 
-def _draw(matrix: Any, max_cells: int, rng: np.random.Generator) -> Vector:
-    """At most `max_cells` random rows as a dense array in double precision, (n_drawn, n_genes)."""
-    rows = matrix[rng.permutation(matrix.shape[0])[:max_cells]]
-    return np.asarray(rows.toarray() if sp.issparse(rows) else rows, dtype=np.float64)
-
-
-def _checked_axes(components: ArrayLike, n_genes: int) -> Vector:
-    axes = np.asarray(components, dtype=np.float64)
-    if axes.ndim != 2 or axes.shape[0] != n_genes:
-        raise GeneMatchError(f"components must be (n_genes, n_components) with {n_genes} rows, got {axes.shape}.")
-    return axes
-
-
-def _mean_distance(x: Vector, y: Vector) -> float:
-    return float(cdist(x, y, "sqeuclidean").mean())
+def e_distance_of_pairs(distances: PairDistances) -> float:
+    """The distance from squared distances."""
+    return float(2.0 * distances.between.mean() - distances.predicted.mean() - distances.real.mean())
 
 
 def variance_ratio(predicted: Matrix, real: Matrix) -> float:
@@ -111,8 +93,7 @@ def variance_ratio(predicted: Matrix, real: Matrix) -> float:
     """
     x, y = as_matrix(predicted, "predicted"), as_matrix(real, "real")
     check_same_genes(predicted=x, real=y)
-    spread, real_spread = float(gene_variances(x).mean()), float(gene_variances(y).mean())
-    return spread / real_spread if real_spread > 0 else float("nan")
+    return ratio_of_variances(gene_variances(x), gene_variances(y))
 
 
 def zero_fraction(x: Matrix) -> float:

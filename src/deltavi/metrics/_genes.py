@@ -8,13 +8,14 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.decomposition import PCA
 
-from deltavi._errors import InputDataError
-from deltavi.metrics._matrix import as_matrix, check_count, check_same_genes, gene_means, gene_variances
+from deltavi.metrics._matrix import as_matrix, check_count, check_same_genes
+from deltavi.metrics._significance import check_two_cells, moments, welch_t
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from deltavi.metrics._matrix import Matrix, Vector
+    from deltavi.metrics._matrix import Matrix
+    from deltavi.metrics._significance import Moments
 
 
 def top_differential_genes(control: Matrix, target: Matrix, *, n: int = 100) -> NDArray[np.intp]:
@@ -49,19 +50,13 @@ def top_differential_genes(control: Matrix, target: Matrix, *, n: int = 100) -> 
     check_count(n, "n")
     x, y = as_matrix(control, "control"), as_matrix(target, "target")
     check_same_genes(control=x, target=y)
-    return np.argsort(-np.abs(_welch_t(x, y)), kind="stable")[:n]
+    check_two_cells(control=x, target=y)
+    return ranked_genes(moments(x), moments(y))[:n]
 
 
-def _welch_t(control: Any, target: Any) -> Vector:
-    """Welch's t statistic of every gene, (n_genes,); 0 for 0/0 and infinite where only the spread is zero."""
-    for name, matrix in {"control": control, "target": target}.items():
-        if matrix.shape[0] < 2:
-            raise InputDataError(f"{name} has 1 cell; a variance, and so a ranking of genes, needs at least 2.")
-    difference = gene_means(target) - gene_means(control)
-    squared_error = sum(gene_variances(matrix, ddof=1) / matrix.shape[0] for matrix in (target, control))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = difference / np.sqrt(squared_error)
-    return np.where(np.isnan(t), 0.0, t)
+def ranked_genes(control: Moments, target: Moments) -> NDArray[np.intp]:
+    """All genes by decreasing ``|t|``, (n_genes,)."""
+    return np.argsort(-np.abs(welch_t(control, target)), kind="stable")
 
 
 def fit_principal_components(x: Matrix, *, n_components: int, name: str = "x") -> PCA:

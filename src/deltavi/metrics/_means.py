@@ -158,6 +158,37 @@ def mse_of_means(predicted: Matrix, real: Matrix, *, genes: ArrayLike | None = N
     return mean_square(predicted_mean, real_mean)
 
 
+def mse_of_changes(predicted: Matrix, real: Matrix, *, control: Matrix, genes: ArrayLike | None = None) -> float:
+    """Mean squared difference between the predicted and the real change of the gene means.
+
+    ``mean_g ((mean(predicted) - mean(control)) - (mean(real) - mean(control))) ** 2``, in squared log1p CP10k units,
+    zero at best.
+
+    Parameters
+    ----------
+    predicted, real, control
+        Expression, (n_cells, n_genes), log1p CP10k, dense or sparse; the numbers of cells may differ.
+    genes
+        Positions or boolean mask of the genes to use; all by default.
+
+    Raises
+    ------
+    InputDataError
+        A matrix is empty or holds NaN or infinite values.
+    GeneMatchError
+        The numbers of genes differ.
+
+    Notes
+    -----
+    It misleads by its name: the control cancels but for rounding, so that it is `mse_of_means` and no evidence of its
+    own. It does tell the size of what is missed, which a correlation does not: that of no change is the mean squared
+    real change, by which it may be divided. Over all genes thousands that do not respond pull every method towards
+    zero. Source: the textbook definition.
+    """
+    predicted_mean, real_mean, control_mean = _mean_vectors(genes, predicted=predicted, real=real, control=control)
+    return mean_square(change(predicted_mean, control_mean), change(real_mean, control_mean))
+
+
 def direction_accuracy(predicted: Matrix, real: Matrix, *, control: Matrix, genes: ArrayLike | None) -> float:
     """Fraction of genes that are predicted to change in the direction in which they really change.
 

@@ -5,16 +5,23 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from deltavi.metrics._cells import e_distance, variance_ratio, zero_fraction
-from deltavi.metrics._genes import top_differential_genes
-from deltavi.metrics._matrix import as_matrix, check_same_genes, gene_means
+from deltavi.metrics._cells import e_distance_of_pairs, zero_fraction
+from deltavi.metrics._differential import ALPHA, MIN_CHANGE, agreement, calls_by_welch, common_top
+from deltavi.metrics._genes import ranked_genes
+from deltavi.metrics._matrix import as_matrix, check_count, check_same_genes
 from deltavi.metrics._means import change, mean_square, pearson, sign_agreement
+from deltavi.metrics._mmd import mmd_of_pairs
+from deltavi.metrics._pairs import pair_distances
+from deltavi.metrics._significance import check_two_cells, moments
+from deltavi.metrics._variances import ratio_of_variances
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
-    from deltavi.metrics._matrix import Matrix, Vector
+    from deltavi.metrics._matrix import Matrix
+    from deltavi.metrics._significance import Moments
+
+MAX_CELLS = 500
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,20 @@ class PredictionScore:
         Variance of the predicted cells relative to the real ones.
     zero_fraction
         Fraction of zeros in the prediction.
+    correlation_of_changes_top20, correlation_of_changes_top50
+        Pearson correlation of predicted and real change, over the top 20 and 50 genes whatever `n_top`.
+    mse_top20, mse_top50
+        Mean squared difference of the means of the top 20 and 50 genes, in squared log1p CP10k units.
+    mse_of_changes
+        Mean squared difference of the changes of all genes, in squared log1p CP10k units.
+    r2_of_variances
+        Squared Pearson correlation of the gene variances, over all genes.
+    mmd
+        Squared maximum mean discrepancy to the real cells, in the space and among the cells of the E-distance.
+    differential_f1
+        F1 of the genes called in predicted cells against those called in real cells, by `differential_overlap`.
+    differential_overlap
+        Share of the top genes that are top genes of the predicted cells too, by `overlap_top`.
     """
 
     correlation_of_changes: float
@@ -48,6 +69,15 @@ class PredictionScore:
     e_distance: float
     variance_ratio: float
     zero_fraction: float
+    correlation_of_changes_top20: float
+    correlation_of_changes_top50: float
+    mse_top20: float
+    mse_top50: float
+    mse_of_changes: float
+    r2_of_variances: float
+    mmd: float
+    differential_f1: float
+    differential_overlap: float
 
     def as_dict(self) -> dict[str, float]:
         """Field names and values, in the order of the fields."""
@@ -57,7 +87,7 @@ class PredictionScore:
 def score_prediction(
     predicted: Matrix, real: Matrix, *, control: Matrix, components: ArrayLike | None = None, n_top: int = 100
 ) -> PredictionScore:
-    """Score predicted cells against the real ones with every metric of this package.
+    """Score predicted cells against the real ones with every metric that needs no other condition.
 
     Parameters
     ----------
@@ -65,10 +95,15 @@ def score_prediction(
         Predicted target cells, real target cells and the control cells that both are changes from: (n_cells, n_genes)
         each, log1p CP10k, dense or sparse, the same genes in the same order.
     components
-        Projection for the E-distance, (n_genes, n_components); None takes it over the genes.
+        Projection for the E-distance and the MMD, (n_genes, n_components); None takes them over the genes.
     n_top
-        Number of top differential genes (real target against control, Welch t), over which the scores named "top" and
-        the direction accuracy are taken.
+        Number of top differential genes (real target against control, Welch t), over which the scores named "top", the
+        direction accuracy and the differential overlap are taken.
+
+    Returns
+    -------
+    The scores; `differential_f1` and `differential_overlap` are NaN where a single cell is predicted, of which no test
+    can be made.
 
     Raises
     ------
@@ -84,24 +119,46 @@ def score_prediction(
     """
     x, y, reference = as_matrix(predicted, "predicted"), as_matrix(real, "real"), as_matrix(control, "control")
     check_same_genes(predicted=x, real=y, control=reference)
-    top = top_differential_genes(reference, y, n=n_top)
-    means = gene_means(x), gene_means(y), gene_means(reference)
+    check_two_cells(control=reference, target=y)
+    check_count(n_top, "n_top")
+    cells = moments(x), moments(y), moments(reference)
+    distances = pair_distances(x, y, components=components, max_cells=MAX_CELLS, seed=0)
     return PredictionScore(
-        **_scores_of_means(*means, top),
-        e_distance=e_distance(x, y, components=components),
-        variance_ratio=variance_ratio(x, y),
+        **_scores_of_means(*cells, n_top),
+        **_scores_of_calls(*cells, n_top),
+        e_distance=e_distance_of_pairs(distances),
+        mmd=mmd_of_pairs(distances),
+        variance_ratio=ratio_of_variances(cells[0].variance, cells[1].variance),
+        r2_of_variances=pearson(cells[0].spread, cells[1].spread) ** 2,
         zero_fraction=zero_fraction(x),
     )
 
 
-def _scores_of_means(predicted: Vector, real: Vector, control: Vector, top: NDArray[np.intp]) -> dict[str, float]:
-    """The scores that depend on gene means only."""
-    predicted_change, real_change = change(predicted, control), change(real, control)
-    return {
+def _scores_of_means(predicted: Moments, real: Moments, control: Moments, n_top: int) -> dict[str, float]:
+    """The scores that depend on gene means and on which genes respond."""
+    ranked = ranked_genes(control, real)
+    predicted_change, real_change = change(predicted.mean, control.mean), change(real.mean, control.mean)
+    top = ranked[:n_top]
+    scores = {
         "correlation_of_changes": pearson(predicted_change, real_change),
-        "correlation_of_changes_top": pearson(predicted_change[top], real_change[top]),
-        "r2_of_means": pearson(predicted, real) ** 2,
-        "r2_of_means_top": pearson(predicted[top], real[top]) ** 2,
-        "mse_top": mean_square(predicted[top], real[top]),
+        "r2_of_means": pearson(predicted.mean, real.mean) ** 2,
+        "r2_of_means_top": pearson(predicted.mean[top], real.mean[top]) ** 2,
         "direction_accuracy": sign_agreement(predicted_change[top], real_change[top]),
+        "mse_of_changes": mean_square(predicted_change, real_change),
+    }
+    for suffix, n in {"top": n_top, "top20": 20, "top50": 50}.items():
+        genes = ranked[:n]
+        scores[f"correlation_of_changes_{suffix}"] = pearson(predicted_change[genes], real_change[genes])
+        scores[f"mse_{suffix}"] = mean_square(predicted.mean[genes], real.mean[genes])
+    return scores
+
+
+def _scores_of_calls(predicted: Moments, real: Moments, control: Moments, n_top: int) -> dict[str, float]:
+    """The scores that need a test of predicted cells; NaN where there is but one."""
+    if predicted.n_cells < 2:
+        return {"differential_f1": float("nan"), "differential_overlap": float("nan")}
+    calls = [calls_by_welch(control, cells, ALPHA, MIN_CHANGE) for cells in (predicted, real)]
+    return {
+        "differential_f1": agreement(*calls).f1,
+        "differential_overlap": common_top(predicted, real, control, n_top),
     }

@@ -31,8 +31,25 @@ HIGHER_IS_BETTER = {
     "mse_top": False,
     "direction_accuracy": True,
     "e_distance": False,
+    "correlation_of_changes_top20": True,
+    "correlation_of_changes_top50": True,
+    "mse_top20": False,
+    "mse_top50": False,
+    "mse_of_changes": False,
+    "r2_of_variances": True,
+    "mmd": False,
+    "differential_f1": True,
+    "differential_overlap": True,
 }
-METRIC_NAMES = {"e_distance": "E-distance", "r2_of_means": "R2 of means", "r2_of_means_top": "R2 of top means"}
+METRIC_NAMES = {
+    "e_distance": "E-distance",
+    "mmd": "MMD",
+    "r2_of_means": "R2 of means",
+    "r2_of_means_top": "R2 of top means",
+    "r2_of_variances": "R2 of variances",
+    "differential_f1": "F1 of differential genes",
+    "differential_overlap": "share of top genes in common",
+}
 
 
 def compare(

@@ -1,0 +1,134 @@
+"""Rank of the true condition: a plain count over conditions, cases by hand, chance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import cosine, euclidean
+
+from deltavi._errors import DeltaviError, GeneMatchError, InputDataError, UnknownCategoryError
+from deltavi.metrics import rank_among_conditions
+
+SEEDS = st.integers(0, 2**32 - 1)
+METRICS = {"cosine": cosine, "euclidean": euclidean}
+CONTROL = np.zeros((2, 2))
+# changes: a (1, 0), b (0, 1), c (3, 3), d (-1, 0)
+REAL = {
+    name: np.array([change, change]) for name, change in zip("abcd", [[1, 0], [0, 1], [3, 3], [-1, 0]], strict=True)
+}
+
+
+def scene(seed, n_conditions=6, n_genes=10):
+    rng = np.random.default_rng(seed)
+    control = rng.gamma(2, 1, (15, n_genes))
+    real = {f"c{i}": rng.gamma(2, 1, (12, n_genes)) + rng.normal(0, 1, n_genes) for i in range(n_conditions)}
+    return rng.gamma(2, 1, (9, n_genes)) + rng.normal(0, 1, n_genes), real, control
+
+
+@pytest.mark.parametrize(
+    ("change", "metric", "ranks"),
+    [
+        ([2.0, 0.1], "cosine", {"a": 0.0, "c": 1 / 3, "b": 2 / 3, "d": 1.0}),
+        ([2.0, 0.1], "euclidean", {"a": 0.0, "b": 1 / 3, "d": 2 / 3, "c": 1.0}),
+        ([0.0, 0.0], "cosine", dict.fromkeys("abcd", 0.5)),
+        ([0.0, 0.0], "euclidean", {"a": 1 / 3, "b": 1 / 3, "d": 1 / 3, "c": 1.0}),
+    ],
+)
+def test_by_hand(change, metric, ranks):
+    for target, rank in ranks.items():
+        found = rank_among_conditions(np.array([change]), REAL, target=target, control=CONTROL, metric=metric)
+        assert found == pytest.approx(rank)
+
+
+@given(seed=SEEDS, metric=st.sampled_from(list(METRICS)))
+@settings(deadline=None)
+def test_it_is_the_share_of_other_conditions_that_are_closer(seed, metric):
+    predicted, real, control = scene(seed)
+    start = control.mean(axis=0)
+    guess = predicted.mean(axis=0) - start
+    distances = {name: METRICS[metric](guess, cells.mean(axis=0) - start) for name, cells in real.items()}
+    for target in real:
+        closer = sum(distances[other] < distances[target] for other in real if other != target)
+        found = rank_among_conditions(predicted, real, target=target, control=control, metric=metric)
+        assert found == pytest.approx(closer / 5)
+
+
+@given(seed=SEEDS, metric=st.sampled_from(list(METRICS)))
+@settings(deadline=None)
+def test_form_and_order_of_genes_cells_and_conditions_do_not_matter(seed, metric):
+    predicted, real, control = scene(seed)
+    genes, rng = np.random.default_rng(seed).permutation(10), np.random.default_rng(seed)
+    expected = rank_among_conditions(predicted, real, target="c2", control=control, metric=metric)
+    moved = {name: sp.csr_matrix(rng.permutation(real[name])[:, genes]) for name in reversed(real)}
+    found = rank_among_conditions(
+        predicted[:, genes], moved, target="c2", control=sp.csc_matrix(control[:, genes]), metric=metric
+    )
+    assert found == expected
+
+
+@given(seed=SEEDS, factor=st.floats(0.1, 10))
+@settings(deadline=None)
+def test_cosine_is_blind_to_size(seed, factor):
+    predicted, real, control = scene(seed)
+    start = control.mean(axis=0)
+    scaled = (start + factor * (predicted.mean(axis=0) - start))[None]
+    for target in real:
+        ranks = [rank_among_conditions(x, real, target=target, control=control) for x in (predicted, scaled)]
+        assert ranks[0] == ranks[1]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_right_cells_rank_first_and_ranks_of_all_targets_fill_the_scale(metric):
+    predicted, real, control = scene(3)
+    for target, cells in real.items():
+        assert rank_among_conditions(cells, real, target=target, control=control, metric=metric) == 0.0
+    ranks = [rank_among_conditions(predicted, real, target=t, control=control, metric=metric) for t in real]
+    assert sorted(ranks) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_random_predictions_rank_in_the_middle(metric):
+    found = []
+    for seed in range(300):
+        predicted, real, control = scene(seed)
+        found.append(rank_among_conditions(predicted, real, target="c0", control=control, metric=metric))
+    assert np.mean(found) == pytest.approx(0.5, abs=4 * 0.34 / np.sqrt(300))
+
+
+def test_conditions_with_the_same_cells_share_the_rank():
+    _, real, control = scene(1)
+    real["twin"] = real["c0"]
+    assert rank_among_conditions(real["c0"], real, target="c0", control=control) == pytest.approx(0.5 / 6)
+
+
+def test_mapping_is_left_untouched():
+    predicted, real, control = scene(0)
+    kept = {name: cells.copy() for name, cells in real.items()}
+    rank_among_conditions(predicted, real, target="c1", control=control)
+    assert list(real) == list(kept)
+    for name, cells in kept.items():
+        np.testing.assert_array_equal(real[name], cells)
+
+
+def test_bad_input():
+    predicted, real, control = scene(0)
+    with pytest.raises(UnknownCategoryError, match=r"target 'cc1' is not in the data\. Did you mean 'c1'"):
+        rank_among_conditions(predicted, real, target="cc1", control=control)
+    with pytest.raises(UnknownCategoryError, match="metric 'l2' is not in those on offer"):
+        rank_among_conditions(predicted, real, target="c1", control=control, metric="l2")
+    with pytest.raises(DeltaviError, match="no condition but the target"):
+        rank_among_conditions(predicted, {"c1": real["c1"]}, target="c1", control=control)
+    with pytest.raises(GeneMatchError, match="predicted has 4"):
+        rank_among_conditions(predicted[:, :4], real, target="c1", control=control)
+    for bad, message in ((np.full((3, 10), np.nan), r"\['c2'\] holds NaN"), (np.zeros((0, 10)), r"\['c2'\] is empty")):
+        with pytest.raises(InputDataError, match=message):
+            rank_among_conditions(predicted, real | {"c2": bad}, target="c1", control=control)
+
+
+def test_a_single_cell_is_enough():
+    predicted, real, control = scene(0)
+    one = {name: cells[:1] for name, cells in real.items()}
+    assert 0 <= rank_among_conditions(predicted[:1], one, target="c1", control=control[:1]) <= 1
