@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from deltavi._errors import DeltaviError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from deltavi.tl import HeldOut
+    from deltavi.tl import HeldOut, PerturbationEvaluation
 
 SHOWN = {
     "correlation_of_changes": "correlation of changes",
@@ -27,7 +27,9 @@ SHOWN = {
     "variance_ratio": "variance ratio",
     "zero_fraction": "zeros",
 }
+DRAWN = ["correlation_of_changes", "correlation_of_changes_top", "e_distance"]
 SIMULATED_TYPE = "type_3"
+MODEL = "SCGEN"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,10 +40,13 @@ def build_parser() -> argparse.ArgumentParser:
         "demo",
         help="predict a held-out response and compare it with simple baselines",
         description="Train SCGEN without the target cells of one label, predict them, compare with every baseline, "
-        "and write the predicted cells, the model, the table and a figure. Simulated data unless --data is given.",
+        "and write the predicted cells, the model, the table and a figure. Simulated data unless --data is given. With "
+        "--all every label is held out in turn, and the table of all, its summary and a figure are written.",
     )
     demo.add_argument("--data", type=Path, help="h5ad file with raw counts (default: a simulated experiment)")
     demo.add_argument("--holdout", help="label whose target cells are held out")
+    demo.add_argument("--all", action="store_true", help="hold out every label in turn, and write scores of all")
+    demo.add_argument("--jobs", type=int, default=1, help="processes of --all, each of one thread (%(default)s)")
     demo.add_argument("--condition-key", default="condition", help="obs column of the condition (%(default)s)")
     demo.add_argument("--labels-key", default="cell_type", help="obs column of the label (%(default)s)")
     demo.add_argument("--control", default="control", help="condition to start from (%(default)s)")
@@ -68,50 +73,87 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run_demo(options: argparse.Namespace) -> HeldOut:
+def run_demo(options: argparse.Namespace) -> HeldOut | PerturbationEvaluation:
     """Predict, print and write; returns what was found."""
     import torch
 
-    from deltavi.tl import predict_held_out
-
-    for name in ("genes", "threads"):
+    for name in ("genes", "threads", "jobs"):
         if getattr(options, name) < 1:
             raise DeltaviError(f"--{name} must be at least 1, not {getattr(options, name)}.")
+    if options.all and options.holdout is not None:
+        raise DeltaviError(f"--all holds out every label: leave out --holdout {options.holdout}, or --all.")
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     torch.set_num_threads(options.threads)
-    adata, label = _load(options)
-    print(f"{adata.n_obs} cells x {adata.n_vars} genes; to hold out: {label} under {options.target}.")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         # lightning walks over batches with a torch helper that torch deprecated
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-        result = predict_held_out(
-            adata,
-            label=label,
-            control=options.control,
-            target=options.target,
-            condition_key=options.condition_key,
-            labels_key=options.labels_key,
-            layer=options.layer,
-            n_genes=options.genes,
-            max_epochs=options.epochs,
-            seed=options.seed,
-            train_kwargs={"enable_progress_bar": not options.quiet},
-        )
+        return _hold_out_all(options) if options.all else _hold_out_one(options)
+
+
+def _asked(options: argparse.Namespace) -> dict[str, Any]:
+    """Arguments that one hold-out and all of them share."""
+    return {
+        "control": options.control,
+        "target": options.target,
+        "condition_key": options.condition_key,
+        "labels_key": options.labels_key,
+        "layer": options.layer,
+        "n_genes": options.genes,
+    }
+
+
+def _hold_out_one(options: argparse.Namespace) -> HeldOut:
+    """One label: prediction, model, scores and a figure of the cells."""
+    from deltavi.tl import predict_held_out
+
+    adata, label = _load(options), options.holdout or SIMULATED_TYPE
+    print(f"{adata.n_obs} cells x {adata.n_vars} genes; to hold out: {label} under {options.target}.")
+    result = predict_held_out(
+        adata,
+        label=label,
+        max_epochs=options.epochs,
+        seed=options.seed,
+        train_kwargs={"enable_progress_bar": not options.quiet},
+        **_asked(options),
+    )
     print(f"\n{format_table(result.table)}\n\n{result.verdict}")
     for path in write_results(result, options.out):
         print(f"wrote {path}")
     return result
 
 
-def _load(options: argparse.Namespace) -> tuple[AnnData, str]:
-    """Data and the label to hold out."""
+def _hold_out_all(options: argparse.Namespace) -> PerturbationEvaluation:
+    """Every label in turn: scores of all, their means, and a figure of these."""
+    from deltavi.model import SCGEN
+    from deltavi.tl import Method, evaluate_perturbation
+
+    adata = _load(options)
+    print(f"{adata.n_obs} cells x {adata.n_vars} genes; to hold out: each label under {options.target}.")
+    evaluation = evaluate_perturbation(
+        adata,
+        {MODEL: Method(SCGEN, train_kwargs={"max_epochs": options.epochs})},
+        seeds=options.seed,
+        n_jobs=options.jobs,
+        progress=not options.quiet,
+        **_asked(options),
+    )
+    means = cast("pd.DataFrame", evaluation.summary().xs("mean", axis=1, level="statistic"))
+    print(f"\n{format_table(means)}\n\n{evaluation.verdict()}")
+    for skipped in evaluation.skipped.itertuples():
+        print(f"left out: {skipped.hold_out} under {skipped.target}: {skipped.reason}")
+    for path in write_evaluation(evaluation, options.out):
+        print(f"wrote {path}")
+    return evaluation
+
+
+def _load(options: argparse.Namespace) -> AnnData:
+    """The data, of which at least one label can be held out."""
     if options.data is None:
         from deltavi.data import simulate_perturbation
 
-        adata = simulate_perturbation(n_genes=1000, n_cell_types=6, n_cells_per_group=120, seed=options.seed)
-        return adata, options.holdout or SIMULATED_TYPE
+        return simulate_perturbation(n_genes=1000, n_cell_types=6, n_cells_per_group=120, seed=options.seed)
     import anndata
 
     from deltavi.data._fields import column
@@ -122,15 +164,15 @@ def _load(options: argparse.Namespace) -> tuple[AnnData, str]:
         adata = anndata.read_h5ad(options.data)
     except OSError as error:
         raise DeltaviError(f"{options.data} cannot be read as h5ad: {error}") from error
-    if options.holdout is None:
+    if options.holdout is None and not options.all:
         known = ", ".join(sorted(set(column(adata, options.labels_key).astype(str))))
-        raise DeltaviError(f"Say which label to hold out with --holdout: one of {known}.")
-    return adata, options.holdout
+        raise DeltaviError(f"Say which label to hold out with --holdout: one of {known}; or all in turn with --all.")
+    return adata
 
 
 def format_table(table: pd.DataFrame) -> str:
     """Scores as text, best first, with the headings of `SHOWN`."""
-    shown = table[list(SHOWN)].rename(columns=SHOWN).rename_axis(None)
+    shown = table[list(SHOWN)].rename(columns=SHOWN).rename_axis(None).rename_axis(None, axis=1)
     return shown.to_string(float_format=lambda value: f"{value:.3f}")
 
 
@@ -143,6 +185,15 @@ def write_results(result: HeldOut, folder: Path) -> list[Path]:
     result.table.to_csv(table)
     plot_result(result, figure)
     return [cells, model, table, figure]
+
+
+def write_evaluation(evaluation: PerturbationEvaluation, folder: Path) -> list[Path]:
+    """Write the table, what was skipped, the means and a figure into `folder`; existing ones are replaced."""
+    files = evaluation.save(folder)
+    summary, figure = folder / "summary.csv", folder / "figure.png"
+    evaluation.summary().to_csv(summary)
+    evaluation.plot(metrics=DRAWN, highlight=MODEL, show=False, save=figure)
+    return [*files, summary, figure]
 
 
 def plot_result(result: HeldOut, path: Path) -> None:

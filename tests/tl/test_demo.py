@@ -18,7 +18,7 @@ from deltavi.cli import build_parser, format_table, main, run_demo
 from deltavi.data import simulate_perturbation
 from deltavi.model import MIXVI, SCGEN
 from deltavi.perturbation import BASELINES, CEILING
-from deltavi.tl import HeldOut, predict_held_out
+from deltavi.tl import HeldOut, PerturbationEvaluation, predict_held_out
 
 MODEL = "SCGEN"
 ASK = {"label": "type_2", "control": "control", "target": "stimulated"}
@@ -175,11 +175,11 @@ def test_real_cells(kang_path: Path, tmp_path: Path) -> None:
 
 
 def test_arguments_reach_the_model_and_the_prediction(adata: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
-    from deltavi.tl import _held_out
+    from deltavi.tl import _experiment
 
     seen = []
-    axes = _held_out.principal_axes
-    monkeypatch.setattr(_held_out, "principal_axes", lambda x, **kwargs: seen.append(x.shape) or axes(x, **kwargs))
+    axes = _experiment.principal_axes
+    monkeypatch.setattr(_experiment, "principal_axes", lambda x, **kwargs: seen.append(x.shape) or axes(x, **kwargs))
     found = predict_held_out(adata, **ASK, **QUICK, seed=5, predict_kwargs={"shift": "paired"})
     assert found.model.seed == 5
     assert found.predicted.uns["deltavi"]["shift"] == "paired"
@@ -221,3 +221,29 @@ def test_the_command_line_hands_everything_on(adata: AnnData, tmp_path: Path, mo
         "max_epochs": 4,
     }
     assert {name: got[name] for name in expected} == expected
+
+
+def test_demo_of_all_labels_writes_the_table(adata: AnnData, tmp_path: Path, capsys: Any) -> None:
+    few = adata[~((adata.obs["cell_type"] == "type_4") & (adata.obs["condition"] == "control"))].copy()
+    few.write_h5ad(tmp_path / "cells.h5ad")
+    out = tmp_path / "out"
+    arguments = ["--data", tmp_path / "cells.h5ad", "--all", "--out", out, "--genes", 80, "--epochs", 2, "--quiet"]
+    assert main(["demo", *map(str, arguments)]) == 0
+    captured = capsys.readouterr()
+    assert "similarity shift" in captured.out
+    assert "On average SCGEN" in captured.out
+    assert "left out: type_4 under stimulated: 'type_4' has 0 cells" in captured.out
+    assert captured.err == ""
+    evaluation = PerturbationEvaluation.load(out)
+    assert list(evaluation.table["hold_out"].unique()) == ["type_1", "type_2", "type_3"]
+    assert list(evaluation.table["method"].unique()) == [MODEL, *BASELINES, CEILING]
+    assert evaluation.settings["methods"][MODEL]["train_kwargs"]["max_epochs"] == 2
+    assert evaluation.settings["n_genes"] == 80
+    summary = pd.read_csv(out / "summary.csv", header=[0, 1], index_col=0)
+    assert summary.loc[MODEL, ("e_distance", "mean")] == pytest.approx(evaluation.summary("e_distance")["mean"][MODEL])
+    assert (out / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_all_and_one_exclude_each_other(tmp_path: Path, capsys: Any) -> None:
+    assert main(["demo", "--all", "--holdout", "B", "--out", str(tmp_path)]) == 2
+    assert "leave out --holdout B" in capsys.readouterr().err

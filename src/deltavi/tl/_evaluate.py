@@ -1,0 +1,330 @@
+"""Held-out evaluation of predicted responses, in one call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+from anndata import AnnData
+
+import deltavi
+from deltavi._errors import DeltaviError, unknown_category
+from deltavi.data._counts import counts_of
+from deltavi.data._fields import user_columns
+from deltavi.data._prepare import TOTAL_COUNTS
+from deltavi.perturbation import BASELINES
+from deltavi.perturbation._inputs import check_unique_genes
+from deltavi.tl._evaluation import COLUMNS, PREDICTION_COLUMNS, SCORES, SKIPPED_COLUMNS, PerturbationEvaluation
+from deltavi.tl._masks import CellIdentities
+from deltavi.tl._methods import resolve_methods
+from deltavi.tl._quiet import collected_warnings
+from deltavi.tl._resume import RunFolder, data_fingerprint, described
+from deltavi.tl._runs import (
+    ALL_BASELINES,
+    BASELINE,
+    MODEL,
+    NO_CHANGE,
+    ONLY_NO_CHANGE,
+    THE_CEILING,
+    Group,
+    Plan,
+    Result,
+    Task,
+    run_tasks,
+)
+from deltavi.tl._splits import HoldOut, Question, Skipped, question_of, resolve_hold_outs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TOP_GENES = ("held-out", "training")
+IN_FOLDER = "evaluate_perturbation(folder=...)"
+
+
+def evaluate_perturbation(
+    adata: AnnData,
+    methods: Any = None,
+    *,
+    control: str,
+    target: str | Sequence[str] | None = None,
+    condition_key: str = "condition",
+    labels_key: str = "cell_type",
+    layer: str | None = None,
+    hold_out: Any = None,
+    n_genes: int = 2000,
+    genes_from_all_cells: bool = False,
+    top_genes: Literal["held-out", "training"] = "held-out",
+    baselines: bool | str | Sequence[str] = True,
+    ceiling: bool = True,
+    seeds: int | Sequence[int] = (0,),
+    n_jobs: int = 1,
+    folder: str | os.PathLike[str] | None = None,
+    keep_predictions: bool = False,
+    progress: bool = True,
+) -> PerturbationEvaluation:
+    """Hold out responses in turn, predict each with methods that never saw it, and score all of them.
+
+    For every hold-out genes are chosen anew without the held-out cells, methods and baselines learn from all other
+    cells, and predict from the control cells of the same labels; these are among the training cells. The held-out
+    cells are used for scores alone: for the differential genes of the scores named "top" (unless `top_genes` says
+    otherwise) and, with all others, for the axes along which distances are measured. Each process uses one thread.
+
+    Parameters
+    ----------
+    adata
+        Raw counts of all genes, (n_cells, n_genes). It is not changed.
+    methods
+        One or several of: a model class, a :class:`Method`, a function
+        ``f(train, query, *, control, target, condition_key, labels_key, seed)`` that returns predicted cells as AnnData
+        or matrix (n_query, n_genes), log1p CP10k; or a mapping from name to such. SCGEN when None. Functions get log1p
+        CP10k in X and raw counts in ``layers["counts"]``.
+    control, target
+        Condition to start from, and one or several to predict; every other condition when None.
+    condition_key, labels_key
+        obs columns of condition and label.
+    layer
+        Layer with the raw counts; X when None.
+    hold_out
+        What to hold out: None each label under each target in turn; the name of an obs column, such as a donor, the
+        target cells of each of its values in turn, of all labels; several label names these labels; a mapping from
+        name to a boolean mask over all cells, or to a :class:`Split`, your own splits.
+    n_genes
+        Number of variable genes.
+    genes_from_all_cells
+        Choose genes with the held-out cells, too: a small leak, the same for every method, that some published
+        comparisons have.
+    top_genes
+        Where the genes of the scores named "top" come from: ``"held-out"``, those that change most between the query
+        and the real held-out cells; ``"training"``, those that change most in the training cells, on average over the
+        labels seen in both conditions.
+    baselines
+        Baselines beside the methods: all, none but "no change", which always stands there, or those named.
+    ceiling
+        Add what one half of the real cells predicts of the other.
+    seeds
+        Seed or seeds; each is a training of its own.
+    n_jobs
+        Processes to spread hold-outs and seeds over. The result does not depend on it.
+    folder
+        Write every finished part here at once, and do not compute again what is there: an interrupted call goes on
+        where it stopped, and one with further methods, seeds or hold-outs adds them.
+    keep_predictions
+        Write the predicted cells to the folder, too.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    The scores and what was skipped.
+
+    Raises
+    ------
+    UnknownCategoryError
+        If a column, condition, label or baseline does not exist.
+    InputDataError
+        If the matrix does not hold raw counts, a cell is on both sides of a split, a mask makes no sense, or a method
+        returns the wrong number of cells, or NaN.
+    GeneMatchError
+        If gene names repeat, or a method returns other genes.
+    DeltaviError
+        If a label asked for by name has too few cells, nothing is left to learn from or to hold out, names clash, or
+        the folder belongs to another evaluation.
+
+    Examples
+    --------
+    >>> from deltavi.data import simulate_perturbation
+    >>> from deltavi.model import PPCA
+    >>> from deltavi.tl import evaluate_perturbation
+    >>> cells = simulate_perturbation(n_genes=200, n_cell_types=4, n_batches=1, n_cells_per_group=30)
+    >>> evaluation = evaluate_perturbation(cells, PPCA, control="control", progress=False)
+    >>> evaluation.summary("e_distance").index[-1]
+    'two halves of the real cells'
+    """
+    settings: dict[str, Any] = {
+        "control": str(control),
+        "condition_key": condition_key,
+        "labels_key": labels_key,
+        "layer": layer,
+        "n_genes": int(n_genes),
+        "genes_from_all_cells": bool(genes_from_all_cells),
+        "top_genes": top_genes,
+    }
+    numbers = _seeds(seeds)
+    _check_options(top_genes, n_jobs, folder, keep_predictions)
+    wanted = _baselines(baselines)
+    names = {"condition_key": condition_key, "labels_key": labels_key}
+    resolved = resolve_methods(methods)
+    plan = Plan(
+        resolved,
+        str(control),
+        **names,
+        n_genes=n_genes,
+        genes_from_all_cells=genes_from_all_cells,
+        top_genes=top_genes,
+        keep_predictions=keep_predictions,
+        descriptions={name: described(method) for name, method in resolved.items()},
+    )
+    question = question_of(adata, control=control, target=target, **names)
+    hold_outs, skipped = resolve_hold_outs(question, hold_out)
+    with collected_warnings():
+        cells = _lean(adata, layer)
+    _require_apart(cells, hold_outs)
+    place = None if folder is None else RunFolder(folder, _identity(cells, question, settings))
+    groups = _groups(plan, wanted, ceiling)
+    results = _computed(cells, hold_outs, numbers, groups, plan, place, n_jobs, progress)
+    settings |= {
+        "targets": list(question.targets),
+        "hold_outs": [[part.name, part.target, *part.labels] for part in hold_outs],
+        "seeds": list(numbers),
+        "baselines": wanted,
+        "ceiling": bool(ceiling),
+        "methods": plan.descriptions,
+        "deltavi_version": deltavi.__version__,
+    }
+    evaluation = _assembled(results, settings, skipped, wanted)
+    if place is not None:
+        evaluation.save(place.path)
+    return evaluation
+
+
+def _seeds(given: Any) -> tuple[int, ...]:
+    numbers = [given] if isinstance(given, Integral) else list(given)
+    wrong = [number for number in numbers if isinstance(number, bool) or not isinstance(number, Integral) or number < 0]
+    if not numbers or wrong:
+        raise DeltaviError(f"seeds is {given!r}; pass one or several whole numbers of at least 0, such as (0, 1, 2).")
+    return tuple(dict.fromkeys(int(number) for number in numbers))
+
+
+def _check_options(top_genes: str, n_jobs: int, folder: object, keep_predictions: bool) -> None:
+    if top_genes not in TOP_GENES:
+        raise unknown_category("top_genes", top_genes, TOP_GENES, among="the choices")
+    if isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral) or n_jobs == 0:
+        raise DeltaviError(f"n_jobs is {n_jobs!r}; pass a number of processes, or -1 for one per core.")
+    if keep_predictions and folder is None:
+        raise DeltaviError("keep_predictions needs a folder to write the predicted cells to: pass folder=...")
+
+
+def _baselines(given: bool | str | Iterable[str]) -> list[str]:
+    """Names of the baselines wanted, in the order of `BASELINES`; "no change" is always one."""
+    if isinstance(given, bool):
+        return list(BASELINES) if given else [NO_CHANGE]
+    names = [given] if isinstance(given, str) else list(given)
+    for name in names:
+        if name not in BASELINES:
+            raise unknown_category("baseline", name, BASELINES, among="the baselines")
+    return [name for name in BASELINES if name in {NO_CHANGE, *names}]
+
+
+def _lean(adata: AnnData, layer: str | None) -> AnnData:
+    """Counts and obs alone, in memory, in one form whatever the form of the input."""
+    check_unique_genes(adata.var_names, "adata")
+    counts = counts_of(adata, layer)
+    counts.eliminate_zeros()
+    counts.sum_duplicates()
+    lean = AnnData(counts, obs=user_columns(adata.obs))
+    lean.var_names = adata.var_names.copy()
+    return lean
+
+
+def _require_apart(adata: AnnData, hold_outs: list[HoldOut]) -> None:
+    identities = CellIdentities(adata)
+    for part in hold_outs:
+        identities.require_apart(part.held_out, f"hold-out {part.name!r} under {part.target!r}")
+
+
+def _identity(adata: AnnData, question: Question, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the parts in a folder have in common."""
+    columns = {"conditions": question.conditions, "labels": question.labels}
+    if TOTAL_COUNTS in adata.obs:
+        columns[TOTAL_COUNTS] = adata.obs[TOTAL_COUNTS].to_numpy()
+    return {
+        "written by": IN_FOLDER,
+        "deltavi_version": deltavi.__version__,
+        "scores": list(SCORES),
+        "data": data_fingerprint(adata, columns),
+        "settings": dict(settings),
+    }
+
+
+def _groups(plan: Plan, baselines: list[str], ceiling: bool) -> list[Group]:
+    """What is computed together, in the order of the table."""
+    shared = ONLY_NO_CHANGE if baselines == [NO_CHANGE] else ALL_BASELINES
+    return [*(Group(MODEL, name) for name in plan.methods), shared, *([THE_CEILING] if ceiling else [])]
+
+
+def _computed(
+    adata: AnnData,
+    hold_outs: list[HoldOut],
+    seeds: tuple[int, ...],
+    groups: list[Group],
+    plan: Plan,
+    place: RunFolder | None,
+    n_jobs: int,
+    progress: bool,
+) -> list[Result]:
+    """Results of all groups in the order of hold-outs, seeds and groups; from the folder where they are there."""
+    tasks = [Task(part, seed, tuple(groups)) for part in hold_outs for seed in seeds]
+    done = {} if place is None else {result.key: result for task in tasks for result in _finished(task, plan, place)}
+    pending = [
+        Task(task.hold_out, task.seed, missing)
+        for task in tasks
+        if (missing := tuple(group for group in task.groups if task.key(group) not in done))
+    ]
+    with _bar(len(tasks) * len(groups), len(done), progress) as bar:
+        for result in run_tasks(adata, pending, plan, place, n_jobs):
+            done[result.key] = result
+            bar.set_postfix_str(f"{result.key[0]}: {result.key[-1]}", refresh=False)
+            bar.update()
+    return [done[task.key(group)] for task in tasks for group in task.groups]
+
+
+def _finished(task: Task, plan: Plan, place: RunFolder) -> Iterator[Result]:
+    """Groups of a task that are in the folder, with their predicted cells if those are wanted."""
+    for group in task.groups:
+        found = place.read(task.key(group), plan.signature(group, task.hold_out))
+        if found is None:
+            continue
+        files = found["predictions"].values()
+        lacking = plan.keep_predictions and group != THE_CEILING and not files
+        if not lacking and all((place.path / name).is_file() for name in files):
+            yield Result(task.key(group), found["rows"], found["warnings"], found["predictions"])
+
+
+def _bar(total: int, done: int, progress: bool) -> Any:
+    with collected_warnings():  # without the widgets of notebooks, tqdm warns
+        from tqdm.auto import tqdm
+    return tqdm(total=total, initial=done, desc="evaluating", disable=not progress)
+
+
+def _assembled(
+    results: list[Result], settings: dict[str, Any], skipped: list[Skipped], baselines: list[str]
+) -> PerturbationEvaluation:
+    rows = [row for result in results for row in result.rows if row["kind"] != BASELINE or row["method"] in baselines]
+    table = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
+    # what belongs together stands together: all methods of one label, in the order in which they were computed
+    places = {key: i for i, key in enumerate(dict.fromkeys(_case(row) for row in rows))}
+    order = sorted(range(len(rows)), key=lambda i: places[_case(rows[i])])
+    said = [f"{result.key[-1]} on {result.key[0]}: {text}" for result in results for text in result.warnings]
+    kept = [
+        {"hold_out": result.key[0], "target": result.key[1], "seed": int(result.key[2]), "method": name, "file": file}
+        for result in results
+        for name, file in result.predictions.items()
+    ]
+    return PerturbationEvaluation(
+        table.iloc[order].reset_index(drop=True),
+        settings,
+        pd.DataFrame([asdict(part) for part in skipped], columns=pd.Index(SKIPPED_COLUMNS)),
+        tuple(dict.fromkeys(said)),
+        pd.DataFrame(kept, columns=pd.Index(PREDICTION_COLUMNS)),
+    )
+
+
+def _case(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("hold_out", "target", "seed", "label"))
+
+
+__all__ = ["evaluate_perturbation"]

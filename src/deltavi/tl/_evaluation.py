@@ -1,0 +1,282 @@
+"""What an evaluation found: a tidy table, and the questions one asks of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import deltavi
+from deltavi._errors import DeltaviError, examples, unknown_category
+from deltavi.metrics import PredictionScore
+from deltavi.perturbation import CEILING, verdict
+from deltavi.perturbation.evaluate import HIGHER_IS_BETTER, METRIC_NAMES
+from deltavi.tl._resume import read_json, replace_file, write_json
+
+SCORES = tuple(score.name for score in fields(PredictionScore))
+CASE = ["hold_out", "label", "target"]
+"""Columns that say what was predicted."""
+TEXT = [*CASE, "method", "kind"]
+COLUMNS = ["hold_out", "label", "target", "seed", "method", "kind", "n_control", "n_real", "seconds", *SCORES]
+SKIPPED_COLUMNS = [*CASE, "reason"]
+PREDICTION_COLUMNS = ["hold_out", "target", "seed", "method", "file"]
+JUDGED_BY = ("correlation_of_changes", "e_distance")
+TABLE_FILE, SKIPPED_FILE, PREDICTIONS_FILE, REST_FILE = "table.csv", "skipped.csv", "predictions.csv", "settings.json"
+
+
+def _empty(columns: Sequence[str]) -> pd.DataFrame:
+    return pd.DataFrame(columns=pd.Index(columns))
+
+
+@dataclass(frozen=True, eq=False)
+class PerturbationEvaluation:
+    """Scores of methods, baselines and the ceiling on every hold-out.
+
+    Parameters
+    ----------
+    table
+        One row per hold-out, label, target, seed and method. ``kind`` is ``"model"``, ``"baseline"`` or ``"ceiling"``;
+        ``n_control`` and ``n_real`` count the cells compared; ``seconds`` is processor time to train and predict, of
+        which each baseline has an equal share; the others are the fields of :class:`deltavi.metrics.PredictionScore`.
+    settings
+        What was asked for.
+    skipped
+        What was not evaluated (an empty label stands for a whole hold-out), and why.
+    warnings
+        What models said while they were trained, each once.
+    predictions
+        Where predicted cells lie, if they were kept: paths within the folder of the evaluation.
+    """
+
+    table: pd.DataFrame
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    skipped: pd.DataFrame = field(default_factory=lambda: _empty(SKIPPED_COLUMNS))
+    warnings: tuple[str, ...] = ()
+    predictions: pd.DataFrame = field(default_factory=lambda: _empty(PREDICTION_COLUMNS))
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the scores."""
+        return [name for name in self.table.columns if name not in COLUMNS[: -len(SCORES)]]
+
+    @property
+    def methods(self) -> list[str]:
+        """Names of the methods evaluated, without baselines and ceiling."""
+        return list(self.table.loc[self.table["kind"] == "model", "method"].unique())
+
+    def summary(self, metric: str | None = None) -> pd.DataFrame:
+        """Mean and standard deviation over hold-outs and seeds by method, best first, the ceiling last.
+
+        Parameters
+        ----------
+        metric
+            A score; None takes all, and orders the methods by the first.
+
+        Returns
+        -------
+        Of one score the columns ``kind``, ``mean``, ``sd`` (sample standard deviation) and ``n`` (rows); of all the
+        columns are pairs of score and ``mean`` or ``sd``.
+        """
+        if metric is not None:
+            self._require_metric(metric)
+        names = self.metrics if metric is None else [metric]
+        grouped = self.table.groupby("method", sort=False)
+        parts = {
+            name: grouped[name].agg(["mean", "std", "count"]).rename(columns={"std": "sd", "count": "n"})
+            for name in names
+        }
+        order = self._best_first(parts[names[0]]["mean"], names[0])
+        if metric is not None:
+            return pd.concat([grouped["kind"].first(), parts[metric]], axis=1).loc[order]
+        wide = pd.concat({name: part[["mean", "sd"]] for name, part in parts.items()}, axis=1)
+        return wide.loc[order].rename_axis(columns=["metric", "statistic"])
+
+    def _best_first(self, means: pd.Series[float], metric: str) -> list[str]:
+        """Methods in order of their mean; where no score is better than another, in that of the table."""
+        rest = means.drop(index=CEILING, errors="ignore")
+        if metric in HIGHER_IS_BETTER:
+            rest = rest.sort_values(ascending=not HIGHER_IS_BETTER[metric], kind="stable")
+        return [*rest.index, *([CEILING] if CEILING in means.index else [])]
+
+    def long(self) -> pd.DataFrame:
+        """The table with one row per score: columns ``metric`` and ``value`` in place of a column for each."""
+        kept = [name for name in self.table.columns if name not in self.metrics]
+        return self.table.melt(id_vars=kept, value_vars=self.metrics, var_name="metric", value_name="value")
+
+    def wins(self, method: str | None = None, metric: str = JUDGED_BY[0]) -> pd.DataFrame:
+        """On which hold-outs a method beats the best baseline of that hold-out; scores are means over seeds.
+
+        Parameters
+        ----------
+        method
+            A row of the table; the first method when None.
+        metric
+            The score to judge by.
+
+        Returns
+        -------
+        One row per hold-out, label and target, with the ``score``, the ``best_baseline`` and ``baseline_score``, the
+        ``margin`` (positive where the method is better) and ``wins``; ``wins.sum()`` counts them.
+
+        Raises
+        ------
+        UnknownCategoryError
+            If there is no such method or score.
+        DeltaviError
+            If the score has no better or worse.
+        """
+        method = self._known_method(method)
+        sign = self._sign(metric)
+        means = self.table.groupby([*CASE, "method"], sort=False)[metric].mean().unstack("method", sort=False)
+        baselines = means[[name for name in self._of_kind("baseline") if name != method]]
+        known = means[method].notna()
+        pairs = zip(means.loc[known, method], baselines[known].iterrows(), strict=True)
+        rows = [_against_best(float(score), others, sign) for score, (_, others) in pairs]
+        return pd.concat([means.index[known].to_frame(index=False), pd.DataFrame(rows)], axis=1)
+
+    def verdict(self, method: str | None = None, metric: str | Sequence[str] = JUDGED_BY) -> str:
+        """Say in plain sentences whether a method beat the best baseline, on average and where it did not.
+
+        Parameters
+        ----------
+        method
+            A row of the table; the first method when None.
+        metric
+            Score or scores to judge by.
+        """
+        method = self._known_method(method)
+        names = [metric] if isinstance(metric, str) else list(metric)
+        for name in names:
+            self._sign(name)
+        means = self.table.groupby("method", sort=False)[names].mean()
+        judged = means.loc[[method, *(name for name in self._of_kind("baseline") if name != method)]]
+        sentences = [f"On average {verdict(judged, method, metric=names)}"]
+        return " ".join([*sentences, *(self._where(method, name) for name in names)])
+
+    def _where(self, method: str, metric: str) -> str:
+        """One sentence on the hold-outs that a method won and lost."""
+        wins = self.wins(method, metric)
+        shown, n_wins = METRIC_NAMES.get(metric, metric.replace("_", " ")), int(wins["wins"].sum())
+        text = f"On {shown} it beat the best baseline in {n_wins} of {len(wins)} comparisons"
+        several = wins["target"].nunique() > 1
+        lost = [_loss(row, several) for _, row in wins[~wins["wins"]].iterrows()]
+        return f"{text}; it did not for {', '.join(lost)}." if lost else f"{text}."
+
+    def board(self) -> pd.DataFrame:
+        """Scores with methods in the index, as :func:`deltavi.pl.scoreboard` takes them."""
+        return self.table.set_index("method")[self.metrics]
+
+    def plot(self, **kwargs: Any) -> Any:
+        """Draw the scores with :func:`deltavi.pl.scoreboard`.
+
+        Parameters
+        ----------
+        **kwargs
+            Arguments of that function.
+        """
+        return deltavi.pl.scoreboard(self.board(), **kwargs)
+
+    def save(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write the tables as CSV and the settings as JSON; files of that name are replaced.
+
+        Parameters
+        ----------
+        folder
+            Where to write; it is made. The folder of the evaluation itself may be named.
+
+        Returns
+        -------
+        The files.
+        """
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        tables = {TABLE_FILE: self.table, SKIPPED_FILE: self.skipped, PREDICTIONS_FILE: self.predictions}
+        for name, table in tables.items():
+            replace_file(place / name, lambda part, table=table: table.to_csv(part, index=False))  # type: ignore[misc]
+        write_json(place / REST_FILE, {"settings": dict(self.settings), "warnings": list(self.warnings)})
+        return [place / name for name in (*tables, REST_FILE)]
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> PerturbationEvaluation:
+        """Read what :meth:`save` wrote.
+
+        Parameters
+        ----------
+        folder
+            Where the files lie.
+
+        Raises
+        ------
+        DeltaviError
+            If there is no finished evaluation, or a file is damaged.
+        """
+        place = Path(folder)
+        missing = [name for name in (TABLE_FILE, REST_FILE) if not (place / name).is_file()]
+        if missing:
+            raise DeltaviError(f"{place} holds no finished evaluation: {examples(missing)} is missing.")
+        rest = read_json(place / REST_FILE)
+        tables = [_read(place / name, columns) for name, columns in _FILES.items()]
+        return cls(tables[0], rest["settings"], tables[1], tuple(rest["warnings"]), tables[2])
+
+    def _of_kind(self, kind: str) -> list[str]:
+        return list(self.table.loc[self.table["kind"] == kind, "method"].unique())
+
+    def _known_method(self, method: str | None) -> str:
+        known = list(self.table["method"].unique())
+        if method is None:
+            return str([*self.methods, *known][0])
+        if method not in known:
+            raise unknown_category("method", method, known, among="the table")
+        return method
+
+    def _require_metric(self, metric: str) -> None:
+        if metric not in self.metrics:
+            raise unknown_category("metric", metric, self.metrics, among="the table")
+
+    def _sign(self, metric: str) -> int:
+        self._require_metric(metric)
+        if metric not in HIGHER_IS_BETTER:
+            judged = ", ".join(map(repr, HIGHER_IS_BETTER))
+            raise DeltaviError(f"{metric!r} has no better or worse. Judge by {judged}.")
+        return 1 if HIGHER_IS_BETTER[metric] else -1
+
+
+_FILES = {TABLE_FILE: None, SKIPPED_FILE: SKIPPED_COLUMNS, PREDICTIONS_FILE: PREDICTION_COLUMNS}
+
+
+def _against_best(score: float, baselines: pd.Series[float], sign: int) -> dict[str, Any]:
+    """A score beside that of the best baseline of the same hold-out."""
+    values = baselines.to_numpy(dtype=float)
+    if not np.isfinite(values).any():
+        return {"score": score, "best_baseline": "", "baseline_score": np.nan, "margin": np.nan, "wins": False}
+    best = int(np.nanargmax(sign * values))
+    margin = sign * (score - values[best])
+    name = str(baselines.index[best])
+    return {"score": score, "best_baseline": name, "baseline_score": values[best], "margin": margin, "wins": margin > 0}
+
+
+def _loss(row: pd.Series[Any], several_targets: bool) -> str:
+    """What was predicted, under as short a name as it can have, and the two scores."""
+    name = row["label"] if row["hold_out"] == row["label"] else f"{row['label']} of {row['hold_out']}"
+    case = f"{name} under {row['target']}" if several_targets else str(name)
+    return f"{case} ({row['score']:.4g} against {row['baseline_score']:.4g} of {row['best_baseline']})"
+
+
+def _read(path: Path, columns: Sequence[str] | None) -> pd.DataFrame:
+    """A table with names as text, whatever they look like, and numbers exactly as they were."""
+    if not path.is_file():
+        return _empty(columns or COLUMNS)
+    text = dict.fromkeys([*TEXT, "reason", "file"], str)
+    table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=_missing(path), float_precision="round_trip")
+    return table.astype({name: float for name in table.columns if name == "seconds" or name in SCORES})
+
+
+def _missing(path: Path) -> dict[str, list[str]]:
+    """Only numbers can be missing: an empty or odd name is a name."""
+    columns = pd.read_csv(path, nrows=0).columns
+    return {name: ["", "nan"] for name in columns if name not in {*TEXT, "reason", "file"}}

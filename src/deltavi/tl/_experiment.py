@@ -1,0 +1,130 @@
+"""What one hold-out gives: cells to learn from, cells to start from, and real cells to compare with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from deltavi.data import select_genes
+from deltavi.metrics import principal_axes, top_differential_genes
+from deltavi.perturbation import compare
+from deltavi.perturbation._inputs import as_names
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+# Genes over which the scores named "top" are taken.
+N_TOP = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """One hold-out on its genes: log1p CP10k in X, raw counts in ``layers["counts"]``, totals over all genes in obs.
+
+    Parameters
+    ----------
+    train
+        Every cell but those held out: all that methods learn from.
+    query
+        Control cells whose response is asked for; they are among `train`.
+    real
+        The cells held out, for scores only.
+    components
+        Axes of all real cells, (n_genes, n_components), in which scores measure distances.
+    """
+
+    train: AnnData
+    query: AnnData
+    real: AnnData
+    components: NDArray[np.float64]
+
+
+def prepare(
+    adata: AnnData,
+    held_out: NDArray[np.bool_],
+    query: NDArray[np.bool_],
+    *,
+    condition_key: str,
+    layer: str | None,
+    n_genes: int,
+    genes_from_all_cells: bool,
+) -> Experiment:
+    """Choose genes without the held-out cells, unless asked otherwise, and normalise cell by cell.
+
+    Held-out cells go their own way from the start: not even the type of a number can tell of them.
+    """
+    visible = adata[~held_out]
+    if genes_from_all_cells:
+        genes = select_genes(adata, n_top=n_genes, condition_key=condition_key, layer=layer).var_names
+        train = select_genes(visible, n_top=adata.n_vars, layer=layer)[:, genes].copy()
+    else:
+        train = select_genes(visible, n_top=n_genes, condition_key=condition_key, layer=layer)
+    real = select_genes(adata[held_out], n_top=adata.n_vars, layer=layer)[:, train.var_names].copy()
+    return Experiment(train, train[query[~held_out]].copy(), real, _axes(train, real, held_out))
+
+
+def _axes(train: AnnData, real: AnnData, held_out: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Principal axes of all cells in the order of the data, (n_genes, n_components)."""
+    everything = sparse.vstack([train.X, real.X], format="csr")
+    places = np.argsort(np.concatenate([np.flatnonzero(~held_out), np.flatnonzero(held_out)]))
+    return np.asarray(principal_axes(everything[places]))
+
+
+def training_ranking(train: AnnData, *, control: str, target: str, condition_key: str, labels_key: str) -> Any:
+    """Positions of the genes that respond most in training, (n_genes,), the first the strongest.
+
+    Genes are ranked within each label that training saw in both conditions (Welch ``|t|``), and the ranks averaged.
+    """
+    conditions, labels = as_names(train.obs[condition_key]), as_names(train.obs[labels_key])
+    ranks = []
+    for label in sorted({name for name in labels if name is not None}):
+        groups = [np.flatnonzero((labels == label) & (conditions == name)) for name in (control, target)]
+        if min(map(len, groups)) >= 2:
+            order = top_differential_genes(train.X[groups[0]], train.X[groups[1]], n=train.n_vars)
+            ranks.append(np.argsort(order))
+    return np.argsort(np.mean(ranks, axis=0), kind="stable") if ranks else np.arange(train.n_vars)
+
+
+def score(
+    predictions: Mapping[str, Any],
+    real: Any,
+    control: Any,
+    *,
+    components: NDArray[np.float64] | None,
+    ranking: NDArray[np.intp] | None = None,
+    ceiling: bool = True,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Scores of predictions of the same cells by :func:`deltavi.perturbation.compare`.
+
+    With `ranking`, positions of all genes, the scores of top genes are taken over the first of these instead of those
+    that the real cells show to respond.
+    """
+    options: dict[str, Any] = {"ceiling": ceiling, "seed": seed}
+    table = compare(predictions, real, control, components=components, n_top=N_TOP, **options)
+    if ranking is None:
+        return table
+    for size, names in _scores_of_top_genes(table.columns).items():
+        genes = ranking[:size]
+        chosen = {name: cells[:, genes] for name, cells in predictions.items()}
+        # over these genes alone every one of them is a top gene
+        of_top = compare(chosen, real[:, genes], control[:, genes], n_top=len(genes), **options)
+        table = table.assign(**{name: of_top[name] for name in names})
+    return table
+
+
+def _scores_of_top_genes(names: Iterable[str]) -> dict[int, list[str]]:
+    """Scores that are taken over top genes, by the number of genes: those named so, and the direction accuracy."""
+    sizes: dict[int, list[str]] = {}
+    for name in names:
+        named = re.search(r"_top(\d*)$", name)
+        if named or name == "direction_accuracy":
+            sizes.setdefault(int(named.group(1) or N_TOP) if named else N_TOP, []).append(name)
+    return sizes

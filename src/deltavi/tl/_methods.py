@@ -1,0 +1,260 @@
+"""What is evaluated: models with their settings, and functions that predict cells."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from anndata import AnnData
+
+from deltavi import _keys
+from deltavi._errors import DeltaviError, GeneMatchError, InputDataError, examples
+from deltavi._random import isolated_randomness
+from deltavi.data._prepare import TOTAL_COUNTS
+from deltavi.metrics._matrix import as_matrix
+from deltavi.model import PPCA, SCGEN
+from deltavi.perturbation import BASELINES, CEILING
+from deltavi.perturbation._inputs import select
+
+if TYPE_CHECKING:
+    from deltavi.tl._experiment import Experiment
+
+Predictor: TypeAlias = Callable[..., Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """A model and how to make, train and ask it.
+
+    Parameters
+    ----------
+    model_class
+        A model of :mod:`deltavi.model` that predicts perturbations.
+    model_kwargs, train_kwargs, setup_kwargs
+        Further arguments of the model, of ``train`` and of ``setup_anndata``, such as ``{"batch_key": "donor"}``.
+    predict
+        Name of a setting -> arguments of ``predict_perturbation``. One fitted model answers all of them, and each has
+        a row of its own: the name of the method, a comma, and that of the setting; an empty name adds nothing.
+
+    Raises
+    ------
+    DeltaviError
+        If the model cannot predict perturbations, or `predict` is empty.
+
+    Examples
+    --------
+    >>> from deltavi.model import SCGEN
+    >>> method = Method(SCGEN, predict={"": {}, "paired shift": {"shift": "paired"}})
+    >>> method.rows("SCGEN")
+    ['SCGEN', 'SCGEN, paired shift']
+    """
+
+    model_class: type[Any]
+    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    train_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    predict: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
+    setup_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not hasattr(self.model_class, "predict_perturbation"):
+            name = getattr(self.model_class, "__name__", repr(self.model_class))
+            raise DeltaviError(
+                f"{name} has no predict_perturbation: it cannot be evaluated. Pass SCGEN, VAE or another."
+            )
+        if not isinstance(self.predict, Mapping) or not self.predict:
+            raise DeltaviError("predict must map at least one name to its arguments; {'': {}} is the plain prediction.")
+
+    def rows(self, name: str) -> list[str]:
+        """Names of the rows that this method gives under the name `name`."""
+        return [f"{name}, {setting}" if setting else name for setting in self.predict]
+
+    def fit(self, train: AnnData, *, condition_key: str, labels_key: str, seed: int) -> Any:
+        """Train the model on `train` (log1p CP10k in X, counts in a layer); `train` gets columns of scvi-tools."""
+        setup: dict[str, Any] = {"condition_key": condition_key, "labels_key": labels_key}
+        if not self._reads_logs:
+            setup |= {"layer": _keys.LAYER_COUNTS, "size_factor_key": TOTAL_COUNTS}
+        self.model_class.setup_anndata(train, **{**setup, **self.setup_kwargs})
+        model = self.model_class(train, **{"seed": seed, **self.model_kwargs})
+        model.train(**self.train_kwargs)
+        return model
+
+    @property
+    def _reads_logs(self) -> bool:
+        """Whether the model reads log1p CP10k rather than counts."""
+        return issubclass(self.model_class, PPCA) or self.model_kwargs.get("gene_likelihood") == "normal"
+
+
+Given: TypeAlias = type[Any] | Method | Predictor
+
+
+def resolve_methods(given: Any) -> dict[str, Method | Predictor]:
+    """Methods by name; their rows have names that nothing else has.
+
+    Raises
+    ------
+    DeltaviError
+        If a method is no model, Method or function, has no name, or has that of another one, a baseline or the ceiling.
+    """
+    if given is None:
+        given = SCGEN
+    named = dict(given) if isinstance(given, Mapping) else _named(_listed(given))
+    if not named:
+        raise DeltaviError("methods is empty; pass a model such as SCGEN, or None for it.")
+    methods = {str(name): as_method(name, method) for name, method in named.items()}
+    _check_rows([row for name, method in methods.items() for row in rows_of(name, method)])
+    return methods
+
+
+def _listed(given: Any) -> list[Any]:
+    """The methods one by one, whether one or several were given."""
+    several = isinstance(given, Iterable) and not isinstance(given, str | type | Method)
+    return list(given) if several else [given]
+
+
+def _named(methods: list[Any]) -> dict[str, Any]:
+    names = [_name_of(method) for method in methods]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise DeltaviError(
+            f"{len(repeated)} names occur twice ({examples(repeated)}); pass methods={{'name': method}}."
+        )
+    return dict(zip(names, methods, strict=True))
+
+
+def _name_of(method: Any) -> str:
+    named = method.model_class if isinstance(method, Method) else method
+    name = getattr(named, "__name__", "")
+    if callable(method) and name in ("", "<lambda>"):
+        raise DeltaviError(f"{method!r} has no name of its own; pass methods={{'name': function}}.")
+    return str(name)
+
+
+def as_method(name: object, given: Any) -> Method | Predictor:
+    """A Method for a model class; Methods and functions as they are."""
+    if isinstance(given, type):
+        return Method(given)
+    if isinstance(given, Method):
+        return given
+    if callable(given):
+        function: Predictor = given
+        return function
+    raise DeltaviError(f"method {name!r} is {given!r}; pass a model class, a Method, or a function of (train, query).")
+
+
+def rows_of(name: str, method: Method | Predictor) -> list[str]:
+    """Names of the rows of a method."""
+    return method.rows(name) if isinstance(method, Method) else [name]
+
+
+def _check_rows(rows: list[str]) -> None:
+    taken = [row for row in rows if row in {*BASELINES, CEILING}]
+    if taken:
+        raise DeltaviError(f"{examples(taken)} is the name of a baseline or of the ceiling; name the method otherwise.")
+    repeated = sorted({row for row in rows if rows.count(row) > 1})
+    if repeated:
+        raise DeltaviError(f"{len(repeated)} rows would have the same name ({examples(repeated)}); rename a setting.")
+    if "" in rows:
+        raise DeltaviError("A method has an empty name; give it one.")
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """What a method is told beside the cells."""
+
+    control: str
+    target: str
+    condition_key: str
+    labels_key: str
+
+    def as_dict(self) -> dict[str, str]:
+        """As arguments of predictors and baselines."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Predicted cells of one row, (n_query, n_genes), and the processor seconds they took."""
+
+    name: str
+    matrix: Any
+    seconds: float
+
+
+def run_method(
+    name: str, method: Method | Predictor, cells: Experiment, conditions: Conditions, seed: int
+) -> Iterator[Prediction]:
+    """Predict the query with a method, which gets copies of its own; one prediction per row.
+
+    Raises
+    ------
+    InputDataError, GeneMatchError
+        If a prediction has the wrong shape or genes, or holds NaN.
+    """
+    if isinstance(method, Method):
+        predictions = _run_model(name, method, cells, conditions, seed)
+    else:
+        predictions = _run_function(name, method, cells, conditions, seed)
+    for row, predicted, seconds in predictions:
+        yield Prediction(row, checked_prediction(predicted, cells.query, row), seconds)
+
+
+def _run_model(
+    name: str, method: Method, cells: Experiment, conditions: Conditions, seed: int
+) -> Iterator[tuple[str, Any, float]]:
+    ask = {"control": conditions.control, "target": conditions.target, "seed": seed}
+    keys = {"condition_key": conditions.condition_key, "labels_key": conditions.labels_key}
+    started, train = time.process_time(), cells.train.copy()
+    silent = replace(method, train_kwargs={"enable_progress_bar": False, **method.train_kwargs})
+    model = silent.fit(train, seed=seed, **keys)
+    fitting = time.process_time() - started
+    try:
+        for row, setting in zip(method.rows(name), method.predict.values(), strict=True):
+            started = time.process_time()
+            predicted = model.predict_perturbation(cells.query.copy(), **{**ask, **setting})
+            yield row, predicted, fitting + time.process_time() - started
+    finally:
+        model.deregister_manager(train)  # scvi-tools would keep the cells in memory
+
+
+def _run_function(
+    name: str, function: Predictor, cells: Experiment, conditions: Conditions, seed: int
+) -> Iterator[tuple[str, Any, float]]:
+    started = time.process_time()
+    with isolated_randomness(seed):
+        predicted = function(cells.train.copy(), cells.query.copy(), **conditions.as_dict(), seed=seed)
+    yield name, predicted, time.process_time() - started
+
+
+def checked_prediction(predicted: Any, query: AnnData, name: str) -> Any:
+    """Matrix of predicted cells in the order of cells and genes of the query, (n_query, n_genes)."""
+    if isinstance(predicted, AnnData):
+        predicted = _aligned(predicted, query, name)
+    elif np.ndim(predicted) != 2:
+        raise InputDataError(
+            f"{name!r} returned {type(predicted).__name__}, not an AnnData or a matrix of "
+            f"{query.n_obs} cells x {query.n_vars} genes."
+        )
+    if predicted.shape[1] != query.n_vars:
+        raise GeneMatchError(
+            f"{name!r} returned {predicted.shape[1]} genes, but the query has {query.n_vars} "
+            f"({examples(query.var_names)}). Return those, in that order, or an AnnData that names them."
+        )
+    if predicted.shape[0] != query.n_obs:
+        raise InputDataError(
+            f"{name!r} returned {predicted.shape[0]} cells for {query.n_obs} cells of the query. Return one for each."
+        )
+    return as_matrix(predicted, f"the prediction of {name!r}")
+
+
+def _aligned(predicted: AnnData, query: AnnData, name: str) -> Any:
+    """X with genes matched by name, and cells too where both have the same names in another order."""
+    if predicted.X is None:
+        raise InputDataError(f"{name!r} returned an AnnData without X; put log1p CP10k there.")
+    rows = np.arange(predicted.n_obs)
+    names = predicted.obs_names
+    if names.is_unique and set(names) == set(query.obs_names) and query.obs_names.is_unique:
+        rows = names.get_indexer(query.obs_names)
+    return select(predicted, rows, query.var_names, f"the prediction of {name!r}").X

@@ -1,0 +1,60 @@
+"""Long work that prints nothing, leaks no warning, and leaves threads and loggers as they were."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from deltavi._errors import DeltaviWarning
+
+LIGHTNING = ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep torch and the linear algebra to one thread: sums then do not depend on the machine's cores."""
+    threads = torch.get_num_threads()
+    with threadpool_limits(1):
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+@contextmanager
+def collected_warnings() -> Iterator[list[str]]:
+    """Keep what is warned of from the screen; the list holds what this package said, once the block has ended."""
+    said: list[str] = []
+    collector = _Collector(said)
+    ours = logging.getLogger("deltavi")
+    levels = {name: logging.getLogger(name).level for name in LIGHTNING}
+    ours.addHandler(collector)
+    for name in LIGHTNING:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield said
+    finally:
+        ours.removeHandler(collector)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+    said += [str(warning.message) for warning in caught if issubclass(warning.category, DeltaviWarning)]
+    said[:] = list(dict.fromkeys(said))
+
+
+class _Collector(logging.Handler):
+    """Appends messages to a list; where there is no other handler, logging prints nothing of its own accord."""
+
+    def __init__(self, said: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self.said = said
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())

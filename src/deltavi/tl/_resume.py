@@ -1,0 +1,239 @@
+"""Finished parts of an evaluation in a folder: written at once or not at all, and read only if nothing has changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from hashlib import blake2b, sha1
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+from uuid import uuid4
+
+import numpy as np
+
+from deltavi._errors import DeltaviError, examples
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+IDENTITY = "evaluation.json"
+RUNS = "runs"
+PREDICTIONS = "predictions"
+
+
+class RunFolder:
+    """Finished parts of one evaluation, a JSON file each.
+
+    Parameters
+    ----------
+    folder
+        Where they lie; it is made.
+    identity
+        What the parts depend on, as JSON can hold it. It is written once and compared afterwards.
+
+    Raises
+    ------
+    DeltaviError
+        If the folder belongs to another evaluation, or cannot be read.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
+        self.path = Path(folder)
+        if self.path.exists() and not self.path.is_dir():
+            raise DeltaviError(f"{self.path} is a file; name a folder.")
+        (self.path / RUNS).mkdir(parents=True, exist_ok=True)
+        file = self.path / IDENTITY
+        if file.exists():
+            _require_same(read_json(file), json.loads(json.dumps(identity)), self.path)
+        else:
+            write_json(file, identity)
+
+    def read(self, key: tuple[str, ...], signature: Any) -> dict[str, Any] | None:
+        """A finished part, or None.
+
+        Raises
+        ------
+        DeltaviError
+            If it was made with other settings.
+        """
+        file = self._file(key)
+        if not file.exists():
+            return None
+        found = read_json(file)
+        changed = differences(found["signature"], json.loads(json.dumps(signature)))
+        if changed:
+            raise DeltaviError(
+                f"{self.path} holds results of {key[-1]!r} for {key[0]!r} under {key[1]!r} that were made with other "
+                f"settings: {examples(changed)}. Use another folder, or another name for the method."
+            )
+        result: dict[str, Any] = found["result"]
+        return result
+
+    def write(self, key: tuple[str, ...], signature: Any, result: Mapping[str, Any]) -> None:
+        """Write a finished part."""
+        write_json(self._file(key), {"key": key, "signature": signature, "result": result})
+
+    def write_cells(self, key: tuple[str, ...], cells: AnnData) -> str:
+        """Write predicted cells; returns the path within the folder."""
+        name = f"{PREDICTIONS}/{file_name(key)}.h5ad"
+        (self.path / PREDICTIONS).mkdir(exist_ok=True)
+        replace_file(self.path / name, lambda part: cells.write_h5ad(part, compression="gzip"))
+        return name
+
+    def _file(self, key: tuple[str, ...]) -> Path:
+        return self.path / RUNS / f"{file_name(key)}.json"
+
+
+def file_name(key: tuple[str, ...]) -> str:
+    """A name that every file system can hold, readable and as unique as the key."""
+    readable = "-".join(quote(part, safe=" ").replace(" ", "_") for part in key)
+    return f"{readable[:80]}-{sha1('|'.join(map(quote, key)).encode()).hexdigest()[:10]}"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON at once or not at all."""
+    replace_file(path, lambda part: part.write_text(json.dumps(content, indent=1)))
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` write a file beside `path`, and rename it when it is complete."""
+    part = path.with_name(f".part-{uuid4().hex}{path.suffix}")
+    try:
+        write(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Content of a JSON file.
+
+    Raises
+    ------
+    DeltaviError
+        If it is damaged.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise DeltaviError(f"{path} is damaged ({error}); delete it, and that part is computed again.") from error
+    return content
+
+
+def _require_same(there: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+    changed = differences(there, now)
+    if changed:
+        raise DeltaviError(
+            f"{path} holds an evaluation of other data or settings: {examples(changed)}. "
+            "Use another folder, or the data and settings of that one."
+        )
+
+
+def differences(there: Any, now: Any, name: str = "") -> list[str]:
+    """Where two JSON values differ, in words."""
+    if isinstance(there, dict) and isinstance(now, dict):
+        keys = dict.fromkeys([*there, *now])
+        return [d for key in keys for d in differences(there.get(key), now.get(key), f"{name} {key}".strip())]
+    return [] if there == now or (there != there and now != now) else [f"{name} was {there!r} and is {now!r}"]
+
+
+def data_fingerprint(adata: AnnData, columns: Mapping[str, Any]) -> dict[str, Any]:
+    """What the results depend on, in few words: shape, names, columns and every count.
+
+    Parameters
+    ----------
+    adata
+        Raw counts in X, CSR in canonical form.
+    columns
+        Name -> values of every cell.
+    """
+    counts = adata.X
+    return {
+        "n_cells": adata.n_obs,
+        "n_genes": adata.n_vars,
+        "sum of counts": float(counts.sum(dtype=np.float64)),
+        "cells": _of_names(adata.obs_names),
+        "genes": _of_names(adata.var_names),
+        # widths of numbers depend on how a matrix came about
+        "counts": _of_bytes(counts.data, counts.indices.astype(np.int32), counts.indptr.astype(np.int64)),
+        **{name: _of_names(values) for name, values in columns.items()},
+    }
+
+
+def _of_names(values: Any) -> str:
+    return _of_bytes("\x1f".join(map(str, values)).encode())
+
+
+def _of_bytes(*parts: Any) -> str:
+    digest = blake2b(digest_size=12)
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()
+
+
+def described(value: Any) -> Any:
+    """A value as JSON that is equal in another process if, and as far as one can tell only if, the value is."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): described(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [described(part) for part in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: described(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, np.generic):
+        return value.item()
+    if hasattr(value, "__array__"):
+        array = np.asarray(value)
+        return f"array {array.shape} {array.dtype} {_of_bytes(array)}"
+    return _described_code(value)
+
+
+def _described_code(value: Any) -> Any:
+    """Classes and functions by name, functions also by what they do."""
+    name = getattr(value, "__qualname__", None)
+    code = getattr(value, "__code__", None)
+    if code is not None:
+        # functions within a function stand among its constants, with their places in memory
+        constants = [_without_address(repr(constant)) for constant in code.co_consts]
+        return {
+            "function": f"{value.__module__}.{name}",
+            "code": _of_bytes(code.co_code, repr((constants, code.co_names)).encode()),
+            "bound": [_described_plainly(bound) for bound in _bound(value)],
+        }
+    if isinstance(value, type):
+        return f"{value.__module__}.{name}"
+    state = {key: _described_plainly(part) for key, part in getattr(value, "__dict__", {}).items()}
+    return {
+        "type": f"{type(value).__module__}.{type(value).__qualname__}",
+        "is": _without_address(repr(value)),
+        "of": state,
+    }
+
+
+def _described_plainly(value: Any) -> Any:
+    """A value; of an object, which may change while it is used, its type alone."""
+    plain = value is None or isinstance(value, bool | int | float | str | list | tuple | Mapping | np.generic | type)
+    return (
+        described(value)
+        if plain or hasattr(value, "__array__")
+        else f"{type(value).__module__}.{type(value).__qualname__}"
+    )
+
+
+def _bound(function: Any) -> list[Any]:
+    """Defaults of a function and what it took along from where it was written."""
+    cells = function.__closure__ or ()
+    return [
+        *(function.__defaults__ or ()),
+        *(function.__kwdefaults__ or {}).values(),
+        *(c.cell_contents for c in cells),
+    ]
+
+
+def _without_address(text: str) -> str:
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)

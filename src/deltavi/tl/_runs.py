@@ -1,0 +1,244 @@
+"""The work of an evaluation: one hold-out and seed at a time, here or in several processes."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import joblib
+import numpy as np
+from anndata import AnnData
+from scipy import sparse
+
+from deltavi.perturbation import BASELINES, CEILING, baseline_predictions
+from deltavi.perturbation._inputs import as_names
+from deltavi.tl._experiment import Experiment, prepare, score, training_ranking
+from deltavi.tl._methods import Conditions, Method, Prediction, Predictor, run_method
+from deltavi.tl._quiet import collected_warnings, one_thread
+from deltavi.tl._resume import RunFolder, described
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from deltavi.tl._splits import HoldOut
+
+NO_CHANGE = "no change"
+"""The baseline that stands beside every method."""
+
+MODEL, BASELINE, OF_CEILING = "model", "baseline", "ceiling"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that are computed together: those of one method, the baselines, or the ceiling."""
+
+    kind: str
+    name: str
+
+
+ALL_BASELINES = Group(BASELINE, "all baselines")
+ONLY_NO_CHANGE = Group(BASELINE, NO_CHANGE)
+THE_CEILING = Group(OF_CEILING, CEILING)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Settings that all parts of an evaluation share; methods are described before they run, which may change them."""
+
+    methods: Mapping[str, Method | Predictor]
+    control: str
+    condition_key: str
+    labels_key: str
+    n_genes: int
+    genes_from_all_cells: bool
+    top_genes: str
+    keep_predictions: bool
+    descriptions: Mapping[str, Any]
+
+    def signature(self, group: Group, hold_out: HoldOut) -> dict[str, Any]:
+        """What the rows of a group depend on, beside the data and the settings of all."""
+        cells = {"held-out cells": described(hold_out.held_out), "query": described(hold_out.query)}
+        if group.kind == MODEL:
+            return {**cells, "method": self.descriptions[group.name]}
+        return {**cells, "method": described(BASELINES) if group == ALL_BASELINES else group.name}
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One hold-out and seed, with the groups of rows still to be computed."""
+
+    hold_out: HoldOut
+    seed: int
+    groups: tuple[Group, ...]
+
+    def key(self, group: Group) -> tuple[str, ...]:
+        """What the rows of a group are filed under."""
+        return (self.hold_out.name, self.hold_out.target, str(self.seed), group.kind, group.name)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Rows of one group, what was warned of, and where predicted cells lie (row -> path in the folder)."""
+
+    key: tuple[str, ...]
+    rows: list[dict[str, Any]]
+    warnings: list[str] = field(default_factory=list)
+    predictions: dict[str, str] = field(default_factory=dict)
+
+
+def run_tasks(
+    adata: AnnData, tasks: Sequence[Task], plan: Plan, folder: RunFolder | None, n_jobs: int
+) -> Iterator[Result]:
+    """Run every task, in this process or, with several, in processes of one thread each."""
+    if n_jobs == 1 or len(tasks) < 2:
+        for task in tasks:
+            yield from run_task(adata, task, plan, folder)
+        return
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+        path = str(Path(place) / "cells.joblib")
+        joblib.dump(adata, path)
+        with joblib.parallel_config("loky", n_jobs=n_jobs, inner_max_num_threads=1):
+            parts = joblib.Parallel(return_as="generator_unordered")(
+                joblib.delayed(_run_elsewhere)(path, task, plan, folder) for task in tasks
+            )
+            for results in parts:
+                yield from results
+
+
+def _run_elsewhere(path: str, task: Task, plan: Plan, folder: RunFolder | None) -> list[Result]:
+    return list(run_task(_cells_at(path), task, plan, folder))
+
+
+@lru_cache(maxsize=1)
+def _cells_at(path: str) -> AnnData:
+    """Cells that the first process wrote; their counts are mapped, so that processes share the memory."""
+    adata: AnnData = joblib.load(path, mmap_mode="r")
+    return adata
+
+
+def run_task(adata: AnnData, task: Task, plan: Plan, folder: RunFolder | None) -> Iterator[Result]:
+    """Prepare one hold-out and compute its groups; each is filed as soon as it is finished."""
+    hold_out = task.hold_out
+    conditions = Conditions(plan.control, hold_out.target, plan.condition_key, plan.labels_key)
+    with one_thread(), collected_warnings():
+        cells = prepare(
+            adata,
+            hold_out.held_out,
+            hold_out.query,
+            condition_key=plan.condition_key,
+            layer=None,
+            n_genes=plan.n_genes,
+            genes_from_all_cells=plan.genes_from_all_cells,
+        )
+        ranking = training_ranking(cells.train, **conditions.as_dict()) if plan.top_genes == "training" else None
+    for group in task.groups:
+        try:
+            with one_thread(), collected_warnings() as said:
+                predictions = list(_predict(group, cells, conditions, plan, task.seed))
+                rows = [
+                    row
+                    for label in hold_out.labels
+                    for row in _rows(task, group, cells, predictions, label, plan, ranking)
+                ]
+        except Exception as error:
+            error.add_note(f"This was {group.name!r} on the hold-out {hold_out.name!r} under {hold_out.target!r}.")
+            raise
+        yield _filed(task, group, plan, folder, rows, said, _kept(task, plan, folder, cells, predictions, group))
+
+
+def _filed(
+    task: Task,
+    group: Group,
+    plan: Plan,
+    folder: RunFolder | None,
+    rows: list[dict[str, Any]],
+    said: list[str],
+    kept: dict[str, str],
+) -> Result:
+    result = Result(task.key(group), rows, said, kept)
+    if folder is not None:
+        folder.write(result.key, plan.signature(group, task.hold_out), asdict(result))
+    return result
+
+
+def _predict(group: Group, cells: Experiment, conditions: Conditions, plan: Plan, seed: int) -> Iterator[Prediction]:
+    """Predictions of a group."""
+    if group.kind == MODEL:
+        yield from run_method(group.name, plan.methods[group.name], cells, conditions, seed)
+    elif group == ALL_BASELINES:
+        started = time.process_time()
+        predicted = baseline_predictions(cells.train, cells.query, **conditions.as_dict())
+        # they share most of the work: each is charged an equal part
+        seconds = (time.process_time() - started) / len(predicted)
+        yield from (Prediction(name, found.X, seconds) for name, found in predicted.items())
+    else:
+        yield Prediction(NO_CHANGE, cells.query.X, 0.0 if group.kind == BASELINE else float("nan"))
+
+
+def _rows(
+    task: Task,
+    group: Group,
+    cells: Experiment,
+    predictions: Sequence[Prediction],
+    label: str,
+    plan: Plan,
+    ranking: NDArray[np.intp] | None,
+) -> list[dict[str, Any]]:
+    """Rows of one label."""
+    control, real = (as_names(part.obs[plan.labels_key]) == label for part in (cells.query, cells.real))
+    table = score(
+        {prediction.name: prediction.matrix[control] for prediction in predictions},
+        cells.real.X[real],
+        cells.query.X[control],
+        components=cells.components,
+        ranking=ranking,
+        ceiling=group.kind == OF_CEILING,
+        seed=task.seed,
+    )
+    scores: dict[Any, dict[Any, float]] = table.astype(float).to_dict(orient="index")
+    seconds = {prediction.name: prediction.seconds for prediction in predictions}
+    shared = {"hold_out": task.hold_out.name, "label": label, "target": task.hold_out.target, "seed": task.seed}
+    counted = {"n_control": int(control.sum()), "n_real": int(real.sum())}
+    names = [CEILING] if group.kind == OF_CEILING else list(seconds)
+    return [
+        {
+            **shared,
+            "method": name,
+            "kind": group.kind,
+            **counted,
+            "seconds": seconds.get(name, float("nan")),
+            **scores[name],
+        }
+        for name in names
+    ]
+
+
+def _kept(
+    task: Task, plan: Plan, folder: RunFolder | None, cells: Experiment, predictions: Sequence[Prediction], group: Group
+) -> dict[str, str]:
+    """Write predicted cells where that is asked for; row -> path."""
+    if folder is None or not plan.keep_predictions or group.kind == OF_CEILING:
+        return {}
+    return {
+        prediction.name: folder.write_cells(
+            (*task.key(group), prediction.name), _as_cells(prediction, cells.query, task, plan)
+        )
+        for prediction in predictions
+    }
+
+
+def _as_cells(prediction: Prediction, query: AnnData, task: Task, plan: Plan) -> AnnData:
+    """Predicted cells on their own: log1p CP10k in X, obs of the control cells under the target condition."""
+    obs = query.obs.copy()
+    obs[plan.condition_key] = task.hold_out.target
+    matrix = prediction.matrix
+    made = AnnData(sparse.csr_matrix(matrix) if sparse.issparse(matrix) else np.asarray(matrix), obs=obs)
+    made.var_names = query.var_names
+    names = {"method": prediction.name, "hold_out": task.hold_out.name, "target": task.hold_out.target}
+    made.uns["evaluation"] = {**names, "seed": task.seed}
+    return made

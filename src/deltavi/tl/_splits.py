@@ -1,0 +1,303 @@
+"""Which cells are held out, and from which control cells their response is predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deltavi._errors import DeltaviError, InputDataError, UnknownCategoryError, examples, unknown_category
+from deltavi.data._fields import column, require_known, used_categories
+from deltavi.perturbation._inputs import as_names, known_names
+from deltavi.tl._masks import checked_mask
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import ArrayLike, NDArray
+
+# Fewer real cells give neither a mean nor two halves worth comparing with.
+SMALLEST_GROUP = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Cells to hold out, and control cells to predict them from.
+
+    Parameters
+    ----------
+    held_out
+        Boolean mask over all cells, (n_cells,): cells of one target condition that no method sees.
+    query
+        Mask of the control cells to start from; by default all those whose label is among the held-out cells.
+    """
+
+    held_out: ArrayLike
+    query: ArrayLike | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class HoldOut:
+    """One training: masks over all cells, (n_cells,), and the labels with enough cells to score."""
+
+    name: str
+    target: str
+    held_out: NDArray[np.bool_]
+    query: NDArray[np.bool_]
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """What was not evaluated, and why."""
+
+    hold_out: str
+    label: str
+    target: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """Conditions and labels of all cells, (n_cells,) each, and what is to be predicted from what."""
+
+    names: Any
+    conditions: NDArray[np.object_]
+    labels: NDArray[np.object_]
+    control: str
+    targets: tuple[str, ...]
+    condition_key: str
+    labels_key: str
+    obs: Any = field(repr=False)
+
+    @cached_property
+    def is_control(self) -> NDArray[np.bool_]:
+        """Control cells, (n_cells,)."""
+        return np.asarray(self.conditions == self.control)
+
+    def is_target(self, target: str) -> NDArray[np.bool_]:
+        """Cells of a target condition, (n_cells,)."""
+        return np.asarray(self.conditions == target)
+
+    def n_cells(self, mask: NDArray[np.bool_], label: str) -> int:
+        """Cells of `label` in a mask."""
+        return int((mask & (self.labels == label)).sum())
+
+    def learnable(self, held_out: NDArray[np.bool_], target: str) -> bool:
+        """Whether a label remains that was seen in both conditions."""
+        seen = set(self.labels[self.is_control & ~held_out]) & set(self.labels[self.is_target(target) & ~held_out])
+        return bool(seen - {None})
+
+
+def question_of(adata: AnnData, *, control: Any, target: Any = None, condition_key: str, labels_key: str) -> Question:
+    """Read the columns and check the conditions; `target` None stands for every other condition.
+
+    Raises
+    ------
+    UnknownCategoryError
+        If a column or condition does not exist.
+    DeltaviError
+        If control and target are the same, or there is no target.
+    InputDataError
+        If a cell has no condition.
+    """
+    used_categories(column(adata, condition_key), condition_key)  # raises where conditions are missing
+    conditions, labels = as_names(adata.obs[condition_key]), as_names(column(adata, labels_key))
+    known = known_names(conditions)
+    require_known("condition", control, known)
+    if target is None:
+        targets = [name for name in known if name != str(control)]
+    else:
+        targets = list(dict.fromkeys(map(str, [target] if np.ndim(target) == 0 else target)))
+    for name in targets:
+        require_known("condition", name, known)
+        if name == str(control):
+            raise DeltaviError(f"control and target are both {name!r}: there is nothing to predict.")
+    if not targets:
+        raise DeltaviError(f"obs[{condition_key!r}] holds no condition to predict beside {control!r}; known: {known}.")
+    keys = {"condition_key": condition_key, "labels_key": labels_key}
+    return Question(adata.obs_names, conditions, labels, str(control), tuple(targets), obs=adata.obs, **keys)
+
+
+def single_label(question: Question, label: str, target: str) -> HoldOut:
+    """Hold out one label under one target.
+
+    Raises
+    ------
+    UnknownCategoryError
+        If there is no such label.
+    DeltaviError
+        If it has too few cells in either condition.
+    """
+    if label not in set(question.labels):
+        raise unknown_category("label", label, known_names(question.labels))
+    of_label = np.asarray(question.labels == label)
+    found = _hold_out(question, label, target, question.is_target(target) & of_label, question.is_control & of_label)
+    if isinstance(found, HoldOut):
+        return found
+    raise DeltaviError(found[0].reason)
+
+
+def resolve_hold_outs(question: Question, given: Any) -> tuple[list[HoldOut], list[Skipped]]:
+    """Every training to be done, and what is left out of a sweep.
+
+    Raises
+    ------
+    UnknownCategoryError
+        If a label or column does not exist.
+    DeltaviError
+        If what was asked for by name cannot be evaluated, or nothing can.
+    InputDataError
+        If a mask of the user's makes no sense.
+    """
+    swept = given is None or isinstance(given, str)
+    hold_outs: list[HoldOut] = []
+    skipped: list[Skipped] = []
+    for name, target, held_out, query in _candidates(question, given):
+        found = _hold_out(question, name, target, held_out, query)
+        if isinstance(found, HoldOut):
+            hold_outs.append(found)
+            skipped += _unscored(question, found, held_out, query)
+        elif swept:
+            skipped += found
+        else:
+            raise DeltaviError(f"{name!r} under {target!r} cannot be held out: {found[0].reason}")
+    if not hold_outs:
+        reasons = examples([f"{s.hold_out} under {s.target}: {s.reason}" for s in skipped])
+        raise DeltaviError(f"There is nothing to hold out. {len(skipped)} were left out: {reasons}")
+    return hold_outs, skipped
+
+
+Candidate = tuple[str, str, "NDArray[np.bool_]", "NDArray[np.bool_]"]
+
+
+def _candidates(question: Question, given: Any) -> Iterator[Candidate]:
+    """Name, target, held-out cells and query cells of everything that is asked for."""
+    if isinstance(given, Mapping):
+        return _of_splits(question, given)
+    if given is None:
+        return _of_groups(question, question.labels, known_names(question.labels))
+    if isinstance(given, str):
+        groups = as_names(_obs_column(question, given))
+        return _of_groups(question, groups, known_names(groups))
+    return _of_groups(question, question.labels, _wanted_labels(question, given))
+
+
+def _obs_column(question: Question, key: str) -> Any:
+    if key in question.obs:
+        return question.obs[key]
+    if key in set(question.labels):
+        raise UnknownCategoryError(
+            f"hold_out={key!r} names an obs column, and there is none; pass hold_out=[{key!r}] to hold out the label."
+        )
+    raise unknown_category("obs column", key, question.obs.columns)
+
+
+def _wanted_labels(question: Question, given: Any) -> list[str]:
+    if not isinstance(given, Sequence | np.ndarray) and not hasattr(given, "__iter__"):
+        raise DeltaviError(f"hold_out is {given!r}; pass None, an obs column, label names, or a mapping to masks.")
+    values = list(given)
+    if values and all(isinstance(value, bool | np.bool_) for value in values):
+        raise DeltaviError("hold_out is a mask; give it a name: hold_out={'my split': mask}.")
+    known = known_names(question.labels)
+    for value in values:
+        require_known("label", value, known)
+    if not values:
+        raise DeltaviError("hold_out is empty; name at least one label, or pass None for every label in turn.")
+    return list(dict.fromkeys(map(str, values)))
+
+
+def _of_groups(question: Question, groups: NDArray[np.object_], names: list[str]) -> Iterator[Candidate]:
+    """Target cells of each group in turn, predicted from its control cells."""
+    for target in question.targets:
+        for name in names:
+            of_group = np.asarray(groups == name)
+            yield name, target, question.is_target(target) & of_group, question.is_control & of_group
+
+
+def _of_splits(question: Question, splits: Mapping[Any, Any]) -> Iterator[Candidate]:
+    """The user's splits, each under the target condition that its held-out cells have."""
+    if not splits:
+        raise DeltaviError("hold_out is empty; map a name to a mask of cells.")
+    for name, given in splits.items():
+        split = given if isinstance(given, Split) else Split(given)
+        held_out = checked_mask(split.held_out, question.names, f"hold_out[{name!r}]")
+        target = _target_of(question, held_out, str(name))
+        yield str(name), target, held_out, _query_of(question, split, held_out, str(name))
+
+
+def _target_of(question: Question, held_out: NDArray[np.bool_], name: str) -> str:
+    found = sorted(set(question.conditions[held_out]))
+    foreign = held_out & ~np.isin(question.conditions, question.targets)
+    if foreign.any():
+        raise InputDataError(
+            f"hold_out[{name!r}]: {int(foreign.sum())} of {int(held_out.sum())} held-out cells are not of a target "
+            f"condition ({examples(question.names[foreign])}). Hold out cells with obs[{question.condition_key!r}] in "
+            f"{examples(question.targets, 10)}."
+        )
+    if len(found) > 1:
+        raise InputDataError(f"hold_out[{name!r}] mixes the conditions {examples(found, 10)}; make one split of each.")
+    return str(found[0])
+
+
+def _query_of(question: Question, split: Split, held_out: NDArray[np.bool_], name: str) -> NDArray[np.bool_]:
+    if split.query is None:
+        return np.asarray(question.is_control & np.isin(question.labels, list(set(question.labels[held_out]) - {None})))
+    query = checked_mask(split.query, question.names, f"the query of hold_out[{name!r}]")
+    for wrong, what in ((query & held_out, "are held out, too"), (query & ~question.is_control, "are not controls")):
+        if wrong.any():
+            raise InputDataError(
+                f"hold_out[{name!r}]: {int(wrong.sum())} of {int(query.sum())} cells of the query {what} "
+                f"({examples(question.names[wrong])}). Start from cells with obs[{question.condition_key!r}] == "
+                f"{question.control!r}."
+            )
+    return query
+
+
+def _hold_out(
+    question: Question, name: str, target: str, held_out: NDArray[np.bool_], query: NDArray[np.bool_]
+) -> HoldOut | list[Skipped]:
+    """A hold-out that can be learned and scored, or why not."""
+    labels = tuple(
+        label
+        for label in known_names(question.labels[held_out | query])
+        if min(question.n_cells(held_out, label), question.n_cells(query, label)) >= SMALLEST_GROUP
+    )
+    if not labels:
+        return [Skipped(name, "", target, _why_too_few(question, name, held_out, query, target))]
+    if not question.learnable(held_out, target):
+        reason = (
+            f"no other label was seen under both {question.control!r} and {target!r}, so that there is nothing to "
+            "learn from. Add cells, or hold out fewer."
+        )
+        return [Skipped(name, "", target, reason)]
+    return HoldOut(name, target, held_out, query & np.isin(question.labels, labels), labels)
+
+
+def _why_too_few(
+    question: Question, name: str, held_out: NDArray[np.bool_], query: NDArray[np.bool_], target: str
+) -> str:
+    """The group that is too small, or that no label has enough cells in both."""
+    for condition, mask in ((question.control, query), (target, held_out)):
+        if (n_cells := int(mask.sum())) < SMALLEST_GROUP:
+            return f"{name!r} has {n_cells} cells under {condition!r}; at least {SMALLEST_GROUP} are needed to compare."
+    return f"no label has {SMALLEST_GROUP} cells under {question.control!r} and under {target!r}; pool labels."
+
+
+def _unscored(
+    question: Question, hold_out: HoldOut, held_out: NDArray[np.bool_], query: NDArray[np.bool_]
+) -> list[Skipped]:
+    """Labels of a hold-out that have too few cells for a score."""
+    return [
+        Skipped(
+            hold_out.name,
+            label,
+            hold_out.target,
+            f"{question.n_cells(query, label)} cells under {question.control!r} and "
+            f"{question.n_cells(held_out, label)} under {hold_out.target!r}; at least {SMALLEST_GROUP} are needed.",
+        )
+        for label in known_names(question.labels[held_out | query])
+        if label not in hold_out.labels
+    ]

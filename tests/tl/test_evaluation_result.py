@@ -1,0 +1,181 @@
+"""Questions one asks of a finished evaluation, on tables small enough to answer by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+
+from deltavi._errors import DeltaviError, UnknownCategoryError
+from deltavi.perturbation import CEILING
+from deltavi.tl import PerturbationEvaluation
+from deltavi.tl._evaluation import COLUMNS, SCORES
+
+A, B = "correlation_of_changes", "e_distance"
+KIND = {"mine": "model", "theirs": "model", "no change": "baseline", "mean shift": "baseline", CEILING: "ceiling"}
+# (hold-out, seed) -> correlation and distance of mine, theirs, no change, mean shift, ceiling
+VALUES = {
+    ("B", 0): [(0.9, 10), (0.5, 20), (0.0, 50), (0.74, 15), (0.95, 1)],
+    ("B", 1): [(0.7, 12), (0.5, 20), (0.0, 50), (0.74, 15), (0.95, 1)],
+    ("NK", 0): [(0.4, 30), (0.5, 20), (0.1, 25), (0.6, 40), (0.95, 1)],
+    ("NK", 1): [(0.6, 20), (0.5, 20), (0.1, 25), (0.6, 40), (0.95, 1)],
+}
+
+
+@pytest.fixture
+def known() -> PerturbationEvaluation:
+    rows = [
+        {
+            **dict.fromkeys(SCORES, 0.5), "hold_out": name, "label": name, "target": "stim", "seed": seed,
+            "method": method, "kind": KIND[method], "n_control": 20, "n_real": 30, "seconds": 1.5, A: a, B: float(b),
+        }
+        for (name, seed), pairs in VALUES.items()
+        for method, (a, b) in zip(KIND, pairs, strict=True)
+    ]  # fmt: skip
+    return PerturbationEvaluation(pd.DataFrame(rows)[COLUMNS], {"control": "ctrl"}, warnings=("said",))
+
+
+def test_mean_and_spread_best_first(known: PerturbationEvaluation) -> None:
+    found = known.summary(A)
+    assert list(found.index) == ["mean shift", "mine", "theirs", "no change", CEILING]
+    assert found.loc["mine", "mean"] == pytest.approx(0.65)
+    assert found.loc["mine", "sd"] == pytest.approx(np.std([0.9, 0.7, 0.4, 0.6], ddof=1))
+    assert list(found["kind"]) == ["baseline", "model", "model", "baseline", "ceiling"]
+    assert (found["n"] == 4).all()
+    assert list(known.summary(B).index) == ["mine", "theirs", "mean shift", "no change", CEILING]
+    assert list(known.summary("zero_fraction").index) == list(KIND)
+
+
+def test_the_summary_of_all_scores(known: PerturbationEvaluation) -> None:
+    found = known.summary()
+    assert list(found.columns) == [(name, part) for name in SCORES for part in ("mean", "sd")]
+    assert list(found.index) == list(known.summary(SCORES[0]).index)
+    assert found.loc["mine", (B, "mean")] == 18
+
+
+def test_the_long_form(known: PerturbationEvaluation) -> None:
+    found = known.long()
+    assert len(found) == len(known.table) * len(SCORES)
+    wide = found.pivot_table(index=["hold_out", "seed", "method"], columns="metric", values="value")
+    assert wide.loc[("NK", 1, "mine"), B] == 20
+    assert not set(SCORES) & set(found.columns)
+
+
+def test_wins_against_the_best_baseline_of_each_hold_out(known: PerturbationEvaluation) -> None:
+    found = known.wins("mine", A).set_index("hold_out")
+    assert found.loc["B", ["score", "best_baseline", "baseline_score", "wins"]].tolist() == [
+        0.8,
+        "mean shift",
+        0.74,
+        True,
+    ]
+    assert found.loc["NK", "margin"] == pytest.approx(-0.1)
+    assert not found.loc["NK", "wins"]
+    distances = known.wins("mine", B).set_index("hold_out")
+    # lower is better, and the best baseline of this hold-out is another
+    assert distances.loc["NK", ["score", "best_baseline", "wins"]].tolist() == [25, "no change", False]
+    assert distances.loc["NK", "margin"] == 0
+    assert distances["wins"].sum() == 1
+
+
+def test_a_baseline_is_judged_by_the_others(known: PerturbationEvaluation) -> None:
+    found = known.wins("mean shift", A)
+    assert set(found["best_baseline"]) == {"no change"}
+    assert found["wins"].all()
+
+
+def test_a_missing_score_wins_nothing(known: PerturbationEvaluation) -> None:
+    table = known.table.copy()
+    table.loc[table["kind"] == "baseline", A] = np.nan
+    found = PerturbationEvaluation(table).wins("mine", A)
+    assert not found["wins"].any()
+    table.loc[(table["method"] == "mine") & (table["hold_out"] == "B"), A] = np.nan
+    assert list(PerturbationEvaluation(table).wins("mine", A)["hold_out"]) == ["NK"]
+
+
+def test_the_verdict_says_where_it_did_not(known: PerturbationEvaluation) -> None:
+    text = known.verdict("mine")
+    average, changes, distance = (
+        "On average mine did not beat the best baseline on correlation of changes (0.65 against 0.67 of mean shift), "
+        "but beat it on E-distance (18 against 27.5 of mean shift).",
+        "On correlation of changes it beat the best baseline in 1 of 2 comparisons; "
+        "it did not for NK (0.5 against 0.6 of mean shift).",
+        "On E-distance it beat the best baseline in 1 of 2 comparisons; "
+        "it did not for NK (25 against 25 of no change).",
+    )
+    assert text == f"{average} {changes} {distance}"
+    only = known.verdict("mine", metric=B)
+    assert "correlation" not in only
+
+
+def test_a_verdict_without_losses(known: PerturbationEvaluation) -> None:
+    best = known.table[known.table["hold_out"] == "B"]
+    text = PerturbationEvaluation(best).verdict()
+    assert "in 1 of 1 comparisons." in text
+    assert "did not" not in text
+
+
+def test_a_donor_and_a_second_target_are_named(known: PerturbationEvaluation) -> None:
+    table = known.table.assign(hold_out="donor 1")
+    text = PerturbationEvaluation(table).verdict("mine", metric=A)
+    assert "did not for NK of donor 1 (" in text
+    second = pd.concat([known.table, known.table.assign(target="other")])
+    text = PerturbationEvaluation(second).verdict("mine", metric=A)
+    assert "NK under stim (" in text
+    assert "NK under other (" in text
+
+
+def test_the_first_model_is_meant_where_none_is_named(known: PerturbationEvaluation) -> None:
+    assert known.methods == ["mine", "theirs"]
+    assert known.verdict() == known.verdict("mine")
+    pd.testing.assert_frame_equal(known.wins(), known.wins("mine", A))
+
+
+@pytest.mark.parametrize(
+    ("ask", "error", "message"),
+    [
+        (lambda e: e.summary("r3"), UnknownCategoryError, "metric 'r3'"),
+        (lambda e: e.wins("min"), UnknownCategoryError, "method 'min'.*'mine'"),
+        (lambda e: e.wins("mine", "zero_fraction"), DeltaviError, "no better or worse"),
+        (lambda e: e.verdict("mine", metric=["zero_fraction"]), DeltaviError, "no better or worse"),
+        (lambda e: e.verdict("mine", metric="x"), UnknownCategoryError, "metric 'x'"),
+        (lambda e: PerturbationEvaluation.load("nowhere"), DeltaviError, "no finished evaluation"),
+    ],
+)
+def test_questions_without_an_answer(known: PerturbationEvaluation, ask: Any, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        ask(known)
+
+
+def test_saved_and_loaded(known: PerturbationEvaluation, tmp_path: Any) -> None:
+    table = known.table.copy()
+    table.loc[0, A] = 1 / 3
+    table.loc[1, "seconds"] = np.nan
+    table.loc[2, ["hold_out", "label"]] = ["NA", "007"]
+    skipped = pd.DataFrame({"hold_out": ["x"], "label": [""], "target": ["1"], "reason": ["4 cells, too few"]})
+    evaluation = PerturbationEvaluation(table, {"control": "ctrl", "n": 3}, skipped, ("said", "so"))
+    files = evaluation.save(tmp_path / "new")
+    assert all(path.is_file() for path in files)
+    loaded = PerturbationEvaluation.load(tmp_path / "new")
+    pd.testing.assert_frame_equal(loaded.table, table, check_exact=True)
+    pd.testing.assert_frame_equal(loaded.skipped, skipped)
+    assert loaded.settings == evaluation.settings
+    assert loaded.warnings == evaluation.warnings
+    assert loaded.verdict() == evaluation.verdict()
+    assert loaded.predictions.empty
+
+
+def test_the_plot_is_the_scoreboard(known: PerturbationEvaluation) -> None:
+    axes = known.plot(metrics=[A, B], highlight="mine", show=False)
+    names = [label.get_text() for label in axes[0].get_yticklabels()]
+    assert names == ["mean shift", "mine", "theirs", "no change"]
+    plt.close("all")
+    assert list(known.board().columns) == list(SCORES)
+
+
+def test_it_cannot_be_changed(known: PerturbationEvaluation) -> None:
+    with pytest.raises(AttributeError):
+        known.table = known.table  # type: ignore[misc]
