@@ -13,6 +13,10 @@ from scvi import REGISTRY_KEYS
 
 from deltavi import _keys
 from deltavi._compat import SMALLEST_COUNT, AnnTorchDataset
+from deltavi.data._device_rows import SentRows, only_counts, rows_for
+
+# Cells whose factorials are looked up at a time, so that what is in between stays small.
+CELLS_AT_ONCE = 4096
 
 
 class ResidentRows:
@@ -50,6 +54,15 @@ class ResidentRows:
             _keys.LOG_FACTORIAL: self._log_factorials_of(rows, chosen, places[0]),
         }
 
+    def log_factorials(self) -> np.ndarray:
+        """Sum of log x! of every cell, ``(n_cells,)``."""
+        n_cells = len(self._log_factorials)
+        for start in range(0, n_cells, CELLS_AT_ONCE):
+            cells = np.arange(start, min(start + CELLS_AT_ONCE, n_cells))
+            chosen = self.matrix[cells]
+            self._log_factorials_of(cells, chosen, np.repeat(np.arange(len(cells)), np.diff(chosen.indptr)))
+        return self._log_factorials
+
     def _log_factorials_of(self, rows: np.ndarray, chosen: sparse.csr_matrix, row: np.ndarray) -> np.ndarray:
         if np.isnan(self._log_factorials[rows]).any():
             # what is no count has no use for it
@@ -69,10 +82,20 @@ class OrderedDataset(AnnTorchDataset):  # type: ignore[misc]
         super().__init__(adata_manager, getitem_tensors=getitem_tensors, load_sparse_tensor=load_sparse_tensor)
         # whoever names keys gets those
         self._keys_were_named = getitem_tensors is not None
+        self.device_rows: SentRows | None = None
+
+    def rows_on(self, device: torch.device) -> SentRows | None:
+        """What makes mini-batches on `device`, for `device_rows`; ``None`` where it cannot give the same as here."""
+        matrix = None if self._resident is None or self._keys_were_named else only_counts(self._resident.matrix)
+        if matrix is None or self._resident is None:
+            return None
+        return rows_for(matrix, device)(matrix, self._resident.log_factorials(), self._columns, device)
 
     def __getitem__(self, indexes: int | list[int] | slice) -> dict[str, Any]:
         if self._resident is not None:
             rows = np.arange(len(self))[indexes] if isinstance(indexes, slice) else np.atleast_1d(indexes)
+            if self.device_rows is not None:
+                return dict(self.device_rows.with_counts(rows))
             expression = self._resident.dense(rows) if self._keys_were_named else self._resident.with_counts(rows)
             return {**{key: values[rows] for key, values in self._columns.items()}, **expression}
         if isinstance(indexes, slice):

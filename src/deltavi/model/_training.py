@@ -13,6 +13,7 @@ from deltavi._collector import spared_collector
 from deltavi._errors import DeltaviError, DeltaviWarning
 from deltavi._random import isolated_randomness
 from deltavi.train import CellSplit, ObjectivePlan, split_cells
+from deltavi.train._on_device import DeviceSplitter
 
 # Optimiser steps that train a model of a few thousand cells well; more cells mean fewer epochs.
 DEFAULT_STEPS = 1400
@@ -26,6 +27,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
     """Carries ``train``."""
 
     _training_plan_cls = ObjectivePlan
+    _data_splitter_cls = DeviceSplitter
     default_plan: ClassVar[dict[str, Any]] = {}
     # whether the weights are those of a reference that a query is mapped onto, most of them frozen
     is_mapped_ = False

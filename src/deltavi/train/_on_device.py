@@ -1,0 +1,57 @@
+"""Splitter whose mini-batches are made on the device that trains, where that can be done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scvi.dataloaders import DataSplitter
+
+# Kinds of devices that work on their own, and whose memory is not that of the computer.
+KINDS = ("cuda",)
+
+
+class DeviceSplitter(DataSplitter):  # type: ignore[misc]
+    """scvi-tools' splitter; on a GPU, counts of a sparse matrix in memory are kept there while the model trains.
+
+    Order and content of mini-batches are the same on any device. What is backed, dense, or loaded by several
+    processes goes the way of scvi-tools, and so does training on several devices.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As in :class:`scvi.dataloaders.DataSplitter`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._cells: list[Any] = []
+
+    def train_dataloader(self) -> Any:
+        """Mini-batches to train on."""
+        return self._on_device(super().train_dataloader())
+
+    def val_dataloader(self) -> Any:
+        """Mini-batches to validate on, if there are any."""
+        return self._on_device(super().val_dataloader())
+
+    def teardown(self, stage: str | None = None) -> None:
+        """Free the memory of the device: the model keeps its trainer, and that the loaders."""
+        for cells in self._cells:
+            cells.device_rows = None
+        self._cells = []
+
+    def on_exception(self, exception: BaseException) -> None:
+        """The same where training does not come to its end."""
+        self.teardown()
+
+    def _on_device(self, loader: Any) -> Any:
+        if loader is None or self.trainer is None or loader.num_workers or loader.pin_memory:
+            return loader
+        device = self.trainer.strategy.root_device
+        if device.type in KINDS and self.trainer.world_size == 1 and not self.load_sparse_tensor:
+            cells = loader.dataset.dataset
+            # training and validation cells are rows of one matrix
+            shared = self._cells[0].device_rows if self._cells else cells.rows_on(device)
+            cells.device_rows = shared
+            self._cells.append(cells)
+        return loader
