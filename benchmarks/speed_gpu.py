@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--accelerator", default="gpu", help="cpu, to see that everything runs")
     parser.add_argument("--csv", type=Path, help="table of all pairs")
     parser.add_argument("--write", type=Path, help="Markdown file to write")
-    parser.set_defaults(data=default_folder(), quick=False)
+    parser.set_defaults(data=default_folder(), quick=False, only="")
     options = parser.parse_args()
     if options.accelerator == "gpu" and not torch.cuda.is_available():
         print("There is no CUDA device: nothing to measure.")

@@ -88,7 +88,9 @@ def in_turn(sides: dict[str, Any], pair: int) -> list[str]:
 
 
 def timings(case: Case, options: argparse.Namespace) -> Iterator[list[Line]]:
-    """The lines of each pair."""
+    """The lines of each pair; none of a case that is not asked for."""
+    if options.only not in case.name:
+        return
     for prepare in case.sides.values() if case.warm_up else ():
         timed(prepare(0), options.threads)
     for pair in range(options.pairs):
