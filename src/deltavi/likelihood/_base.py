@@ -74,6 +74,16 @@ class Likelihood(ABC):
     def upper_quantile(self, s: np.ndarray) -> np.ndarray:
         """Smallest x with P(X > x) <= s for every entry, as float64."""
 
+    @abstractmethod
+    def moved(self, by: Tensor) -> Likelihood:
+        """The same distribution elsewhere: the log of a rate, a Gaussian mean or log odds plus `by`.
+
+        Parameters
+        ----------
+        by
+            ``(n_cells, n_genes)``, or a row for all cells.
+        """
+
     @property
     @abstractmethod
     def distribution(self) -> Distribution:

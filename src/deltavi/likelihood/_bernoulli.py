@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -73,6 +73,9 @@ class Bernoulli(Likelihood):
 
     def upper_quantile(self, s: np.ndarray) -> np.ndarray:
         return np.asarray(s < to_numpy(self.rate), dtype=np.float64)
+
+    def moved(self, by: Tensor) -> Likelihood:
+        return replace(self, logits=self.logits + by)
 
     @property
     def distribution(self) -> TorchBernoulli:

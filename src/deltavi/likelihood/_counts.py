@@ -51,6 +51,14 @@ class CountLikelihood(Likelihood):
     def _log_prob_of(self, nonzeros: Nonzeros) -> Tensor:
         """Log probability of each cell, ``([n_samples,] n_cells)`` nats."""
 
+    def moved(self, by: Tensor) -> Likelihood:
+        factor = by.exp()
+        return self._with_rate(self.rate * factor, None if self.scale is None else self.scale * factor)
+
+    @abstractmethod
+    def _with_rate(self, rate: Tensor, scale: Tensor | None) -> Likelihood:
+        """The same dispersion and dropout around other expected counts."""
+
 
 @dataclass(frozen=True, eq=False)
 class Poisson(CountLikelihood):
@@ -72,6 +80,9 @@ class Poisson(CountLikelihood):
 
     def _log_prob_of(self, nonzeros: Nonzeros) -> Tensor:
         return poisson_log_prob(nonzeros, self.rate)
+
+    def _with_rate(self, rate: Tensor, scale: Tensor | None) -> Likelihood:
+        return Poisson(rate, scale)
 
     @property
     def mean(self) -> Tensor:
@@ -125,6 +136,9 @@ class NegativeBinomial(CountLikelihood):
 
     def _log_prob_of(self, nonzeros: Nonzeros) -> Tensor:
         return negative_binomial_log_prob(nonzeros, self.rate, self.dispersion.gathered())
+
+    def _with_rate(self, rate: Tensor, scale: Tensor | None) -> Likelihood:
+        return NegativeBinomial(rate, self.dispersion, scale)
 
     @property
     def mean(self) -> Tensor:
@@ -182,6 +196,9 @@ class ZeroInflatedNegativeBinomial(CountLikelihood):
 
     def _log_prob_of(self, nonzeros: Nonzeros) -> Tensor:
         return zero_inflated_log_prob(nonzeros, self.rate, self.dispersion.gathered(), self.dropout_logits)
+
+    def _with_rate(self, rate: Tensor, scale: Tensor | None) -> Likelihood:
+        return ZeroInflatedNegativeBinomial(rate, self.dispersion, self.dropout_logits, scale)
 
     @property
     def mean(self) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
@@ -71,6 +71,9 @@ class Gaussian(Likelihood):
     def upper_quantile(self, s: np.ndarray) -> np.ndarray:
         mean, deviation = self._moments()
         return np.asarray(mean - deviation * special.ndtri(s))
+
+    def moved(self, by: Tensor) -> Likelihood:
+        return replace(self, rate=self.rate + by)
 
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
         mean = to_numpy(self.rate)

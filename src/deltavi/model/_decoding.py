@@ -89,16 +89,24 @@ class CellDecoder:
         self.observed = tensors[REGISTRY_KEYS.X_KEY].cpu().numpy()
 
     def __call__(
-        self, z: NDArray[Any], *, condition: int | None = None, batch: int | Tensor | None = None
+        self,
+        z: NDArray[Any],
+        *,
+        condition: int | None = None,
+        batch: int | Tensor | None = None,
+        moves: Tensor | None = None,
     ) -> Likelihood:
-        """Likelihood at `z` ``(n_cells, n_latent)``, as if the cells were of `condition` or from `batch`."""
+        """Likelihood at `z` ``(n_cells, n_latent)``, as if the cells were of `condition` or from `batch`.
+
+        `moves` ``(n_cells, n_genes)`` are added to what is decoded, see :meth:`deltavi.likelihood.Likelihood.moved`.
+        """
         inputs = {**self.inputs, MODULE_KEYS.Z_KEY: torch.from_numpy(np.asarray(z, dtype=np.float32))}
         if condition is not None and inputs.get("condition") is not None:
             inputs["condition"] = torch.full_like(inputs["condition"], condition)
         if batch is not None:
             inputs["transform_batch"] = batch
         likelihood: Likelihood = self.module.generative(**inputs)["likelihood"]
-        return likelihood
+        return likelihood if moves is None else likelihood.moved(moves.to(likelihood.mean.device))
 
 
 def predict_cells(
@@ -124,6 +132,11 @@ def predict_cells(
     else:
         values = expected_log(target, totals, generators)
     return Predicted(profile=values, rate=rate, counts=sparse.csr_matrix(counts.astype(np.float32)))
+
+
+def profile_of(values: NDArray[Any], totals: NDArray[Any], *, of_counts: bool) -> NDArray[Any]:
+    """Values of cells on the scale of a profile: log1p CP10k of counts; other expression is on its scale already."""
+    return log_cp10k(values, totals) if of_counts else values
 
 
 def expected_log(

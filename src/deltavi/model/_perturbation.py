@@ -20,10 +20,12 @@ from deltavi._random import isolated_randomness
 from deltavi.data._checks import are_relative, cell_totals, valid_cells
 from deltavi.data._fields import require_known, used_categories
 from deltavi.model._base import CountModel
+from deltavi.model._consensus import Consensus, ConsensusMixin, ResponseEvidence, report_evidence
 from deltavi.model._decoding import CellDecoder, Predicted, Profile, predict_cells, predictive_interval, stack
 from deltavi.model._request import Request, assemble, check_options, of_labels
 from deltavi.model._shifts import ShiftsMixin
 from deltavi.model._training_means import TrainingMeans
+from deltavi.perturbation._combination import check_dose
 from deltavi.perturbation._estimators import ALL_CELLS
 from deltavi.perturbation.noise import cell_generators
 
@@ -33,7 +35,7 @@ BATCH_SIZE = 512
 OWN_OBS = (_keys.OBS_SOURCE_CONDITION, _keys.OBS_SOURCE_CELL)
 
 
-class PerturbationMixin(ShiftsMixin):
+class PerturbationMixin(ShiftsMixin, ConsensusMixin):
     """Carries ``predict_perturbation``; the model gives latent positions and a decoder."""
 
     # of the model that query data were mapped onto: its cells still tell how labels respond
@@ -52,6 +54,8 @@ class PerturbationMixin(ShiftsMixin):
         n_samples: int = 1,
         temperature: float = 0.2,
         distance: Literal["decoded", "latent"] = "decoded",
+        consensus: Consensus = "auto",
+        dose: float = 1.0,
         invalid_cells: Literal["error", "drop"] = "error",
         batch_size: int = BATCH_SIZE,
         seed: int = 0,
@@ -68,14 +72,15 @@ class PerturbationMixin(ShiftsMixin):
             Cells to predict, with any gene order; by default those of the model. Cells of condition `control` are
             predicted, or all cells if the condition column is missing.
         control, target
-            Conditions to start from and to predict.
+            Conditions to start from and to predict. A target that was not measured may join measured ones, as in
+            ``"A+B"``: their shifts, and the changes seen in the training labels, are added.
         labels
             Predict cells of these labels only; a label may be new to the model.
         shift
-            How to estimate the move: ``"similarity"``, ``"paired"``, ``"nearest"``, ``"global"``, ``"scgen"`` (see
-            :func:`deltavi.perturbation.estimate_shift`), or a vector ``(n_latent,)``. ``"similarity"`` weights
-            training labels by how close their control cells lie to those of the query; where no labels were
-            registered it is ``"global"``.
+            How to estimate the move: ``"similarity"``, ``"kriging"``, ``"paired"``, ``"nearest"``, ``"global"``,
+            ``"scgen"`` (see :func:`deltavi.perturbation.estimate_shift`), or a vector ``(n_latent,)``.
+            ``"similarity"`` weights training labels by how close their control cells lie to those of the query; where
+            no labels were registered it is ``"global"``.
         magnitude
             Factor of the shift. ``"observed"`` scales it until the change it decodes to is as large as the change
             seen in the training labels it comes from (posterior means are drawn towards the prior, and shifts
@@ -91,6 +96,14 @@ class PerturbationMixin(ShiftsMixin):
         distance
             Where labels are compared for ``"similarity"`` and ``"nearest"``: between the profiles (log1p CP10k) that
             their mean latent positions decode to, or between the positions.
+        consensus
+            Share, from 0 to 1, of the response that the training labels showed in the predicted one: the change of
+            each gene's mean is that much of the change kriged between labels in gene space (see
+            :func:`deltavi.perturbation.estimate_shift`), and the model's own for the rest. Two opinions that err
+            differently beat either. ``"auto"`` is one half for ``"similarity"`` and ``"kriging"`` with the observed
+            magnitude, and none for a shift or magnitude of the user's choice.
+        dose
+            Factor of the response, 1 for the dose that was measured.
         invalid_cells
             ``"drop"`` leaves out cells with NaN, infinite or non-count values; ``"error"`` names them.
         batch_size
@@ -104,7 +117,11 @@ class PerturbationMixin(ShiftsMixin):
         expected counts, ``"counts"`` counts sampled from the likelihood. obs: that of the input, with the condition
         set to `target` and the cell's origin in ``"deltavi_source_condition"`` and ``"deltavi_source_cell"``. obsm:
         latent positions after (``"X_deltavi"``) and before (``"X_deltavi_control"``). uns ``"deltavi"``: what
-        was done, with the weight of each training label.
+        was done, with the weight of each training label. With labels, varm ``"deltavi_change"``, ``"deltavi_lower"``
+        and ``"deltavi_upper"``: change of each gene's mean in each label of the query, log1p CP10k, and its 90 %
+        interval (as wide as it has to be for training labels predicted from one another; NaN with fewer than three);
+        uns ``"deltavi"["trust"]``: how far the query lies from the training labels (``doubt``, see
+        :class:`deltavi.perturbation.Shift`), and the largest ``usual_doubt`` among these.
 
         Raises
         ------
@@ -129,9 +146,14 @@ class PerturbationMixin(ShiftsMixin):
             magnitude=magnitude,
             temperature=temperature,
             distance=distance,
+            dose=check_dose(dose),
         )
+        share = self._share(consensus, shift, magnitude)
+        evidence = self._evidence(request, before, after, conditions, share=share, dose=dose)
         with isolated_randomness(seed):  # loaders and encoders draw, though no draw reaches the answer
-            predicted = self._predict(request, before, after, (control, target), profile, n_samples, batch_size, seed)
+            predicted = self._predict(
+                request, before, after, conditions, evidence, profile, n_samples, batch_size=batch_size, seed=seed
+            )
         result = assemble(
             request,
             predicted,
@@ -146,11 +168,14 @@ class PerturbationMixin(ShiftsMixin):
             "control": str(control),
             "target": str(target),
             **how,
+            "dose": float(dose),
             "profile": profile,
             "n_samples": n_samples,
             "seed": seed,
             "deltavi_version": deltavi.__version__,
         }
+        if evidence is not None:
+            report_evidence(result, evidence, request.groups)
         return result
 
     def _extra_state(self) -> dict[str, Any]:
@@ -179,10 +204,10 @@ class PerturbationMixin(ShiftsMixin):
         distance: str,
     ) -> None:
         self._condition_key()
-        for given in (control, target):
-            require_known("condition", given, cast("CountModel", self)._categories(_keys.CONDITION))
+        require_known("condition", control, cast("CountModel", self)._categories(_keys.CONDITION))
         if str(control) == str(target):
             raise DeltaviError(f"control and target are both {control!r}: there is nothing to predict.")
+        self._parts(str(control), str(target))
         check_options(profile, n_samples, invalid_cells, magnitude, distance)
 
     def _request(
@@ -261,15 +286,17 @@ class PerturbationMixin(ShiftsMixin):
         before: np.ndarray,
         after: np.ndarray,
         conditions: tuple[str, str],
+        evidence: ResponseEvidence | None,
         profile: Profile,
         n_samples: int,
+        *,
         batch_size: int,
         seed: int,
     ) -> Predicted:
         model = cast("Any", self)
         totals = request.totals
         names = request.adata.obs_names[request.cells]
-        control, target = (self._condition_code(str(c)) for c in conditions)
+        control, target = (self._condition_code(name) for name in conditions)
         parts: list[Predicted] = []
         start = 0
         # scvi-tools takes an AnnData without cells for none at all
@@ -282,17 +309,19 @@ class PerturbationMixin(ShiftsMixin):
             rows = slice(start, start + tensors[REGISTRY_KEYS.X_KEY].shape[0])
             decode = CellDecoder(model.module, tensors)
             generators = cell_generators(names[rows], seed=seed)
+            moves = None if evidence is None else evidence.rows(request.groups[rows])
+            decode_target = partial(decode, condition=target, moves=moves)
             part = predict_cells(
                 decode.observed,
                 decode(before[rows], condition=control),
-                decode(after[rows], condition=target),
+                decode_target(after[rows]),
                 totals=totals[rows],
                 profile=profile,
                 generators=generators,
             )
             if n_samples > 1:
                 lower, upper = predictive_interval(
-                    partial(decode, condition=target),
+                    decode_target,
                     after[rows],
                     decode.posterior_scale,
                     totals=totals[rows],

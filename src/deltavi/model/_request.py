@@ -38,6 +38,13 @@ class Request:
     groups: np.ndarray
     totals: np.ndarray
 
+    def some_of(self, group: str, n: int) -> np.ndarray:
+        """Up to `n` cells of a group, as positions among the cells; the same ones whatever their order."""
+        members = np.flatnonzero(self.groups == group)
+        names = np.asarray(self.adata.obs_names[self.cells[members]], dtype=str)
+        in_order: np.ndarray = members[np.argsort(names, kind="stable")]
+        return np.asarray(in_order[np.linspace(0, len(members) - 1, min(len(members), n)).astype(int)])
+
 
 def assemble(
     request: Request,
@@ -70,7 +77,7 @@ def assemble(
     before = obs[condition_key].astype(str).to_numpy() if known else np.full(len(obs), "unknown", dtype=object)
     obs[_keys.OBS_SOURCE_CONDITION] = pd.Categorical(before)
     obs[_keys.OBS_SOURCE_CELL] = obs.index.astype(str).to_numpy(dtype=object)
-    obs[condition_key] = pd.Categorical([target] * len(obs), categories=conditions)
+    obs[condition_key] = pd.Categorical([target] * len(obs), categories=[*dict.fromkeys([*conditions, target])])
     # named apart from the cells they came from, so that both fit into one AnnData
     obs.index = obs.index.astype(str) + f"-{target}"
     layers: dict[str, Any] = {

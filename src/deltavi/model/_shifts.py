@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from deltavi import _keys
-from deltavi._errors import DeltaviError
+from deltavi._errors import DeltaviError, examples
 from deltavi._random import isolated_randomness
 from deltavi.likelihood._base import to_numpy
 from deltavi.model._base import CountModel
@@ -25,6 +25,7 @@ from deltavi.model._training_means import (
     vectors_table,
     weights_table,
 )
+from deltavi.perturbation._combination import combined_shift, parts_of
 from deltavi.perturbation._estimators import Shift
 
 # Query cells that decide how far a shift is stretched.
@@ -46,12 +47,24 @@ class ShiftsMixin:
         magnitude: float | Literal["observed"],
         temperature: float,
         distance: str,
+        dose: float,
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Latent positions after the perturbation, and what a prediction says of how they were found."""
-        coordinates = self._coordinates(conditions[0]) if distance == "decoded" else None
-        estimate = partial(self._means().shift, *conditions, temperature=temperature, coordinates=coordinates)
-        shifts, factors = self._shifts(request, before, conditions, partial(estimate, estimator=shift), magnitude)
-        log_weak_evidence(shifts, factors)
+        control, target = conditions
+        coordinates = self._coordinates(control) if distance == "decoded" else None
+        estimate = partial(
+            self._means().shift, control, estimator=shift, temperature=temperature, coordinates=coordinates
+        )
+        # a given vector is the whole response, whatever the target consists of
+        parts = self._parts(control, target) if isinstance(shift, str) else (target,)
+        by_part = {
+            part: self._shifts(request, before, (control, part), partial(estimate, part), magnitude) for part in parts
+        }
+        for shifts, factors in by_part.values():
+            log_weak_evidence(shifts, factors)
+        groups = list(next(iter(by_part.values()))[0])
+        shifts = {group: combined_shift({p: by_part[p][0][group] for p in by_part}, dose) for group in groups}
+        factors = {group: float(np.mean([by_part[p][1][group] for p in by_part])) for group in groups}
         moves = [shifts[group].vector for group in request.groups]
         return (before + np.stack(moves)).astype(np.float32) if moves else before, {
             "shift": next(iter(shifts.values())).estimator if shifts else str(shift),
@@ -79,7 +92,7 @@ class ShiftsMixin:
                 shift = replace(shift, vector=factor * shift.vector)
             elif shift.estimator not in UNSCALED:
                 observed = means.observed_change(*conditions, shift)
-                chosen = members[np.linspace(0, len(members) - 1, min(len(members), MAGNITUDE_CELLS)).astype(int)]
+                chosen = request.some_of(group, MAGNITUDE_CELLS)
                 with isolated_randomness(0):
                     decoded = self._decoded_change(request, chosen, positions[chosen], conditions)
                     shift, factor = stretched(shift, observed, decoded)
@@ -123,5 +136,23 @@ class ShiftsMixin:
         start = log_mean(np.zeros(positions.shape[1]), control)
         return lambda displacement: log_mean(displacement, target) - start
 
+    def _parts(self, control: str, target: str) -> tuple[str, ...]:
+        """Measured conditions that the target consists of."""
+        known = [str(c) for c in cast("CountModel", self)._categories(_keys.CONDITION)]
+        parts = parts_of(target, known, control=control)
+        if len(parts) > 1 and self._knows_conditions():
+            raise DeltaviError(
+                f"{target!r} was not measured, and this model decodes by condition: it cannot join "
+                f"{examples(parts, len(parts))}. Use a model without condition_in_decoder or conditional."
+            )
+        return parts
+
+    def _knows_conditions(self) -> bool:
+        """Whether the networks are told the condition of a cell."""
+        module = cast("Any", self).module
+        return bool(getattr(module, "condition_in_decoder", False) or getattr(module, "conditional", False))
+
     def _condition_code(self, name: str) -> int:
-        return [str(c) for c in cast("CountModel", self)._categories(_keys.CONDITION)].index(name)
+        known = [str(c) for c in cast("CountModel", self)._categories(_keys.CONDITION)]
+        # the networks are told no condition where one that was not measured is asked for
+        return known.index(name) if name in known else 0

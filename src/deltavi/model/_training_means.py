@@ -48,6 +48,8 @@ class TrainingMeans:
         Whether the groups are labels.
     is_log
         Whether the expression is log-normalised already.
+    log_expression
+        As `expression`, of log1p CP10k: what responses between labels are interpolated on. Not in older files.
     """
 
     positions: dict[str, GroupMeans]
@@ -56,6 +58,7 @@ class TrainingMeans:
     overall_expression: dict[str, GroupMeans]
     has_labels: bool
     is_log: bool
+    log_expression: dict[str, GroupMeans] | None = None
 
     @classmethod
     def from_cells(
@@ -82,11 +85,13 @@ class TrainingMeans:
         """
         everyone = np.full(len(conditions), ALL_CELLS, dtype=object)
         groups = everyone if labels is None else labels
-        weights = np.ones(len(conditions)) if totals is None else 1e4 / np.maximum(totals, 1.0)
+        weights = None if totals is None else 1e4 / np.maximum(totals, 1.0)
         inside = {condition: conditions == condition for condition in dict.fromkeys(conditions)}
 
-        def means(values: Any, grouping: NDArray[Any], factors: NDArray[Any] | None = None) -> dict[str, GroupMeans]:
-            return {name: group_means(values, grouping, mask, factors) for name, mask in inside.items()}
+        def means(
+            values: Any, grouping: NDArray[Any], factors: NDArray[Any] | None = None, *, log: bool = False
+        ) -> dict[str, GroupMeans]:
+            return {name: group_means(values, grouping, mask, factors, log=log) for name, mask in inside.items()}
 
         return cls(
             positions=means(positions, groups),
@@ -95,6 +100,7 @@ class TrainingMeans:
             overall_expression=means(expression, everyone, weights),
             has_labels=labels is not None,
             is_log=totals is None,
+            log_expression=means(expression, groups, weights, log=totals is not None),
         )
 
     def shift(
@@ -147,7 +153,7 @@ class TrainingMeans:
         weights = shift.weights or {ALL_CELLS: 1.0}
         change = np.zeros(before.means.shape[1])
         for label, weight in weights.items():
-            if weight > 0:
+            if weight != 0:  # of kriging some are negative
                 change += weight * (self._log(_row(after, label)) - self._log(_row(before, label)))
         return change
 
@@ -158,18 +164,18 @@ class TrainingMeans:
         """Means over the cells of both; for a query that was mapped into the latent space of a reference."""
         names = ("positions", "expression", "overall_positions", "overall_expression")
         fields: dict[str, Any] = {name: _joined(getattr(self, name), getattr(other, name)) for name in names}
+        if self.log_expression is None or other.log_expression is None:
+            fields["log_expression"] = None
+        else:
+            fields["log_expression"] = _joined(self.log_expression, other.log_expression)
         return replace(self, **fields)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain form for a model file."""
         return {
-            name: value
-            if isinstance(value, bool)
-            else {
-                condition: {"labels": group.labels, "means": np.asarray(group.means), "n_cells": group.n_cells}
-                for condition, group in value.items()
-            }
+            name: value if isinstance(value, bool) else {c: _plain(group) for c, group in value.items()}
             for name, value in self.__dict__.items()
+            if value is not None
         }
 
     @classmethod
@@ -184,17 +190,34 @@ class TrainingMeans:
         return cls(**fields)
 
 
+def _plain(group: GroupMeans) -> dict[str, Any]:
+    plain = {"labels": group.labels, "means": np.asarray(group.means), "n_cells": group.n_cells}
+    return plain if group.errors is None else {**plain, "errors": np.asarray(group.errors)}
+
+
 def _joined(first: dict[str, GroupMeans], second: dict[str, GroupMeans]) -> dict[str, GroupMeans]:
     """Means by condition and label over the cells behind both."""
     result = {}
     for condition in dict.fromkeys([*first, *second]):
         parts = [means[condition] for means in (first, second) if condition in means]
         labels = tuple(sorted({label for part in parts for label in part.labels}))
-        sums = {label: [(_row(p, label), p.counts()[label]) for p in parts if label in p.labels] for label in labels}
-        sizes = tuple(sum(n for _, n in sums[label]) for label in labels)
-        means = np.stack([sum(row * n for row, n in sums[label]) / sum(n for _, n in sums[label]) for label in labels])
-        result[condition] = GroupMeans(labels, means, sizes)
+        merged = [_merged([part.only((label,)) for part in parts if label in part.labels]) for label in labels]
+        sizes = tuple(size for size, _, _ in merged)
+        means, deviations = (np.stack([row[i] for row in merged]) for i in (1, 2))
+        known = all(part.errors is not None for part in parts)
+        result[condition] = (
+            GroupMeans.of(labels, means, deviations, sizes) if known else GroupMeans(labels, means, sizes)
+        )
     return result
+
+
+def _merged(parts: list[GroupMeans]) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
+    """Cells, mean, and sum of squared deviations of one label seen in several parts; zero where errors are unknown."""
+    sizes = np.array([part.n_cells[0] for part in parts])
+    rows = np.stack([part.means[0] for part in parts])
+    mean = sizes @ rows / sizes.sum()
+    inside = sum(part.deviations[0] for part in parts) if all(p.errors is not None for p in parts) else 0.0
+    return int(sizes.sum()), mean, np.asarray(inside + sizes @ (rows - mean) ** 2)
 
 
 def _row(group: GroupMeans, label: str) -> NDArray[np.float64]:
@@ -202,9 +225,14 @@ def _row(group: GroupMeans, label: str) -> NDArray[np.float64]:
 
 
 def group_means(
-    values: Any, groups: NDArray[Any], inside: NDArray[np.bool_], weights: NDArray[Any] | None = None
+    values: Any,
+    groups: NDArray[Any],
+    inside: NDArray[np.bool_],
+    weights: NDArray[Any] | None = None,
+    *,
+    log: bool = False,
 ) -> GroupMeans:
-    """Means by group of the cells `inside`, each cell multiplied by its weight; read in blocks, never densified.
+    """Means by group of the cells `inside`; read in blocks, never densified.
 
     Parameters
     ----------
@@ -215,22 +243,29 @@ def group_means(
     inside
         ``(n_cells,)`` cells to use.
     weights
-        ``(n_cells,)`` factor of each cell.
+        ``(n_cells,)`` factor that each cell is multiplied by.
+    log
+        Take log1p of what is multiplied.
     """
     codes, names = pd.factorize(groups[inside], sort=True)
     code_of = np.full(len(groups), -1)
     code_of[inside] = codes
-    factor = np.ones(len(groups)) if weights is None else weights
-    sums = np.zeros((len(names), values.shape[1]))
+    sums, squares = np.zeros((2, len(names), values.shape[1]))
     for rows, block in row_blocks(values):
-        used = code_of[rows] >= 0
-        indicator = sparse.csr_matrix(
-            (factor[rows][used], (code_of[rows][used], np.flatnonzero(used))), shape=(len(names), len(rows))
+        used = np.flatnonzero(code_of[rows] >= 0)
+        cells = sparse.csr_matrix(block)[used].astype(np.float64)
+        if weights is not None:
+            cells = sparse.diags(weights[rows][used]) @ cells
+        cells = cells.log1p() if log else cells
+        member = sparse.csr_matrix(
+            (np.ones(len(used)), (code_of[rows][used], np.arange(len(used)))), shape=(len(names), len(used))
         )
-        product = indicator @ block
-        sums += product.toarray() if sparse.issparse(product) else np.asarray(product)
+        sums += (member @ cells).toarray()
+        squares += (member @ cells.power(2)).toarray()
     sizes = np.bincount(codes, minlength=len(names))
-    return GroupMeans(tuple(str(n) for n in names), sums / sizes[:, None], tuple(int(n) for n in sizes))
+    means = sums / sizes[:, None]
+    deviations = np.maximum(squares - sizes[:, None] * means**2, 0.0)
+    return GroupMeans.of(tuple(str(n) for n in names), means, deviations, tuple(int(n) for n in sizes))
 
 
 def stretched(

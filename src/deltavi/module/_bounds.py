@@ -11,8 +11,9 @@ from scvi.module.base import auto_move_data
 from torch import Tensor
 from torch.distributions import Distribution
 
+from deltavi import _keys
 from deltavi._compat import MODULE_KEYS
-from deltavi.latent import log_density, standard_normal_like
+from deltavi.latent import condition_mmd, log_density, standard_normal_like
 from deltavi.likelihood import Likelihood
 
 
@@ -74,6 +75,19 @@ class BoundsMixin:
         z = inference_outputs[MODULE_KEYS.Z_KEY]
         log_likelihood: Tensor = cast("Any", self)._log_prob(likelihood, tensors)
         return log_likelihood + _log_ratio(standard_normal_like(z), inference_outputs[MODULE_KEYS.QZ_KEY], z)
+
+    def _condition_penalty(self, inference_outputs: dict[str, Any], tensors: dict[str, Tensor]) -> Tensor:
+        """What the latent positions tell of the condition, as :func:`deltavi.latent.condition_mmd`, weighted, nats."""
+        module = cast("Any", self)
+        z = inference_outputs[MODULE_KEYS.Z_KEY]
+        penalty: Tensor = module.condition_mmd * condition_mmd(
+            z if z.dim() == 2 else z[0],
+            tensors[_keys.CONDITION],
+            tensors[REGISTRY_KEYS.LABELS_KEY],
+            n_conditions=module.n_conditions,
+            n_labels=module.n_labels,
+        )
+        return penalty
 
 
 def _log_ratio(prior: Distribution, posterior: Distribution, value: Tensor) -> Tensor:

@@ -94,6 +94,8 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
         Give covariates to the encoder, and to every hidden layer rather than to the first.
     condition_in_decoder
         Treat the condition as a decoder covariate, so that it can be switched.
+    condition_mmd
+        Weight, nats, of a penalty that makes cells of a label lie alike in all conditions, as in trVAE.
     use_batch_norm, use_layer_norm
         Where to normalise.
     activation, bias
@@ -130,6 +132,7 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
         encode_covariates: bool = False,
         deeply_inject_covariates: bool = True,
         condition_in_decoder: bool = False,
+        condition_mmd: float = 0.0,
         use_batch_norm: Where = "both",
         use_layer_norm: Where = "none",
         activation: Literal["relu", "leaky_relu"] = "relu",
@@ -149,13 +152,13 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
             posterior=posterior,
         )
         check_sizes(n_input=n_input, n_latent=n_latent, n_hidden=n_hidden)
-        self.n_input, self.n_latent, self.n_labels = n_input, n_latent, n_labels
+        self.n_input, self.n_latent, self.n_labels, self.n_conditions = n_input, n_latent, n_labels, n_conditions
         self.n_continuous_cov = n_continuous_cov
         self.gene_likelihood, self.dispersion, self.library = gene_likelihood, dispersion, library
         self.of_counts = gene_likelihood in COUNT_LIKELIHOODS
         self.noise_variance, self.weight_l2 = noise_variance, weight_l2
         self.log_variational, self.encode_covariates = log_variational, encode_covariates
-        self.condition_in_decoder = condition_in_decoder
+        self.condition_in_decoder, self.condition_mmd = condition_in_decoder, condition_mmd
         self.latent_distribution, self.bias = "normal", bias
         self.scale_activation = scale_activation or default_activation(gene_likelihood, library)
         self.covariate_sizes = (n_batch, *((n_conditions,) if condition_in_decoder else ()), *n_cats_per_cov)
@@ -258,13 +261,16 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
         samples the reconstruction is their mean (the K-sample estimate).
         """
         log_prob = self._log_prob(generative_outputs["likelihood"], tensors)
-        return self._plain_loss(log_prob, inference_outputs["kl"], kl_weight)
+        penalty = self._condition_penalty(inference_outputs, tensors) if self.condition_mmd > 0 else 0.0
+        return self._plain_loss(log_prob, inference_outputs["kl"], kl_weight, penalty)
 
-    def _plain_loss(self, log_prob: Tensor, kl: dict[str, Tensor], kl_weight: Tensor | float) -> LossOutput:
+    def _plain_loss(
+        self, log_prob: Tensor, kl: dict[str, Tensor], kl_weight: Tensor | float, penalty: Tensor | float = 0.0
+    ) -> LossOutput:
         """The loss of ``([n_samples,] n_cells)`` log p(x | z) and the named KL terms ``(n_cells,)``, in nats."""
         reconstruction = -log_prob if log_prob.ndim == 1 else -log_prob.mean(0)
         kl_library = kl.get("l", torch.zeros_like(kl["z"]))
-        loss = (reconstruction + kl_weight * kl["z"] + kl_library).mean()
+        loss = (reconstruction + kl_weight * kl["z"] + kl_library).mean() + penalty
         if self.weight_l2 > 0:
             loss = loss + self.weight_l2 * weight_penalty(self)
         return LossOutput(

@@ -6,7 +6,7 @@ A new estimator is one function of `Evidence` registered in `ESTIMATORS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from deltavi._errors import DeltaviError, examples
 from deltavi.metrics._means import pearson
+from deltavi.perturbation._kriging import Responses, interpolate
 
 if TYPE_CHECKING:
     from deltavi.metrics._matrix import Vector
@@ -33,10 +34,14 @@ class Shift:
     estimator
         Name of the estimator; "vector" for one that was given.
     weights
-        Training label -> its weight, summing to one; empty for `global`, `none` and a given vector. For `scgen` these
-        are the weights in the target mean; the control mean weights every label of `n_control` by 1 / len(n_control).
+        Training label -> its weight, summing to one (of `kriging` some may be negative); empty for `global`, `none` and
+        a given vector. For `scgen` these are the weights in the target mean; the control mean weights every label of
+        `n_control` by 1 / len(n_control).
     n_control, n_target
         Training label -> number of control and of target cells used; the only label of `global` is "all cells".
+    doubt
+        For `kriging`: expected squared error relative to how much responses of labels differ, 0 on top of a
+        well measured label and about 1 far away from all; NaN for the other estimators.
     """
 
     vector: Vector
@@ -44,6 +49,7 @@ class Shift:
     weights: dict[str, float] = field(default_factory=dict)
     n_control: dict[str, int] = field(default_factory=dict)
     n_target: dict[str, int] = field(default_factory=dict)
+    doubt: float = float("nan")
 
     @property
     def length(self) -> float:
@@ -63,11 +69,30 @@ class GroupMeans:
         (n_labels, n_dims).
     n_cells
         Number of cells behind each mean, n_labels of them.
+    errors
+        (n_labels, n_dims) squared standard errors of the means, where they are known.
     """
 
     labels: tuple[str, ...]
     means: Vector
     n_cells: tuple[int, ...]
+    errors: Vector | None = None
+
+    @classmethod
+    def of(cls, labels: tuple[str, ...], means: Vector, deviations: Vector, n_cells: tuple[int, ...]) -> GroupMeans:
+        """Means with their errors, from the sums of squared deviations within the groups, (n_labels, n_dims)."""
+        n = np.asarray(n_cells, dtype=np.float64)[:, None]
+        # a single cell has no spread of its own: that within the other groups stands in
+        pooled = deviations.sum(0) / max(n.sum() - len(n), 1.0)
+        variances = np.where(n > 1, deviations / np.maximum(n - 1, 1.0), pooled)
+        return cls(labels, means, n_cells, variances / n)
+
+    @property
+    def deviations(self) -> Vector:
+        """Sums of squared deviations within the groups, as `of` takes them, (n_labels, n_dims); needs errors."""
+        assert self.errors is not None
+        n = np.asarray(self.n_cells, dtype=np.float64)[:, None]
+        return np.asarray(self.errors * n * (n - 1))
 
     def counts(self) -> dict[str, int]:
         """Label -> number of cells."""
@@ -76,7 +101,8 @@ class GroupMeans:
     def only(self, labels: tuple[str, ...]) -> GroupMeans:
         """The means of `labels`, in that order."""
         rows = [self.labels.index(label) for label in labels]
-        return GroupMeans(labels, self.means[rows], tuple(self.n_cells[row] for row in rows))
+        errors = None if self.errors is None else self.errors[rows]
+        return GroupMeans(labels, self.means[rows], tuple(self.n_cells[row] for row in rows), errors)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,12 +132,17 @@ class Evidence:
     metric: str
     coordinates: Callable[[Vector], Vector] | None = None
 
+    def places(self, control: GroupMeans, estimator: str) -> tuple[Vector, Vector]:
+        """Where the labels of `control` and the query lie for Euclidean distances, (n_labels, n) and (n,)."""
+        query, means = self.required_query(estimator), control.means
+        if self.coordinates is None:
+            return means, query
+        *rows, query = self.coordinates(np.vstack([means, query]))
+        return np.stack(rows), np.asarray(query)
+
     def squared_distances(self, control: GroupMeans, estimator: str) -> Vector:
         """Squared distance of each label of `control` to the query, (n_labels,)."""
-        query, means = self.required_query(estimator), control.means
-        if self.coordinates is not None:
-            *rows, query = self.coordinates(np.vstack([means, query]))
-            means = np.stack(rows)
+        means, query = self.places(control, estimator)
         return np.asarray(((means - query) ** 2).sum(axis=1))
 
     def pairs(self, estimator: str) -> tuple[GroupMeans, GroupMeans]:
@@ -156,6 +187,20 @@ def _similarity(evidence: Evidence) -> Shift:
     control, target = evidence.pairs("similarity")
     distances = evidence.squared_distances(control, "similarity")
     return _weighted("similarity", control, target, similarity_weights(distances, evidence.temperature))
+
+
+def _kriging(evidence: Evidence) -> Shift:
+    control, target = evidence.pairs("kriging")
+    points, query = evidence.places(control, "kriging")
+    found = interpolate(responses_of(control, target, points), query)
+    return replace(_weighted("kriging", control, target, found.weights), doubt=found.doubt)
+
+
+def responses_of(control: GroupMeans, target: GroupMeans, points: Vector) -> Responses:
+    """Responses of labels, the rows of both groups, whose control cells lie at `points`."""
+    known = control.errors is not None and target.errors is not None
+    errors = control.errors + target.errors if known else np.zeros_like(control.means)  # type: ignore[operator]
+    return Responses(points, target.means - control.means, errors)
 
 
 def similarity_weights(distances: Vector, temperature: float) -> Vector:
@@ -205,7 +250,7 @@ def _equal_weights(group: GroupMeans) -> Vector:
 def _weighted(estimator: str, control: GroupMeans, target: GroupMeans, weights: Vector) -> Shift:
     """Weighted mean over labels of target minus control."""
     named = dict(zip(control.labels, weights.tolist(), strict=True))
-    used = tuple(label for label, weight in named.items() if weight > 0)
+    used = tuple(label for label, weight in named.items() if weight != 0)
     vector = weights @ (target.means - control.means)
     return Shift(vector, estimator, named, control.only(used).counts(), target.only(used).counts())
 
@@ -216,8 +261,14 @@ ESTIMATORS: Mapping[str, Callable[[Evidence], Shift]] = MappingProxyType(
         "paired": _paired,
         "similarity": _similarity,
         "nearest": _nearest,
+        "kriging": _kriging,
         "global": _global,
         "scgen": _scgen,
         "none": _none,
     }
 )
+
+
+def storable(key: str) -> str:
+    """A key that h5ad files can hold: they take "/" for a level of their hierarchy and no empty name or dot."""
+    return {"": "%00", ".": "%2E"}.get(key, key.replace("/", "%2F"))

@@ -12,7 +12,8 @@ from anndata import AnnData
 
 from deltavi import _keys
 from deltavi._errors import DeltaviError, InputDataError, KeyClashError, examples, unknown_category
-from deltavi.perturbation._estimators import ALL_CELLS, Shift
+from deltavi.perturbation._combination import SEPARATOR, check_dose, combined_shift, parts_of
+from deltavi.perturbation._estimators import ALL_CELLS, Shift, storable
 from deltavi.perturbation._inputs import as_names, check_unique_genes, known_names, log_expression, name_column, select
 from deltavi.perturbation._spaces import build_space
 from deltavi.perturbation.shift import estimate_shifts
@@ -26,6 +27,7 @@ BASELINES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "mean shift": ("genes", "paired"),
         "nearest shift": ("genes", "nearest"),
         "similarity shift": ("genes", "similarity"),
+        "kriging shift": ("genes", "kriging"),
         "PCA mean shift": ("pca", "paired"),
         "PCA similarity shift": ("pca", "similarity"),
         "PCA nearest shift": ("pca", "nearest"),
@@ -89,6 +91,7 @@ class ShiftBaseline:
         labels: str | Sequence[str] | None = None,
         shift: str | ArrayLike = "similarity",
         temperature: float = 0.2,
+        dose: float = 1.0,
         clip: bool = True,
     ) -> AnnData:
         """Predict what the control cells of `adata` look like under the target condition.
@@ -101,13 +104,16 @@ class ShiftBaseline:
             Query cells, log1p CP10k in the same layer as in training, genes matched by name; the training cells by
             default. Only its control cells are predicted; all of them where it has no condition column.
         control, target
-            The two conditions.
+            The two conditions. A target that was not measured may join measured ones, as in ``"A+B"``: their shifts
+            are added.
         labels
             Label or labels of the query to predict; all by default. A query without a label column is one group.
         shift
             An estimator of `estimate_shift`, or the shift itself, (n_genes,) or (n_components,).
         temperature
             Width of the weights of the `similarity` shift.
+        dose
+            Factor of the shift.
         clip
             Set predictions below zero, which no expression can have, to zero.
 
@@ -135,7 +141,10 @@ class ShiftBaseline:
         obs, var, x = self._query(adata, str(control))
         groups = self._groups(obs, labels)
         queries = {name: self._space.points(x[rows]) for name, rows in groups.items()}
-        shifts = self._shifts(queries, str(control), str(target), shift, temperature)
+        dose = check_dose(dose)
+        parts = (str(target),) if not isinstance(shift, str) else self._parts(control, target)
+        found = {part: self._shifts(queries, str(control), part, shift, temperature) for part in parts}
+        shifts = {name: combined_shift({part: found[part][name] for part in parts}, dose) for name in queries}
         predicted = np.empty(x.shape, dtype=np.float32)
         for name, rows in groups.items():
             moved = self._space.moved(x[rows], shifts[name].vector)
@@ -151,8 +160,14 @@ class ShiftBaseline:
             raise DeltaviError(f"control and target are both {control!r}; name two conditions.")
         known = known_names(self._conditions)
         for kind, name in {"control": control, "target": target}.items():
-            if str(name) not in known and not given:  # a given shift may lead to a condition nobody has measured
+            # a given shift may lead to a condition nobody has measured, and a target may join several
+            joined = kind == "target" and SEPARATOR in str(name)
+            if str(name) not in known and not given and not joined:
                 raise unknown_category(f"{kind} condition", name, known)
+
+    def _parts(self, control: str, target: str) -> tuple[str, ...]:
+        known = known_names(self._conditions)
+        return parts_of(str(target), known, control=str(control), kind="target condition")
 
     def _query(self, adata: AnnData | None, control: str) -> tuple[pd.DataFrame, pd.DataFrame, Any]:
         """Metadata of control cells and genes, and their expression, (n_control, n_genes)."""
@@ -236,17 +251,12 @@ def _record(shifts: Mapping[str, Shift]) -> dict[str, Any]:
     """What was used, as AnnData can store it."""
     return {
         "shift": next(iter(shifts.values())).estimator,
-        "length": {_storable(name): shift.length for name, shift in shifts.items()},
+        "length": {storable(name): shift.length for name, shift in shifts.items()},
         "weights": {
-            _storable(name): {_storable(label): weight for label, weight in shift.weights.items()}
+            storable(name): {storable(label): weight for label, weight in shift.weights.items()}
             for name, shift in shifts.items()
         },
     }
-
-
-def _storable(key: str) -> str:
-    """A key that h5ad files can hold: they take "/" for a level of their hierarchy and no empty name or dot."""
-    return {"": "%00", ".": "%2E"}.get(key, key.replace("/", "%2F"))
 
 
 def baseline_predictions(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,8 +39,15 @@ def couple(
     -------
     ``(n_cells, n_genes)`` counts, or expression clipped at zero for a Gaussian.
     """
+    return coupling(observed, source, uniform=uniform)(target)
+
+
+def coupling(
+    observed: NDArray[np.floating], source: Likelihood, *, uniform: NDArray[np.float64]
+) -> Callable[[Likelihood], NDArray[np.float64]]:
+    """As `couple`, for several targets: a function of the target likelihood; quantiles are looked up once."""
     if isinstance(source, Gaussian):
-        return _couple_gaussian(observed, source, target)
+        return partial(_couple_gaussian, observed, source)
     observed = np.asarray(observed, dtype=np.float64)
     # greys of a Bernoulli variable are detected or not
     observed = observed if source.of_counts else np.rint(observed)
@@ -46,12 +55,11 @@ def couple(
     # quantiles of the upper half are counted from above: near one they would all round to the same number
     in_tail = lower > 0.5
     u = np.where(in_tail, 0.0, lower + uniform * (source.cdf(observed) - lower))
-    moved = target.quantile(u)
-    if in_tail.any():
-        above = source.survival(observed)
-        s = np.where(in_tail, above + (1.0 - uniform) * (source.survival(observed - 1) - above), 1.0)
-        moved = np.where(in_tail, target.upper_quantile(s), moved)
-    return moved
+    if not in_tail.any():
+        return lambda target: target.quantile(u)
+    above = source.survival(observed)
+    s = np.where(in_tail, above + (1.0 - uniform) * (source.survival(observed - 1) - above), 1.0)
+    return lambda target: np.where(in_tail, target.upper_quantile(s), target.quantile(u))
 
 
 def _couple_gaussian(observed: NDArray[np.floating], source: Gaussian, target: Likelihood) -> NDArray[np.float64]:

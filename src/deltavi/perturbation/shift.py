@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deltavi._errors import DeltaviError, GeneMatchError, InputDataError
-from deltavi.metrics._matrix import as_matrix, gene_means
+from deltavi.metrics._matrix import as_matrix, gene_means, gene_variances
 from deltavi.perturbation._estimators import ALL_CELLS, ESTIMATORS, METRICS, Evidence, GroupMeans, Shift
 from deltavi.perturbation._inputs import as_names
 
@@ -44,6 +44,10 @@ def estimate_shift(
     - ``similarity``: the same, weighted by exp(-(d_u - min d) / (temperature * mean d)), normalised, where d_u is the
       squared Euclidean distance between m_c(u) and the mean of `query`.
     - ``nearest``: m_t(u) - m_c(u) of the one u in P whose m_c(u) is closest to the mean of `query` under `metric`.
+    - ``kriging``: the same, with the weights of ordinary kriging: the covariance of responses falls with the squared
+      distance between the control means, its width is the one at which the labels of P predict one another best, and
+      a response measured in few cells weighs less. Weights sum to one and may be slightly negative; far from all
+      labels they tend to those of the common mean. ``doubt`` of the result says how far that is.
     - ``global``: mean of all target points minus mean of all control points; labels are ignored.
     - ``scgen``: mean of m_t(u) over labels seen in the target minus mean of m_c(u) over labels seen in control. It is
       biased where a label is seen in one condition only: with one label h of K held out of the target, by
@@ -63,7 +67,7 @@ def estimate_shift(
     labels
         Label of every training cell, (n_cells,), compared as strings; cells with a missing one only count in `global`.
     query
-        Control cells whose response is wanted, (n_query, n_dims); needed by `similarity` and `nearest`.
+        Control cells whose response is wanted, (n_query, n_dims); needed by `similarity`, `kriging` and `nearest`.
     estimator
         One of the names above, or the shift itself, (n_dims,).
     temperature
@@ -84,7 +88,8 @@ def estimate_shift(
 
     References
     ----------
-    Lotfollahi, Wolf and Theis (2019), Nature Methods 16, for `scgen`; the others correct its bias.
+    Lotfollahi, Wolf and Theis (2019), Nature Methods 16, for `scgen`; the others correct its bias. Cressie (1993),
+    Statistics for Spatial Data, ch. 3, for `kriging`.
     """
     shifts = estimate_shifts(
         points,
@@ -199,9 +204,12 @@ def _group_means(matrix: Any, mask: NDArray[np.bool_], groups: NDArray[np.object
     else:
         seen = sorted({name for name in groups[mask] if name is not None})
         members = {name: mask & (groups == name) for name in seen}
-    means = [gene_means(matrix[rows]) for rows in members.values()]
-    stacked = np.stack(means) if means else np.empty((0, matrix.shape[1]))
-    return GroupMeans(tuple(members), stacked, tuple(int(rows.sum()) for rows in members.values()))
+    if not members:
+        return GroupMeans((), np.empty((0, matrix.shape[1])), ())
+    sizes = tuple(int(rows.sum()) for rows in members.values())
+    means = np.stack([gene_means(matrix[rows]) for rows in members.values()])
+    variances = np.stack([gene_variances(matrix[rows]) for rows in members.values()])
+    return GroupMeans.of(tuple(members), means, variances * np.array(sizes)[:, None], sizes)
 
 
 def _query_mean(query: Matrix, n_dims: int) -> Vector:

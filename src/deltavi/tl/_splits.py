@@ -11,6 +11,7 @@ import numpy as np
 
 from deltavi._errors import DeltaviError, InputDataError, UnknownCategoryError, examples, unknown_category
 from deltavi.data._fields import column, require_known, used_categories
+from deltavi.perturbation._combination import SEPARATOR
 from deltavi.perturbation._inputs import as_names, known_names
 from deltavi.tl._masks import checked_mask
 
@@ -86,9 +87,12 @@ class Question:
         return int((mask & (self.labels == label)).sum())
 
     def learnable(self, held_out: NDArray[np.bool_], target: str) -> bool:
-        """Whether a label remains that was seen in both conditions."""
-        seen = set(self.labels[self.is_control & ~held_out]) & set(self.labels[self.is_target(target) & ~held_out])
-        return bool(seen - {None})
+        """Whether a label remains that was seen in both conditions, or in all parts of a target that joins several."""
+        remaining = known_names(self.conditions[~held_out])
+        joined = target not in remaining and SEPARATOR in target
+        parts = [part.strip() for part in target.split(SEPARATOR)] if joined else [target]
+        before = set(self.labels[self.is_control & ~held_out]) - {None}
+        return all(before & set(self.labels[self.is_target(part) & ~held_out]) for part in parts)
 
 
 def question_of(adata: AnnData, *, control: Any, target: Any = None, condition_key: str, labels_key: str) -> Question:

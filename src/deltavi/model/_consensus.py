@@ -1,0 +1,204 @@
+"""What the training labels say of a response without the model, and predictions that take both into account."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+
+from deltavi import _keys
+from deltavi._errors import DeltaviError
+from deltavi._random import isolated_randomness
+from deltavi.metrics._matrix import as_matrix, gene_means
+from deltavi.model._decoding import CellDecoder, profile_of
+from deltavi.model._request import Request
+from deltavi.model._training_means import TrainingMeans, group_means
+from deltavi.perturbation._combination import combined_response
+from deltavi.perturbation._estimators import GroupMeans, responses_of, storable
+from deltavi.perturbation.coupling import coupling
+from deltavi.perturbation.intervals import Calibration, ResponseEstimate
+from deltavi.perturbation.matching import match_means
+from deltavi.perturbation.noise import cell_generators, uniforms
+
+logger = logging.getLogger("deltavi")
+
+Consensus = float | Literal["auto"]
+# Two opinions of about the same quality: the mean of both is hard to improve upon.
+EQUAL_SHARE = 0.5
+# Shifts that look at how labels lie; the others were asked for as they are.
+INTERPOLATING = ("similarity", "kriging")
+# Query cells whose mean expression is matched; fewer cells are drawn several times.
+MATCHED_CELLS = 256
+# Of the draws behind the match: how far rates move must not depend on the seed of a prediction.
+MATCHING_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class ResponseEvidence:
+    """What is known of the response of each group of the query, and how far log rates move because of it.
+
+    Attributes
+    ----------
+    share
+        Weight of the kriged change in the predicted one.
+    control
+        Means of the control cells, one row for each group.
+    estimates
+        Group -> what the training labels say.
+    moves
+        Group -> ``(n_genes,)`` change of log rates (a Gaussian: of means).
+    """
+
+    share: float
+    control: GroupMeans
+    estimates: dict[str, ResponseEstimate]
+    moves: dict[str, np.ndarray]
+
+    def rows(self, groups: np.ndarray) -> torch.Tensor | None:
+        """Moves of cells of these `groups`, ``(n_cells, n_genes)``; None where no cell moves."""
+        if not any(group in self.moves for group in groups):
+            return None
+        still = np.zeros(self.control.means.shape[1])
+        return torch.from_numpy(np.stack([self.moves.get(str(group), still) for group in groups]).astype(np.float32))
+
+
+class ConsensusMixin:
+    """Carries the consensus of ``predict_perturbation``; the model keeps the means of its training cells."""
+
+    training_means: TrainingMeans | None = None
+
+    def _share(self, consensus: Consensus, shift: str | np.ndarray, magnitude: object) -> float:
+        """Weight of the kriged change; by default none where shift or magnitude was chosen by the user."""
+        if consensus == "auto":
+            usual = isinstance(shift, str) and shift in INTERPOLATING and magnitude == "observed"
+            return EQUAL_SHARE if usual else 0.0
+        if isinstance(consensus, bool) or not isinstance(consensus, int | float) or not 0 <= consensus <= 1:
+            raise DeltaviError(f"consensus is a share between 0 and 1, or 'auto', not {consensus!r}.")
+        return float(consensus)
+
+    def _evidence(
+        self,
+        request: Request,
+        before: np.ndarray,
+        after: np.ndarray,
+        conditions: tuple[str, str],
+        *,
+        share: float,
+        dose: float,
+    ) -> ResponseEvidence | None:
+        """What training labels say of the groups of the query; None where there are no labels or no cells."""
+        pairs = [self._label_means((conditions[0], part)) for part in cast("Any", self)._parts(*conditions)]
+        if any(pair is None for pair in pairs) or not len(request.cells):
+            return None
+        measured = [Calibration.of(responses_of(*pair, pair[0].means)) for pair in pairs if pair is not None]
+        control = self._control_means(request)
+        estimates, moves = {}, {}
+        for row, group in enumerate(control.labels):
+            assert control.errors is not None
+            # the target cells that it will be compared with are taken to be as many as the control cells
+            parts = [part.at(control.means[row], 2 * control.errors[row]) for part in measured]
+            estimates[group] = estimate = combined_response(parts, dose)
+            if share > 0:
+                with isolated_randomness(MATCHING_SEED):
+                    moves[group] = self._moves(
+                        request, group, (before, after), conditions, estimate.change, share=share
+                    )
+        return ResponseEvidence(share, control, estimates, moves)
+
+    def _label_means(self, conditions: tuple[str, str]) -> tuple[GroupMeans, GroupMeans] | None:
+        """Means of log expression of the labels seen in both conditions; None where none are kept or seen."""
+        means = self.training_means
+        if means is None or not means.has_labels or means.log_expression is None:
+            return None
+        groups = [means.log_expression.get(condition) for condition in conditions]
+        control, target = groups
+        if control is None or target is None:
+            return None
+        both = tuple(label for label in control.labels if label in target.labels)
+        return (control.only(both), target.only(both)) if both else None
+
+    def _control_means(self, request: Request) -> GroupMeans:
+        """Mean log expression of every group of the query, with its error."""
+        model = cast("Any", self)
+        layer, n_cells = model._setup_argument("layer"), request.adata.n_obs
+        groups, inside = np.full(n_cells, "", dtype=object), np.zeros(n_cells, dtype=bool)
+        groups[request.cells], inside[request.cells] = request.groups, True
+        factors = np.ones(n_cells)
+        factors[request.cells] = 1e4 / np.maximum(request.totals, 1.0)
+        matrix = request.adata.X if layer is None else request.adata.layers[layer]
+        of_counts = model.module.of_counts
+        return group_means(matrix, groups, inside, factors if of_counts else None, log=of_counts)
+
+    @torch.inference_mode()
+    def _moves(
+        self,
+        request: Request,
+        group: str,
+        positions: tuple[np.ndarray, np.ndarray],
+        conditions: tuple[str, str],
+        change: np.ndarray,
+        *,
+        share: float,
+    ) -> np.ndarray:
+        """Moves of log rates ``(n_genes,)`` that bring the model's change of the mean closer to `change`."""
+        model = cast("Any", self)
+        chosen = request.some_of(group, MATCHED_CELLS)
+        cells = request.cells[chosen]
+        loader = model._make_data_loader(adata=request.adata, indices=cells, batch_size=len(cells))
+        decode = CellDecoder(model.module, next(iter(loader)))
+        totals = request.totals[chosen]
+        source, target = (
+            decode(z[chosen], condition=model._condition_code(name))
+            for z, name in zip(positions, conditions, strict=True)
+        )
+        generators = cell_generators(request.adata.obs_names[cells], seed=MATCHING_SEED)
+        draws = [
+            coupling(decode.observed, source, uniform=uniforms(generators, decode.observed.shape[1]))
+            for _ in range(max(1, MATCHED_CELLS // len(cells)))
+        ]
+
+        def mean_at(move: np.ndarray) -> np.ndarray:
+            there = target.moved(torch.from_numpy(move.astype(np.float32)))
+            means = [profile_of(draw(there), totals, of_counts=target.of_counts).mean(0, dtype=float) for draw in draws]
+            return np.asarray(np.mean(means, axis=0))
+
+        own = mean_at(np.zeros(len(change)))
+        control = profile_of(decode.observed, totals, of_counts=target.of_counts).mean(0, dtype=np.float64)
+        wanted = own + share * (change - (own - control))
+        return match_means(mean_at, np.maximum(wanted, 0.0))
+
+
+def report_evidence(result: AnnData, evidence: ResponseEvidence, groups: np.ndarray) -> None:
+    """Write the change of every gene with its interval, and how far the query lies from the training labels."""
+    names = list(evidence.estimates)
+    changes = pd.DataFrame(index=result.var_names)
+    lower, upper = changes.copy(), changes.copy()
+    for row, name in enumerate(names):
+        predicted = gene_means(as_matrix(result.X[groups == name], "predicted"))
+        before, half = evidence.control.means[row], evidence.estimates[name].half_width
+        column = storable(name)
+        changes[column] = predicted - before
+        lower[column] = predicted - half - before
+        upper[column] = predicted + half - before
+    result.varm.update({_keys.VARM_CHANGE: changes, _keys.VARM_LOWER: lower, _keys.VARM_UPPER: upper})
+    trust = pd.DataFrame(
+        {
+            "query": names,
+            "doubt": [estimate.doubt for estimate in evidence.estimates.values()],
+            "usual_doubt": [estimate.usual_doubt for estimate in evidence.estimates.values()],
+        }
+    )
+    trust.index = trust.index.astype(str)
+    result.uns[_keys.UNS_PREDICTION] |= {"consensus": evidence.share, "trust": trust}
+    far = trust[trust["doubt"] > trust["usual_doubt"]]
+    for _, found in far.iterrows():
+        logger.warning(
+            "The control cells of %r lie farther from the training labels than any of these from the others (doubt "
+            "%.2f, otherwise at most %.2f): its response is extrapolated.",
+            *found,
+        )

@@ -1,0 +1,79 @@
+"""Perturbations given together: "A+B" is what A does plus what B does, unless it was measured itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from deltavi._errors import DeltaviError, unknown_category
+from deltavi.perturbation._estimators import Shift
+from deltavi.perturbation.intervals import ResponseEstimate
+
+SEPARATOR = "+"
+
+
+def parts_of(target: str, known: Iterable[str], *, control: str, kind: str = "condition") -> tuple[str, ...]:
+    """The measured conditions that `target` consists of: itself, or those that a "+" joins in its name.
+
+    Raises
+    ------
+    UnknownCategoryError
+        It is not among `known`, and not all of its parts are.
+    DeltaviError
+        A part is the control, or the same part stands twice; ask for a dose instead.
+    """
+    names = list(known)
+    if target in names:
+        return (target,)
+    parts = tuple(part.strip() for part in target.split(SEPARATOR))
+    if len(parts) == 1:
+        raise unknown_category(kind, target, names)
+    for part in parts:
+        if part not in names:
+            raise unknown_category(f"part of {target!r}", part, names)
+    if control in parts or len(set(parts)) < len(parts):
+        raise DeltaviError(
+            f"{target!r} must join different conditions other than the control {control!r}. For more of one condition "
+            "pass dose."
+        )
+    return parts
+
+
+def check_dose(dose: object) -> float:
+    """The dose as a number; raises DeltaviError unless it is finite."""
+    if isinstance(dose, bool) or not isinstance(dose, int | float) or not np.isfinite(dose):
+        raise DeltaviError(f"dose must be a number, 1 for the dose that was measured, not {dose!r}.")
+    return float(dose)
+
+
+def combined_shift(shifts: Mapping[str, Shift], dose: float = 1.0) -> Shift:
+    """Sum of the shifts of several conditions, times `dose`; labels say which condition they speak of."""
+    if len(shifts) == 1:
+        (shift,) = shifts.values()
+        return shift if dose == 1 else _scaled(shift, dose)
+    tables = {
+        name: {f"{label} ({part})": n for part, shift in shifts.items() for label, n in vars(shift)[name].items()}
+        for name in ("weights", "n_control", "n_target")
+    }
+    first = next(iter(shifts.values()))
+    vector = np.sum([shift.vector for shift in shifts.values()], axis=0)
+    doubt = max(shift.doubt for shift in shifts.values())
+    return Shift(dose * vector, first.estimator, **tables, doubt=doubt)
+
+
+def _scaled(shift: Shift, dose: float) -> Shift:
+    return replace(shift, vector=dose * shift.vector)
+
+
+def combined_response(estimates: Iterable[ResponseEstimate], dose: float = 1.0) -> ResponseEstimate:
+    """Sum of the responses to several conditions, times `dose`, as if their errors were independent."""
+    parts = list(estimates)
+    return ResponseEstimate(
+        change=dose * np.sum([part.change for part in parts], axis=0),
+        weights=np.concatenate([part.weights for part in parts]),
+        doubt=max(part.doubt for part in parts),
+        usual_doubt=max(part.usual_doubt for part in parts),
+        half_width=abs(dose) * np.sqrt(np.sum([part.half_width**2 for part in parts], axis=0)),
+    )

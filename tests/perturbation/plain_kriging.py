@@ -1,0 +1,95 @@
+"""Ordinary kriging written plainly: the oracle of the estimator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from deltavi.perturbation._kriging import DEFAULT_WIDTH, SMALLEST_NOISE, WIDTHS, Responses
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """What kriging has to find."""
+
+    weights: np.ndarray
+    doubt: float
+    spread: np.ndarray
+
+
+def squared(a: np.ndarray, b: np.ndarray) -> float:
+    """Squared distance of two points."""
+    return float(sum((x - y) ** 2 for x, y in zip(a, b, strict=True)))
+
+
+def noise(responses: Responses) -> list[float]:
+    """Squared error over the genes of each label, relative to what of the differences between labels is no noise."""
+    total = float(sum(np.var(gene, ddof=1) for gene in responses.changes.T))
+    errors = [float(row.sum()) for row in responses.errors]
+    signal = max(total - sum(errors) / len(errors), 1e-3 * total)
+    return [max(error / signal, SMALLEST_NOISE) for error in errors]
+
+
+def scale(points: np.ndarray, width: float) -> float:
+    """Squared distance at which the covariance has fallen to 1 / e."""
+    pairs = [squared(a, b) for i, a in enumerate(points) for b in points[:i]]
+    return width * sum(pairs) / len(pairs)
+
+
+def covariance(responses: Responses, width: float) -> np.ndarray:
+    """Covariance of measured responses, relative to the variance of true ones."""
+    points, at = responses.points, scale(responses.points, width)
+    return np.array([[np.exp(-squared(a, b) / at) for b in points] for a in points]) + np.diag(noise(responses))
+
+
+def kriging(responses: Responses, query: np.ndarray, width: float) -> Expected:
+    """The system with a Lagrange multiplier for weights that sum to one (Cressie 1993, section 3.2)."""
+    n, between = len(responses.points), covariance(responses, width)
+    to_query = [np.exp(-squared(point, query) / scale(responses.points, width)) for point in responses.points]
+    bordered = np.ones((n + 1, n + 1))
+    bordered[:n, :n], bordered[n, n] = between, 0.0
+    *weights, multiplier = np.linalg.solve(bordered, [*to_query, 1.0])
+    # generalised least squares by whitening, for the mean and what is left of it
+    lower = np.linalg.cholesky(between)
+    ones, changes = np.linalg.solve(lower, np.ones((n, 1))), np.linalg.solve(lower, responses.changes)
+    residuals = changes - ones @ np.linalg.lstsq(ones, changes, rcond=None)[0]
+    return Expected(
+        weights=np.array(weights),
+        doubt=1 - float(np.dot(weights, to_query)) - float(multiplier),
+        spread=(residuals**2).sum(0) / (n - 1),
+    )
+
+
+def mean_weights(responses: Responses, width: float) -> np.ndarray:
+    """Weights of the labels in the generalised least squares mean."""
+    solved = np.linalg.solve(covariance(responses, width), np.ones(len(responses.points)))
+    return solved / solved.sum()
+
+
+def preferred_width(responses: Responses) -> float:
+    """That at which each label is predicted best from the others, by trying all."""
+    if len(responses.points) < 3:
+        return DEFAULT_WIDTH
+    errors = []
+    for width in WIDTHS:
+        total = 0.0
+        for label in range(len(responses.points)):
+            others = Responses(*(np.delete(values, label, 0) for values in vars(responses).values()))
+            weights = kriging(others, responses.points[label], width).weights
+            total += float(((weights @ others.changes - responses.changes[label]) ** 2).sum())
+        errors.append(total)
+    return WIDTHS[int(np.argmin(errors))]
+
+
+def weights_from_cells(control: list[np.ndarray], target: list[np.ndarray], query: np.ndarray) -> np.ndarray:
+    """Weights of labels, given the cells of each in both conditions ``(n_cells, n_dims)`` and the query's mean."""
+
+    def error(cells: np.ndarray) -> np.ndarray:
+        return np.var(cells, axis=0, ddof=1) / len(cells)
+
+    means = np.array([cells.mean(0) for cells in control])
+    changes = np.array([cells.mean(0) for cells in target]) - means
+    errors = np.array([error(a) + error(b) for a, b in zip(control, target, strict=True)])
+    responses = Responses(means, changes, errors)
+    return kriging(responses, query, preferred_width(responses)).weights

@@ -1,0 +1,169 @@
+"""Targets that join conditions, and doses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from anndata import AnnData
+
+from deltavi._errors import DeltaviError, UnknownCategoryError
+from deltavi.data import select_genes, simulate_perturbation
+from deltavi.model import SCGEN
+from deltavi.perturbation import Shift, ShiftBaseline
+from deltavi.perturbation._combination import check_dose, combined_response, combined_shift, parts_of
+from deltavi.perturbation.intervals import ResponseEstimate
+
+KNOWN = ["A", "B", "A+C", "control"]
+QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("target", "parts"), [("A", ("A",)), ("A+B", ("A", "B")), (" A + B ", ("A", "B")), ("A+C", ("A+C",))]
+)
+def test_parts(target: str, parts: tuple[str, ...]) -> None:
+    assert parts_of(target, KNOWN, control="control") == parts
+
+
+@pytest.mark.parametrize(
+    ("target", "error", "said"),
+    [
+        ("D", UnknownCategoryError, "'D'"),
+        ("A+D", UnknownCategoryError, "part of 'A\\+D' 'D'"),
+        ("A+", UnknownCategoryError, "part of 'A\\+' ''"),
+        ("A+A", DeltaviError, "pass dose"),
+        ("A+control", DeltaviError, "other than the control"),
+    ],
+)
+def test_targets_that_cannot_be_joined(target: str, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        parts_of(target, KNOWN, control="control")
+
+
+@pytest.mark.parametrize("dose", [np.nan, np.inf, "2", None, True])
+def test_doses_that_are_no_number(dose: object) -> None:
+    with pytest.raises(DeltaviError, match="dose must be a number"):
+        check_dose(dose)
+
+
+def test_shifts_are_added_and_scaled() -> None:
+    first = Shift(np.array([1.0, 2.0]), "kriging", {"u": 1.0}, {"u": 5}, {"u": 6}, doubt=0.2)
+    second = Shift(
+        np.array([0.0, -1.0]), "kriging", {"u": 0.5, "v": 0.5}, {"u": 5, "v": 3}, {"u": 7, "v": 4}, doubt=0.4
+    )
+    both = combined_shift({"A": first, "B": second}, 2.0)
+    np.testing.assert_allclose(both.vector, [2, 2])
+    assert both.weights == {"u (A)": 1.0, "u (B)": 0.5, "v (B)": 0.5}
+    assert both.n_target == {"u (A)": 6, "u (B)": 7, "v (B)": 4}
+    assert both.doubt == 0.4
+    assert combined_shift({"A": first}) is first
+    np.testing.assert_allclose(combined_shift({"A": first}, -0.5).vector, [-0.5, -1])
+
+
+def test_responses_are_added_as_independent() -> None:
+    parts = [
+        ResponseEstimate(np.array([1.0]), np.ones(1), 0.1, 0.5, np.array([3.0])),
+        ResponseEstimate(np.array([-3.0]), np.ones(1), 0.3, 0.2, np.array([4.0])),
+    ]
+    both = combined_response(parts, -2.0)
+    np.testing.assert_allclose(both.change, [4.0])
+    np.testing.assert_allclose(both.half_width, [10.0])
+    assert (both.doubt, both.usual_doubt) == (0.3, 0.5)
+
+
+@pytest.fixture(scope="module")
+def cells() -> AnnData:
+    """Two treatments; the second is the first one's cells with other names, so that A and B do the same."""
+    adata = simulate_perturbation(n_genes=300, n_cell_types=4, n_batches=1, n_cells_per_group=40, seed=3)
+    names = adata.obs["condition"].astype(str).to_numpy(dtype=object)
+    treated = np.flatnonzero(names == "stimulated")
+    names[treated[::2]], names[treated[1::2]] = "A", "B"
+    adata.obs["condition"] = names
+    return select_genes(adata, n_top=200)
+
+
+@pytest.fixture(scope="module")
+def model(cells: AnnData) -> SCGEN:
+    train = cells.copy()
+    keys = {"condition_key": "condition", "labels_key": "cell_type", "size_factor_key": "total_counts"}
+    SCGEN.setup_anndata(train, layer="counts", **keys)
+    fitted = SCGEN(train, n_hidden=32, n_latent=8)
+    fitted.train(20, **QUIET)
+    return fitted
+
+
+def mean(adata: AnnData) -> np.ndarray:
+    return np.asarray(adata.X.mean(0)).ravel()
+
+
+@pytest.mark.parametrize("shift", ["paired", "similarity", "nearest", "kriging", "global"])
+def test_baseline_adds_the_shifts_of_the_parts(cells: AnnData, shift: str) -> None:
+    baseline = ShiftBaseline(cells, condition_key="condition", labels_key="cell_type")
+    ask = {"control": "control", "shift": shift, "clip": False}
+    start = cells[cells.obs["condition"] == "control"]
+    one, other, both = (baseline.predict_perturbation(target=t, **ask) for t in ("A", "B", "A+B"))
+    np.testing.assert_allclose(mean(both) - mean(start), mean(one) + mean(other) - 2 * mean(start), atol=1e-5)
+    assert set(both.obs["condition"]) == {"A+B"}
+    half = baseline.predict_perturbation(target="A", dose=0.5, **ask)
+    np.testing.assert_allclose(mean(half) - mean(start), 0.5 * (mean(one) - mean(start)), atol=1e-5)
+
+
+def test_model_adds_latent_shifts_and_changes(model: SCGEN) -> None:
+    ask = {"control": "control", "labels": "type_1", "magnitude": 1.0}
+    one, other, both = (model.predict_perturbation(target=t, **ask) for t in ("A", "B", "A+B"))
+    moves = [p.obsm["X_deltavi"] - p.obsm["X_deltavi_control"] for p in (one, other, both)]
+    np.testing.assert_allclose(moves[2], moves[0] + moves[1], atol=1e-5)
+    assert list(both.obs["condition"].unique()) == ["A+B"]
+    assert set(both.uns["deltavi"]["weights"]["training_label"]) >= {"type_2 (A)", "type_2 (B)"}
+    agreed = model.predict_perturbation(control="control", target="A+B", labels="type_1", consensus=1.0)
+    singles = [
+        model.predict_perturbation(control="control", target=t, labels="type_1", consensus=1.0) for t in ("A", "B")
+    ]
+    wanted = sum(p.varm["deltavi_change"]["type_1"].to_numpy() for p in singles)
+    expressed = mean(agreed) > 0.5
+    found = agreed.varm["deltavi_change"]["type_1"].to_numpy()
+    assert np.corrcoef(found[expressed], wanted[expressed])[0, 1] > 0.98
+
+
+def test_dose_scales_the_response(model: SCGEN) -> None:
+    ask = {"control": "control", "target": "A", "labels": "type_1"}
+    changes = [model.predict_perturbation(dose=d, **ask).varm["deltavi_change"]["type_1"] for d in (0.0, 0.5, 1.0)]
+    sizes = [float(np.linalg.norm(change)) for change in changes]
+    assert sizes[0] < 0.15 * sizes[2]
+    assert sizes[0] < sizes[1] < sizes[2]
+    for bad in (np.nan, "1", True):
+        with pytest.raises(DeltaviError, match="dose must be a number"):
+            model.predict_perturbation(dose=bad, **ask)
+
+
+def test_unknown_part_is_named(model: SCGEN, cells: AnnData) -> None:
+    baseline = ShiftBaseline(cells, condition_key="condition", labels_key="cell_type")
+    for predict in (model.predict_perturbation, baseline.predict_perturbation):
+        with pytest.raises(UnknownCategoryError, match="part of 'A\\+X' 'X'"):
+            predict(control="control", target="A+X")
+
+
+def test_a_decoder_that_knows_the_condition_cannot_join(cells: AnnData) -> None:
+    train = cells.copy()
+    keys = {"condition_key": "condition", "labels_key": "cell_type", "size_factor_key": "total_counts"}
+    SCGEN.setup_anndata(train, layer="counts", **keys)
+    fitted = SCGEN(train, n_hidden=8, n_latent=2, condition_in_decoder=True, condition_mmd=10.0)
+    fitted.train(2, **QUIET)
+    with pytest.raises(DeltaviError, match="without condition_in_decoder"):
+        fitted.predict_perturbation(control="control", target="A+B")
+    switched = fitted.predict_perturbation(control="control", target="A", shift="none")
+    assert switched.n_obs == (cells.obs["condition"] == "control").sum()
+
+
+def test_the_penalty_makes_conditions_lie_alike(cells: AnnData) -> None:
+    apart = []
+    for weight in (0.0, 300.0):
+        train = cells.copy()
+        keys = {"condition_key": "condition", "labels_key": "cell_type", "size_factor_key": "total_counts"}
+        SCGEN.setup_anndata(train, layer="counts", **keys)
+        fitted = SCGEN(train, n_hidden=32, n_latent=4, condition_in_decoder=True, condition_mmd=weight)
+        fitted.train(25, batch_size=64, **QUIET)
+        z, condition = fitted.get_latent_representation(), train.obs["condition"].to_numpy()
+        within = train.obs["cell_type"].to_numpy() == "type_2"
+        distance = z[within & (condition == "control")].mean(0) - z[within & (condition != "control")].mean(0)
+        apart.append(float(np.linalg.norm(distance) / z[within].std()))
+    assert apart[1] < 0.5 * apart[0]
