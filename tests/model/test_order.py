@@ -1,0 +1,49 @@
+"""A prediction belongs to its cells: neither their order nor the seed moves what is no noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from deltavi.model import SCGEN
+from tests.model.conftest import dense, train
+from tests.model.test_consensus import ASK, SETUP, SMALL, cells
+
+# More cells of a label than the 256 or 300 that magnitude and consensus look at.
+MANY = 330
+
+
+@pytest.fixture(scope="module")
+def model() -> SCGEN:
+    return train(SCGEN, cells(n_per_group=MANY), epochs=3, setup=SETUP, **SMALL)
+
+
+def test_the_order_of_cells_changes_nothing(model: SCGEN) -> None:
+    adata = model.adata[model.adata.obs["condition"] == "control"].copy()
+    order = np.random.default_rng(0).permutation(adata.n_obs)
+    expected = model.predict_perturbation(adata, **ASK)
+    found = model.predict_perturbation(adata[order].copy(), **ASK)[expected.obs_names]
+    # sums run in another order; a value at the edge of two counts may then fall on the other side
+    close = np.isclose(dense(found.X), dense(expected.X), atol=1e-4)
+    assert close.mean() > 0.9999
+    np.testing.assert_allclose(found.layers["rate"], expected.layers["rate"], rtol=1e-3)
+    for name in ("deltavi_change", "deltavi_lower", "deltavi_upper"):
+        np.testing.assert_allclose(found.varm[name], expected.varm[name], atol=1e-3)
+
+
+@pytest.mark.parametrize("n_cells", [12, MANY])
+def test_the_seed_moves_no_expectation(model: SCGEN, n_cells: int) -> None:
+    query = model.adata[model.adata.obs["condition"] == "control"]
+    query = query[query.obs["cell_type"] == "type_2"][:n_cells].copy()
+    first, second = (model.predict_perturbation(query, seed=seed, **ASK) for seed in (0, 1))
+    np.testing.assert_array_equal(first.layers["rate"], second.layers["rate"])
+    np.testing.assert_array_equal(first.obsm["X_deltavi"], second.obsm["X_deltavi"])
+    assert (dense(first.layers["counts"]) != dense(second.layers["counts"])).any()
+
+
+def test_few_cells_reach_the_agreed_mean(model: SCGEN) -> None:
+    query = model.adata[model.adata.obs["condition"] == "control"]
+    query = query[query.obs["cell_type"] == "type_2"][:5].copy()
+    own, agreed, kriged = (model.predict_perturbation(query, consensus=c, **ASK) for c in (0, 0.5, 1))
+    changes = [p.varm["deltavi_change"]["type_2"].to_numpy() for p in (own, agreed, kriged)]
+    assert np.corrcoef(changes[1], (changes[0] + changes[2]) / 2)[0, 1] > 0.9
