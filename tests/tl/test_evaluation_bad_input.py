@@ -249,3 +249,15 @@ def test_cells_without_label_are_learned_from_only(adata: AnnData) -> None:
     adata.obs.loc[adata.obs["batch"] == "batch_1", "cell_type"] = np.nan
     found = one(adata, baselines=False)
     assert (found.table["n_real"] == 15).all()
+
+
+def test_a_path_is_no_data() -> None:
+    with pytest.raises(InputDataError, match=r"must be an AnnData, not a str; read a file"):
+        evaluate_perturbation("cells.h5ad", mean_change, **ASK)
+
+
+def test_a_name_is_no_method(adata: AnnData) -> None:
+    with pytest.raises(DeltaviError, match=r"^'SCGEN' is no method; pass a model class"):
+        evaluate_perturbation(adata, "SCGEN", **ASK)
+    with pytest.raises(DeltaviError, match="method 'mine' is 'SCGEN'"):
+        evaluate_perturbation(adata, {"mine": "SCGEN"}, **ASK)

@@ -141,7 +141,8 @@ def as_method(name: object, given: Any) -> Method | Predictor:
     if callable(given):
         function: Predictor = given
         return function
-    raise DeltaviError(f"method {name!r} is {given!r}; pass a model class, a Method, or a function of (train, query).")
+    said = f"method {name!r} is {given!r}" if name else f"{given!r} is no method"
+    raise DeltaviError(f"{said}; pass a model class, a Method, or a function of (train, query).")
 
 
 def rows_of(name: str, method: Method | Predictor) -> list[str]:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from anndata import AnnData
 
 from deltavi._errors import DeltaviError, InputDataError, UnknownCategoryError, examples, unknown_category
 from deltavi.data._fields import column, require_known, used_categories
@@ -16,7 +17,6 @@ from deltavi.perturbation._inputs import as_names, known_names
 from deltavi.tl._masks import checked_mask
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from numpy.typing import ArrayLike, NDArray
 
 # Fewer real cells give neither a mean nor two halves worth comparing with.
@@ -107,6 +107,8 @@ def question_of(adata: AnnData, *, control: Any, target: Any = None, condition_k
     InputDataError
         If a cell has no condition.
     """
+    if not isinstance(adata, AnnData):
+        raise InputDataError(f"adata must be an AnnData, not a {type(adata).__name__}; read a file with anndata first.")
     used_categories(column(adata, condition_key), condition_key)  # raises where conditions are missing
     conditions, labels = as_names(adata.obs[condition_key]), as_names(column(adata, labels_key))
     known = known_names(conditions)
