@@ -39,6 +39,7 @@ python_use_unqualified_type_names = True
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"
+nb_execution_timeout = 600  # seconds for a cell; some train a model, on whatever machine this is
 
 html_theme = "sphinx_book_theme"
 html_title = "deltavi"

@@ -39,6 +39,41 @@ def cells() -> dict[str, AnnData]:
     return {"control": of("type_1", "control"), "real": of("type_1", "stimulated"), "predicted": predicted}
 
 
+@pytest.fixture(scope="session")
+def several() -> dict[str, AnnData]:
+    """Control and real cells of two types, one named like a path, and a prediction as models return it.
+
+    The prediction knows the control means and says that every gene changes by a random number in each type; three
+    genes of intervals are known to hold the measured change, or to miss it.
+    """
+    adata = select_genes(simulate_perturbation(n_genes=60, n_cell_types=2, n_batches=1, n_cells_per_group=30, seed=3))
+    names = {"type_1": "CD4/CD8", "type_2": "B"}
+    adata.obs["cell_type"] = adata.obs["cell_type"].astype(str).map(names).astype("category")
+    is_control = (adata.obs["condition"] == "control").to_numpy()
+    control, real = adata[is_control].copy(), adata[~is_control].copy()
+    rng = np.random.default_rng(0)
+    predicted = AnnData(control.X.toarray().astype(np.float64), obs=control.obs, var=control.var[[]])
+    change = pd.DataFrame(rng.normal(0, 0.3, (60, 2)), index=predicted.var_names, columns=["B", "CD4%2FCD8"])
+    for column, label in (("B", "B"), ("CD4%2FCD8", "CD4/CD8")):
+        predicted.X[(predicted.obs["cell_type"] == label).to_numpy()] += change[column].to_numpy()
+    predicted.varm.update({"deltavi_change": change, "deltavi_lower": change - 0.4, "deltavi_upper": change + 0.5})
+    predicted.uns["deltavi"] = {"shift": "kriging", "target": "stimulated", **weights_and_trust()}
+    return {"control": control, "real": real, "predicted": predicted}
+
+
+def weights_and_trust() -> dict[str, pd.DataFrame]:
+    """What a prediction of two types says of where it comes from: three training labels, one taken away."""
+    weights = pd.DataFrame(
+        {
+            "query": ["CD4/CD8"] * 3 + ["B"] * 3,
+            "training_label": ["NK", "Mono", "T"] * 2,
+            "weight": [0.8, 0.25, -0.05, 0.2, 0.3, 0.5],
+        }
+    )
+    trust = pd.DataFrame({"query": ["B", "CD4/CD8"], "doubt": [1.7, 0.4], "usual_doubt": [0.9, 0.9]})
+    return {"weights": weights, "trust": trust}
+
+
 @pytest.fixture
 def table() -> pd.DataFrame:
     return pd.DataFrame(

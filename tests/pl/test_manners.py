@@ -18,6 +18,10 @@ from deltavi.metrics import calibration
 
 PLOTS = [
     "reg_mean",
+    "reg_var",
+    "response_heatmap",
+    "response_intervals",
+    "shift_weights",
     "scoreboard",
     "prediction_umap",
     "training_history",
@@ -30,10 +34,18 @@ PLOTS = [
 
 
 @pytest.fixture(params=PLOTS)
-def draw(request, cells, table, history, labelled) -> Callable[..., object]:
+def draw(request, cells, several, table, history, labelled) -> Callable[..., object]:
     """One plot with its data, still to be told how to behave."""
     calls = {
         "reg_mean": lambda **k: pl.reg_mean(cells["predicted"], cells["real"], control=cells["control"], **k),
+        "reg_var": lambda **k: pl.reg_var(cells["predicted"], cells["real"], control=cells["control"], **k),
+        "response_heatmap": lambda **k: pl.response_heatmap(
+            several["predicted"], several["real"], labels_key="cell_type", **k
+        ),
+        "response_intervals": lambda **k: pl.response_intervals(
+            several["predicted"], several["real"], labels_key="cell_type", label="B", **k
+        ),
+        "shift_weights": lambda **k: pl.shift_weights(several["predicted"], **k),
         "scoreboard": lambda **k: pl.scoreboard(table, metrics=["mse_top"], ceiling="half vs half", **k),
         "prediction_umap": lambda **k: pl.prediction_umap(cells["control"], cells["real"], cells["predicted"], **k),
         "training_history": lambda **k: pl.training_history(history, metrics=["loss"], **k),
@@ -146,6 +158,16 @@ class TestNothingElseChanges:
             for one, other in ((adata.X, before[name].X),):
                 difference = one - other
                 assert abs(difference).max() == 0
+
+    def test_predictions(self, draw, several):
+        before = {name: adata.copy() for name, adata in several.items()}
+        draw(show=False)
+        for name, adata in several.items():
+            assert str(adata) == str(before[name])
+            assert abs(adata.X - before[name].X).max() == 0
+            assert all(adata.varm[key].equals(before[name].varm[key]) for key in adata.varm if "deltavi" in key)
+        for name, frame in several["predicted"].uns["deltavi"].items():
+            assert isinstance(frame, str) or frame.equals(before["predicted"].uns["deltavi"][name])
 
     def test_labels(self, draw, labelled):
         before = {name: values.copy() for name, values in labelled.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -12,9 +14,12 @@ from hypothesis.extra import numpy as hnp
 from matplotlib.colors import to_hex
 
 from deltavi._errors import DeltaviError, UnknownCategoryError
+from deltavi.metrics import PredictionScore
 from deltavi.perturbation import CEILING, compare
 from deltavi.pl import scoreboard
 from deltavi.pl._figure import BLUE, PALE, VERMILION
+from deltavi.pl._scoreboard import DRAWN
+from deltavi.tl import PerturbationEvaluation
 
 
 def bars(ax) -> dict[str, tuple[float, str]]:
@@ -161,8 +166,8 @@ class TestCeiling:
     def test_row_of_a_comparison_is_found(self, cells):
         table = compare({"no change": cells["control"], "shift": cells["predicted"]}, cells["real"], cells["control"])
         axes = scoreboard(table, show=False)
-        assert len(axes) == table.shape[1]
-        assert all(dashed(ax) == [table.loc[CEILING].iloc[i]] for i, ax in enumerate(axes))
+        assert len(axes) == len(DRAWN)
+        assert all(dashed(ax) == [table.loc[CEILING, name]] for name, ax in zip(DRAWN, axes, strict=True))
         assert bars(axes[0])["shift"][1] == BLUE
 
 
@@ -186,7 +191,68 @@ class TestRepeats:
         assert dashed(scoreboard(repeated, ceiling="b", show=False)) == [0.6]
 
 
+class TestWhatIsDrawn:
+    """Which columns are drawn where none is named."""
+
+    @pytest.fixture
+    def scores(self) -> pd.DataFrame:
+        names = [score.name for score in fields(PredictionScore)]
+        return pd.DataFrame(np.linspace(0, 1, 2 * len(names)).reshape(2, -1), index=["a", "b"], columns=names)
+
+    def test_six_of_all_scores(self, scores):
+        axes = scoreboard(scores, show=False)
+        assert [[length for length, _ in bars(ax).values()] for ax in axes] == [
+            sorted(scores[name], key=lambda value: -value) for name in DRAWN
+        ]
+        assert axes[0].get_subplotspec().get_gridspec().ncols == 3
+
+    def test_those_that_there_are(self, scores):
+        axes = scoreboard(scores[["mmd", "mse_top", "e_distance"]], show=False)
+        assert [ax.get_title().split("\n")[0] for ax in axes] == ["E-distance", "MMD"]
+
+    def test_all_where_there_is_none_of_them(self, scores):
+        assert len(scoreboard(scores[["mse_top", "mse_top20", "zero_fraction"]], show=False)) == 3
+
+    def test_others_when_named(self, scores):
+        assert scoreboard(scores, metrics="mse_top20", show=False).get_title().startswith("mse top20")
+
+
+class TestEvaluation:
+    @pytest.fixture
+    def evaluation(self) -> PerturbationEvaluation:
+        rng = np.random.default_rng(0)
+        methods = {"SCGEN": "model", "no change": "baseline", CEILING: "ceiling"}
+        case = pd.DataFrame(
+            [(label, label, "stimulated", 0, name, kind) for label in "BT" for name, kind in methods.items()],
+            columns=["hold_out", "label", "target", "seed", "method", "kind"],
+        ).assign(n_control=20, n_real=30, seconds=1.0)
+        names = [score.name for score in fields(PredictionScore)]
+        return PerturbationEvaluation(case.join(pd.DataFrame(rng.random((6, len(names))), columns=names)))
+
+    def test_bars_are_means_over_hold_outs(self, evaluation):
+        axes = scoreboard(evaluation, show=False)
+        means = evaluation.table.groupby("method")[list(DRAWN)].mean()
+        for name, ax in zip(DRAWN, axes, strict=True):
+            assert {method: length for method, (length, _) in bars(ax).items()} == pytest.approx(
+                means[name].drop(CEILING).to_dict()
+            )
+            assert dashed(ax) == pytest.approx([means.loc[CEILING, name]])
+
+    def test_metrics_and_highlight(self, evaluation):
+        ax = scoreboard(evaluation, metrics=["mse_top"], highlight="SCGEN", show=False)
+        assert bars(ax)["SCGEN"][1] == VERMILION
+
+    def test_its_own_plot_is_the_same(self, evaluation):
+        one, other = scoreboard(evaluation, show=False), evaluation.plot(show=False)
+        assert [bars(ax) for ax in one] == [bars(ax) for ax in other]
+
+
 class TestErrors:
+    @pytest.mark.parametrize("bad", [None, 3, {"a": 1}, np.eye(2)])
+    def test_neither_table_nor_evaluation(self, bad):
+        with pytest.raises(DeltaviError, match="a PerturbationEvaluation, not a "):
+            scoreboard(bad)
+
     def test_unknown_names(self, table):
         with pytest.raises(
             UnknownCategoryError, match=r"metric 'r2_of_mean' is not in the data\. Did you mean 'r2_of_means'"

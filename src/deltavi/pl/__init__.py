@@ -6,7 +6,11 @@ from deltavi.pl._confusion import confusion
 from deltavi.pl._open_set import open_set
 from deltavi.pl._prediction_umap import prediction_umap
 from deltavi.pl._reg_mean import reg_mean
+from deltavi.pl._reg_var import reg_var
+from deltavi.pl._response_heatmap import response_heatmap
+from deltavi.pl._response_intervals import response_intervals
 from deltavi.pl._scoreboard import scoreboard
+from deltavi.pl._shift_weights import shift_weights
 from deltavi.pl._training_history import training_history
 
 __all__ = [
@@ -16,7 +20,11 @@ __all__ = [
     "open_set",
     "prediction_umap",
     "reg_mean",
+    "reg_var",
+    "response_heatmap",
+    "response_intervals",
     "responsibilities",
     "scoreboard",
+    "shift_weights",
     "training_history",
 ]

@@ -13,7 +13,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from deltavi._errors import GeneMatchError, InputDataError, unknown_category
+from deltavi._errors import GeneMatchError, InputDataError, examples, unknown_category
 from deltavi.data._checks import scan_matrix
 from deltavi.data._genes import require_unique_genes
 
@@ -73,6 +73,24 @@ def align_expression(
     return AlignedExpression(matrices, genes)
 
 
+def positions_of(known: pd.Index[Any] | None, genes: str | Sequence[str]) -> NDArray[np.intp]:
+    """Positions of genes among those `known`, each once.
+
+    Raises
+    ------
+    GeneMatchError
+        If a gene is not known, or none is because arrays have no names.
+    """
+    if known is None:
+        raise GeneMatchError("genes were named, but arrays have no gene names; pass AnnData or gene_names=...")
+    names = [genes] if isinstance(genes, str) else list(dict.fromkeys(genes))
+    positions = known.get_indexer(pd.Index(names))
+    missing = [gene for gene, position in zip(names, positions, strict=True) if position < 0]
+    if missing:
+        raise GeneMatchError(f"{len(missing)} of the genes to name are not among the genes: {examples(missing)}.")
+    return np.asarray(positions, dtype=np.intp)
+
+
 def _matrix(cells: Expression, name: str, layer: str | None) -> Matrix:
     values: Any = cells
     if isinstance(cells, AnnData):
@@ -99,8 +117,8 @@ def _gene_index(cells: AnnData, name: str) -> pd.Index[Any]:
 def _match_by_name(
     matrices: Mapping[str, Matrix], names: Mapping[str, pd.Index[Any]]
 ) -> tuple[dict[str, Matrix], pd.Index[Any]]:
-    first, *others = names.values()
-    common = first[np.logical_and.reduce([first.isin(other) for other in others], initial=True)]
+    first = next(iter(names.values()))
+    common = first[np.logical_and.reduce([first.isin(other) for other in names.values()])]
     if len(common) == 0:
         raise GeneMatchError(f"No gene is common to {', '.join(names)}; are their var_names of one kind?")
     if len(common) < max(map(len, names.values())):

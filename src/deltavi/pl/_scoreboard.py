@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from deltavi._errors import DeltaviError, unknown_category
 from deltavi.perturbation.evaluate import CEILING, HIGHER_IS_BETTER, METRIC_NAMES
 from deltavi.pl._figure import BLUE, DARK, GREY, PALE, VERMILION, PlotResult, SaveTarget, axes_for, finish, hide_frame
+
+if TYPE_CHECKING:
+    from deltavi.tl import PerturbationEvaluation
 
 FloatArray: TypeAlias = NDArray[np.float64]
 
@@ -25,13 +28,22 @@ BETTER: Mapping[str, Better] = {
     "variance_ratio": 1.0,
     "zero_fraction": None,
 }
+# One or two of each kind: changes, means, distributions, spread. All at once could not be read.
+DRAWN = (
+    "correlation_of_changes",
+    "correlation_of_changes_top",
+    "r2_of_means_top",
+    "e_distance",
+    "mmd",
+    "variance_ratio",
+)
 BAR_HEIGHT = 0.28  # inches
 CHARACTER_WIDTH = 0.085  # inches
 TITLE_WIDTH = 20  # characters
 
 
 def scoreboard(
-    table: pd.DataFrame,
+    table: pd.DataFrame | PerturbationEvaluation,
     *,
     metrics: Sequence[str] | None = None,
     highlight: str | None = None,
@@ -51,9 +63,11 @@ def scoreboard(
     ----------
     table
         Methods in the index, or in a column ``method``; one column per metric, as from
-        :func:`deltavi.perturbation.evaluate.compare`.
+        :func:`deltavi.perturbation.evaluate.compare`; or what :func:`deltavi.tl.evaluate_perturbation` returns.
     metrics
-        Which columns to draw, in order; all numeric ones when None.
+        Which columns to draw, in order. When None, six that each say something else: correlations of changes of all
+        and of the top genes, R² of the means of the top genes, E-distance, MMD and variance ratio, as far as the table
+        holds them; where it holds none of these, all numeric ones.
     highlight
         A method to set apart, by colour and bold name, whether or not it is the best.
     ceiling
@@ -81,8 +95,9 @@ def scoreboard(
     UnknownCategoryError
         If `highlight`, `ceiling` or a metric is not in the table.
     DeltaviError
-        If the table holds no method or no numbers.
+        If `table` is neither a table nor an evaluation, or holds no method or no numbers.
     """
+    table = _table_of(table)
     rows = table.set_index("method") if "method" in table.columns else table
     rows = rows.set_axis(rows.index.astype(str), axis=0)
     names = _metric_names(rows, metrics)
@@ -106,9 +121,20 @@ def scoreboard(
     return finish(axes, made_here=ax is None, show=show, save=save)
 
 
+def _table_of(table: pd.DataFrame | PerturbationEvaluation) -> pd.DataFrame:
+    if isinstance(table, pd.DataFrame):
+        return table
+    if not hasattr(table, "board"):
+        raise DeltaviError(
+            f"table must be a table of methods and metrics, or a PerturbationEvaluation, not a {type(table).__name__}."
+        )
+    return table.board()
+
+
 def _metric_names(rows: pd.DataFrame, metrics: Sequence[str] | None) -> list[str]:
     numeric = list(rows.select_dtypes("number").columns)
-    names = numeric if metrics is None else [metrics] if isinstance(metrics, str) else list(metrics)
+    usual = [name for name in DRAWN if name in numeric] or numeric
+    names = usual if metrics is None else [metrics] if isinstance(metrics, str) else list(metrics)
     for name in names:
         if name not in numeric:
             raise unknown_category("metric", name, numeric)

@@ -1,0 +1,190 @@
+"""Which training labels a prediction rests on, and how far it can be trusted."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from matplotlib.axes import Axes
+
+from deltavi import _keys
+from deltavi._errors import DeltaviError, InputDataError, examples, unknown_category
+from deltavi.pl._figure import DARK, PALE, VERMILION, PlotResult, SaveTarget, axes_for, finish
+
+COLUMNS = ("query", "training_label", "weight")
+# Of a cell of the map and of a character, in inches.
+CELL_WIDTH, CELL_HEIGHT, CHARACTER_WIDTH = 0.46, 0.34, 0.085
+WORDS_HEIGHT, DOUBT_WIDTH, MIN_WIDTH = 1.0, 1.6, 2.0
+# Of the colour scale: where white is easier to read than dark grey.
+DARK_ABOVE = 0.55
+# Smaller weights are drawn, but not written: most of the map would be zeros.
+MIN_WEIGHT = 0.005
+# Where the columns of doubts begin, in points right of the map, and how far they are apart.
+GAP, COLUMN_WIDTH = 8.0, 46.0
+
+
+def shift_weights(
+    predicted: AnnData | pd.DataFrame,
+    *,
+    title: str | None = None,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: SaveTarget | None = None,
+) -> PlotResult:
+    """Draw the weight of every training label in the shift of every label that was predicted, as a heat map.
+
+    A row per label of the query, a column per training label. Weights sum to one in each row, once for every
+    condition that a target joins; red ones add the response of the label, blue ones, which kriging may give, take it
+    away. On the right stand the doubt of the prediction and the usual one: the largest that a training label has when
+    the others predict it. A doubt above it is set in bold and colour, for such a prediction is an extrapolation.
+
+    Parameters
+    ----------
+    predicted
+        Predicted cells with uns ``"deltavi"``, or the table of weights alone: columns ``query``, ``training_label``
+        and ``weight``.
+    title
+        Title of the plot; when None, the estimator and the target if they are known.
+    ax
+        Axes to draw on; a new figure when None.
+    show
+        True shows the figure and returns nothing, False returns the axes; None shows in interactive use only.
+    save
+        Path of a file to write.
+
+    Returns
+    -------
+    The axes, unless the figure was shown.
+
+    Raises
+    ------
+    InputDataError
+        If `predicted` is no prediction, or weights are missing, infinite or repeated.
+    DeltaviError
+        If there are no weights to draw.
+    """
+    found = _weights(predicted)
+    table, trust = found.table, found.trust
+    (panel,) = axes_for(1, ax, panel_size=_size(found), left=CHARACTER_WIDTH * max(map(len, table.index)))
+    _draw(panel, table.to_numpy())
+    _name(panel, table)
+    for boundary in found.boundaries:
+        panel.axvline(boundary, color=DARK, linewidth=0.8)
+    if trust is not None:
+        _write_doubts(panel, trust)
+    heading = found.heading if title is None else title
+    if heading:
+        panel.set_title(textwrap.fill(heading, 60), fontsize="medium", pad=18 if trust is not None else None)
+    return finish([panel], made_here=ax is None, show=show, save=save)
+
+
+@dataclass(frozen=True, eq=False)
+class _Weights:
+    """Weights, queries by training labels, what is known of their trust, and where columns of conditions end."""
+
+    table: pd.DataFrame
+    trust: pd.DataFrame | None = None
+    boundaries: tuple[float, ...] = ()
+    heading: str = ""
+
+
+def _weights(predicted: AnnData | pd.DataFrame) -> _Weights:
+    if isinstance(predicted, pd.DataFrame):
+        return _Weights(_wide(predicted))
+    held: Any = predicted.uns.get(_keys.UNS_PREDICTION, {}) if isinstance(predicted, AnnData) else {}
+    if "weights" not in held:
+        raise InputDataError(
+            "predicted must be an AnnData with uns['deltavi']['weights'], as predict_perturbation returns it, or such "
+            f"a table of weights, not {'one without' if isinstance(predicted, AnnData) else type(predicted).__name__}."
+        )
+    table, target = _wide(pd.DataFrame(held["weights"])), str(held.get("target", ""))
+    parts = [part.strip() for part in target.split("+")]
+    heading = f"weights of the {held.get('shift', 'latent')} shift, {target}" if target else ""
+    return _Weights(table, _trust(held, table), _boundaries(list(table.columns), parts), heading)
+
+
+def _wide(weights: pd.DataFrame) -> pd.DataFrame:
+    """Queries by training labels, in the order of the table; zero where a label has no weight."""
+    for column in COLUMNS:
+        if column not in weights:
+            raise unknown_category("column", column, weights.columns, among="the table of weights")
+    if weights.empty:
+        raise DeltaviError("The table of weights is empty: no cell was predicted.")
+    wrong = weights[~np.isfinite(weights["weight"].to_numpy(dtype=np.float64))]
+    if len(wrong):
+        raise InputDataError(f"Weights of {examples(wrong['training_label'])} are missing or infinite.")
+    names = weights[["query", "training_label"]].astype(str)
+    if names.duplicated().any():
+        repeated = names[names.duplicated()].agg(" from ".join, axis=1)
+        raise InputDataError(f"The table of weights holds {examples(repeated)} more than once.")
+    wide = weights.assign(**names).pivot(index="query", columns="training_label", values="weight").fillna(0.0)
+    return wide.loc[names["query"].unique(), names["training_label"].unique()]
+
+
+def _trust(held: Any, table: pd.DataFrame) -> pd.DataFrame | None:
+    """Doubts of the queries drawn, in their order; None where the prediction has none."""
+    if "trust" not in held:
+        return None
+    trust = pd.DataFrame(held["trust"])
+    return trust.set_index(trust["query"].astype(str))[["doubt", "usual_doubt"]].reindex(table.index)
+
+
+def _boundaries(columns: list[str], parts: list[str]) -> tuple[float, ...]:
+    """Where the training labels of one condition end and those of the next begin, if a target joins several."""
+    of = [next((part for part in parts if column.endswith(f" ({part})")), "") for column in columns]
+    if len(parts) < 2:
+        return ()
+    return tuple(i - 0.5 for i in range(1, len(of)) if of[i] != of[i - 1])
+
+
+def _size(found: _Weights) -> tuple[float, float]:
+    """Width and height of a new figure, in inches, without the names of queries."""
+    n_rows, n_columns = found.table.shape
+    height = CELL_HEIGHT * max(n_rows, 2) + WORDS_HEIGHT + 0.75 * CHARACTER_WIDTH * max(map(len, found.table.columns))
+    width = max(MIN_WIDTH, CELL_WIDTH * n_columns) + (0.0 if found.trust is None else DOUBT_WIDTH)
+    return width, height
+
+
+def _draw(ax: Axes, weights: np.ndarray) -> None:
+    """Draw the map and write the weights into it."""
+    largest = max(1.0, float(np.abs(weights).max()))
+    ax.imshow(weights, cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest")
+    ax.set_xticks(np.arange(1, weights.shape[1]) - 0.5, minor=True)
+    ax.set_yticks(np.arange(1, weights.shape[0]) - 0.5, minor=True)
+    ax.grid(which="minor", color=PALE, linewidth=0.6)
+    for (i, j), weight in np.ndenumerate(weights):
+        if abs(weight) >= MIN_WEIGHT:
+            color = "white" if abs(weight) > DARK_ABOVE * largest else DARK
+            ax.text(j, i, f"{weight:.2f}", ha="center", va="center", fontsize="x-small", color=color)
+
+
+def _name(ax: Axes, table: pd.DataFrame) -> None:
+    ax.set_yticks(np.arange(table.shape[0]), list(table.index))
+    ax.set_xticks(np.arange(table.shape[1]), list(table.columns), rotation=45, ha="right", rotation_mode="anchor")
+    ax.tick_params(which="both", length=0)
+    ax.set(xlabel="training label", ylabel="predicted label")
+    ax.spines[:].set_visible(False)
+
+
+def _write_doubts(ax: Axes, trust: pd.DataFrame) -> None:
+    """Write the doubt and the usual one beside every row."""
+    for k, heading in enumerate(("doubt", "usual")):
+        _write(ax, heading, k, (1, 1), ("axes fraction", "axes fraction"), va="bottom")
+    for i, (doubt, usual) in enumerate(trust.to_numpy(dtype=np.float64)):
+        far = {"fontweight": "bold", "color": VERMILION} if doubt > usual else {"color": DARK}
+        _write(ax, _number(doubt), 0, (1, i), ("axes fraction", "data"), va="center", **far)
+        _write(ax, _number(usual), 1, (1, i), ("axes fraction", "data"), va="center", color=DARK)
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if np.isfinite(value) else "unknown"
+
+
+def _write(ax: Axes, text: str, column: int, xy: tuple[float, float], xycoords: tuple[str, str], **style: Any) -> None:
+    """Write into one of the columns right of the map."""
+    offset = (GAP + COLUMN_WIDTH * column, 3 if style["va"] == "bottom" else 0)
+    ax.annotate(text, xy=xy, xycoords=xycoords, xytext=offset, textcoords="offset points", fontsize="small", **style)
