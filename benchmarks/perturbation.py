@@ -102,9 +102,8 @@ def main() -> None:
     options.given = [a if not Path(a).is_file() else Path(a).name for a in sys.argv[1:]]
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    adata = cells(options)
     evaluation = evaluate_perturbation(
-        adata,
+        cells(options),
         {name: quiet(METHODS[name]) for name in chosen(options.methods, METHODS)},
         control="control",
         target="stimulated",
@@ -113,9 +112,8 @@ def main() -> None:
         seeds=range(options.seeds),
         n_jobs=options.jobs,
         folder=options.runs,
-        keep_predictions=True,
     )
-    text = page(evaluation, adata, options)
+    text = page(evaluation, options)
     print(text)
     if options.write:
         options.write.write_text(text)

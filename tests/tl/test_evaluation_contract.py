@@ -35,7 +35,8 @@ def test_one_row_for_everything(evaluation: PerturbationEvaluation) -> None:
     table = evaluation.table
     methods = ["mean change", "noisy", *BASELINES, CEILING]
     assert list(table.columns) == [
-        *("hold_out", "label", "target", "seed", "method", "kind", "n_control", "n_real", "seconds"), *SCORES,
+        *("hold_out", "label", "target", "seed", "method", "kind", "n_control", "n_real", "seconds"),
+        *("coverage", "coverage_top", "half_width", "doubt"), *SCORES,
     ]  # fmt: skip
     for _, part in table.groupby(["hold_out", "label", "target", "seed"]):
         assert list(part["method"]) == methods

@@ -29,7 +29,7 @@ VALUES = {
 def known() -> PerturbationEvaluation:
     rows = [
         {
-            **dict.fromkeys(SCORES, 0.5), "hold_out": name, "label": name, "target": "stim", "seed": seed,
+            **dict.fromkeys(COLUMNS, 0.5), "hold_out": name, "label": name, "target": "stim", "seed": seed,
             "method": method, "kind": KIND[method], "n_control": 20, "n_real": 30, "seconds": 1.5, A: a, B: float(b),
         }
         for (name, seed), pairs in VALUES.items()

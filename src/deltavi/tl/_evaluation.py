@@ -16,13 +16,15 @@ from deltavi._errors import DeltaviError, examples, unknown_category
 from deltavi.metrics import PredictionScore
 from deltavi.perturbation import CEILING, verdict
 from deltavi.perturbation.evaluate import HIGHER_IS_BETTER, METRIC_NAMES
+from deltavi.tl._certainty import CERTAINTY
 from deltavi.tl._resume import read_json, replace_file, write_json
 
 SCORES = tuple(score.name for score in fields(PredictionScore))
 CASE = ["hold_out", "label", "target"]
 """Columns that say what was predicted."""
 TEXT = [*CASE, "method", "kind"]
-COLUMNS = ["hold_out", "label", "target", "seed", "method", "kind", "n_control", "n_real", "seconds", *SCORES]
+ABOUT = ["hold_out", "label", "target", "seed", "method", "kind", "n_control", "n_real", "seconds", *CERTAINTY]
+COLUMNS = [*ABOUT, *SCORES]
 SKIPPED_COLUMNS = [*CASE, "reason"]
 PREDICTION_COLUMNS = ["hold_out", "target", "seed", "method", "file"]
 JUDGED_BY = ("correlation_of_changes", "e_distance")
@@ -42,7 +44,10 @@ class PerturbationEvaluation:
     table
         One row per hold-out, label, target, seed and method. ``kind`` is ``"model"``, ``"baseline"`` or ``"ceiling"``;
         ``n_control`` and ``n_real`` count the cells compared; ``seconds`` is processor time to train and predict, of
-        which each baseline has an equal share; the others are the fields of :class:`deltavi.metrics.PredictionScore`.
+        which each baseline has an equal share; ``coverage``, ``coverage_top``, ``half_width`` and ``doubt`` say how
+        sure a prediction was, where it says so: shares of genes whose measured change lies in the 90 % interval, of
+        all and of the 100 predicted to change most, half the mean width, and the doubt; the others are the fields of
+        :class:`deltavi.metrics.PredictionScore`.
     settings
         What was asked for.
     skipped
@@ -62,7 +67,7 @@ class PerturbationEvaluation:
     @property
     def metrics(self) -> list[str]:
         """Names of the scores."""
-        return [name for name in self.table.columns if name not in COLUMNS[: -len(SCORES)]]
+        return [name for name in self.table.columns if name not in ABOUT]
 
     @property
     def methods(self) -> list[str]:
@@ -273,7 +278,8 @@ def _read(path: Path, columns: Sequence[str] | None) -> pd.DataFrame:
         return _empty(columns or COLUMNS)
     text = dict.fromkeys([*TEXT, "reason", "file"], str)
     table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=_missing(path), float_precision="round_trip")
-    return table.astype({name: float for name in table.columns if name == "seconds" or name in SCORES})
+    numbers = {"seconds", *CERTAINTY, *SCORES}
+    return table.astype({name: float for name in table.columns if name in numbers})
 
 
 def _missing(path: Path) -> dict[str, list[str]]:

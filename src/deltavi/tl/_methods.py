@@ -18,6 +18,7 @@ from deltavi.metrics._matrix import as_matrix
 from deltavi.model import PPCA, SCGEN
 from deltavi.perturbation import BASELINES, CEILING
 from deltavi.perturbation._inputs import select
+from deltavi.tl._certainty import evidence_of
 
 if TYPE_CHECKING:
     from deltavi.tl._experiment import Experiment
@@ -177,11 +178,12 @@ class Conditions:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Predicted cells of one row, (n_query, n_genes), and the processor seconds they took."""
+    """Predicted cells of one row, (n_query, n_genes), the processor seconds they took, and how sure they are."""
 
     name: str
     matrix: Any
     seconds: float
+    evidence: AnnData | None = None
 
 
 def run_method(
@@ -199,7 +201,7 @@ def run_method(
     else:
         predictions = _run_function(name, method, cells, conditions, seed)
     for row, predicted, seconds in predictions:
-        yield Prediction(row, checked_prediction(predicted, cells.query, row), seconds)
+        yield Prediction(row, checked_prediction(predicted, cells.query, row), seconds, evidence_of(predicted))
 
 
 def _run_model(

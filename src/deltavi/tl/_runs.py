@@ -17,6 +17,7 @@ from scipy import sparse
 
 from deltavi.perturbation import BASELINES, CEILING, baseline_predictions
 from deltavi.perturbation._inputs import as_names
+from deltavi.tl._certainty import UNKNOWN, certainty
 from deltavi.tl._experiment import Experiment, prepare, score, training_ranking
 from deltavi.tl._methods import Conditions, Method, Prediction, Predictor, run_method
 from deltavi.tl._quiet import collected_warnings, one_thread
@@ -202,6 +203,8 @@ def _rows(
     )
     scores: dict[Any, dict[Any, float]] = table.astype(float).to_dict(orient="index")
     seconds = {prediction.name: prediction.seconds for prediction in predictions}
+    measured = cells.real.X[real], cells.query.X[control], cells.query.var_names
+    sure = {prediction.name: certainty(prediction.evidence, label, *measured) for prediction in predictions}
     shared = {"hold_out": task.hold_out.name, "label": label, "target": task.hold_out.target, "seed": task.seed}
     counted = {"n_control": int(control.sum()), "n_real": int(real.sum())}
     names = [CEILING] if group.kind == OF_CEILING else list(seconds)
@@ -212,6 +215,7 @@ def _rows(
             "kind": group.kind,
             **counted,
             "seconds": seconds.get(name, float("nan")),
+            **sure.get(name, UNKNOWN),
             **scores[name],
         }
         for name in names

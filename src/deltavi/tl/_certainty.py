@@ -1,0 +1,64 @@
+"""How sure a prediction was, and whether it was right to be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from anndata import AnnData
+
+from deltavi import _keys
+from deltavi.metrics._matrix import gene_means
+from deltavi.perturbation._estimators import storable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Genes predicted to change most, for the coverage that is hardest to reach.
+N_TOP = 100
+CERTAINTY = ("coverage", "coverage_top", "half_width", "doubt")
+"""Columns of an evaluation: shares of genes whose measured change lies in its interval, of all and of the 100 predicted
+to change most; half the mean width of the intervals, log1p CP10k; and the doubt of the prediction."""
+UNKNOWN: Mapping[str, float] = dict.fromkeys(CERTAINTY, float("nan"))
+
+
+def evidence_of(predicted: Any) -> AnnData | None:
+    """Intervals and doubts of a prediction, without its cells; None where it has none."""
+    if not isinstance(predicted, AnnData) or _keys.VARM_LOWER not in predicted.varm:
+        return None
+    lean = AnnData(var=predicted.var[[]].copy(), uns={"trust": predicted.uns[_keys.UNS_PREDICTION]["trust"]})
+    for name in (_keys.VARM_LOWER, _keys.VARM_CHANGE, _keys.VARM_UPPER):
+        lean.varm[name] = predicted.varm[name]
+    return lean
+
+
+def certainty(evidence: AnnData | None, label: str, real: Any, control: Any, genes: Any) -> dict[str, float]:
+    """Coverage and doubt of the prediction of one label.
+
+    Parameters
+    ----------
+    evidence
+        From `evidence_of`.
+    label
+        Which one.
+    real, control
+        ``(n_cells, n_genes)`` its real cells under either condition, log1p CP10k.
+    genes
+        Their names.
+    """
+    column = storable(label)
+    if evidence is None or column not in evidence.varm[_keys.VARM_LOWER]:
+        return dict(UNKNOWN)
+    lower, change, upper = (
+        evidence.varm[name][column].reindex(genes).to_numpy(dtype=float)
+        for name in (_keys.VARM_LOWER, _keys.VARM_CHANGE, _keys.VARM_UPPER)
+    )
+    measured = gene_means(real) - gene_means(control)
+    # means are sums in single precision: what nobody expresses is on the edge of an interval without width
+    edge = 1e-6
+    inside = (measured >= lower - edge) & (measured <= upper + edge)
+    top = np.argsort(-np.abs(change), kind="stable")[:N_TOP]
+    trust = evidence.uns["trust"].set_index("query")["doubt"]
+    found = (inside.mean(), inside[top].mean(), np.mean(upper - lower) / 2, trust[label])
+    known = np.isfinite(lower).all()  # with fewer than three labels there are no intervals
+    return dict(zip(CERTAINTY, map(float, found if known else (*(np.nan,) * 3, trust[label])), strict=True))
