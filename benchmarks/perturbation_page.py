@@ -60,7 +60,7 @@ def averages(table: pd.DataFrame) -> pd.DataFrame:
 
 def by_hold_out(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """One score of every method on every hold-out, mean over seeds."""
-    means = table.groupby(["method", "hold_out"], sort=False)[metric].mean().unstack("hold_out", sort=False)
+    means = table.pivot_table(index="method", columns="hold_out", values=metric)
     return means.map(lambda value: "–" if pd.isna(value) else f"{value:.{BY_HOLD_OUT[metric]}f}").rename_axis("method")
 
 

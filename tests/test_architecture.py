@@ -31,6 +31,7 @@ FORBIDDEN = {
     "metrics": {"model", "module", "train", "tl", "pl", "perturbation"},
     "data": {"model", "module", "latent", "likelihood", "train", "tl", "pl", "perturbation"},
     "io": {"model", "module", "latent", "likelihood", "train", "tl", "pl", "perturbation", "data"},
+    "train": {"model", "tl", "pl", "cli"},
     "model": {"tl", "pl", "cli"},
     "tl": {"cli", "pl"},
 }

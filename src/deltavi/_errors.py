@@ -34,6 +34,18 @@ class ModelFileError(DeltaviError):
     """A saved model is missing, damaged, or was written by something this version cannot read."""
 
 
+class ModelWriteError(ModelFileError, OSError):
+    """A model could not be written, as to a full disk or a read-only folder; what was there before is unchanged."""
+
+
+class TrainingDivergedError(DeltaviError):
+    """The loss or a weight became NaN or infinite; the model went back to its last good epoch."""
+
+
+class OutOfMemoryError(DeltaviError, MemoryError):
+    """Memory ran out in training; the model went back to its last good epoch."""
+
+
 class DeltaviWarning(UserWarning):
     """Base class of every warning issued on purpose by deltavi."""
 
@@ -64,6 +76,10 @@ class MixtureWarning(DeltaviWarning):
 
 class ConvergenceWarning(DeltaviWarning):
     """A fit ended before it had settled."""
+
+
+class CheckpointWarning(DeltaviWarning):
+    """A checkpoint could not be written; training goes on."""
 
 
 class DuplicateNameWarning(DeltaviWarning):

@@ -179,3 +179,11 @@ def test_the_plot_is_the_scoreboard(known: PerturbationEvaluation) -> None:
 def test_it_cannot_be_changed(known: PerturbationEvaluation) -> None:
     with pytest.raises(AttributeError):
         known.table = known.table  # type: ignore[misc]
+
+
+def test_the_order_of_rows_decides_nothing(known: PerturbationEvaluation) -> None:
+    shuffled = known.table.sample(frac=1, random_state=0).sort_values(["method", "seed"], kind="stable")
+    other = PerturbationEvaluation(shuffled, known.settings)
+    expected = known.wins(metric=A).set_index("hold_out")
+    found = other.wins(method=known.methods[0], metric=A).set_index("hold_out").loc[expected.index]
+    pd.testing.assert_frame_equal(found.drop(columns="best_baseline"), expected.drop(columns="best_baseline"))

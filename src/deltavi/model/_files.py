@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -12,6 +14,7 @@ import scvi
 import torch
 from anndata import AnnData
 from scvi.model.base import ArchesMixin
+from torch.overrides import TorchFunctionMode
 
 import deltavi
 from deltavi._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY
@@ -24,6 +27,11 @@ if TYPE_CHECKING:
 
 ADATA_FILE = "adata.h5ad"
 SAVED_ATTRIBUTES = ("is_trained_", "is_mapped_", "train_indices_", "validation_indices_", "test_indices_", "history_")
+# Calls of torch, for each tensor of a file, that building its module may take; ours take fewer than ten.
+CALLS_PER_TENSOR = 100
+# Whole numbers of a file that are no sizes of a module, and what others may be at most where there are few weights.
+NO_SIZES = ("seed", "n_cells")
+ANY_SIZE = 1_000_000
 
 
 class FilesMixin(ArchesMixin):  # type: ignore[misc]
@@ -49,6 +57,8 @@ class FilesMixin(ArchesMixin):  # type: ignore[misc]
         ------
         ModelFileError
             If the folder exists and `overwrite` is not set.
+        ModelWriteError
+            If the disk is full or the folder read-only; a model that was there before stays as it was.
         """
         target = Path(dir_path)
         if target.exists() and not overwrite:
@@ -62,9 +72,13 @@ class FilesMixin(ArchesMixin):  # type: ignore[misc]
             "attributes": {name: getattr(model, name) for name in SAVED_ATTRIBUTES},
             "extra": self._extra_state(),
         }
-        write_model(target, model.module.state_dict(), description)
-        if save_anndata and model._adata is not None:
-            model._adata.write_h5ad(target / ADATA_FILE, **write_kwargs)
+        cells = model._adata if save_anndata else None
+
+        def write_cells(folder: Path) -> None:
+            if cells is not None:
+                cells.write_h5ad(folder / ADATA_FILE, **write_kwargs)
+
+        write_model(target, model.module.state_dict(), description, also=write_cells)
 
     def _extra_state(self) -> dict[str, Any]:
         """What a model keeps beside its weights; JSON-able."""
@@ -95,14 +109,22 @@ class FilesMixin(ArchesMixin):  # type: ignore[misc]
         tensors, description = read_model(dir_path)
         if description.get("class") != cls.__name__:
             raise ModelFileError(f"{dir_path} holds a {description.get('class')}; load it with that class.")
-        saved = Path(dir_path) / ADATA_FILE
-        if adata is None and saved.is_file():
-            adata = anndata.read_h5ad(saved)
-        model = cls._rebuild(description, adata)
-        _load_weights(model.module, tensors, dir_path)
-        for name, value in description["attributes"].items():
-            setattr(model, name, value)
-        model._restore_extra_state(description["extra"])
+        with _blaming(dir_path):
+            saved = Path(dir_path) / ADATA_FILE
+            if adata is None and saved.is_file():
+                adata = anndata.read_h5ad(saved)
+            _require_sizes(description, max(ANY_SIZE, sum(tensor.numel() for tensor in tensors.values())))
+            with torch.device("meta"), _FewCalls(CALLS_PER_TENSOR * (len(tensors) + 1)):
+                # tensors without memory: a size that is not that of the weights is refused before it is allocated
+                plan = cls._rebuild(description, None)
+            _require_fit(plan.module, tensors, dir_path)
+            model = cls._rebuild(description, adata)
+            _require_fit(model.module, tensors, dir_path)
+            model.module.load_state_dict(tensors)
+            attributes = description["attributes"]
+            for name in attributes.keys() & set(SAVED_ATTRIBUTES):
+                setattr(model, name, attributes[name])
+            model._restore_extra_state(description["extra"])
         model.is_loaded_ = True
         model.to_device(device)
         model.module.eval()
@@ -177,16 +199,72 @@ def _in_gene_order(adata: AnnData, registry: dict[str, Any], cls: type[Any]) -> 
     return aligned_copy(adata, genes, layer=layer, min_overlap=cls.min_gene_overlap)
 
 
-def _load_weights(module: torch.nn.Module, tensors: dict[str, torch.Tensor], source: PathLike) -> None:
+@contextmanager
+def _blaming(source: PathLike) -> Iterator[None]:
+    """Say of any error that is not on purpose that `source` cannot be loaded.
+
+    Checksums do not tell whether what a file says makes sense, and it can say anything.
+    """
+    try:
+        yield
+    except (DeltaviError, Warning):
+        raise
+    except Exception as error:
+        raise ModelFileError(f"{source} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def _require_sizes(description: dict[str, Any], most: int) -> None:
+    """Raise where a size is larger than `most`, before a list is made that is as long."""
+    fields = description["registry"]["field_registries"].values()
+    settings = [description["init_params"], *(field["summary_stats"] for field in fields)]
+    for name, size in _whole_numbers(settings):
+        if size > most and name not in NO_SIZES:
+            raise ModelFileError(
+                f"The file describes a model whose {name} is {size}, which its weights are too few for."
+            )
+
+
+def _whole_numbers(value: Any, name: str = "") -> Iterator[tuple[str, int]]:
+    """Whole numbers in nested settings, each with the name it stands under."""
+    if isinstance(value, int):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _whole_numbers(inner, str(key))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _whole_numbers(inner, name)
+
+
+class _FewCalls(TorchFunctionMode):
+    """Lets torch be called so often and no more: a file may ask for a million layers, which take no memory but time."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.left = limit
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise ModelFileError("The file describes a far larger model than it holds weights of.")
+        return func(*args, **(kwargs or {}))
+
+
+def _require_fit(module: torch.nn.Module, tensors: dict[str, torch.Tensor], source: PathLike) -> None:
+    """Raise where the stored tensors are not those of `module` by name, shape and kind of number."""
     expected = module.state_dict()
     wrong = [
-        name
-        for name in sorted(expected.keys() | tensors.keys())
-        if name not in expected or name not in tensors or expected[name].shape != tensors[name].shape
+        name for name in sorted(expected.keys() | tensors.keys()) if not _fits(expected.get(name), tensors.get(name))
     ]
     if wrong:
         raise ModelFileError(f"{source}: {len(wrong)} tensors do not fit the described model, for example {wrong[:3]}.")
-    module.load_state_dict(tensors)
+
+
+def _fits(expected: torch.Tensor | None, stored: torch.Tensor | None) -> bool:
+    if expected is None or stored is None or expected.shape != stored.shape:
+        return False
+    # another precision is converted; what is no real number, or one where counts or truths belong, would be cut
+    return expected.dtype == stored.dtype or (expected.is_floating_point() and stored.is_floating_point())
 
 
 def _average_new_columns(module: torch.nn.Module, reference: torch.nn.Module) -> None:

@@ -131,7 +131,8 @@ class MIXVI(
             seed=seed,
             **kwargs,
         )
-        self._check_label_names()
+        if self.has_labels:
+            self._check_label_names()
         if conditional or kwargs.get("w_prior") == "learned":
             self._check_condition()
         if release_labels is not None and not self.has_labels:

@@ -17,6 +17,7 @@ from deltavi.data._manager import DataManager
 from deltavi.latent import LinearGaussian, common_factors, principal_factors
 from deltavi.latent._gaussian import VARIANCE_FLOOR
 from deltavi.model._cells import Indices, positions
+from deltavi.model._checkpoint import check_checkpoint
 from deltavi.model._vae import VAE, named_arguments
 
 DISPERSIONS: dict[str, Literal["shared", "gene"]] = {"isotropic": "shared", "diagonal": "gene"}
@@ -139,7 +140,7 @@ class PPCA(VAE):
         Parameters
         ----------
         max_epochs, **trainer
-            Arguments of other models' training, which change nothing here.
+            Arguments of other models' training, which change nothing here; only to `checkpoint` the model is saved.
 
         Raises
         ------
@@ -147,10 +148,13 @@ class PPCA(VAE):
             If there are too few cells or genes for the number of factors.
         InputDataError
             If the matrix came to hold NaN or infinite values after it was set up.
+        ModelFileError
+            If `checkpoint` holds something else than a model, or cannot be written.
         """
         if self._adata is None:
             raise DeltaviError("The model was loaded without data: there is nothing to train on.")
         self.adata_manager.validate()
+        check_checkpoint(trainer.get("checkpoint"), 1)
         matrix = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         n_latent = self.module.n_latent
         isotropic = self.noise == "isotropic"
@@ -166,6 +170,8 @@ class PPCA(VAE):
         self.history_ = {"train_loss": loss}
         self.module.eval()
         self._after_training()
+        if trainer.get("checkpoint") is not None:
+            self.save(trainer["checkpoint"], overwrite=True)
 
     @classmethod
     def load_query_data(cls, adata: AnnData, reference_model: Any, **freeze: Any) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from typing import Any, ClassVar
 
@@ -12,7 +13,9 @@ from scvi.model.base import UnsupervisedTrainingMixin
 from deltavi._collector import spared_collector
 from deltavi._errors import DeltaviError, DeltaviWarning
 from deltavi._random import isolated_randomness
-from deltavi.train import CellSplit, ObjectivePlan, split_cells
+from deltavi.model._checkpoint import check_checkpoint, checkpoints
+from deltavi.model._faults import finish, recovered
+from deltavi.train import CellSplit, LastGoodEpoch, ObjectivePlan, split_cells
 from deltavi.train._on_device import DeviceSplitter
 
 # Optimiser steps that train a model of a few thousand cells well; more cells mean fewer epochs.
@@ -48,11 +51,16 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
         kl_warmup: float = 0.5,
         plan_kwargs: dict[str, Any] | None = None,
         seed: int | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 1,
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
         **trainer_kwargs: Any,
     ) -> None:
         """Train the model.
+
+        Where training fails or is interrupted, the model goes back to the end of the last epoch that was good, and the
+        error says which that is.
 
         Parameters
         ----------
@@ -70,6 +78,11 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
             Arguments of the training plan: ``lr``, ``weight_decay``, ``max_kl_weight``, ``lr_schedule`` and others.
         seed
             Seed of split, mini-batches, dropout and samples; by default the model's.
+        checkpoint
+            Folder to save the model to while it trains, for when the process is killed: :meth:`load` reads it, as it
+            was after an epoch. A model that is there is replaced.
+        checkpoint_every
+            Epochs from one checkpoint to the next. Each takes about as long as to encode all cells.
         accelerator, devices, **trainer_kwargs
             As in scvi-tools: ``enable_progress_bar``, ``callbacks``, ``early_stopping_patience`` and others.
 
@@ -77,6 +90,12 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
         ------
         DeltaviError
             If there is nothing to train on, or `max_epochs` or `kl_warmup` makes no sense.
+        ModelFileError
+            If `checkpoint` holds something else than a model, or cannot be written.
+        TrainingDivergedError
+            If the loss or a weight becomes NaN or infinite.
+        OutOfMemoryError
+            If memory runs out.
         """
         if self._adata is None:
             raise DeltaviError("The model was loaded without data: there is nothing to train on.")
@@ -89,6 +108,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
         batch_size = batch_size or self.default_batch_size
         epochs = self._default_epochs(batch_size) if max_epochs is None else max_epochs
         _check_schedule(epochs, kl_warmup)
+        check_checkpoint(checkpoint, checkpoint_every)
         seed = self.seed if seed is None else seed
         split = self._split_cells(
             train_size=DEFAULT_TRAIN_SIZE if train_size is None else train_size,
@@ -112,11 +132,20 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
             trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
             settled = max(plan["n_epochs_kl_warmup"] or 0, self._settled_from(epochs))
             trainer_kwargs.setdefault("early_stopping_warmup_epochs", settled)
-        trainer_kwargs["callbacks"] = [*(trainer_kwargs.get("callbacks") or []), *self._own_callbacks(split, epochs)]
+        guard = LastGoodEpoch(self.module, self.adata.obs_names)
+        saved = checkpoints(self, checkpoint, every=checkpoint_every, guard=guard, split=split)
+        asked_callbacks = trainer_kwargs.get("callbacks") or []
+        # an epoch counts before anybody else can end training with it
+        trainer_kwargs["callbacks"] = [guard, *saved, *asked_callbacks, *self._own_callbacks(split, epochs)]
         # lightning warns of fewer mini-batches than its logging interval, and of modules left in evaluation mode
         trainer_kwargs.setdefault("log_every_n_steps", min(10, max(1, len(split.train) // batch_size)))
         self.module.train()
-        with isolated_randomness(seed), spared_collector(), warnings.catch_warnings():
+        with (
+            recovered(self, guard, split=split, batch_size=batch_size),
+            isolated_randomness(seed),
+            spared_collector(),
+            warnings.catch_warnings(),
+        ):
             # lightning walks over batches with a torch helper that torch deprecated
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
             super().train(
@@ -129,7 +158,9 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
                 plan_kwargs=plan,
                 **trainer_kwargs,
             )
-        self._after_training()
+        finish(self)
+        for last in saved:
+            last.write()
 
     def _default_epochs(self, batch_size: int) -> int:
         """Passes over the data where the caller names no number."""

@@ -137,7 +137,9 @@ class PerturbationEvaluation:
         """
         method = self._known_method(method)
         sign = self._sign(metric)
-        means = self.table.groupby([*CASE, "method"], sort=False)[metric].mean().unstack("method", sort=False)
+        # pandas mixes values up where it unstacks without sorting: sorted, and put in order again
+        cases = pd.MultiIndex.from_frame(self.table[CASE].drop_duplicates())
+        means = self.table.pivot_table(index=CASE, columns="method", values=metric, dropna=False).reindex(cases)
         baselines = means[[name for name in self._of_kind("baseline") if name != method]]
         known = means[method].notna()
         pairs = zip(means.loc[known, method], baselines[known].iterrows(), strict=True)

@@ -55,6 +55,8 @@ class MixedBatches(Sampler[list[int]]):
     ) -> None:
         self.cells, self.codes, self.n_cells = np.asarray(cells), np.asarray(codes), n_cells
         self.generator, self.n_repeated = generator, n_repeated
+        # mini-batches of the latest epoch, so far as they were drawn
+        self.latest: list[list[int]] = []
         starts = np.arange(0, len(self.cells), batch_size)
         if len(starts) > 1 and len(self.cells) - starts[-1] < smallest_batch:
             starts = starts[:-1]
@@ -67,9 +69,11 @@ class MixedBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         order = self.cells[spread(self.codes, self.generator)]
         again = self._labelled_in_turn()
+        self.latest = []
         for start, stop in zip(self.starts, [*self.starts[1:], len(order)], strict=True):
             repeated = [next(again) + self.n_cells for _ in range(self.n_repeated)] if self.members else []
-            yield [*order[start:stop].tolist(), *repeated]
+            self.latest.append([*order[start:stop].tolist(), *repeated])
+            yield self.latest[-1]
 
     def _labelled_in_turn(self) -> Iterator[int]:
         """Labels in turn, and within a label its cells in a fresh order each time round."""

@@ -1,0 +1,117 @@
+"""Training that does not come to its end: it leaves a model of its last good epoch, and an error that says so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from deltavi._errors import OutOfMemoryError, TrainingDivergedError
+from deltavi.train import CellSplit, LastGoodEpoch, joined_history
+
+# What torch says, on any device, in errors that have no class of their own.
+NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory", re.IGNORECASE)
+# What a model keeps of its training cells, by the weights it had; of other weights it says nothing.
+PRODUCTS = ("training_means", "calibration", "usage_")
+
+
+@contextmanager
+def recovered(model: Any, guard: LastGoodEpoch, *, split: CellSplit, batch_size: int) -> Iterator[None]:
+    """Take the model back to its last good epoch where the block fails, and say so in the error.
+
+    Parameters
+    ----------
+    model
+        Model that is trained in the block.
+    guard
+        Callback of that training.
+    split
+        Cells that it uses.
+    batch_size
+        Cells of a mini-batch.
+
+    Raises
+    ------
+    TrainingDivergedError
+        If the loss or a weight is not finite.
+    OutOfMemoryError
+        If memory ran out.
+    KeyboardInterrupt
+        If training was interrupted, also where lightning ends the program for it.
+    """
+    history = None if model.history_ is None else dict(model.history_)
+    try:
+        yield
+    except BaseException as error:
+        # before anything is put back
+        diverged = guard.divergence() if isinstance(error, Exception) else None
+        state = _recover(model, guard, split, history)
+        fault = _named(error, diverged, state, batch_size)
+        if fault is error:
+            raise
+        unexpected = isinstance(error, Exception) and not isinstance(error, TrainingDivergedError)
+        raise fault from (error if unexpected else None)
+    finally:
+        guard.release()
+
+
+def mark_trained(model: Any, split: CellSplit) -> None:
+    """Let the model answer, as one that was trained on the cells of `split`."""
+    model.is_trained_ = True
+    model.train_indices_, model.validation_indices_, model.test_indices_ = split.as_external_indexing()
+
+
+def finish(model: Any) -> None:
+    """Compute what the model keeps of its training cells; if that is interrupted it has nothing, not something old."""
+    for name in PRODUCTS:
+        if getattr(model, name, None) is not None:
+            setattr(model, name, None)
+    model._after_training()
+
+
+def _recover(model: Any, guard: LastGoodEpoch, split: CellSplit, history: Any) -> str:
+    """Make the model one of its last good epoch, or what it was; a sentence that says which."""
+    guard.restore()
+    model.module.eval()
+    n_epochs = guard.n_epochs
+    if n_epochs == 0:
+        model.history_ = history
+        return f"No epoch was finished: the model is {'as before' if model.is_trained_ else 'still untrained'}."
+    mark_trained(model, split)
+    model.history_ = joined_history(history, guard.history()) or model.history_
+    state = f"The model is that of the end of epoch {n_epochs}, and can be used, saved and trained further"
+    try:
+        finish(model)
+    except Exception as error:
+        return f"{state}, but what it keeps of its training cells could not be computed: {error}"
+    return f"{state}."
+
+
+def _named(error: BaseException, diverged: str | None, state: str, batch_size: int) -> BaseException:
+    """The error to raise in place of `error`, or `error` itself where its cause is not known here."""
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        # lightning ends the program where it was interrupted
+        interrupted = isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
+        if interrupted:
+            return KeyboardInterrupt(f"Training was interrupted. {state}")
+    if isinstance(error, TrainingDivergedError):
+        return TrainingDivergedError(f"{error} {state}")
+    if is_memory(error):
+        smaller = max(batch_size // 2, 1)
+        return OutOfMemoryError(
+            f"Memory ran out in training with mini-batches of {batch_size} cells. Try batch_size={smaller}, or "
+            f"fewer genes or hidden units. {state}"
+        )
+    if diverged is not None:
+        return TrainingDivergedError(f"{diverged} {state}")
+    error.add_note(state)
+    return error
+
+
+def is_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory ran out."""
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error)) is not None)

@@ -1,0 +1,192 @@
+"""The last good epoch of a training, kept so that a fault later on costs no more than one epoch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from deltavi._errors import TrainingDivergedError, examples
+from deltavi.train._order import cells_of_batch, note_order
+
+# What is suggested in place of a learning rate that was too high.
+LOWER_RATE = 0.1
+
+
+class ModuleState:
+    """Copy of the weights, buffers and switches of a module, in the memory of the computer.
+
+    Parameters
+    ----------
+    module
+        Module to copy.
+    n_epochs
+        Epochs after which it was in that state.
+    """
+
+    def __init__(self, module: torch.nn.Module, n_epochs: int = 0) -> None:
+        self._tensors: dict[str, Tensor] = {}
+        self.note(module, n_epochs)
+
+    def note(self, module: torch.nn.Module, n_epochs: int = 0) -> None:
+        """Copy anew, into the memory that is there already."""
+        for name, value in module.state_dict().items():
+            if name in self._tensors:
+                self._tensors[name].copy_(value)
+            else:
+                self._tensors[name] = value.detach().to("cpu", copy=True)
+        # as whether components are placed: no tensor, yet part of where training stands
+        self._switches = {name: value for name, value in vars(module).items() if isinstance(value, bool)}
+        self.n_epochs = n_epochs
+
+    def restore(self, module: torch.nn.Module) -> None:
+        """Put all of it back; the module may have moved to another device, or to evaluation."""
+        module.load_state_dict(self._tensors)
+        for name in self._switches.keys() - {"training"}:
+            setattr(module, name, self._switches[name])
+
+
+class LastGoodEpoch(Callback):
+    """Keeps the state of the module at the end of each epoch, and stops training at the first that is not finite.
+
+    Nothing is read from the device but at the end of an epoch.
+
+    Parameters
+    ----------
+    module
+        Module that is trained.
+    cell_names
+        Names of the cells of the data set.
+    """
+
+    def __init__(self, module: torch.nn.Module, cell_names: pd.Index) -> None:
+        self.module, self.cell_names = module, cell_names
+        self._kept: ModuleState | None = ModuleState(module)
+        # written to while the other is kept, as an interrupt may come in between
+        self._spare: ModuleState | None = None
+        self._losses: list[Tensor] = []
+        self._trainer: Any = None
+
+    @property
+    def n_epochs(self) -> int:
+        """Epochs that were finished and good."""
+        return 0 if self._kept is None else self._kept.n_epochs
+
+    def restore(self) -> None:
+        """Take the module back to the end of the last good epoch, or to where it began."""
+        if self._kept is not None:
+            self._kept.restore(self.module)
+
+    def release(self) -> None:
+        """Let go of all that is kept: the model keeps its trainer, and that its callbacks."""
+        self._kept = self._spare = self._trainer = None
+        self._losses = []
+
+    def history(self) -> dict[str, pd.DataFrame] | None:
+        """What was logged of good epochs; none where the logger keeps nothing itself."""
+        logged = None if self._trainer is None else getattr(self._trainer.logger, "history", None)
+        if logged is None:
+            return None
+        return {
+            name: values[values.index < self.n_epochs].copy() if values.index.name == "epoch" else values.copy()
+            for name, values in logged.items()
+        }
+
+    # -- while training runs ---------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Note the order of cells from now on."""
+        self._trainer = trainer
+        note_order(trainer.train_dataloader)
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin with the losses of another epoch."""
+        self._losses = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Keep the loss where it is: to look at it would wait for the device."""
+        self._losses.append(outputs["loss"])
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Keep the state of the module if all is finite.
+
+        Raises
+        ------
+        TrainingDivergedError
+            If a loss, a weight or a buffer is NaN or infinite.
+        """
+        what_is_wrong = self.divergence()
+        if what_is_wrong is not None:
+            raise TrainingDivergedError(what_is_wrong)
+        n_epochs = self.n_epochs + 1
+        if self._spare is None:
+            self._spare = ModuleState(self.module, n_epochs)
+        else:
+            self._spare.note(self.module, n_epochs)
+        self._kept, self._spare = self._spare, self._kept
+
+    # -- what went wrong -------------------------------------------------------------------------------------
+
+    def divergence(self) -> str | None:
+        """What of the epoch in progress is not finite, where, and the way out; ``None`` where all is well."""
+        losses = torch.stack(self._losses) if self._losses else torch.zeros(0)
+        (bad,) = (~losses.isfinite()).nonzero(as_tuple=True)
+        if len(bad):
+            first = int(bad[0])
+            return self._described("The loss", _kind(losses[first]), first)
+        names = not_finite(self.module)
+        if not names or self._trainer is None:
+            return None
+        worst = self.module.state_dict()[names[0]]
+        return self._described(
+            f"Weights ({examples(names)})", _kind(worst[~worst.isfinite()][0]), max(len(losses) - 1, 0)
+        )
+
+    def _described(self, what: str, became: str, batch: int) -> str:
+        trainer = self._trainer
+        cells = list(self.cell_names[cells_of_batch(trainer.train_dataloader, batch)])
+        rate = float(trainer.lightning_module.lr)
+        return (
+            f"{what} became {became} in epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, at mini-batch "
+            f"{batch + 1} of {trainer.num_training_batches}{f', of cells {examples(cells)}' if cells else ''}. "
+            f"Lower the learning rate: plan_kwargs={{'lr': {rate * LOWER_RATE:.3g}}}, not {rate:.3g}. If that does "
+            "not help, look at these cells, and for values in the data that are far larger than others."
+        )
+
+
+def not_finite(module: torch.nn.Module) -> list[str]:
+    """Names of weights and buffers that hold NaN or infinite values."""
+    floating = {name: value for name, value in module.state_dict().items() if value.is_floating_point()}
+    # a sum reads the values once, and is as little finite as they are; only where it is not are they looked at
+    sums = torch.stack([value.sum(dtype=torch.float32) for value in floating.values()])
+    suspects = [name for name, good in zip(floating, sums.isfinite().tolist(), strict=True) if not good]
+    return [name for name in suspects if not bool(floating[name].isfinite().all())]
+
+
+def joined_history(
+    before: dict[str, pd.DataFrame] | None, new: dict[str, pd.DataFrame] | None
+) -> dict[str, pd.DataFrame] | None:
+    """History of an earlier training, continued by that of another; epochs are counted on.
+
+    Parameters
+    ----------
+    before, new
+        Frames by the name of what they are about.
+    """
+    if not before or new is None:
+        return before if before else new
+    joined = dict(before)
+    for name in before.keys() & new.keys():
+        start = len(before[name])
+        later = new[name].set_axis(np.arange(start, start + len(new[name])))
+        joined[name] = pd.concat([before[name], later])
+        joined[name].index.name = before[name].index.name
+    return joined
+
+
+def _kind(value: Tensor) -> str:
+    return "NaN" if bool(value.isnan()) else "infinite"

@@ -1,0 +1,61 @@
+"""Which cells a mini-batch of the epoch in progress holds, noted as the order is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import BatchSampler, Sampler
+
+from deltavi.train._mixed import MixedBatches
+
+
+class NotedOrder(Sampler[int]):
+    """Sampler that keeps the order it drew last.
+
+    Parameters
+    ----------
+    sampler
+        Sampler of single cells whose draws it passes on.
+    """
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+        self.latest: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[int]:
+        self.latest = list(self.sampler)
+        return iter(self.latest)
+
+
+def note_order(loader: Any) -> None:
+    """Let `loader` keep the order of each epoch, where it is cut into mini-batches by torch."""
+    batches = getattr(loader, "sampler", None)
+    if isinstance(batches, BatchSampler):
+        batches.sampler = NotedOrder(batches.sampler)
+
+
+def cells_of_batch(loader: Any, number: int) -> np.ndarray:
+    """Positions of the cells of mini-batch `number`, from 0, of the latest epoch; none where it is not known.
+
+    Parameters
+    ----------
+    loader
+        A loader of :func:`note_order`, or one over :class:`~deltavi.train.MixedBatches`.
+    number
+        Which mini-batch.
+    """
+    batches: Any = getattr(loader, "sampler", None)
+    if isinstance(batches, MixedBatches):
+        drawn_again_too = batches.latest[number] if number < len(batches.latest) else []
+        return np.unique(np.asarray(drawn_again_too, dtype=np.int64) % batches.n_cells)
+    if not isinstance(getattr(batches, "sampler", None), NotedOrder):
+        return np.zeros(0, dtype=int)
+    start = number * batches.batch_size
+    drawn = np.asarray(batches.sampler.latest[start : start + batches.batch_size], dtype=np.int64)
+    # loaders of scvi-tools count within the cells that they were given
+    return np.asarray(loader.indices)[drawn] if hasattr(loader, "indices") else drawn
