@@ -27,6 +27,7 @@ import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 from anndata import AnnData  # noqa: E402
 from perturbation_page import PACKAGES, markdown, over_seeds  # noqa: E402
+from runs import chosen  # noqa: E402
 
 from deltavi.model import PPCA, SCGEN  # noqa: E402
 from deltavi.perturbation import CEILING  # noqa: E402
@@ -110,11 +111,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="h5ad with obs condition and cell_type")
     parser.add_argument("--runs", type=Path, required=True, help="folder that keeps finished parts")
+    parser.add_argument("--parts", default="pairs,lines", help="comma-separated (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each hold-out (default: 1)")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
     parser.add_argument("--write", type=Path, help="Markdown file to write")
     options = parser.parse_args()
-    options.given = [a if not Path(a).is_file() else Path(a).name for a in sys.argv[1:]]
+    options.given = [a if not Path(a).exists() else Path(a).name for a in sys.argv[1:]]
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     adata = anndata.read_h5ad(options.data)
@@ -124,14 +126,13 @@ def main() -> None:
         "seeds": range(options.seeds),
         "n_jobs": options.jobs,
     }
-    joined = pairs(adata)
+    asked = {
+        "pairs": {"target": list(pairs(adata)), "hold_out": pairs(adata)},
+        "lines": {"target": everywhere(adata)},
+    }
     found = {
-        "pairs": evaluate_perturbation(
-            adata, METHODS, target=list(joined), hold_out=joined, folder=options.runs / "pairs", **shared
-        ),
-        "lines": evaluate_perturbation(
-            adata, METHODS, target=everywhere(adata), folder=options.runs / "lines", **shared
-        ),
+        part: evaluate_perturbation(adata, METHODS, folder=options.runs / part, **asked[part], **shared)
+        for part in chosen(options.parts, asked)
     }
     text = "\n\n".join(sections(found, options)) + "\n"
     print(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,14 @@ FAULTS: dict[str, tuple[Callable[[Any], None], type[BaseException], str, type[Ba
 }
 if sys.platform != "win32":
     FAULTS["signal"] = (interrupts, KeyboardInterrupt, "Training was interrupted.", None)
+
+
+@pytest.fixture(autouse=True)
+def at_a_keyboard() -> Iterator[None]:
+    """A shell starts what runs in its background deaf to interrupts; listen to them all the same."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def stopped(model: Any, what: Any, error: type[BaseException], *, epoch: int = 2, **kwargs: Any) -> tuple[At, Any]:
