@@ -114,6 +114,8 @@ def test_a_model_too_large_for_its_weights_is_refused_before_it_is_built(
     with pytest.raises(ModelFileError, match=r"weights|do not fit"):
         SCGEN.load(crafted.path)
     assert time.perf_counter() - started < 2
+    assert torch.is_grad_enabled()
+    assert torch.zeros(1).device.type == "cpu"
 
 
 @pytest.mark.parametrize("attribute", ["registry", "extra", "attributes", "init_params"])

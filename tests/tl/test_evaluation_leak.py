@@ -13,6 +13,7 @@ from anndata import AnnData
 from deltavi.model import PPCA, SCGEN
 from deltavi.perturbation import BASELINES
 from deltavi.tl import Method, evaluate_perturbation
+from deltavi.tl._certainty import CERTAINTY
 from tests.tl.conftest import ASK, mean_change
 
 METHODS: dict[str, Any] = {
@@ -89,7 +90,7 @@ def test_what_a_function_is_given(adata: AnnData) -> None:
     assert set(query.obs["cell_type"]) == {"type_2"}
     assert np.array_equal(query.layers["counts"].toarray(), adata[query.obs_names, query.var_names].X.toarray())
     assert np.array_equal(given[0][0].X.toarray(), train.X.toarray())
-    scores = table.loc[["first", "second", "no change"]].select_dtypes("number").drop(columns="seconds")
+    scores = table.loc[["first", "second", "no change"]].select_dtypes("number").drop(columns=["seconds", *CERTAINTY])
     assert (scores == scores.loc["no change"]).all().all()
 
 

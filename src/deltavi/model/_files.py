@@ -114,7 +114,9 @@ class FilesMixin(ArchesMixin):  # type: ignore[misc]
             if adata is None and saved.is_file():
                 adata = anndata.read_h5ad(saved)
             _require_sizes(description, max(ANY_SIZE, sum(tensor.numel() for tensor in tensors.values())))
-            with torch.device("meta"), _FewCalls(CALLS_PER_TENSOR * (len(tensors) + 1)):
+            calls = CALLS_PER_TENSOR * (len(tensors) + 1)
+            # outermost, as a refusal may fall on the very call that would switch gradients on again
+            with torch.set_grad_enabled(torch.is_grad_enabled()), torch.device("meta"), _FewCalls(calls):
                 # tensors without memory: a size that is not that of the weights is refused before it is allocated
                 plan = cls._rebuild(description, None)
             _require_fit(plan.module, tensors, dir_path)
