@@ -51,11 +51,12 @@ def test_a_size_that_is_no_number_is_refused(crafted: Folder) -> None:
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"__tuple__":[' * 3_000 + "]}" * 3_000])
 def test_endless_nesting_is_refused(crafted: Folder, text: str) -> None:
+    # how deep a parser goes differs between versions of Python
     crafted.forge(DESCRIPTION, text.encode())
-    with pytest.raises(ModelFileError, match="recursion"):
+    with pytest.raises(ModelFileError, match="recursion|cannot be read"):
         read_model(crafted.path)
     crafted.write(MANIFEST, text.encode())
-    with pytest.raises(ModelFileError, match="recursion"):
+    with pytest.raises(ModelFileError, match="recursion|damaged"):
         read_model(crafted.path)
 
 
