@@ -53,10 +53,10 @@ def test_a_size_that_is_no_number_is_refused(crafted: Folder) -> None:
 def test_endless_nesting_is_refused(crafted: Folder, text: str) -> None:
     # how deep a parser goes differs between versions of Python
     crafted.forge(DESCRIPTION, text.encode())
-    with pytest.raises(ModelFileError, match="recursion|cannot be read"):
+    with pytest.raises(ModelFileError, match=r"recursion|cannot be read"):
         read_model(crafted.path)
     crafted.write(MANIFEST, text.encode())
-    with pytest.raises(ModelFileError, match="recursion|damaged"):
+    with pytest.raises(ModelFileError, match=r"recursion|damaged"):
         read_model(crafted.path)
 
 

@@ -71,7 +71,7 @@ def test_unlabelled_cells_of_a_donor_are_hidden_but_not_asked_for() -> None:
 def test_the_query_of_a_mask_is_all_control_cells_of_its_labels() -> None:
     adata = crossed({(label, condition): 20 for label in "abc" for condition in ("control", "target")})
     mask = np.asarray((adata.obs["condition"] == "target") & (adata.obs["cell_type"] == "a"))
-    mask &= np.cumsum(mask) <= 12
+    mask = mask & (np.cumsum(mask) <= 12)
     (part,), _ = resolve_hold_outs(question_of(adata, control="control", **KEYS), {"some": mask})
     assert (int(part.held_out.sum()), int(part.query.sum())) == (12, 20)
 

@@ -278,13 +278,11 @@ def _read(path: Path, columns: Sequence[str] | None) -> pd.DataFrame:
     """A table with names as text, whatever they look like, and numbers exactly as they were."""
     if not path.is_file():
         return _empty(columns or COLUMNS)
-    text = dict.fromkeys([*TEXT, "reason", "file"], str)
-    table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=_missing(path), float_precision="round_trip")
-    numbers = {"seconds", *CERTAINTY, *SCORES}
-    return table.astype({name: float for name in table.columns if name in numbers})
-
-
-def _missing(path: Path) -> dict[str, list[str]]:
-    """Only numbers can be missing: an empty or odd name is a name."""
-    columns = pd.read_csv(path, nrows=0).columns
-    return {name: ["", "nan"] for name in columns if name not in {*TEXT, "reason", "file"}}
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    # numbers by Python, which reads what it wrote; parsers of pandas differ in the last digit
+    for name in table.columns:
+        if name in {"seconds", *CERTAINTY, *SCORES}:
+            table[name] = [float(value or "nan") for value in table[name]]
+        elif name not in {*TEXT, "reason", "file"}:
+            table[name] = [int(value) for value in table[name]]
+    return table
