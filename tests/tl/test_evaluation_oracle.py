@@ -199,5 +199,9 @@ def test_the_protocol_on_real_cells(kang_path: Path) -> None:
     }
     expected[CEILING] = protocol.score(*protocol.halves(logs.X[held_out]), logs.X[query], components)
     wanted = pd.DataFrame(expected).T
-    # of dense cells the protocol finds the components of its PCA shift by a randomised solver
-    np.testing.assert_allclose(table.loc[wanted.index, wanted.columns].astype(float), wanted, rtol=5e-3, atol=1e-3)
+    found = table.loc[wanted.index, wanted.columns].astype(float)
+    exact = [name for name in wanted.index if not name.startswith("PCA")]
+    np.testing.assert_allclose(found.loc[exact], wanted.loc[exact], rtol=1e-3, atol=1e-4)
+    # of dense cells the protocol finds the components of its PCA shift by a randomised solver, whose minor axes, among
+    # fifty, differ from the exact ones; what is predicted along them differs with them
+    np.testing.assert_allclose(found.loc["PCA mean shift"], wanted.loc["PCA mean shift"], rtol=0.1)
