@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 
 import pandas as pd
+from annotation_page import markdown
 from scipy import stats
 
 from deltavi.perturbation import CEILING
@@ -26,13 +27,6 @@ COLUMNS = {
 }
 BY_HOLD_OUT = {"correlation_of_changes": 3, "r2_of_means_top": 3, "e_distance": 1, "variance_ratio": 2}
 PACKAGES = ("deltavi", "scvi-tools", "torch", "anndata")
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """`table`, whose entries are text, as a Markdown table."""
-    header = f"| {table.index.name or ''} | " + " | ".join(map(str, table.columns)) + " |"
-    rows = [f"| {name} | " + " | ".join(row) + " |" for name, row in zip(table.index, table.to_numpy(), strict=True)]
-    return "\n".join([header, "|---|" + "---:|" * table.shape[1], *rows])
 
 
 def spread(values: pd.Series, digits: int) -> str:

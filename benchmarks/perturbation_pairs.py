@@ -26,7 +26,8 @@ import anndata  # noqa: E402 - the thread count must be set before NumPy is load
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 from anndata import AnnData  # noqa: E402
-from perturbation_page import PACKAGES, markdown, over_seeds  # noqa: E402
+from annotation_page import markdown  # noqa: E402
+from perturbation_page import PACKAGES, over_seeds  # noqa: E402
 from runs import chosen  # noqa: E402
 
 from deltavi.model import PPCA, SCGEN  # noqa: E402

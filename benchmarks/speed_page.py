@@ -263,8 +263,8 @@ OTHERS: tuple[tuple[str, str, list[str], Callable[[pd.DataFrame], list[list[str]
         "Where the time of a step goes",
         "Phases of a training step over changing mini-batches, beside what its large matrix products take alone where "
         "nothing else disturbs the cache. The time is spread thinly by now. To make softmax, library size and "
-        "likelihood one pass over the block of cells that is in the cache was tried, and made training 1.03 times as "
-        "fast with dropout and no faster without it: not worth its code. What remains are some seventy small calls "
+        "likelihood one pass over the block of cells that is in the cache was tried, and gained too little to be worth "
+        "its code. What remains are some seventy small calls "
         "around the nonzero counts, for which a compiled kernel would be next; on a GPU, where the counts stay on the "
         "device, a step that is replayed as a CUDA graph.",
         ["deltavi", "of all phases", "runs"],
