@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from deltavi.model import SCGEN
+from deltavi.model._consensus import ResponseEvidence
 from tests.model.conftest import dense, train
 from tests.model.test_consensus import ASK, SETUP, SMALL, cells
 
@@ -39,6 +40,29 @@ def test_the_seed_moves_no_expectation(model: SCGEN, n_cells: int) -> None:
     np.testing.assert_array_equal(first.layers["rate"], second.layers["rate"])
     np.testing.assert_array_equal(first.obsm["X_deltavi"], second.obsm["X_deltavi"])
     assert (dense(first.layers["counts"]) != dense(second.layers["counts"])).any()
+
+
+@pytest.mark.parametrize("n_cells", [12, 200])
+def test_the_cells_of_every_seed_have_the_agreed_mean(
+    model: SCGEN, n_cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Moves are found at the very quantiles the cells are drawn at; expected ones leave what chance does."""
+    query = model.adata[model.adata.obs["condition"] == "control"]
+    query = query[query.obs["cell_type"] == "type_2"][:n_cells].copy()
+
+    def spread() -> float:
+        """How far the means of well expressed genes differ between seeds."""
+        of = [model.predict_perturbation(query, seed=seed, consensus=1, **ASK) for seed in range(3)]
+        return float(
+            np.std([p.varm["deltavi_change"]["type_2"] for p in of], axis=0)[dense(query.X).mean(0) > 5].mean()
+        )
+
+    drawn = spread()
+    expected = ResponseEvidence.moved
+    monkeypatch.setattr(
+        ResponseEvidence, "moved", lambda self, target, groups, drawn=False: expected(self, target, groups)
+    )
+    assert drawn < 0.5 * spread()
 
 
 def test_few_cells_reach_the_agreed_mean(model: SCGEN) -> None:

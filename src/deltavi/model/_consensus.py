@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -14,6 +15,7 @@ from anndata import AnnData
 from deltavi import _keys
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness
+from deltavi.likelihood import Likelihood
 from deltavi.metrics._matrix import as_matrix, gene_means
 from deltavi.model._decoding import CellDecoder, profile_of
 from deltavi.model._request import Request
@@ -32,9 +34,9 @@ Consensus = float | Literal["auto"]
 EQUAL_SHARE = 0.5
 # Shifts that look at how labels lie; the others were asked for as they are.
 INTERPOLATING = ("similarity", "kriging")
-# Query cells whose mean expression is matched; fewer cells are drawn several times.
+# Query cells whose mean expression is matched; for what is expected of them, fewer cells are drawn several times.
 MATCHED_CELLS = 256
-# Of the draws behind the match: how far rates move must not depend on the seed of a prediction.
+# Of those draws: how far rates move must not depend on the seed of a prediction.
 MATCHING_SEED = 0
 
 
@@ -50,21 +52,31 @@ class ResponseEvidence:
         Means of the control cells, one row for each group.
     estimates
         Group -> what the training labels say.
-    moves
-        Group -> ``(n_genes,)`` change of log rates (a Gaussian: of means).
+    rate_moves
+        Group -> ``(n_genes,)`` change of log rates (a Gaussian: of means) that gives the mean in expectation.
+    cell_moves
+        Group -> ``(n_genes,)`` change that gives it with the quantiles that the cells of the prediction are drawn at.
     """
 
     share: float
     control: GroupMeans
     estimates: dict[str, ResponseEstimate]
-    moves: dict[str, np.ndarray]
+    rate_moves: dict[str, np.ndarray]
+    cell_moves: dict[str, np.ndarray]
 
-    def rows(self, groups: np.ndarray) -> torch.Tensor | None:
-        """Moves of cells of these `groups`, ``(n_cells, n_genes)``; None where no cell moves."""
-        if not any(group in self.moves for group in groups):
-            return None
+    def moved(self, target: Likelihood, groups: np.ndarray, *, drawn: bool = False) -> Likelihood:
+        """`target` of cells of these `groups`, moved in expectation or for cells as they are `drawn`."""
+        moves = self.cell_moves if drawn else self.rate_moves
+        if not any(group in moves for group in groups):
+            return target
         still = np.zeros(self.control.means.shape[1])
-        return torch.from_numpy(np.stack([self.moves.get(str(group), still) for group in groups]).astype(np.float32))
+        rows = np.stack([moves.get(str(group), still) for group in groups]).astype(np.float32)
+        return target.moved(torch.from_numpy(rows).to(target.mean.device))
+
+
+def unmoved(target: Likelihood, groups: np.ndarray, *, drawn: bool = False) -> Likelihood:
+    """`target`, where there is no evidence that would move it."""
+    return target
 
 
 class ConsensusMixin:
@@ -90,25 +102,32 @@ class ConsensusMixin:
         *,
         share: float,
         dose: float,
+        seed: int | None,
     ) -> ResponseEvidence | None:
-        """What training labels say of the groups of the query; None where there are no labels or no cells."""
+        """What training labels say of the groups of the query; None where there are no labels or no cells.
+
+        `seed` is that of the quantiles of cells, None where no cells are drawn.
+        """
         pairs = [self._label_means((conditions[0], part)) for part in cast("Any", self)._parts(*conditions)]
         if any(pair is None for pair in pairs) or not len(request.cells):
             return None
         measured = [Calibration.of(responses_of(*pair, pair[0].means)) for pair in pairs if pair is not None]
         control = self._control_means(request)
-        estimates, moves = {}, {}
+        estimates: dict[str, ResponseEstimate] = {}
+        rates: dict[str, np.ndarray] = {}
+        cells: dict[str, np.ndarray] = {}
         for row, group in enumerate(control.labels):
             assert control.errors is not None
             # the target cells that it will be compared with are taken to be as many as the control cells
             parts = [part.at(control.means[row], 2 * control.errors[row]) for part in measured]
             estimates[group] = estimate = combined_response(parts, dose)
             if share > 0:
+                wish = partial(self._moves, request, group, (before, after), conditions, estimate.change, share=share)
                 with isolated_randomness(MATCHING_SEED):
-                    moves[group] = self._moves(
-                        request, group, (before, after), conditions, estimate.change, share=share
-                    )
-        return ResponseEvidence(share, control, estimates, moves)
+                    rates[group] = wish()
+                    if seed is not None:
+                        cells[group] = wish(drawn_with=seed, start=rates[group])
+        return ResponseEvidence(share, control, estimates, rates, cells)
 
     def _label_means(self, conditions: tuple[str, str]) -> tuple[GroupMeans, GroupMeans] | None:
         """Means of log expression of the labels seen in both conditions; None where none are kept or seen."""
@@ -144,8 +163,13 @@ class ConsensusMixin:
         change: np.ndarray,
         *,
         share: float,
+        drawn_with: int | None = None,
+        start: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Moves of log rates ``(n_genes,)`` that bring the model's change of the mean closer to `change`."""
+        """Moves of log rates ``(n_genes,)`` that bring the model's change of the mean closer to `change`.
+
+        The mean is that of cells drawn at the quantiles of the seed `drawn_with`, or the one to be expected.
+        """
         model = cast("Any", self)
         chosen = request.some_of(group, MATCHED_CELLS)
         cells = request.cells[chosen]
@@ -156,10 +180,11 @@ class ConsensusMixin:
             decode(z[chosen], condition=model._condition_code(name))
             for z, name in zip(positions, conditions, strict=True)
         )
-        generators = cell_generators(request.adata.obs_names[cells], seed=MATCHING_SEED)
+        names = request.adata.obs_names[cells]
+        generators = cell_generators(names, seed=MATCHING_SEED if drawn_with is None else drawn_with)
         draws = [
             coupling(decode.observed, source, uniform=uniforms(generators, decode.observed.shape[1]))
-            for _ in range(max(1, MATCHED_CELLS // len(cells)))
+            for _ in range(max(1, MATCHED_CELLS // len(cells)) if drawn_with is None else 1)
         ]
 
         def mean_at(move: np.ndarray) -> np.ndarray:
@@ -170,7 +195,7 @@ class ConsensusMixin:
         own = mean_at(np.zeros(len(change)))
         control = profile_of(decode.observed, totals, of_counts=target.of_counts).mean(0, dtype=np.float64)
         wanted = own + share * (change - (own - control))
-        return match_means(mean_at, np.maximum(wanted, 0.0))
+        return match_means(mean_at, np.maximum(wanted, 0.0), start=start)
 
 
 def report_evidence(result: AnnData, evidence: ResponseEvidence, groups: np.ndarray) -> None:

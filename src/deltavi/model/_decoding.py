@@ -94,19 +94,15 @@ class CellDecoder:
         *,
         condition: int | None = None,
         batch: int | Tensor | None = None,
-        moves: Tensor | None = None,
     ) -> Likelihood:
-        """Likelihood at `z` ``(n_cells, n_latent)``, as if the cells were of `condition` or from `batch`.
-
-        `moves` ``(n_cells, n_genes)`` are added to what is decoded, see :meth:`deltavi.likelihood.Likelihood.moved`.
-        """
+        """Likelihood at `z` ``(n_cells, n_latent)``, as if the cells were of `condition` or from `batch`."""
         inputs = {**self.inputs, MODULE_KEYS.Z_KEY: torch.from_numpy(np.asarray(z, dtype=np.float32))}
         if condition is not None and inputs.get("condition") is not None:
             inputs["condition"] = torch.full_like(inputs["condition"], condition)
         if batch is not None:
             inputs["transform_batch"] = batch
         likelihood: Likelihood = self.module.generative(**inputs)["likelihood"]
-        return likelihood if moves is None else likelihood.moved(moves.to(likelihood.mean.device))
+        return likelihood
 
 
 def predict_cells(
@@ -117,13 +113,17 @@ def predict_cells(
     totals: NDArray[Any],
     profile: Profile,
     generators: Sequence[np.random.Generator],
+    cells: Likelihood | None = None,
 ) -> Predicted:
-    """Profile, rate and sampled counts of cells that go from `source` to `target`."""
+    """Profile, rate and sampled counts of cells that go from `source` to `target`.
+
+    `cells` is what observed values are carried to, where that is not `target` itself.
+    """
     rate = target.mean.detach().cpu().numpy().astype(np.float32)
     n_genes = observed.shape[1]
     if not target.of_counts and profile == "decoded":
         return Predicted(profile=np.maximum(rate, 0), rate=rate, counts=None)
-    coupled = couple(observed, source, target, uniform=uniforms(generators, n_genes))
+    coupled = couple(observed, source, target if cells is None else cells, uniform=uniforms(generators, n_genes))
     if not target.of_counts:
         return Predicted(profile=coupled.astype(np.float32), rate=rate, counts=None)
     counts = target.quantile(uniforms(generators, n_genes))

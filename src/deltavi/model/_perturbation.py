@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -20,7 +19,7 @@ from deltavi._random import isolated_randomness
 from deltavi.data._checks import are_relative, cell_totals, valid_cells
 from deltavi.data._fields import require_known, used_categories
 from deltavi.model._base import CountModel
-from deltavi.model._consensus import Consensus, ConsensusMixin, ResponseEvidence, report_evidence
+from deltavi.model._consensus import Consensus, ConsensusMixin, ResponseEvidence, report_evidence, unmoved
 from deltavi.model._decoding import CellDecoder, Predicted, Profile, predict_cells, predictive_interval, stack
 from deltavi.model._request import Request, assemble, check_options, of_labels
 from deltavi.model._shifts import ShiftsMixin
@@ -149,7 +148,9 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin):
             dose=check_dose(dose),
         )
         share = self._share(consensus, shift, magnitude)
-        evidence = self._evidence(request, before, after, conditions, share=share, dose=dose)
+        # a profile that is decoded draws no cells
+        drawn_with = seed if profile == "cell" else None
+        evidence = self._evidence(request, before, after, conditions, share=share, dose=dose, seed=drawn_with)
         with isolated_randomness(seed):  # loaders and encoders draw, though no draw reaches the answer
             predicted = self._predict(
                 request, before, after, conditions, evidence, profile, n_samples, batch_size=batch_size, seed=seed
@@ -297,6 +298,7 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin):
         totals = request.totals
         names = request.adata.obs_names[request.cells]
         control, target = (self._condition_code(name) for name in conditions)
+        moved = unmoved if evidence is None else evidence.moved
         parts: list[Predicted] = []
         start = 0
         # scvi-tools takes an AnnData without cells for none at all
@@ -309,19 +311,19 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin):
             rows = slice(start, start + tensors[REGISTRY_KEYS.X_KEY].shape[0])
             decode = CellDecoder(model.module, tensors)
             generators = cell_generators(names[rows], seed=seed)
-            moves = None if evidence is None else evidence.rows(request.groups[rows])
-            decode_target = partial(decode, condition=target, moves=moves)
+            own, groups = decode(after[rows], condition=target), request.groups[rows]
             part = predict_cells(
                 decode.observed,
                 decode(before[rows], condition=control),
-                decode_target(after[rows]),
+                moved(own, groups),
+                cells=moved(own, groups, drawn=True) if profile == "cell" else None,
                 totals=totals[rows],
                 profile=profile,
                 generators=generators,
             )
             if n_samples > 1:
                 lower, upper = predictive_interval(
-                    decode_target,
+                    lambda z, decode=decode, groups=groups: moved(decode(z, condition=target), groups),  # type: ignore[misc]
                     after[rows],
                     decode.posterior_scale,
                     totals=totals[rows],

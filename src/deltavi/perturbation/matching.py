@@ -18,7 +18,7 @@ LARGEST_MOVE = 3.0
 SMALLEST_MEAN = 0.01
 
 
-def match_means(mean_at: Callable[[Vector], Vector], wanted: Vector) -> Vector:
+def match_means(mean_at: Callable[[Vector], Vector], wanted: Vector, *, start: Vector | None = None) -> Vector:
     """Moves of log rates ``(n_genes,)`` after which mean expression is close to `wanted`, by the secant method.
 
     Parameters
@@ -27,8 +27,10 @@ def match_means(mean_at: Callable[[Vector], Vector], wanted: Vector) -> Vector:
         Mean log1p CP10k ``(n_genes,)`` of cells whose log rates were moved by so much; does not fall with the move.
     wanted
         ``(n_genes,)``, not negative.
+    start
+        ``(n_genes,)`` moves that come close already, where there are any.
     """
-    move = np.zeros_like(wanted)
+    move = np.zeros_like(wanted) if start is None else start
     reached = mean_at(move)
     best, gap = move, np.abs(wanted - reached)
     # where expression is rare its mean is proportional to the rate
