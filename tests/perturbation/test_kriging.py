@@ -168,6 +168,20 @@ def test_what_labels_have_in_common_breaks_nothing(responses: Responses) -> None
             assert (found.spread >= -1e-12).all()
 
 
+@pytest.mark.parametrize("n_dims", [2, 40])
+def test_fewer_dimensions_hold_the_same_labels(n_dims: int) -> None:
+    responses, _ = scene(3, n_labels=7, n_dims=n_dims)
+    # all in one place, and some of them
+    for points in (responses.points, responses.points[[0] * 7], responses.points[[0, 0, 0, 1, 1, 2, 3]]):
+        whole = Responses(points, responses.changes, responses.errors)
+        few = whole.in_few_dimensions
+        assert few.points.shape == (7, min(n_dims, 7))
+        for label in range(7):
+            found, expected = (interpolate(r.without(label), r.points[label], 2.0) for r in (few, whole))
+            np.testing.assert_allclose(found.weights, expected.weights, atol=1e-9)
+            assert found.doubt == pytest.approx(expected.doubt, abs=1e-9)
+
+
 def test_labels_in_one_place_are_averaged_by_precision() -> None:
     changes = np.random.default_rng(0).normal(size=(4, 30))
     alike = interpolate(Responses(np.ones((4, 2)), changes, np.full((4, 30), 0.1)), np.ones(2))

@@ -8,7 +8,7 @@ Cressie (1993), Statistics for Spatial Data, ch. 3; Rasmussen and Williams (2006
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,8 @@ FEWEST_LABELS = 3
 DEFAULT_WIDTH = 2.0
 # Smallest noise relative to the signal: no covariance is so right that weights far beyond one would be of use.
 SMALLEST_NOISE = 1e-3
+# Squared distance, relative to squared norms, below which two labels lie at the same place but for rounding.
+ROUNDING = 1e-24
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +51,11 @@ class Responses:
         """All labels but one."""
         kept = np.arange(len(self.points)) != label
         return Responses(self.points[kept], self.changes[kept], self.errors[kept])
+
+    @property
+    def in_few_dimensions(self) -> Responses:
+        """The same responses, where control cells lie told by no more numbers than there are labels."""
+        return replace(self, points=_coordinates(self.points))
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +105,8 @@ def interpolate(responses: Responses, query: Vector, width: float | None = None)
     width = best_width(responses) if width is None else width
     between = _squared_distances(responses.points, responses.points)
     scale = width * between[np.triu_indices(n_labels, 1)].mean()
-    if scale == 0:  # all labels coincide: none is closer to the query than another
+    if scale <= ROUNDING * (responses.points**2).sum(1).max():
+        # all labels coincide: none is closer to the query than another
         scale = 1.0
     to_query = np.exp(-_squared_distances(responses.points, query[None])[:, 0] / scale)
     inverse = np.linalg.inv(np.exp(-between / scale) + np.diag(_relative_noise(responses)))
@@ -119,7 +127,11 @@ def best_width(responses: Responses) -> float:
     n_labels = len(responses.points)
     if n_labels < FEWEST_LABELS:
         return DEFAULT_WIDTH
-    errors = [sum(_squared_error(responses, label, width) for label in range(n_labels)) for width in WIDTHS]
+    # distances, squared sums and total noise are all that counts: as many dimensions as labels hold them
+    few = Responses(
+        _coordinates(responses.points), _coordinates(responses.changes), responses.errors.sum(1, keepdims=True)
+    )
+    errors = [sum(_squared_error(few, label, width) for label in range(n_labels)) for width in WIDTHS]
     return WIDTHS[int(np.argmin(errors))]
 
 
@@ -140,6 +152,11 @@ def _relative_noise(responses: Responses) -> Vector:
     if signal == 0:
         return np.full(len(deviations), SMALLEST_NOISE)
     return np.asarray(np.maximum(noise / signal, SMALLEST_NOISE))
+
+
+def _coordinates(rows: Vector) -> Vector:
+    """`rows` in an orthonormal basis of the space they span: the same inner products in fewer dimensions."""
+    return np.asarray(np.linalg.qr(rows.T, mode="r").T)
 
 
 def _squared_distances(a: Vector, b: Vector) -> Vector:

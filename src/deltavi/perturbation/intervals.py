@@ -77,7 +77,8 @@ class Calibration:
         n_labels, width = len(responses.points), best_width(responses)
         if n_labels < FEWEST_LABELS:
             return cls(responses, width, float("nan"), np.full(len(CLASSES), np.nan))
-        found = [_left_out(responses, label, width) for label in range(n_labels)]
+        few = responses.in_few_dimensions
+        found = [_left_out(few, label, width) for label in range(n_labels)]
         errors, classes, doubts = zip(*found, strict=True)
         pooled, members = np.concatenate(errors), np.concatenate(classes)
         needed = [_quantile(pooled[members == c], coverage) for c in range(len(CLASSES))]
