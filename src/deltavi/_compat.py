@@ -10,6 +10,9 @@ from scvi import distributions as scvi_distributions
 from scvi.data import AnnDataManager
 from scvi.data._anntorchdataset import AnnTorchDataset
 from scvi.data._constants import (
+    _ADATA_MINIFY_TYPE_UNS_KEY as ADATA_MINIFY_TYPE_UNS_KEY,
+)
+from scvi.data._constants import (
     _FIELD_REGISTRIES_KEY as FIELD_REGISTRIES_KEY,
 )
 from scvi.data._constants import (
@@ -25,10 +28,18 @@ from scvi.data._constants import (
     _SETUP_ARGS_KEY as SETUP_ARGS_KEY,
 )
 from scvi.data._constants import (
+    _SETUP_METHOD_NAME as SETUP_METHOD_KEY,
+)
+from scvi.data._constants import (
     _STATE_REGISTRY_KEY as STATE_REGISTRY_KEY,
 )
+from scvi.data._constants import (
+    _SUMMARY_STATS_KEY as SUMMARY_STATS_KEY,
+)
 from scvi.distributions._negative_binomial import log_nb_positive, log_zinb_positive
+from scvi.model import SCVI
 from scvi.model._utils import _init_library_size as init_library_size
+from scvi.model.base._constants import SAVE_KEYS
 from scvi.module._constants import MODULE_KEYS
 from scvi.train import TrainingPlan
 
@@ -42,14 +53,19 @@ def make_actual(view: AnnData) -> None:
 
 
 __all__ = [
+    "ADATA_MINIFY_TYPE_UNS_KEY",
     "FIELD_REGISTRIES_KEY",
     "MANAGER_UUID_KEY",
     "MODEL_NAME_KEY",
     "MODULE_KEYS",
+    "SAVE_KEYS",
+    "SCVI",
     "SCVI_UUID_KEY",
     "SETUP_ARGS_KEY",
+    "SETUP_METHOD_KEY",
     "SMALLEST_COUNT",
     "STATE_REGISTRY_KEY",
+    "SUMMARY_STATS_KEY",
     "AnnDataManager",
     "AnnTorchDataset",
     "TrainingPlan",

@@ -2,20 +2,54 @@
 
 from __future__ import annotations
 
+import os
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 
+_turns = threading.RLock()
+
+
+def _new_turns() -> None:
+    global _turns
+    _turns = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    # a forked process has one thread, and whoever held the lock is not in it to give it back
+    os.register_at_fork(after_in_child=_new_turns)
+
+
+@contextmanager
+def taking_turns() -> Iterator[None]:
+    """Keep other threads of this process out of all such blocks; a thread may be in several of its own.
+
+    For what changes something that threads share: global generators, filters of warnings, columns of an AnnData that
+    several models were set up on. Threads that predict thereby wait for one another, and for one that trains; work
+    for several cores belongs into processes.
+    """
+    turns = _turns
+    with turns:
+        yield
+
 
 @contextmanager
 def isolated_randomness(seed: int) -> Iterator[None]:
     """Seed torch, NumPy and Python inside the block, and put all three back as they were afterwards.
 
-    Lightning and torch layers draw from global generators only; this is how a seed reaches them.
+    Lightning and torch layers draw from global generators only; this is how a seed reaches them. One thread at a time
+    is inside: two would draw from each other's seed, and put back each other's state.
     """
+    with taking_turns(), _seeded(seed):
+        yield
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002 - saved, then restored
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):

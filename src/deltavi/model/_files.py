@@ -113,15 +113,29 @@ class FilesMixin(ArchesMixin):  # type: ignore[misc]
             saved = Path(dir_path) / ADATA_FILE
             if adata is None and saved.is_file():
                 adata = anndata.read_h5ad(saved)
+        return cls._assembled(tensors, description, adata, source=dir_path, device=device)
+
+    @classmethod
+    def _assembled(
+        cls,
+        tensors: dict[str, torch.Tensor],
+        description: dict[str, Any],
+        adata: AnnData | None,
+        *,
+        source: PathLike,
+        device: str | torch.device = "cpu",
+    ) -> Self:
+        """Model with the weights and the description that `source` holds, which anyone may have written."""
+        with _blaming(source):
             _require_sizes(description, max(ANY_SIZE, sum(tensor.numel() for tensor in tensors.values())))
             calls = CALLS_PER_TENSOR * (len(tensors) + 1)
             # outermost, as a refusal may fall on the very call that would switch gradients on again
             with torch.set_grad_enabled(torch.is_grad_enabled()), torch.device("meta"), _FewCalls(calls):
                 # tensors without memory: a size that is not that of the weights is refused before it is allocated
                 plan = cls._rebuild(description, None)
-            _require_fit(plan.module, tensors, dir_path)
+            _require_fit(plan.module, tensors, source)
             model = cls._rebuild(description, adata)
-            _require_fit(model.module, tensors, dir_path)
+            _require_fit(model.module, tensors, source)
             model.module.load_state_dict(tensors)
             attributes = description["attributes"]
             for name in attributes.keys() & set(SAVED_ATTRIBUTES):

@@ -21,8 +21,8 @@ from deltavi.likelihood._base import to_numpy
 from deltavi.model._base import CountModel
 from deltavi.model._cells import Indices, positions
 from deltavi.model._decoding import CellDecoder
-from deltavi.model._files import FilesMixin
 from deltavi.model._perturbation import PerturbationMixin
+from deltavi.model._scvi_exchange import ScviExchangeMixin
 from deltavi.model._training import TrainingMixin
 from deltavi.module import VAE as VAEModule
 from deltavi.module._settings import COUNT_LIKELIHOODS
@@ -31,7 +31,7 @@ from deltavi.module._settings import COUNT_LIKELIHOODS
 CELLS_ENCODED = 512
 
 
-class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, FilesMixin, TrainingMixin, CountModel):  # type: ignore[misc]
+class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, ScviExchangeMixin, TrainingMixin, CountModel):  # type: ignore[misc]
     """Variational autoencoder of counts: scVI's model (Lopez et al. 2018) and its relatives.
 
     A ZINB, NB or Poisson decoder of raw counts, or a Gaussian one of log-normalised expression; the library size

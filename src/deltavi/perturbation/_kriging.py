@@ -156,7 +156,7 @@ def _relative_noise(responses: Responses) -> Vector:
 
 def _coordinates(rows: Vector) -> Vector:
     """`rows` in an orthonormal basis of the space they span: the same inner products in fewer dimensions."""
-    return np.asarray(np.linalg.qr(rows.T, mode="r").T)
+    return np.asarray(np.linalg.qr(rows.T, mode="r")).T
 
 
 def _squared_distances(a: Vector, b: Vector) -> Vector:

@@ -1,0 +1,204 @@
+"""Files of ``torch.save``, read without calling anything of pandas, NumPy or anybody else that they name.
+
+Such a file is a pickle: a program that says what to call, and with what. torch's reader of weights calls torch's own
+constructors of tensors, and what it was allowed beside them. It is allowed stand-ins, which keep what they were called
+with; arrays and tables are made of that afterwards. Names that a saved model has no use for are refused.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+
+from deltavi._errors import ModelFileError, examples
+from deltavi._random import taking_turns
+
+# Libraries whose objects scvi-tools saves, and what else it names.
+DATA_LIBRARIES = ("numpy", "pandas", "pyarrow")
+DATA_NAMES = {
+    *(f"builtins.{name}" for name in ("bytes", "dict", "frozenset", "slice")),
+    "collections.defaultdict",
+    *(f"torch.nn.modules.activation.{name}" for name in ("ReLU", "LeakyReLU")),
+}
+ARRAY_MADE, SCALAR_MADE = "multiarray._reconstruct", "multiarray.scalar"
+# Types of the arrays that are read; that of another could ask for any amount of memory per value.
+ARRAY_TYPE = re.compile(r"[biufOUS][0-9]{0,4}")
+
+
+class Named:
+    """What a file would have made by a call: the name it calls, with what, and the state it sets."""
+
+    path: ClassVar[str] = ""
+    args: tuple[Any, ...]
+    state: Any
+
+    def __new__(cls, *args: Any) -> Named:
+        """Keep the arguments; nothing is done with them."""
+        made = object.__new__(cls)
+        made.args, made.state = args, None
+        return made
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+def read_torch_file(file: Path) -> Any:
+    """Content of a file of ``torch.save``: tensors, plain Python, NumPy arrays, tables of one column.
+
+    What none of these can be made of stays a :class:`Named`, and a class or function that is named becomes its name.
+
+    Parameters
+    ----------
+    file
+        The file, which anyone may have written.
+
+    Raises
+    ------
+    ModelFileError
+        If it cannot be read, or names anything but tensors, arrays, tables and the settings of a network.
+    """
+    try:
+        _require_checksums(file)
+        with taking_turns(), _nothing_else_allowed(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice to those who want to read it otherwise
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(str(file))
+            foreign = sorted(name for name in names if not _is_data(name))
+            if foreign:
+                raise ModelFileError(
+                    f"{file} names {examples(foreign)}, which no saved model of scvi-tools needs and which would be "
+                    "called where it is unpickled. It was not read."
+                )
+            with torch.serialization.safe_globals([_stand_in(name) for name in names]):
+                content = torch.load(file, map_location="cpu", weights_only=True)
+        return _Plain().of(content)
+    except ModelFileError:
+        raise
+    except Exception as error:
+        # torch's own texts advise to unpickle the file
+        reason = str(error).splitlines()[0][:200] if str(error) else ""
+        if "Weights only load failed" in reason:
+            reason = "its pickle does what no saved model needs"
+        raise ModelFileError(f"{file} cannot be read: {type(error).__name__}: {reason}") from error
+
+
+def _require_checksums(file: Path) -> None:
+    """Raise where a part of the archive is not what was written; torch does not look."""
+    with zipfile.ZipFile(file) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ModelFileError(f"{file} is damaged: {damaged!r} in it does not match its checksum.")
+
+
+@contextmanager
+def _nothing_else_allowed() -> Iterator[None]:
+    """Take back for a while what a program let torch call when it reads weights."""
+    allowed = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(allowed)
+
+
+def _is_data(name: str) -> bool:
+    return name in DATA_NAMES or name.split(".")[0] in DATA_LIBRARIES
+
+
+def _stand_in(name: str) -> tuple[Any, str]:
+    """Stand-in for `name`, new for each file: a file can change what stands in, and that goes with it."""
+    if name == "collections.defaultdict":
+        # torch fills dictionaries of no other kind
+        return (lambda *_: {}), name
+    return type("StandIn", (Named,), {"path": name}), name
+
+
+class _Plain:
+    """Turns what was read into plain values; what is there twice is turned once."""
+
+    def __init__(self) -> None:
+        self.done: dict[int, Any] = {}
+        # the address of what is gone may become that of something else
+        self.kept: list[Any] = []
+
+    def of(self, value: Any) -> Any:
+        """Plain form of `value`."""
+        if id(value) not in self.done:
+            self.kept.append(value)
+            self.done[id(value)] = self._made(value)
+        return self.done[id(value)]
+
+    def _made(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {self.of(key): self.of(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple | set):
+            return type(value)(self.of(inner) for inner in value)
+        if isinstance(value, type) and issubclass(value, Named):
+            return value.path
+        return self._named(value) if isinstance(value, Named) else value
+
+    def _named(self, value: Named) -> Any:
+        if value.path == "builtins.bytes" and value.args == ():
+            return b""
+        if value.path.endswith(ARRAY_MADE):
+            return self._array(value.state)
+        if value.path.endswith(SCALAR_MADE):
+            kind, content = value.args
+            return (
+                self.of(content) if _type(kind).kind == "O" else np.frombuffer(self.of(content), _type(kind))[0].item()
+            )
+        if value.path.endswith(".DataFrame"):
+            return self._table(value)
+        return value
+
+    def _array(self, state: Any) -> np.ndarray:
+        _, shape, kind, is_fortran, content = state
+        dtype, content = _type(kind), self.of(content)
+        if dtype.kind == "O":
+            flat = np.empty(len(content), dtype=object)
+            flat[:] = content
+        else:
+            flat = np.frombuffer(content, dtype=dtype).copy()
+        return flat.reshape(tuple(shape), order="F" if is_fortran else "C")
+
+    def _table(self, value: Named) -> Any:
+        """A table of one column of numbers, as training leaves them; any other as it is."""
+        try:
+            blocks, (columns, rows) = value.state["_mgr"].args
+            ((values, _, _),) = (block.args for block in blocks)
+            (column,) = self._names(columns.args[1]["data"])
+            numbers = np.asarray(self.of(values), dtype=np.float64).reshape(-1)
+            return pd.DataFrame({str(column): numbers}, index=self._row_names(rows.args[1], len(numbers)))
+        except (AttributeError, ArithmeticError, LookupError, StopIteration, TypeError, ValueError):
+            return value
+
+    def _names(self, data: Any) -> Any:
+        """Values of an index, which is an array, or an array of text that holds one."""
+        parts = data.state if isinstance(data, Named) and not data.path.endswith(ARRAY_MADE) else (data,)
+        return next(found for found in map(self.of, parts) if isinstance(found, np.ndarray))
+
+    def _row_names(self, given: dict[str, Any], n_rows: int) -> pd.Index:
+        if "data" in given:
+            return pd.Index(np.asarray(self._names(given["data"]), dtype=np.int64), name=given.get("name"))
+        rows = range(given["start"], given["stop"], given["step"])
+        if len(rows) != n_rows:
+            raise ValueError("a table has as many names of rows as rows")
+        return pd.Index(np.asarray(rows, dtype=np.int64), name=given.get("name"))
+
+
+def _type(kind: Any) -> np.dtype[Any]:
+    """Type of an array, of one of the kinds that are read."""
+    (name, *_), order = kind.args, (kind.state or (None, "|"))[1]
+    if not isinstance(name, str) or not kind.path.endswith("dtype") or ARRAY_TYPE.fullmatch(name) is None:
+        raise ModelFileError(f"A saved model holds no arrays of {name!r}.")
+    dtype = np.dtype("O" if name.startswith("O") else name)
+    return dtype.newbyteorder(">") if order == ">" else dtype

@@ -1,0 +1,286 @@
+"""Models handed to scvi-tools and taken from it: ``export_scvi`` and ``import_scvi``."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
+
+import anndata
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from deltavi._compat import (
+    ADATA_MINIFY_TYPE_UNS_KEY,
+    FIELD_REGISTRIES_KEY,
+    MODEL_NAME_KEY,
+    SAVE_KEYS,
+    SCVI,
+    SETUP_ARGS_KEY,
+    SETUP_METHOD_KEY,
+    STATE_REGISTRY_KEY,
+    SUMMARY_STATS_KEY,
+)
+from deltavi._errors import DeltaviError, ModelFileError
+from deltavi._random import isolated_randomness
+from deltavi.data._fields import column, used_categories
+from deltavi.data._manager import DataManager
+from deltavi.io._scvi import SETUP_ARGUMENTS, SETUP_LISTS, ScviFile, read_scvi, write_folder
+from deltavi.model._faults import finish
+from deltavi.model._files import FilesMixin, _blaming
+from deltavi.model._scvi_settings import (
+    settings_for_scvi,
+    settings_from_scvi,
+    weights_for_scvi,
+    weights_from_scvi,
+)
+
+logger = logging.getLogger("deltavi")
+
+PathLike = str | os.PathLike[str]
+TRAINING = ("is_trained_", "train_indices_", "validation_indices_", "test_indices_")
+# scvi-tools warns of categories of fewer cells
+CELLS_PER_CATEGORY = 3
+
+
+class ScviExchangeMixin(FilesMixin):
+    """Carries ``export_scvi`` and ``import_scvi``."""
+
+    # models that are an SCVI by another name; what derives from them need not be
+    exchanged: ClassVar[tuple[str, ...]] = ("VAE", "SCGEN")
+
+    def export_scvi(self, dir_path: PathLike, *, overwrite: bool = False, save_anndata: bool = False) -> None:
+        """Write the model as ``scvi.model.SCVI.save`` does, for ``scvi.model.SCVI.load`` to read.
+
+        scvi-tools' own SCVI is built, given the weights, the split and the history, and told to save itself. It has
+        the same latent positions, decoded means and evidence lower bound, to single precision. What only training
+        uses is left behind: ``condition_mmd``, ``weight_l2``, ``dropout_rate_decoder`` and the condition.
+
+        Parameters
+        ----------
+        dir_path
+            Folder to create.
+        overwrite
+            Replace the folder if it holds a model of scvi-tools; it stays until the new one is complete.
+        save_anndata
+            Also write the model's AnnData, as ``adata.h5ad`` in the folder.
+
+        Raises
+        ------
+        NotTrainedError
+            Before training.
+        DeltaviError
+            If the model has a setting that SCVI does not, such as a Bernoulli likelihood or the condition in the
+            decoder; the error names it. If `save_anndata` is set and the model has no data.
+        ModelFileError
+            If the folder exists and `overwrite` is not set, or it holds something else.
+        ModelWriteError
+            If the disk is full or the folder read-only.
+        """
+        model = cast("Any", self)
+        model._require_trained("export_scvi")
+        _require_exchanged(type(self))
+        settings = settings_for_scvi(model.module)
+        if save_anndata and model._adata is None:
+            raise DeltaviError("The model was loaded without data: there are no cells to save with it.")
+        setup = {name: model._setup_argument(name) for name in (*SETUP_ARGUMENTS, *SETUP_LISTS)}
+        stand_ins = _stand_ins(
+            model.gene_names,
+            setup,
+            {name: model._categories(name).tolist() for name in ("batch", "labels")},
+            model._state("extra_categorical_covs").get("mappings", {}),
+        )
+
+        def write(folder: Path) -> None:
+            with isolated_randomness(model.seed):
+                SCVI.setup_anndata(stand_ins, **setup)
+                theirs = SCVI(stand_ins, **settings)
+            theirs.module.load_state_dict(weights_for_scvi(model.module, theirs.module))
+            for name in TRAINING:
+                setattr(theirs, name, getattr(model, name))
+            theirs.history_ = _plain_history(model.history_)
+            cells = model.registry_[FIELD_REGISTRIES_KEY]["X"][SUMMARY_STATS_KEY]
+            _say_how_many(theirs.registry_, int(cells["n_cells"]))
+            theirs.save(str(folder), overwrite=True)
+            theirs.deregister_manager(stand_ins)
+            if save_anndata:
+                model._adata.write_h5ad(folder / SAVE_KEYS.ADATA_FNAME)
+
+        write_folder(dir_path, write, overwrite=overwrite)
+
+    @classmethod
+    def import_scvi(
+        cls,
+        dir_path: PathLike,
+        adata: AnnData | None = None,
+        *,
+        condition_key: str | None = None,
+        labels_key: str | None = None,
+        check_input: bool = True,
+        allow_pickle: bool = False,
+    ) -> Self:
+        """Read a model that ``scvi.model.SCVI.save`` wrote, such as one from a model hub.
+
+        It gives the same latent positions, decoded means and evidence lower bound, to single precision, and can be
+        saved with :meth:`save` from then on.
+
+        Parameters
+        ----------
+        dir_path
+            Folder with a ``model.pt``.
+        adata
+            Cells to attach, with any gene order; by default those saved with the model, else none.
+        condition_key
+            obs column of the perturbation, for :meth:`predict_perturbation`. SCVI knows none; it is read from `adata`,
+            whose cells then show how labels respond, and needs the raw counts.
+        labels_key
+            obs column of the cell type, where the model has no labels.
+        check_input
+            Refuse cells on another scale than the likelihood needs. A Gaussian SCVI takes anything, and is never
+            checked.
+        allow_pickle
+            Read the file though it is a pickle, which is a program. It is read by torch's restricted reader, and
+            everything but tensors by stand-ins that do nothing, so that no code of a file runs; but a mistake in that
+            reader, unlike one in that of :meth:`load`, could let it. A file may also ask for any amount of memory.
+
+        Raises
+        ------
+        ModelFileError
+            If `allow_pickle` is not set, or the folder is damaged, of a format from before scvi-tools 0.15, holds NaN
+            or infinite weights, another model than SCVI, or one with a setting that none here has.
+        DeltaviError
+            If the model has other labels already, or a condition was named and there are no cells.
+        """
+        _require_exchanged(cls)
+        if not allow_pickle:
+            raise ModelFileError(
+                f"{dir_path} was not read: models of scvi-tools are pickles, which are programs that can run code on "
+                "this machine. If you know who made it, pass allow_pickle=True, and save() the model afterwards: "
+                "files of that kind hold no code."
+            )
+        file = read_scvi(dir_path)
+        settings = settings_from_scvi(file.settings, file.setup["size_factor_key"])
+        if adata is None:
+            adata = _saved_cells(Path(dir_path))
+        elif ADATA_MINIFY_TYPE_UNS_KEY in adata.uns:
+            raise DeltaviError("adata is minified: it holds latent positions in place of counts. Pass the counts.")
+        known, setup = _with_columns(file, settings, adata, condition_key=condition_key, labels_key=labels_key)
+        checked = check_input and settings["gene_likelihood"] != "normal"
+        with _blaming(dir_path):
+            registry = cls._registry_of(file, setup, known)
+        description = {
+            "registry": registry,
+            "init_params": {"non_kwargs": {**settings, "check_input": checked}, "kwargs": {}},
+            "attributes": file.attributes,
+            "extra": {},
+        }
+        weights = weights_from_scvi(file.weights, settings)
+        model: Any = cls._assembled(weights, description, adata, source=dir_path)
+        if condition_key is not None and model.is_trained_:
+            finish(model)
+        return cast("Self", model)
+
+    @classmethod
+    def _registry_of(cls, file: ScviFile, setup: dict[str, Any], known: dict[str, list[Any]]) -> dict[str, Any]:
+        """The registry that ``setup_anndata`` would have made of the cells the model was trained on."""
+        stand_ins = _stand_ins(file.genes, setup, known, file.covariates)
+        arguments = {MODEL_NAME_KEY: cls.__name__, SETUP_METHOD_KEY: "setup_anndata", SETUP_ARGS_KEY: setup}
+        manager = DataManager(fields=cast("Any", cls)._fields(setup), setup_method_args=arguments)
+        manager.register_fields(stand_ins)
+        registry: dict[str, Any] = manager.registry
+        _say_how_many(registry, file.n_cells)
+        return registry
+
+
+def _require_exchanged(cls: type[Any]) -> None:
+    if cls.__name__ not in cls.exchanged:
+        raise DeltaviError(
+            f"{cls.__name__} has no counterpart in scvi-tools that answers alike: only {' and '.join(cls.exchanged)} "
+            "are exchanged with SCVI."
+        )
+
+
+def _stand_ins(genes: Any, setup: dict[str, Any], known: dict[str, list[Any]], covariates: dict[str, Any]) -> AnnData:
+    """Cells that make a registry of these genes and categories: every category a few times, one count each."""
+    columns = {setup.get(f"{name}_key"): values for name, values in known.items()}
+    columns |= {key: list(covariates[key]) for key in covariates}
+    columns.pop(None, None)
+    n_cells = CELLS_PER_CATEGORY * max([1, *map(len, columns.values())])
+    places = (np.zeros(n_cells, dtype=int), np.arange(n_cells + 1))
+    counts = sparse.csr_matrix((np.ones(n_cells, np.float32), *places), shape=(n_cells, len(genes)))
+    obs = pd.DataFrame(index=[f"cell_{i}" for i in range(n_cells)])
+    for key in [setup["size_factor_key"], *(setup["continuous_covariate_keys"] or ())]:
+        if key is not None:
+            obs[key] = np.arange(1.0, n_cells + 1)
+    for key, values in columns.items():
+        codes = np.arange(n_cells) % len(values)
+        obs[key] = pd.Categorical.from_codes(codes, categories=pd.Index(values, dtype=object))
+    var = pd.DataFrame(index=pd.Index([str(gene) for gene in genes]))
+    layer = setup.get("layer")
+    return AnnData(X=counts, obs=obs, var=var) if layer is None else AnnData(obs=obs, var=var, layers={layer: counts})
+
+
+def _say_how_many(registry: dict[str, Any], n_cells: int) -> None:
+    field = registry[FIELD_REGISTRIES_KEY]["X"]
+    field[STATE_REGISTRY_KEY]["n_obs"] = field[SUMMARY_STATS_KEY]["n_cells"] = n_cells
+
+
+def _plain_history(history: dict[str, pd.DataFrame] | None) -> dict[str, pd.DataFrame] | None:
+    """Copy whose names are Python's strings: a pickle of pandas' own cannot be read by an older pandas."""
+    if history is None:
+        return None
+    return {
+        str(name): pd.DataFrame(
+            table.to_numpy(),
+            columns=pd.Index([str(column) for column in table.columns], dtype=object),
+            index=pd.Index(table.index.to_numpy(), name=table.index.name),
+        )
+        for name, table in history.items()
+    }
+
+
+def _saved_cells(folder: Path) -> AnnData | None:
+    """Cells beside a saved model, unless they hold no counts."""
+    file = folder / SAVE_KEYS.ADATA_FNAME
+    if not file.is_file():
+        return None
+    with _blaming(file):
+        adata = anndata.read_h5ad(file)
+    if ADATA_MINIFY_TYPE_UNS_KEY in adata.uns:
+        logger.info("%s is minified: it holds latent positions in place of counts, and is left out.", file)
+        return None
+    return adata
+
+
+def _with_columns(
+    file: ScviFile,
+    settings: dict[str, Any],
+    adata: AnnData | None,
+    *,
+    condition_key: str | None,
+    labels_key: str | None,
+) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+    """Categories by field, and arguments of ``setup_anndata``, with the columns that SCVI did not know."""
+    known, setup = dict(file.categories), {**file.setup, "condition_key": condition_key}
+    if labels_key not in (None, setup["labels_key"]):
+        if setup["labels_key"] is not None or settings["dispersion"] == "gene-label":
+            raise DeltaviError(
+                f"The model was trained with the labels of obs[{setup['labels_key']!r}]; labels_key cannot be "
+                f"{labels_key!r}."
+            )
+        known["labels"] = _categories_of(adata, labels_key)
+        setup["labels_key"] = labels_key
+    if condition_key is not None:
+        if condition_key in (setup["labels_key"], setup["batch_key"]):
+            raise DeltaviError(f"condition_key and another key are both {condition_key!r}: name a column for each.")
+        known["condition"] = _categories_of(adata, condition_key)
+    return known, setup
+
+
+def _categories_of(adata: AnnData | None, key: str | None) -> list[Any]:
+    if adata is None or key is None:
+        raise DeltaviError(f"Without cells nothing is known of obs[{key!r}]: pass adata.")
+    return used_categories(column(adata, key), key).tolist()  # type: ignore[no-any-return]
