@@ -111,7 +111,7 @@ def main() -> None:
         f"| {written(name)} | " + " | ".join(rounded(value, name) for value in column) + " |"
         for name, column in table.items()
     ]
-    given = " ".join(a if not Path(a).exists() else Path(a).name for a in sys.argv[1:])
+    given = " ".join(Path(a).name if Path(a).is_absolute() else a for a in sys.argv[1:])
     packages = ", ".join(f"{name} {version(name)}" for name in ("deltavi", "scanpy", "scipy", "numpy"))
     lines += ["", f"Made by `python benchmarks/metrics_by_example.py {given}` with {packages} on Python "]
     lines[-1] += f"{platform.python_version()}, {platform.machine()}."

@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
     parser.add_argument("--write", type=Path, help="Markdown file to write")
     options = parser.parse_args()
-    options.given = [a if not Path(a).exists() else Path(a).name for a in sys.argv[1:]]
+    options.given = [Path(a).name if Path(a).is_absolute() else a for a in sys.argv[1:]]
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     adata = cells(options)
