@@ -17,7 +17,8 @@ from scvi import REGISTRY_KEYS
 from deltavi._compat import FIELD_REGISTRIES_KEY, STATE_REGISTRY_KEY
 from deltavi._errors import DeltaviError, LabelWarning, UnknownCategoryError, UnseenCategoryWarning
 from deltavi.data._fields import CategoryField, codes_of, column, extended
-from deltavi.data._labels import LabelField, as_text, label_counts, likely_meant, sorted_names
+from deltavi.data._labels import LabelField, label_counts, likely_meant
+from deltavi.data._names import as_text, sorted_names
 from deltavi.data._manager import DataManager
 from deltavi.io._format import decode, encode
 

@@ -8,12 +8,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from anndata.abc import CSCDataset
 from scipy import sparse
 
 from deltavi._errors import InputDataError, InputDataWarning, examples
 from deltavi._keys import UNASSIGNED
 
 BLOCK_ROWS = 1024
+# Non-zero entries moved at a time where a backed CSC matrix is walked through.
+ENTRIES_PER_PASS = 2_000_000
 # float32 holds every integer up to here; above it neighbouring counts become the same number.
 FLOAT32_EXACT = 2.0**24
 # Bytes of a number that sums over cells or genes can be taken in.
@@ -247,8 +250,19 @@ def warn_unusual(report: MatrixReport, *, where: str, cells: Sequence[str]) -> N
 
 def cell_totals(x: Any) -> np.ndarray:
     """Sum of each row of `x`, read in blocks, ``(n_cells,)``."""
+    if isinstance(x, CSCDataset):
+        # cut by rows it would be read whole for every block
+        return _totals_by_column(x.group["indices"], x.group["data"], n_rows=x.shape[0])
     sums = [np.asarray(block.sum(1), dtype=np.float64).ravel() for _, block in row_blocks(x)]
     return np.concatenate(sums) if sums else np.zeros(0)
+
+
+def _totals_by_column(row_of: Any, value_of: Any, *, n_rows: int) -> np.ndarray:
+    totals = np.zeros(n_rows)
+    for start in range(0, row_of.shape[0], ENTRIES_PER_PASS):
+        entries = slice(start, start + ENTRIES_PER_PASS)
+        totals += np.bincount(row_of[entries], weights=value_of[entries], minlength=n_rows)
+    return totals
 
 
 def are_relative(size_factors: np.ndarray, totals: np.ndarray) -> bool:

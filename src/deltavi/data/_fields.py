@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scvi import REGISTRY_KEYS
 from scvi.data.fields import (
     CategoricalJointObsField,
     CategoricalObsField,
@@ -24,11 +25,21 @@ from deltavi._errors import (
     examples,
     unknown_category,
 )
-from deltavi.data._checks import require_finite, scan_matrix, warn_unusual
+from deltavi.data._checks import MatrixReport, require_finite, scan_matrix, warn_unusual
 from deltavi.data._matrix import loadable
+from deltavi.data._names import (
+    as_text,
+    checksum,
+    sorted_names,
+    warn_mixed_types,
+    warn_near_duplicates,
+    warn_small_batches,
+)
 
 # Code of a category that training never saw: modules read it as the average of the known ones.
 UNSEEN = -1
+# What a column may hold, and no category can be made of.
+NO_CATEGORIES = (list, dict, set, frozenset, tuple, np.ndarray, pd.Series, complex, np.complexfloating, np.void)
 
 
 def column(adata: AnnData, key: str) -> pd.Series:
@@ -36,16 +47,31 @@ def column(adata: AnnData, key: str) -> pd.Series:
     if key not in adata.obs:
         raise unknown_category("obs column", key, [c for c in adata.obs.columns if not str(c).startswith("_scvi")])
     values: pd.Series = adata.obs[key]
-    return values
+    if isinstance(values, pd.DataFrame):
+        raise DeltaviError(f"obs has {values.shape[1]} columns called {key!r}: rename or drop all but one.")
+    kinds: set[type] = {type(value) for value in values} if values.dtype == object else {values.dtype.type}
+    if wrong := [kind for kind in kinds if issubclass(kind, NO_CATEGORIES)]:
+        names = ", ".join(sorted(kind.__name__ for kind in wrong))
+        raise InputDataError(
+            f"obs[{key!r}] holds values of type {names} (for example in {examples(values.index)}). A cell has one "
+            "value, text or a number: keep the others in a column of their own."
+        )
+    # pandas has no categories in half precision
+    return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
 def user_columns(obs: pd.DataFrame) -> pd.DataFrame:
     """Copy of `obs` without the columns that registration added."""
+    if structured := [name for name, dtype in obs.dtypes.items() if getattr(dtype, "kind", "") == "V"]:
+        raise InputDataError(f"obs holds {examples(structured)}, whose values are records: pandas cannot select them.")
     return obs.drop(columns=[c for c in obs if str(c).startswith("_scvi")]).copy()
 
 
 def used_categories(values: pd.Series, key: str) -> np.ndarray:
-    """Categories that occur, sorted as pandas sorts them; an error where values are missing."""
+    """Categories that occur, sorted as pandas sorts them; an error where values are missing.
+
+    Of text and numbers in one column all are text.
+    """
     n_missing = int(values.isna().sum())
     if n_missing:
         cells = values.index[values.isna()]
@@ -54,7 +80,10 @@ def used_categories(values: pd.Series, key: str) -> np.ndarray:
             "Fill it in or remove those cells."
         )
     categories = pd.Categorical(values).remove_unused_categories().categories
-    return np.asarray([_plain(category) for category in categories], dtype=object)
+    plain: list[Any] = [_plain(category) for category in categories]
+    if len({isinstance(category, str) for category in plain}) > 1:
+        plain = sorted({as_text(category) for category in plain})
+    return np.asarray(plain, dtype=object)
 
 
 def _plain(category: object) -> object:
@@ -69,9 +98,9 @@ def codes_of(values: pd.Series, categories: np.ndarray) -> np.ndarray:
     positions, found = pd.factorize(values)
     distinct = np.asarray(found, dtype=object)
     codes = _positions(distinct, categories)
-    texts = np.asarray([str(c) for c in categories], dtype=object)
+    texts = np.asarray([as_text(c) for c in categories], dtype=object)
     if (codes < 0).any() and len(set(texts)) == len(texts):
-        codes = np.where(codes < 0, _positions(np.asarray([str(v) for v in distinct], dtype=object), texts), codes)
+        codes = np.where(codes < 0, _positions(np.asarray([as_text(v) for v in distinct], dtype=object), texts), codes)
     # missing values have the position -1, which is the last entry
     return np.append(codes, UNSEEN)[positions]
 
@@ -118,11 +147,20 @@ class ExpressionField(LayerField):  # type: ignore[misc]
         if self.attr_key is not None and self.attr_key not in adata.layers:
             raise unknown_category("layer", self.attr_key, [k for k in adata.layers if k is not None])
 
-    def register_field(self, adata: AnnData) -> dict[str, Any]:
+    def require_finite(self, adata: AnnData, *, quiet: bool = True) -> MatrixReport:
+        """What a scan of the matrix finds; raise where that is NaN or infinite values."""
         self.validate_field(adata)
-        matrix = loadable(self.get_field_data(adata), where=self.where)
-        report = scan_matrix(matrix)
+        report = scan_matrix(loadable(self.get_field_data(adata), where=self.where, quiet=quiet))
         require_finite(report, where=self.where, cells=adata.obs_names, genes=adata.var_names, layer=self.attr_key)
+        if report.max_value > float(np.finfo(np.float32).max):
+            raise InputDataError(
+                f"{self.where} holds values up to {report.max_value:.3g}, which are infinite in single precision, the "
+                "one that models compute in. They are no counts: repair them."
+            )
+        return report
+
+    def register_field(self, adata: AnnData) -> dict[str, Any]:
+        report = self.require_finite(adata, quiet=False)
         warn_unusual(report, where=self.where, cells=adata.obs_names)
         return {
             self.N_OBS_KEY: adata.n_obs,
@@ -145,6 +183,9 @@ class CategoryField(CategoricalObsField):  # type: ignore[misc]
         Whether a query may lack the column (labels are then unknown, which is fine for a prediction).
     """
 
+    CELLS_KEY = "cells_sha256"
+    CODES_KEY = "codes_by_cell_name"
+
     def __init__(self, registry_key: str, attr_key: str | None, *, optional_in_query: bool = False) -> None:
         super().__init__(registry_key, attr_key)
         self.optional_in_query = optional_in_query
@@ -152,23 +193,43 @@ class CategoryField(CategoricalObsField):  # type: ignore[misc]
     def register_field(self, adata: AnnData) -> dict[str, Any]:
         if self.is_default:
             self._setup_default_attr(adata)
-        values = column(adata, self._original_attr_key)
-        return self._write(adata, values, used_categories(values, self._original_attr_key))
+        key = self._original_attr_key
+        values = column(adata, key)
+        categories = used_categories(values, key)
+        warn_mixed_types(values, key)
+        warn_near_duplicates([as_text(category) for category in categories], key)
+        self._warn_of_batches(values)
+        state = self._write(adata, values, categories)
+        return state if self.is_default else {**state, **self._fingerprint(adata)}
 
     def transfer_field(
-        self, state_registry: dict[str, Any], adata_target: AnnData, extend_categories: bool = False, **_: Any
+        self,
+        state_registry: dict[str, Any],
+        adata_target: AnnData,
+        extend_categories: bool = False,
+        attached: bool = False,
+        **_: Any,
     ) -> dict[str, Any]:
         categories = np.asarray(state_registry[self.CATEGORICAL_MAPPING_KEY], dtype=object)
         if self.is_default:
             self._setup_default_attr(adata_target)
         key = self._original_attr_key
+        # what tells whether the cells of training come back with other values
+        keys = () if extend_categories else (self.CELLS_KEY, self.CODES_KEY)
+        kept = {name: state_registry[name] for name in keys if name in state_registry}
         if key not in adata_target.obs and self.optional_in_query:
             adata_target.obs[self.attr_key] = np.full(adata_target.n_obs, UNSEEN, dtype=np.int64)
-            return {self.CATEGORICAL_MAPPING_KEY: categories, self.ORIGINAL_ATTR_KEY: key}
+            return {**kept, self.CATEGORICAL_MAPPING_KEY: categories, self.ORIGINAL_ATTR_KEY: key}
         values = column(adata_target, key)
         if extend_categories:
             categories = extended(categories, values, key)
-        state = self._write(adata_target, values, categories)
+            self._warn_of_batches(values)
+        state = {**kept, **self._write(adata_target, values, categories)}
+        if extend_categories and not self.is_default:
+            # from here on these are the training cells
+            state |= self._fingerprint(adata_target)
+        if attached:
+            self._require_same(state_registry, adata_target)
         if not self.optional_in_query:
             used_categories(values, key)
             warn_unseen(values, np.asarray(adata_target.obs[self.attr_key]), key)
@@ -177,6 +238,51 @@ class CategoryField(CategoricalObsField):  # type: ignore[misc]
     def codes(self, values: pd.Series, categories: np.ndarray) -> np.ndarray:
         """Code of each value, ``(n_cells,)``."""
         return codes_of(values, categories)
+
+    def _warn_of_batches(self, values: pd.Series) -> None:
+        if self.registry_key == REGISTRY_KEYS.BATCH_KEY:
+            warn_small_batches(values, self._original_attr_key)
+
+    def _fingerprint(self, adata: AnnData) -> dict[str, Any]:
+        """What tells later whether the same cells come back with other values."""
+        codes = np.asarray(adata.obs[self.attr_key])
+        names = sorted_names(adata.obs_names)
+        smallest = np.min_scalar_type(-2 - int(codes.max(initial=UNSEEN)))
+        return {self.CELLS_KEY: checksum(names), self.CODES_KEY: codes[names.index].astype(smallest)}
+
+    def _require_same(self, state: dict[str, Any], adata: AnnData) -> None:
+        """Raise where the cells are those of training, by name, and have other values.
+
+        Cells without a known value, here or in training, are not compared: a query may well hide labels. Nor is what
+        comes from a file that was written before values were kept.
+        """
+        known = np.asarray(state.get(self.CODES_KEY, ()))
+        if len(known) != adata.n_obs:
+            return
+        names = sorted_names(adata.obs_names)
+        if not len(names) or checksum(names) != state[self.CELLS_KEY]:
+            return
+        codes = np.asarray(adata.obs[self.attr_key])[names.index]
+        differ = (codes != known) & (codes != UNSEEN) & (known != UNSEEN)
+        if differ.any():
+            raise DeltaviError(
+                f"{int(differ.sum())} of {adata.n_obs} cells carry another label in obs[{self._original_attr_key!r}] "
+                f"than in training (for example {examples(names[differ])}). Restore those labels, or set up and train "
+                "a new model. If these are other cells that share names with the training cells, rename them: "
+                "adata.obs_names = 'query-' + adata.obs_names."
+            )
+
+    def write_again(self, adata: AnnData, state: dict[str, Any]) -> None:
+        """Write the codes of what the column holds by now, after another registration wrote its own."""
+        key, codes = state[self.ORIGINAL_ATTR_KEY], np.zeros(adata.n_obs, dtype=np.int64)
+        if key not in adata.obs and self.optional_in_query:
+            codes = np.full(adata.n_obs, UNSEEN, dtype=np.int64)
+        elif not self.is_default:
+            values = column(adata, key)
+            if not self.optional_in_query:
+                used_categories(values, key)  # raises where values are missing
+            codes = self.codes(values, np.asarray(state[self.CATEGORICAL_MAPPING_KEY], dtype=object))
+        adata.obs[self.attr_key] = codes
 
     def require_unedited(self, adata: AnnData, state: dict[str, Any], registered: np.ndarray) -> None:
         """Raise where the column no longer says what was registered.

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from deltavi._errors import DeltaviError, LabelWarning, UnknownCategoryError, UnseenCategoryWarning, examples
+from deltavi._errors import DeltaviError, UnknownCategoryError, UnseenCategoryWarning, examples
 from deltavi.data._fields import UNSEEN, CategoryField, column
+from deltavi.data._names import as_text, folded, warn_mixed_types, warn_near_duplicates, warn_of_names
 
 logger = logging.getLogger("deltavi")
 
@@ -44,8 +43,6 @@ class LabelField(CategoryField):
     """
 
     UNLABELED_KEY = "unlabeled_category"
-    CELLS_KEY = "cells_sha256"
-    CODES_KEY = "codes_by_cell_name"
 
     def __init__(self, registry_key: str, attr_key: str, *, unlabeled_category: str | None) -> None:
         super().__init__(registry_key, attr_key, optional_in_query=True)
@@ -74,7 +71,12 @@ class LabelField(CategoryField):
         return {**state, self.UNLABELED_KEY: unlabeled, **self._fingerprint(adata)}
 
     def transfer_field(
-        self, state_registry: dict[str, Any], adata_target: AnnData, extend_categories: bool = False, **_: Any
+        self,
+        state_registry: dict[str, Any],
+        adata_target: AnnData,
+        extend_categories: bool = False,
+        attached: bool = False,
+        **_: Any,
     ) -> dict[str, Any]:
         unlabeled = state_registry[self.UNLABELED_KEY]
         state = super().transfer_field(state_registry, adata_target)
@@ -88,45 +90,12 @@ class LabelField(CategoryField):
         if extend_categories:
             # from here on these are the training cells
             return {**state, self.UNLABELED_KEY: unlabeled, **self._fingerprint(adata_target)}
-        self._require_same_labels(state_registry, adata_target)
+        # of a query too: unlike a column of groups, labels are what is asked for
+        self._require_same(state_registry, adata_target)
         return {**state_registry, **state}
-
-    def _fingerprint(self, adata: AnnData) -> dict[str, Any]:
-        """What tells later whether the same cells come back with other labels."""
-        codes = np.asarray(adata.obs[self.attr_key])
-        names = sorted_names(adata.obs_names)
-        smallest = np.min_scalar_type(-2 - int(codes.max(initial=UNSEEN)))
-        return {self.CELLS_KEY: checksum(names), self.CODES_KEY: codes[names.index].astype(smallest)}
-
-    def _require_same_labels(self, state: Mapping[str, Any], adata: AnnData) -> None:
-        """Raise where the cells are those of training, by name, and labelled otherwise.
-
-        Cells without a known label, here or in training, are not compared: a query may well hide labels.
-        """
-        known = np.asarray(state[self.CODES_KEY])
-        if len(known) != adata.n_obs:
-            return
-        names = sorted_names(adata.obs_names)
-        if not len(names) or checksum(names) != state[self.CELLS_KEY]:
-            return
-        codes = np.asarray(adata.obs[self.attr_key])[names.index]
-        differ = (codes != known) & (codes != UNSEEN) & (known != UNSEEN)
-        if differ.any():
-            raise DeltaviError(
-                f"{int(differ.sum())} of {adata.n_obs} cells carry another label in obs[{self._original_attr_key!r}] "
-                f"than in training (for example {examples(names[differ])}). Restore those labels, or set up and train "
-                "a new model. If these are other cells that share names with the training cells, rename them: "
-                "adata.obs_names = 'query-' + adata.obs_names."
-            )
 
 
 # -- reading -------------------------------------------------------------------------------------------------
-
-
-def as_text(value: object) -> str:
-    """Label as text; a whole number is written without decimals, which pandas adds where others are missing."""
-    value = value.item() if isinstance(value, np.generic) else value
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def label_counts(values: pd.Series) -> dict[str, int]:
@@ -137,26 +106,6 @@ def label_counts(values: pd.Series) -> dict[str, int]:
     for value, n in zip(found, cells, strict=True):
         counts[as_text(value)] += int(n)
     return dict(sorted(counts.items()))
-
-
-def folded(name: str) -> str:
-    """`name` without spaces and in lower case."""
-    return "".join(name.split()).casefold()
-
-
-def sorted_names(names: pd.Index) -> pd.Series:
-    """Names of cells, sorted, with their positions as index; empty where they do not tell cells apart.
-
-    That is where they repeat, and where they are the numbers anndata gives cells that have no names.
-    """
-    text = pd.Series(names.astype(str).to_numpy(dtype=object), dtype=object)
-    numbered = np.array_equal(text.to_numpy(), np.arange(len(text)).astype(str).astype(object))
-    return text[:0] if numbered or not names.is_unique else text.sort_values(kind="stable")
-
-
-def checksum(names: pd.Series) -> str:
-    """SHA-256 of `names`."""
-    return hashlib.sha256("\0".join(names).encode(errors="surrogatepass")).hexdigest()
 
 
 # -- checks of the labels to learn ---------------------------------------------------------------------------
@@ -198,35 +147,6 @@ def require_two_labels(labels: Mapping[str, int], values: pd.Series, key: str) -
         )
 
 
-def warn_mixed_types(values: pd.Series, key: str) -> None:
-    """Warn of a column that holds text and numbers."""
-    kinds: dict[str, list[object]] = {}
-    for value in pd.factorize(values)[1]:
-        plain = value.item() if isinstance(value, np.generic) else value
-        number = isinstance(plain, int | float) and not isinstance(plain, bool)
-        kinds.setdefault("number" if number else type(plain).__name__, []).append(plain)
-    if len(kinds) > 1:
-        held = ", ".join(f"{len(found)} of type {kind} ({examples(found)})" for kind, found in sorted(kinds.items()))
-        _warn(
-            f"obs[{key!r}] mixes labels of {len(kinds)} types: {held}. All are read as text; convert the column with "
-            f"adata.obs[{key!r}].astype(str) where no label is missing, or rename them."
-        )
-
-
-def warn_near_duplicates(names: Iterable[str], key: str) -> None:
-    """Warn of names that differ only by case or spaces."""
-    alike: dict[str, list[str]] = {}
-    for name in names:
-        alike.setdefault(folded(name), []).append(name)
-    pairs = [f"{a!r} and {b!r}" for group in alike.values() for a, b in combinations(group, 2)]
-    if pairs:
-        more = f" and {len(pairs) - 3} more pairs" if len(pairs) > 3 else ""
-        _warn(
-            f"obs[{key!r}]: {len(pairs)} pairs of labels differ only by case or spaces ({', '.join(pairs[:3])}{more}). "
-            "They are read as different; rename them if they are the same."
-        )
-
-
 def warn_placeholders(labels: Mapping[str, int], unlabeled: str | None, key: str) -> None:
     """Warn of labels that read like none, and are learned as cell types."""
     # a spelling of the unlabelled name itself is a near-duplicate, which is warned of already
@@ -234,7 +154,7 @@ def warn_placeholders(labels: Mapping[str, int], unlabeled: str | None, key: str
     if found:
         n_cells = sum(labels[name] for name in found)
         way = f"pass unlabeled_category={found[0]!r}" if unlabeled is None else "set those cells to missing (NaN)"
-        _warn(
+        warn_of_names(
             f"obs[{key!r}]: {n_cells} cells are called {examples(found)}, which reads like no label and is learned as "
             f"a cell type. If they have none, {way}."
         )
@@ -244,15 +164,10 @@ def warn_single_cells(labels: Mapping[str, int], key: str) -> None:
     """Warn of labels that cannot be both learned and checked."""
     single = [label for label, n in labels.items() if n == 1]
     if single:
-        _warn(
+        warn_of_names(
             f"obs[{key!r}]: {len(single)} of {len(labels)} labels have a single cell ({examples(single)}), which is "
             "kept out of the calibration split. Merge them with others, or leave those cells unlabelled."
         )
-
-
-def _warn(message: str) -> None:
-    # seen from register_field, which calls the checks
-    warnings.warn(message, LabelWarning, stacklevel=4)
 
 
 def log_unlabeled(values: pd.Series, counts: Mapping[str, int], unlabeled: str | None, key: str) -> None:

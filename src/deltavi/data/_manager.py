@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from torch.utils.data import Subset
@@ -20,9 +19,16 @@ from deltavi._compat import (
     STATE_REGISTRY_KEY,
     AnnDataManager,
 )
-from deltavi._errors import DeltaviError, DeltaviWarning
+from deltavi._errors import DeltaviError
+from deltavi._random import taking_turns
 from deltavi.data._batches import OrderedDataset
-from deltavi.data._fields import CategoryField
+from deltavi.data._fields import (
+    CategoricalCovariatesField,
+    CategoryField,
+    ContinuousCovariatesField,
+    ExpressionField,
+    codes_of,
+)
 from deltavi.data._matrix import loadable
 
 
@@ -49,12 +55,7 @@ class DataManager(AnnDataManager):  # type: ignore[misc]
     ) -> None:
         with self._undone_on_error(adata):
             super().register_fields(adata, source_registry, **transfer_kwargs)
-        self._cells = adata.obs_names
-        self._codes = {
-            field.attr_key: np.array(adata.obs[field.attr_key], dtype=np.int32)
-            for field in self._category_fields()
-            if not field.is_default and self._state(field)[field.ORIGINAL_ATTR_KEY] in adata.obs
-        }
+        self._remember_codes(adata)
 
     @contextmanager
     def _undone_on_error(self, adata: AnnData) -> Iterator[None]:
@@ -85,19 +86,35 @@ class DataManager(AnnDataManager):  # type: ignore[misc]
             If a batch, condition or label column, or the codes made of it, changed or went away.
         """
         self._assert_anndata_registered()
-        self._require_unedited()
-        if self._is_latest:
-            return
+        # models of several threads may share an AnnData, and write over each other's codes
+        with taking_turns():
+            self._require_unedited()
+            if not self._is_latest:
+                self._register_again()
+
+    def _register_again(self) -> None:
+        """Write columns and identifiers of the AnnData once more, as they were registered.
+
+        Codes keep their meaning though categories came or went. Nothing is warned of again, and without a filter of
+        warnings: pandas swaps filters in whatever thread it runs, and may make one that is meant for a moment stay.
+        """
+        adata = self.adata
         # models find their managers by it; whoever clears uns takes it away
-        self.adata.uns.setdefault(SCVI_UUID_KEY, self.adata_uuid)
-        adata, self.adata = self.adata, None
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeltaviWarning)  # what there was to say was said the first time
-                # from its own registry, not afresh: codes keep their meaning though categories came or went
-                self.register_fields(adata, deepcopy(self._registry), **self._transfer_kwargs)
-        finally:
-            self.adata = adata
+        adata.uns.setdefault(SCVI_UUID_KEY, self.adata_uuid)
+        with self._undone_on_error(adata):
+            for field in self.fields:
+                if not field.is_empty:
+                    _write_again(field, adata, self._registry[FIELD_REGISTRIES_KEY][field.registry_key])
+        self._remember_codes(adata)
+        adata.uns[MANAGER_UUID_KEY] = self.id
+
+    def _remember_codes(self, adata: AnnData) -> None:
+        self._cells = adata.obs_names
+        self._codes = {
+            field.attr_key: np.array(adata.obs[field.attr_key], dtype=np.int32)
+            for field in self._category_fields()
+            if not field.is_default and self._state(field)[field.ORIGINAL_ATTR_KEY] in adata.obs
+        }
 
     @property
     def _is_latest(self) -> bool:
@@ -132,10 +149,11 @@ class DataManager(AnnDataManager):  # type: ignore[misc]
     # -- data ------------------------------------------------------------------------------------------------
 
     def get_from_registry(self, registry_key: str) -> Any:
-        if self.adata is not None and not self._is_latest:
-            self.validate()
-        data = super().get_from_registry(registry_key)
-        return self._loadable(data) if registry_key == REGISTRY_KEYS.X_KEY else data
+        with taking_turns():
+            if self.adata is not None and not self._is_latest:
+                self.validate()
+            data = super().get_from_registry(registry_key)
+            return self._loadable(data) if registry_key == REGISTRY_KEYS.X_KEY else data
 
     def _loadable(self, source: Any) -> Any:
         # a backed AnnData makes a new wrapper on every access, an in-memory one returns the same object
@@ -153,6 +171,25 @@ class DataManager(AnnDataManager):  # type: ignore[misc]
         self.validate()
         dataset = OrderedDataset(self, getitem_tensors=data_and_attributes, load_sparse_tensor=load_sparse_tensor)
         return dataset if indices is None else Subset(dataset, indices)
+
+
+def _write_again(field: Any, adata: AnnData, registered: dict[str, Any]) -> None:
+    """Write what `field` adds to `adata`, by its own registry."""
+    state = registered[STATE_REGISTRY_KEY]
+    if isinstance(field, CategoryField):
+        field.write_again(adata, state)
+    elif isinstance(field, CategoricalCovariatesField):
+        field.validate_field(adata)
+        known = state[field.MAPPINGS_KEY]
+        codes = {key: codes_of(adata.obs[key], np.asarray(known[key])) for key in field.attr_keys}
+        adata.obsm[field.attr_key] = pd.DataFrame(codes, index=adata.obs_names)
+    elif isinstance(field, ContinuousCovariatesField):
+        field.validate_field(adata)
+        adata.obsm[field.attr_key] = adata.obs[field.attr_keys].copy()
+    elif isinstance(field, ExpressionField):
+        field.require_finite(adata)
+    else:
+        field.validate_field(adata)
 
 
 def _own(table: Any) -> list[str]:

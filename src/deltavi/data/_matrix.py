@@ -15,12 +15,9 @@ from anndata.abc import CSCDataset
 from scipy import sparse
 
 from deltavi._errors import InputDataError, InputDataWarning
-from deltavi.data._checks import row_blocks
+from deltavi.data._checks import ENTRIES_PER_PASS, row_blocks
 
 logger = logging.getLogger("deltavi")
-
-# Non-zero entries moved at a time when a backed CSC matrix is turned around.
-ENTRIES_PER_PASS = 2_000_000
 
 
 def loadable(x: Any, *, where: str, quiet: bool = False) -> Any:
@@ -68,11 +65,14 @@ def _check_dtype(x: Any, where: str, quiet: bool) -> None:
 
 
 def _as_csr(x: Any, where: str, quiet: bool) -> sparse.csr_matrix:
-    if type(x) is sparse.csr_matrix:
-        return x
     if x.format == "coo" and not quiet:
         logger.info("%s is a COO matrix; a CSR copy is used for loading.", where)
-    return sparse.csr_matrix(x)
+    rows = x if type(x) is sparse.csr_matrix else sparse.csr_matrix(x)
+    if not rows.has_canonical_format:
+        # several entries in one place are their sum; adding them up moves entries, which may be the user's
+        rows = rows.copy()
+        rows.sum_duplicates()
+    return rows
 
 
 def _single_precision(chunk: Any) -> np.ndarray:

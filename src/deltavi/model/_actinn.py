@@ -37,6 +37,8 @@ DEFAULT_EPOCHS, SMALLEST_STEPS = 50, 1000
 L2_OF_ONE_CELL = 2.0
 # Learning rate at which logistic regression gets near its optimum in as many steps.
 REGRESSION_RATE = 1e-2
+# Share of the squared mean below which a variance is rounding.
+SMALLEST_VARIANCE = 1e-12
 
 
 class ACTINN(ClassificationMixin, AttributionMixin, FilesMixin, TrainingMixin, CountModel):
@@ -360,7 +362,9 @@ def log_moments(matrix: Any, cells: np.ndarray, totals: np.ndarray) -> tuple[np.
         sums += np.asarray(scaled.sum(0)).ravel()
         squares += np.asarray(scaled.power(2).sum(0)).ravel()
     mean = sums / len(cells)
-    return mean, np.sqrt(np.maximum(squares / len(cells) - mean**2, 0))
+    variance = squares / len(cells) - mean**2
+    # of a gene that is the same in all cells rounding leaves a variance, by which scaling would blow up a query
+    return mean, np.sqrt(np.where(variance > SMALLEST_VARIANCE * mean**2, variance, 0.0))
 
 
 def _chosen(mean: np.ndarray, sd: np.ndarray) -> np.ndarray:

@@ -7,12 +7,15 @@ mapping); they all reach their data through ``_validate_anndata``, where a fresh
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
+from functools import wraps
 from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.model.base import BaseModelClass
@@ -25,7 +28,8 @@ from deltavi._compat import (
     STATE_REGISTRY_KEY,
     make_actual,
 )
-from deltavi._errors import DeltaviError, KeyClashError, NotTrainedError, examples, unknown_category
+from deltavi._errors import DeltaviError, DeltaviWarning, KeyClashError, NotTrainedError, examples, unknown_category
+from deltavi._random import taking_turns
 from deltavi.data._checks import MatrixReport, scale_check
 from deltavi.data._fields import (
     CategoricalCovariatesField,
@@ -44,6 +48,13 @@ logger = logging.getLogger("deltavi")
 OWN_COLUMNS = ("_scvi_batch", "_scvi_labels", f"_scvi_{_keys.CONDITION}")
 
 
+# Verbs of scvi-tools that answer before training, from weights that were drawn
+VERBS = (
+    *("differential_expression", "get_elbo", "get_feature_correlation_matrix", "get_likelihood_parameters"),
+    *("get_marginal_ll", "get_normalized_expression", "get_reconstruction_error", "posterior_predictive_sample"),
+)
+
+
 class CountModel(BaseModelClass):  # type: ignore[misc]
     """Base of all models; not used directly.
 
@@ -54,6 +65,13 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
     """
 
     min_gene_overlap: float = 0.5
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in VERBS:
+            verb = getattr(cls, name, None)
+            if verb is not None and not hasattr(verb, "__wrapped_for_training__"):
+                setattr(cls, name, _of_trained(verb))
 
     # -- registration ----------------------------------------------------------------------------------------
 
@@ -86,7 +104,11 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         manager = DataManager(
             fields=cls._fields(setup_method_args[SETUP_ARGS_KEY]), setup_method_args=setup_method_args
         )
-        manager.register_fields(adata, **transfer)
+        # cells a file is loaded with may be those of training; those a query brings are others
+        if "source_registry" in transfer and not transfer.get("extend_categories", False):
+            transfer["attached"] = True
+        with taking_turns():
+            manager.register_fields(adata, **transfer)
         cls.register_manager(manager)
 
     def _setup_argument(self, name: str) -> Any:
@@ -161,9 +183,46 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         if not self.is_trained_:
             raise NotTrainedError(f"{what} needs a trained model: call train() first.")
 
+    def to_device(self, device: str | int | torch.device) -> None:
+        """Move the weights to a device; where there is none such, to the CPU, with a warning.
+
+        Parameters
+        ----------
+        device
+            As in torch: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``, or the number of a GPU.
+        """
+        wanted = torch.device(device)
+        if not _is_present(wanted):
+            warnings.warn(
+                f"This computer has no device {str(wanted)!r}; the model is on the CPU, with the same answers.",
+                DeltaviWarning,
+                stacklevel=2,
+            )
+            wanted = torch.device("cpu")
+        super().to_device(wanted)
+
     def _check_if_trained(self, warn: bool = True, message: str = "") -> None:
         # scvi-tools only warns in some methods; an untrained model has no answer worth giving
         self._require_trained("This")
+
+
+def _of_trained(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """`verb`, which an untrained model refuses."""
+
+    @wraps(verb)
+    def of_trained(self: CountModel, *args: Any, **kwargs: Any) -> Any:
+        self._require_trained(verb.__name__)
+        return verb(self, *args, **kwargs)
+
+    of_trained.__wrapped_for_training__ = True  # type: ignore[attr-defined]
+    return of_trained
+
+
+def _is_present(device: torch.device) -> bool:
+    """Whether tensors can be moved to `device`; of kinds that are not known here torch itself says so."""
+    if device.type == "cuda":
+        return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    return device.type != "mps" or torch.backends.mps.is_available()
 
 
 def _where(layer: str | None) -> str:
@@ -216,7 +275,9 @@ def aligned_copy(adata: AnnData, genes: np.ndarray, *, layer: str | None, min_ov
     matrix = loadable(_expression(adata, layer), where=_where(layer), quiet=True)
     if not match.is_identity:
         matrix = take_columns(matrix, match.positions)
-    obs = user_columns(adata.obs)
+    with taking_turns():
+        # a model that was set up on these cells may be writing columns of its own
+        obs = user_columns(adata.obs)
     var = pd.DataFrame(index=pd.Index(genes.astype(str)))
     return AnnData(X=matrix, obs=obs, var=var) if layer is None else AnnData(obs=obs, var=var, layers={layer: matrix})
 

@@ -17,7 +17,7 @@ from deltavi._errors import CalibrationWarning, DeltaviError, InputDataWarning, 
 from deltavi._random import isolated_randomness
 from deltavi.annotation import Calibration, ClassifiedCells, TemperaturePrior
 from deltavi.annotation._conformal import cells_needed
-from deltavi.data._labels import checksum
+from deltavi.data._names import checksum
 from deltavi.likelihood._base import to_numpy
 from deltavi.model._cells import Indices, positions
 

@@ -11,7 +11,8 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
 from deltavi._errors import DeltaviError
-from deltavi.data._labels import LabelField, as_text
+from deltavi.data._labels import LabelField
+from deltavi.data._names import as_text
 from deltavi.model._classification import BATCH_SIZE
 from deltavi.train import CellSplit, split_labelled
 

@@ -62,4 +62,5 @@ class TotalCountsMixin:
         counts = np.sum(sums, axis=0)
         key = model._setup_argument("size_factor_key")
         library = counts.sum() if key is None else float(np.asarray(model.adata.obs[key], dtype=np.float64).sum())
-        model.module.decoder.start_at(torch.from_numpy(counts / library).float())
+        if library > 0:
+            model.module.decoder.start_at(torch.from_numpy(counts / library).float())

@@ -1,0 +1,72 @@
+"""The rows: what may be handed over by mistake or go wrong, what must happen, and to which models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from tests.bad_input.bench import CASES, Bench
+
+LAST_ROW = 75
+Check = Callable[[Bench], None]
+
+_rows: dict[int, Row] = {}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One bad input or fault.
+
+    Parameters
+    ----------
+    number
+        Position in the table, from 1.
+    given
+        What is handed over, or goes wrong.
+    must
+        What has to happen.
+    check
+        Puts it before a model and asserts the answer.
+    without
+        Models that it does not concern, with the reason.
+    """
+
+    number: int
+    given: str
+    must: str
+    check: Check
+    without: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def models(self) -> list[str]:
+        """Models that it concerns, in the order of the cases."""
+        return [name for name in CASES if name not in self.without]
+
+
+def row(number: int, given: str, must: str, *, without: Mapping[str, str] | None = None) -> Callable[[Check], Check]:
+    """Put the decorated check into the table."""
+
+    def register(check: Check) -> Check:
+        assert number not in _rows, f"row {number} is there already"
+        _rows[number] = Row(number, given, must, check, without or {})
+        return check
+
+    return register
+
+
+def all_rows() -> list[Row]:
+    """Every row, in order."""
+    # imported here, as they import the decorator
+    from tests.bad_input import batches, cells, faults, files, genes, labels, odds, storage, values
+
+    assert all((batches, cells, faults, files, genes, labels, odds, storage, values))
+    return [_rows[number] for number in sorted(_rows)]
+
+
+# -- reasons that several rows share ---------------------------------------------------------------------------
+
+ONE_OF_GROUPS = "its labels only name groups of cells: every cell needs one, and none is predicted"
+NO_LABELS = {"VAE": ONE_OF_GROUPS, "SCGEN": ONE_OF_GROUPS, "PPCA": ONE_OF_GROUPS}
+NO_BATCHES = {"ACTINN": "it knows no batches", "PPCA": "it knows no batches"}
+NO_EPOCHS = {"PPCA": "it is fitted in closed form, without epochs"}
+ONLY_MIXTURES = dict.fromkeys(("VAE", "SCGEN", "LABELVI", "ACTINN", "PPCA"), "it has no components")
