@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import shlex
 from collections.abc import Iterator
 from importlib.metadata import version
 
@@ -110,7 +111,7 @@ def sections(evaluation: PerturbationEvaluation, options: argparse.Namespace) ->
         + "."
     )
     yield (
-        f"Made by `python benchmarks/perturbation.py {' '.join(options.given)}` with {packages} on Python "
+        f"Made by `python benchmarks/perturbation.py {shlex.join(options.given)}` with {packages} on Python "
         f"{platform.python_version()}, {platform.machine()}, one thread per process."
     )
 

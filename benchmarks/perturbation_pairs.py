@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -102,7 +103,7 @@ def sections(found: dict[str, PerturbationEvaluation], options: argparse.Namespa
     yield ADDITIVE
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     yield (
-        f"Made by `python benchmarks/perturbation_pairs.py {' '.join(options.given)}` with {packages} on Python "
+        f"Made by `python benchmarks/perturbation_pairs.py {shlex.join(options.given)}` with {packages} on Python "
         f"{platform.python_version()}, {platform.machine()}, one thread per process."
     )
 

@@ -174,7 +174,7 @@ def test_a_backed_file_is_never_in_memory_whole(
 ) -> None:
     monkeypatch.setattr(_matrix, "ENTRIES_PER_PASS", 100_000)
     rng = np.random.default_rng(0)
-    x = sparse.random(24_000, 200, density=0.3, format="csr", dtype=np.float32, random_state=rng)
+    x = sparse.random(48_000, 200, density=0.3, format="csr", dtype=np.float32, random_state=rng)
     size = {"dense": 4 * x.shape[0] * x.shape[1]}.get(kind, x.data.nbytes + x.indices.nbytes)
     AnnData(KINDS[kind](x)).write_h5ad(tmp_path / "large.h5ad")
     backed = ad.read_h5ad(tmp_path / "large.h5ad", backed="r")

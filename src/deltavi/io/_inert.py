@@ -12,6 +12,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,6 +33,10 @@ DATA_NAMES = {
 ARRAY_MADE, SCALAR_MADE = "multiarray._reconstruct", "multiarray.scalar"
 # Types of the arrays that are read; that of another could ask for any amount of memory per value.
 ARRAY_TYPE = re.compile(r"[biufOUS][0-9]{0,4}")
+
+
+# Text of Arrow, by name, with the type of the places where values end.
+ARROW_TEXT = {"string": np.int32, "large_string": np.int64}
 
 
 class Named:
@@ -183,8 +188,23 @@ class _Plain:
 
     def _names(self, data: Any) -> Any:
         """Values of an index, which is an array, or an array of text that holds one."""
+        if isinstance(data, Named) and data.path.endswith(".ArrowStringArray"):
+            return self._arrow_text(data.state["_pa_array"])
         parts = data.state if isinstance(data, Named) and not data.path.endswith(ARRAY_MADE) else (data,)
         return next(found for found in map(self.of, parts) if isinstance(found, np.ndarray))
+
+    def _arrow_text(self, array: Any) -> np.ndarray:
+        """Values of an array of text, one behind the other in a buffer, of which another one says where each ends."""
+        if array.path.endswith(".chunked_array"):
+            return np.concatenate([self._arrow_text(chunk) for chunk in array.args[0]])
+        ((kind, length, _, first, (_, places, letters), *_),) = array.args
+        ends = np.frombuffer(self._buffer(places), ARROW_TEXT[kind.args[0]])[first : first + length + 1]
+        text = self._buffer(letters)
+        return np.array([text[start:end].decode() for start, end in pairwise(ends)], dtype=object)
+
+    def _buffer(self, buffer: Any) -> bytes:
+        (content,) = buffer.args
+        return bytes(self.of(content.args[0] if isinstance(content, Named) else content))
 
     def _row_names(self, given: dict[str, Any], n_rows: int) -> pd.Index:
         if "data" in given:
