@@ -3,8 +3,9 @@
     python benchmarks/trust.py --write docs/trust.md
 
 Runs the tests of the folder ``tests/bad_input`` and notes which row passed on which model; then gives SCVI, or SCANVI
-where labels are concerned, the same input and notes what is seen (``trust_peer.py``). With --rows only some rows are
-run, to see that everything works; a page is written of all of them alone.
+where labels are concerned, the same input and notes what is seen (``trust_peer.py``). Then takes checks out, damages
+files at random and injects faults (``trust_faults.py``). With --rows only some rows are run, to see that everything
+works; a page is written of all of them alone.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import pandas as pd  # noqa: E402 - the thread count must be set before NumPy is
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from annotation_page import markdown  # noqa: E402
+from trust_faults import damages_section, faults_section, mutations_section  # noqa: E402
 
 PASSED, FAILED, SKIPPED, NOT_CONCERNED, NOT_TRIED = "✓", "**failed**", "not run", "–", "not tried"
 # Rows about what SCVI and SCANVI do not have: division by deviations of genes, components.
@@ -175,17 +177,17 @@ def colophon() -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return (
         f"Made by `python benchmarks/trust.py --write docs/trust.md` with {packages} on Python "
-        f"{platform.python_version()}, {platform.machine()}, one thread. That the tests notice a check that is "
-        "missing is shown by `python tests/bad_input/mutations.py`, which takes out one after the other."
+        f"{platform.python_version()}, {platform.machine()}, one thread."
     )
 
 
-def sections(found: dict[tuple[int, str], str], peers: dict[int, str]) -> Iterator[str]:
-    """Sections of the page."""
+def sections(found: dict[tuple[int, str], str], peers: dict[int, str], others: list[str]) -> Iterator[str]:
+    """Sections of the page; `others` are about what is no row."""
     yield introduction()
     yield rows_section(found, peers)
     yield peers_section(peers)
     yield reasons_section()
+    yield from others
     yield colophon()
 
 
@@ -193,6 +195,7 @@ def main() -> None:
     """Run the rows and the peer, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default="", help="comma-separated numbers (default: all)")
+    parser.add_argument("--tried", type=int, default=5000, help="damages of each kind of file (default: %(default)s)")
     parser.add_argument("--write", type=Path, help="Markdown file to write")
     options = parser.parse_args()
     rows = [int(number) for number in options.rows.split(",") if number]
@@ -201,9 +204,10 @@ def main() -> None:
     torch.set_num_threads(1)
     peers = peer_answers(rows)
     found = outcomes(rows)
-    text = "\n\n".join(sections(found, peers)) + "\n"
     if not found:
         raise SystemExit("no test was run")
+    others = [] if rows else [mutations_section(), damages_section(options.tried), faults_section()]
+    text = "\n\n".join(sections(found, peers, others)) + "\n"
     if options.write and not rows:
         options.write.write_text(text)
     else:

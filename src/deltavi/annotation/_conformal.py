@@ -10,6 +10,8 @@ from deltavi._errors import DeltaviError
 
 # A group with fewer held-out cells cannot give p-values below 0.05.
 MIN_GROUP = 20
+# Scores that differ by less, relative to their size, are the same: single precision, summed in another order.
+ROUNDING = 1e-5
 
 
 def conformal_p_values(
@@ -22,10 +24,11 @@ def conformal_p_values(
 ) -> np.ndarray:
     """Share of calibration cells that are at least as strange, the cell itself counted in.
 
-    p = (1 + #{calibration score >= score}) / (n + 1). For a cell exchangeable with the `n` calibration cells
-    P(p <= a) <= a, whatever the score and the distribution (Vovk, Gammerman and Shafer 2005). With groups the same
-    holds within each group that has enough calibration cells. The smaller groups together make one more group; where
-    even that is too small, its cells are compared with all calibration cells, which may reject a few more of them.
+    p = (1 + #{calibration score >= score}) / (n + 1), where scores that differ by rounding are equal. For a cell
+    exchangeable with the `n` calibration cells P(p <= a) <= a, whatever the score and the distribution (Vovk,
+    Gammerman and Shafer 2005). With groups the same holds within each group that has enough calibration cells. The
+    smaller groups together make one more group; where even that is too small, its cells are compared with all
+    calibration cells, which may reject a few more of them.
 
     Parameters
     ----------
@@ -73,7 +76,8 @@ def cells_needed(share: float) -> int:
 
 def _rank_share(scores: np.ndarray, calibration_scores: np.ndarray) -> np.ndarray:
     n = len(calibration_scores)
-    n_below = np.searchsorted(np.sort(calibration_scores), scores, side="left")
+    # a held-out cell that is asked about again meets its own score
+    n_below = np.searchsorted(np.sort(calibration_scores), scores * (1 - ROUNDING * np.sign(scores)), side="left")
     share: np.ndarray = (1 + n - n_below) / (n + 1)
     return share
 
