@@ -34,6 +34,7 @@ from deltavi._errors import DeltaviError
 from deltavi.model import LABELVI
 from tests.generated.obs_damages import ALL_KINDS, IN_MEMORY, KEYS, KINDS, N_CELLS, N_GENES, clean_obs, in_memory
 
+# Of the processor: that of a machine with other work to do counts for nothing.
 SECONDS = 2.0
 OUTCOMES = ("unread", "refused", "equal", "different", "error", "slow")
 FAILURES = ("different", "error", "slow")
@@ -137,12 +138,12 @@ def answers(model: LABELVI, adata: AnnData) -> tuple[str, Any]:
 
 def outcome_of(model: LABELVI, adata: AnnData) -> tuple[str, float, str]:
     """What cells that were read lead to; seconds that took; and the error."""
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         registered, said = answers(model, adata)
     except Exception as error:
-        return "error", time.perf_counter() - started, f"{type(error).__name__}: {error}"
-    seconds = time.perf_counter() - started
+        return "error", time.process_time() - started, f"{type(error).__name__}: {error}"
+    seconds = time.process_time() - started
     if seconds > SECONDS:
         return "slow", seconds, ""
     if isinstance(said, np.ndarray) and not (said.shape == (adata.n_obs, 2) and np.isfinite(said).all()):
@@ -160,14 +161,14 @@ def fuzz(model: LABELVI, tasks: Iterable[tuple[str, int]], report: Report) -> No
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for kind, seed in tasks:
-            started = time.perf_counter()
+            started = time.process_time()
             try:
                 adata = damaged(image, kind, seed)
             except Exception:
                 report.add(kind, "unread", 0.0, "")
                 continue
             finally:
-                read = time.perf_counter() - started
+                read = time.process_time() - started
             outcome, seconds, told = outcome_of(model, adata)
             report.add(kind, outcome, max(seconds, read), f"--kind {kind} --only {seed}: {outcome}, {told}")
 

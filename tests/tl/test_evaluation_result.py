@@ -111,6 +111,15 @@ def test_the_verdict_says_where_it_did_not(known: PerturbationEvaluation) -> Non
     assert "correlation" not in only
 
 
+def test_a_verdict_names_some_of_many_losses(known: PerturbationEvaluation) -> None:
+    one = known.table[known.table["hold_out"] == "NK"]
+    many = pd.concat([one.assign(hold_out=f"type {i:02}", label=f"type {i:02}") for i in range(12)], ignore_index=True)
+    text = PerturbationEvaluation(many).verdict("mine", A)
+    assert "in 0 of 12 comparisons" in text
+    assert [f"type {i:02}" in text for i in range(12)] == [True] * 7 + [False] * 5
+    assert text.endswith("(0.5 against 0.6 of mean shift) and 5 more.")
+
+
 def test_a_verdict_without_losses(known: PerturbationEvaluation) -> None:
     best = known.table[known.table["hold_out"] == "B"]
     text = PerturbationEvaluation(best).verdict()

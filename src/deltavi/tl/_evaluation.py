@@ -28,6 +28,8 @@ COLUMNS = [*ABOUT, *SCORES]
 SKIPPED_COLUMNS = [*CASE, "reason"]
 PREDICTION_COLUMNS = ["hold_out", "target", "seed", "method", "file"]
 JUDGED_BY = ("correlation_of_changes", "e_distance")
+# Hold-outs that a sentence names; where there are more, `wins` has them all.
+MOST_NAMED = 7
 TABLE_FILE, SKIPPED_FILE, PREDICTIONS_FILE, REST_FILE = "table.csv", "skipped.csv", "predictions.csv", "settings.json"
 
 
@@ -172,7 +174,8 @@ class PerturbationEvaluation:
         text = f"On {shown} it beat the best baseline in {n_wins} of {len(wins)} comparisons"
         several = wins["target"].nunique() > 1
         lost = [_loss(row, several) for _, row in wins[~wins["wins"]].iterrows()]
-        return f"{text}; it did not for {', '.join(lost)}." if lost else f"{text}."
+        more = f" and {len(lost) - MOST_NAMED} more" if len(lost) > MOST_NAMED else ""
+        return f"{text}; it did not for {', '.join(lost[:MOST_NAMED])}{more}." if lost else f"{text}."
 
     def board(self) -> pd.DataFrame:
         """Scores with methods in the index, as :func:`deltavi.pl.scoreboard` takes them."""
