@@ -87,7 +87,8 @@ def table(found: dict[tuple[int, str], str], peers: dict[int, str]) -> pd.DataFr
 
 def peer_answers(rows: list[int]) -> dict[int, str]:
     """What SCVI or SCANVI does with the input of each row."""
-    from trust_peer import PEERS, observed
+    from trust_peer import observed
+    from trust_peer_rows import PEERS
 
     answers = {}
     for number, peer in PEERS.items():

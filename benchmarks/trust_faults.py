@@ -47,7 +47,9 @@ def faults_section() -> str:
     """What was injected or repeated, and how many of the tests of it passed."""
     plugin = Counts()
     paths = [str(ROOT / path) for path in TESTS]
-    pytest.main(["-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", *paths], plugins=[plugin])
+    # libraries that bring plugins of pytest were read before it
+    quiet = ["-W", "ignore::pytest.PytestAssertRewriteWarning", "-q", "-p", "no:cacheprovider"]
+    pytest.main([*quiet, f"--rootdir={ROOT}", *paths], plugins=[plugin])
     lines = {
         path: {
             "what is injected or repeated": what,
