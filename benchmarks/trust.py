@@ -29,8 +29,7 @@ sys.path.insert(0, str(ROOT))
 import pandas as pd  # noqa: E402 - the thread count must be set before NumPy is loaded
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from annotation_page import markdown  # noqa: E402
-from trust_faults import damages_section, faults_section, mutations_section  # noqa: E402
+from trust_faults import damages_section, faults_section, mutations_section, words  # noqa: E402
 
 PASSED, FAILED, SKIPPED, NOT_CONCERNED, NOT_TRIED = "✓", "**failed**", "not run", "–", "not tried"
 # Rows about what SCVI and SCANVI do not have: division by deviations of genes, components.
@@ -136,7 +135,7 @@ def rows_section(found: dict[tuple[int, str], str], peers: dict[int, str]) -> st
             f"{n_passed} of {len(found)} tests passed; each gives one model the input of one row. {PASSED}: the model "
             f"does what must happen. {NOT_CONCERNED}: the row does not concern it, for a reason below. {SKIPPED}: an "
             "optional library was not there.",
-            markdown(table(found, peers)),
+            words(table(found, peers)),
         ]
     )
 
@@ -163,14 +162,14 @@ def peers_section(peers: dict[int, str]) -> str:
             "A silent answer is no fault where it is right, as for a gene without counts; it is one where it may be "
             "wrong. Not tried: no input of that row was put together for these models. "
             "Queries went in as they are; `prepare_query_anndata` of scvi-tools would match genes by name.",
-            markdown(entries),
+            words(entries),
         ]
     )
 
 
 def reasons_section() -> str:
     """Why rows do not concern models."""
-    return f"## What does not concern a model\n\n{markdown(reasons())}"
+    return f"## What does not concern a model\n\n{words(reasons())}"
 
 
 def colophon() -> str:

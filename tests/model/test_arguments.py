@@ -207,3 +207,11 @@ def test_an_argument_that_setup_does_not_know(model_class: Any, adata: AnnData) 
     with pytest.raises(UnknownCategoryError, match=f"'batch' is not in {model_class.__name__}.setup.*mean 'batch_key'"):
         model_class.setup_anndata(adata, batch="batch")
     assert "_scvi_batch" not in adata.obs
+
+
+def test_a_learned_library_needs_cells_that_differ() -> None:
+    adata = small_adata()[:1].copy()
+    VAE.setup_anndata(adata, batch_key="batch")
+    with pytest.raises(DeltaviError, match=r"1 cells are there, 2 are needed. Pass library='observed'"):
+        VAE(adata, library="learned")
+    VAE(adata, library="observed")

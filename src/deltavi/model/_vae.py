@@ -299,6 +299,11 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, ScviExchangeMixin, TrainingM
         if self._adata is None:
             # placeholders of the right shape: the saved weights replace them
             return {"library_log_means": np.zeros((1, n_batch)), "library_log_vars": np.ones((1, n_batch))}
+        if self._adata.n_obs < 2:
+            raise DeltaviError(
+                f"library='learned' takes its prior from how cells differ in their totals: {self._adata.n_obs} cells "
+                "are there, 2 are needed. Pass library='observed'."
+            )
         means, variances = init_library_size(self.adata_manager, n_batch)
         return {"library_log_means": means, "library_log_vars": variances}
 
