@@ -102,5 +102,5 @@ def mutations_section() -> str:
     told = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT).stdout
     return (
         "## Checks taken out\n\n`python tests/bad_input/mutations.py` takes out one check after the other, in a copy "
-        f"of the package, and runs the tests of its row, which must fail. {told.strip().splitlines()[-1]}"
+        f"of the package, and runs the tests of its row, which must fail. {told.strip().splitlines()[-1]}."
     )

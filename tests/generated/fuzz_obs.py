@@ -14,9 +14,7 @@ import logging
 import sys
 import time
 import warnings
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +31,11 @@ if __package__ in (None, ""):  # run as a script
 from deltavi._errors import DeltaviError
 from deltavi.model import LABELVI
 from tests.generated.obs_damages import ALL_KINDS, IN_MEMORY, KEYS, KINDS, N_CELLS, N_GENES, clean_obs, in_memory
+from tests.io import fuzz_model_files
 
 # Of the processor: that of a machine with other work to do counts for nothing.
 SECONDS = 2.0
 OUTCOMES = ("unread", "refused", "equal", "different", "error", "slow")
-FAILURES = ("different", "error", "slow")
 
 
 def cells(obs: pd.DataFrame) -> AnnData:
@@ -64,28 +62,10 @@ def file_image() -> bytes:
     return buffer.getvalue()
 
 
-@dataclass
-class Report:
+class Report(fuzz_model_files.Report):
     """What became of the damages of each kind, and the failures."""
 
-    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)
-    slowest: float = 0.0
-
-    def add(self, kind: str, outcome: str, seconds: float, told: str) -> None:
-        self.counts[kind, outcome] += 1
-        self.slowest = max(self.slowest, seconds)
-        if outcome in FAILURES:
-            self.failures.append(told)
-
-    def table(self) -> str:
-        """Markdown table of kinds and outcomes."""
-        kinds = sorted({kind for kind, _ in self.counts})
-        rows = [[kind, *(self.counts[kind, outcome] for outcome in OUTCOMES)] for kind in kinds]
-        total = ["all", *(sum(self.counts[kind, outcome] for kind in kinds) for outcome in OUTCOMES)]
-        head = ["damage", "tried", *OUTCOMES]
-        lines = [[row[0], sum(row[1:]), *row[1:]] for row in [*rows, total]]
-        return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in [head, ["---"] * len(head), *lines])
+    outcomes = OUTCOMES
 
 
 def fitted() -> LABELVI:

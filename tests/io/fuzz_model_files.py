@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -40,8 +40,9 @@ FAILURES = ("different", "error", "slow")
 
 @dataclass
 class Report:
-    """What became of the damages of each kind, and the first failures."""
+    """What became of the damages of each kind, and the failures."""
 
+    outcomes: ClassVar[tuple[str, ...]] = OUTCOMES
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     slowest: float = 0.0
@@ -55,9 +56,9 @@ class Report:
     def table(self) -> str:
         """Markdown table of kinds and outcomes."""
         kinds = sorted({kind for kind, _ in self.counts})
-        rows = [[kind, *(self.counts[kind, outcome] for outcome in OUTCOMES)] for kind in kinds]
-        total = ["all", *(sum(self.counts[kind, outcome] for kind in kinds) for outcome in OUTCOMES)]
-        head = ["damage", "tried", *OUTCOMES]
+        rows = [[kind, *(self.counts[kind, outcome] for outcome in self.outcomes)] for kind in kinds]
+        total = ["all", *(sum(self.counts[kind, outcome] for kind in kinds) for outcome in self.outcomes)]
+        head = ["damage", "tried", *self.outcomes]
         lines = [[row[0], sum(row[1:]), *row[1:]] for row in [*rows, total]]
         return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in [head, ["---"] * len(head), *lines])
 
