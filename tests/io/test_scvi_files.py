@@ -351,3 +351,9 @@ def test_arrays_cannot_ask_for_memory(tmp_path: Path) -> None:
 def test_errors_are_of_this_package(saved: Path) -> None:
     assert issubclass(ModelFileError, DeltaviError)
     assert read_scvi(saved).n_cells == 72
+
+
+def test_load_points_to_the_way_in(tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_bytes(b"")
+    with pytest.raises(ModelFileError, match="manifest.json is missing. import_scvi reads models of scvi-tools"):
+        VAE.load(tmp_path)
