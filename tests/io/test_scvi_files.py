@@ -355,5 +355,5 @@ def test_errors_are_of_this_package(saved: Path) -> None:
 
 def test_load_points_to_the_way_in(tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(b"")
-    with pytest.raises(ModelFileError, match="manifest.json is missing. import_scvi reads models of scvi-tools"):
+    with pytest.raises(ModelFileError, match=r"manifest.json is missing\. import_scvi reads models of scvi-tools"):
         VAE.load(tmp_path)
