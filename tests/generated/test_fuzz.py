@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
@@ -15,6 +16,12 @@ from tests.generated.obs_damages import ALL_KINDS, clean_obs
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 N = 1000
+
+
+@pytest.fixture(autouse=True)
+def _quiet(caplog: pytest.LogCaptureFixture) -> None:
+    # the command sets the level of the log, which is put back after the test
+    caplog.set_level(logging.ERROR, logger="deltavi")
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi._errors import DeltaviError, DeltaviWarning, ModelFileError, UnknownCategoryError
+from deltavi._errors import DeltaviError, DeltaviWarning, InputDataError, ModelFileError, UnknownCategoryError
 from deltavi.likelihood import Dispersion, NegativeBinomial
 from deltavi.model import SCGEN, VAE
 from deltavi.model._decoding import CellDecoder, predict_cells
@@ -215,3 +216,22 @@ def test_a_learned_library_needs_cells_that_differ() -> None:
     with pytest.raises(DeltaviError, match=r"1 cells are there, 2 are needed. Pass library='observed'"):
         VAE(adata, library="learned")
     VAE(adata, library="observed")
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        lambda n: pd.period_range("2020-01-03", periods=n, freq="D"),
+        lambda n: pd.date_range("2020-01-03", periods=n, tz="UTC"),
+        lambda n: pd.to_timedelta(np.arange(1, n + 1), unit="D"),
+        lambda n: pd.Categorical(pd.period_range("2020-01-03", periods=n, freq="D")),
+        lambda n: pd.Series(pd.period_range("2020-01-03", periods=n, freq="D")).astype(object).to_numpy(),
+        lambda n: pd.Series(pd.date_range("2020-01-03", periods=n)).astype(object).to_numpy(),
+    ],
+    ids=["periods", "dates", "durations", "categories", "periods as objects", "dates as objects"],
+)
+def test_times_are_no_numbers(adata: AnnData, times: Any) -> None:
+    adata.obs["size"] = times(adata.n_obs)
+    for keys in ({"size_factor_key": "size"}, {"continuous_covariate_keys": ["size"]}):
+        with pytest.raises(InputDataError, match=rf"obs\['size'\] must .*{adata.n_obs} cells"):
+            VAE.setup_anndata(adata, **keys)

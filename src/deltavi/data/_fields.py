@@ -342,9 +342,13 @@ class CategoricalCovariatesField(CategoricalJointObsField):  # type: ignore[misc
 
 
 def numbers(adata: AnnData, key: str) -> np.ndarray:
-    """Column `key` of obs as float64, NaN where it is not a number, ``(n_cells,)``."""
-    values: np.ndarray = pd.to_numeric(column(adata, key), errors="coerce").to_numpy(dtype=float, na_value=np.nan)
-    return values
+    """Column `key` of obs as float64, NaN where it is not a number, ``(n_cells,)``; dates and times are none."""
+    values = column(adata, key)
+    held = values.cat.categories.dtype if isinstance(values.dtype, pd.CategoricalDtype) else values.dtype
+    if isinstance(held, pd.PeriodDtype | pd.IntervalDtype) or getattr(held, "kind", "") in "mM":
+        return np.full(len(values), np.nan)
+    found: np.ndarray = pd.to_numeric(values, errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+    return found
 
 
 class ContinuousCovariatesField(NumericalJointObsField):  # type: ignore[misc]
