@@ -387,17 +387,3 @@ def require_known(kind: str, given: object, known: Any) -> None:
     """Raise :class:`UnknownCategoryError` where `given` is not among `known`."""
     if str(given) not in {str(k) for k in known}:
         raise unknown_category(kind, given, known)
-
-
-__all__ = [
-    "UNSEEN",
-    "CategoricalCovariatesField",
-    "CategoryField",
-    "ContinuousCovariatesField",
-    "ExpressionField",
-    "SizeFactorField",
-    "UnknownCategoryError",
-    "column",
-    "numbers",
-    "require_known",
-]
