@@ -26,14 +26,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from deltavi._compat import SAVE_KEYS
 from deltavi._errors import ModelFileError, ModelWriteError, examples
 
 FORMAT = "deltavi-model"
 FORMAT_VERSION = 1
 TENSORS, DESCRIPTION, MANIFEST = "tensors.safetensors", "model.json", "manifest.json"
 MANIFEST_LIMIT = 1_000_000
-# What scvi-tools calls the file of a model.
-SCVI_FILE = "model.pt"
 # Names of arrays of the description that lie among the tensors.
 ARRAY_PREFIX = "description/"
 # Types of the arrays that are written out; the name of another could ask for any amount of memory per value.
@@ -219,7 +218,7 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 def _manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
     if not file.is_file():
-        hint = " import_scvi reads models of scvi-tools." if (path / SCVI_FILE).is_file() else ""
+        hint = " import_scvi reads models of scvi-tools." if (path / SAVE_KEYS.MODEL_FNAME).is_file() else ""
         raise ModelFileError(f"{path} is not a saved deltavi model: {MANIFEST} is missing.{hint}")
     try:
         if file.stat().st_size > MANIFEST_LIMIT:
