@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -20,6 +21,10 @@ class GeneMatchError(DeltaviError):
 
 class UnknownCategoryError(DeltaviError):
     """A condition, label or column was named that the data do not hold."""
+
+
+class UnknownArgumentError(DeltaviError, TypeError):
+    """A keyword was passed that the function does not have."""
 
 
 class KeyClashError(DeltaviError):
@@ -93,12 +98,25 @@ def examples(values: Iterable[object], n: int = 3) -> str:
     return shown if len(items) <= n else f"{shown} and {len(items) - n} more"
 
 
+def nearest(given: object, known: Iterable[object]) -> str | None:
+    """The name of `known` that `given` is but for case, spaces, underscores or a slip; ``None`` where none is close."""
+    by_fold: dict[str, str] = {}
+    for name in map(str, known):
+        by_fold.setdefault(_folded(name), name)
+    close = difflib.get_close_matches(_folded(str(given)), by_fold, n=1)
+    return by_fold[close[0]] if close else None
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[\s_\-.]+", "", name).casefold() or name
+
+
 def unknown_category(
     kind: str, given: object, known: Iterable[object], *, among: str = "the data"
 ) -> UnknownCategoryError:
     """Build the error for a name that is not among `known`, with the closest match first."""
     names = [str(k) for k in known]
-    close = difflib.get_close_matches(str(given), names, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    close = nearest(given, names)
+    hint = "" if close is None else f" Did you mean {close!r}?"
     listed = ", ".join(map(repr, names)) or "none"
     return UnknownCategoryError(f"{kind} {given!r} is not in {among}.{hint} Known: {listed}.")

@@ -1,9 +1,9 @@
 """Checks taken out of the source one by one, each of which a row must miss: ``python tests/bad_input/mutations.py``.
 
-Every mutation is applied to a copy of ``src``, and the row is run on it in a process of its own, which has to fail. A
-table says which did; the exit status is 1 where a mutant survives, or where the text to replace is not found exactly
-once. Processes are forked from one that has read the libraries, which needs Linux or macOS. Rows can be chosen:
-``python tests/bad_input/mutations.py 1 39 62``.
+Every mutation is applied to a copy of ``src``, and its row or test is run on it in a process of its own, which has to
+fail. A table says which did; the exit status is 1 where a mutant survives, or where the text to replace is not found
+exactly once. Processes are forked from one that has read the libraries, which needs Linux or macOS. Rows and files can
+be chosen: ``python tests/bad_input/mutations.py 1 39 62 io/_format.py``.
 """
 
 from __future__ import annotations
@@ -15,49 +15,23 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCE = ROOT / "src" / "deltavi"
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from tests.bad_input.mutated import SOURCE, Mutation, OwnTest  # noqa: E402
+from tests.bad_input.taken_out import changed, entries, files, keywords, savable, tables, wishes  # noqa: E402
+
 # what takes long to import, and is not the package
 LIBRARIES = ("torch", "scvi", "scanpy", "lightning.pytorch", "sklearn.mixture", "pytest")
-
-
-@dataclass(frozen=True)
-class Mutation:
-    """A check to take out.
-
-    Parameters
-    ----------
-    row, model
-        Row that must fail without it, and a model on which.
-    file
-        File under ``src/deltavi``.
-    old, new
-        Text that stands in it once, and what takes its place.
-    """
-
-    row: int
-    model: str
-    file: str
-    old: str
-    new: str
-
-    def count(self, source: Path = SOURCE) -> int:
-        """How often the text to replace is found."""
-        return (source / self.file).read_text().count(self.old)
-
-    def apply(self, source: Path) -> None:
-        """Take the check out."""
-        path = source / self.file
-        path.write_text(path.read_text().replace(self.old, self.new))
 
 
 CHECKS, FIELDS, GENES, LABELS = (f"data/_{name}.py" for name in ("checks", "fields", "genes", "labels"))
 MATRIX, NAMES, BASE, FORMAT = "data/_matrix.py", "data/_names.py", "model/_base.py", "io/_format.py"
 TOO_FEW_GENES = "if match.overlap < min_overlap or match.overlap == 0.0:"
-MUTATIONS = (
+OF_ROWS = (
     Mutation(1, "VAE", CHECKS, "if report.n_nan + report.n_infinite == 0:", "if True:"),
     Mutation(2, "SCGEN", CHECKS, "good[numbers[np.unique(rows[wrong])]] = False", "pass"),
     Mutation(3, "VAE", CHECKS, 'sums["n_infinite"] += int(np.isinf(as_float).sum())', "pass"),
@@ -162,9 +136,14 @@ MUTATIONS = (
         75, "MIXVI", "model/_mixture_training.py", "return self.usage_ is not None and n > 1", "return False and n > 1"
     ),
 )
+# checks that have tests of their own beside the rows
+OF_KINDS: tuple[OwnTest, ...] = tuple(
+    mutation for kind in (files, changed, tables, keywords, savable, entries, wishes) for mutation in kind.MUTATIONS
+)
+MUTATIONS: tuple[Mutation | OwnTest, ...] = (*OF_ROWS, *OF_KINDS)
 
 
-def outcome(mutation: Mutation) -> str:
+def outcome(mutation: Mutation | OwnTest) -> str:
     """``"killed"``, ``"survived"``, or what is wrong with the mutation."""
     if (found := mutation.count()) != 1:
         return f"text found {found} times"
@@ -173,14 +152,14 @@ def outcome(mutation: Mutation) -> str:
     return {0: "survived", 1: "killed"}.get(status, f"status {status}")
 
 
-def status_of(mutations: Sequence[Mutation], *, apply: bool = True) -> int:
+def status_of(mutations: Sequence[Mutation | OwnTest], *, apply: bool = True) -> int:
     """Exit status of pytest on the rows of the mutations, applied to a copy of the package or not."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "src" / "deltavi"
         shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns("__pycache__"))
         for mutation in mutations if apply else ():
             mutation.apply(copy)
-        tests = dict.fromkeys(f"tests/bad_input/test_rows.py::test_row[row{m.row}-{m.model}]" for m in mutations)
+        tests = dict.fromkeys(mutation.test for mutation in mutations)
         status = forked(copy.parent, Path(folder), list(tests))
         if status not in (0, 1):
             print((Path(folder) / "log").read_text(), file=sys.stderr)
@@ -215,23 +194,23 @@ def forked(source: Path, folder: Path, tests: list[str]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def main(rows: Iterable[str]) -> int:
-    """Run the mutations of the chosen rows, or all; print a table, and return the exit status."""
-    chosen = {int(row) for row in rows}
+def main(chosen: Iterable[str]) -> int:
+    """Run the mutations of the chosen rows and files, or all; print a table, and return the exit status."""
+    wanted = set(chosen)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in LIBRARIES:
             __import__(name)
-    mutations = [mutation for mutation in MUTATIONS if not chosen or mutation.row in chosen]
+    mutations = [one for one in MUTATIONS if not wanted or one.name in wanted or one.file in wanted]
     if status_of(mutations, apply=False):
-        print("without any mutation a row fails already")
+        print("without any mutation a test fails already")
         return 1
-    print("row  model    outcome   file                        check", flush=True)
+    print("row  outcome   file                        check", flush=True)
     wrong = 0
     for mutation in mutations:
         found = outcome(mutation)
         wrong += found != "killed"
-        line = f"{mutation.row:3}  {mutation.model:7}  {found:8}  {mutation.file:26}  "
+        line = f"{mutation.name:3}  {found:8}  {mutation.file:26}  "
         print(line + " ".join(mutation.old.split())[:60], flush=True)
     print(f"{len(mutations) - wrong} of {len(mutations)} killed")
     return int(wrong > 0)
