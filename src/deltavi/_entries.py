@@ -6,8 +6,11 @@ Each helper returns the plain Python or NumPy value, or raises a :class:`Deltavi
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
+from reprlib import Repr
 from typing import Any
 
 import numpy as np
@@ -20,15 +23,36 @@ from deltavi._errors import DeltaviError, UnknownArgumentError, examples, neares
 Indices = Sequence[int] | Sequence[bool] | np.ndarray | pd.Series
 # Seeds from zero to here are taken by NumPy, torch and Python alike.
 LARGEST_SEED = 2**32 - 1
+# Characters of a value that a message shows.
+MOST_SHOWN = 80
+# Kinds of hardware that hold weights; "meta" holds shapes alone.
+DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu")
 
 
 # -- numbers -------------------------------------------------------------------------------------------------
 
 
+def shown(value: object) -> str:
+    """`value` as a message shows it: on one line, and short."""
+    short = Repr()
+    short.maxother = short.maxstring = short.maxlong = MOST_SHOWN
+    try:
+        text = " ".join(short.repr(value).split())
+    except Exception:  # of another package, or a number with too many digits to print
+        return f"a {type(value).__name__}"
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+
+
 def scalar(value: object) -> object:
-    """`value` as plain Python where it is a NumPy number or an array or tensor of no dimensions; else itself."""
+    """`value` as plain Python where it is a NumPy number or an array or tensor of no dimensions; else itself.
+
+    Masked entries and times, which NumPy would hand out as numbers, stay what they are.
+    """
+    if isinstance(value, np.ma.MaskedArray | np.timedelta64 | np.datetime64):
+        return value
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 0):
-        return value.item()
+        plain = value.item()
+        return float(plain) if isinstance(plain, np.floating) else plain
     return value
 
 
@@ -36,20 +60,26 @@ def whole_number(name: str, value: object, *, least: int | None = None, most: in
     """`value` as an int; a float without decimals is one, a bool and text are none."""
     plain = scalar(value)
     whole = isinstance(plain, Integral) or (isinstance(plain, float) and plain.is_integer())
-    if isinstance(plain, bool) or not whole:
-        raise DeltaviError(f"{name} must be a whole number{_bounds(least, most)}, not {value!r}.")
+    if isinstance(plain, bool | np.timedelta64) or not whole:
+        raise DeltaviError(f"{name} must be a whole number{_bounds(least, most)}, not {shown(value)}.")
     found = int(plain)  # type: ignore[call-overload]
     _require_within(name, found, least, most, "a whole number")
+    # beyond this neither NumPy nor torch counts
+    _require_within(name, found, -sys.maxsize, sys.maxsize, "a whole number")
     return int(found)
 
 
 def number(name: str, value: object, *, least: float | None = None, most: float | None = None) -> float:
     """`value` as a finite float; a bool and text are none."""
     plain = scalar(value)
-    if isinstance(plain, bool) or not isinstance(plain, Real) or not np.isfinite(float(plain)):
-        raise DeltaviError(f"{name} must be a finite number{_bounds(least, most)}, not {value!r}.")
-    _require_within(name, float(plain), least, most, "a number")
-    return float(plain)
+    try:
+        found = float(plain) if isinstance(plain, Real) and not isinstance(plain, bool | np.timedelta64) else np.nan
+    except OverflowError:
+        found = np.inf
+    if not np.isfinite(found):
+        raise DeltaviError(f"{name} must be a finite number{_bounds(least, most)}, not {shown(value)}.")
+    _require_within(name, found, least, most, "a number")
+    return found
 
 
 def share(name: str, value: object) -> float:
@@ -70,7 +100,7 @@ def _bounds(least: float | None, most: float | None) -> str:
 
 def _require_within(name: str, found: float, least: float | None, most: float | None, kind: str) -> None:
     if (least is not None and found < least) or (most is not None and found > most):
-        raise DeltaviError(f"{name} must be {kind}{_bounds(least, most)}, not {found!r}.")
+        raise DeltaviError(f"{name} must be {kind}{_bounds(least, most)}, not {shown(found)}.")
 
 
 # -- switches and names --------------------------------------------------------------------------------------
@@ -80,35 +110,42 @@ def flag(name: str, value: object) -> bool:
     """`value` as a bool; other types, which Python would read as one, are refused."""
     plain = scalar(value)
     if not isinstance(plain, bool):
-        raise DeltaviError(f"{name} must be True or False, not {value!r}.")
+        raise DeltaviError(f"{name} must be True or False, not {shown(value)}.")
     return plain
 
 
 def choice(name: str, value: object, known: Sequence[str]) -> str:
     """`value`, which must be one of `known`."""
     if not isinstance(value, str) or value not in known:
-        close = nearest(value, known)
+        close = nearest(shown(value), known)
         hint = "" if close is None else f" Did you mean {close!r}?"
-        raise DeltaviError(f"{name} must be one of {', '.join(map(repr, known))}, not {value!r}.{hint}")
+        raise DeltaviError(f"{name} must be one of {', '.join(map(repr, known))}, not {shown(value)}.{hint}")
     return value
 
 
 def names(name: str, value: object) -> list[Any]:
-    """One name or several as a list, in the order given; each once."""
+    """One name or several as a list, in the order given (sets sorted); each once."""
     if value is None:
         return []
+    value = scalar(value)
     if isinstance(value, str | bytes) or np.isscalar(value):
-        return [scalar(value)]
-    if not isinstance(value, Iterable):
-        raise DeltaviError(f"{name} must be a name or a list of names, not a {type(value).__name__}.")
-    found = [scalar(v) for v in value]
-    try:
-        repeated = [v for i, v in enumerate(found) if v in found[:i]]
-    except (TypeError, ValueError):
-        raise DeltaviError(f"{name} must be a flat list of names, not {examples(found)}.") from None
+        return [value]
+    if not isinstance(value, Iterable) or isinstance(value, pd.DataFrame | np.ma.MaskedArray | AnnData):
+        raise DeltaviError(f"{name} must be a name or a list of names, not {shown(value)}.")
+    if isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 0:
+        raise DeltaviError(f"{name} must be a name or a list of names, not {shown(value)}.")
+    found = [scalar(v) for v in (sorted(value, key=str) if isinstance(value, set | frozenset) else value)]
+    if not all(_is_name(v) for v in found):
+        raise DeltaviError(f"{name} must be a flat list of names, not {shown(value)}.")
+    repeated = [v for v, n in Counter(found).items() if n > 1]
     if repeated:
-        raise DeltaviError(f"{name} names {examples(dict.fromkeys(repeated))} more than once.")
+        raise DeltaviError(f"{name} names {examples(repeated)} more than once.")
     return found
+
+
+def _is_name(value: object) -> bool:
+    # a time without a unit cannot be hashed
+    return isinstance(value, str | bytes) or not isinstance(value, Iterable | np.timedelta64)
 
 
 # -- keywords ------------------------------------------------------------------------------------------------
@@ -155,7 +192,9 @@ def keywords_of(*functions: Callable[..., Any]) -> list[str]:
 # -- cells ---------------------------------------------------------------------------------------------------
 
 
-def positions(indices: Any, n_cells: int, *, name: str = "indices") -> np.ndarray:
+def positions(
+    indices: Any, n_cells: int, *, name: str = "indices", cells: pd.Index | None = None, what: str = "cells"
+) -> np.ndarray:
     """Positions or a mask as positions ``(n_chosen,)``; all cells for ``None``.
 
     Parameters
@@ -167,6 +206,10 @@ def positions(indices: Any, n_cells: int, *, name: str = "indices") -> np.ndarra
         Cells there are.
     name
         Argument, for the message.
+    cells
+        Names of the cells. A Series of truth values that carries them in another order is brought into theirs.
+    what
+        Rows there are, for the message.
 
     Raises
     ------
@@ -175,46 +218,72 @@ def positions(indices: Any, n_cells: int, *, name: str = "indices") -> np.ndarra
     """
     if indices is None:
         return np.arange(n_cells)
-    given = _plain_array(indices, name)
+    given = _plain_array(indices, name, what)
     is_mask = given.dtype.kind == "b"
     if given.ndim != 1 or (given.size and given.dtype.kind not in "iub"):
-        got = f" (for example {examples(given.ravel())})" if given.size else ""
-        raise DeltaviError(f"{name} must be a one-dimensional list of positions or a mask over all cells{got}.")
+        got = f" (for example {examples(given.ravel().tolist())})" if given.size else ""
+        way = f". Of names, adata.obs_names.get_indexer({name}) gives the positions" if given.dtype.kind == "U" else ""
+        raise _no_positions(name, f"{got}{way}", what)
     if is_mask and len(given) != n_cells:
-        raise DeltaviError(f"The mask {name} has {len(given)} entries for {n_cells} cells.")
+        raise DeltaviError(f"The mask {name} has {len(given)} entries for {n_cells} {what}.")
     if is_mask:
-        return np.flatnonzero(given)
+        order = _order_of(indices, cells, name, what) if isinstance(indices, pd.Series) and cells is not None else None
+        return np.flatnonzero(given if order is None else given[order])
     outside = given[(given < 0) | (given >= n_cells)]
     if len(outside):
+        there = f"0..{n_cells - 1}" if n_cells else f"the data, which have no {what}"
         raise DeltaviError(
-            f"{len(outside)} of {len(given)} {name} lie outside 0..{n_cells - 1} (for example {examples(outside)})."
+            f"{len(outside)} of {len(given)} {name} lie outside {there} (for example {examples(outside.tolist())})."
         )
     return given.astype(np.int64)
 
 
-def _plain_array(values: Any, name: str) -> np.ndarray:
+def _no_positions(name: str, got: str, what: str = "cells") -> DeltaviError:
+    return DeltaviError(f"{name} must be a one-dimensional list of positions or a mask over all {what}{got}.")
+
+
+def _order_of(mask: pd.Series, cells: pd.Index, name: str, what: str) -> np.ndarray | None:
+    """Order that brings a named mask into that of the cells; ``None`` where it has no names, or is in order."""
+    own = mask.index
+    if own.equals(cells) or (pd.api.types.is_integer_dtype(own) and not pd.api.types.is_integer_dtype(cells)):
+        return None
+    order = own.get_indexer(cells) if own.is_unique and cells.is_unique else np.full(len(cells), -1)
+    if (order < 0).any():
+        raise DeltaviError(
+            f"The mask {name} carries names of other {what}: {int((order < 0).sum())} of {len(cells)} are not in its "
+            f"index (for example {examples(cells[order < 0])}). Make it on this AnnData, or pass {name}.to_numpy()."
+        )
+    return order
+
+
+def _plain_array(values: Any, name: str, what: str) -> np.ndarray:
     """`values` as an array of NumPy's own types."""
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu().numpy()
-    if isinstance(values, str | bytes | dict | pd.DataFrame) or not (
-        hasattr(values, "__len__") or hasattr(values, "__array__")
-    ):
-        raise DeltaviError(f"{name} must be a list of positions or a mask over all cells, not {values!r}.")
+    refused = str | bytes | bytearray | memoryview | Mapping | pd.DataFrame | pd.MultiIndex | AnnData
+    if isinstance(values, refused) or not (hasattr(values, "__len__") or hasattr(values, "__array__")):
+        raise _no_positions(name, f", not {shown(values)}", what)
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise DeltaviError(f"{name} has masked entries: give a value for each.")
-    if isinstance(values, set | frozenset):
-        values = sorted(values)
     try:
-        # of nullable and Arrow types, text and objects too: pandas finds what they hold
-        found = pd.array(values) if not isinstance(values, np.ndarray) or values.dtype == object else values
-        if getattr(pd.isna(found), "any", bool)():
-            raise DeltaviError(f"{name} has missing entries: give a value for each.")
-        plain = np.asarray(found.tolist()) if not isinstance(found, np.ndarray) else found
-    except (TypeError, ValueError) as error:
-        if isinstance(error, DeltaviError):
-            raise
-        raise DeltaviError(f"{name} must be a one-dimensional list of positions or a mask over all cells.") from None
-    return plain
+        if isinstance(values, torch.Tensor):
+            values = values.detach().cpu().numpy()
+        if isinstance(values, set | frozenset):
+            values = sorted(values)
+        if isinstance(values, np.ndarray) and values.dtype != object:
+            return np.asarray(values)
+        # nullable and Arrow types, text and objects: pandas finds what they hold
+        found = pd.array(values)
+        is_missing = bool(np.any(pd.isna(found)))
+        plain = found.tolist()
+        # Python takes True for 1
+        is_mixed = len({isinstance(v, bool | np.bool_) for v in values}) > 1
+        array = np.asarray(plain, dtype=None if plain else np.int64)
+    except Exception as error:  # containers of other packages raise anything
+        raise _no_positions(name, f", not {shown(values)}", what) from error
+    if is_missing:
+        raise DeltaviError(f"{name} has missing entries: give a value for each.")
+    if is_mixed:
+        raise _no_positions(name, f": truth values and numbers are mixed in {shown(values)}", what)
+    return array
 
 
 # -- AnnData and devices -------------------------------------------------------------------------------------
@@ -224,17 +293,33 @@ def require_anndata(value: object, *, name: str = "adata") -> AnnData:
     """`value`, which must be an AnnData; the message says how to come by one."""
     if isinstance(value, AnnData):
         return value
-    kind = type(value).__name__
-    ways = {
-        "MuData": f"pass one of its modalities, {_modalities(value)}",
-        "AnnCollection": "pass its cells in memory, collection[:].to_adata()",
-        "DataFrame": "pass anndata.AnnData(table), with cells in rows and genes as columns",
-        "str": "read the file first, anndata.read_h5ad(path)",
-        "PosixPath": "read the file first, anndata.read_h5ad(path)",
-        "WindowsPath": "read the file first, anndata.read_h5ad(path)",
-    }
-    way = ways.get(kind, "pass an anndata.AnnData")
-    raise DeltaviError(f"{name} must be an AnnData, with genes that have names; this is a {kind}: {way}.")
+    kinds = {cls.__name__ for cls in type(value).__mro__}
+    way = next((way for kind, way in WAYS_TO_ANNDATA.items() if kind in kinds), "pass an anndata.AnnData")
+    if "MuData" in kinds:
+        way = f"pass one of its modalities, {_modalities(value)}"
+    what = "a class" if isinstance(value, type) else "None" if value is None else f"a {type(value).__name__}"
+    raise DeltaviError(f"{name} must be an AnnData, with genes that have names; this is {what}: {way}.")
+
+
+READ_FIRST = "read the file first, anndata.read_h5ad(path)"
+NAME_FIRST = "give cells and genes their names, anndata.AnnData(matrix, obs=..., var=...)"
+WAYS_TO_ANNDATA = {
+    "AnnCollection": "pass its cells in memory, collection[:].to_adata()",
+    "AnnCollectionView": "pass its cells in memory, view.to_adata()",
+    "Raw": "pass adata.raw.to_adata()",
+    "SpatialData": "pass one of its tables, sdata.tables[...]",
+    "DataFrame": "pass anndata.AnnData(table), with cells in rows and genes as columns",
+    "str": READ_FIRST,
+    "PurePath": READ_FIRST,
+    "list": "join several with anndata.concat, or pass one",
+    "tuple": "join several with anndata.concat, or pass one",
+    "dict": "join several with anndata.concat, or pass one",
+    "ndarray": NAME_FIRST,
+    "_cs_matrix": NAME_FIRST,
+    "Array": NAME_FIRST,
+    "Tensor": NAME_FIRST,
+    "type": "pass an object, not its class",
+}
 
 
 def _modalities(value: Any) -> str:
@@ -243,10 +328,19 @@ def _modalities(value: Any) -> str:
 
 
 def torch_device(name: str, value: Any) -> torch.device:
-    """`value` as a device of torch."""
+    """`value` as a device of torch: a name, the number of a GPU, or ``"auto"`` for a GPU where there is one."""
+    plain: Any = scalar(value)
+    if isinstance(plain, str) and plain == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(value)
+        if isinstance(plain, int) and not isinstance(plain, bool):
+            plain = f"cuda:{plain}"
+        device = torch.device(plain)
+        # torch keeps the number of a device in eight bits, without a word
+        if device.type not in DEVICES or (isinstance(plain, str) and str(device) != plain):
+            raise ValueError(plain)
     except (RuntimeError, TypeError, ValueError):
         raise DeltaviError(
-            f"{name} must be a device of torch, such as 'cpu', 'cuda', 'cuda:1' or 'mps', not {value!r}."
+            f"{name} must be a device of torch, such as 'cpu', 'cuda', 'cuda:1' or 'mps', not {shown(value)}."
         ) from None
+    return device
