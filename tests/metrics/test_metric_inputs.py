@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 from anndata import AnnData
@@ -114,7 +115,7 @@ def test_control_with_other_genes(name):
 
 NO_MATRICES = [
     (GOOD[0], r"must be an array or sparse matrix .* shape \(5,\)"),
-    (AnnData(GOOD), "got AnnData .* pass its .X"),
+    (AnnData(obs=pd.DataFrame(index=list("abcdef"))), "has no X"),
     ([[1.0, 2.0], [3.0]], "got list"),
     (None, "got NoneType"),
     (GOOD.astype(object), "must hold numbers, got dtype object"),

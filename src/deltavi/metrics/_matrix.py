@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
+import torch
+from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.sparsefuncs import mean_variance_axis
 
@@ -21,20 +24,22 @@ def as_matrix(x: Any, name: str) -> Any:
     Parameters
     ----------
     x
-        Dense array or scipy-sparse matrix, (n_cells, n_genes).
+        Dense array, scipy-sparse matrix, DataFrame or AnnData, whose X is read, (n_cells, n_genes). Names are the
+        business of the caller.
     name
         What the caller calls it; appears in errors.
 
     Raises
     ------
     InputDataError
-        `x` is not two-dimensional, not numeric, empty, or holds NaN or infinite values.
+        `x` is not two-dimensional, not numeric, empty, masked, or holds NaN or infinite values.
     """
-    matrix = x if sp.issparse(x) else _as_array(x)
+    values = without_names(x, name)
+    matrix = values if sp.issparse(values) else _as_array(values)
     if matrix is None or matrix.ndim != 2:
         raise InputDataError(
             f"{name} must be an array or sparse matrix (n_cells, n_genes), got {type(x).__name__} "
-            f"of shape {getattr(x, 'shape', None)}. Of an AnnData, pass its .X."
+            f"of shape {getattr(x, 'shape', None)}."
         )
     if matrix.dtype.kind not in "fiub":
         raise InputDataError(f"{name} must hold numbers, got dtype {matrix.dtype}. Convert it to float32 first.")
@@ -45,10 +50,36 @@ def as_matrix(x: Any, name: str) -> Any:
     return matrix
 
 
+def without_names(x: Any, name: str) -> Any:
+    """Values of an AnnData or DataFrame, in memory; anything else as it is."""
+    if isinstance(x, AnnData):
+        values = x.to_memory().X if x.isbacked else x.X
+        if values is None:
+            raise InputDataError(f"{name} has no X. Put log1p CP10k expression there.")
+        return values
+    if isinstance(x, pd.DataFrame):
+        return _values_of(x, name)
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        n_masked = int(np.ma.getmaskarray(x).sum())
+        raise InputDataError(f"{name} has {n_masked} masked entries. Fill them, or leave their cells out.")
+    return x
+
+
+def _values_of(table: pd.DataFrame, name: str) -> NDArray[Any]:
+    """Numbers of a DataFrame, whichever types its columns have; missing ones as NaN."""
+    text = [column for column, kind in table.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
+    if text:
+        raise InputDataError(
+            f"{name} must hold numbers, but {len(text)} of its columns do not ({examples(text)}). Leave them out."
+        )
+    own = all(isinstance(kind, np.dtype) for kind in table.dtypes)
+    return table.to_numpy() if own else table.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
 def _as_array(x: Any) -> NDArray[Any] | None:
     try:
-        return np.asarray(x)
-    except (TypeError, ValueError):  # containers such as AnnData, or lists of unequal length
+        return np.asarray(x.detach().cpu() if isinstance(x, torch.Tensor) else x)
+    except (TypeError, ValueError):  # containers, or lists of unequal length
         return None
 
 

@@ -6,17 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
 from deltavi._errors import GeneMatchError, InputDataError, examples, unknown_category
 from deltavi.metrics._matrix import as_matrix
+from deltavi.metrics._scale import require_logs
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
-
-# No cell scaled to ten thousand counts can hold more, and larger scales are rare: beyond a million it is not a log.
-LARGEST_LOG = float(np.log1p(1e6))
 
 
 def as_names(values: Any) -> NDArray[np.object_]:
@@ -57,21 +54,8 @@ def log_expression(adata: AnnData, layer: str | None, name: str) -> Any:
     if values is None:
         raise InputDataError(f"{name} has no X. Put log1p CP10k expression there, or name the layer that holds it.")
     matrix = as_matrix(values, name)
-    _check_log_scale(matrix, name)
+    require_logs(matrix, name)
     return matrix
-
-
-def _check_log_scale(matrix: Any, name: str) -> None:
-    values = matrix.data if sp.issparse(matrix) else matrix
-    smallest, largest = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-    if smallest < 0:
-        n_negative = int(np.count_nonzero(values < 0))
-        raise InputDataError(f"{name} holds {n_negative} negative values. Use log1p CP10k without centring or scaling.")
-    if largest > LARGEST_LOG or (largest >= 2 and bool(np.all(values == np.rint(values)))):
-        raise InputDataError(
-            f"{name} looks like counts or other unlogged values (largest {largest:g}). "
-            "Run scanpy.pp.normalize_total(adata, target_sum=1e4) and scanpy.pp.log1p(adata) first."
-        )
 
 
 def check_unique_genes(genes: pd.Index[Any], name: str) -> None:

@@ -7,18 +7,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 from anndata import AnnData
+from scvi.model.base import BaseModelClass
 
 from deltavi import _keys
-from deltavi._errors import DeltaviError, GeneMatchError, InputDataError, examples
+from deltavi._errors import DeltaviError, examples
 from deltavi._random import isolated_randomness
 from deltavi.data._prepare import TOTAL_COUNTS
-from deltavi.metrics._matrix import as_matrix
 from deltavi.model import PPCA, SCGEN
 from deltavi.perturbation import BASELINES, CEILING
-from deltavi.perturbation._inputs import select
 from deltavi.tl._certainty import evidence_of
+from deltavi.tl._returned import checked_prediction
 
 if TYPE_CHECKING:
     from deltavi.tl._experiment import Experiment
@@ -142,6 +141,13 @@ def as_method(name: object, given: Any) -> Method | Predictor:
     if callable(given):
         function: Predictor = given
         return function
+    if isinstance(given, BaseModelClass):
+        made = type(given).__name__
+        raise DeltaviError(
+            f"{f'method {name!r}' if name else 'methods'} is a model that was made already, of the class {made}. Pass "
+            f"the class, {made}, or Method({made}, ...) with its settings: it is trained anew without the cells held "
+            "out, which a trained model has seen."
+        )
     said = f"method {name!r} is {given!r}" if name else f"{given!r} is no method"
     raise DeltaviError(f"{said}; pass a model class, a Method, or a function of (train, query).")
 
@@ -229,35 +235,3 @@ def _run_function(
     with isolated_randomness(seed):
         predicted = function(cells.train.copy(), cells.query.copy(), **conditions.as_dict(), seed=seed)
     yield name, predicted, time.process_time() - started
-
-
-def checked_prediction(predicted: Any, query: AnnData, name: str) -> Any:
-    """Matrix of predicted cells in the order of cells and genes of the query, (n_query, n_genes)."""
-    if isinstance(predicted, AnnData):
-        predicted = _aligned(predicted, query, name)
-    elif np.ndim(predicted) != 2:
-        raise InputDataError(
-            f"{name!r} returned {type(predicted).__name__}, not an AnnData or a matrix of "
-            f"{query.n_obs} cells x {query.n_vars} genes."
-        )
-    if predicted.shape[1] != query.n_vars:
-        raise GeneMatchError(
-            f"{name!r} returned {predicted.shape[1]} genes, but the query has {query.n_vars} "
-            f"({examples(query.var_names)}). Return those, in that order, or an AnnData that names them."
-        )
-    if predicted.shape[0] != query.n_obs:
-        raise InputDataError(
-            f"{name!r} returned {predicted.shape[0]} cells for {query.n_obs} cells of the query. Return one for each."
-        )
-    return as_matrix(predicted, f"the prediction of {name!r}")
-
-
-def _aligned(predicted: AnnData, query: AnnData, name: str) -> Any:
-    """X with genes matched by name, and cells too where both have the same names in another order."""
-    if predicted.X is None:
-        raise InputDataError(f"{name!r} returned an AnnData without X; put log1p CP10k there.")
-    rows = np.arange(predicted.n_obs)
-    names = predicted.obs_names
-    if names.is_unique and set(names) == set(query.obs_names) and query.obs_names.is_unique:
-        rows = names.get_indexer(query.obs_names)
-    return select(predicted, rows, query.var_names, f"the prediction of {name!r}").X

@@ -110,6 +110,7 @@ def question_of(adata: AnnData, *, control: Any, target: Any = None, condition_k
     if not isinstance(adata, AnnData):
         raise InputDataError(f"adata must be an AnnData, not a {type(adata).__name__}; read a file with anndata first.")
     used_categories(column(adata, condition_key), condition_key)  # raises where conditions are missing
+    _require_labels(adata, labels_key)
     conditions, labels = as_names(adata.obs[condition_key]), as_names(column(adata, labels_key))
     known = known_names(conditions)
     require_known("condition", control, known)
@@ -125,6 +126,16 @@ def question_of(adata: AnnData, *, control: Any, target: Any = None, condition_k
         raise DeltaviError(f"obs[{condition_key!r}] holds no condition to predict beside {control!r}; known: {known}.")
     keys = {"condition_key": condition_key, "labels_key": labels_key}
     return Question(adata.obs_names, conditions, labels, str(control), tuple(targets), obs=adata.obs, **keys)
+
+
+def _require_labels(adata: AnnData, labels_key: object) -> None:
+    """Raise where there is no column of labels, with what to do in data without cell types."""
+    if labels_key not in adata.obs:
+        unknown = unknown_category("obs column", labels_key, adata.obs.columns)
+        raise UnknownCategoryError(
+            f"{unknown} Pass labels_key, the column of cell types. Cells without types may be grouped by any other "
+            "column, such as the donor that is held out: labels_key='donor'."
+        )
 
 
 def single_label(question: Question, label: str, target: str) -> HoldOut:

@@ -1,0 +1,255 @@
+"""Tables that carry names: matched by name or refused, never read by position against other names.
+
+An AnnData names its cells and genes, a DataFrame its rows and columns, a Series its entries. Arrays and lists name
+nothing: they are read by position, beside tables that all have one order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from deltavi._errors import GeneMatchError, InputDataError, examples, nearest
+from deltavi.metrics._matrix import as_matrix, check_same_genes
+from deltavi.metrics._scale import require_one_scale
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """Matrices over the same genes.
+
+    Attributes
+    ----------
+    matrices
+        (n_cells, n_genes) each, CSR or dense and finite, in the order in which they were given.
+    genes
+        Names of the genes in the order of the matrices; None where no table names them.
+    one_order
+        Whether all tables came in that order, so that positions mean one thing.
+    """
+
+    matrices: tuple[Any, ...]
+    genes: pd.Index[Any] | None
+    one_order: bool = True
+
+    @property
+    def n_genes(self) -> int:
+        """Number of genes."""
+        return int(self.matrices[0].shape[1])
+
+    def require_one_order(self, what: str) -> None:
+        """Raise GeneMatchError where positions of genes could mean several things.
+
+        Parameters
+        ----------
+        what
+            What holds or asks for positions; begins the message.
+        """
+        if not self.one_order:
+            raise GeneMatchError(
+                f"{what} by position, but the tables have their genes in different orders. Bring all to one order, "
+                "such as table[genes] of a DataFrame or adata[:, genes], or use names."
+            )
+
+
+def align(**tables: Any) -> Aligned:
+    """Bring expression to one order of genes, that of the first table which names them.
+
+    Parameters
+    ----------
+    **tables
+        AnnData (X is read), DataFrame, array or sparse matrix, (n_cells, n_genes), by the name in messages.
+
+    Raises
+    ------
+    GeneMatchError
+        Tables name other genes, or one of them twice; numbers of genes differ; or an array stands beside tables of
+        different orders.
+    InputDataError
+        A matrix is empty, not numeric or not finite, or raw counts stand beside logarithms.
+    """
+    matrices = {name: as_matrix(table, name) for name, table in tables.items()}
+    names = {name: genes for name, table in tables.items() if (genes := gene_names(table, name)) is not None}
+    if len(names) < len(matrices) or len(set(map(len, names.values()))) > 1:
+        check_same_genes(**matrices)
+    first = next(iter(names), None)
+    one_order = first is None or all(genes.equals(names[first]) for genes in names.values())
+    found = Aligned((), None if first is None else names[first], one_order)
+    if len(names) < len(matrices):
+        unnamed = [name for name in matrices if name not in names]
+        found.require_one_order(f"{' and '.join(unnamed)} hold{'s' * (len(unnamed) == 1)} genes")
+    if first is not None and not one_order:
+        for name, genes in names.items():
+            order = places(genes, names[first], of=name, beside=first)
+            matrices[name] = matrices[name][:, order]
+    require_one_scale(**matrices)
+    return Aligned(tuple(matrices.values()), found.genes, one_order)
+
+
+def gene_names(table: Any, name: str) -> pd.Index[Any] | None:
+    """Names of the genes of a table as text; None of an array.
+
+    Raises
+    ------
+    GeneMatchError
+        A name occurs more than once.
+    """
+    if isinstance(table, AnnData):
+        return _unique_genes(table.var_names, name, "var_names_make_unique() on a copy")
+    if isinstance(table, pd.DataFrame):
+        return _unique_genes(table.columns, name, "a renaming of the columns")
+    return None
+
+
+def cell_names(table: Any) -> pd.Index[Any] | None:
+    """Names of the cells of a table as text; None of an array."""
+    if isinstance(table, AnnData):
+        return as_text(table.obs_names)
+    return as_text(table.index) if isinstance(table, pd.DataFrame | pd.Series) else None
+
+
+def as_text(index: pd.Index[Any]) -> pd.Index[Any]:
+    """Names as text, whatever their type."""
+    return pd.Index([str(name) for name in index], dtype=object)
+
+
+def are_counted(names: pd.Index[Any]) -> bool:
+    """Whether names are the numbers from 0 that pandas and anndata give rows without a name."""
+    return bool(np.array_equal(names.to_numpy(dtype=object), np.arange(len(names)).astype(str).astype(object)))
+
+
+def _unique_genes(names: pd.Index[Any], name: str, way_out: str) -> pd.Index[Any]:
+    text = as_text(names)
+    repeated = text[text.duplicated()].unique()
+    if len(repeated):
+        raise GeneMatchError(
+            f"{name} has {len(repeated)} gene names that occur more than once ({examples(repeated)}). Make them unique "
+            f"by {way_out}."
+        )
+    return text
+
+
+def places(
+    given: pd.Index[Any], wanted: pd.Index[Any], *, of: str, beside: str, further: bool = False
+) -> NDArray[np.intp]:
+    """Positions among the genes `given` of those `wanted`, (n_wanted,).
+
+    Parameters
+    ----------
+    given, wanted
+        Names, each once.
+    of, beside
+        What has them, for the message.
+    further
+        Whether genes that are not wanted may be there; they are left out.
+
+    Raises
+    ------
+    GeneMatchError
+        With the number of genes that only one of the two has, three of them and the nearest name.
+    """
+    found = given.get_indexer(wanted)
+    missing, extra = wanted[found < 0], given[~given.isin(wanted)]
+    if len(missing) or (len(extra) and not further):
+        lacks = f"lacks {len(missing)} of {len(wanted)} genes of {beside} ({_named(missing, given)})"
+        has = f"has {len(extra)} genes that {beside} lacks ({_named(extra, wanted)})"
+        said = " and ".join([lacks] * bool(len(missing)) + [has] * bool(len(extra) and not further))
+        raise GeneMatchError(
+            f"{of} {said}; it holds {examples(given)}. Subset both to their common genes, under the same naming scheme."
+        )
+    return np.asarray(found, dtype=np.intp)
+
+
+def _named(names: pd.Index[Any], known: pd.Index[Any]) -> str:
+    """Three of the names, and what the first of them may be meant for."""
+    if not len(names):
+        return ""
+    # differences of spelling alone: a search for slips among all genes takes long
+    close = nearest(names[0], known[known.str.casefold() == str(names[0]).casefold()])
+    return examples(names) + ("" if close is None else f"; {close!r} is there")
+
+
+# -- values of cells -----------------------------------------------------------------------------------------
+
+
+def by_cell(cells: Any, like: str = "", /, **given: Any) -> dict[str, Any]:
+    """Values of cells as arrays, (n_cells,), in the order of `cells`, or else of the first that names them.
+
+    Parameters
+    ----------
+    cells
+        Names of the cells as text, or None.
+    like
+        What has these names, for messages.
+    **given
+        Series, which name their cells, or arrays and lists, which are in order; None stays None.
+
+    Raises
+    ------
+    InputDataError
+        A Series names other cells, or the same ones in another order with names that repeat; entries are masked; or
+        it has no order at all, as a set or a mapping.
+    """
+    arrays: dict[str, Any] = {}
+    for name, values in given.items():
+        arrays[name] = None if values is None else one_per_cell(values, name)
+        names = cell_names(values) if isinstance(values, pd.Series) else None
+        if names is None:
+            continue
+        if cells is None:
+            cells, like = names, name
+        elif not names.equals(cells):
+            arrays[name] = arrays[name][_rows(names, cells, name, like)]
+    return arrays
+
+
+def one_per_cell(values: Any, name: str) -> NDArray[Any]:
+    """`values` as an array of objects of one dimension."""
+    if isinstance(values, str | bytes | Mapping | Set | AnnData) or getattr(values, "ndim", 1) != 1:
+        raise InputDataError(
+            f"{name} must hold one value per cell, (n_cells,), as a list, an array or a Series, not a "
+            f"{type(values).__name__}. Of an AnnData, pass a column of .obs."
+        )
+    require_unmasked(values, name)
+    try:
+        listed = values if isinstance(values, np.ndarray | pd.Series | pd.Index | pd.Categorical) else list(values)
+    except TypeError:
+        raise InputDataError(f"{name} must hold one value per cell, not {values!r}.") from None
+    found = np.empty(len(listed), dtype=object)
+    found[:] = list(listed)
+    return found
+
+
+def require_unmasked(values: Any, name: str) -> None:
+    """Raise InputDataError of a masked array that hides entries, which NumPy would read as if they were not."""
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise InputDataError(
+            f"{name} has {int(np.ma.getmaskarray(values).sum())} masked entries. Fill them, or leave them out."
+        )
+
+
+def _rows(given: pd.Index[Any], cells: pd.Index[Any], name: str, like: str) -> NDArray[np.intp]:
+    """Rows of `given` in the order of `cells`."""
+    difference = _difference(given, cells, name, like)
+    if difference:
+        raise InputDataError(f"{name} and {like} have different indexes: {difference}")
+    return np.asarray(given.get_indexer(cells), dtype=np.intp)
+
+
+def _difference(given: pd.Index[Any], cells: pd.Index[Any], name: str, like: str) -> str:
+    """What differs between two indexes beside the order, and the way out; nothing where nothing does."""
+    lost = {like: cells[~cells.isin(given)], name: given[~given.isin(cells)]}
+    listed = [f"{len(names)} cells only in {of} ({examples(names)})" for of, names in lost.items() if len(names)]
+    if listed:
+        return f"{', '.join(listed)}. Choose the same cells, or pass {name}.to_numpy() if the order is the same."
+    if not (given.is_unique and cells.is_unique):
+        return f"the same names, but {len(given)} and {len(cells)} cells, and names repeat. Make them unique."
+    return ""
