@@ -42,6 +42,7 @@ from scvi.model._utils import _init_library_size as init_library_size
 from scvi.model.base._constants import SAVE_KEYS
 from scvi.module._constants import MODULE_KEYS
 from scvi.train import TrainingPlan
+from scvi.train._logger import SimpleLogger
 
 # scvi-tools' likelihoods take a count below this for zero, and add it inside logarithms
 SMALLEST_COUNT = 1e-8
@@ -68,6 +69,7 @@ __all__ = [
     "SUMMARY_STATS_KEY",
     "AnnDataManager",
     "AnnTorchDataset",
+    "SimpleLogger",
     "TrainingPlan",
     "init_library_size",
     "log_nb_positive",

@@ -179,6 +179,26 @@ def known_keywords(
         )
 
 
+def init_keywords(*classes: type) -> list[str]:
+    """Names that ``__init__`` of `classes` takes by keyword, and of their bases as long as it collects others.
+
+    Parameters
+    ----------
+    *classes
+        Classes whose ``__init__`` hands on what it collects to that of the next base.
+    """
+    found: list[str] = []
+    for kind in classes:
+        for base in kind.__mro__:
+            if "__init__" not in vars(base):
+                continue
+            found += keywords_of(vars(base)["__init__"])
+            collects = inspect.signature(vars(base)["__init__"]).parameters.values()
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in collects):
+                break
+    return list(dict.fromkeys(found))
+
+
 def keywords_of(*functions: Callable[..., Any]) -> list[str]:
     """Names of what `functions` take by keyword, without ``self``, ``cls`` and what collects others."""
     found: dict[str, None] = {}

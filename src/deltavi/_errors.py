@@ -51,6 +51,23 @@ class OutOfMemoryError(DeltaviError, MemoryError):
     """Memory ran out in training; the model went back to its last good epoch."""
 
 
+class TrainingTerminated(SystemExit):
+    """Training was ended by SIGTERM, as batch systems send it; the program ends with the exit status 143 of a shell.
+
+    Parameters
+    ----------
+    message
+        What was ended, and what state the model is in.
+    """
+
+    def __init__(self, message: str = "Training was ended by SIGTERM.") -> None:
+        super().__init__(143)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class DeltaviWarning(UserWarning):
     """Base class of every warning issued on purpose by deltavi."""
 

@@ -20,6 +20,7 @@ from deltavi.data._checks import MatrixReport, are_relative, cell_totals, requir
 from deltavi.data._fields import ExpressionField, SizeFactorField
 from deltavi.data._labels import LabelField
 from deltavi.data._manager import DataManager
+from deltavi.model._asked_split import labelled_split, only_labelled
 from deltavi.model._attribution import AttributionMixin
 from deltavi.model._base import CountModel
 from deltavi.model._classification import BATCH_SIZE, ClassificationMixin
@@ -263,6 +264,10 @@ class ACTINN(ClassificationMixin, AttributionMixin, FilesMixin, TrainingMixin, C
             validation=labelled[split.validation],
             test=np.concatenate([labelled[split.test], np.flatnonzero(codes < 0)]),
         )
+
+    def _of_given(self, split: CellSplit) -> CellSplit:
+        codes = self._label_codes()
+        return labelled_split(only_labelled(split, codes), codes, self.label_names)
 
     def _loading_options(self, seed: int) -> dict[str, Any]:
         return {"folds": self._folds(), "sampling_seed": seed}

@@ -42,6 +42,8 @@ class Checkpoint(Callback):
         self.guard, self.split = guard, split
         self.history = None if model.history_ is None else dict(model.history_)
         self.has_warned = False
+        # epochs of the model in the folder
+        self.n_epochs = 0
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Save the model of the epochs before; only now are they logged."""
@@ -49,10 +51,23 @@ class Checkpoint(Callback):
             with self._as_if_trained():
                 self.write()
 
+    def caught_up(self, n_epochs: int) -> str:
+        """Save the model of the last good epoch, unless it is in the folder; what to add to an error, if anything.
+
+        Parameters
+        ----------
+        n_epochs
+            Epochs that were good.
+        """
+        if n_epochs > self.n_epochs:
+            self.write()
+        return f" The checkpoint {str(self.folder)!r} is of that epoch." if 0 < n_epochs == self.n_epochs else ""
+
     def write(self) -> None:
         """Save the model as it is; where that fails it is worth no more than a warning."""
         try:
             self.model.save(self.folder, overwrite=True)
+            self.n_epochs = self.guard.n_epochs
         except OSError as error:
             if not self.has_warned:
                 warnings.warn(f"The checkpoint is not of this epoch. {error}", CheckpointWarning, stacklevel=2)

@@ -2,24 +2,62 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from deltavi._errors import OutOfMemoryError, TrainingDivergedError
+from deltavi._errors import DeltaviError, OutOfMemoryError, TrainingDivergedError, TrainingTerminated
 from deltavi.train import CellSplit, LastGoodEpoch, joined_history
 
 # What torch says, on any device, in errors that have no class of their own.
 NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory", re.IGNORECASE)
 # What a model keeps of its training cells, by the weights it had; of other weights it says nothing.
 PRODUCTS = ("training_means", "calibration", "usage_")
+# What a model says of having been trained.
+TRAINED = ("is_trained_", "train_indices_", "validation_indices_", "test_indices_")
+
+logger = logging.getLogger("deltavi")
 
 
 @contextmanager
-def recovered(model: Any, guard: LastGoodEpoch, *, split: CellSplit, batch_size: int) -> Iterator[None]:
+def sigterm_raised() -> Iterator[None]:
+    """Raise :class:`TrainingTerminated` where SIGTERM comes, and log it; a handler of the user's own stays.
+
+    Only the main thread hears signals; in any other one nothing is changed.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or handler is not signal.SIG_DFL:
+        yield
+        return
+    heard: list[int] = []
+
+    def end(number: int, frame: Any) -> None:
+        # once: what follows puts the model in order
+        if not heard:
+            heard.append(number)
+            raise TrainingTerminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except TrainingTerminated as error:
+        logger.error(error)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def recovered(
+    model: Any, guard: LastGoodEpoch, *, split: CellSplit, batch_size: int, saved: Sequence[Any] = ()
+) -> Iterator[None]:
     """Take the model back to its last good epoch where the block fails, and say so in the error.
 
     Parameters
@@ -32,6 +70,8 @@ def recovered(model: Any, guard: LastGoodEpoch, *, split: CellSplit, batch_size:
         Cells that it uses.
     batch_size
         Cells of a mini-batch.
+    saved
+        Checkpoints of that training, which are brought to the last good epoch too.
 
     Raises
     ------
@@ -41,14 +81,25 @@ def recovered(model: Any, guard: LastGoodEpoch, *, split: CellSplit, batch_size:
         If memory ran out.
     KeyboardInterrupt
         If training was interrupted, also where lightning ends the program for it.
+    TrainingTerminated
+        If SIGTERM came.
+    DeltaviError
+        If lightning refuses to train with the options it was given, or not one step was made.
     """
     history = None if model.history_ is None else dict(model.history_)
+    before = {name: getattr(model, name) for name in TRAINED if hasattr(model, name)}
     try:
         yield
+        _require_steps(model.trainer)
+        # lightning leaves weights in the precision it trained in, which no cell comes in
+        model.module.float()
     except BaseException as error:
         # before anything is put back
         diverged = guard.divergence() if isinstance(error, Exception) else None
+        vars(model).update(before)
         state = _recover(model, guard, split, history)
+        for checkpoint in saved:
+            state += checkpoint.caught_up(guard.n_epochs)
         fault = _named(error, diverged, state, batch_size)
         if fault is error:
             raise
@@ -56,6 +107,15 @@ def recovered(model: Any, guard: LastGoodEpoch, *, split: CellSplit, batch_size:
         raise fault from (error if unexpected else None)
     finally:
         guard.release()
+
+
+def _require_steps(trainer: Any) -> None:
+    """Raise where training ended before it began: the weights are those that were drawn."""
+    if trainer.global_step == 0:
+        raise DeltaviError(
+            "Training ended before the first step: an option such as max_time or limit_train_batches leaves nothing "
+            "to train by."
+        )
 
 
 def mark_trained(model: Any, split: CellSplit) -> None:
@@ -74,6 +134,7 @@ def finish(model: Any) -> None:
 
 def _recover(model: Any, guard: LastGoodEpoch, split: CellSplit, history: Any) -> str:
     """Make the model one of its last good epoch, or what it was; a sentence that says which."""
+    model.module.float()
     guard.restore()
     model.module.eval()
     n_epochs = guard.n_epochs
@@ -92,6 +153,8 @@ def _recover(model: Any, guard: LastGoodEpoch, split: CellSplit, history: Any) -
 
 def _named(error: BaseException, diverged: str | None, state: str, batch_size: int) -> BaseException:
     """The error to raise in place of `error`, or `error` itself where its cause is not known here."""
+    if isinstance(error, TrainingTerminated | SIGTERMException):
+        return TrainingTerminated(f"Training was ended by SIGTERM. {state}")
     if isinstance(error, KeyboardInterrupt | SystemExit):
         # lightning ends the program where it was interrupted
         interrupted = isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
@@ -107,6 +170,8 @@ def _named(error: BaseException, diverged: str | None, state: str, batch_size: i
         )
     if diverged is not None:
         return TrainingDivergedError(f"{diverged} {state}")
+    if isinstance(error, MisconfigurationException):
+        return DeltaviError(f"train() cannot use these options of the trainer: {error} {state}")
     error.add_note(state)
     return error
 

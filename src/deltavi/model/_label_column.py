@@ -13,6 +13,7 @@ from scvi import REGISTRY_KEYS
 from deltavi._errors import DeltaviError
 from deltavi.data._labels import LabelField
 from deltavi.data._names import as_text
+from deltavi.model._asked_split import labelled_split
 from deltavi.model._classification import BATCH_SIZE
 from deltavi.train import CellSplit, split_labelled
 
@@ -51,6 +52,10 @@ class LabelColumnMixin:
             split: CellSplit = cast("Any", super())._split_cells(**options)
             return split
         return split_labelled(cast("Any", self)._label_codes(), **options)
+
+    def _of_given(self, split: CellSplit) -> CellSplit:
+        model = cast("Any", self)
+        return labelled_split(split, model._label_codes(), model.label_names) if self.has_labels else split
 
     def _learn_label_frequencies(self, split: CellSplit) -> None:
         """Tell the module how often each label occurs among labelled training cells."""

@@ -5,25 +5,37 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+from lightning.pytorch.callbacks import Callback
 from scvi.model.base import UnsupervisedTrainingMixin
 
 from deltavi._collector import spared_collector
+from deltavi._entries import Indices, seed_number
 from deltavi._errors import DeltaviError, DeltaviWarning
 from deltavi._random import isolated_randomness
+from deltavi.model._asked_split import asked_split
 from deltavi.model._checkpoint import check_checkpoint, checkpoints
-from deltavi.model._faults import finish, recovered
-from deltavi.train import CellSplit, LastGoodEpoch, ObjectivePlan, split_cells
+from deltavi.model._faults import finish, recovered, sigterm_raised
+from deltavi.model._training_options import (
+    callbacks_of,
+    check_steps,
+    check_watched,
+    loading_options,
+    plan_options,
+    trainer_options,
+)
+from deltavi.train import CellSplit, LastGoodEpoch, ObjectivePlan, joined_history, split_cells
 from deltavi.train._on_device import DeviceSplitter
+from deltavi.train._runner import Runner
 
 # Optimiser steps that train a model of a few thousand cells well; more cells mean fewer epochs.
 DEFAULT_STEPS = 1400
 EPOCHS_RANGE = (20, 400)
 # Steps below which a model has hardly begun to learn, however few its cells.
 FEWEST_STEPS = 500
-DEFAULT_TRAIN_SIZE = 0.9
 
 
 class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
@@ -31,6 +43,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
 
     _training_plan_cls = ObjectivePlan
     _data_splitter_cls = DeviceSplitter
+    _train_runner_cls = Runner
     default_plan: ClassVar[dict[str, Any]] = {}
     # whether the weights are those of a reference that a query is mapped onto, most of them frozen
     is_mapped_ = False
@@ -46,10 +59,14 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
         *,
         train_size: float | None = None,
         validation_size: float | None = None,
+        train_indices: Indices | None = None,
+        validation_indices: Indices | None = None,
         batch_size: int | None = None,
         early_stopping: bool = False,
         kl_warmup: float = 0.5,
         plan_kwargs: dict[str, Any] | None = None,
+        datasplitter_kwargs: dict[str, Any] | None = None,
+        callbacks: Callback | Sequence[Callback] | None = None,
         seed: int | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every: int = 1,
@@ -60,7 +77,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
         """Train the model.
 
         Where training fails or is interrupted, the model goes back to the end of the last epoch that was good, and the
-        error says which that is.
+        error says which that is. A name or value that means nothing is refused before the first epoch.
 
         Parameters
         ----------
@@ -68,14 +85,27 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
             Passes over the data; the default grows as cells get fewer.
         train_size, validation_size
             Share of cells to train on and to validate on. By default 0.9 and the rest.
+        train_indices, validation_indices
+            A split of one's own, in place of shares: positions or masks of the cells to train on and to validate on;
+            the others are for testing. Without `train_indices` all cells but `validation_indices` are trained on.
         batch_size
-            Cells of a mini-batch; by default 128, and 256 for SCGEN.
+            Cells of a mini-batch; by default 128, and 256 for SCGEN, whatever ``scvi.settings.batch_size`` is. With a
+            split of one's own it may grow by a few cells, so that no mini-batch has one or two.
         early_stopping
             Stop when the objective on the validation cells no longer falls; it is watched at its final KL weight.
+            ``early_stopping_monitor`` chooses another metric of ``model.history``; ``early_stopping_patience``,
+            ``early_stopping_min_delta``, ``early_stopping_mode`` and ``early_stopping_warmup_epochs`` say when.
         kl_warmup
             Share of `max_epochs` over which the weight of the KL term rises from zero.
         plan_kwargs
-            Arguments of the training plan: ``lr``, ``weight_decay``, ``max_kl_weight``, ``lr_schedule`` and others.
+            Arguments of the training plan: ``lr``, ``weight_decay``, ``eps``, ``max_kl_weight``, ``lr_schedule``,
+            ``optimizer``, ``reduce_lr_on_plateau`` and others of :class:`scvi.train.TrainingPlan`.
+        datasplitter_kwargs
+            Arguments of :class:`scvi.dataloaders.DataSplitter`: ``external_indexing`` (a split as in `train_indices`,
+            in a list), and where no model makes mini-batches of its own ``drop_last``, ``pin_memory``,
+            ``num_workers`` and others. ``shuffle_set_split=False`` splits in the order of the cells.
+        callbacks
+            One callback of lightning, or several.
         seed
             Seed of split, mini-batches, dropout and samples; by default the model's.
         checkpoint
@@ -83,41 +113,93 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
             was after an epoch. A model that is there is replaced.
         checkpoint_every
             Epochs from one checkpoint to the next. Each takes about as long as to encode all cells.
-        accelerator, devices, **trainer_kwargs
-            As in scvi-tools: ``enable_progress_bar``, ``callbacks``, ``early_stopping_patience`` and others.
+        accelerator, devices
+            As in lightning: ``"cpu"``, ``"gpu"`` and others.
+        **trainer_kwargs
+            Further arguments of :class:`scvi.train.Trainer` and :class:`lightning.pytorch.Trainer`:
+            ``check_val_every_n_epoch``, ``gradient_clip_val``, ``precision``, ``max_steps``, ``max_time`` and others.
+            ``logger`` takes one logger or several; ``model.history`` is kept beside them. ``enable_progress_bar`` is
+            by default true in a terminal or notebook, and false elsewhere.
 
         Raises
         ------
+        UnknownArgumentError
+            If a name is none that training, its plan or its splitter takes.
         DeltaviError
-            If there is nothing to train on, or `max_epochs` or `kl_warmup` makes no sense.
+            If there is nothing to train or to validate on, or an argument makes no sense.
         ModelFileError
             If `checkpoint` holds something else than a model, or cannot be written.
         TrainingDivergedError
             If the loss or a weight becomes NaN or infinite.
         OutOfMemoryError
             If memory runs out.
+        TrainingTerminated
+            If SIGTERM comes; it is a ``SystemExit`` with the status 143.
         """
         if self._adata is None:
             raise DeltaviError("The model was loaded without data: there is nothing to train on.")
+        trainer = trainer_options(self, TrainingMixin.train, trainer_kwargs)
+        asked = plan_options(self, trainer, plan_kwargs)
+        loading = loading_options(self, trainer, datasplitter_kwargs)
+        users_callbacks = callbacks_of(callbacks)
         self.adata_manager.validate()
         if self.is_mapped_ and self.is_loaded_:
             raise DeltaviError(
                 "A file does not say which weights of a mapped query were frozen: map the query again with "
                 "load_query_data, and train that."
             )
-        batch_size = batch_size or self.default_batch_size
+        batch_size = batch_size or loading.pop("batch_size", None) or self.default_batch_size
         epochs = self._default_epochs(batch_size) if max_epochs is None else max_epochs
         _check_schedule(epochs, kl_warmup)
         check_checkpoint(checkpoint, checkpoint_every)
-        seed = self.seed if seed is None else seed
-        split = self._split_cells(
-            train_size=DEFAULT_TRAIN_SIZE if train_size is None else train_size,
-            validation_size=validation_size,
+        seed = self.seed if seed is None else seed_number("seed", seed)
+        split, batch_size = asked_split(
+            self,
+            loading,
+            shares={"train_size": train_size, "validation_size": validation_size},
+            parts={"train_indices": train_indices, "validation_indices": validation_indices},
             batch_size=batch_size,
-            generator=np.random.default_rng(seed),
+            seed=seed,
         )
+        plan = self._plan(asked, epochs, kl_warmup)
+        trainer |= {"early_stopping": early_stopping, "accelerator": accelerator, "devices": devices}
+        check_watched(self, trainer, plan, users_callbacks, epochs=epochs, n_held_out=len(split.validation))
+        check_steps(trainer, n_train=len(split.train), batch_size=batch_size, drop_last=loading.get("drop_last"))
+        settled = max(plan["n_epochs_kl_warmup"] or 0, self._settled_from(epochs))
+        trainer = {
+            # lightning warns of fewer mini-batches than its logging interval, and of modules in evaluation mode
+            "log_every_n_steps": min(10, max(1, len(split.train) // batch_size)),
+            "early_stopping_warmup_epochs": settled,
+            **trainer,
+        }
         self._before_training(split)
-        asked = plan_kwargs or {}
+        guard = LastGoodEpoch(self.module, self.adata.obs_names)
+        saved = checkpoints(self, checkpoint, every=checkpoint_every, guard=guard, split=split)
+        # an epoch counts before anybody else can end training with it
+        trainer["callbacks"] = [guard, *saved, *users_callbacks, *self._own_callbacks(split, epochs)]
+        loading |= {"external_indexing": split.as_external_indexing(), **self._loading_options(seed)}
+        with sigterm_raised():
+            with recovered(self, guard, split=split, batch_size=batch_size, saved=saved), isolated_randomness(seed):
+                self._fit(guard, epochs, {"batch_size": batch_size, "datasplitter_kwargs": loading}, plan, trainer)
+            finish(self)
+            for last in saved:
+                last.write()
+
+    def _fit(
+        self, guard: LastGoodEpoch, epochs: int, loading: dict[str, Any], plan: dict[str, Any], trainer: dict[str, Any]
+    ) -> None:
+        """Train by scvi-tools with what was checked before."""
+        # scvi-tools continues the tables in place
+        before = None if self.history_ is None else dict(self.history_)
+        self.module.train()
+        with spared_collector(), warnings.catch_warnings():
+            # lightning walks over batches with a torch helper that torch deprecated
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+            super().train(max_epochs=epochs, plan_kwargs=plan, **loading, **trainer)
+        self.history_ = joined_history(before, guard.history()) or self.history_
+
+    def _plan(self, asked: dict[str, Any], epochs: int, kl_warmup: float) -> dict[str, Any]:
+        """Settings of the training plan, those that the user `asked` for before all others."""
         plan = {
             **self._plan_defaults(),
             # who lowers the rate where training stalls does not want it lowered otherwise
@@ -128,39 +210,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
             **asked,
         }
         _warn_of_unfinished_warmup(plan, epochs)
-        if early_stopping:
-            trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
-            settled = max(plan["n_epochs_kl_warmup"] or 0, self._settled_from(epochs))
-            trainer_kwargs.setdefault("early_stopping_warmup_epochs", settled)
-        guard = LastGoodEpoch(self.module, self.adata.obs_names)
-        saved = checkpoints(self, checkpoint, every=checkpoint_every, guard=guard, split=split)
-        asked_callbacks = trainer_kwargs.get("callbacks") or []
-        # an epoch counts before anybody else can end training with it
-        trainer_kwargs["callbacks"] = [guard, *saved, *asked_callbacks, *self._own_callbacks(split, epochs)]
-        # lightning warns of fewer mini-batches than its logging interval, and of modules left in evaluation mode
-        trainer_kwargs.setdefault("log_every_n_steps", min(10, max(1, len(split.train) // batch_size)))
-        self.module.train()
-        with (
-            recovered(self, guard, split=split, batch_size=batch_size),
-            isolated_randomness(seed),
-            spared_collector(),
-            warnings.catch_warnings(),
-        ):
-            # lightning walks over batches with a torch helper that torch deprecated
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-            super().train(
-                max_epochs=epochs,
-                accelerator=accelerator,
-                devices=devices,
-                batch_size=batch_size,
-                early_stopping=early_stopping,
-                datasplitter_kwargs={"external_indexing": split.as_external_indexing(), **self._loading_options(seed)},
-                plan_kwargs=plan,
-                **trainer_kwargs,
-            )
-        finish(self)
-        for last in saved:
-            last.write()
+        return plan
 
     def _default_epochs(self, batch_size: int) -> int:
         """Passes over the data where the caller names no number."""
@@ -173,6 +223,10 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
     def _split_cells(self, **options: Any) -> CellSplit:
         """Cells to train and validate on; classifiers split every label alike."""
         return split_cells(self.adata.n_obs, **options)
+
+    def _of_given(self, split: CellSplit) -> CellSplit:
+        """A split of the user's own, as the model can use it."""
+        return split
 
     def _loading_options(self, seed: int) -> dict[str, Any]:
         """Further arguments of the data splitter, for a model that has one of its own."""
@@ -210,7 +264,7 @@ def _warn_of_unfinished_warmup(plan: dict[str, Any], max_epochs: int) -> None:
             f"The weight of the KL term rises over {rising} epochs, but training ends after {max_epochs}: it will have "
             f"come to {max_epochs / rising:.2g} of its final value. Pass max_epochs={rising}, or a shorter rise.",
             DeltaviWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

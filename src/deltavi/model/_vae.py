@@ -13,6 +13,7 @@ from scvi.model.base import RNASeqMixin, VAEMixin
 
 from deltavi import _keys
 from deltavi._compat import init_library_size
+from deltavi._entries import init_keywords, known_keywords
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness
 from deltavi.data._checks import MatrixReport, scale_check
@@ -29,6 +30,15 @@ from deltavi.module._settings import COUNT_LIKELIHOODS
 
 # Cells encoded at a time where no gradient is kept.
 CELLS_ENCODED = 512
+# Settings of a module that the registered data determine.
+FROM_DATA = "It follows from the data that were set up."
+OF_DATA = dict.fromkeys(
+    (
+        *("n_input", "n_batch", "n_labels", "n_conditions", "n_continuous_cov", "n_cats_per_cov"),
+        *("library_log_means", "library_log_vars"),
+    ),
+    FROM_DATA,
+)
 
 
 class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, ScviExchangeMixin, TrainingMixin, CountModel):  # type: ignore[misc]
@@ -92,6 +102,7 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, ScviExchangeMixin, TrainingM
         seed: int = 0,
         **module_kwargs: Any,
     ) -> None:
+        known_keywords(module_kwargs, settings_of(type(self)), among=type(self).__name__, hints=OF_DATA)
         super().__init__(adata, registry)
         self.seed, self.check_input = seed, check_input
         if check_input and adata is not None:
@@ -312,6 +323,12 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, ScviExchangeMixin, TrainingM
             return
         report = MatrixReport.from_dict(manager.get_state_registry(REGISTRY_KEYS.X_KEY)["scan"])
         scale_check(self.module.gene_likelihood)(report, where="The query", cells=manager.adata.obs_names)
+
+
+def settings_of(model_class: type[VAE]) -> list[str]:
+    """Names of the settings of a model: its own, those of the classes it builds on, and those of its module."""
+    known = init_keywords(*(base for base in model_class.__mro__ if issubclass(base, VAE)), model_class._module_cls)
+    return [name for name in known if name not in OF_DATA]
 
 
 def named_arguments(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from scvi import REGISTRY_KEYS
@@ -65,6 +65,9 @@ class ACTINN(BaseModuleClass):  # type: ignore[misc]
     weight_l2
         Multiplier of half the squared weights.
     """
+
+    # what the plan logs of it beside what every module has
+    extra_metrics: ClassVar[tuple[str, ...]] = ("classification_loss", "accuracy")
 
     def __init__(
         self,

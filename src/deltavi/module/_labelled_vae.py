@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from scvi import REGISTRY_KEYS
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from deltavi import _keys
 from deltavi._compat import MODULE_KEYS
+from deltavi._entries import init_keywords, known_keywords
 from deltavi._errors import DeltaviError
 from deltavi.module._classified import Classified
 from deltavi.module._decoder import weight_penalty
@@ -48,6 +49,9 @@ class LabelledVAE(VAE):
         As in :class:`deltavi.module.VAE`.
     """
 
+    # what the plan logs of it beside what every module has
+    extra_metrics: ClassVar[tuple[str, ...]] = ("classification_loss", "accuracy")
+
     def __init__(
         self,
         n_input: int,
@@ -60,6 +64,7 @@ class LabelledVAE(VAE):
         size_factor_unit: float = 1.0,
         **kwargs: Any,
     ) -> None:
+        known_keywords(kwargs, init_keywords(type(self)), among=f"deltavi.module.{type(self).__name__}")
         super().__init__(n_input, n_labels=n_labels, **kwargs)
         check_label_settings(encoder_input, classification_weight, class_balance)
         if kwargs.get("posterior", "gaussian") != "gaussian":

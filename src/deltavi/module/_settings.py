@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from deltavi._entries import share
 from deltavi._errors import DeltaviError, unknown_category
 from deltavi.latent import LibraryKind
 from deltavi.module._decoder import GeneLikelihood, ScaleActivation
@@ -45,6 +46,12 @@ def check_sizes(**sizes: int) -> None:
     for name, value in sizes.items():
         if isinstance(value, bool) or int(value) != value or value < 1:
             raise DeltaviError(f"{name} must be a whole number of at least 1, not {value!r}.")
+
+
+def check_shares(**shares: float) -> None:
+    """Raise where a share, such as that of the units that dropout leaves out, does not lie from 0 to 1."""
+    for name, value in shares.items():
+        share(name, value)
 
 
 def default_activation(gene_likelihood: GeneLikelihood, library: LibraryKind) -> ScaleActivation:

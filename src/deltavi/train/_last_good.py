@@ -89,7 +89,7 @@ class LastGoodEpoch(Callback):
     def history(self) -> dict[str, pd.DataFrame] | None:
         """What was logged of good epochs; none where the logger keeps nothing itself."""
         logged = None if self._trainer is None else getattr(self._trainer.logger, "history", None)
-        if logged is None:
+        if not isinstance(logged, dict):
             return None
         return {
             name: values[values.index < self.n_epochs].copy() if values.index.name == "epoch" else values.copy()
@@ -179,12 +179,13 @@ def joined_history(
     """
     if not before or new is None:
         return before if before else new
-    joined = dict(before)
-    for name in before.keys() & new.keys():
-        start = len(before[name])
-        later = new[name].set_axis(np.arange(start, start + len(new[name])))
-        joined[name] = pd.concat([before[name], later])
-        joined[name].index.name = before[name].index.name
+    joined, n_epochs = dict(before), max(map(len, before.values()))
+    for name, values in new.items():
+        # what was not logged before, such as metrics of validation, begins where the first training ended
+        earlier = before.get(name)
+        start = n_epochs if earlier is None else len(earlier)
+        later = values.set_axis(np.arange(start, start + len(values))).rename_axis(values.index.name)
+        joined[name] = later if earlier is None else pd.concat([earlier, later]).rename_axis(earlier.index.name)
     return joined
 
 

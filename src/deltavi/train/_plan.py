@@ -123,6 +123,9 @@ class ObjectivePlan(TrainingPlan):  # type: ignore[misc]
         elif self.lr_schedule == "staircase":
             stairs = torch.optim.lr_scheduler.StepLR(config["optimizer"], STAIR_STEPS, STAIR_FACTOR)
             config["lr_scheduler"] = {"scheduler": stairs, "interval": "step"}
+        elif self.reduce_lr_on_plateau:
+            # what it watches is there in epochs that end with a validation only
+            config["lr_scheduler"]["frequency"] = max(1, self.trainer.check_val_every_n_epoch or 1)
         return config
 
 
@@ -146,6 +149,7 @@ def split_cells(
     validation_size: float | None,
     batch_size: int,
     generator: np.random.Generator,
+    shuffle: bool = True,
 ) -> CellSplit:
     """Random split whose training part leaves no mini-batch of one or two cells.
 
@@ -159,6 +163,8 @@ def split_cells(
         Size of a mini-batch; a tail too small for batch normalisation goes to validation, or out.
     generator
         Source of the permutation.
+    shuffle
+        Split at random; else the first cells are for validation and those after them for training, as in scvi-tools.
     """
     if not 0 < train_size <= 1:
         raise DeltaviError(f"train_size must lie in (0, 1], not {train_size}.")
@@ -172,6 +178,9 @@ def split_cells(
     if 0 < tail < SMALLEST_BATCH <= n_train - tail:
         n_train -= tail
         n_validation += tail if validation_size is None else 0
+    if not shuffle:
+        validation, train, test = np.split(np.arange(n_cells), [n_validation, n_validation + n_train])
+        return CellSplit(train, validation, test)
     order = generator.permutation(n_cells)
     return CellSplit(
         train=order[:n_train],

@@ -20,6 +20,7 @@ def split_labelled(
     validation_size: float | None,
     batch_size: int,
     generator: np.random.Generator,
+    shuffle: bool = True,
 ) -> CellSplit:
     """Random split, label by label; unlabelled cells are split like one more label.
 
@@ -37,6 +38,8 @@ def split_labelled(
         Size of a mini-batch; a tail too small for batch normalisation goes to validation, or out.
     generator
         Source of the permutations.
+    shuffle
+        Split every label at random; else its last cells are those for validation and testing.
 
     Raises
     ------
@@ -44,7 +47,8 @@ def split_labelled(
         If the shares make no sense or too few cells are left to train on.
     """
     _check_shares(train_size, validation_size)
-    strata = [generator.permutation(np.flatnonzero(codes == code)) for code in np.unique(codes)]
+    mixed = generator.permutation if shuffle else np.asarray
+    strata = [mixed(np.flatnonzero(codes == code)) for code in np.unique(codes)]
     sizes = np.array([_sizes(len(cells), train_size, validation_size) for cells in strata], dtype=int).reshape(-1, 3)
     n_train = int(sizes[:, 0].sum())
     if n_train < SMALLEST_BATCH:
@@ -54,7 +58,7 @@ def split_labelled(
         for _ in range(tail):
             sizes[sizes[:, 0].argmax()] += [-1, 1, 0] if validation_size is None else [-1, 0, 1]
     parts = [np.split(cells, ends[:2]) for cells, ends in zip(strata, sizes.cumsum(1), strict=True)]
-    return CellSplit(*(generator.permutation(np.concatenate(part)) for part in zip(*parts, strict=True)))
+    return CellSplit(*(mixed(np.concatenate(part)) for part in zip(*parts, strict=True)))
 
 
 def _sizes(n_cells: int, train_size: float, validation_size: float | None) -> tuple[int, int, int]:

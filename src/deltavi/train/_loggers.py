@@ -1,0 +1,67 @@
+"""Loggers beside the one that keeps the history of a model, and whether a progress bar can be seen."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import scvi
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from deltavi._compat import SimpleLogger
+from deltavi._errors import DeltaviError
+
+
+def with_history(asked: Any, *, on_disk: str | None = None) -> list[Logger] | None:
+    """Loggers of a training, of which the first keeps the history; ``None`` where only that is wanted.
+
+    Parameters
+    ----------
+    asked
+        What the user passed as ``logger``: one or several, true for lightning's default, false or ``None`` for none.
+    on_disk
+        Folder that the history is also written to, if any.
+
+    Raises
+    ------
+    DeltaviError
+        If something else was passed.
+    """
+    if asked is None or asked is False:
+        return None
+    if asked is True:
+        loggers = [_default_logger()]
+    else:
+        loggers = list(asked) if isinstance(asked, Iterable) and not isinstance(asked, str) else [asked]
+    for logger in loggers:
+        if not isinstance(logger, Logger):
+            raise DeltaviError(
+                f"logger must be a logger of lightning.pytorch.loggers, a list of them, True or False, not {logger!r}."
+            )
+    keeping = [logger for logger in loggers if isinstance(logger, SimpleLogger)]
+    if keeping:
+        return [*keeping, *(logger for logger in loggers if logger not in keeping)]
+    return [SimpleLogger(save_dir=on_disk, save_log_on_disk=on_disk is not None), *loggers]
+
+
+def _default_logger() -> Logger:
+    try:
+        return TensorBoardLogger(scvi.settings.logging_dir)
+    except ModuleNotFoundError:
+        return CSVLogger(scvi.settings.logging_dir)
+
+
+def bar_is_seen() -> bool:
+    """Whether a progress bar would be looked at: in a terminal, or in a notebook."""
+    shell = sys.modules.get("IPython")
+    running = None if shell is None else shell.get_ipython()
+    return getattr(running, "kernel", None) is not None or any(map(_is_terminal, (sys.stdout, sys.stderr)))
+
+
+def _is_terminal(stream: Any) -> bool:
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):
+        # none, or closed
+        return False

@@ -1,0 +1,63 @@
+"""scvi-tools' runner without its line about a NameError, and with one error for options that cannot be used."""
+
+from __future__ import annotations
+
+import io
+from contextlib import ExitStack, redirect_stdout
+from typing import Any
+
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from scvi.train import Trainer, TrainRunner
+
+from deltavi._errors import DeltaviError
+
+# Errors of lightning and scvi-tools about options, which neither tells apart by a class of its own.
+REFUSALS = (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError)
+
+
+class QuietTrainer(Trainer):  # type: ignore[misc]
+    """Trainer after whose failure nothing is printed until :attr:`muted` is closed."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.muted = ExitStack()
+        super().__init__(*args, **kwargs)
+
+    def fit(self, *args: Any, **kwargs: Any) -> None:
+        """Fit; the runner prints every error as ``<class 'NameError'>``, and the error itself says what happened."""
+        try:
+            super().fit(*args, **kwargs)
+        except BaseException:
+            self.muted.enter_context(redirect_stdout(io.StringIO()))
+            raise
+
+
+class Runner(TrainRunner):  # type: ignore[misc]
+    """Runs a training.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As in :class:`scvi.train.TrainRunner`.
+
+    Raises
+    ------
+    DeltaviError
+        If options of the trainer do not go together, or have values that cannot be used here.
+    """
+
+    _trainer_cls = QuietTrainer
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(*args, **kwargs)
+        except DeltaviError:
+            raise
+        except REFUSALS as error:
+            raise DeltaviError(f"train() cannot use these options of the trainer: {error}") from error
+
+    def __call__(self) -> None:
+        """Train."""
+        try:
+            super().__call__()
+        finally:
+            self.trainer.muted.close()
