@@ -102,7 +102,8 @@ class OrderedDataset(AnnTorchDataset):  # type: ignore[misc]
             return _writable(super().__getitem__(indexes))
         rows, inverse = np.unique(np.atleast_1d(np.asarray(indexes)), return_inverse=True)
         loaded = _writable(super().__getitem__(rows))
-        if np.array_equal(inverse, np.arange(len(inverse))):
+        # sparse tensors, which only training loads, cannot be put in order, and its mini-batches have none
+        if self.load_sparse_tensor or np.array_equal(inverse, np.arange(len(inverse))):
             return loaded
         return {key: value[inverse] for key, value in loaded.items()}
 

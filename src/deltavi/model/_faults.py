@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from deltavi._errors import DeltaviError, OutOfMemoryError, TrainingDivergedError, TrainingTerminated
 from deltavi.train import CellSplit, LastGoodEpoch, joined_history

@@ -190,13 +190,14 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
     ) -> None:
         """Train by scvi-tools with what was checked before."""
         # scvi-tools continues the tables in place
-        before = None if self.history_ is None else dict(self.history_)
+        model: Any = self
+        before = None if model.history_ is None else dict(model.history_)
         self.module.train()
         with spared_collector(), warnings.catch_warnings():
             # lightning walks over batches with a torch helper that torch deprecated
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
             super().train(max_epochs=epochs, plan_kwargs=plan, **loading, **trainer)
-        self.history_ = joined_history(before, guard.history()) or self.history_
+        model.history_ = joined_history(before, guard.history()) or model.history_
 
     def _plan(self, asked: dict[str, Any], epochs: int, kl_warmup: float) -> dict[str, Any]:
         """Settings of the training plan, those that the user `asked` for before all others."""

@@ -183,7 +183,13 @@ def callbacks_of(asked: Any) -> list[Callback]:
 
 
 def check_watched(
-    model: Any, trainer: dict[str, Any], plan: dict[str, Any], callbacks: list[Callback], *, epochs: int, n_held_out: int
+    model: Any,
+    trainer: dict[str, Any],
+    plan: dict[str, Any],
+    callbacks: list[Callback],
+    *,
+    epochs: int,
+    n_held_out: int,
 ) -> None:
     """Raise where something is watched that is not there; see to it that it is there where it is.
 

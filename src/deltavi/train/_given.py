@@ -43,9 +43,7 @@ def given_split(n_cells: int, **parts: Any) -> CellSplit:
             "and all of these are test cells."
         )
     if len(train) < SMALLEST_BATCH:
-        raise DeltaviError(
-            f"{names[0]} leaves {len(train)} cells to train on; at least {SMALLEST_BATCH} are needed."
-        )
+        raise DeltaviError(f"{names[0]} leaves {len(train)} cells to train on; at least {SMALLEST_BATCH} are needed.")
     return CellSplit(train=train, validation=validation, test=np.concatenate([*test, rest]))
 
 

@@ -184,8 +184,9 @@ def joined_history(
         # what was not logged before, such as metrics of validation, begins where the first training ended
         earlier = before.get(name)
         start = n_epochs if earlier is None else len(earlier)
-        later = values.set_axis(np.arange(start, start + len(values))).rename_axis(values.index.name)
-        joined[name] = later if earlier is None else pd.concat([earlier, later]).rename_axis(earlier.index.name)
+        later = values.set_axis(np.arange(start, start + len(values)))
+        joined[name] = later if earlier is None else pd.concat([earlier, later])
+        joined[name].index.name = values.index.name
     return joined
 
 

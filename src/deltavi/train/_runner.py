@@ -6,7 +6,7 @@ import io
 from contextlib import ExitStack, redirect_stdout
 from typing import Any
 
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from scvi.train import Trainer, TrainRunner
 
 from deltavi._errors import DeltaviError
