@@ -156,7 +156,7 @@ def _load(options: argparse.Namespace) -> AnnData:
         return simulate_perturbation(n_genes=1000, n_cell_types=6, n_cells_per_group=120, seed=options.seed)
     import anndata
 
-    from deltavi.data._fields import column
+    from deltavi.data._columns import column
 
     if not options.data.is_file():
         raise DeltaviError(f"{options.data} is not a file.")

@@ -24,7 +24,8 @@ from deltavi.data._checks import (
     row_blocks,
     scan_matrix,
 )
-from deltavi.data._fields import UNSEEN, CategoryField, codes_of, used_categories
+from deltavi.data._columns import UNSEEN, codes_of, used_categories
+from deltavi.data._fields import CategoryField
 from deltavi.data._genes import match_genes
 from deltavi.data._matrix import take_columns
 

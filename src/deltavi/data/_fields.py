@@ -2,132 +2,26 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
-from scvi.data.fields import (
-    CategoricalJointObsField,
-    CategoricalObsField,
-    LayerField,
-    NumericalJointObsField,
-    NumericalObsField,
-)
+from scvi.data.fields import CategoricalJointObsField, CategoricalObsField, LayerField
 
-from deltavi._errors import (
-    DeltaviError,
-    InputDataError,
-    UnknownCategoryError,
-    UnseenCategoryWarning,
-    examples,
-    unknown_category,
-)
+from deltavi._errors import DeltaviError, InputDataError, examples, unknown_category
+from deltavi._text import as_text
 from deltavi.data._checks import MatrixReport, require_finite, scan_matrix, warn_unusual
+from deltavi.data._columns import UNSEEN, codes_of, column, extended, used_categories, warn_unseen
 from deltavi.data._matrix import loadable
 from deltavi.data._names import (
-    as_text,
     checksum,
     sorted_names,
     warn_mixed_types,
     warn_near_duplicates,
     warn_small_batches,
 )
-
-# Code of a category that training never saw: modules read it as the average of the known ones.
-UNSEEN = -1
-# What a column may hold, and no category can be made of.
-NO_CATEGORIES = (list, dict, set, frozenset, tuple, np.ndarray, pd.Series, complex, np.complexfloating, np.void)
-
-
-def column(adata: AnnData, key: str) -> pd.Series:
-    """Column `key` of obs, or an error that lists the columns there are."""
-    if key not in adata.obs:
-        raise unknown_category("obs column", key, [c for c in adata.obs.columns if not str(c).startswith("_scvi")])
-    values: pd.Series = adata.obs[key]
-    if isinstance(values, pd.DataFrame):
-        raise DeltaviError(f"obs has {values.shape[1]} columns called {key!r}: rename or drop all but one.")
-    kinds: set[type] = {type(value) for value in values} if values.dtype == object else {values.dtype.type}
-    if wrong := [kind for kind in kinds if issubclass(kind, NO_CATEGORIES)]:
-        names = ", ".join(sorted(kind.__name__ for kind in wrong))
-        raise InputDataError(
-            f"obs[{key!r}] holds values of type {names} (for example in {examples(values.index)}). A cell has one "
-            "value, text or a number: keep the others in a column of their own."
-        )
-    # pandas has no categories in half precision
-    return values.astype(np.float32) if values.dtype == np.float16 else values
-
-
-def user_columns(obs: pd.DataFrame) -> pd.DataFrame:
-    """Copy of `obs` without the columns that registration added."""
-    if structured := [name for name, dtype in obs.dtypes.items() if getattr(dtype, "kind", "") == "V"]:
-        raise InputDataError(f"obs holds {examples(structured)}, whose values are records: pandas cannot select them.")
-    return obs.drop(columns=[c for c in obs if str(c).startswith("_scvi")]).copy()
-
-
-def used_categories(values: pd.Series, key: str) -> np.ndarray:
-    """Categories that occur, sorted as pandas sorts them; an error where values are missing.
-
-    Of text and numbers in one column all are text.
-    """
-    n_missing = int(values.isna().sum())
-    if n_missing:
-        cells = values.index[values.isna()]
-        raise InputDataError(
-            f"obs[{key!r}] is missing for {n_missing} of {len(values)} cells (for example {examples(cells)}). "
-            "Fill it in or remove those cells."
-        )
-    categories = pd.Categorical(values).remove_unused_categories().categories
-    plain: list[Any] = [_plain(category) for category in categories]
-    if len({isinstance(category, str) for category in plain}) > 1:
-        plain = sorted({as_text(category) for category in plain})
-    return np.asarray(plain, dtype=object)
-
-
-def _plain(category: object) -> object:
-    return category.item() if isinstance(category, np.generic) else category
-
-
-def codes_of(values: pd.Series, categories: np.ndarray) -> np.ndarray:
-    """Position of each value in `categories`, -1 where it is not among them, ``(n_cells,)``.
-
-    A number and its text are the same category: columns turn from one into the other in files and plots.
-    """
-    positions, found = pd.factorize(values)
-    distinct = np.asarray(found, dtype=object)
-    codes = _positions(distinct, categories)
-    texts = np.asarray([as_text(c) for c in categories], dtype=object)
-    if (codes < 0).any() and len(set(texts)) == len(texts):
-        codes = np.where(codes < 0, _positions(np.asarray([as_text(v) for v in distinct], dtype=object), texts), codes)
-    # missing values have the position -1, which is the last entry
-    return np.append(codes, UNSEEN)[positions]
-
-
-def _positions(values: np.ndarray, categories: np.ndarray) -> np.ndarray:
-    known = pd.Index(categories, dtype=object)
-    return np.asarray(known.get_indexer(pd.Index(values, dtype=object)), dtype=np.int64)
-
-
-def extended(categories: np.ndarray, values: pd.Series, key: str) -> np.ndarray:
-    """`categories` followed by those of `values` that are new."""
-    used = used_categories(values, key)
-    new = used[codes_of(pd.Series(used, dtype=object), categories) < 0]
-    return np.asarray([*categories, *new], dtype=object)
-
-
-def warn_unseen(values: pd.Series, codes: np.ndarray, key: str) -> None:
-    """Say once which categories training never saw, and what is done about them."""
-    unseen = pd.unique(values[codes < 0].dropna())
-    if len(unseen):
-        warnings.warn(
-            f"obs[{key!r}] holds {len(unseen)} categories that training did not see (for example {examples(unseen)}), "
-            f"in {int((codes < 0).sum())} cells; they are treated as the average of the known ones. "
-            "load_query_data learns them instead.",
-            UnseenCategoryWarning,
-            stacklevel=2,
-        )
 
 
 class ExpressionField(LayerField):  # type: ignore[misc]
@@ -327,7 +221,7 @@ class CategoricalCovariatesField(CategoricalJointObsField):  # type: ignore[misc
     def _make_array_categorical(self, adata: AnnData, category_dict: dict[str, Any] | None = None) -> dict[str, Any]:
         frame = getattr(adata, self.attr_name)[self.attr_key]
         categories = {
-            key: used_categories(adata.obs[key], key) if category_dict is None else np.asarray(category_dict[key])
+            key: used_categories(column(adata, key), key) if category_dict is None else np.asarray(category_dict[key])
             for key in self.attr_keys
         }
         for key, known in categories.items():
@@ -339,51 +233,3 @@ class CategoricalCovariatesField(CategoricalJointObsField):  # type: ignore[misc
             self.FIELD_KEYS_KEY: self.attr_keys,
             self.N_CATS_PER_KEY: [len(known) for known in categories.values()],
         }
-
-
-def numbers(adata: AnnData, key: str) -> np.ndarray:
-    """Column `key` of obs as float64, NaN where it is not a number, ``(n_cells,)``; dates and times are none."""
-    values = column(adata, key)
-    held = values.cat.categories.dtype if isinstance(values.dtype, pd.CategoricalDtype) else values.dtype
-    if isinstance(held, pd.PeriodDtype | pd.IntervalDtype) or getattr(held, "kind", "") in "mM":
-        return np.full(len(values), np.nan)
-    found: np.ndarray = pd.to_numeric(values, errors="coerce").to_numpy(dtype=float, na_value=np.nan)
-    return found
-
-
-class ContinuousCovariatesField(NumericalJointObsField):  # type: ignore[misc]
-    """Continuous covariates: finite numbers."""
-
-    def validate_field(self, adata: AnnData) -> None:
-        for key in self.attr_keys:
-            wrong = ~np.isfinite(numbers(adata, key))
-            if wrong.any():
-                raise InputDataError(
-                    f"obs[{key!r}] must be numbers; {int(wrong.sum())} cells are not "
-                    f"(for example {examples(adata.obs_names[wrong])})."
-                )
-
-
-class SizeFactorField(NumericalObsField):  # type: ignore[misc]
-    """Size factor of each cell: a positive, finite number."""
-
-    def validate_field(self, adata: AnnData) -> None:
-        if self.attr_key not in adata.obs:
-            raise UnknownCategoryError(
-                f"obs[{self.attr_key!r}], each cell's total counts over all genes, is missing. Compute it before genes "
-                f"are selected: adata.obs[{self.attr_key!r}] = np.asarray(adata.X.sum(1)).ravel(). "
-                f"Known: {examples(adata.obs.columns, 10)}."
-            )
-        values = numbers(adata, self.attr_key)
-        wrong = ~np.isfinite(values) | (values <= 0)
-        if wrong.any():
-            raise InputDataError(
-                f"obs[{self.attr_key!r}] must be positive and finite; {int(wrong.sum())} cells are not "
-                f"(for example {examples(adata.obs_names[wrong])})."
-            )
-
-
-def require_known(kind: str, given: object, known: Any) -> None:
-    """Raise :class:`UnknownCategoryError` where `given` is not among `known`."""
-    if str(given) not in {str(k) for k in known}:
-        raise unknown_category(kind, given, known)

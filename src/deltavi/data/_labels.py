@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import logging
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,8 +13,10 @@ import pandas as pd
 from anndata import AnnData
 
 from deltavi._errors import DeltaviError, UnknownCategoryError, UnseenCategoryWarning, examples
-from deltavi.data._fields import UNSEEN, CategoryField, column
-from deltavi.data._names import as_text, folded, warn_mixed_types, warn_near_duplicates, warn_of_names
+from deltavi._text import as_text, meant, texts_of
+from deltavi.data._columns import column
+from deltavi.data._fields import CategoryField
+from deltavi.data._names import folded, warn_mixed_types, warn_near_duplicates, warn_of_names
 
 logger = logging.getLogger("deltavi")
 
@@ -48,17 +49,13 @@ class LabelField(CategoryField):
         super().__init__(registry_key, attr_key, optional_in_query=True)
         self.unlabeled_category = None if unlabeled_category is None else as_text(unlabeled_category)
 
-    def codes(self, values: pd.Series, categories: np.ndarray) -> np.ndarray:
-        positions, found = pd.factorize(values)
-        texts = pd.Index([as_text(value) for value in found], dtype=object)
-        known = pd.Index(categories, dtype=object).get_indexer(texts)
-        # missing values have the position -1, which is the last entry
-        return np.append(known, UNSEEN).astype(np.int64)[positions]
-
     def register_field(self, adata: AnnData) -> dict[str, Any]:
-        key, unlabeled = self._original_attr_key, self.unlabeled_category
+        key = self._original_attr_key
         values = column(adata, key)
         counts = label_counts(values)
+        # -1 is "-1.0" where pandas made text of floats
+        unlabeled = None if self.unlabeled_category is None else meant(self.unlabeled_category, counts)
+        unlabeled = self.unlabeled_category if unlabeled is None else unlabeled
         require_unlabeled_category(unlabeled, counts, key)
         labels = {label: n for label, n in counts.items() if label != unlabeled}
         require_two_labels(labels, values, key)
@@ -83,7 +80,7 @@ class LabelField(CategoryField):
         if self._original_attr_key in adata_target.obs:
             report_new_labels(
                 column(adata_target, self._original_attr_key),
-                {*state[self.CATEGORICAL_MAPPING_KEY], unlabeled},
+                [*state[self.CATEGORICAL_MAPPING_KEY], *([] if unlabeled is None else [unlabeled])],
                 self._original_attr_key,
                 learned=extend_categories,
             )
@@ -100,12 +97,9 @@ class LabelField(CategoryField):
 
 def label_counts(values: pd.Series) -> dict[str, int]:
     """Number of cells of each label, sorted by its text; missing values are left out."""
-    positions, found = pd.factorize(values)
+    positions, found = texts_of(values)
     cells = np.bincount(positions[positions >= 0], minlength=len(found))
-    counts: Counter[str] = Counter()
-    for value, n in zip(found, cells, strict=True):
-        counts[as_text(value)] += int(n)
-    return dict(sorted(counts.items()))
+    return {text: int(n) for text, n in sorted(zip(found, cells, strict=True))}
 
 
 # -- checks of the labels to learn ---------------------------------------------------------------------------
@@ -183,9 +177,9 @@ def log_unlabeled(values: pd.Series, counts: Mapping[str, int], unlabeled: str |
 # -- labels of a query ---------------------------------------------------------------------------------------
 
 
-def report_new_labels(values: pd.Series, known: set[str | None], key: str, *, learned: bool) -> None:
+def report_new_labels(values: pd.Series, known: Iterable[str], key: str, *, learned: bool) -> None:
     """Say which labels training never saw: a warning where the cells are `learned`, else a note in the log."""
-    new = {label: n for label, n in label_counts(values).items() if label not in known}
+    new = {label: n for label, n in label_counts(values).items() if meant(label, known) is None}
     if not new:
         return
     message = (

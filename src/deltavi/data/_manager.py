@@ -22,12 +22,12 @@ from deltavi._compat import (
 from deltavi._errors import DeltaviError
 from deltavi._random import taking_turns
 from deltavi.data._batches import OrderedDataset
+from deltavi.data._columns import codes_of
+from deltavi.data._covariates import ContinuousCovariatesField
 from deltavi.data._fields import (
     CategoricalCovariatesField,
     CategoryField,
-    ContinuousCovariatesField,
     ExpressionField,
-    codes_of,
 )
 from deltavi.data._matrix import loadable
 

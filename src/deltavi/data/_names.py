@@ -11,17 +11,12 @@ import numpy as np
 import pandas as pd
 
 from deltavi._errors import InputDataWarning, LabelWarning, examples
-
-
-def as_text(value: object) -> str:
-    """Label as text; a whole number is written without decimals, which pandas adds where others are missing."""
-    value = value.item() if isinstance(value, np.generic) else value
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+from deltavi._text import folded_text
 
 
 def folded(name: str) -> str:
-    """`name` without spaces and in lower case."""
-    return "".join(name.split()).casefold()
+    """`name` without spaces, the decimals of whole numbers and capital letters."""
+    return "".join(folded_text(name).split()).casefold()
 
 
 def sorted_names(names: pd.Index) -> pd.Series:
@@ -55,7 +50,7 @@ def warn_mixed_types(values: pd.Series, key: str) -> None:
 
 
 def warn_near_duplicates(names: Iterable[str], key: str) -> None:
-    """Warn of names that differ only by case or spaces."""
+    """Warn of names that differ only by case or spaces, or by the decimals of a whole number."""
     alike: dict[str, list[str]] = {}
     for name in names:
         alike.setdefault(folded(name), []).append(name)
@@ -63,8 +58,8 @@ def warn_near_duplicates(names: Iterable[str], key: str) -> None:
     if pairs:
         more = f" and {len(pairs) - 3} more pairs" if len(pairs) > 3 else ""
         warn_of_names(
-            f"obs[{key!r}]: {len(pairs)} pairs of labels differ only by case or spaces ({', '.join(pairs[:3])}{more}). "
-            "They are read as different; rename them if they are the same."
+            f"obs[{key!r}]: {len(pairs)} pairs of labels differ only by case, spaces or decimals "
+            f"({', '.join(pairs[:3])}{more}). They are read as different; rename them if they are the same."
         )
 
 

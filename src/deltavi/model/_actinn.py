@@ -17,7 +17,8 @@ from deltavi._errors import DeltaviError, unknown_category
 from deltavi._random import isolated_randomness
 from deltavi.annotation import ClassifiedCells, informative_genes
 from deltavi.data._checks import MatrixReport, are_relative, cell_totals, require_counts, row_blocks
-from deltavi.data._fields import ExpressionField, SizeFactorField
+from deltavi.data._covariates import SizeFactorField
+from deltavi.data._fields import ExpressionField
 from deltavi.data._labels import LabelField
 from deltavi.data._manager import DataManager
 from deltavi.model._asked_split import labelled_split, only_labelled

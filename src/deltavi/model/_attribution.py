@@ -19,7 +19,7 @@ import deltavi
 from deltavi import _keys
 from deltavi._errors import DeltaviError, unknown_category
 from deltavi._random import isolated_randomness
-from deltavi.data._fields import user_columns
+from deltavi.data._writable import writable_columns
 from deltavi.metrics._matrix import check_count
 from deltavi.model._cells import Indices, positions
 
@@ -110,7 +110,7 @@ class AttributionMixin:
             loader = model._make_data_loader(adata=cells, indices=chosen, batch_size=batch_size)
             explained = _joined([_explain(model.module, tensors, code, integrate) for tensors in loader])
         _warn_if_coarse(explained, n_steps)
-        obs = user_columns(cells.obs.iloc[chosen])
+        obs = writable_columns(cells.obs.iloc[chosen])
         for column in obs.select_dtypes("category"):
             obs[column] = obs[column].cat.remove_unused_categories()
         obs[_keys.OBS_EXPLAINED_LABEL] = pd.Categorical.from_codes(explained.codes, categories=pd.Index(names))

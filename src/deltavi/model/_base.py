@@ -31,17 +31,18 @@ from deltavi._compat import (
 from deltavi._errors import DeltaviError, DeltaviWarning, KeyClashError, NotTrainedError, examples, unknown_category
 from deltavi._random import taking_turns
 from deltavi.data._checks import MatrixReport, scale_check
+from deltavi.data._columns import user_columns
+from deltavi.data._covariates import ContinuousCovariatesField, SizeFactorField
 from deltavi.data._fields import (
     CategoricalCovariatesField,
     CategoryField,
-    ContinuousCovariatesField,
     ExpressionField,
-    SizeFactorField,
-    user_columns,
 )
 from deltavi.data._genes import match_genes, require_unique_genes, warn_duplicate_cells
 from deltavi.data._manager import DataManager
 from deltavi.data._matrix import loadable, take_columns
+from deltavi.model._copies import CopiesMixin
+from deltavi.model._given import plain_settings, plain_setup
 
 logger = logging.getLogger("deltavi")
 
@@ -55,7 +56,7 @@ VERBS = (
 )
 
 
-class CountModel(BaseModelClass):  # type: ignore[misc]
+class CountModel(CopiesMixin, BaseModelClass):  # type: ignore[misc]
     """Base of all models; not used directly.
 
     Attributes
@@ -95,6 +96,7 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         """Check `adata` and register it with this class; ``setup_anndata`` ends here."""
         _require_cells(adata)
         _require_known_arguments(cls.__name__, transfer, setup_method_args[SETUP_ARGS_KEY])
+        setup_method_args[SETUP_ARGS_KEY] = plain_setup(setup_method_args[SETUP_ARGS_KEY])
         require_unique_genes(adata.var_names, where="adata.var_names")
         warn_duplicate_cells(adata.obs_names)
         _refuse_clashes(adata)
@@ -110,6 +112,10 @@ class CountModel(BaseModelClass):  # type: ignore[misc]
         with taking_turns():
             manager.register_fields(adata, **transfer)
         cls.register_manager(manager)
+
+    def _get_init_params(self, locals: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of the model, which a file must be able to hold."""
+        return plain_settings(super()._get_init_params(locals))
 
     def _setup_argument(self, name: str) -> Any:
         return self.registry_[SETUP_ARGS_KEY].get(name)

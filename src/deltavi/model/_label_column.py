@@ -11,8 +11,8 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
 from deltavi._errors import DeltaviError
+from deltavi.data._columns import category_names, column
 from deltavi.data._labels import LabelField
-from deltavi.data._names import as_text
 from deltavi.model._asked_split import labelled_split
 from deltavi.model._classification import BATCH_SIZE
 from deltavi.train import CellSplit, split_labelled
@@ -74,10 +74,12 @@ class LabelColumnMixin:
         aligned = model._validate_anndata(None if adata is model._adata else adata)
         cells = model._classified(aligned, None, BATCH_SIZE)[1]
         predicted: np.ndarray = model.label_names[cells.logits.argmax(1)]
-        key, unlabeled = model._setup_argument("labels_key"), model._setup_argument("unlabeled_category")
+        key = model._setup_argument("labels_key")
+        # as the column has it: -1 may be "-1.0" there
+        unlabeled = model._state(REGISTRY_KEYS.LABELS_KEY).get(LabelField.UNLABELED_KEY)
         if key not in adata.obs:
             return predicted
-        positions, found = pd.factorize(adata.obs[key])
-        names = np.array([*(as_text(value) for value in found), None], dtype=object)[positions]
-        unknown = pd.isna(names) | ((names == as_text(unlabeled)) & (unlabeled is not None))
+        known = [*model.label_names, *([] if unlabeled is None else [unlabeled])]
+        names = category_names(column(adata, key), np.array(known, dtype=object))
+        unknown = pd.isna(names) | ((names == unlabeled) & (unlabeled is not None))
         return np.where(unknown, predicted, names)

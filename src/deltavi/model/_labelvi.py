@@ -11,6 +11,7 @@ from scvi import REGISTRY_KEYS
 from deltavi import _keys
 from deltavi._compat import SETUP_ARGS_KEY
 from deltavi._errors import DeltaviError, examples
+from deltavi._text import as_text
 from deltavi.annotation import TemperaturePrior
 from deltavi.model._attribution import AttributionMixin
 from deltavi.model._base import aligned_copy
@@ -234,11 +235,11 @@ def _require_same_categories(model: LABELVI, vae: VAE) -> None:
     keys = [REGISTRY_KEYS.BATCH_KEY, _keys.CONDITION]
     if vae.module.dispersion == "gene-label":
         keys.append(REGISTRY_KEYS.LABELS_KEY)
-    known = {key: [str(c) for c in vae._categories(key)] for key in keys}
-    given = {key: [str(c) for c in model._categories(key)] for key in keys}
+    known = {key: [as_text(c) for c in vae._categories(key)] for key in keys}
+    given = {key: [as_text(c) for c in model._categories(key)] for key in keys}
     for which, source in ((known, vae), (given, model)):
         mappings = source._state(REGISTRY_KEYS.CAT_COVS_KEY).get("mappings", {})
-        which |= {str(key): [str(c) for c in values] for key, values in mappings.items()}
+        which |= {str(key): [as_text(c) for c in values] for key, values in mappings.items()}
     for key in [key for key in known if known[key] != given[key]]:
         raise DeltaviError(
             f"The trained model knows {key} {examples(known[key])}, and the cells hold {examples(given[key])}: its "

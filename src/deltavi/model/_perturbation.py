@@ -16,8 +16,10 @@ import deltavi
 from deltavi import _keys
 from deltavi._errors import DeltaviError, KeyClashError, UnknownCategoryError, examples
 from deltavi._random import isolated_randomness
+from deltavi._text import as_text
 from deltavi.data._checks import are_relative, cell_totals, valid_cells
-from deltavi.data._fields import require_known, used_categories
+from deltavi.data._columns import category_names, column, require_known, used_categories
+from deltavi.data._conditions import same_condition
 from deltavi.model._base import CountModel
 from deltavi.model._consensus import Consensus, ConsensusMixin, ResponseEvidence, report_evidence, unmoved
 from deltavi.model._decoding import CellDecoder, Predicted, Profile, predict_cells, predictive_interval, stack
@@ -31,6 +33,7 @@ from deltavi.perturbation.noise import cell_generators
 logger = logging.getLogger("deltavi")
 
 BATCH_SIZE = 512
+CATEGORY_KEYS = (_keys.CONDITION, REGISTRY_KEYS.LABELS_KEY)
 OWN_OBS = (_keys.OBS_SOURCE_CONDITION, _keys.OBS_SOURCE_CELL)
 
 
@@ -133,10 +136,11 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin):
         """
         model = cast("CountModel", self)
         model._require_trained("predict_perturbation")
-        self._check_arguments(control, target, profile, n_samples, invalid_cells, magnitude, distance)
+        control, target = self._asked(control, target)
+        check_options(profile, n_samples, invalid_cells, magnitude, distance)
         request = self._request(adata, control=control, labels=labels, drop=invalid_cells == "drop")
         before = self._positions(request.adata, request.cells)
-        conditions = (str(control), str(target))
+        conditions = (control, target)
         after, how = self._destinations(
             request,
             before,
@@ -160,14 +164,14 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin):
             predicted,
             genes=model.gene_names,
             condition_key=self._condition_key(),
-            target=str(target),
-            conditions=[str(c) for c in model._categories(_keys.CONDITION)],
+            target=target,
+            conditions=[as_text(c) for c in model._categories(_keys.CONDITION)],
         )
         result.obsm[_keys.OBSM_LATENT_BEFORE], result.obsm[_keys.OBSM_LATENT_AFTER] = before, after
         result.uns[_keys.UNS_PREDICTION] = {
             "model": type(self).__name__,
-            "control": str(control),
-            "target": str(target),
+            "control": control,
+            "target": target,
             **how,
             "dose": float(dose),
             "profile": profile,
@@ -184,7 +188,9 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin):
 
     def _restore_extra_state(self, extra: dict[str, Any]) -> None:
         if "training_means" in extra:
-            self.training_means = TrainingMeans.from_dict(extra["training_means"])
+            # older files have whole numbers with the decimals that pandas gave them
+            renamed = {str(c): as_text(c) for key in CATEGORY_KEYS for c in cast("CountModel", self)._categories(key)}
+            self.training_means = TrainingMeans.from_dict(extra["training_means"]).renamed(renamed)
 
     # -- what is asked ---------------------------------------------------------------------------------------
 
@@ -194,22 +200,16 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin):
             raise DeltaviError("No condition was registered: pass condition_key to setup_anndata.")
         return str(key)
 
-    def _check_arguments(
-        self,
-        control: str,
-        target: str,
-        profile: str,
-        n_samples: int,
-        invalid_cells: str,
-        magnitude: object,
-        distance: str,
-    ) -> None:
+    def _asked(self, control: object, target: object) -> tuple[str, str]:
+        """Names of control and target, as the model has them."""
         self._condition_key()
-        require_known("condition", control, cast("CountModel", self)._categories(_keys.CONDITION))
-        if str(control) == str(target):
-            raise DeltaviError(f"control and target are both {control!r}: there is nothing to predict.")
-        self._parts(str(control), str(target))
-        check_options(profile, n_samples, invalid_cells, magnitude, distance)
+        known = cast("CountModel", self)._categories(_keys.CONDITION)
+        start = require_known("condition", control, known)
+        end = same_condition(target, [as_text(category) for category in known]) or as_text(target)
+        if start == end:
+            raise DeltaviError(f"control and target are both {start!r}: there is nothing to predict.")
+        self._parts(start, end)
+        return start, end
 
     def _request(
         self, adata: AnnData | None, *, control: str, labels: str | Sequence[str] | None, drop: bool
@@ -224,10 +224,10 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin):
         key, groups = self._condition_key(), self._groups(source)
         chosen = of_labels(groups, labels)
         if key in source.obs:
-            used_categories(source.obs[key], key)
-            chosen = chosen & np.asarray(source.obs[key].astype(str) == str(control))
+            conditions = self._conditions_of(source)
+            chosen = chosen & (conditions == control)
             if source.n_obs and not chosen.any():
-                present = examples(sorted(set(source.obs[key][of_labels(groups, labels)].astype(str))), 10)
+                present = examples(sorted(set(conditions[of_labels(groups, labels)])), 10)
                 among = "" if labels is None else f" among the cells of {labels!r}"
                 raise UnknownCategoryError(
                     f"No cell{among} has obs[{key!r}] == {control!r}: there is nothing to start from. "
@@ -251,8 +251,16 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin):
         key = cast("CountModel", self)._setup_argument("labels_key")
         if key is None or key not in adata.obs:
             return np.full(adata.n_obs, ALL_CELLS, dtype=object)
-        used_categories(adata.obs[key], key)  # raises where labels are missing
-        return np.asarray(adata.obs[key].astype(str), dtype=object)
+        return self._names(adata, key, REGISTRY_KEYS.LABELS_KEY)
+
+    def _conditions_of(self, adata: AnnData) -> np.ndarray:
+        """Condition of each cell as text, ``(n_cells,)``."""
+        return self._names(adata, self._condition_key(), _keys.CONDITION)
+
+    def _names(self, adata: AnnData, key: str, registry_key: str) -> np.ndarray:
+        values = column(adata, key)
+        used_categories(values, key)  # raises where values are missing
+        return category_names(values, cast("CountModel", self)._categories(registry_key))
 
     # -- where cells lie ---------------------------------------------------------------------------------------
 
@@ -273,7 +281,7 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin):
             self._positions(adata, np.arange(adata.n_obs)),
             model.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY),
             totals=self._totals(adata) if model.module.of_counts else None,
-            conditions=np.asarray(adata.obs[self._condition_key()].astype(str), dtype=object),
+            conditions=self._conditions_of(adata),
             labels=None if labels_key is None else self._groups(adata),
         )
         self.training_means = own if self.reference_means is None else self.reference_means.joined(own)

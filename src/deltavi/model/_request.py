@@ -11,8 +11,10 @@ import pandas as pd
 from anndata import AnnData
 
 from deltavi import _keys
-from deltavi._errors import DeltaviError, examples, unknown_category
-from deltavi.data._fields import user_columns
+from deltavi._errors import DeltaviError, examples
+from deltavi._text import names_of
+from deltavi.data._columns import require_known
+from deltavi.data._writable import writable_columns
 from deltavi.model._decoding import Predicted
 from deltavi.perturbation._estimators import ALL_CELLS
 
@@ -72,9 +74,9 @@ def assemble(
     conditions
         All conditions, the categories of that column.
     """
-    obs = user_columns(request.adata.obs.iloc[request.cells])
+    obs = writable_columns(request.adata.obs.iloc[request.cells])
     known = condition_key in obs
-    before = obs[condition_key].astype(str).to_numpy() if known else np.full(len(obs), "unknown", dtype=object)
+    before = names_of(obs[condition_key]) if known else np.full(len(obs), "unknown", dtype=object)
     obs[_keys.OBS_SOURCE_CONDITION] = pd.Categorical(before)
     obs[_keys.OBS_SOURCE_CELL] = obs.index.astype(str).to_numpy(dtype=object)
     obs[condition_key] = pd.Categorical([target] * len(obs), categories=[*dict.fromkeys([*conditions, target])])
@@ -94,16 +96,13 @@ def of_labels(groups: np.ndarray, labels: str | Sequence[str] | None) -> np.ndar
     """Cells of the chosen `labels`, ``(n_cells,)`` bool."""
     if labels is None:
         return np.ones(len(groups), dtype=bool)
-    wanted = [str(label) for label in np.atleast_1d(np.asarray(labels, dtype=object))]
-    if not wanted:
+    given = list(np.atleast_1d(np.asarray(labels, dtype=object)))
+    if not given:
         raise DeltaviError("labels is empty; name at least one label, or pass None for all.")
     present = sorted(set(groups))
     if present == [ALL_CELLS]:
         raise DeltaviError(f"labels={labels!r} was asked for, but the cells have no label column.")
-    for label in wanted:
-        if label not in present:
-            raise unknown_category("label", label, present)
-    return np.isin(groups, wanted)
+    return np.isin(groups, [require_known("label", label, present) for label in given])
 
 
 def check_options(profile: str, n_samples: int, invalid_cells: str, magnitude: object, distance: str) -> None:

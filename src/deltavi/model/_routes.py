@@ -14,7 +14,8 @@ from scvi import REGISTRY_KEYS
 from deltavi import _keys
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness
-from deltavi.data._fields import require_known
+from deltavi._text import as_text
+from deltavi.data._columns import require_known
 from deltavi.likelihood._base import to_numpy
 from deltavi.model._base import aligned_copy
 from deltavi.model._request import Request
@@ -97,7 +98,7 @@ class RoutesMixin:
             return adata
         layer = model._setup_argument("layer")
         cells = aligned_copy(adata, model.gene_names, layer=layer, min_overlap=model.min_gene_overlap)
-        cells.obs[key] = pd.Categorical([str(control)] * adata.n_obs)
+        cells.obs[key] = pd.Categorical([as_text(control)] * adata.n_obs)
         return cells
 
     def _destinations(
@@ -171,9 +172,9 @@ class RoutesMixin:
             raise DeltaviError(f"library_size must be positive and finite, not {library_size!r}.")
         rng = np.random.default_rng(seed)
         codes = self._drawn_components(n, component, rng)
-        known = [str(name) for name in model._categories(_keys.CONDITION)]
+        known = [as_text(name) for name in model._categories(_keys.CONDITION)]
         condition_code = 0 if condition is None else self._code_of("condition", condition, known)
-        batches = [str(name) for name in model._categories(REGISTRY_KEYS.BATCH_KEY)]
+        batches = [as_text(name) for name in model._categories(REGISTRY_KEYS.BATCH_KEY)]
         batch_code = -1 if batch is None else self._code_of("batch", batch, batches)
         model.module.eval()
         with torch.inference_mode(), isolated_randomness(seed):
@@ -212,5 +213,4 @@ class RoutesMixin:
 
     @staticmethod
     def _code_of(kind: str, name: str, known: list[str]) -> int:
-        require_known(kind, name, known)
-        return known.index(str(name))
+        return known.index(require_known(kind, name, known))

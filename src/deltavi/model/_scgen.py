@@ -13,7 +13,8 @@ from scvi import REGISTRY_KEYS
 from deltavi import _keys
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness
-from deltavi.data._fields import user_columns
+from deltavi.data._columns import category_names, column
+from deltavi.data._writable import writable_columns
 from deltavi.model._decoding import CellDecoder, Predicted, predict_cells, stack
 from deltavi.model._totals import TotalCountsMixin
 from deltavi.model._training import EPOCHS_RANGE
@@ -140,13 +141,13 @@ class SCGEN(TotalCountsMixin, VAE):
         source = self._validate_anndata() if adata is None else adata
         aligned = self._validate_anndata(adata)
         before = self._positions(aligned, np.arange(aligned.n_obs))
-        batches = np.asarray(source.obs[batch_key].astype(str), dtype=object)
+        batches = category_names(column(source, batch_key), self._categories(REGISTRY_KEYS.BATCH_KEY))
         moves = batch_moves(before, labels=self._groups(source), batches=batches)
         after = (before + moves.vectors).astype(np.float32)
         with isolated_randomness(seed):
             predicted = self._decode_moved(aligned, before, after, moves.reference, batch_size, seed)
         result = AnnData(
-            X=predicted.profile, obs=user_columns(source.obs), var=pd.DataFrame(index=self.gene_names.astype(str))
+            X=predicted.profile, obs=writable_columns(source.obs), var=pd.DataFrame(index=self.gene_names.astype(str))
         )
         result.obsm.update(
             {key: np.asarray(value) for key, value in source.obsm.items() if not key.startswith("_scvi")}

@@ -26,7 +26,7 @@ from deltavi._compat import (
 )
 from deltavi._errors import DeltaviError, ModelFileError
 from deltavi._random import isolated_randomness
-from deltavi.data._fields import column, used_categories
+from deltavi.data._columns import column, used_categories
 from deltavi.data._manager import DataManager
 from deltavi.io._scvi import SETUP_ARGUMENTS, SETUP_LISTS, ScviFile, read_scvi, write_folder
 from deltavi.model._faults import finish

@@ -13,6 +13,7 @@ import torch
 from deltavi import _keys
 from deltavi._errors import DeltaviError, examples
 from deltavi._random import isolated_randomness
+from deltavi._text import as_text
 from deltavi.likelihood._base import to_numpy
 from deltavi.model._base import CountModel
 from deltavi.model._decoding import CellDecoder
@@ -138,7 +139,7 @@ class ShiftsMixin:
 
     def _parts(self, control: str, target: str) -> tuple[str, ...]:
         """Measured conditions that the target consists of."""
-        known = [str(c) for c in cast("CountModel", self)._categories(_keys.CONDITION)]
+        known = [as_text(c) for c in cast("CountModel", self)._categories(_keys.CONDITION)]
         parts = parts_of(target, known, control=control)
         if len(parts) > 1 and self._knows_conditions():
             raise DeltaviError(
@@ -153,6 +154,6 @@ class ShiftsMixin:
         return bool(getattr(module, "condition_in_decoder", False) or getattr(module, "conditional", False))
 
     def _condition_code(self, name: str) -> int:
-        known = [str(c) for c in cast("CountModel", self)._categories(_keys.CONDITION)]
+        known = [as_text(c) for c in cast("CountModel", self)._categories(_keys.CONDITION)]
         # the networks are told no condition where one that was not measured is asked for
         return known.index(name) if name in known else 0

@@ -145,7 +145,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
         self.adata_manager.validate()
         if self.is_mapped_ and self.is_loaded_:
             raise DeltaviError(
-                "A file does not say which weights of a mapped query were frozen: map the query again with "
+                "Neither a file nor a copy says which weights of a mapped query were frozen: map the query again with "
                 "load_query_data, and train that."
             )
         batch_size = batch_size or loading.pop("batch_size", None) or self.default_batch_size

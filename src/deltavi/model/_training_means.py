@@ -189,6 +189,20 @@ class TrainingMeans:
         }
         return cls(**fields)
 
+    def renamed(self, names: dict[str, str]) -> TrainingMeans:
+        """The same means, of conditions and labels that `names` gives other names."""
+        fields: dict[str, Any] = {
+            name: _renamed(value, names) if isinstance(value, dict) else value for name, value in self.__dict__.items()
+        }
+        return replace(self, **fields)
+
+
+def _renamed(groups: dict[str, GroupMeans], names: dict[str, str]) -> dict[str, GroupMeans]:
+    return {
+        names.get(condition, condition): replace(means, labels=tuple(names.get(label, label) for label in means.labels))
+        for condition, means in groups.items()
+    }
+
 
 def _plain(group: GroupMeans) -> dict[str, Any]:
     plain = {"labels": group.labels, "means": np.asarray(group.means), "n_cells": group.n_cells}

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from deltavi._errors import DeltaviError, unknown_category
+from deltavi._errors import DeltaviError, UnknownCategoryError, examples, unknown_category
+from deltavi._text import meant
+from deltavi.data._conditions import SEPARATOR, canonical_name, parts_in, same_condition
 from deltavi.perturbation._estimators import Shift
 from deltavi.perturbation.intervals import ResponseEstimate
 
-SEPARATOR = "+"
-
 
 def parts_of(target: str, known: Iterable[str], *, control: str, kind: str = "condition") -> tuple[str, ...]:
-    """The measured conditions that `target` consists of: itself, or those that a "+" joins in its name.
+    """Measured conditions that `target` consists of: itself, or those that a "+" joins in its name, in any order.
 
     Raises
     ------
@@ -25,14 +25,16 @@ def parts_of(target: str, known: Iterable[str], *, control: str, kind: str = "co
         A part is the control, or the same part stands twice; ask for a dose instead.
     """
     names = list(known)
-    if target in names:
-        return (target,)
-    parts = tuple(part.strip() for part in target.split(SEPARATOR))
-    if len(parts) == 1:
-        raise unknown_category(kind, target, names)
-    for part in parts:
-        if part not in names:
-            raise unknown_category(f"part of {target!r}", part, names)
+    measured = same_condition(target, names)
+    if measured is not None:
+        return (measured,)
+    asked = parts_in(target)
+    found = [meant(part, names) for part in asked]
+    for part, name in zip(asked, found, strict=True):
+        if name is None:
+            kind = kind if len(asked) == 1 else f"part of {target!r}"
+            raise _renamed(part, names, control) or unknown_category(kind, part, names)
+    parts = tuple(name for name in found if name is not None)
     if control in parts or len(set(parts)) < len(parts):
         raise DeltaviError(
             f"{target!r} must join different conditions other than the control {control!r}. For more of one condition "
@@ -41,11 +43,26 @@ def parts_of(target: str, known: Iterable[str], *, control: str, kind: str = "co
     return parts
 
 
+def _renamed(part: str, names: list[str], control: str) -> UnknownCategoryError | None:
+    """Error that offers the renaming where `part` is known together with the control only."""
+    written = [name for name in names if canonical_name(name, control=control) == part and name != part]
+    if not written:
+        return None
+    return UnknownCategoryError(
+        f"{part!r} stands in the data as {examples(written)}, together with the control {control!r}: such "
+        "conditions have to be renamed before the model is set up. deltavi.data.canonical_conditions(adata, "
+        f"condition_key, control={control!r}) writes {part!r}."
+    )
+
+
 def check_dose(dose: object) -> float:
     """The dose as a number; raises DeltaviError unless it is finite."""
     if isinstance(dose, bool) or not isinstance(dose, int | float) or not np.isfinite(dose):
         raise DeltaviError(f"dose must be a number, 1 for the dose that was measured, not {dose!r}.")
     return float(dose)
+
+
+__all__ = ["SEPARATOR", "check_dose", "combined_response", "combined_shift", "parts_of"]
 
 
 def combined_shift(shifts: Mapping[str, Shift], dose: float = 1.0) -> Shift:

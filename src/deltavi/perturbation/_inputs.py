@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from deltavi._errors import GeneMatchError, InputDataError, examples, unknown_category
+from deltavi._text import names_of
+from deltavi.data._columns import category_names, column
 from deltavi.metrics._matrix import as_matrix
 from deltavi.metrics._scale import require_logs
 
@@ -19,17 +22,12 @@ if TYPE_CHECKING:
 def as_names(values: Any) -> NDArray[np.object_]:
     """Values as strings, None where missing, (n_values,)."""
     given = np.asarray(values, dtype=object)
-    missing = np.asarray(pd.isna(given))
-    names = np.array([str(value) for value in given.ravel()], dtype=object).reshape(given.shape)
-    names[missing] = None
-    return names
+    return names_of(given.ravel()).reshape(given.shape)
 
 
-def name_column(adata: AnnData, key: str) -> NDArray[np.object_]:
-    """A column of obs as strings, None where missing, (n_cells,)."""
-    if key not in adata.obs:
-        raise unknown_category("obs column", key, adata.obs.columns)
-    return as_names(adata.obs[key])
+def name_column(adata: AnnData, key: str, known: Iterable[str] = ()) -> NDArray[np.object_]:
+    """A column of obs as strings, those of `known` where they are the same, None where missing, (n_cells,)."""
+    return category_names(column(adata, key), np.array(list(known), dtype=object))
 
 
 def known_names(names: NDArray[np.object_]) -> list[str]:

@@ -12,9 +12,12 @@ from anndata import AnnData
 
 from deltavi import _keys
 from deltavi._errors import DeltaviError, InputDataError, KeyClashError, examples, unknown_category
+from deltavi._text import as_text, meant
+from deltavi.data._columns import category_names, require_known
+from deltavi.data._conditions import same_condition
 from deltavi.perturbation._combination import SEPARATOR, check_dose, combined_shift, parts_of
 from deltavi.perturbation._estimators import ALL_CELLS, Shift, storable
-from deltavi.perturbation._inputs import as_names, check_unique_genes, known_names, log_expression, name_column, select
+from deltavi.perturbation._inputs import check_unique_genes, known_names, log_expression, name_column, select
 from deltavi.perturbation._spaces import build_space
 from deltavi.perturbation.shift import estimate_shifts
 
@@ -76,6 +79,7 @@ class ShiftBaseline:
         self.condition_key, self.labels_key, self.layer = condition_key, labels_key, layer
         self._conditions = name_column(adata, condition_key)
         self._labels = None if labels_key is None else name_column(adata, labels_key)
+        self._known_labels = np.array([] if self._labels is None else known_names(self._labels), dtype=object)
         check_unique_genes(adata.var_names, "adata")
         self._x = log_expression(adata, layer, "adata").copy()
         self._obs, self._var = adata.obs.copy(), adata.var.copy()
@@ -137,13 +141,13 @@ class ShiftBaseline:
         KeyClashError
             The query has a column ``deltavi_source_condition`` already.
         """
-        self._check_conditions(control, target, given=not isinstance(shift, str))
-        obs, var, x = self._query(adata, str(control))
+        control, target = self._conditions_of(control, target, given=not isinstance(shift, str))
+        obs, var, x = self._query(adata, control)
         groups = self._groups(obs, labels)
         queries = {name: self._space.points(x[rows]) for name, rows in groups.items()}
         dose = check_dose(dose)
-        parts = (str(target),) if not isinstance(shift, str) else self._parts(control, target)
-        found = {part: self._shifts(queries, str(control), part, shift, temperature) for part in parts}
+        parts = (target,) if not isinstance(shift, str) else self._parts(control, target)
+        found = {part: self._shifts(queries, control, part, shift, temperature) for part in parts}
         shifts = {name: combined_shift({part: found[part][name] for part in parts}, dose) for name in queries}
         predicted = np.empty(x.shape, dtype=np.float32)
         for name, rows in groups.items():
@@ -151,23 +155,26 @@ class ShiftBaseline:
             predicted[rows] = np.clip(moved, 0, None) if clip else moved
         chosen = np.sort(np.concatenate(list(groups.values())))
         result = AnnData(predicted[chosen], obs=self._predicted_obs(obs.iloc[chosen], control, target), var=var.copy())
-        conditions = {"control": str(control), "target": str(target)}
+        conditions = {"control": control, "target": target}
         result.uns[_keys.UNS_PREDICTION] = {**conditions, "space": self._space.name, **_record(shifts)}
         return result
 
-    def _check_conditions(self, control: str, target: str, *, given: bool) -> None:
-        if str(control) == str(target):
-            raise DeltaviError(f"control and target are both {control!r}; name two conditions.")
+    def _conditions_of(self, control: object, target: object, *, given: bool) -> tuple[str, str]:
+        """Names of control and target, as the training cells have them."""
         known = known_names(self._conditions)
-        for kind, name in {"control": control, "target": target}.items():
+        names = {"control": meant(control, known), "target": same_condition(target, known)}
+        for (kind, name), asked in zip(names.items(), (control, target), strict=True):
             # a given shift may lead to a condition nobody has measured, and a target may join several
-            joined = kind == "target" and SEPARATOR in str(name)
-            if str(name) not in known and not given and not joined:
-                raise unknown_category(f"{kind} condition", name, known)
+            joined = kind == "target" and SEPARATOR in as_text(asked)
+            if name is None and not given and not joined:
+                raise unknown_category(f"{kind} condition", asked, known)
+        start, end = names["control"] or as_text(control), names["target"] or as_text(target)
+        if start == end:
+            raise DeltaviError(f"control and target are both {start!r}; name two conditions.")
+        return start, end
 
     def _parts(self, control: str, target: str) -> tuple[str, ...]:
-        known = known_names(self._conditions)
-        return parts_of(str(target), known, control=str(control), kind="target condition")
+        return parts_of(target, known_names(self._conditions), control=control, kind="target condition")
 
     def _query(self, adata: AnnData | None, control: str) -> tuple[pd.DataFrame, pd.DataFrame, Any]:
         """Metadata of control cells and genes, and their expression, (n_control, n_genes)."""
@@ -176,7 +183,8 @@ class ShiftBaseline:
             rows = _control_rows(self._conditions, control)
             return self._obs.iloc[rows], self._var, self._x[rows]
         known = self.condition_key in adata.obs
-        rows = _control_rows(name_column(adata, self.condition_key), control) if known else np.arange(adata.n_obs)
+        names = name_column(adata, self.condition_key, known_names(self._conditions)) if known else None
+        rows = np.arange(adata.n_obs) if names is None else _control_rows(names, control)
         cells = select(adata, rows, self._var.index, "adata")
         return adata.obs.iloc[rows], adata.var.loc[self._var.index], log_expression(cells, self.layer, "adata")
 
@@ -186,7 +194,7 @@ class ShiftBaseline:
             if labels is not None:
                 raise DeltaviError(f"labels={labels!r} needs a label column; labels_key is {self.labels_key!r}.")
             return {ALL_CELLS: np.arange(len(obs))}
-        names = as_names(obs[self.labels_key])
+        names = category_names(obs[self.labels_key], self._known_labels)
         wanted = _wanted_labels(names, labels, self.labels_key)
         return {name: np.flatnonzero(names == name) for name in wanted}
 
@@ -208,8 +216,8 @@ class ShiftBaseline:
     def _predicted_obs(self, obs: pd.DataFrame, control: str, target: str) -> pd.DataFrame:
         """The metadata of the moved cells: the target as condition, the old condition beside it."""
         predicted = obs.copy()
-        predicted[_keys.OBS_SOURCE_CONDITION] = pd.Categorical([str(control)] * len(obs))
-        predicted[self.condition_key] = pd.Categorical([str(target)] * len(obs))
+        predicted[_keys.OBS_SOURCE_CONDITION] = pd.Categorical([control] * len(obs))
+        predicted[self.condition_key] = pd.Categorical([target] * len(obs))
         return predicted
 
 
@@ -231,10 +239,8 @@ def _control_rows(conditions: NDArray[np.object_], control: str) -> NDArray[np.i
 def _wanted_labels(names: NDArray[np.object_], labels: str | Sequence[str] | None, labels_key: str) -> list[str]:
     known = known_names(names)
     if labels is not None:
-        wanted = list(dict.fromkeys(map(str, np.atleast_1d(np.asarray(labels, dtype=object)))))
-        for name in wanted:
-            if name not in known:
-                raise unknown_category("label of control cells", name, known)
+        given = np.atleast_1d(np.asarray(labels, dtype=object))
+        wanted = list(dict.fromkeys(require_known("label of control cells", name, known) for name in given))
         if wanted:
             return wanted
         raise DeltaviError("labels is empty; name at least one label, or pass None for all.")

@@ -13,8 +13,8 @@ from anndata import AnnData
 
 import deltavi
 from deltavi._errors import DeltaviError, unknown_category
+from deltavi.data._columns import user_columns
 from deltavi.data._counts import counts_of
-from deltavi.data._fields import user_columns
 from deltavi.data._prepare import TOTAL_COUNTS
 from deltavi.perturbation import BASELINES
 from deltavi.perturbation._inputs import check_unique_genes
@@ -144,8 +144,10 @@ def evaluate_perturbation(
     >>> evaluation.summary("e_distance").index[-1]
     'two halves of the real cells'
     """
+    names = {"condition_key": condition_key, "labels_key": labels_key}
+    question = question_of(adata, control=control, target=target, **names)
     settings: dict[str, Any] = {
-        "control": str(control),
+        "control": question.control,
         "condition_key": condition_key,
         "labels_key": labels_key,
         "layer": layer,
@@ -156,11 +158,10 @@ def evaluate_perturbation(
     numbers = _seeds(seeds)
     _check_options(top_genes, n_jobs, folder, keep_predictions)
     wanted = _baselines(baselines)
-    names = {"condition_key": condition_key, "labels_key": labels_key}
     resolved = resolve_methods(methods)
     plan = Plan(
         resolved,
-        str(control),
+        question.control,
         **names,
         n_genes=n_genes,
         genes_from_all_cells=genes_from_all_cells,
@@ -168,7 +169,6 @@ def evaluate_perturbation(
         keep_predictions=keep_predictions,
         descriptions={name: described(method) for name, method in resolved.items()},
     )
-    question = question_of(adata, control=control, target=target, **names)
     hold_outs, skipped = resolve_hold_outs(question, hold_out)
     with collected_warnings():
         cells = _lean(adata, layer)

@@ -110,7 +110,7 @@ def predict_held_out(
         If the label has too few cells in either condition, or no other label was seen in both.
     """
     question = question_of(adata, control=control, target=target, condition_key=condition_key, labels_key=labels_key)
-    hold_out = single_label(question, str(label), str(target))
+    hold_out = single_label(question, label, question.targets[0])
     cells = prepare(
         adata,
         hold_out.held_out,
@@ -121,14 +121,14 @@ def predict_held_out(
         genes_from_all_cells=genes_from_all_cells,
     )
     names = {"condition_key": condition_key, "labels_key": labels_key}
-    conditions = {"control": control, "target": target}
+    conditions = {"control": question.control, "target": hold_out.target}
     predictions = baseline_predictions(cells.train, cells.query, **names, **conditions)
     method = Method(model_class, model_kwargs or {}, {"max_epochs": max_epochs, **(train_kwargs or {})})
     model = method.fit(cells.train, seed=seed, **names)
     predicted = model.predict_perturbation(cells.query, **{**conditions, "seed": seed, **(predict_kwargs or {})})
     all_predictions = {model_class.__name__: predicted, **predictions}
     table = compare(all_predictions, cells.real, cells.query, components=cells.components, seed=seed)
-    return HeldOut(str(label), str(control), str(target), predicted, cells.real, cells.query, table, model)
+    return HeldOut(hold_out.name, question.control, hold_out.target, predicted, cells.real, cells.query, table, model)
 
 
 __all__ = ["HeldOut", "predict_held_out"]

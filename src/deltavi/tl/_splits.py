@@ -11,7 +11,7 @@ import numpy as np
 from anndata import AnnData
 
 from deltavi._errors import DeltaviError, InputDataError, UnknownCategoryError, examples, unknown_category
-from deltavi.data._fields import column, require_known, used_categories
+from deltavi.data._columns import column, require_known, used_categories
 from deltavi.perturbation._combination import SEPARATOR
 from deltavi.perturbation._inputs import as_names, known_names
 from deltavi.tl._masks import checked_mask
@@ -111,21 +111,21 @@ def question_of(adata: AnnData, *, control: Any, target: Any = None, condition_k
         raise InputDataError(f"adata must be an AnnData, not a {type(adata).__name__}; read a file with anndata first.")
     used_categories(column(adata, condition_key), condition_key)  # raises where conditions are missing
     _require_labels(adata, labels_key)
-    conditions, labels = as_names(adata.obs[condition_key]), as_names(column(adata, labels_key))
+    conditions, labels = as_names(column(adata, condition_key)), as_names(column(adata, labels_key))
     known = known_names(conditions)
-    require_known("condition", control, known)
+    start = require_known("condition", control, known)
     if target is None:
-        targets = [name for name in known if name != str(control)]
+        targets = [name for name in known if name != start]
     else:
-        targets = list(dict.fromkeys(map(str, [target] if np.ndim(target) == 0 else target)))
+        given = [target] if np.ndim(target) == 0 else target
+        targets = list(dict.fromkeys(require_known("condition", name, known) for name in given))
     for name in targets:
-        require_known("condition", name, known)
-        if name == str(control):
+        if name == start:
             raise DeltaviError(f"control and target are both {name!r}: there is nothing to predict.")
     if not targets:
         raise DeltaviError(f"obs[{condition_key!r}] holds no condition to predict beside {control!r}; known: {known}.")
     keys = {"condition_key": condition_key, "labels_key": labels_key}
-    return Question(adata.obs_names, conditions, labels, str(control), tuple(targets), obs=adata.obs, **keys)
+    return Question(adata.obs_names, conditions, labels, start, tuple(targets), obs=adata.obs, **keys)
 
 
 def _require_labels(adata: AnnData, labels_key: object) -> None:
@@ -148,8 +148,7 @@ def single_label(question: Question, label: str, target: str) -> HoldOut:
     DeltaviError
         If it has too few cells in either condition.
     """
-    if label not in set(question.labels):
-        raise unknown_category("label", label, known_names(question.labels))
+    label = require_known("label", label, known_names(question.labels))
     of_label = np.asarray(question.labels == label)
     found = _hold_out(question, label, target, question.is_target(target) & of_label, question.is_control & of_label)
     if isinstance(found, HoldOut):
@@ -219,11 +218,9 @@ def _wanted_labels(question: Question, given: Any) -> list[str]:
     if values and all(isinstance(value, bool | np.bool_) for value in values):
         raise DeltaviError("hold_out is a mask; give it a name: hold_out={'my split': mask}.")
     known = known_names(question.labels)
-    for value in values:
-        require_known("label", value, known)
     if not values:
         raise DeltaviError("hold_out is empty; name at least one label, or pass None for every label in turn.")
-    return list(dict.fromkeys(map(str, values)))
+    return list(dict.fromkeys(require_known("label", value, known) for value in values))
 
 
 def _of_groups(question: Question, groups: NDArray[np.object_], names: list[str]) -> Iterator[Candidate]:
