@@ -237,14 +237,14 @@ class TestBadInput:
     @pytest.mark.parametrize("alpha", [0, 1, -0.1, np.nan])
     def test_alpha(self, alpha):
         control, real, predicted = groups(0)
-        with pytest.raises(DeltaviError, match="alpha must lie between 0 and 1"):
+        with pytest.raises(DeltaviError, match=r"alpha must .* 0 (and|to) 1"):
             differential_genes(control, real, alpha=alpha)
-        with pytest.raises(DeltaviError, match="alpha must lie between 0 and 1"):
+        with pytest.raises(DeltaviError, match=r"alpha must .* 0 (and|to) 1"):
             differential_overlap(predicted, real, control=control, alpha=alpha)
 
     @pytest.mark.parametrize("least", [-0.1, np.inf, np.nan])
     def test_least_change(self, least):
-        with pytest.raises(DeltaviError, match="min_change must be a finite number of at least 0"):
+        with pytest.raises(DeltaviError, match=r"min_change must be a (finite )?number of at least 0"):
             differential_genes(*groups(0)[:2], min_change=least)
 
     def test_unknown_test(self):

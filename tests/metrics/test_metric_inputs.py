@@ -163,7 +163,7 @@ def test_errors_name_the_argument():
         ([0, 5], GeneMatchError, "outside 0..4"),
         ([-1], GeneMatchError, "outside 0..4"),
         (["IFI6"], DeltaviError, "positions or a boolean mask, not names"),
-        ([0.5], DeltaviError, "positions or a boolean mask"),
+        ([0.5], DeltaviError, "positions or a mask"),
         ([[0, 1]], DeltaviError, "one-dimensional"),
     ],
 )
@@ -181,11 +181,11 @@ def test_ranking_needs_two_cells_of_each_group():
         metrics.top_differential_genes(GOOD, GOOD[:1])
 
 
-@pytest.mark.parametrize("value", [0, -1, 2.0, True, None])
+@pytest.mark.parametrize("value", [0, -1, 2.5, True, None, "3", np.nan])
 def test_counts_must_be_positive_whole_numbers(value):
     with pytest.raises(DeltaviError, match=r"max_cells must be a whole number of at least 1"):
         metrics.e_distance(GOOD, GOOD, max_cells=value)
-    with pytest.raises(DeltaviError, match="n must be"):
+    with pytest.raises(DeltaviError, match="n must be a whole number of at least 1"):
         metrics.top_differential_genes(GOOD, GOOD, n=value)
     with pytest.raises(DeltaviError, match="n_components must be"):
         metrics.principal_axes(GOOD, n_components=value)

@@ -10,7 +10,9 @@ import pandas as pd
 from pandas.api.types import infer_dtype
 
 from deltavi._errors import DeltaviError, UnknownCategoryError, examples
-from deltavi.metrics._matrix import check_count
+from deltavi.metrics._matrix import check_count, without_names
+from deltavi.metrics._per_cell import by_cell
+from deltavi.metrics._tables import cell_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,9 +78,10 @@ def calibration(
     ----------
     probabilities
         Probability of every label in every cell, (n_cells, n_labels), rows summing to one; of a DataFrame the columns
-        are the labels, of an array the positions of its columns.
+        are the labels and the index names the cells; of an array labels are the positions of its columns.
     truth
-        True label of every cell, (n_cells,): text for a DataFrame, codes 0..n_labels-1 for an array.
+        True label of every cell, (n_cells,): text for a DataFrame, codes 0..n_labels-1 for an array. A Series is
+        matched to the cells of a DataFrame by name.
     n_bins
         Number of bins of the highest probability.
 
@@ -87,8 +90,8 @@ def calibration(
     UnknownCategoryError
         The true label of some cells is not among the labels.
     DeltaviError
-        There are no cells, lengths or order differ, a true label is missing, or a row is no distribution: NaN,
-        infinite or negative entries, or a sum that is off by more than 0.001.
+        There are no cells, lengths differ, a Series names other cells, a true label is missing, or a row is no
+        distribution: NaN, infinite or negative entries, or a sum that is off by more than 0.001.
 
     Notes
     -----
@@ -104,10 +107,10 @@ def calibration(
     Guo et al. (2017), On calibration of modern neural networks, ICML, for the error and its bins; Brier (1950),
     Verification of forecasts expressed in terms of probability, Monthly Weather Review 78.
     """
-    check_count(n_bins, "n_bins")
+    n_bins = check_count(n_bins, "n_bins")
     p = _distributions(probabilities)
-    _check_order(truth, probabilities)
-    codes = _codes(truth, probabilities)
+    given = by_cell(cell_names(probabilities), "probabilities", truth=truth)["truth"]
+    codes = _codes(given, probabilities)
     cells, confidence = np.arange(len(p)), p.max(axis=1)
     tied = p == confidence[:, None]
     right = tied[cells, codes] / tied.sum(axis=1)
@@ -143,7 +146,7 @@ def _reliability_table(confidence: Vector, right: Vector, n_bins: int) -> pd.Dat
 def _distributions(probabilities: pd.DataFrame | NDArray[Any]) -> Vector:
     """The probabilities in double precision, (n_cells, n_labels), each row a distribution."""
     try:
-        p = np.asarray(probabilities, dtype=np.float64)
+        p = np.asarray(without_names(probabilities, "probabilities"), dtype=np.float64)
     except (TypeError, ValueError):
         raise DeltaviError("probabilities must hold numbers only, in every row and column.") from None
     if p.ndim != 2 or 0 in p.shape:
@@ -170,24 +173,9 @@ def _cells(chosen: NDArray[np.bool_], probabilities: pd.DataFrame | NDArray[Any]
     return examples(names[chosen].tolist())
 
 
-def _check_order(truth: object, probabilities: pd.DataFrame | NDArray[Any]) -> None:
-    """Raise where both name their cells, and the names are the same in another order."""
-    if not isinstance(truth, pd.Series) or not isinstance(probabilities, pd.DataFrame):
-        return
-    given, expected = truth.index, probabilities.index
-    if given.equals(expected) or not given.is_unique or not expected.is_unique or len(given) != len(expected):
-        return
-    if given.isin(expected).all():
-        raise DeltaviError(
-            f"truth and probabilities name the same {len(given)} cells in different order. "
-            "Pass truth.loc[probabilities.index]."
-        )
-
-
-def _codes(truth: Sequence[Any] | pd.Series[Any] | NDArray[Any], probabilities: Any) -> NDArray[np.int64]:
+def _codes(given: NDArray[Any], probabilities: Any) -> NDArray[np.int64]:
     """Column of the true label of every cell, (n_cells,)."""
     labels: pd.Index[Any]
-    given = np.asarray(truth, dtype=object)
     if given.shape != (len(probabilities),):
         raise DeltaviError(f"truth must hold one label per cell: {len(probabilities)} cells, but shape {given.shape}.")
     _refuse_missing(given, probabilities)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
-from deltavi.metrics._matrix import as_matrix, check_same_genes, gene_variances
+from deltavi.metrics._matrix import as_matrix, gene_variances
 from deltavi.metrics._pairs import pair_distances
+from deltavi.metrics._tables import align
 from deltavi.metrics._variances import ratio_of_variances
 
 if TYPE_CHECKING:
@@ -91,8 +92,7 @@ def variance_ratio(predicted: Matrix, real: Matrix) -> float:
     the right ones, and moving control cells rigidly keeps their spread whatever the response. Source: the textbook
     definition.
     """
-    x, y = as_matrix(predicted, "predicted"), as_matrix(real, "real")
-    check_same_genes(predicted=x, real=y)
+    x, y = align({"predicted": predicted, "real": real}).matrices
     return ratio_of_variances(gene_variances(x), gene_variances(y))
 
 

@@ -11,7 +11,10 @@ from pandas.api.types import infer_dtype
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
+from deltavi._entries import seed_number
 from deltavi._errors import DeltaviError, examples
+from deltavi.metrics._per_cell import by_cell, one_per_cell
+from deltavi.metrics._tables import cell_names
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -81,7 +84,7 @@ def clustering_scores(
     labels
         Label of every cell, (n_cells,): text, numbers or anything hashable.
     clusters
-        Cluster of every cell, in the same order.
+        Cluster of every cell, in the same order; Series are matched by the names of their cells.
     fit_on
         For the purity, the cells that decide which label a cluster gets, (n_cells,); the others are judged. By default
         a random half of the cells, then the other half, and the mean of the two.
@@ -106,8 +109,9 @@ def clustering_scores(
     Hubert and Arabie (1985), Comparing partitions, Journal of Classification 2; Kuhn (1955), The Hungarian method for
     the assignment problem, Naval Research Logistics Quarterly 2.
     """
-    _check_same_cells(labels=labels, clusters=clusters, fit_on=fit_on)
-    (truth, names), (given, _) = _codes(labels, "labels"), _codes(clusters, "clusters")
+    given_by = by_cell(None, labels=labels, clusters=clusters, fit_on=fit_on)
+    cells = next((cell_names(values) for values in (labels, clusters, fit_on) if isinstance(values, pd.Series)), None)
+    (truth, names), (given, _) = (_codes(given_by[name], name, cells) for name in ("labels", "clusters"))
     if len(truth) != len(given):
         raise DeltaviError(f"labels has {len(truth)} cells, clusters {len(given)}. Pass one of each for every cell.")
     if len(truth) < 2:
@@ -117,7 +121,7 @@ def clustering_scores(
         adjusted_rand=float(adjusted_rand_score(truth, given)),
         normalised_mutual_information=float(normalized_mutual_info_score(truth, given)),
         accuracy=float(counts[linear_sum_assignment(counts, maximize=True)].sum() / len(truth)),
-        purity=_purity(given, truth, fit_on, seed),
+        purity=_purity(given, truth, given_by["fit_on"], seed_number("seed", seed)),
         found=_found(counts, names),
     )
 
@@ -155,26 +159,19 @@ def _purity_of_others(clusters: NDArray[np.intp], labels: NDArray[np.intp], fitt
     return float(right.sum() / others.sum())
 
 
-def _codes(values: Any, name: str) -> tuple[NDArray[np.intp], list[Any]]:
+def _codes(values: NDArray[Any], name: str, cells: pd.Index[Any] | None) -> tuple[NDArray[np.intp], list[Any]]:
     """Code of every cell, from 0, and the values that the codes stand for."""
-    if isinstance(values, str) or getattr(values, "ndim", 1) != 1:
-        raise DeltaviError(f"{name} must hold one value per cell, (n_cells,). Of an AnnData, pass a column of .obs.")
     try:
-        codes, found = pd.factorize(np.fromiter(values, dtype=object))
-    except TypeError:  # neither iterable nor hashable
+        codes, found = pd.factorize(one_per_cell(values, name))
+    except TypeError:  # not hashable
         raise DeltaviError(f"{name} must hold one hashable value per cell, such as text or a number.") from None
     missing = np.flatnonzero(codes < 0)
     if missing.size:
         raise DeltaviError(
             f"{name} is missing for {missing.size} of {len(codes)} cells "
-            f"(for example {_named(values, missing)}). Leave those cells out."
+            f"(for example {examples((missing if cells is None else cells[missing]).tolist())}). Leave those cells out."
         )
     return np.asarray(codes, dtype=np.intp), list(found)
-
-
-def _named(values: Any, rows: NDArray[np.intp]) -> str:
-    """Names of cells, or their rows where they have no names."""
-    return examples(values.index[rows].tolist() if isinstance(values, pd.Series) else rows.tolist())
 
 
 def _mask(fit_on: Any, n_cells: int) -> NDArray[np.bool_]:
@@ -191,26 +188,3 @@ def _mask(fit_on: Any, n_cells: int) -> NDArray[np.bool_]:
             "pass None for two random halves."
         )
     return mask
-
-
-def _check_same_cells(**given: Any) -> None:
-    """Raise where two Series name other cells than the first of them, or the same ones in another order."""
-    series = {name: values for name, values in given.items() if isinstance(values, pd.Series)}
-    if not series:
-        return
-    first, *others = series
-    for other in others:
-        if not series[other].index.equals(series[first].index):
-            difference = _difference(first, other, series[first].index, series[other].index)
-            raise DeltaviError(f"{first} and {other} have different indexes: {difference}")
-
-
-def _difference(first: str, other: str, expected: pd.Index[Any], index: pd.Index[Any]) -> str:
-    """What differs between two indexes, and the way out."""
-    lost = {first: expected[~expected.isin(index)], other: index[~index.isin(expected)]}
-    listed = [f"{len(names)} cells only in {name} ({examples(names)})" for name, names in lost.items() if len(names)]
-    if listed:
-        return f"{', '.join(listed)}. Choose the same cells, or pass arrays if the order is the same."
-    if len(expected) != len(index):
-        return f"the same names, but {len(expected)} and {len(index)} cells. Make the names unique."
-    return f"the same {len(expected)} cells in another order. Pass {other}.loc[{first}.index]."

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import numpy as np
 from scipy import stats
 
+from deltavi._entries import number
 from deltavi._errors import DeltaviError, unknown_category
-from deltavi.metrics._matrix import as_matrix, check_count, check_same_genes
+from deltavi.metrics._matrix import check_count
 from deltavi.metrics._means import change
 from deltavi.metrics._significance import check_two_cells, moments, welch_p, welch_t, wilcoxon_p
+from deltavi.metrics._tables import align
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -110,10 +112,11 @@ def differential_genes(
     Welch (1947), Biometrika 34; Mann and Whitney (1947), Ann. Math. Stat. 18; Benjamini and Hochberg (1995), J. R.
     Stat. Soc. B 57.
     """
-    x, y = as_matrix(control, "control"), as_matrix(target, "target")
-    check_same_genes(control=x, target=y)
-    check_two_cells(control=x, target=y)
     _check_thresholds(alpha, min_change, test)
+    found = align({"control": control, "target": target})
+    found.require_one_order("The answer lists genes")
+    x, y = found.matrices
+    check_two_cells(control=x, target=y)
     return _calls(x, y, alpha, min_change, test)
 
 
@@ -160,10 +163,9 @@ def differential_overlap(
     Predicting more cells than were measured makes more calls, and so does predicting them alike or, as
     `differential_genes` explains, moving all control cells by one vector. Source: the textbook definitions.
     """
-    x, y, reference = (as_matrix(m, n) for m, n in ((predicted, "predicted"), (real, "real"), (control, "control")))
-    check_same_genes(predicted=x, real=y, control=reference)
-    check_two_cells(predicted=x, real=y, control=reference)
     _check_thresholds(alpha, min_change, test)
+    x, y, reference = align({"predicted": predicted, "real": real, "control": control}).matrices
+    check_two_cells(predicted=x, real=y, control=reference)
     return agreement(*(_calls(reference, cells, alpha, min_change, test) for cells in (x, y)))
 
 
@@ -195,9 +197,8 @@ def overlap_top(predicted: Matrix, real: Matrix, *, control: Matrix, n: int = 10
     control cell expresses lead the list, since they do not vary: see `differential_genes`. Source: the textbook
     definition of the overlap, and `top_differential_genes` for the order.
     """
-    check_count(n, "n")
-    x, y, reference = (as_matrix(m, k) for m, k in ((predicted, "predicted"), (real, "real"), (control, "control")))
-    check_same_genes(predicted=x, real=y, control=reference)
+    n = check_count(n, "n")
+    x, y, reference = align({"predicted": predicted, "real": real, "control": control}).matrices
     check_two_cells(predicted=x, real=y, control=reference)
     return common_top(moments(x), moments(y), moments(reference), n)
 
@@ -253,9 +254,8 @@ def _changed_most(control: Moments, target: Moments, n: int) -> list[int]:
 
 
 def _check_thresholds(alpha: float, min_change: float, test: str) -> None:
-    if not 0 < alpha < 1:
+    if not 0 < number("alpha", alpha, least=0, most=1) < 1:
         raise DeltaviError(f"alpha must lie between 0 and 1, got {alpha!r}.")
-    if not 0 <= min_change < np.inf:
-        raise DeltaviError(f"min_change must be a finite number of at least 0, got {min_change!r}.")
-    if test not in get_args(Test):
+    number("min_change", min_change, least=0)
+    if not isinstance(test, str) or test not in get_args(Test):
         raise unknown_category("test", test, get_args(Test), among="those on offer")

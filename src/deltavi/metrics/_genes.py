@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 from sklearn.decomposition import PCA
 
-from deltavi.metrics._matrix import as_matrix, check_count, check_same_genes
+from deltavi.metrics._matrix import as_matrix, check_count
 from deltavi.metrics._significance import check_two_cells, moments, welch_t
+from deltavi.metrics._tables import align, gene_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,9 +49,10 @@ def top_differential_genes(control: Matrix, target: Matrix, *, n: int = 100) -> 
     It misleads because ``|t|`` grows with the number of cells, and cells of one donor are not independent: the order is
     a ranking, not a test. Source: Welch (1947), Biometrika 34.
     """
-    check_count(n, "n")
-    x, y = as_matrix(control, "control"), as_matrix(target, "target")
-    check_same_genes(control=x, target=y)
+    n = check_count(n, "n")
+    found = align({"control": control, "target": target})
+    found.require_one_order("The answer names genes")
+    x, y = found.matrices
     check_two_cells(control=x, target=y)
     return ranked_genes(moments(x), moments(y))[:n]
 
@@ -71,7 +74,7 @@ def fit_principal_components(x: Matrix, *, n_components: int, name: str = "x") -
     name
         What the caller calls `x`; appears in errors.
     """
-    check_count(n_components, "n_components")
+    n_components = check_count(n_components, "n_components")
     matrix = as_matrix(x, name)
     smallest = min(matrix.shape)
     if sp.issparse(matrix) and n_components >= smallest:
@@ -79,7 +82,7 @@ def fit_principal_components(x: Matrix, *, n_components: int, name: str = "x") -
     return PCA(min(n_components, smallest), random_state=0).fit(matrix)
 
 
-def principal_axes(x: Matrix, *, n_components: int = 50) -> NDArray[Any]:
+def principal_axes(x: Matrix, *, n_components: int = 50) -> NDArray[Any] | pd.DataFrame:
     """Principal axes of cells: the projection in which the E-distance is usually taken.
 
     Orthonormal directions of decreasing variance in log1p CP10k space, by scikit-learn's PCA with ``random_state=0``.
@@ -93,7 +96,8 @@ def principal_axes(x: Matrix, *, n_components: int = 50) -> NDArray[Any]:
 
     Returns
     -------
-    Axes in columns, (n_genes, n_components).
+    Axes in columns, (n_genes, n_components); of an AnnData or a DataFrame a DataFrame with the genes as index, which
+    the metrics match by name.
 
     Raises
     ------
@@ -107,4 +111,6 @@ def principal_axes(x: Matrix, *, n_components: int = 50) -> NDArray[Any]:
     sparse input it is exact; a small distance, as between two halves of the same cells, may differ by a few per cent.
     Source: Pearson (1901), Philosophical Magazine 2; scikit-learn's implementation.
     """
-    return np.asarray(fit_principal_components(x, n_components=n_components).components_.T)
+    genes = gene_names(x, "x")
+    axes = np.asarray(fit_principal_components(x, n_components=n_components).components_.T)
+    return axes if genes is None else pd.DataFrame(axes, index=genes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -9,12 +10,13 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.utils.sparsefuncs import mean_variance_axis
 
-from deltavi._errors import DeltaviError, GeneMatchError, InputDataError, examples
+from deltavi._entries import whole_number
+from deltavi._errors import GeneMatchError, InputDataError, examples
 
-Matrix: TypeAlias = NDArray[Any] | sp.spmatrix | sp.sparray
+Matrix: TypeAlias = NDArray[Any] | sp.spmatrix | sp.sparray | pd.DataFrame | AnnData
 Vector: TypeAlias = NDArray[np.float64]
 
 
@@ -109,7 +111,7 @@ def _check_finite(matrix: Any, name: str) -> None:
         )
 
 
-def check_same_genes(**matrices: Any) -> None:
+def check_same_genes(matrices: Mapping[str, Any]) -> None:
     """Raise GeneMatchError unless all matrices have the same number of columns."""
     widths = {name: matrix.shape[1] for name, matrix in matrices.items()}
     if len(set(widths.values())) > 1:
@@ -136,32 +138,6 @@ def gene_variances(matrix: Any, *, ddof: int = 0) -> Vector:
     return np.asarray(variances * n_cells / (n_cells - ddof), dtype=np.float64)
 
 
-def gene_positions(genes: ArrayLike | None, n_genes: int) -> NDArray[np.intp]:
-    """Turn positions, a boolean mask or None (all genes) into positions, (n_selected,).
-
-    Raises
-    ------
-    DeltaviError
-        Nothing is selected or `genes` is neither positions nor a mask.
-    GeneMatchError
-        A position or the length of the mask does not fit `n_genes`.
-    """
-    if genes is None:
-        return np.arange(n_genes)
-    given = np.asarray(genes)
-    if given.ndim != 1 or (given.size and given.dtype.kind not in "iub"):
-        raise DeltaviError("genes must be a one-dimensional array of positions or a boolean mask, not names.")
-    if given.dtype.kind == "b" and given.size != n_genes:
-        raise GeneMatchError(f"The mask genes has {given.size} entries for {n_genes} genes.")
-    chosen = np.flatnonzero(given) if given.dtype.kind == "b" else given.astype(np.intp)
-    if chosen.size == 0:
-        raise DeltaviError("genes selects no gene. Pass at least one position, or None for all genes.")
-    if chosen.min() < 0 or chosen.max() >= n_genes:
-        raise GeneMatchError(f"genes holds positions outside 0..{n_genes - 1}.")
-    return chosen
-
-
-def check_count(value: int, name: str) -> None:
-    """Raise DeltaviError unless `value` is a whole number of at least one."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise DeltaviError(f"{name} must be a whole number of at least 1, got {value!r}.")
+def check_count(value: object, name: str) -> int:
+    """`value` as a whole number of at least one; raises DeltaviError where it is none."""
+    return whole_number(name, value, least=1)

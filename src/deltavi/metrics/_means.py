@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deltavi.metrics._matrix import as_matrix, check_same_genes, gene_means, gene_positions
+from deltavi.metrics._chosen import chosen_genes
+from deltavi.metrics._matrix import gene_means
+from deltavi.metrics._tables import align
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -52,10 +54,9 @@ def mean_square(predicted: Vector, real: Vector) -> float:
 
 def _mean_vectors(genes: ArrayLike | None, **matrices: Matrix) -> list[Vector]:
     """Checked gene means of each matrix, restricted to `genes`."""
-    checked = {name: as_matrix(matrix, name) for name, matrix in matrices.items()}
-    check_same_genes(**checked)
-    chosen = gene_positions(genes, next(iter(checked.values())).shape[1])
-    return [gene_means(matrix)[chosen] for matrix in checked.values()]
+    found = align(matrices)
+    chosen = chosen_genes(genes, found)
+    return [gene_means(matrix)[chosen] for matrix in found.matrices]
 
 
 def r2_of_means(predicted: Matrix, real: Matrix, *, genes: ArrayLike | None = None) -> float:

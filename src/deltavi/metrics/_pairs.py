@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from deltavi._errors import GeneMatchError
-from deltavi.metrics._matrix import as_matrix, check_count, check_same_genes
+from deltavi._entries import seed_number
+from deltavi.metrics._matrix import check_count
+from deltavi.metrics._tables import align, axes_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -37,13 +38,12 @@ def pair_distances(
 
     One generator draws the predicted cells, then the real ones.
     """
-    x, y = as_matrix(predicted, "predicted"), as_matrix(real, "real")
-    check_same_genes(predicted=x, real=y)
-    check_count(max_cells, "max_cells")
-    rng = np.random.default_rng(seed)
+    max_cells, rng = check_count(max_cells, "max_cells"), np.random.default_rng(seed_number("seed", seed))
+    found = align({"predicted": predicted, "real": real})
+    x, y = found.matrices
     x, y = _draw(x, max_cells, rng), _draw(y, max_cells, rng)
     if components is not None:
-        axes = _checked_axes(components, x.shape[1])
+        axes = axes_of(components, found)
         x, y = x @ axes, y @ axes
     centre, y = y.mean(axis=0), y - y.mean(axis=0)  # distances do not mind, and small norms lose fewer digits
     around = x - x.mean(axis=0)
@@ -54,13 +54,6 @@ def _draw(matrix: Any, max_cells: int, rng: np.random.Generator) -> Vector:
     """At most `max_cells` random rows as a dense array in double precision, (n_drawn, n_genes)."""
     rows = matrix[rng.permutation(matrix.shape[0])[:max_cells]]
     return np.asarray(rows.toarray() if sp.issparse(rows) else rows, dtype=np.float64)
-
-
-def _checked_axes(components: ArrayLike, n_genes: int) -> Vector:
-    axes = np.asarray(components, dtype=np.float64)
-    if axes.ndim != 2 or axes.shape[0] != n_genes:
-        raise GeneMatchError(f"components must be (n_genes, n_components) with {n_genes} rows, got {axes.shape}.")
-    return axes
 
 
 def _squared(x: Vector, y: Vector) -> Vector:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from deltavi._errors import DeltaviError, unknown_category
-from deltavi.metrics._matrix import as_matrix, check_same_genes, gene_means
+from deltavi.metrics._matrix import gene_means
 from deltavi.metrics._means import change
+from deltavi.metrics._tables import align
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from deltavi.metrics._matrix import Matrix, Vector
 
 RankMetric: TypeAlias = Literal["cosine", "euclidean"]
@@ -69,18 +69,23 @@ def rank_among_conditions(
     distance to one measured condition, this ranks measured conditions by their distance to one prediction, so that a
     single prediction can be judged. They break ties at random and divide by the number of conditions.
     """
+    if not isinstance(real_by_condition, Mapping):
+        raise DeltaviError(
+            f"real_by_condition must map the name of every condition to its cells, not be a "
+            f"{type(real_by_condition).__name__}."
+        )
     if target not in real_by_condition:
         raise unknown_category("target", target, real_by_condition)
     if len(real_by_condition) < 2:
         raise DeltaviError("real_by_condition holds no condition but the target; a rank needs at least two.")
-    if metric not in get_args(RankMetric):
+    if not isinstance(metric, str) or metric not in get_args(RankMetric):
         raise unknown_category("metric", metric, get_args(RankMetric), among="those on offer")
-    cells = {name: as_matrix(matrix, f"real_by_condition[{name!r}]") for name, matrix in real_by_condition.items()}
-    x, reference = as_matrix(predicted, "predicted"), as_matrix(control, "control")
-    check_same_genes(predicted=x, control=reference, **cells)
+    measured = {f"real_by_condition[{name!r}]": matrix for name, matrix in real_by_condition.items()}
+    x, reference, *cells = align({"predicted": predicted, "control": control, **measured}).matrices
     start = gene_means(reference)
     guess = change(gene_means(x), start)
-    distances = {name: _distance(guess, change(gene_means(y), start), metric) for name, y in cells.items()}
+    changes = (change(gene_means(y), start) for y in cells)
+    distances = {name: _distance(guess, moved, metric) for name, moved in zip(real_by_condition, changes, strict=True)}
     reached = distances.pop(target)
     return float(np.mean([_comes_before(other, reached) for other in distances.values()]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from deltavi._errors import InputDataError
 LARGEST_LOG = float(np.log1p(1e6))
 # No log1p CP10k value of whole numbers only reaches this; raw counts of thousands of genes do.
 LARGEST_WHOLE_LOG = 10.0
+LARGEST_COUNT = 2.0**31
 # Values that are looked at before all are: most logarithms are told from counts by these.
 SAMPLE = 1000
 
@@ -25,12 +27,15 @@ def are_whole(matrix: Any) -> bool:
     return all(np.array_equal(part, np.rint(part)) for part in (values[:SAMPLE], values))
 
 
-def look_raw(matrix: Any, *, above: float = LARGEST_WHOLE_LOG) -> bool:
-    """Whether a matrix holds non-negative whole numbers only, some of them larger than `above`: raw counts."""
-    return matrix.dtype.kind != "b" and are_whole(matrix) and bool(matrix.max() > above and matrix.min() >= 0)
+def look_raw(matrix: Any) -> bool:
+    """Whether a matrix holds raw counts: non-negative whole numbers only, some of them no logarithms."""
+    if matrix.dtype.kind == "b" or not are_whole(matrix):
+        return False
+    # beyond the largest count there are only whole numbers in floating point
+    return bool(LARGEST_WHOLE_LOG < matrix.max() <= LARGEST_COUNT and matrix.min() >= 0)
 
 
-def require_one_scale(**matrices: Any) -> None:
+def require_one_scale(matrices: Mapping[str, Any]) -> None:
     """Raise InputDataError where raw counts stand beside other values."""
     raw = [name for name, matrix in matrices.items() if look_raw(matrix)]
     if raw and len(raw) < len(matrices):

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from deltavi.metrics._cells import e_distance_of_pairs, zero_fraction
 from deltavi.metrics._differential import ALPHA, MIN_CHANGE, agreement, calls_by_welch, common_top
 from deltavi.metrics._genes import ranked_genes
-from deltavi.metrics._matrix import as_matrix, check_count, check_same_genes
+from deltavi.metrics._matrix import check_count
 from deltavi.metrics._means import change, mean_square, pearson, sign_agreement
 from deltavi.metrics._mmd import mmd_of_pairs
 from deltavi.metrics._pairs import pair_distances
 from deltavi.metrics._significance import check_two_cells, moments
+from deltavi.metrics._tables import align, axes_of
 from deltavi.metrics._variances import ratio_of_variances
 
 if TYPE_CHECKING:
@@ -117,12 +118,13 @@ def score_prediction(
     A single score misleads: compare each with that of the baselines and of two halves of the real cells, which
     `deltavi.perturbation.compare` puts into one table.
     """
-    x, y, reference = as_matrix(predicted, "predicted"), as_matrix(real, "real"), as_matrix(control, "control")
-    check_same_genes(predicted=x, real=y, control=reference)
+    n_top = check_count(n_top, "n_top")
+    found = align({"predicted": predicted, "real": real, "control": control})
+    x, y, reference = found.matrices
     check_two_cells(control=reference, target=y)
-    check_count(n_top, "n_top")
+    axes = None if components is None else axes_of(components, found)
     cells = moments(x), moments(y), moments(reference)
-    distances = pair_distances(x, y, components=components, max_cells=MAX_CELLS, seed=0)
+    distances = pair_distances(x, y, components=axes, max_cells=MAX_CELLS, seed=0)
     return PredictionScore(
         **_scores_of_means(*cells, n_top),
         **_scores_of_calls(*cells, n_top),

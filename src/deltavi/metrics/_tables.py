@@ -6,7 +6,7 @@ nothing: they are read by position, beside tables that all have one order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from deltavi._errors import GeneMatchError, InputDataError, examples, nearest
+from deltavi._errors import GeneMatchError, examples, nearest
 from deltavi.metrics._matrix import as_matrix, check_same_genes
 from deltavi.metrics._scale import require_one_scale
 
@@ -40,6 +40,9 @@ class Aligned:
     genes: pd.Index[Any] | None
     one_order: bool = True
 
+    def __getitem__(self, i: int) -> Any:
+        return self.matrices[i]
+
     @property
     def n_genes(self) -> int:
         """Number of genes."""
@@ -60,13 +63,15 @@ class Aligned:
             )
 
 
-def align(**tables: Any) -> Aligned:
+def align(tables: Mapping[str, Any], *, further: bool = False) -> Aligned:
     """Bring expression to one order of genes, that of the first table which names them.
 
     Parameters
     ----------
-    **tables
+    tables
         AnnData (X is read), DataFrame, array or sparse matrix, (n_cells, n_genes), by the name in messages.
+    further
+        Whether tables may hold more genes than the first of them, which are left out.
 
     Raises
     ------
@@ -78,8 +83,8 @@ def align(**tables: Any) -> Aligned:
     """
     matrices = {name: as_matrix(table, name) for name, table in tables.items()}
     names = {name: genes for name, table in tables.items() if (genes := gene_names(table, name)) is not None}
-    if len(names) < len(matrices) or len(set(map(len, names.values()))) > 1:
-        check_same_genes(**matrices)
+    if len(names) < len(matrices):
+        check_same_genes(matrices)
     first = next(iter(names), None)
     one_order = first is None or all(genes.equals(names[first]) for genes in names.values())
     found = Aligned((), None if first is None else names[first], one_order)
@@ -88,9 +93,9 @@ def align(**tables: Any) -> Aligned:
         found.require_one_order(f"{' and '.join(unnamed)} hold{'s' * (len(unnamed) == 1)} genes")
     if first is not None and not one_order:
         for name, genes in names.items():
-            order = places(genes, names[first], of=name, beside=first)
+            order = places(genes, names[first], of=name, beside=first, further=further)
             matrices[name] = matrices[name][:, order]
-    require_one_scale(**matrices)
+    require_one_scale(matrices)
     return Aligned(tuple(matrices.values()), found.genes, one_order)
 
 
@@ -103,9 +108,9 @@ def gene_names(table: Any, name: str) -> pd.Index[Any] | None:
         A name occurs more than once.
     """
     if isinstance(table, AnnData):
-        return _unique_genes(table.var_names, name, "var_names_make_unique() on a copy")
+        return unique_genes(table.var_names, name, "var_names_make_unique() on a copy")
     if isinstance(table, pd.DataFrame):
-        return _unique_genes(table.columns, name, "a renaming of the columns")
+        return unique_genes(table.columns, name, "a renaming of the columns")
     return None
 
 
@@ -126,7 +131,7 @@ def are_counted(names: pd.Index[Any]) -> bool:
     return bool(np.array_equal(names.to_numpy(dtype=object), np.arange(len(names)).astype(str).astype(object)))
 
 
-def _unique_genes(names: pd.Index[Any], name: str, way_out: str) -> pd.Index[Any]:
+def unique_genes(names: pd.Index[Any], name: str, way_out: str) -> pd.Index[Any]:
     text = as_text(names)
     repeated = text[text.duplicated()].unique()
     if len(repeated):
@@ -177,79 +182,24 @@ def _named(names: pd.Index[Any], known: pd.Index[Any]) -> str:
     return examples(names) + ("" if close is None else f"; {close!r} is there")
 
 
-# -- values of cells -----------------------------------------------------------------------------------------
-
-
-def by_cell(cells: Any, like: str = "", /, **given: Any) -> dict[str, Any]:
-    """Values of cells as arrays, (n_cells,), in the order of `cells`, or else of the first that names them.
-
-    Parameters
-    ----------
-    cells
-        Names of the cells as text, or None.
-    like
-        What has these names, for messages.
-    **given
-        Series, which name their cells, or arrays and lists, which are in order; None stays None.
+def axes_of(components: Any, found: Aligned) -> NDArray[np.float64]:
+    """A projection in the order of the genes, (n_genes, n_components).
 
     Raises
     ------
-    InputDataError
-        A Series names other cells, or the same ones in another order with names that repeat; entries are masked; or
-        it has no order at all, as a set or a mapping.
+    GeneMatchError
+        Rows do not fit the genes, or name others.
+    DeltaviError
+        It does not hold finite numbers.
     """
-    arrays: dict[str, Any] = {}
-    for name, values in given.items():
-        arrays[name] = None if values is None else one_per_cell(values, name)
-        names = cell_names(values) if isinstance(values, pd.Series) else None
-        if names is None:
-            continue
-        if cells is None:
-            cells, like = names, name
-        elif not names.equals(cells):
-            arrays[name] = arrays[name][_rows(names, cells, name, like)]
-    return arrays
-
-
-def one_per_cell(values: Any, name: str) -> NDArray[Any]:
-    """`values` as an array of objects of one dimension."""
-    if isinstance(values, str | bytes | Mapping | Set | AnnData) or getattr(values, "ndim", 1) != 1:
-        raise InputDataError(
-            f"{name} must hold one value per cell, (n_cells,), as a list, an array or a Series, not a "
-            f"{type(values).__name__}. Of an AnnData, pass a column of .obs."
+    n_genes = found.n_genes
+    if isinstance(components, pd.DataFrame) and found.genes is not None:
+        index = unique_genes(components.index, "components", "a renaming of the rows")
+        components = components.iloc[places(index, found.genes, of="components", beside="the tables")]
+    else:
+        found.require_one_order("components hold genes")
+    if np.ndim(components) != 2 or np.shape(components)[0] != n_genes:
+        raise GeneMatchError(
+            f"components must be (n_genes, n_components) with {n_genes} rows, got {np.shape(components)}."
         )
-    require_unmasked(values, name)
-    try:
-        listed = values if isinstance(values, np.ndarray | pd.Series | pd.Index | pd.Categorical) else list(values)
-    except TypeError:
-        raise InputDataError(f"{name} must hold one value per cell, not {values!r}.") from None
-    found = np.empty(len(listed), dtype=object)
-    found[:] = list(listed)
-    return found
-
-
-def require_unmasked(values: Any, name: str) -> None:
-    """Raise InputDataError of a masked array that hides entries, which NumPy would read as if they were not."""
-    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
-        raise InputDataError(
-            f"{name} has {int(np.ma.getmaskarray(values).sum())} masked entries. Fill them, or leave them out."
-        )
-
-
-def _rows(given: pd.Index[Any], cells: pd.Index[Any], name: str, like: str) -> NDArray[np.intp]:
-    """Rows of `given` in the order of `cells`."""
-    difference = _difference(given, cells, name, like)
-    if difference:
-        raise InputDataError(f"{name} and {like} have different indexes: {difference}")
-    return np.asarray(given.get_indexer(cells), dtype=np.intp)
-
-
-def _difference(given: pd.Index[Any], cells: pd.Index[Any], name: str, like: str) -> str:
-    """What differs between two indexes beside the order, and the way out; nothing where nothing does."""
-    lost = {like: cells[~cells.isin(given)], name: given[~given.isin(cells)]}
-    listed = [f"{len(names)} cells only in {of} ({examples(names)})" for of, names in lost.items() if len(names)]
-    if listed:
-        return f"{', '.join(listed)}. Choose the same cells, or pass {name}.to_numpy() if the order is the same."
-    if not (given.is_unique and cells.is_unique):
-        return f"the same names, but {len(given)} and {len(cells)} cells, and names repeat. Make them unique."
-    return ""
+    return np.asarray(as_matrix(components, "components"), dtype=np.float64)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deltavi.metrics._matrix import as_matrix, check_same_genes, gene_positions
+from deltavi.metrics._chosen import chosen_genes
 from deltavi.metrics._means import pearson
 from deltavi.metrics._significance import moments
+from deltavi.metrics._tables import align
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -48,10 +49,9 @@ def r2_of_variances(predicted: Matrix, real: Matrix, *, genes: ArrayLike | None 
     Lotfollahi, Wolf and Theis (2019), scGen predicts single-cell perturbation responses, Nature Methods 16, whose
     package draws it as ``reg_var_plot``.
     """
-    x, y = as_matrix(predicted, "predicted"), as_matrix(real, "real")
-    check_same_genes(predicted=x, real=y)
-    chosen = gene_positions(genes, x.shape[1])
-    return pearson(moments(x).spread[chosen], moments(y).spread[chosen]) ** 2
+    found = align({"predicted": predicted, "real": real})
+    chosen = chosen_genes(genes, found)
+    return pearson(moments(found[0]).spread[chosen], moments(found[1]).spread[chosen]) ** 2
 
 
 def ratio_of_variances(predicted: Vector, real: Vector) -> float:

@@ -96,8 +96,7 @@ class AttributionMixin:
         """
         model: Any = self
         model._require_trained("get_attributions")
-        check_count(n_steps, "n_steps")
-        check_count(batch_size, "batch_size")
+        n_steps, batch_size = check_count(n_steps, "n_steps"), check_count(batch_size, "batch_size")
         integrate = _integrated_gradients(n_steps)
         names = [str(name) for name in model.label_names]
         code = None if label is None else _code_of(label, names)

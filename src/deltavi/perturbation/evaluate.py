@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from deltavi._entries import flag, seed_number
 from deltavi._errors import DeltaviError, InputDataError, unknown_category
 from deltavi.metrics import PredictionScore, score_prediction
-from deltavi.metrics._matrix import Matrix, as_matrix
-from deltavi.perturbation._inputs import check_unique_genes, select
+from deltavi.metrics._matrix import Matrix, check_count
+from deltavi.metrics._tables import align, axes_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -67,12 +68,14 @@ def compare(
     Parameters
     ----------
     predictions
-        Name -> predicted target cells, AnnData (X is used) or matrix, (n_cells, n_genes), log1p CP10k.
+        Name -> predicted target cells, AnnData (X is used), DataFrame or matrix, (n_cells, n_genes), log1p CP10k.
     real, control
-        Real target cells and the control cells, on the same scale. Where `real` is an AnnData, the genes of every other
-        AnnData are matched to it by name; matrices must have its genes in its order.
+        Real target cells and the control cells, on the same scale. The genes of AnnData and DataFrames are matched by
+        name to those of the first that has names, `real` if it has; further ones are left out. Matrices have the same
+        genes in that order.
     components
-        Projection for the E-distance, (n_genes, n_components); see `deltavi.metrics.principal_axes`.
+        Projection for the E-distance, (n_genes, n_components); see `deltavi.metrics.principal_axes`. The rows of a
+        DataFrame are matched by name.
     n_top
         Number of top differential genes for the scores named "top" and the direction accuracy.
     ceiling
@@ -94,29 +97,26 @@ def compare(
     GeneMatchError
         Genes cannot be matched by name, or their numbers differ.
     """
+    if not isinstance(predictions, Mapping):
+        raise DeltaviError(
+            f"predictions must map names to predicted cells, {{'name': cells}}, not be a {type(predictions).__name__}."
+        )
     if not predictions:
         raise DeltaviError("predictions is empty; pass at least one name with its predicted cells.")
+    n_top, seed, ceiling = check_count(n_top, "n_top"), seed_number("seed", seed), flag("ceiling", ceiling)
     if ceiling and CEILING in predictions:
         raise DeltaviError(f"{CEILING!r} is the name of the added row; rename that prediction or pass ceiling=False.")
-    genes = real.var_names if isinstance(real, AnnData) else None
-    real_x, control_x = _expression(real, genes, "real"), _expression(control, genes, "control")
-    shared = {"control": control_x, "components": components, "n_top": n_top}
+    named = {name if name not in ("real", "control") else f"predicted {name}": x for name, x in predictions.items()}
+    found = align({"real": real, "control": control, **named}, further=True)
+    real_x, control_x, *predicted = found.matrices
+    shared: dict[str, Any] = {"control": control_x, "n_top": n_top}
+    shared["components"] = None if components is None else axes_of(components, found)
     scores = {
-        name: score_prediction(_expression(cells, genes, name), real_x, **shared) for name, cells in predictions.items()
+        name: score_prediction(cells, real_x, **shared) for name, cells in zip(predictions, predicted, strict=True)
     }
     if ceiling:
         scores[CEILING] = score_prediction(*_halves(real_x, seed), **shared)
     return _table(scores)
-
-
-def _expression(cells: Cells, genes: pd.Index[Any] | None, name: str) -> Any:
-    """Matrix of `cells`, its genes in the order of `genes` where both have names."""
-    if not isinstance(cells, AnnData):
-        return as_matrix(cells, name)
-    if genes is not None:
-        check_unique_genes(genes, "real")
-        cells = select(cells, np.arange(cells.n_obs), genes, name)
-    return as_matrix(cells.to_memory().X if cells.isbacked else cells.X, name)
 
 
 def _halves(real: Any, seed: int) -> tuple[Any, Any]:
