@@ -14,7 +14,9 @@ import pytest
 from anndata import AnnData
 
 from deltavi._errors import DeltaviError, UnknownCategoryError
-from deltavi.cli import build_parser, format_table, main, run_demo
+from deltavi.cli import build_parser, main, run_demo
+from deltavi.cli._console import Console
+from deltavi.cli._demo import format_table
 from deltavi.data import simulate_perturbation
 from deltavi.model import MIXVI, SCGEN
 from deltavi.perturbation import BASELINES, CEILING
@@ -142,7 +144,7 @@ def test_a_wrong_call_says_so_and_ends_with_two(
 
 def test_a_file_without_holdout_lists_the_labels(adata: AnnData, tmp_path: Path, capsys: Any) -> None:
     adata.write_h5ad(tmp_path / "cells.h5ad")
-    assert main(["demo", "--data", str(tmp_path / "cells.h5ad")]) == 2
+    assert main(["demo", "--data", str(tmp_path / "cells.h5ad"), "--out", str(tmp_path / "out")]) == 2
     assert "type_1" in capsys.readouterr().err
 
 
@@ -167,7 +169,7 @@ def test_real_cells(kang_path: Path, tmp_path: Path) -> None:
     options = build_parser().parse_args(
         ["demo", "--data", str(kang_path), "--holdout", "CD4T", "--epochs", "40", "--out", str(tmp_path), "--quiet"]
     )
-    result = run_demo(options)
+    result = run_demo(options, Console("demo"))
     scores = result.table
     assert scores.loc[MODEL, "correlation_of_changes"] > scores.loc["mean shift", "correlation_of_changes"]
     assert scores.loc[MODEL, "e_distance"] < 0.5 * scores.loc["no change", "e_distance"]
@@ -199,15 +201,19 @@ def test_the_command_line_hands_everything_on(adata: AnnData, tmp_path: Path, mo
         raise DeltaviError("stop")
 
     monkeypatch.setattr("deltavi.tl.predict_held_out", record)
-    adata.write_h5ad(tmp_path / "cells.h5ad")
+    other = adata.copy()
+    other.obs["condition"] = np.where(other.obs["condition"] == "control", "x", "y")
+    other.obs["cell_type"] = np.where(other.obs["cell_type"] == "type_1", "z", "other")
+    other.layers["L"] = other.X
+    other.write_h5ad(tmp_path / "cells.h5ad")
     adata_keys = {"condition-key": "condition", "labels-key": "cell_type", "control": "x", "target": "y", "layer": "L"}
     numbers = {"seed": 7, "threads": 2, "genes": 9, "epochs": 4}
     arguments = [part for name, value in {**adata_keys, **numbers}.items() for part in (f"--{name}", str(value))]
     threads = torch.get_num_threads()
-    try:
-        assert main(["demo", "--data", str(tmp_path / "cells.h5ad"), "--holdout", "z", *arguments]) == 2
-    finally:
-        torch.set_num_threads(threads)
+    out = tmp_path / "out"
+    assert main(["demo", "--data", str(tmp_path / "cells.h5ad"), "--holdout", "z", "--out", str(out), *arguments]) == 2
+    assert torch.get_num_threads() == threads
+    assert not out.exists()
     expected = {
         "label": "z",
         "control": "x",

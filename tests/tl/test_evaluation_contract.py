@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 import warnings
 from dataclasses import fields
 from typing import Any
@@ -225,10 +227,28 @@ def test_methods_run_in_one_thread(adata: AnnData) -> None:
     assert seen == [(1, {1})]
 
 
-def test_a_bar_is_shown_on_request(adata: AnnData, capfd: Any) -> None:
-    options = {**ASK, "progress": True}
-    evaluate_perturbation(adata, mean_change, **options, hold_out=["type_1"], baselines=False)
-    assert "3/3" in capfd.readouterr().err
+class Screen(io.StringIO):
+    """Standard error that somebody watches."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "progress", "drawn"), [(Screen, True, True), (Screen, False, False), (io.StringIO, True, False)]
+)
+def test_a_bar_is_drawn_on_a_terminal_alone(
+    adata: AnnData, capfd: Any, monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO], progress: bool, drawn: bool
+) -> None:
+    screen = stream()
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", screen)
+        options = {**ASK, "progress": progress}
+        evaluate_perturbation(adata, mean_change, **options, hold_out=["type_1"], baselines=False)
+    assert ("3/3" in screen.getvalue()) == drawn
+    assert bool(screen.getvalue()) == drawn
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""
 
 
 @pytest.mark.parametrize("several", ["sequence", "mapping", "class"])

@@ -29,6 +29,7 @@ from deltavi.model._training_options import (
 )
 from deltavi.train import CellSplit, LastGoodEpoch, ObjectivePlan, joined_history, split_cells
 from deltavi.train._on_device import DeviceSplitter
+from deltavi.train._progress import epoch_bars
 from deltavi.train._runner import Runner
 
 # Optimiser steps that train a model of a few thousand cells well; more cells mean fewer epochs.
@@ -175,8 +176,9 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
         self._before_training(split)
         guard = LastGoodEpoch(self.module, self.adata.obs_names)
         saved = checkpoints(self, checkpoint, every=checkpoint_every, guard=guard, split=split)
+        bars = epoch_bars(trainer, users_callbacks)
         # an epoch counts before anybody else can end training with it
-        trainer["callbacks"] = [guard, *saved, *users_callbacks, *self._own_callbacks(split, epochs)]
+        trainer["callbacks"] = [guard, *saved, *users_callbacks, *self._own_callbacks(split, epochs), *bars]
         loading |= {"external_indexing": split.as_external_indexing(), **self._loading_options(seed)}
         with sigterm_raised():
             with recovered(self, guard, split=split, batch_size=batch_size, saved=saved), isolated_randomness(seed):

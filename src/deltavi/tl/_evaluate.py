@@ -37,6 +37,7 @@ from deltavi.tl._runs import (
     run_tasks,
 )
 from deltavi.tl._splits import HoldOut, Question, Skipped, question_of, resolve_hold_outs
+from deltavi.train._progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,7 +116,7 @@ def evaluate_perturbation(
     keep_predictions
         Write the predicted cells to the folder, too.
     progress
-        Show a progress bar.
+        Show a progress bar on standard error, where that is a terminal, or in a notebook.
 
     Returns
     -------
@@ -274,7 +275,7 @@ def _computed(
         for task in tasks
         if (missing := tuple(group for group in task.groups if task.key(group) not in done))
     ]
-    with _bar(len(tasks) * len(groups), len(done), progress) as bar:
+    with progress_bar(len(tasks) * len(groups), "evaluating", initial=len(done), wanted=progress) as bar:
         for result in run_tasks(adata, pending, plan, place, n_jobs):
             done[result.key] = result
             bar.set_postfix_str(f"{result.key[0]}: {result.key[-1]}", refresh=False)
@@ -292,12 +293,6 @@ def _finished(task: Task, plan: Plan, place: RunFolder) -> Iterator[Result]:
         lacking = plan.keep_predictions and group != THE_CEILING and not files
         if not lacking and all((place.path / name).is_file() for name in files):
             yield Result(task.key(group), found["rows"], found["warnings"], found["predictions"])
-
-
-def _bar(total: int, done: int, progress: bool) -> Any:
-    with collected_warnings():  # without the widgets of notebooks, tqdm warns
-        from tqdm.auto import tqdm
-    return tqdm(total=total, initial=done, desc="evaluating", disable=not progress)
 
 
 def _assembled(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from deltavi._entries import seed_number, whole_number
 from deltavi.model import SCGEN, VAE
 from deltavi.perturbation import baseline_predictions, compare, verdict
 from deltavi.tl._experiment import prepare
 from deltavi.tl._methods import Method
+from deltavi.tl._quiet import quiet_trainer
 from deltavi.tl._splits import question_of, single_label
 
 if TYPE_CHECKING:
@@ -107,8 +109,15 @@ def predict_held_out(
     UnknownCategoryError
         If a column, condition or label does not exist.
     DeltaviError
-        If the label has too few cells in either condition, or no other label was seen in both.
+        If the label has too few cells in either condition, no other label was seen in both, or a number makes no
+        sense.
+    UnknownArgumentError
+        If `predict_kwargs` names an argument that does not exist; this is said before anything is trained.
     """
+    n_genes, seed = whole_number("n_genes", n_genes, least=1), seed_number("seed", seed)
+    max_epochs = None if max_epochs is None else whole_number("max_epochs", max_epochs, least=1)
+    training = {"max_epochs": max_epochs, **(train_kwargs or {})}
+    method = Method(model_class, model_kwargs or {}, training, {"": predict_kwargs or {}})
     question = question_of(adata, control=control, target=target, condition_key=condition_key, labels_key=labels_key)
     hold_out = single_label(question, label, question.targets[0])
     cells = prepare(
@@ -123,8 +132,8 @@ def predict_held_out(
     names = {"condition_key": condition_key, "labels_key": labels_key}
     conditions = {"control": question.control, "target": hold_out.target}
     predictions = baseline_predictions(cells.train, cells.query, **names, **conditions)
-    method = Method(model_class, model_kwargs or {}, {"max_epochs": max_epochs, **(train_kwargs or {})})
-    model = method.fit(cells.train, seed=seed, **names)
+    with quiet_trainer():
+        model = method.fit(cells.train, seed=seed, **names)
     predicted = model.predict_perturbation(cells.query, **{**conditions, "seed": seed, **(predict_kwargs or {})})
     all_predictions = {model_class.__name__: predicted, **predictions}
     table = compare(all_predictions, cells.real, cells.query, components=cells.components, seed=seed)

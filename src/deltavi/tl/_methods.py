@@ -11,6 +11,7 @@ from anndata import AnnData
 from scvi.model.base import BaseModelClass
 
 from deltavi import _keys
+from deltavi._entries import keywords_of, known_keywords
 from deltavi._errors import DeltaviError, examples
 from deltavi._random import isolated_randomness
 from deltavi.data._prepare import TOTAL_COUNTS
@@ -43,6 +44,8 @@ class Method:
     ------
     DeltaviError
         If the model cannot predict perturbations, or `predict` is empty.
+    UnknownArgumentError
+        If a setting of `predict`, or `setup_kwargs`, names an argument that does not exist.
 
     Examples
     --------
@@ -66,6 +69,15 @@ class Method:
             )
         if not isinstance(self.predict, Mapping) or not self.predict:
             raise DeltaviError("predict must map at least one name to its arguments; {'': {}} is the plain prediction.")
+        self._require_known_arguments()
+
+    def _require_known_arguments(self) -> None:
+        """Raise before anything is trained where a prediction or setup has no such argument."""
+        name, setup = self.model_class.__name__, self.model_class.setup_anndata
+        known_keywords(self.setup_kwargs, keywords_of(setup), among=f"{name}.setup_anndata")
+        verb = self.model_class.predict_perturbation
+        for setting in self.predict.values():
+            known_keywords(setting, keywords_of(verb), among=f"{name}.predict_perturbation")
 
     def rows(self, name: str) -> list[str]:
         """Names of the rows that this method gives under the name `name`."""

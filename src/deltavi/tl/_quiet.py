@@ -28,23 +28,31 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
+def quiet_trainer() -> Iterator[None]:
+    """Keep notices of lightning from the screen: hardware, tips and advertisements."""
+    levels = {name: logging.getLogger(name).level for name in LIGHTNING}
+    for name in LIGHTNING:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
 def collected_warnings() -> Iterator[list[str]]:
     """Keep what is warned of from the screen; the list holds what this package said, once the block has ended."""
     said: list[str] = []
     collector = _Collector(said)
     ours = logging.getLogger("deltavi")
-    levels = {name: logging.getLogger(name).level for name in LIGHTNING}
     ours.addHandler(collector)
-    for name in LIGHTNING:
-        logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(record=True) as caught:
+        with quiet_trainer(), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             yield said
     finally:
         ours.removeHandler(collector)
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
     said += [str(warning.message) for warning in caught if issubclass(warning.category, DeltaviWarning)]
     said[:] = list(dict.fromkeys(said))
 

@@ -103,7 +103,7 @@ def run_tasks(
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         path = str(Path(place) / "cells.joblib")
         joblib.dump(adata, path)
-        with joblib.parallel_config("loky", n_jobs=n_jobs, inner_max_num_threads=1):
+        with joblib.parallel_config("loky", n_jobs=min(n_jobs, len(tasks)), inner_max_num_threads=1):
             parts = joblib.Parallel(return_as="generator_unordered")(
                 joblib.delayed(_run_elsewhere)(path, task, plan, folder) for task in tasks
             )

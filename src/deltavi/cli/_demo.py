@@ -1,0 +1,215 @@
+"""The demonstration: a held-out response predicted, scored, and written into a folder."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, cast
+
+from deltavi._errors import DeltaviError, unknown_category
+from deltavi.cli._options import SIMULATED_TYPE
+from deltavi.cli._output import output_folder
+from deltavi.cli._reading import add_columns, read_cells, require_columns
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+    from anndata import AnnData
+
+    from deltavi.cli._console import Console
+    from deltavi.cli._output import OutputFolder
+    from deltavi.tl import HeldOut, PerturbationEvaluation
+
+SHOWN = {
+    "correlation_of_changes": "correlation of changes",
+    "correlation_of_changes_top": "same, top 100 genes",
+    "r2_of_means_top": "R2 of means, top 100",
+    "mse_top": "MSE, top 100",
+    "e_distance": "E-distance",
+    "variance_ratio": "variance ratio",
+    "zero_fraction": "zeros",
+}
+DRAWN = ["correlation_of_changes", "correlation_of_changes_top", "e_distance"]
+MODEL = "SCGEN"
+CELLS, MODEL_FOLDER, SCORES, FIGURE, SUMMARY = "predicted.h5ad", "model", "scores.csv", "figure.png", "summary.csv"
+OF_ONE = (CELLS, MODEL_FOLDER, SCORES, FIGURE)
+OF_ALL = ("table.csv", "skipped.csv", "predictions.csv", "settings.json", SUMMARY, FIGURE)
+# Expression, rate and counts of a cell and gene in single precision, and some more while they are written.
+BYTES_OF_VALUE = 16
+# Labels that an error lists.
+MOST_LABELS = 20
+# Warnings of single trainings that are shown; the settings that are written have all of them.
+MOST_WARNINGS = 5
+
+
+def run_demo(options: argparse.Namespace, console: Console) -> HeldOut | PerturbationEvaluation:
+    """Predict, print and write; returns what was found."""
+    names = OF_ALL if options.all else OF_ONE
+    with output_folder(options.out, names) as folder:
+        adata = _load(options, console)
+        _require_names(adata, options)
+        with _quietly(options.threads):
+            return (_hold_out_all if options.all else _hold_out_one)(adata, options, folder, console)
+
+
+@contextmanager
+def _quietly(n_threads: int | None) -> Iterator[None]:
+    """Let torch use some threads, one by default, and afterwards as many as before; lightning announces nothing."""
+    import torch
+
+    from deltavi.tl._quiet import quiet_trainer
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads or 1)
+    try:
+        with quiet_trainer():
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _asked(options: argparse.Namespace) -> dict[str, Any]:
+    """Arguments that one hold-out and all of them share."""
+    return {
+        "control": options.control,
+        "target": options.target,
+        "condition_key": options.condition_key,
+        "labels_key": options.labels_key,
+        "layer": options.layer,
+        "n_genes": options.genes,
+    }
+
+
+def _hold_out_one(adata: AnnData, options: argparse.Namespace, folder: OutputFolder, console: Console) -> HeldOut:
+    """One label: prediction, model, scores and a figure of the cells."""
+    from deltavi.tl import predict_held_out
+
+    label = SIMULATED_TYPE if options.holdout is None else options.holdout
+    n_cells = int((adata.obs[options.labels_key].astype(str) == label).sum())
+    folder.require_space(BYTES_OF_VALUE * n_cells * min(options.genes, adata.n_vars))
+    console.note(f"{adata.n_obs} cells x {adata.n_vars} genes; to hold out: {label} under {options.target}.")
+    result = predict_held_out(
+        adata,
+        label=label,
+        max_epochs=options.epochs,
+        seed=options.seed,
+        train_kwargs={"enable_progress_bar": False} if options.quiet else {},
+        **_asked(options),
+    )
+    console.result(f"{format_table(result.table)}\n\n{result.verdict}")
+    for path in write_results(result, folder):
+        console.result(f"wrote {path}")
+    return result
+
+
+def _hold_out_all(
+    adata: AnnData, options: argparse.Namespace, folder: OutputFolder, console: Console
+) -> PerturbationEvaluation:
+    """Every label in turn: scores of all, their means, and a figure of these."""
+    from deltavi.model import SCGEN
+    from deltavi.tl import Method, evaluate_perturbation
+
+    folder.require_space(0)
+    console.note(f"{adata.n_obs} cells x {adata.n_vars} genes; to hold out: each label under {options.target}.")
+    evaluation = evaluate_perturbation(
+        adata,
+        {MODEL: Method(SCGEN, train_kwargs={"max_epochs": options.epochs})},
+        seeds=options.seed,
+        n_jobs=options.jobs or 1,
+        progress=not options.quiet,
+        **_asked(options),
+    )
+    for text in evaluation.warnings[:MOST_WARNINGS]:
+        console.warn(text)
+    if len(evaluation.warnings) > MOST_WARNINGS:
+        console.note(f"{len(evaluation.warnings) - MOST_WARNINGS} more warnings are in settings.json.")
+    means = cast("pd.DataFrame", evaluation.summary().xs("mean", axis=1, level="statistic"))
+    console.result(f"{format_table(means)}\n\n{evaluation.verdict()}")
+    for skipped in evaluation.skipped.itertuples():
+        console.result(f"left out: {skipped.hold_out} under {skipped.target}: {skipped.reason}")
+    for path in write_evaluation(evaluation, folder):
+        console.result(f"wrote {path}")
+    return evaluation
+
+
+def _load(options: argparse.Namespace, console: Console) -> AnnData:
+    """The data: simulated cells, or those of a file."""
+    if options.data is None:
+        from deltavi.data import simulate_perturbation
+
+        return simulate_perturbation(n_genes=1000, n_cell_types=6, n_cells_per_group=120, seed=options.seed)
+    adata = read_cells(options.data, note=console.note)
+    if options.obs is not None:
+        add_columns(adata, options.obs)
+    return adata
+
+
+def _require_names(adata: AnnData, options: argparse.Namespace) -> None:
+    """Raise where a column, layer, condition or label does not exist; the message names the option."""
+    from deltavi.data._columns import column
+
+    require_columns(adata, condition_key=options.condition_key, labels_key=options.labels_key)
+    if options.layer is not None and options.layer not in adata.layers:
+        raise unknown_category("--layer", options.layer, adata.layers, among="the layers")
+    for option, key in (("control", options.condition_key), ("target", options.condition_key)):
+        known = _values(column(adata, key))
+        if getattr(options, option) not in known:
+            raise unknown_category(f"--{option}", getattr(options, option), known, among=f"obs[{key!r}]")
+    labels = _values(column(adata, options.labels_key))
+    if options.holdout is not None and options.holdout not in labels:
+        raise unknown_category("--holdout", options.holdout, labels, among=f"obs[{options.labels_key!r}]")
+    if options.holdout is None and not options.all and options.data is not None:
+        known = ", ".join(labels[:MOST_LABELS]) + (" and others" if len(labels) > MOST_LABELS else "")
+        raise DeltaviError(f"Say which label to hold out with --holdout: one of {known}; or all in turn with --all.")
+
+
+def format_table(table: pd.DataFrame) -> str:
+    """Scores as text, best first, with the headings of `SHOWN`."""
+    shown = table[list(SHOWN)].rename(columns=SHOWN).rename_axis(None).rename_axis(None, axis=1)
+    return shown.to_string(float_format=lambda value: f"{value:.3f}")
+
+
+def write_results(result: HeldOut, folder: OutputFolder) -> Iterator[Path]:
+    """Write predicted cells, model, table and figure, one after the other."""
+    yield folder.write(CELLS, result.predicted.write_h5ad)
+    yield folder.write_folder(MODEL_FOLDER, lambda path: result.model.save(path, overwrite=True))
+    yield folder.write(SCORES, result.table.to_csv)
+    yield folder.write(FIGURE, lambda path: plot_result(result, path))
+
+
+def write_evaluation(evaluation: PerturbationEvaluation, folder: OutputFolder) -> Iterator[Path]:
+    """Write the tables, the settings, the means and a figure, one after the other."""
+    with TemporaryDirectory() as scratch:
+        for file in evaluation.save(scratch):
+            yield folder.write(file.name, lambda path, file=file: shutil.copyfile(file, path))  # type: ignore[misc]
+    yield folder.write(SUMMARY, evaluation.summary().to_csv)
+    yield folder.write(FIGURE, lambda path: evaluation.plot(metrics=DRAWN, highlight=MODEL, show=False, save=path))
+
+
+def plot_result(result: HeldOut, path: Path) -> None:
+    """Draw predicted against real means, and control, real and predicted cells in one UMAP."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    from deltavi import pl
+
+    figure = Figure(figsize=(11, 5), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    pl.reg_mean(result.predicted, result.real, control=result.control_cells, ax=left, show=False)
+    left.set_title(f"{result.label}, {result.target}: mean expression")
+    pl.prediction_umap(result.control_cells, result.real, result.predicted, ax=right, show=False)
+    right.set_title("control, real and predicted cells")
+    figure.savefig(path, dpi=150)
+
+
+def _values(column: Any) -> list[str]:
+    """Distinct names of a column."""
+    from deltavi.perturbation._inputs import as_names, known_names
+
+    return known_names(as_names(column))

@@ -1,0 +1,194 @@
+"""Folder that a command writes into: usable before the work begins, and no file of others is replaced."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import deltavi
+from deltavi._errors import DeltaviError
+
+# Names of the files that a command wrote, with what tells whether they were changed since.
+MANIFEST = "demo.json"
+WRITER = "deltavi demo"
+FOLDER = "folder"
+PROBE_BYTES = 1 << 16
+# A model, a figure and tables; a folder is written beside the one it replaces.
+SMALLEST_SPACE = 32 << 20
+
+
+class OutputFolderError(DeltaviError):
+    """The output folder cannot be written to, or holds files that are not ours to replace."""
+
+
+class OutputFolder:
+    """A folder to write into.
+
+    Parameters
+    ----------
+    path
+        Where it lies.
+    names
+        Files and folders that will be written.
+
+    Raises
+    ------
+    OutputFolderError
+        If one of `names` is there and was not written by this command, or was changed since.
+    """
+
+    def __init__(self, path: Path, names: Sequence[str]) -> None:
+        self.path = path
+        self._ours = _read_manifest(path / MANIFEST)
+        foreign = [name for name in names if not self._is_replaceable(name)]
+        if foreign:
+            raise OutputFolderError(
+                f"{path / foreign[0]} is there and was not written by {WRITER}, or was changed since. Move it, or name "
+                "another folder with --out."
+            )
+
+    def require_space(self, n_bytes: int) -> None:
+        """Raise where the file system has less room than `n_bytes` beside what everything else takes."""
+        needed, free = n_bytes + SMALLEST_SPACE, shutil.disk_usage(self.path).free
+        if free < needed:
+            raise OutputFolderError(
+                f"{self.path} has room for {free >> 20} MB, and about {needed >> 20} MB are needed. Make room, or name "
+                "another folder with --out."
+            )
+
+    def write(self, name: str, write: Callable[[Path], object]) -> Path:
+        """Let `write` write a file beside its place, and move it there when it is complete."""
+        part = self.path / f".part-{uuid4().hex}{Path(name).suffix}"
+        try:
+            write(part)
+            # both are ours until the new one is in its place
+            self._record(name, [*self._ours.get(name, []), _digest(part)])
+            part.replace(self.path / name)
+        finally:
+            part.unlink(missing_ok=True)
+        self._record(name, self._ours[name][-1:])
+        return self.path / name
+
+    def write_folder(self, name: str, write: Callable[[Path], object]) -> Path:
+        """Let `write` write a folder, whose own files it replaces."""
+        self._record(name, [FOLDER])
+        write(self.path / name)
+        return self.path / name
+
+    def _is_replaceable(self, name: str) -> bool:
+        place, ours = self.path / name, self._ours.get(name, [])
+        if not os.path.lexists(place):
+            return True
+        if FOLDER in ours:
+            return place.is_dir() and not place.is_symlink()
+        return place.is_file() and bool(ours) and _digest(place) in ours
+
+    def _record(self, name: str, digests: list[str]) -> None:
+        self._ours[name] = digests
+        content = {"written by": WRITER, "deltavi_version": deltavi.__version__, "files": self._ours}
+        part = self.path / f".part-{uuid4().hex}.json"
+        try:
+            part.write_text(json.dumps(content, indent=1), encoding="utf-8")
+            part.replace(self.path / MANIFEST)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def output_folder(path: Path, names: Sequence[str]) -> Iterator[OutputFolder]:
+    """Make a folder and see that it can be written to; one that was made and stays empty is removed again.
+
+    Parameters
+    ----------
+    path
+        Where it lies, or will.
+    names
+        Files and folders that will be written.
+
+    Raises
+    ------
+    OutputFolderError
+        If it cannot be made or written to, or holds files of others under those names.
+    """
+    absent = _absent(path)
+    try:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            _probe(path)
+        except (OSError, ValueError) as error:
+            raise OutputFolderError(
+                f"{path} cannot be written to: {_why(path, error)} Name another folder with --out."
+            ) from error
+        yield OutputFolder(path, names)
+    finally:
+        _remove_empty(absent)
+
+
+def _absent(path: Path) -> list[Path]:
+    """Folders that have to be made, the innermost first."""
+    return [place for place in (path, *path.parents) if not os.path.lexists(place)]
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:  # it holds something, or was never made
+            return
+
+
+def _probe(folder: Path) -> None:
+    """Write a file and remove it."""
+    probe = folder / f".part-{uuid4().hex}"
+    try:
+        with probe.open("wb") as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _why(path: Path, error: OSError | ValueError) -> str:
+    """Reason of the system, or the file that stands in the way."""
+    for place in (path, *path.parents):
+        try:
+            if place.exists() and not place.is_dir():
+                return f"{place} is a file."
+        except OSError:  # the name is too long
+            continue
+    return f"{getattr(error, 'strerror', None) or error}."
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_manifest(path: Path) -> dict[str, list[str]]:
+    """Files that this command wrote into the folder.
+
+    Raises
+    ------
+    OutputFolderError
+        If there is a file of that name that it did not write.
+    """
+    if not os.path.lexists(path):
+        return {}
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        if content["written by"] == WRITER:
+            return {str(name): [str(digest) for digest in digests] for name, digests in content["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise OutputFolderError(
+        f"{path} was not written by {WRITER}, which keeps its list of files there. Move it, or name "
+        "another folder with --out."
+    )

@@ -1,0 +1,89 @@
+"""Progress bars: on standard error, and only where somebody watches."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+
+
+def progress_bar(total: int, text: str, *, initial: int = 0, wanted: bool = True) -> Any:
+    """Open a bar of tqdm on standard error, or in a notebook; where nobody watches nothing is drawn.
+
+    Parameters
+    ----------
+    total, initial
+        Steps there are, and those that were done before.
+    text
+        What is being done.
+    wanted
+        False draws nothing anywhere.
+    """
+    with warnings.catch_warnings():  # without the widgets of notebooks, tqdm warns
+        warnings.simplefilter("ignore")
+        from tqdm.auto import tqdm
+    in_notebook = any(base.__name__ == "tqdm_notebook" for base in tqdm.__mro__)
+    return tqdm(
+        total=total, initial=initial, desc=text, disable=not (wanted and (in_notebook or is_terminal(sys.stderr)))
+    )
+
+
+def is_terminal(stream: Any) -> bool:
+    """Whether `stream` is a terminal; a closed or missing one is none."""
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):
+        return False
+
+
+class EpochBar(Callback):
+    """Bar of the epochs of a training, with its loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Settings alone: an open bar cannot be copied."""
+        return {**self.__dict__, "_bar": None}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the bar."""
+        self._bar = progress_bar(trainer.max_epochs or 0, "Training")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count an epoch, and show its loss."""
+        if self._bar is not None and not self._bar.disable:
+            loss = trainer.callback_metrics.get("train_loss")
+            if loss is not None:
+                self._bar.set_postfix(train_loss=f"{float(loss):.4g}", refresh=False)
+            self._bar.update()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the bar."""
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Close the bar of a training that failed."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def epoch_bars(trainer: dict[str, Any], callbacks: Sequence[Callback]) -> list[Callback]:
+    """Replace the bar of scvi-tools, which writes to standard output, in the options of a trainer.
+
+    A bar among the user's `callbacks`, or of lightning with ``simple_progress_bar=False``, is left.
+    """
+    own = any(isinstance(callback, ProgressBar) for callback in callbacks)
+    if own or not trainer.get("simple_progress_bar", True) or not trainer.get("enable_progress_bar", True):
+        return []
+    trainer["enable_progress_bar"] = False
+    return [] if trainer.get("progress_bar_refresh_rate") == 0 else [EpochBar()]
