@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +14,14 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from deltavi._errors import DeltaviError, UnknownCategoryError
+from deltavi._errors import DeltaviError, UnknownArgumentError, UnknownCategoryError
 from deltavi.cli import build_parser, main, run_demo
 from deltavi.cli._console import Console
 from deltavi.cli._demo import format_table
 from deltavi.data import simulate_perturbation
 from deltavi.model import MIXVI, SCGEN
 from deltavi.perturbation import BASELINES, CEILING
-from deltavi.tl import HeldOut, PerturbationEvaluation, predict_held_out
+from deltavi.tl import HeldOut, Method, PerturbationEvaluation, predict_held_out
 
 MODEL = "SCGEN"
 ASK = {"label": "type_2", "control": "control", "target": "stimulated"}
@@ -101,6 +102,40 @@ def test_input_is_untouched(adata: AnnData) -> None:
 def test_misspelt_questions(adata: AnnData, changes: dict[str, str], error: type, match: str) -> None:
     with pytest.raises(error, match=match):
         predict_held_out(adata, **{**ASK, **QUICK, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"predict_kwargs": {"shft": "paired"}}, "has no argument 'shft'. Did you mean 'shift'"),
+        ({"n_genes": 0}, "n_genes"),
+        ({"n_genes": 2.5}, "n_genes"),
+        ({"max_epochs": 0}, "max_epochs"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_settings_are_checked_before_anything_is_trained(
+    adata: AnnData, changes: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SCGEN, "train", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(DeltaviError, match=re.escape(words)):
+        predict_held_out(adata, **ASK, **{**QUICK, **changes})
+
+
+def test_a_method_knows_the_arguments_of_its_model() -> None:
+    Method(MIXVI, predict={"": {"shift": "z", "profile": "decoded"}}, setup_kwargs={"batch_key": "donor"})
+    with pytest.raises(UnknownArgumentError, match=r"MIXVI.predict_perturbation has no argument 'profil'"):
+        Method(MIXVI, predict={"": {"profil": "decoded"}})
+    with pytest.raises(UnknownArgumentError, match="Did you mean 'batch_key'"):
+        Method(SCGEN, setup_kwargs={"batch": "donor"})
+
+
+def test_nothing_is_printed_and_no_bar_drawn(adata: AnnData, capfd: Any) -> None:
+    capfd.readouterr()
+    predict_held_out(adata, **ASK, **{**QUICK, "max_epochs": 1, "train_kwargs": {"accelerator": "cpu"}})
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert not [word for word in ("Epoch", "Training", "available", "\r") if word in captured.err]
 
 
 def test_too_few_cells_to_compare_with(adata: AnnData) -> None:

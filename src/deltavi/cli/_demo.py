@@ -163,8 +163,8 @@ def _require_names(adata: AnnData, options: argparse.Namespace) -> None:
     if options.holdout is not None and options.holdout not in labels:
         raise unknown_category("--holdout", options.holdout, labels, among=f"obs[{options.labels_key!r}]")
     if options.holdout is None and not options.all and options.data is not None:
-        known = ", ".join(labels[:MOST_LABELS]) + (" and others" if len(labels) > MOST_LABELS else "")
-        raise DeltaviError(f"Say which label to hold out with --holdout: one of {known}; or all in turn with --all.")
+        listed = ", ".join(labels[:MOST_LABELS]) + (" and others" if len(labels) > MOST_LABELS else "")
+        raise DeltaviError(f"Say which label to hold out with --holdout: one of {listed}; or all in turn with --all.")
 
 
 def format_table(table: pd.DataFrame) -> str:

@@ -73,11 +73,12 @@ class Method:
 
     def _require_known_arguments(self) -> None:
         """Raise before anything is trained where a prediction or setup has no such argument."""
-        name, setup = self.model_class.__name__, self.model_class.setup_anndata
-        known_keywords(self.setup_kwargs, keywords_of(setup), among=f"{name}.setup_anndata")
-        verb = self.model_class.predict_perturbation
-        for setting in self.predict.values():
-            known_keywords(setting, keywords_of(verb), among=f"{name}.predict_perturbation")
+        given = [("setup_anndata", self.setup_kwargs)]
+        given += [("predict_perturbation", setting) for setting in self.predict.values()]
+        for verb, arguments in given:
+            # a method may pass on what it does not read itself
+            taken_by = [getattr(base, verb) for base in self.model_class.__mro__ if verb in vars(base)]
+            known_keywords(arguments, keywords_of(*taken_by), among=f"{self.model_class.__name__}.{verb}")
 
     def rows(self, name: str) -> list[str]:
         """Names of the rows that this method gives under the name `name`."""
