@@ -183,6 +183,7 @@ def test_signals_end_the_work_with_a_line(
     assert trained.is_set()
     assert (found.code, found.out) == (code, "")
     assert found.err.splitlines()[-1].startswith(f"deltavi demo: {word}")
+    assert "NameError" not in found.err
     assert "Traceback" not in found.err
     assert not out.exists()
     assert signal.getsignal(number) == before
