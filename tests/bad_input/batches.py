@@ -13,6 +13,13 @@ from tests.bad_input.bench import N_CELLS, Bench, Case, assert_names, assert_sam
 from tests.bad_input.registry import NO_BATCHES, row
 from tests.model.conftest import QUIET
 
+# what a value of a column is called, and several
+VALUES = {
+    "batch": ("batch", "batches"),
+    "cell_type": ("label", "labels"),
+    "condition": ("condition", "conditions"),
+}
+
 
 def with_batch(case: Case, batch: Any, cells: Any = slice(None)) -> AnnData:
     adata = case.cells()
@@ -137,8 +144,8 @@ def swapped_on_loading(bench: Bench) -> None:
         adata.obs[key] = names.replace(swap)
         wrong = adata.obs_names[names.isin(swap.keys())]
         words = (
-            f"{len(wrong)} of 144 cells carry another label in obs['{key}']",
-            "Restore those labels",
+            f"{len(wrong)} of 144 cells carry another {VALUES[key][0]} in obs['{key}']",
+            f"Restore those {VALUES[key][1]}",
             "rename them",
         )
         assert_names(

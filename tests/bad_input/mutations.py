@@ -87,7 +87,7 @@ OF_ROWS = (
     Mutation(39, "VAE", FIELDS, "    if len(unseen):", "    if False:"),
     Mutation(40, "VAE", FIELDS, "    if len(unseen):", "    if any(unseen):"),
     Mutation(41, "VAE", NAMES, "if 2 * len(single) > len(cells) > 2:", "if False:"),
-    Mutation(42, "VAE", FIELDS, "if changed.any():", "if False:"),
+    Mutation(42, "VAE", "data/_changes.py", "if changed.any():", "if False:"),
     Mutation(43, "VAE", BASE, 'transfer["attached"] = True', 'transfer["attached"] = False'),
     Mutation(43, "ACTINN", LABELS, "self._require_same(state_registry, adata_target)", "pass"),
     Mutation(45, "ACTINN", MATRIX, 'if x.format == "coo" and not quiet:', "if False:"),

@@ -171,12 +171,17 @@ def test_a_model_is_loaded_with_its_own_class(trained: SCGEN, tmp_path: Path) ->
         VAE.load(tmp_path / "model")
 
 
-def test_a_matrix_that_was_replaced_is_read_again(adata: AnnData) -> None:
+def test_a_matrix_that_was_replaced_is_read_once_it_is_set_up_again(adata: AnnData) -> None:
     adata.X = sparse.csc_matrix(adata.X)
     model = train(SCGEN, adata, n_hidden=8, n_latent=2)
     before = model.get_latent_representation()
     adata.X = sparse.csc_matrix(adata.X * 3)
-    assert not np.allclose(model.get_latent_representation(), before)
+    with pytest.raises(DeltaviError, match=r"adata\.X changed"):
+        model.get_latent_representation()
+    assert not np.allclose(model.get_latent_representation(adata.copy()), before)
+    SCGEN.setup_anndata(adata, **SETUP)
+    matrix = SCGEN(adata, n_hidden=8, n_latent=2).adata_manager.get_from_registry("X")
+    np.testing.assert_array_equal(dense(matrix), dense(adata.X))
 
 
 def test_normalised_expression_of_another_batch(trained: SCGEN) -> None:

@@ -10,6 +10,7 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data.fields import CategoricalJointObsField, CategoricalObsField, LayerField
 
+from deltavi import _keys
 from deltavi._errors import DeltaviError, InputDataError, examples, unknown_category
 from deltavi._text import as_text
 from deltavi.data._checks import MatrixReport, require_finite, scan_matrix, warn_unusual
@@ -22,6 +23,13 @@ from deltavi.data._names import (
     warn_near_duplicates,
     warn_small_batches,
 )
+
+# What a value of a column is called, and several.
+NOUNS = {
+    REGISTRY_KEYS.BATCH_KEY: ("batch", "batches"),
+    REGISTRY_KEYS.LABELS_KEY: ("label", "labels"),
+    _keys.CONDITION: ("condition", "conditions"),
+}
 
 
 class ExpressionField(LayerField):  # type: ignore[misc]
@@ -159,11 +167,12 @@ class CategoryField(CategoricalObsField):  # type: ignore[misc]
         codes = np.asarray(adata.obs[self.attr_key])[names.index]
         differ = (codes != known) & (codes != UNSEEN) & (known != UNSEEN)
         if differ.any():
+            value, values = NOUNS.get(self.registry_key, ("value", "values"))
             raise DeltaviError(
-                f"{int(differ.sum())} of {adata.n_obs} cells carry another label in obs[{self._original_attr_key!r}] "
-                f"than in training (for example {examples(names[differ])}). Restore those labels, or set up and train "
-                "a new model. If these are other cells that share names with the training cells, rename them: "
-                "adata.obs_names = 'query-' + adata.obs_names."
+                f"{int(differ.sum())} of {adata.n_obs} cells carry another {value} in "
+                f"obs[{self._original_attr_key!r}] than in training (for example {examples(names[differ])}). Restore "
+                f"those {values}, or set up and train a new model. If these are other cells that share names with the "
+                "training cells, rename them: adata.obs_names = 'query-' + adata.obs_names."
             )
 
     def write_again(self, adata: AnnData, state: dict[str, Any]) -> None:
@@ -177,34 +186,6 @@ class CategoryField(CategoricalObsField):  # type: ignore[misc]
                 used_categories(values, key)  # raises where values are missing
             codes = self.codes(values, np.asarray(state[self.CATEGORICAL_MAPPING_KEY], dtype=object))
         adata.obs[self.attr_key] = codes
-
-    def require_unedited(self, adata: AnnData, state: dict[str, Any], registered: np.ndarray) -> None:
-        """Raise where the column no longer says what was registered.
-
-        The type of the column may change, and categories that no cell has may go.
-
-        Parameters
-        ----------
-        adata
-            The registered AnnData.
-        state
-            State registry of this field.
-        registered
-            Codes written when it was registered, ``(n_cells,)``.
-        """
-        key = state[self.ORIGINAL_ATTR_KEY]
-        if key not in adata.obs:
-            raise DeltaviError(
-                f"obs[{key!r}], registered for {adata.n_obs} cells (for example {examples(adata.obs_names)}), is gone. "
-                "Put it back, or run setup_anndata without it and train a new model."
-            )
-        changed = self.codes(adata.obs[key], state[self.CATEGORICAL_MAPPING_KEY]) != registered
-        if changed.any():
-            raise DeltaviError(
-                f"obs[{key!r}] was edited after setup_anndata: {int(changed.sum())} of {adata.n_obs} cells changed "
-                f"(for example {examples(adata.obs_names[changed])}). Undo the edit, keeping new values in a column of "
-                "their own, or run setup_anndata again and train a new model."
-            )
 
     def _write(self, adata: AnnData, values: pd.Series, categories: np.ndarray) -> dict[str, Any]:
         adata.obs[self.attr_key] = self.codes(values, categories)

@@ -39,7 +39,7 @@ from deltavi.data._fields import (
     ExpressionField,
 )
 from deltavi.data._genes import match_genes, require_unique_genes, warn_duplicate_cells
-from deltavi.data._manager import DataManager
+from deltavi.data._manager import DataManager, compared_once
 from deltavi.data._matrix import loadable, take_columns
 from deltavi.model._copies import CopiesMixin
 from deltavi.model._given import plain_settings, plain_setup
@@ -66,6 +66,12 @@ class CountModel(CopiesMixin, BaseModelClass):  # type: ignore[misc]
     """
 
     min_gene_overlap: float = 0.5
+
+    def __init__(self, adata: AnnData | None = None, registry: dict[str, Any] | None = None) -> None:
+        super().__init__(adata, registry)
+        if adata is not None:
+            # between setup and here
+            self.adata_manager.validate()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -172,7 +178,9 @@ class CountModel(CopiesMixin, BaseModelClass):  # type: ignore[misc]
             adata, self.gene_names, layer=self._setup_argument("layer"), min_overlap=self.min_gene_overlap
         )
         setup = self.registry_[SETUP_ARGS_KEY]
-        manager = DataManager(fields=self._fields(setup), setup_method_args={SETUP_ARGS_KEY: dict(setup)})
+        # it is read in this call alone
+        arguments = {SETUP_ARGS_KEY: dict(setup)}
+        manager = DataManager(is_watched=False, fields=self._fields(setup), setup_method_args=arguments)
         manager.register_fields(query, source_registry=self.registry_)
         self._check_query(manager)
         # each keeps the other alive, and both go when the caller lets go of the stand-in
@@ -218,7 +226,8 @@ def _of_trained(verb: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(verb)
     def of_trained(self: CountModel, *args: Any, **kwargs: Any) -> Any:
         self._require_trained(verb.__name__)
-        return verb(self, *args, **kwargs)
+        with compared_once():
+            return verb(self, *args, **kwargs)
 
     of_trained.__wrapped_for_training__ = True  # type: ignore[attr-defined]
     return of_trained
