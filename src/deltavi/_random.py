@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import scvi
 import torch
+
+from deltavi._entries import seed_number
 
 _turns = threading.RLock()
 
@@ -22,6 +25,18 @@ def _new_turns() -> None:
 if hasattr(os, "register_at_fork"):
     # a forked process has one thread, and whoever held the lock is not in it to give it back
     os.register_at_fork(after_in_child=_new_turns)
+
+
+def model_seed(seed: int | None) -> int:
+    """`seed` of a model; without one a number drawn from ``scvi.settings.seed``, or zero where that is not set.
+
+    scvi-tools seeds the global generators with its setting: a model with that very seed would draw the numbers that
+    the user draws.
+    """
+    if seed is not None:
+        return seed_number("seed", seed)
+    setting = scvi.settings.seed
+    return 0 if setting is None else int(np.random.SeedSequence(int(setting)).generate_state(1)[0])
 
 
 @contextmanager

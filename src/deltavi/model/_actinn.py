@@ -14,7 +14,7 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from deltavi._errors import DeltaviError, unknown_category
-from deltavi._random import isolated_randomness
+from deltavi._random import isolated_randomness, model_seed
 from deltavi.annotation import ClassifiedCells, informative_genes
 from deltavi.data._checks import MatrixReport, are_relative, cell_totals, require_counts, row_blocks
 from deltavi.data._covariates import SizeFactorField
@@ -79,7 +79,7 @@ class ACTINN(ClassificationMixin, AttributionMixin, FilesMixin, TrainingMixin, C
     check_input
         Refuse a matrix that does not hold raw counts.
     seed
-        Seed of the initial weights and of training.
+        Seed of the initial weights and of training; by default drawn from ``scvi.settings.seed``, or zero if that is not set.
 
     Examples
     --------
@@ -118,8 +118,9 @@ class ACTINN(ClassificationMixin, AttributionMixin, FilesMixin, TrainingMixin, C
         scale: bool = False,
         class_weight: Literal["balanced"] | None = None,
         check_input: bool = True,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
+        seed = model_seed(seed)
         if adata is None and registry is None:
             raise DeltaviError("ACTINN needs an AnnData that ACTINN.setup_anndata has registered.")
         if class_weight not in (None, "balanced"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from functools import wraps
 from typing import Any
 from weakref import WeakValueDictionary
@@ -28,7 +29,8 @@ from deltavi._compat import (
     STATE_REGISTRY_KEY,
     make_actual,
 )
-from deltavi._errors import DeltaviError, DeltaviWarning, KeyClashError, NotTrainedError, examples, unknown_category
+from deltavi._entries import known_keywords
+from deltavi._errors import DeltaviError, DeltaviWarning, KeyClashError, NotTrainedError, examples
 from deltavi._random import taking_turns
 from deltavi.data._checks import MatrixReport, scale_check
 from deltavi.data._columns import user_columns
@@ -43,9 +45,20 @@ from deltavi.data._manager import DataManager, compared_once
 from deltavi.data._matrix import loadable, take_columns
 from deltavi.model._copies import CopiesMixin
 from deltavi.model._given import plain_settings, plain_setup
+from deltavi.model._verbs import verb_keywords
 
 logger = logging.getLogger("deltavi")
 
+# Arguments of a registration that follows another one, as of a query
+TRANSFER = ("source_registry", "extend_categories", "allow_missing_labels")
+SETUP_HINTS = {
+    "cell_type_key": "Pass labels_key.",
+    "celltype_key": "Pass labels_key.",
+    "perturbation_key": "Pass condition_key.",
+    "counts_layer": "Pass layer.",
+    "covariate_keys": "Pass categorical_covariate_keys or continuous_covariate_keys.",
+    "covariates": "Pass categorical_covariate_keys or continuous_covariate_keys.",
+}
 OWN_COLUMNS = ("_scvi_batch", "_scvi_labels", f"_scvi_{_keys.CONDITION}")
 
 
@@ -53,6 +66,11 @@ OWN_COLUMNS = ("_scvi_batch", "_scvi_labels", f"_scvi_{_keys.CONDITION}")
 VERBS = (
     *("differential_expression", "get_elbo", "get_feature_correlation_matrix", "get_likelihood_parameters"),
     *("get_marginal_ll", "get_normalized_expression", "get_reconstruction_error", "posterior_predictive_sample"),
+)
+# Verbs that say themselves that they need training, and hand on what they collect as those of scvi-tools do
+COLLECTING = (
+    *("get_importance_weights", "get_latent_library_size", "get_latent_representation", "get_normalized_expression"),
+    "predict_perturbation",
 )
 
 
@@ -75,10 +93,10 @@ class CountModel(CopiesMixin, BaseModelClass):  # type: ignore[misc]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name in VERBS:
+        for name in {*VERBS, *COLLECTING}:
             verb = getattr(cls, name, None)
-            if verb is not None and not hasattr(verb, "__wrapped_for_training__"):
-                setattr(cls, name, _of_trained(verb))
+            if verb is not None and not hasattr(verb, "__wrapped_for_keywords__"):
+                setattr(cls, name, _checked(verb))
 
     # -- registration ----------------------------------------------------------------------------------------
 
@@ -220,17 +238,21 @@ class CountModel(CopiesMixin, BaseModelClass):  # type: ignore[misc]
         self._require_trained("This")
 
 
-def _of_trained(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """`verb`, which an untrained model refuses."""
+def _checked(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """`verb`, which refuses a keyword that means nothing, and where it is one of scvi-tools an untrained model."""
+    name = verb.__name__
 
     @wraps(verb)
-    def of_trained(self: CountModel, *args: Any, **kwargs: Any) -> Any:
-        self._require_trained(verb.__name__)
-        with compared_once():
+    def checked(self: CountModel, *args: Any, **kwargs: Any) -> Any:
+        if name in VERBS:
+            self._require_trained(name)
+        of_model: Any = type(self)
+        known_keywords(kwargs, verb_keywords(of_model, name), among=f"{type(self).__name__}.{name}")
+        with compared_once() if name in VERBS else nullcontext():
             return verb(self, *args, **kwargs)
 
-    of_trained.__wrapped_for_training__ = True  # type: ignore[attr-defined]
-    return of_trained
+    checked.__wrapped_for_keywords__ = True  # type: ignore[attr-defined]
+    return checked
 
 
 def _is_present(device: torch.device) -> bool:
@@ -251,9 +273,8 @@ def _require_cells(adata: AnnData) -> None:
 
 def _require_known_arguments(model: str, given: dict[str, Any], known: Iterable[str]) -> None:
     """Raise where ``setup_anndata`` was given a name that is none of its own, nor of a transfer between models."""
-    unknown = [] if "source_registry" in given else list(given)
-    if unknown:
-        raise unknown_category("argument", unknown[0], known, among=f"{model}.setup_anndata")
+    own = [name for name in given if name not in TRANSFER]
+    known_keywords(own, known, among=f"{model}.setup_anndata", hints=SETUP_HINTS)
 
 
 def _refuse_clashes(adata: AnnData) -> None:

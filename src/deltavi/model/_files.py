@@ -18,9 +18,11 @@ from torch.overrides import TorchFunctionMode
 
 import deltavi
 from deltavi._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY
+from deltavi._entries import keywords_of, known_keywords
 from deltavi._errors import DeltaviError, ModelFileError
 from deltavi.io import read_model, write_model
 from deltavi.model._base import CountModel, aligned_copy
+from deltavi.model._stored_registry import HINTS, StoredRegistryMixin
 
 if TYPE_CHECKING:
     PathLike = str | os.PathLike[str]
@@ -34,7 +36,7 @@ NO_SIZES = ("seed", "n_cells")
 ANY_SIZE = 1_000_000
 
 
-class FilesMixin(ArchesMixin):  # type: ignore[misc]
+class FilesMixin(StoredRegistryMixin):
     """Carries ``save``, ``load`` and ``load_query_data``."""
 
     def save(
@@ -88,7 +90,14 @@ class FilesMixin(ArchesMixin):  # type: ignore[misc]
         """Inverse of :meth:`_extra_state`."""
 
     @classmethod
-    def load(cls, dir_path: PathLike, adata: AnnData | None = None, *, device: str | torch.device = "cpu") -> Self:
+    def load(
+        cls,
+        dir_path: PathLike,
+        adata: AnnData | None = None,
+        *,
+        device: str | torch.device = "cpu",
+        **unknown: Any,
+    ) -> Self:
         """Read a model that :meth:`save` wrote; nothing is unpickled.
 
         Parameters
@@ -100,12 +109,17 @@ class FilesMixin(ArchesMixin):  # type: ignore[misc]
             data predicts for the cells it is given.
         device
             Where to put the weights.
+        **unknown
+            Refused; other names of scvi-tools' ``load`` are answered with what to pass here.
 
         Raises
         ------
+        UnknownArgumentError
+            If another keyword is passed.
         ModelFileError
             If the folder is damaged, newer than this version, or holds another class of model.
         """
+        known_keywords(unknown, ("dir_path", "adata", "device"), among=f"{cls.__name__}.load", hints=HINTS)
         tensors, description = read_model(dir_path)
         if description.get("class") != cls.__name__:
             raise ModelFileError(f"{dir_path} holds a {description.get('class')}; load it with that class.")
@@ -159,7 +173,7 @@ class FilesMixin(ArchesMixin):  # type: ignore[misc]
         return cls(adata, registry=registry, **init)
 
     @classmethod
-    def load_query_data(cls, adata: AnnData, reference_model: Any, **freeze: Any) -> Self:
+    def load_query_data(cls, adata: AnnData, reference_model: Any, **options: Any) -> Self:
         """Extend a trained model by the batches of a query, to be trained on it (scArches; Lotfollahi et al. 2022).
 
         The reference's mean responses are kept: cells of a query that was measured in one condition only can be
@@ -171,14 +185,19 @@ class FilesMixin(ArchesMixin):  # type: ignore[misc]
             Query cells; genes are matched by name.
         reference_model
             A trained model, or the folder of one.
-        **freeze
-            What to keep fixed; see :meth:`scvi.model.base.ArchesMixin.load_query_data`.
+        **options
+            What to keep fixed (``freeze_dropout`` and others, or ``unfrozen=True`` for nothing), ``accelerator`` and
+            ``device``; see :meth:`scvi.model.base.ArchesMixin.load_query_data`.
 
         Raises
         ------
+        UnknownArgumentError
+            If that has no such argument.
         NotTrainedError
             If the reference was never trained.
         """
+        known = [name for name in keywords_of(ArchesMixin.load_query_data) if name not in ("registry", "datamodule")]
+        known_keywords(options, known, among=f"{cls.__name__}.load_query_data", hints=HINTS)
         if not isinstance(reference_model, cls | str | os.PathLike):
             raise DeltaviError(
                 f"The reference is a {type(reference_model).__name__}; a query of {cls.__name__} needs a trained "
@@ -187,7 +206,7 @@ class FilesMixin(ArchesMixin):  # type: ignore[misc]
         reference = reference_model if isinstance(reference_model, cls) else cls.load(reference_model)
         cast("CountModel", reference)._require_trained("Query mapping")
         query = _in_gene_order(adata, reference.registry_, cls)
-        model = super().load_query_data(query, reference, accelerator="cpu", **freeze)
+        model = super().load_query_data(query, reference, **{"accelerator": "cpu", **options})
         _average_new_columns(model.module, reference.module)
         model._keep_of_reference(reference)
         # scvi-tools hands on attributes of the reference, which may have come from a file

@@ -11,6 +11,7 @@ from scvi import REGISTRY_KEYS
 from deltavi import _keys
 from deltavi._compat import SETUP_ARGS_KEY
 from deltavi._errors import DeltaviError, examples
+from deltavi._random import model_seed
 from deltavi._text import as_text
 from deltavi.annotation import TemperaturePrior
 from deltavi.model._attribution import AttributionMixin
@@ -55,7 +56,7 @@ class LABELVI(LabelColumnMixin, ClassificationMixin, AttributionMixin, TotalCoun
     classification_weight
         Weight of the mean cross entropy of labelled cells beside the mean negative bound of all cells.
     seed
-        Seed of the initial weights and of training.
+        Seed of the initial weights and of training; by default drawn from ``scvi.settings.seed``, or zero if that is not set.
     **kwargs
         Arguments of :class:`deltavi.model.VAE` and :class:`deltavi.module.LABELVI`: ``dispersion``, ``library``,
         ``y_prior``, ``class_balance``, ``logit_adjustment``, ``encoder_input`` and others.
@@ -86,9 +87,10 @@ class LABELVI(LabelColumnMixin, ClassificationMixin, AttributionMixin, TotalCoun
         dropout_rate: float = 0.5,
         gene_likelihood: Literal["zinb", "nb", "poisson", "normal"] = "nb",
         classification_weight: float = 50.0,
-        seed: int = 0,
+        seed: int | None = None,
         **kwargs: Any,
     ) -> None:
+        seed = model_seed(seed)
         if adata is None and registry is None:
             raise DeltaviError("LABELVI needs an AnnData that LABELVI.setup_anndata has registered.")
         kwargs = self._settings_of_totals(adata, gene_likelihood, kwargs)

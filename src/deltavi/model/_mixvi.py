@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from typing import Any, ClassVar, Self
 
@@ -12,7 +11,9 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
 from deltavi import _keys
+from deltavi._entries import keywords_of, known_keywords
 from deltavi._errors import DeltaviError, InputDataWarning, KeyClashError, UnseenCategoryWarning, examples
+from deltavi._random import model_seed
 from deltavi.annotation import Calibration
 from deltavi.data._checks import cell_totals
 from deltavi.model._attribution import AttributionMixin
@@ -24,7 +25,7 @@ from deltavi.model._mixture_training import WARMUP, MixtureTrainingMixin
 from deltavi.model._routes import RoutesMixin
 from deltavi.model._totals import TotalCountsMixin
 from deltavi.model._training import EPOCHS_RANGE
-from deltavi.model._vae import VAE, named_arguments
+from deltavi.model._vae import VAE, named_arguments, settings_of
 from deltavi.module import MIXVI as MIXVIModule
 from deltavi.module._decoder import GeneLikelihood
 from deltavi.train import MixedSplitter
@@ -75,7 +76,7 @@ class MIXVI(
     n_hidden, dropout_rate
         Hidden units of every network, and dropout of the encoder.
     seed
-        Seed of the initial weights and of training.
+        Seed of the initial weights and of training; by default drawn from ``scvi.settings.seed``, or zero if that is not set.
     **kwargs
         Arguments of :class:`deltavi.model.VAE` and its module: ``y_prior``, ``alpha``,
         ``w_prior``, ``z_term``, ``classifier`` and others.
@@ -107,9 +108,10 @@ class MIXVI(
         gene_likelihood: GeneLikelihood = "nb",
         n_hidden: int = 128,
         dropout_rate: float = 0.1,
-        seed: int = 0,
+        seed: int | None = None,
         **kwargs: Any,
     ) -> None:
+        seed = model_seed(seed)
         if adata is None and registry is None:
             raise DeltaviError("MIXVI needs an AnnData that MIXVI.setup_anndata has registered.")
         kwargs = self._settings_of_totals(adata, gene_likelihood, kwargs)
@@ -231,13 +233,14 @@ class MIXVI(
             raise DeltaviError(
                 f"{examples(sorted(taken))} cannot be given: obs[{key!r}] names the clusters of all cells."
             )
+        of_setup = [name for name in keywords_of(cls.setup_anndata) if name != "adata"]
+        known_keywords(kwargs, [*of_setup, *settings_of(cls)], among=f"{cls.__name__}.from_clusters")
         if key in adata.obs and (missing := adata.obs[key].isna().to_numpy()).any():
             raise DeltaviError(
                 f"{int(missing.sum())} cells have no value in obs[{key!r}] (for example "
                 f"{examples(adata.obs_names[missing])}): cluster all cells, or leave these out."
             )
-        of_setup = set(inspect.signature(cls.setup_anndata).parameters) - {"adata", "kwargs"}
-        setup = {name: kwargs.pop(name) for name in of_setup & set(kwargs)}
+        setup = {name: kwargs.pop(name) for name in set(of_setup) & set(kwargs)}
         cls.setup_anndata(adata, labels_key=key, **setup)
         kwargs.setdefault("n_components", int(adata.obs[key].nunique()))
         return cls(adata, release_labels=release_labels, **kwargs)

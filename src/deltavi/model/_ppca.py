@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -11,13 +12,18 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
 from deltavi import _keys
+from deltavi._entries import seed_number
 from deltavi._errors import DeltaviError, examples, unknown_category
+from deltavi._random import model_seed
 from deltavi.data._checks import MatrixReport, require_log_normalised, row_blocks
 from deltavi.data._manager import DataManager
 from deltavi.latent import LinearGaussian, common_factors, principal_factors
 from deltavi.latent._gaussian import VARIANCE_FLOOR
+from deltavi.model._asked_split import asked_split
 from deltavi.model._cells import Indices, positions
 from deltavi.model._checkpoint import check_checkpoint
+from deltavi.model._training import TrainingMixin
+from deltavi.model._training_options import loading_options, plan_options, trainer_options
 from deltavi.model._vae import VAE, named_arguments
 
 DISPERSIONS: dict[str, Literal["shared", "gene"]] = {"isotropic": "shared", "diagonal": "gene"}
@@ -57,7 +63,7 @@ class PPCA(VAE):
     check_input
         Refuse a matrix that is not log-normalised.
     seed
-        Seed of the solver, where it draws.
+        Seed of the solver, where it draws; by default drawn from ``scvi.settings.seed``, or zero if that is not set.
 
     Examples
     --------
@@ -75,8 +81,9 @@ class PPCA(VAE):
         n_latent: int = 10,
         noise: Literal["isotropic", "diagonal"] = "isotropic",
         check_input: bool = True,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
+        seed = model_seed(seed)
         if adata is None and registry is None:
             raise DeltaviError("PPCA needs an AnnData that PPCA.setup_anndata has registered.")
         if noise not in DISPERSIONS:
@@ -134,18 +141,37 @@ class PPCA(VAE):
             raise DeltaviError(f"condition_key and labels_key are both {condition_key!r}: name a column for each.")
         cls._register(adata, cls._get_setup_method_args(**named_arguments(locals())), **kwargs)
 
-    def train(self, max_epochs: int | None = None, **trainer: Any) -> None:
-        """Fit the model to all cells; there are no epochs.
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        train_size: float | None = None,
+        validation_size: float | None = None,
+        train_indices: Any = None,
+        validation_indices: Any = None,
+        seed: int | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        **trainer: Any,
+    ) -> None:
+        """Fit the model; there are no epochs.
 
         Parameters
         ----------
+        train_size, validation_size, train_indices, validation_indices
+            Cells to fit to, as in :meth:`deltavi.model.VAE.train`; by default all.
+        seed
+            Seed of the solver, where it draws, and of a random split; by default the model's.
+        checkpoint
+            Folder to save the model to.
         max_epochs, **trainer
-            Arguments of other models' training, which change nothing here; only to `checkpoint` the model is saved.
+            Further arguments of other models' training, which change nothing here.
 
         Raises
         ------
+        UnknownArgumentError
+            If no training takes an argument of that name.
         DeltaviError
-            If there are too few cells or genes for the number of factors.
+            If there are too few cells or genes for the number of factors, or the split makes no sense.
         InputDataError
             If the matrix came to hold NaN or infinite values after it was set up.
         ModelFileError
@@ -153,25 +179,36 @@ class PPCA(VAE):
         """
         if self._adata is None:
             raise DeltaviError("The model was loaded without data: there is nothing to train on.")
+        options = trainer_options(self, TrainingMixin.train, trainer)
+        plan_options(self, options, options.pop("plan_kwargs", None))
+        loading = loading_options(self, options, options.pop("datasplitter_kwargs", None))
         self.adata_manager.validate()
-        check_checkpoint(trainer.get("checkpoint"), 1)
+        check_checkpoint(checkpoint, 1)
+        seed = self.seed if seed is None else seed_number("seed", seed)
+        shares = {"train_size": train_size, "validation_size": validation_size}
+        parts = {"train_indices": train_indices, "validation_indices": validation_indices}
+        size = self.default_batch_size
+        if all(value is None for value in (*shares.values(), *parts.values(), loading.get("external_indexing"))):
+            shares["train_size"] = 1.0
+        split, _ = asked_split(self, loading, shares=shares, parts=parts, batch_size=size, seed=seed)
+        cells = np.sort(split.train)
         matrix = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        matrix = matrix if len(cells) == self.adata.n_obs else matrix[cells]
         n_latent = self.module.n_latent
         isotropic = self.noise == "isotropic"
-        fit = principal_factors(matrix, n_latent, seed=self.seed) if isotropic else common_factors(matrix, n_latent)
+        fit = principal_factors(matrix, n_latent, seed=seed) if isotropic else common_factors(matrix, n_latent)
         self._take_over(fit)
         self.is_trained_ = True
-        self.train_indices_ = np.arange(self.adata.n_obs)
-        self.validation_indices_ = self.test_indices_ = np.zeros(0, dtype=int)
+        self.train_indices_, self.validation_indices_, self.test_indices_ = cells, split.validation, split.test
         # of very many cells some say enough
-        every = np.unique(np.linspace(0, self.adata.n_obs - 1, min(self.adata.n_obs, MOST_JUDGED)).astype(int))
+        every = cells[np.unique(np.linspace(0, len(cells) - 1, min(len(cells), MOST_JUDGED)).astype(int))]
         likelihood = float(self.log_likelihood(indices=every).mean())
         loss = pd.DataFrame({"train_loss": [-likelihood]}, index=pd.Index([0], name="epoch"))
         self.history_ = {"train_loss": loss}
         self.module.eval()
         self._after_training()
-        if trainer.get("checkpoint") is not None:
-            self.save(trainer["checkpoint"], overwrite=True)
+        if checkpoint is not None:
+            self.save(checkpoint, overwrite=True)
 
     @classmethod
     def load_query_data(cls, adata: AnnData, reference_model: Any, **freeze: Any) -> NoReturn:

@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from deltavi import _keys
+from deltavi._entries import names
 from deltavi._errors import DeltaviError, examples
 from deltavi._text import names_of
 from deltavi.data._columns import require_known
@@ -96,7 +97,7 @@ def of_labels(groups: np.ndarray, labels: str | Sequence[str] | None) -> np.ndar
     """Cells of the chosen `labels`, ``(n_cells,)`` bool."""
     if labels is None:
         return np.ones(len(groups), dtype=bool)
-    given = list(np.atleast_1d(np.asarray(labels, dtype=object)))
+    given = names("labels", labels)
     if not given:
         raise DeltaviError("labels is empty; name at least one label, or pass None for all.")
     present = sorted(set(groups))

@@ -12,7 +12,7 @@ from scvi import REGISTRY_KEYS
 
 from deltavi import _keys
 from deltavi._errors import DeltaviError
-from deltavi._random import isolated_randomness
+from deltavi._random import isolated_randomness, model_seed
 from deltavi.data._columns import category_names, column
 from deltavi.data._writable import writable_columns
 from deltavi.model._decoding import CellDecoder, Predicted, predict_cells, stack
@@ -38,6 +38,12 @@ PAPER_DEFAULTS: dict[str, Any] = {
 }
 # The loss of the paper is 0.5 SSE + 0.5 * 5e-5 KL.
 PAPER_KL_WEIGHT = 0.5 * 5e-5
+# Names of the scgen package, and what to call here.
+NAMES_OF_SCGEN = {
+    "predict": "call predict_perturbation(control=..., target=..., labels=...).",
+    "reg_mean_plot": "call deltavi.pl.reg_mean.",
+    "reg_var_plot": "call deltavi.pl.reg_var.",
+}
 
 
 class SCGEN(TotalCountsMixin, VAE):
@@ -60,7 +66,7 @@ class SCGEN(TotalCountsMixin, VAE):
     check_input
         Refuse a matrix on another scale than the likelihood needs.
     seed
-        Seed of the initial weights and of training.
+        Seed of the initial weights and of training; by default drawn from ``scvi.settings.seed``, or zero if that is not set.
     **kwargs
         Arguments of :class:`deltavi.model.VAE` and :class:`deltavi.module.VAE` in place of the defaults.
 
@@ -90,9 +96,10 @@ class SCGEN(TotalCountsMixin, VAE):
         *,
         gene_likelihood: Literal["nb", "zinb", "poisson", "normal"] = "nb",
         check_input: bool = True,
-        seed: int = 0,
+        seed: int | None = None,
         **kwargs: Any,
     ) -> None:
+        seed = model_seed(seed)
         defaults = PAPER_DEFAULTS if gene_likelihood == "normal" else COUNT_DEFAULTS
         if adata is None and registry is None:
             raise DeltaviError("SCGEN needs an AnnData that SCGEN.setup_anndata has registered.")
@@ -108,6 +115,10 @@ class SCGEN(TotalCountsMixin, VAE):
             **{**defaults, **kwargs},
         )
         self.init_params_ = self._get_init_params(locals())
+
+    def __getattr__(self, name: str) -> Any:
+        hint = NAMES_OF_SCGEN.get(name)
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{'.' if hint is None else f': {hint}'}")
 
     def _plan_defaults(self) -> dict[str, Any]:
         plan = dict(self.default_plan)

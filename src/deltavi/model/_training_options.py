@@ -143,12 +143,12 @@ def check_plan(model: Any, plan: dict[str, Any]) -> None:
     for name in ("lr", "weight_decay", "eps", "max_kl_weight", "min_kl_weight"):
         if name in plan:
             plan[name] = number(f"plan_kwargs[{name!r}]", plan[name], least=0)
-    if choice("plan_kwargs['optimizer']", plan.get("optimizer", "Adam"), OPTIMIZERS) == "Custom":
-        if not callable(plan.get("optimizer_creator")):
-            raise DeltaviError(
-                "plan_kwargs['optimizer']='Custom' needs 'optimizer_creator', a function of the weights that returns "
-                "an optimiser."
-            )
+    optimizer = choice("plan_kwargs['optimizer']", plan.get("optimizer", "Adam"), OPTIMIZERS)
+    if optimizer == "Custom" and not callable(plan.get("optimizer_creator")):
+        raise DeltaviError(
+            "plan_kwargs['optimizer']='Custom' needs 'optimizer_creator', a function of the weights that returns an "
+            "optimiser."
+        )
 
 
 def check_loading(model: Any, loading: dict[str, Any]) -> None:
@@ -156,8 +156,8 @@ def check_loading(model: Any, loading: dict[str, Any]) -> None:
     known = loading_keywords(model)
     general = init_keywords(DeviceSplitter, AnnDataLoader)
     makes_its_own = f"{type(model).__name__} makes mini-batches of its own, which it does not concern."
-    hints = {name: makes_its_own for name in general}
-    hints |= {name: "The split chooses cells: pass train_indices and validation_indices." for name in NOT_OF_LOADING}
+    hints = dict.fromkeys(general, makes_its_own)
+    hints |= dict.fromkeys(NOT_OF_LOADING, "The split chooses cells: pass train_indices and validation_indices.")
     known_keywords(loading, known, among="datasplitter_kwargs", hints=hints)
 
 

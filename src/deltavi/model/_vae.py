@@ -15,7 +15,7 @@ from deltavi import _keys
 from deltavi._compat import init_library_size
 from deltavi._entries import init_keywords, known_keywords
 from deltavi._errors import DeltaviError
-from deltavi._random import isolated_randomness
+from deltavi._random import isolated_randomness, model_seed
 from deltavi.data._checks import MatrixReport, scale_check
 from deltavi.data._manager import DataManager
 from deltavi.likelihood._base import to_numpy
@@ -69,7 +69,7 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, ScviExchangeMixin, TrainingM
     check_input
         Refuse a matrix on another scale than the likelihood needs.
     seed
-        Seed of the initial weights and of training.
+        Seed of the initial weights and of training; by default drawn from ``scvi.settings.seed``, or zero if that is not set.
     **module_kwargs
         Further arguments of :class:`deltavi.module.VAE`.
 
@@ -99,9 +99,10 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, ScviExchangeMixin, TrainingM
         gene_likelihood: Literal["zinb", "nb", "poisson", "normal", "bernoulli"] = "zinb",
         library: Literal["observed", "size_factor", "learned", "none"] | None = None,
         check_input: bool = True,
-        seed: int = 0,
+        seed: int | None = None,
         **module_kwargs: Any,
     ) -> None:
+        seed = model_seed(seed)
         known_keywords(module_kwargs, settings_of(type(self)), among=type(self).__name__, hints=OF_DATA)
         super().__init__(adata, registry)
         self.seed, self.check_input = seed, check_input

@@ -27,6 +27,7 @@ from deltavi.latent import (
     soft_one_hot,
 )
 from deltavi.likelihood import Dispersion, Likelihood, Nonzeros
+from deltavi.module import _settings as settings
 from deltavi.module._anywhere import AnywhereMixin
 from deltavi.module._bounds import BoundsMixin
 from deltavi.module._decoder import (
@@ -40,7 +41,6 @@ from deltavi.module._decoder import (
     weight_penalty,
 )
 from deltavi.module._generated import Generated
-from deltavi.module import _settings as settings
 from deltavi.module._settings import COUNT_LIKELIHOODS, WITHOUT_DISPERSION
 
 Where = Literal["none", "encoder", "decoder", "both"]

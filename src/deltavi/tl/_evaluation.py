@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 import deltavi
+from deltavi._entries import keywords_of, known_keywords
 from deltavi._errors import DeltaviError, examples, unknown_category
 from deltavi.metrics import PredictionScore
 from deltavi.perturbation import CEILING, verdict
@@ -189,6 +190,7 @@ class PerturbationEvaluation:
         **kwargs
             Arguments of that function.
         """
+        known_keywords(kwargs, keywords_of(deltavi.pl.scoreboard)[1:], among="Evaluation.plot")
         return deltavi.pl.scoreboard(self.board(), **kwargs)
 
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:

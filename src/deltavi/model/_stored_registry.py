@@ -1,0 +1,121 @@
+"""Helpers of scvi-tools that read the registry of a saved model, for folders that this package writes."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NoReturn
+
+import pandas as pd
+from anndata import AnnData
+from scvi.model.base import ArchesMixin
+
+from deltavi._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY
+from deltavi._entries import require_anndata
+from deltavi._errors import ModelFileError
+from deltavi.io import read_model
+
+# Names that scvi-tools' methods of files take and that have no place here.
+HINTS = {
+    "accelerator": "Pass device='cpu', 'cuda' or 'mps'.",
+    "allowed_classes_names_list": "A model is loaded with its own class.",
+    "backup_url": "Fetch the folder first, and pass its path.",
+    "datamodule": "Pass the cells as adata.",
+    "map_location": "Pass device.",
+    "prefix": "Each model has a folder of its own: pass its path.",
+}
+
+
+class StoredRegistryMixin(ArchesMixin):  # type: ignore[misc]
+    """Carries what reads the registry of a model without building the model."""
+
+    @staticmethod
+    def load_registry(dir_path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Return the registry of a saved model: what was registered, with which arguments.
+
+        Parameters
+        ----------
+        dir_path
+            Folder that :meth:`save` wrote.
+
+        Raises
+        ------
+        ModelFileError
+            If the folder holds no model, or is damaged.
+        """
+        return dict(read_model(dir_path)[1]["registry"])
+
+    @staticmethod
+    def view_setup_args(dir_path: str | os.PathLike[str]) -> None:
+        """Print the arguments of ``setup_anndata`` that a saved model was made with.
+
+        Parameters
+        ----------
+        dir_path
+            Folder that :meth:`save` wrote.
+
+        Raises
+        ------
+        ModelFileError
+            If the folder holds no model, or is damaged.
+        """
+        registry = StoredRegistryMixin.load_registry(dir_path)
+        given = {name: value for name, value in registry[SETUP_ARGS_KEY].items() if value is not None}
+        print(f"{registry.get(MODEL_NAME_KEY)}.setup_anndata(adata, {_as_arguments(given)})")
+
+    @classmethod
+    def prepare_query_anndata(
+        cls,
+        adata: AnnData,
+        reference_model: Any,
+        return_reference_var_names: bool = False,
+        inplace: bool = True,
+    ) -> Any:
+        """Put the genes of a query into the order of a model, with zeros for those it lacks.
+
+        No method needs it: genes of a query are matched by name.
+
+        Parameters
+        ----------
+        adata
+            Query cells.
+        reference_model
+            A model, or the folder of one.
+        return_reference_var_names
+            Return the genes of the model, and change nothing.
+        inplace
+            Change `adata` rather than a copy.
+
+        Raises
+        ------
+        ModelFileError
+            If the folder holds no model, or is damaged.
+        """
+        query: AnnData = require_anndata(adata)
+        is_folder = isinstance(reference_model, str | os.PathLike)
+        reference: Any = cls.load(reference_model) if is_folder else reference_model  # type: ignore[attr-defined]
+        if return_reference_var_names:
+            return pd.Index(reference.gene_names.astype(str))
+        return ArchesMixin.prepare_query_anndata(query, reference, inplace=inplace)
+
+    @classmethod
+    def convert_legacy_save(cls, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse: models of this package were never saved in that format.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            As in scvi-tools.
+
+        Raises
+        ------
+        ModelFileError
+            Always.
+        """
+        raise ModelFileError(
+            f"{cls.__name__} has no old format of scvi-tools to convert: load reads models of every version of "
+            "deltavi, and import_scvi those of scvi-tools."
+        )
+
+
+def _as_arguments(given: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in given.items())
