@@ -12,7 +12,7 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi._errors import DeltaviError, DeltaviWarning, InputDataError, ModelFileError, UnknownCategoryError
+from deltavi._errors import DeltaviError, DeltaviWarning, InputDataError, ModelFileError, UnknownArgumentError
 from deltavi.likelihood import Dispersion, NegativeBinomial
 from deltavi.model import SCGEN, VAE
 from deltavi.model._decoding import CellDecoder, predict_cells
@@ -210,7 +210,8 @@ def test_an_unseen_batch_decodes_between_the_known_ones(trained: SCGEN) -> None:
 
 @pytest.mark.parametrize("model_class", [VAE, SCGEN])
 def test_an_argument_that_setup_does_not_know(model_class: Any, adata: AnnData) -> None:
-    with pytest.raises(UnknownCategoryError, match=f"'batch' is not in {model_class.__name__}.setup.*mean 'batch_key'"):
+    words = f"{model_class.__name__}.setup_anndata has no argument 'batch'.*mean 'batch_key'"
+    with pytest.raises(UnknownArgumentError, match=words):
         model_class.setup_anndata(adata, batch="batch")
     assert "_scvi_batch" not in adata.obs
 

@@ -79,7 +79,8 @@ class ACTINN(ClassificationMixin, AttributionMixin, FilesMixin, TrainingMixin, C
     check_input
         Refuse a matrix that does not hold raw counts.
     seed
-        Seed of the initial weights and of training; by default drawn from ``scvi.settings.seed``, or zero if that is not set.
+        Seed of the initial weights and of training; by default drawn from ``scvi.settings.seed``, or zero where that is
+        not set.
 
     Examples
     --------

@@ -56,7 +56,8 @@ class LABELVI(LabelColumnMixin, ClassificationMixin, AttributionMixin, TotalCoun
     classification_weight
         Weight of the mean cross entropy of labelled cells beside the mean negative bound of all cells.
     seed
-        Seed of the initial weights and of training; by default drawn from ``scvi.settings.seed``, or zero if that is not set.
+        Seed of the initial weights and of training; by default drawn from ``scvi.settings.seed``, or zero where that is
+        not set.
     **kwargs
         Arguments of :class:`deltavi.model.VAE` and :class:`deltavi.module.LABELVI`: ``dispersion``, ``library``,
         ``y_prior``, ``class_balance``, ``logit_adjustment``, ``encoder_input`` and others.

@@ -76,7 +76,8 @@ class MIXVI(
     n_hidden, dropout_rate
         Hidden units of every network, and dropout of the encoder.
     seed
-        Seed of the initial weights and of training; by default drawn from ``scvi.settings.seed``, or zero if that is not set.
+        Seed of the initial weights and of training; by default drawn from ``scvi.settings.seed``, or zero where that is
+        not set.
     **kwargs
         Arguments of :class:`deltavi.model.VAE` and its module: ``y_prior``, ``alpha``,
         ``w_prior``, ``z_term``, ``classifier`` and others.

@@ -66,7 +66,8 @@ class SCGEN(TotalCountsMixin, VAE):
     check_input
         Refuse a matrix on another scale than the likelihood needs.
     seed
-        Seed of the initial weights and of training; by default drawn from ``scvi.settings.seed``, or zero if that is not set.
+        Seed of the initial weights and of training; by default drawn from ``scvi.settings.seed``, or zero where that is
+        not set.
     **kwargs
         Arguments of :class:`deltavi.model.VAE` and :class:`deltavi.module.VAE` in place of the defaults.
 

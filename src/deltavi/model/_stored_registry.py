@@ -92,7 +92,7 @@ class StoredRegistryMixin(ArchesMixin):  # type: ignore[misc]
         """
         query: AnnData = require_anndata(adata)
         is_folder = isinstance(reference_model, str | os.PathLike)
-        reference: Any = cls.load(reference_model) if is_folder else reference_model  # type: ignore[attr-defined]
+        reference: Any = cls.load(reference_model) if is_folder else reference_model
         if return_reference_var_names:
             return pd.Index(reference.gene_names.astype(str))
         return ArchesMixin.prepare_query_anndata(query, reference, inplace=inplace)

@@ -69,7 +69,8 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, ScviExchangeMixin, TrainingM
     check_input
         Refuse a matrix on another scale than the likelihood needs.
     seed
-        Seed of the initial weights and of training; by default drawn from ``scvi.settings.seed``, or zero if that is not set.
+        Seed of the initial weights and of training; by default drawn from ``scvi.settings.seed``, or zero where that is
+        not set.
     **module_kwargs
         Further arguments of :class:`deltavi.module.VAE`.
 
