@@ -26,7 +26,16 @@ from tests.model.conftest import train as trained
 PUBLIC: list[ModuleType] = [data, metrics, model, module, perturbation, pl, tl]
 MODELS: list[Any] = [ACTINN, LABELVI, MIXVI, PPCA, SCGEN, VAE]
 # what torch and scvi-tools call themselves, and no user with keywords of ours
-OF_BASES = ("compile", "to", "on_load", "sample", "transfer_fields", "get_importance_weights", "differential_abundance")
+OF_BASES = (
+    "save",
+    "compile",
+    "to",
+    "on_load",
+    "sample",
+    "transfer_fields",
+    "get_importance_weights",
+    "differential_abundance",
+)
 # refuse whatever they are given
 REFUSING = {"convert_legacy_save", "load_query_data"}
 
@@ -72,7 +81,7 @@ def test_a_function_or_class_that_is_called_with_a_keyword_it_does_not_have(name
         needed = {"n_input": 5, **({"n_labels": 2} if "ACTINN" in name or "LABELVI" in name else {})}
         needed |= {"n_components": 3} if "MIXVI" in name else {}
     kind = UnknownArgumentError if collects(thing) else TypeError
-    with pytest.raises(kind, match="no_such_argument"):
+    with pytest.raises(kind, match=r"no_such_argument"):
         thing(**needed, no_such_argument=1)
 
 
@@ -115,15 +124,15 @@ def test_a_misspelt_setting_is_answered_with_the_nearest(cls: Any) -> None:
         "weight_L2": "weight_l2",
         "gene_likelyhood": "gene_likelihood",
     }.items():
-        with pytest.raises(UnknownArgumentError, match=f"{cls.__name__} has no argument '{wrong}'.*mean '{right}'"):
+        with pytest.raises(UnknownArgumentError, match=rf"{cls.__name__} has no argument '{wrong}'.*mean '{right}'"):
             cls(adata, **{wrong: 5})
-    with pytest.raises(UnknownArgumentError, match="'n_batch'. It follows from the data"):
+    with pytest.raises(UnknownArgumentError, match=r"'n_batch'. It follows from the data"):
         cls(adata, n_batch=3)
 
 
 def test_settings_of_clusters_are_looked_at_before_anything_is_registered() -> None:
     adata = small_adata()
-    with pytest.raises(UnknownArgumentError, match="from_clusters has no argument 'n_latents'.*'n_latent'"):
+    with pytest.raises(UnknownArgumentError, match=r"from_clusters has no argument 'n_latents'.*'n_latent'"):
         MIXVI.from_clusters(adata, "cell_type", n_latents=5)
     assert "_scvi_labels" not in adata.obs
 
@@ -142,7 +151,7 @@ def test_settings_of_clusters_are_looked_at_before_anything_is_registered() -> N
     ],
 )
 def test_a_misspelt_argument_of_a_verb_is_answered_with_the_nearest(verb: str, wrong: str, right: str) -> None:
-    with pytest.raises(UnknownArgumentError, match=f"VAE.{verb} has no argument '{wrong}'.*Did you mean '{right}'"):
+    with pytest.raises(UnknownArgumentError, match=rf"VAE.{verb} has no argument '{wrong}'.*Did you mean '{right}'"):
         getattr(fitted(VAE), verb)(**{wrong: 1})
 
 
@@ -184,18 +193,18 @@ def test_training_refuses_what_it_does_not_know(given: dict[str, Any], words: st
 
 @pytest.mark.parametrize("cls", [LABELVI, ACTINN, MIXVI])
 def test_a_model_with_mini_batches_of_its_own_says_so(cls: Any) -> None:
-    with pytest.raises(UnknownArgumentError, match=f"'drop_last'. {cls.__name__} makes mini-batches of its own"):
+    with pytest.raises(UnknownArgumentError, match=rf"'drop_last'. {cls.__name__} makes mini-batches of its own"):
         fitted(cls).train(1, datasplitter_kwargs={"drop_last": True}, **QUIET)
-    with pytest.raises(UnknownArgumentError, match="'load_sparse_tensor'"):
+    with pytest.raises(UnknownArgumentError, match=r"'load_sparse_tensor'"):
         fitted(cls).train(1, load_sparse_tensor=True, **QUIET)
 
 
 def test_ppca_knows_what_other_models_train_with_and_nothing_else() -> None:
     fit = fitted(PPCA)
     fit.train(3, batch_size=32, early_stopping=True, plan_kwargs={"lr": 1.0}, **QUIET)
-    with pytest.raises(UnknownArgumentError, match="PPCA.train has no argument 'max_epoch'.*'max_epochs'"):
+    with pytest.raises(UnknownArgumentError, match=r"PPCA.train has no argument 'max_epoch'.*'max_epochs'"):
         fit.train(max_epoch=3)
-    with pytest.raises(UnknownArgumentError, match="plan_kwargs has no argument 'learning_rate'"):
+    with pytest.raises(UnknownArgumentError, match=r"plan_kwargs has no argument 'learning_rate'"):
         fit.train(plan_kwargs={"learning_rate": 1})
 
 
@@ -225,9 +234,9 @@ def test_names_that_scvi_tools_has_for_files_are_answered(tmp_path: Path) -> Non
     fit = fitted(VAE)
     fit.save(tmp_path / "model")
     for name, words in {"prefix": "folder of its own", "accelerator": "Pass device", "backup_url": "Fetch"}.items():
-        with pytest.raises(UnknownArgumentError, match=f"VAE.load has no argument '{name}'.*{words}"):
+        with pytest.raises(UnknownArgumentError, match=rf"VAE.load has no argument '{name}'.*{words}"):
             VAE.load(tmp_path / "model", **{name: "x"})
-    with pytest.raises(UnknownArgumentError, match="Did you mean 'freeze_dropout'"):
+    with pytest.raises(UnknownArgumentError, match=r"Did you mean 'freeze_dropout'"):
         VAE.load_query_data(small_adata(), fit, freeze_dropouts=True)
 
 
@@ -242,7 +251,7 @@ def test_the_registry_of_a_folder_is_read_without_the_model(tmp_path: Path, caps
     assert list(prepared.var_names) == list(fit.gene_names)
     names = VAE.prepare_query_anndata(query, fit, return_reference_var_names=True)
     assert list(names) == list(fit.gene_names)
-    with pytest.raises(DeltaviError, match="no old format"):
+    with pytest.raises(DeltaviError, match=r"no old format"):
         VAE.convert_legacy_save("a", "b")
 
 
@@ -259,9 +268,9 @@ def test_a_query_is_mapped_with_the_arguments_of_scvi_tools() -> None:
 def test_names_of_scgen_point_to_those_of_this_package() -> None:
     fit = fitted(SCGEN)
     assert not hasattr(fit, "predict")
-    with pytest.raises(AttributeError, match="SCGEN has no attribute 'predict': call predict_perturbation"):
+    with pytest.raises(AttributeError, match=r"SCGEN has no attribute 'predict': call predict_perturbation"):
         fit.predict(ctrl_key="control", stim_key="stimulated")
-    with pytest.raises(AttributeError, match="SCGEN has no attribute 'nothing'[.]"):
+    with pytest.raises(AttributeError, match=r"SCGEN has no attribute 'nothing'[.]"):
         _ = fit.nothing
 
 
@@ -277,7 +286,9 @@ def test_labels_may_come_in_any_collection(labels: Any) -> None:
 @pytest.mark.parametrize("cls", MODELS)
 def test_an_argument_of_another_package_is_answered_at_setup(cls: Any) -> None:
     own = {"labels_key": "cell_type"} if cls in (ACTINN, LABELVI) else {}
-    with pytest.raises(UnknownArgumentError, match="setup_anndata has no argument 'perturbation_key'. Pass condition_"):
+    with pytest.raises(
+        UnknownArgumentError, match=r"setup_anndata has no argument 'perturbation_key'. Pass condition_"
+    ):
         cls.setup_anndata(small_adata(), perturbation_key="condition", **own)
-    with pytest.raises(UnknownArgumentError, match="Did you mean 'layer'"):
+    with pytest.raises(UnknownArgumentError, match=r"Did you mean 'layer'"):
         cls.setup_anndata(small_adata(), layers="counts", **own)
