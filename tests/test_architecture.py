@@ -67,6 +67,17 @@ def test_private_names_of_scvi_are_touched_in_one_file_only() -> None:
                 assert not any(part.startswith("_") for part in parts), f"{path.name}: {parts}"
 
 
+def test_nothing_is_printed_but_by_the_command_line() -> None:
+    """Functions return their results, and warn or log what they have to say."""
+    for path in FILES:
+        if path.parent.name == "cli":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = node.func if isinstance(node, ast.Call) else None
+            assert not (isinstance(called, ast.Name) and called.id in ("print", "breakpoint")), path.name
+            assert not (isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.stdout.write"), path.name
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_files_stay_small(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400

@@ -128,6 +128,10 @@ def _folded(name: str) -> str:
     return re.sub(r"[\s_\-.]+", "", name).casefold() or name
 
 
+# Known names that an error lists; the nearest one is named before them.
+MOST_LISTED = 30
+
+
 def unknown_category(
     kind: str, given: object, known: Iterable[object], *, among: str = "the data"
 ) -> UnknownCategoryError:
@@ -135,5 +139,5 @@ def unknown_category(
     names = [str(k) for k in known]
     close = nearest(given, names)
     hint = "" if close is None else f" Did you mean {close!r}?"
-    listed = ", ".join(map(repr, names)) or "none"
+    listed = examples(names, MOST_LISTED) or "none"
     return UnknownCategoryError(f"{kind} {given!r} is not in {among}.{hint} Known: {listed}.")

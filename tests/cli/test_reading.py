@@ -256,6 +256,15 @@ def test_unknown_names_come_before_the_work(
     assert not (tmp_path / "out").exists()
 
 
+def test_many_names_are_not_all_listed(tmp_path: Path, demo: Callable[..., Run]) -> None:
+    many = toy()
+    many.obs["cell_type"] = [f"type {i:03d}" for i in range(many.n_obs)]
+    many.write_h5ad(tmp_path / "many.h5ad")
+    found = demo("--holdout", "type041", data=tmp_path / "many.h5ad")
+    assert is_refused(found, "Did you mean 'type 041'?", "'type 029' and 90 more.")
+    assert is_refused(demo(data=tmp_path / "many.h5ad"), "type 000", "and others", "--all")
+
+
 def test_a_file_without_columns(tmp_path: Path, demo: Callable[..., Run]) -> None:
     bare = toy()
     bare.obs = bare.obs[[]]

@@ -104,6 +104,18 @@ class TestFromAPath:
         with pytest.raises(DataFileError, match=r"'.*absent\.h5ad' is not a file; leave it out"):
             kang(tmp_path / "absent.h5ad", known_hash="0" * 64)
 
+    def test_a_file_that_holds_something_else(self, tmp_path):
+        (tmp_path / "file.h5ad").write_text("hello")
+        with pytest.raises(DataFileError, match=r"file\.h5ad cannot be read as h5ad"):
+            kang(tmp_path / "file.h5ad")
+
+    def test_the_home_folder_is_expanded(self, tmp_path, monkeypatch):
+        for variable in ("HOME", "USERPROFILE"):
+            monkeypatch.setenv(variable, str(tmp_path))
+        hosted().write_h5ad(tmp_path / "kang_9k_genes.h5ad")
+        monkeypatch.setenv("DELTAVI_DATA", "~")
+        assert kang("~/kang_9k_genes.h5ad").n_obs == kang().n_obs == 12
+
 
 class TestFromTheFolder:
     @pytest.mark.parametrize(("genes", "name"), [("9k", "kang_9k_genes.h5ad"), ("full", "kang_full_genes.h5ad")])

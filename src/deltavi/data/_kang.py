@@ -81,7 +81,8 @@ def kang(
     Raises
     ------
     DataFileError
-        If the file is nowhere to be found (also a ``FileNotFoundError``), or the download failed or did not match.
+        If the file is nowhere to be found (also a ``FileNotFoundError``) or is no h5ad file, or the download failed or
+        did not match.
     UnknownCategoryError
         If `genes` is not a known choice, a column is missing, or the conditions are not those of the experiment.
     InputDataError
@@ -95,17 +96,22 @@ def kang(
     if genes not in KANG_FILES:
         raise unknown_category("genes", genes, KANG_FILES)
     file = _find(path, KANG_FILES[genes], download=download, known_hash=known_hash or KANG_SHA256)
-    return _standardise(anndata.read_h5ad(file))
+    try:
+        cells = anndata.read_h5ad(file)
+    # parsers of files that somebody else wrote raise anything
+    except Exception as error:
+        raise DataFileError(f"{file} cannot be read as h5ad: {error}") from error
+    return _standardise(cells)
 
 
 def _find(path: str | os.PathLike[str] | None, name: str, *, download: bool, known_hash: str | None) -> Path:
     """Return the first place that holds the file; a path that was given is never replaced by another place."""
     folder = os.environ.get(DATA_FOLDER_VARIABLE)
     if path is not None:
-        if Path(path).is_file():
-            return Path(path)
-    elif folder and (Path(folder) / name).is_file():
-        return Path(folder) / name
+        if (given := Path(path).expanduser()).is_file():
+            return given
+    elif folder and (there := Path(folder).expanduser() / name).is_file():
+        return there
     elif download and known_hash is not None:
         return _download(known_hash)
     raise DataFileError(
