@@ -130,6 +130,18 @@ def test_a_method_knows_the_arguments_of_its_model() -> None:
         Method(SCGEN, setup_kwargs={"batch": "donor"})
 
 
+@pytest.mark.parametrize("name", ["model_kwargs", "train_kwargs", "predict_kwargs"])
+def test_settings_are_mappings(adata: AnnData, name: str) -> None:
+    with pytest.raises(DeltaviError, match=r"must map names of arguments to their values, not \['x'\]"):
+        predict_held_out(adata, **ASK, **{**QUICK, name: ["x"]})
+
+
+def test_a_model_in_place_of_its_class(adata: AnnData, found: HeldOut) -> None:
+    for wrong in (lambda: Method(found.model), lambda: predict_held_out(adata, **ASK, model_class=found.model)):
+        with pytest.raises(DeltaviError, match=r"model_class is a model that was made already.*Pass the class, SCGEN"):
+            wrong()
+
+
 def test_nothing_is_printed_and_no_bar_drawn(adata: AnnData, capfd: Any) -> None:
     capfd.readouterr()
     predict_held_out(adata, **ASK, **{**QUICK, "max_epochs": 1, "train_kwargs": {"accelerator": "cpu"}})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from deltavi._entries import seed_number, whole_number
@@ -116,8 +116,8 @@ def predict_held_out(
     """
     n_genes, seed = whole_number("n_genes", n_genes, least=1), seed_number("seed", seed)
     max_epochs = None if max_epochs is None else whole_number("max_epochs", max_epochs, least=1)
-    training = {"max_epochs": max_epochs, **(train_kwargs or {})}
-    method = Method(model_class, model_kwargs or {}, training, {"": predict_kwargs or {}})
+    method = Method(model_class, model_kwargs or {}, train_kwargs or {}, {"": predict_kwargs or {}})
+    method = replace(method, train_kwargs={"max_epochs": max_epochs, **method.train_kwargs})
     question = question_of(adata, control=control, target=target, condition_key=condition_key, labels_key=labels_key)
     hold_out = single_label(question, label, question.targets[0])
     cells = prepare(

@@ -62,6 +62,8 @@ class Method:
     setup_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if isinstance(self.model_class, BaseModelClass):
+            raise _made_already("model_class", self.model_class)
         if not hasattr(self.model_class, "predict_perturbation"):
             name = getattr(self.model_class, "__name__", repr(self.model_class))
             raise DeltaviError(
@@ -69,6 +71,12 @@ class Method:
             )
         if not isinstance(self.predict, Mapping) or not self.predict:
             raise DeltaviError("predict must map at least one name to its arguments; {'': {}} is the plain prediction.")
+        settings = {f"predict[{name!r}]": setting for name, setting in self.predict.items()}
+        for name in ("model_kwargs", "train_kwargs", "setup_kwargs"):
+            settings[name] = getattr(self, name)
+        for name, value in settings.items():
+            if not isinstance(value, Mapping):
+                raise DeltaviError(f"{name} must map names of arguments to their values, not {value!r}.")
         self._require_known_arguments()
 
     def _require_known_arguments(self) -> None:
@@ -155,14 +163,18 @@ def as_method(name: object, given: Any) -> Method | Predictor:
         function: Predictor = given
         return function
     if isinstance(given, BaseModelClass):
-        made = type(given).__name__
-        raise DeltaviError(
-            f"{f'method {name!r}' if name else 'methods'} is a model that was made already, of the class {made}. Pass "
-            f"the class, {made}, or Method({made}, ...) with its settings: it is trained anew without the cells held "
-            "out, which a trained model has seen."
-        )
+        raise _made_already(f"method {name!r}" if name else "methods", given)
     said = f"method {name!r} is {given!r}" if name else f"{given!r} is no method"
     raise DeltaviError(f"{said}; pass a model class, a Method, or a function of (train, query).")
+
+
+def _made_already(name: str, model: object) -> DeltaviError:
+    """Error for a model where its class is meant."""
+    made = type(model).__name__
+    return DeltaviError(
+        f"{name} is a model that was made already, of the class {made}. Pass the class, {made}, or Method({made}, ...) "
+        "with its settings: it is trained anew without the cells held out, which a trained model has seen."
+    )
 
 
 def rows_of(name: str, method: Method | Predictor) -> list[str]:
