@@ -39,8 +39,12 @@ class ModelFileError(DeltaviError):
     """A saved model is missing, damaged, or was written by something this version cannot read."""
 
 
-class ModelWriteError(ModelFileError, OSError):
-    """A model could not be written, as to a full disk or a read-only folder; what was there before is unchanged."""
+class FileWriteError(DeltaviError, OSError):
+    """A file could not be written, as to a full disk or a read-only folder; the message says what is there now."""
+
+
+class ModelWriteError(ModelFileError, FileWriteError):
+    """A model could not be written, as to a full disk or a read-only folder; the message says what is there now."""
 
 
 class TrainingDivergedError(DeltaviError):

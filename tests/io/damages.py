@@ -160,6 +160,15 @@ def rename_in_manifest(folder: Folder) -> None:
     folder.write(MANIFEST, json.dumps(manifest).encode())
 
 
+def rename_files(folder: Folder) -> None:
+    """Names that lead out of the folder, or to no file of a model, in place of those of the parts."""
+    manifest = json.loads(folder.read(MANIFEST))
+    part = folder.choose([TENSORS, DESCRIPTION])
+    names = ["../" + part, f"/etc/{part}", "..", "", f"{part}\0", f"{part}\n", "model-1.jsonx", None, 1, [part], {}]
+    manifest["files"] = folder.choose([{part: folder.choose(names)}, [part], "x", 1, None])
+    folder.write(MANIFEST, json.dumps(manifest).encode())
+
+
 def repeat_key(folder: Folder) -> None:
     """A key twice in the manifest, with two values of which readers take one or the other."""
     text = folder.read(MANIFEST)
@@ -357,7 +366,7 @@ class Kind:
 ACCIDENTS = [flip_bits, flip_manifest, truncate, extend, blank_out, swap_parts, remove_part, pickle_part]
 if os.name == "posix":
     ACCIDENTS += [link_part, pipe_part]
-LIES = [change_version, change_size, rename_in_manifest, repeat_key, absurd_json]
+LIES = [change_version, change_size, rename_in_manifest, rename_files, repeat_key, absurd_json]
 LIES += [lie_in_header, lie_about_header, break_weight, reshape_weight, absurd_array]
 KINDS = {damage.__name__: Kind(damage) for damage in [*ACCIDENTS, *LIES]} | {
     damage.__name__: Kind(damage, may_differ=True) for damage in [absurd_setting, forge_leaf, forge_bits]

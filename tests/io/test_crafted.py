@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load, save
 
 from deltavi._errors import ModelFileError
-from deltavi.io import read_model
+from deltavi.io import read_model, saved_cells
 from deltavi.io._format import DESCRIPTION, MANIFEST, TENSORS, decode
 from deltavi.model import SCGEN
 from tests.golden.models import HERE, read_cells
@@ -138,8 +138,21 @@ def test_weights_of_another_kind_of_number_are_refused(crafted: Folder) -> None:
 
 def test_damaged_cells_are_an_error_of_the_model_file(crafted: Folder) -> None:
     SCGEN.load(crafted.path, read_cells()).save(crafted.path, overwrite=True, save_anndata=True)
-    cells = crafted.read("adata.h5ad")
+    file = saved_cells(crafted.path)
+    assert file is not None
     assert SCGEN.load(crafted.path).adata is not None
-    crafted.write("adata.h5ad", cells[: len(cells) // 2])
+    cells = file.read_bytes()
+    for damage, words in ((cells[: len(cells) // 2], "was changed"), (cells[:-1] + b"x", "was changed")):
+        file.write_bytes(damage)
+        with pytest.raises(ModelFileError, match=words):
+            SCGEN.load(crafted.path)
+    file.unlink()
+    with pytest.raises(ModelFileError, match="is missing"):
+        SCGEN.load(crafted.path)
+    assert SCGEN.load(crafted.path, read_cells()).adata is not None
+
+
+def test_cells_that_are_vouched_for_and_damaged(crafted: Folder) -> None:
+    crafted.forge("adata.h5ad", b"no h5ad")
     with pytest.raises(ModelFileError, match="cannot be loaded"):
         SCGEN.load(crafted.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -168,14 +169,14 @@ def test_a_pickle_is_never_opened(folder: Path) -> None:
 
 
 def test_an_interrupted_save_leaves_the_old_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from deltavi.io import _format
+    from deltavi.io import _folder
 
     before = read_model(folder)[1]
 
     def fail(path: Path, data: bytes) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(_format, "_write_synced", fail)
+    monkeypatch.setattr(_folder, "write_synced", fail)
     with pytest.raises(OSError, match="space"):
         write_model(folder, TENSOR_SET, {"name": "new"})
     assert read_model(folder)[1]["name"] == before["name"]
@@ -188,15 +189,11 @@ def test_overwriting_replaces_the_folder_and_leaves_no_scratch(folder: Path) -> 
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
 
 
-def test_a_failed_rename_puts_the_old_folder_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rename = Path.rename
+def test_a_failed_rename_leaves_the_old_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(source: Path, target: Path) -> None:
+        raise OSError("refused")
 
-    def fail_for_scratch(self: Path, target: Any) -> Path:
-        if Path(target) == folder and self.parent == folder.parent:
-            raise OSError("refused")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", fail_for_scratch)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="refused"):
         write_model(folder, TENSOR_SET, {"name": "new"})
     monkeypatch.undo()

@@ -14,8 +14,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from deltavi._errors import CheckpointWarning, DeltaviError, ModelFileError, ModelWriteError, TrainingDivergedError
-from deltavi.io import _format
-from deltavi.model import MIXVI, PPCA
+from deltavi.io import _folder
+from deltavi.model import MIXVI, PPCA, VAE, _saving
 from tests.model.conftest import log_normalised, small_adata
 from tests.model.faults import CASES, At, raises, same, spoils, train, weights_of
 
@@ -39,7 +39,7 @@ class Reading(Callback):
             self.found[trainer.current_epoch] = self.case.model_class.load(self.folder, small_adata())
 
     def _written(self) -> int:
-        return (self.folder / _format.MANIFEST).stat().st_mtime_ns
+        return (self.folder / _folder.MANIFEST).stat().st_mtime_ns
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self.weights.append(weights_of(pl_module.module))
@@ -131,9 +131,8 @@ def test_a_model_without_epochs_is_saved_when_it_is_fitted(tmp_path: Path) -> No
     adata = log_normalised(small_adata())
     PPCA.setup_anndata(adata)
     model = PPCA(adata, n_latent=3)
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "notes").write_text("")
-    with pytest.raises(ModelFileError, match="holds 'notes'"):
+    (tmp_path / "mine").write_text("")
+    with pytest.raises(ModelFileError, match="is a file"):
         model.train(checkpoint=tmp_path / "mine")
     assert not model.is_trained
     model.train(checkpoint=tmp_path / "kept", checkpoint_every=7)
@@ -151,15 +150,19 @@ def test_a_senseless_number_of_epochs_is_refused(every: Any, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_of_something_else_is_refused_before_training(tmp_path: Path) -> None:
+def test_what_cannot_hold_a_model_is_refused_before_training(tmp_path: Path) -> None:
     model = CASES["VAE"].untrained()
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "figure.pdf").write_text("mine")
-    with pytest.raises(ModelFileError, match=r"holds 'figure\.pdf'"):
-        train(model, checkpoint=tmp_path / "results")
+    (tmp_path / "manifest.json").write_text("{}")
+    for folder in ("", tmp_path, tmp_path / "results" / "figure.pdf"):
+        with pytest.raises(ModelFileError, match=r"names nothing|manifest\.json would be|is a file"):
+            train(model, checkpoint=folder)
     with pytest.raises(ModelWriteError, match=r"figure\.pdf"):
         train(model, checkpoint=tmp_path / "results" / "figure.pdf" / "kept")
     assert model.history is None
+    train(model, max_epochs=1, checkpoint=tmp_path / "results")
+    assert VAE.load(tmp_path / "results").is_trained
     assert (tmp_path / "results" / "figure.pdf").read_text() == "mine"
 
 
@@ -167,7 +170,7 @@ def test_a_folder_of_something_else_is_refused_before_training(tmp_path: Path) -
 
 
 def test_a_disk_that_fills_up_costs_a_warning_and_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    case, written, write = CASES["VAE"], [], _format._write_synced
+    case, written, write = CASES["VAE"], [], _folder.write_synced
 
     def full_after_two_models(path: Path, data: bytes) -> None:
         written.append(path.name)
@@ -175,7 +178,7 @@ def test_a_disk_that_fills_up_costs_a_warning_and_no_training(tmp_path: Path, mo
             raise OSError(28, "No space left on device")
         write(path, data)
 
-    monkeypatch.setattr(_format, "_write_synced", full_after_two_models)
+    monkeypatch.setattr(_folder, "write_synced", full_after_two_models)
     model = case.untrained()
     with pytest.warns(CheckpointWarning, match="not of this epoch.*kept: No space left") as caught:
         train(model, checkpoint=tmp_path / "kept")
@@ -192,11 +195,11 @@ def test_saving_cells_to_a_full_disk_leaves_the_old_model(tmp_path: Path, monkey
     train(model, max_epochs=1)
     model.save(tmp_path / "model", save_anndata=True)
 
-    def full(self: Any, path: Path, **_: Any) -> None:
-        Path(path).write_text("half")
+    def full(path: Path, *_: Any) -> None:
+        path.write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(type(model.adata), "write_h5ad", full)
+    monkeypatch.setattr(_saving, "write_h5ad", full)
     train(model, max_epochs=1)
     with pytest.raises(ModelWriteError, match="model: No space left"):
         model.save(tmp_path / "model", overwrite=True, save_anndata=True)
@@ -220,11 +223,11 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from lightning.pytorch.callbacks import Callback
-from deltavi.io import _format
+from deltavi.io import _folder
 from tests.model.faults import CASES, At, train
 
 name, folder, where = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
-write, rename, n_files = _format._write_synced, Path.rename, 0
+write, replace, n_files = _folder.write_synced, os.replace, 0
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -238,12 +241,12 @@ def write_some(path, data):
         die()
     write(path, data)
 
-def rename_some(self, target):
-    if where == "replacing" and Path(target) == folder and n_files == 9:
+def replace_some(source, target):
+    if where == "replacing" and n_files == 9:
         die()
-    return rename(self, target)
+    return replace(source, target)
 
-_format._write_synced, Path.rename = write_some, rename_some
+_folder.write_synced, os.replace = write_some, replace_some
 train(CASES[name].untrained(), *([At(2, 1, die)] if where == "training" else []), checkpoint=folder)
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ import torch
 from anndata import AnnData
 from scvi.model import SCVI
 
-from deltavi._errors import DeltaviError, ModelFileError, NotTrainedError
+from deltavi._errors import DeltaviError, ModelFileError, ModelWriteError, NotTrainedError
+from deltavi.io._export import write_export
 from deltavi.model import LABELVI, PPCA, SCGEN, VAE
+from tests.io.every_fault import strikes, tree
 from tests.model.conftest import QUIET, small_adata
 
 SMALL = {"n_hidden": 16, "n_latent": 4}
@@ -429,22 +432,92 @@ def test_minified_cells_are_not_taken_for_counts(tmp_path: Path) -> None:
         VAE.import_scvi(tmp_path / "scvi", anndata.read_h5ad(tmp_path / "scvi" / "adata.h5ad"), allow_pickle=True)
 
 
-def test_a_folder_is_replaced_only_on_request_and_only_if_it_is_a_model(tmp_path: Path) -> None:
+def exported(tmp_path: Path, *, save_anndata: bool = True) -> Any:
+    """A model that was exported to ``scvi``."""
     adata = cells()
     VAE.setup_anndata(adata, **COLUMNS)
     model = shaken(VAE(adata, **SMALL))
-    model.export_scvi(tmp_path / "scvi", save_anndata=True)
+    model.export_scvi(tmp_path / "scvi", save_anndata=save_anndata)
+    return model
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_an_export_is_replaced_only_on_request_and_other_files_stay(tmp_path: Path) -> None:
+    model = exported(tmp_path)
+    assert names(tmp_path / "scvi") == ["adata.h5ad", "model.pt"]
     with pytest.raises(ModelFileError, match="overwrite=True"):
         model.export_scvi(tmp_path / "scvi")
-    model.export_scvi(tmp_path / "scvi", overwrite=True)
-    assert [path.name for path in (tmp_path / "scvi").iterdir()] == ["model.pt"]
     (tmp_path / "scvi" / "notes.txt").write_text("mine")
-    with pytest.raises(ModelFileError, match=r"notes\.txt"):
-        model.export_scvi(tmp_path / "scvi", overwrite=True)
+    model.export_scvi(tmp_path / "scvi", overwrite=True)
+    assert names(tmp_path / "scvi") == ["model.pt", "notes.txt"]
+    model.export_scvi(tmp_path / "scvi", overwrite=True, save_anndata=True)
+    assert names(tmp_path / "scvi") == ["adata.h5ad", "model.pt", "notes.txt"]
     assert (tmp_path / "scvi" / "notes.txt").read_text() == "mine"
+    assert SCVI.load(str(tmp_path / "scvi")).adata.n_obs == model.adata.n_obs
     # nothing is left beside it, and the cells stay registered with the model they belong to
-    assert [path.name for path in tmp_path.iterdir()] == ["scvi"]
-    assert model.get_latent_representation().shape == (adata.n_obs, 4)
+    assert names(tmp_path) == ["scvi"]
+    assert model.get_latent_representation().shape == (model.adata.n_obs, 4)
+
+
+def test_what_was_not_exported_is_not_replaced(tmp_path: Path) -> None:
+    model = exported(tmp_path)
+    folder = tmp_path / "scvi"
+    theirs = SCVI.load(str(folder))
+    with torch.no_grad():
+        next(theirs.module.parameters()).add_(1)
+    theirs.save(str(folder), overwrite=True)
+    before = (folder / "model.pt").read_bytes()
+    with pytest.raises(ModelFileError, match=r"model\.pt was not written by export_scvi, or was changed"):
+        model.export_scvi(folder, overwrite=True)
+    assert (folder / "model.pt").read_bytes() == before
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "adata.h5ad").write_text("mine")
+    with pytest.raises(ModelFileError, match=r"adata\.h5ad was not written"):
+        model.export_scvi(tmp_path / "other", overwrite=True, save_anndata=True)
+    model.export_scvi(tmp_path / "other", overwrite=True)
+    assert (tmp_path / "other" / "adata.h5ad").read_text() == "mine"
+    # nor are cells that were not exported with a model attached to it
+    assert VAE.import_scvi(tmp_path / "other", allow_pickle=True).adata is None
+    with pytest.raises(ModelFileError, match="is a file"):
+        model.export_scvi(tmp_path / "other" / "adata.h5ad", overwrite=True)
+    with pytest.raises(ModelFileError, match="names nothing"):
+        model.export_scvi("", overwrite=True)
+
+
+@pytest.mark.parametrize("has_old", [True, False])
+def test_a_fault_anywhere_in_exporting(tmp_path: Path, has_old: bool) -> None:
+    old, ready = exported(tmp_path), tmp_path / "scvi"
+    shutil.copytree(ready, tmp_path / "old")
+    with torch.no_grad():
+        next(old.module.parameters()).add_(1)
+    old.export_scvi(ready, overwrite=True, save_anndata=True)
+    place, mine = tmp_path / "place", {"notes.ipynb": b"mine"}
+
+    def prepare() -> None:
+        if has_old:
+            shutil.copytree(tmp_path / "old", place, dirs_exist_ok=True)
+        (place / "notes.ipynb").write_bytes(b"mine")
+
+    def write(folder: Path) -> None:
+        for name in ("model.pt", "adata.h5ad"):
+            with (folder / name).open("wb") as file:
+                file.write((ready / name).read_bytes())
+
+    new = {**tree(ready), **mine}
+    former = {**(tree(tmp_path / "old") if has_old else {}), **mine}
+    assert new != former
+    for struck in strikes(place, prepare, lambda: write_export(place, write)):
+        now = tree(place)
+        assert now in (new, former), (struck.name, now.keys())
+        if isinstance(struck.error, OSError):
+            assert isinstance(struck.error, ModelWriteError), struck.name
+            assert ("What was there before is unchanged" in str(struck.error)) == (now == former), struck.name
+            assert ("is new and complete" in str(struck.error)) == (now == new), struck.name
+        elif struck.error is None:
+            assert now == new
 
 
 def test_exporting_leaves_everything_alone(tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from deltavi._errors import DeltaviError
+from deltavi._errors import DeltaviError, FileWriteError
+from deltavi.io import write_file
 from deltavi.model import SCGEN
 from deltavi.perturbation import BASELINES
 from deltavi.tl import Method, PerturbationEvaluation, evaluate_perturbation
-from deltavi.tl._resume import described, differences, file_name, replace_file
+from deltavi.tl._resume import described, differences, file_name
 from tests.tl.conftest import ASK, mean_change, noisy
 
 OPTIONS = {**ASK, "baselines": False}
@@ -158,7 +159,7 @@ def test_a_damaged_part_is_named(adata: AnnData, tmp_path: Path) -> None:
 
 def test_a_file_is_no_folder(adata: AnnData, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("")
-    with pytest.raises(DeltaviError, match="is a file; name a folder"):
+    with pytest.raises(DeltaviError, match="is a file, not a folder"):
         evaluate_perturbation(adata, mean_change, **OPTIONS, folder=tmp_path / "x")
 
 
@@ -203,7 +204,7 @@ def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        replace_file(tmp_path / "a.txt", fail)
+        write_file(tmp_path / "a.txt", fail)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]
 
 
@@ -246,3 +247,64 @@ def test_descriptions_hold_no_place_in_memory() -> None:
     for value in (outer, Thing(), object(), make_adder(3)):
         assert "0x" not in json.dumps(described(value))
     assert described(Thing()) == described(Thing())
+
+
+# -- what is in the folder already -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("settings.json", '{"editor.fontSize": 12}', "which no evaluation wrote"),
+        ("table.csv", "gene,p\nA,1\n", "which no evaluation wrote"),
+        ("skipped.csv", None, "which no evaluation wrote"),
+        ("evaluation.json", '{"mine": 1}', "holds an evaluation of other data or settings"),
+        ("evaluation.json", "[1]", "holds a list, not what an evaluation writes"),
+        ("runs", "mine", "is a file, not a folder"),
+        ("predictions", "mine", "is a file, not a folder"),
+    ],
+)
+def test_files_of_the_users_are_refused_before_the_first_training(
+    adata: AnnData, tmp_path: Path, name: str, content: str | None, words: str
+) -> None:
+    path, counting = tmp_path / name, Counting()
+    path.mkdir() if content is None else path.write_text(content)
+    with pytest.raises(DeltaviError, match=words):
+        evaluate_perturbation(adata, counting.method(), **OPTIONS, folder=tmp_path, keep_predictions=True)
+    assert counting.calls == 0
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert path.is_dir() if content is None else path.read_text() == content
+
+
+def test_an_evaluation_is_not_saved_over_files_of_the_users(
+    adata: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    evaluation = evaluate_perturbation(adata, Counting().method(), **OPTIONS)
+    (tmp_path / "settings.json").write_text("{}")
+    for folder in (".", "", tmp_path / "settings.json"):
+        with pytest.raises(DeltaviError, match=r"which no evaluation wrote|names nothing|is a file"):
+            evaluation.save(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+    (tmp_path / "settings.json").unlink()
+    (tmp_path / "notes.txt").write_text("mine")
+    for _ in range(2):
+        evaluation.save(".")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    pd.testing.assert_frame_equal(PerturbationEvaluation.load("~").table, evaluation.table, check_exact=True)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_disk_that_fills_up_leaves_the_former_evaluation(
+    adata: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluation = evaluate_perturbation(adata, Counting().method(), **OPTIONS, folder=tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    with pytest.raises(FileWriteError, match=r"No space left on device.*What was there before is unchanged"):
+        evaluation.save(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -1,5 +1,23 @@
-"""Safe model files."""
+"""Safe model files, and one place for all that is written to disk."""
 
-from deltavi.io._format import FORMAT_VERSION, encode, read_model, require_replaceable, write_model
+from deltavi.io._atomic import filled_folder, write_file, write_files
+from deltavi.io._folder import require_replaceable
+from deltavi.io._format import encode, read_model, saved_cells, write_model
+from deltavi.io._manifest import FORMAT_VERSION
+from deltavi.io._place import require_file, require_folder, require_writable, resolved
 
-__all__ = ["FORMAT_VERSION", "encode", "read_model", "require_replaceable", "write_model"]
+__all__ = [
+    "FORMAT_VERSION",
+    "encode",
+    "filled_folder",
+    "read_model",
+    "require_file",
+    "require_folder",
+    "require_replaceable",
+    "require_writable",
+    "resolved",
+    "saved_cells",
+    "write_file",
+    "write_files",
+    "write_model",
+]

@@ -1,8 +1,7 @@
 """Model folders: tensors in safetensors, the rest in JSON, a SHA-256 of each part; nothing is ever unpickled.
 
-A folder holds ``tensors.safetensors``, ``model.json`` and ``manifest.json``; the manifest names the format, its
-version, and size and checksum of the other two. A folder is written beside its destination and renamed into
-place, so that an interrupted save leaves the old one intact.
+A folder holds ``tensors.safetensors``, ``model.json`` and ``manifest.json``, and ``adata.h5ad`` where the cells were
+saved, too; the manifest names the format, its version, and file, size and checksum of the others. It is written last.
 
 Checksums show damage, not intent: who writes a file can write its checksums. What passes them is read as if a
 stranger had written it, never runs, takes memory in proportion to the size of the file, and fails as `ModelFileError`.
@@ -12,9 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,166 +18,84 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from deltavi._compat import SAVE_KEYS
-from deltavi._errors import ModelFileError, ModelWriteError, examples
+from deltavi._errors import ModelFileError
+from deltavi.io._atomic import is_as_described
+from deltavi.io._folder import Part, write_parts
+from deltavi.io._manifest import (
+    CELLS,
+    DESCRIPTION,
+    MANIFEST,
+    TENSORS,
+    UNREADABLE,
+    content,
+    parsed,
+    part_file,
+    read_manifest,
+    size_and_checksum,
+    without_repeats,
+)
+from deltavi.io._place import PathLike, resolved
 
-FORMAT = "deltavi-model"
-FORMAT_VERSION = 1
-TENSORS, DESCRIPTION, MANIFEST = "tensors.safetensors", "model.json", "manifest.json"
-MANIFEST_LIMIT = 1_000_000
+__all__ = ["DESCRIPTION", "MANIFEST", "TENSORS", "decode", "encode", "read_model", "saved_cells", "write_model"]
+
 # Names of arrays of the description that lie among the tensors.
 ARRAY_PREFIX = "description/"
 # Types of the arrays that are written out; the name of another could ask for any amount of memory per value.
 INTEGERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 ARRAY_TYPES = {"object", "bool", *INTEGERS, "float16", "float32", "float64"}
-# What parsers say of a file that a stranger made up: RecursionError of nesting, OverflowError of Infinity for a size
-UNREADABLE = (SafetensorError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError)
+# Times that a folder is read again because another process replaced the model meanwhile.
+TRIES = 5
 
 
 def write_model(
-    folder: str | os.PathLike[str],
+    folder: PathLike,
     tensors: dict[str, torch.Tensor],
     description: dict[str, Any],
     *,
-    also: Callable[[Path], None] | None = None,
+    cells: Callable[[Path], object] | None = None,
+    keep: Path | None = None,
 ) -> None:
-    """Write a model folder in one step; an existing one is replaced only once the new one is complete.
+    """Write a model folder; the model in an existing one is replaced at once, and other files in it stay.
 
     Parameters
     ----------
     folder
-        Folder to create or replace.
+        Folder to create, or to write to.
     tensors, description
         Weights by name, and all else: plain Python, NumPy arrays and pandas frames.
-    also
-        Writes further files into the folder that it is given.
-
-    Raises
-    ------
-    ModelWriteError
-        If the disk is full or the folder read-only.
-    """
-    target = Path(folder)
-    parts = _parts(tensors, description)
-    try:
-        _write_beside(target, parts, also)
-    except OSError as error:
-        raise _not_written(target, error) from error
-
-
-def _parts(tensors: dict[str, torch.Tensor], description: dict[str, Any]) -> dict[str, bytes]:
-    """Content of every file by name, the manifest last."""
-    stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    text = json.dumps(encode(description, stored), allow_nan=False)
-    parts = {TENSORS: save_tensors(stored), DESCRIPTION: text.encode()}
-    manifest = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "parts": {
-            name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in parts.items()
-        },
-    }
-    return {**parts, MANIFEST: json.dumps(manifest, indent=2).encode()}
-
-
-def _write_beside(target: Path, parts: dict[str, bytes], also: Callable[[Path], None] | None) -> None:
-    """Write a folder beside `target`, and let it take that place."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        for name, data in parts.items():
-            _write_synced(scratch / name, data)
-        if also is not None:
-            also(scratch)
-        scratch.chmod(0o755)
-        _replace(scratch, target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _replace(scratch: Path, target: Path) -> None:
-    """Rename `scratch` to `target`, moving an existing folder aside, and back if that fails."""
-    if not target.exists():
-        scratch.rename(target)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=_aside(target), dir=target.parent)) / target.name
-    try:
-        target.rename(aside)
-        scratch.rename(target)
-    except BaseException:
-        if not target.exists():
-            aside.rename(target)
-        raise
-    finally:
-        # where nothing could be put back, what was moved aside is all there is
-        if target.exists():
-            shutil.rmtree(aside.parent, ignore_errors=True)
-
-
-def _aside(target: Path) -> str:
-    """How folders begin that a former model waits in while its successor takes its place."""
-    return f".{target.name}-old-"
-
-
-def _surviving(path: Path) -> Path:
-    """`path`, or the former model where a process was killed between moving that aside and replacing it."""
-    if path.exists() or not path.parent.is_dir():
-        return path
-    left = [folder / path.name for folder in path.parent.iterdir() if folder.name.startswith(_aside(path))]
-    return max((model for model in left if model.is_dir()), key=lambda model: model.stat().st_mtime, default=path)
-
-
-def _not_written(target: Path, error: OSError) -> ModelWriteError:
-    """Error that names the folder, what is wrong and the way out."""
-    refused = ModelWriteError(
-        f"The model could not be written to {target}: {error.strerror or error}. Make room, or name another folder. "
-        "What was there before is unchanged."
-    )
-    # a text of the system as well would be shown in place of the message
-    refused.errno = error.errno
-    return refused
-
-
-def require_replaceable(folder: str | os.PathLike[str]) -> None:
-    """Raise where a model may not be written to `folder` again and again: something else would be lost, or it cannot.
-
-    Parameters
-    ----------
-    folder
-        New, empty, or the folder of a model.
+    cells
+        Writes the cells that are saved with the model to the h5ad file that it is given.
+    keep
+        A file that is in use, and stays even if it is of the former model.
 
     Raises
     ------
     ModelFileError
-        If it is a file, or a folder that holds anything but a model.
+        If the folder is a file, or has a ``manifest.json`` of something else.
     ModelWriteError
-        If nothing can be written beside it.
+        If the disk is full or the folder read-only.
     """
-    target = Path(folder)
-    names = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
-    foreign = [name for name in names if name not in (TENSORS, DESCRIPTION, MANIFEST)]
-    if foreign or (target.exists() and not target.is_dir()):
-        what = f"holds {examples(foreign)}" if foreign else "is a file"
-        raise ModelFileError(f"{target} {what}, which a model written there would replace: name a folder of its own.")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent).cleanup()
-    except OSError as error:
-        raise _not_written(target, error) from error
+    stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    text = json.dumps(encode(description, stored), allow_nan=False)
+    parts: dict[str, Part] = {TENSORS: save_tensors(stored), DESCRIPTION: text.encode()}
+    if cells is not None:
+        parts[CELLS] = cells
+    write_parts(resolved(folder, "The folder", error=ModelFileError), parts, keep=keep)
 
 
-def read_model(folder: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def surviving(path: Path) -> Path:
+    """`path`, or the former model where versions that moved that aside were killed before they replaced it."""
+    if path.exists() or not path.parent.is_dir():
+        return path
+    prefix = f".{path.name}-old-"
+    left = [folder / path.name for folder in path.parent.iterdir() if folder.name.startswith(prefix)]
+    return max((model for model in left if model.is_dir()), key=lambda model: model.stat().st_mtime, default=path)
+
+
+def read_model(folder: PathLike) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Verify and read a model folder.
 
     Returns
@@ -194,12 +108,11 @@ def read_model(folder: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
         If a part is missing, has another size or checksum than the manifest says, holds NaN or infinite
         weights, cannot be parsed, or was written by a newer format.
     """
-    path = _surviving(Path(folder))
-    manifest = _manifest(path)
-    parts = {name: _verified(path / name, manifest) for name in (TENSORS, DESCRIPTION)}
+    path = surviving(resolved(folder, "The folder", error=ModelFileError))
+    parts = _verified_parts(path)
     try:
         tensors = load_tensors(parts[TENSORS])
-        description = decode(_parsed(parts[DESCRIPTION]), tensors)
+        description = decode(parsed(parts[DESCRIPTION]), tensors)
         broken = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
     except UNREADABLE as error:
         raise ModelFileError(f"{path} cannot be read: {error}") from error
@@ -215,68 +128,53 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
-def _manifest(path: Path) -> dict[str, Any]:
-    file = path / MANIFEST
-    if not file.is_file():
-        hint = " import_scvi reads models of scvi-tools." if (path / SAVE_KEYS.MODEL_FNAME).is_file() else ""
-        raise ModelFileError(f"{path} is not a saved deltavi model: {MANIFEST} is missing.{hint}")
-    try:
-        if file.stat().st_size > MANIFEST_LIMIT:
-            raise ValueError("it is far too large")
-        manifest: dict[str, Any] = _parsed(_content(file, MANIFEST_LIMIT))
-        name, version, _ = manifest["format"], manifest["format_version"], manifest["parts"]
-        # True is no version, nor is 1.0
-        if type(version) is not int or version < 1:
-            raise ValueError(f"{version!r} is no format version")
-    except UNREADABLE as error:
-        raise ModelFileError(f"{file} is damaged: {error}") from error
-    if name != FORMAT:
-        raise ModelFileError(f"{file} describes {name!r}, not a {FORMAT!r}.")
-    if version > FORMAT_VERSION:
-        raise ModelFileError(f"{path} has format {version}; this deltavi reads up to {FORMAT_VERSION}: upgrade it.")
-    return manifest
+def _verified_parts(path: Path) -> dict[str, bytes]:
+    """Content of the parts, all of one model though another process may be replacing it."""
+    manifest = read_manifest(path)
+    for _ in range(TRIES):
+        try:
+            return {part: _verified(path, part, manifest) for part in (TENSORS, DESCRIPTION)}
+        except ModelFileError:
+            before, manifest = manifest, read_manifest(path)
+            if manifest == before:
+                raise
+    raise ModelFileError(f"{path} is replaced by another process again and again: load it later.")
 
 
-def _verified(file: Path, manifest: dict[str, Any]) -> bytes:
-    try:
-        expected = manifest["parts"][file.name]
-        size, checksum = int(expected["size"]), str(expected["sha256"])
-    except UNREADABLE as error:
-        raise ModelFileError(f"{file.parent / MANIFEST} does not describe {file.name}.") from error
+def _verified(path: Path, part: str, manifest: dict[str, Any]) -> bytes:
+    size, checksum = size_and_checksum(path, part, manifest)
+    file = part_file(path, part, manifest)
     if not file.is_file():
         raise ModelFileError(f"{file} is missing.")
     if file.stat().st_size != size:
         raise ModelFileError(f"{file} has {file.stat().st_size} bytes, expected {size}: it is truncated or changed.")
-    data = _content(file, size)
+    data = content(file, size)
     if hashlib.sha256(data).hexdigest() != checksum:
         raise ModelFileError(f"{file} does not match its SHA-256: it is damaged.")
     return data
 
 
-def _content(file: Path, size: int) -> bytes:
-    """What `file` holds, and no more than a byte over `size`, even if it has grown since."""
-    try:
-        with file.open("rb") as opened:
-            return opened.read(size + 1)
-    except OSError as error:
-        raise ModelFileError(f"{file} cannot be read: {error}") from error
+def saved_cells(folder: PathLike) -> Path | None:
+    """File of the cells that were saved with the model, if they were.
 
+    A file of that name that the manifest does not list is somebody else's; before manifests listed cells, all were.
 
-def _parsed(data: bytes) -> Any:
-    """JSON as :func:`write_model` writes it: UTF-8, no key twice, no NaN."""
-    return json.loads(data.decode(), object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
-
-
-def _without_repeats(pairs: Any) -> dict[Any, Any]:
-    """Dictionary of `pairs`; where a key repeats, readers differ in which they take."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands twice")
-    return found
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    Raises
+    ------
+    ModelFileError
+        If it is not the one that was saved.
+    """
+    path = surviving(resolved(folder, "The folder", error=ModelFileError))
+    manifest = read_manifest(path)
+    if "files" not in manifest:
+        return path / CELLS if (path / CELLS).is_file() else None
+    if CELLS not in manifest["parts"]:
+        return None
+    file = part_file(path, CELLS, manifest)
+    if not is_as_described(file, manifest["parts"][CELLS]):
+        state = "does not match its SHA-256: it was changed" if file.is_file() else "is missing"
+        raise ModelFileError(f"{file} {state} since the model was saved. Pass the cells to attach: load(..., adata).")
+    return file
 
 
 def encode(value: Any, tensors: dict[str, torch.Tensor] | None = None) -> Any:
@@ -326,7 +224,7 @@ def decode(value: Any, tensors: dict[str, torch.Tensor] | None = None) -> Any:
     if not isinstance(value, dict):
         return value
     if "__dict__" in value:
-        return _without_repeats([(decode(k, tensors), decode(v, tensors)) for k, v in _listed(value["__dict__"])])
+        return without_repeats([(decode(k, tensors), decode(v, tensors)) for k, v in _listed(value["__dict__"])])
     if "__tuple__" in value:
         return tuple(decode(v, tensors) for v in _listed(value["__tuple__"]))
     if "__float__" in value:

@@ -1,9 +1,9 @@
-"""Folders that ``scvi.model.SCVI.save`` writes: what is in them, checked, and written in one step."""
+"""Folders that ``scvi.model.SCVI.save`` writes: what is in them, checked."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from deltavi._compat import (
     STATE_REGISTRY_KEY,
 )
 from deltavi._errors import ModelFileError, examples
-from deltavi.io._format import _not_written, _write_beside
+from deltavi.io._atomic import description_of
 from deltavi.io._inert import read_torch_file
+from deltavi.io._place import PathLike, resolved
 
 SCVI_MODEL = "SCVI"
 SETUP_ARGUMENTS = ("layer", "batch_key", "labels_key", "size_factor_key")
@@ -33,8 +34,8 @@ FIELDS = {
     *("X", "batch", "labels", "size_factor", "extra_categorical_covs", "extra_continuous_covs"),
     *("minify_type", "latent_qzm", "latent_qzv", "observed_lib_size"),
 }
-# What may lie in a folder that is replaced.
-REPLACEABLE = {SAVE_KEYS.MODEL_FNAME, SAVE_KEYS.ADATA_FNAME}
+# Attribute of an exported model that says what was written with it: a digest of the weights, and its cells.
+EXPORT_MARK = "deltavi_export_"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class ScviFile:
         Cells that it was set up with.
     attributes
         ``is_trained_``, ``history_`` and the indices of training, validation and test cells, where there are any.
+    mark
+        What :func:`export_mark` said when this package wrote it.
     """
 
     weights: dict[str, torch.Tensor]
@@ -68,9 +71,32 @@ class ScviFile:
     covariates: dict[str, list[Any]]
     n_cells: int
     attributes: dict[str, Any]
+    mark: dict[str, Any] | None = None
+
+    @property
+    def is_export(self) -> bool:
+        """Whether this package wrote it, and nobody trained it since."""
+        return self.mark is not None and self.mark.get("weights") == export_mark(self.weights, None)["weights"]
 
 
-def read_scvi(folder: str | os.PathLike[str]) -> ScviFile:
+def export_mark(weights: Mapping[str, Any], cells: Path | None) -> dict[str, Any]:
+    """Digest of the weights, with size and checksum of the cells that are written with them.
+
+    Parameters
+    ----------
+    weights
+        Tensors by name.
+    cells
+        Their file, if any.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return {"weights": digest.hexdigest(), "cells": None if cells is None else description_of(cells)}
+
+
+def read_scvi(folder: PathLike) -> ScviFile:
     """Read a folder that ``scvi.model.SCVI.save`` wrote; nothing that its pickle names is called.
 
     Raises
@@ -78,7 +104,7 @@ def read_scvi(folder: str | os.PathLike[str]) -> ScviFile:
     ModelFileError
         If it is no such folder, of a format from before scvi-tools 0.15, of another model, damaged, or holds NaN.
     """
-    path = Path(folder)
+    path = resolved(folder, "dir_path", error=ModelFileError)
     file = path / SAVE_KEYS.MODEL_FNAME
     if not file.is_file():
         legacy = [name for name in LEGACY_FILES if (path / name).is_file()]
@@ -132,6 +158,7 @@ def _checked(content: Any, path: Path) -> ScviFile:
         covariates={key: _categories(covariates[key]) for key in setup["categorical_covariate_keys"] or ()},
         n_cells=int(states["X"].get("n_obs", 0)),
         attributes=_training(attributes),
+        mark=mark if isinstance(mark := attributes.get(EXPORT_MARK), dict) else None,
     )
 
 
@@ -200,26 +227,3 @@ def _training(attributes: dict[Any, Any]) -> dict[str, Any]:
     tables = history if isinstance(history, dict) else {}
     found["history_"] = {str(name): table for name, table in tables.items() if isinstance(table, pd.DataFrame)} or None
     return found
-
-
-def write_folder(folder: str | os.PathLike[str], write: Callable[[Path], None], *, overwrite: bool) -> None:
-    """Let `write` fill a folder that takes the place of `folder` only once it is complete.
-
-    Raises
-    ------
-    ModelFileError
-        If `folder` exists and `overwrite` is not set, or it holds something else than a model of scvi-tools.
-    ModelWriteError
-        If the disk is full or the folder read-only.
-    """
-    target = Path(folder)
-    if target.exists() and not overwrite:
-        raise ModelFileError(f"{target} exists; pass overwrite=True to replace it.")
-    foreign = [path.name for path in target.iterdir() if path.name not in REPLACEABLE] if target.is_dir() else []
-    if foreign or (target.exists() and not target.is_dir()):
-        what = f"holds {examples(sorted(foreign))}" if foreign else "is a file"
-        raise ModelFileError(f"{target} {what}, which a model written there would replace: name a folder of its own.")
-    try:
-        _write_beside(target, {}, write)
-    except OSError as error:
-        raise _not_written(target, error) from error

@@ -6,14 +6,13 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 
-from deltavi._errors import CheckpointWarning, DeltaviError, DeltaviWarning
+from deltavi._errors import CheckpointWarning, DeltaviError, DeltaviWarning, ModelFileError
 from deltavi._random import isolated_randomness
-from deltavi.io import require_replaceable
+from deltavi.io import require_replaceable, resolved
 from deltavi.model._faults import finish, mark_trained
 from deltavi.train import CellSplit, LastGoodEpoch, ModuleState, joined_history
 
@@ -38,7 +37,7 @@ class Checkpoint(Callback):
     def __init__(
         self, model: Any, folder: str | os.PathLike[str], *, every: int, guard: LastGoodEpoch, split: CellSplit
     ) -> None:
-        self.model, self.folder, self.every = model, Path(folder), every
+        self.model, self.folder, self.every = model, resolved(folder, "checkpoint"), every
         self.guard, self.split = guard, split
         self.history = None if model.history_ is None else dict(model.history_)
         self.has_warned = False
@@ -68,7 +67,7 @@ class Checkpoint(Callback):
         try:
             self.model.save(self.folder, overwrite=True)
             self.n_epochs = self.guard.n_epochs
-        except OSError as error:
+        except ModelFileError as error:
             if not self.has_warned:
                 warnings.warn(f"The checkpoint is not of this epoch. {error}", CheckpointWarning, stacklevel=2)
             self.has_warned = True
@@ -119,9 +118,9 @@ def check_checkpoint(folder: str | os.PathLike[str] | None, every: int) -> None:
     DeltaviError
         If `every` is no whole number of at least 1.
     ModelFileError
-        If the folder holds something else than a model, or cannot be written.
+        If the folder is a file, has a ``manifest.json`` of something else, or cannot be written.
     """
     if isinstance(every, bool) or int(every) != every or every < 1:
         raise DeltaviError(f"checkpoint_every must be a whole number of epochs, at least 1, not {every!r}.")
     if folder is not None:
-        require_replaceable(folder)
+        require_replaceable(resolved(folder, "checkpoint", error=ModelFileError))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import anndata
@@ -18,16 +17,16 @@ from torch.overrides import TorchFunctionMode
 
 import deltavi
 from deltavi._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY
-from deltavi._entries import keywords_of, known_keywords
+from deltavi._entries import flag, keywords_of, known_keywords
 from deltavi._errors import DeltaviError, ModelFileError
-from deltavi.io import read_model, write_model
+from deltavi.io import read_model, resolved, saved_cells, write_model
 from deltavi.model._base import CountModel, aligned_copy
+from deltavi.model._saving import cells_writer, require_free, require_save_keywords
 from deltavi.model._stored_registry import HINTS, StoredRegistryMixin
 
 if TYPE_CHECKING:
     PathLike = str | os.PathLike[str]
 
-ADATA_FILE = "adata.h5ad"
 SAVED_ATTRIBUTES = ("is_trained_", "is_mapped_", "train_indices_", "validation_indices_", "test_indices_", "history_")
 # Calls of torch, for each tensor of a file, that building its module may take; ours take fewer than ten.
 CALLS_PER_TENSOR = 100
@@ -47,24 +46,29 @@ class FilesMixin(StoredRegistryMixin):
         Parameters
         ----------
         dir_path
-            Folder to create.
+            Folder to create. ``~`` is the home folder.
         overwrite
-            Replace the folder if it exists; the old one stays until the new one is complete.
+            Write to the folder though it exists. A model of this package that is there is replaced, once the new one
+            is complete. Other files in it stay, and so do files of the former model that were changed since.
         save_anndata
-            Also write the model's AnnData, as ``adata.h5ad`` in the folder.
+            Also write the model's AnnData, as ``adata.h5ad`` in the folder: :meth:`load` attaches it.
         **write_kwargs
-            Arguments of :meth:`anndata.AnnData.write_h5ad`.
+            With `save_anndata`, arguments of :meth:`anndata.AnnData.write_h5ad`.
 
         Raises
         ------
         ModelFileError
-            If the folder exists and `overwrite` is not set.
+            If the folder exists and `overwrite` is not set, it is a file, or has a ``manifest.json`` of something else.
         ModelWriteError
             If the disk is full or the folder read-only; a model that was there before stays as it was.
+        UnknownArgumentError
+            If there is no such argument.
+        DeltaviError
+            If `save_anndata` is set and the model has no data, or these cannot be written.
         """
-        target = Path(dir_path)
-        if target.exists() and not overwrite:
-            raise ModelFileError(f"{target} exists; pass overwrite=True to replace it.")
+        overwrite, save_anndata = flag("overwrite", overwrite), flag("save_anndata", save_anndata)
+        require_save_keywords(write_kwargs, save_anndata=save_anndata)
+        target = require_free(dir_path, overwrite=overwrite)
         model = cast("CountModel", self)
         description = {
             "class": type(self).__name__,
@@ -74,13 +78,10 @@ class FilesMixin(StoredRegistryMixin):
             "attributes": {name: getattr(model, name) for name in SAVED_ATTRIBUTES},
             "extra": self._extra_state(),
         }
-        cells = model._adata if save_anndata else None
-
-        def write_cells(folder: Path) -> None:
-            if cells is not None:
-                cells.write_h5ad(folder / ADATA_FILE, **write_kwargs)
-
-        write_model(target, model.module.state_dict(), description, also=write_cells)
+        cells = cells_writer(model._adata, write_kwargs) if save_anndata else None
+        # an AnnData that is read from the file of the former model is still asked for its cells
+        in_use = model._adata.filename if model._adata is not None and model._adata.isbacked else None
+        write_model(target, model.module.state_dict(), description, cells=cells, keep=in_use)
 
     def _extra_state(self) -> dict[str, Any]:
         """What a model keeps beside its weights; JSON-able."""
@@ -120,12 +121,13 @@ class FilesMixin(StoredRegistryMixin):
             If the folder is damaged, newer than this version, or holds another class of model.
         """
         known_keywords(unknown, ("dir_path", "adata", "device"), among=f"{cls.__name__}.load", hints=HINTS)
+        dir_path = resolved(dir_path, "dir_path", error=ModelFileError)
         tensors, description = read_model(dir_path)
         if description.get("class") != cls.__name__:
             raise ModelFileError(f"{dir_path} holds a {description.get('class')}; load it with that class.")
         with _blaming(dir_path):
-            saved = Path(dir_path) / ADATA_FILE
-            if adata is None and saved.is_file():
+            saved = saved_cells(dir_path) if adata is None else None
+            if saved is not None:
                 adata = anndata.read_h5ad(saved)
         return cls._assembled(tensors, description, adata, source=dir_path, device=device)
 

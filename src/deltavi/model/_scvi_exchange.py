@@ -28,9 +28,13 @@ from deltavi._errors import DeltaviError, ModelFileError
 from deltavi._random import isolated_randomness
 from deltavi.data._columns import column, used_categories
 from deltavi.data._manager import DataManager
-from deltavi.io._scvi import SETUP_ARGUMENTS, SETUP_LISTS, ScviFile, read_scvi, write_folder
+from deltavi.io import resolved
+from deltavi.io._atomic import is_as_described
+from deltavi.io._export import require_exportable, write_export
+from deltavi.io._scvi import EXPORT_MARK, SETUP_ARGUMENTS, SETUP_LISTS, ScviFile, export_mark, read_scvi
 from deltavi.model._faults import finish
 from deltavi.model._files import FilesMixin, _blaming
+from deltavi.model._saving import cells_writer
 from deltavi.model._scvi_settings import (
     settings_for_scvi,
     settings_from_scvi,
@@ -64,7 +68,8 @@ class ScviExchangeMixin(FilesMixin):
         dir_path
             Folder to create.
         overwrite
-            Replace the folder if it holds a model of scvi-tools; it stays until the new one is complete.
+            Write to the folder though it exists. A model that was exported to it is replaced, once the new one is
+            complete; other files in it stay.
         save_anndata
             Also write the model's AnnData, as ``adata.h5ad`` in the folder.
 
@@ -76,7 +81,8 @@ class ScviExchangeMixin(FilesMixin):
             If the model has a setting that SCVI does not, such as a Bernoulli likelihood or the condition in the
             decoder; the error names it. If `save_anndata` is set and the model has no data.
         ModelFileError
-            If the folder exists and `overwrite` is not set, or it holds something else.
+            If the folder exists and `overwrite` is not set, or has a ``model.pt`` or, with `save_anndata`, an
+            ``adata.h5ad`` that was not exported to it, or was changed since.
         ModelWriteError
             If the disk is full or the folder read-only.
         """
@@ -84,6 +90,7 @@ class ScviExchangeMixin(FilesMixin):
         model._require_trained("export_scvi")
         _require_exchanged(type(self))
         settings = settings_for_scvi(model.module)
+        target = require_exportable(dir_path, overwrite=overwrite, with_cells=save_anndata)
         if save_anndata and model._adata is None:
             raise DeltaviError("The model was loaded without data: there are no cells to save with it.")
         setup = {name: model._setup_argument(name) for name in (*SETUP_ARGUMENTS, *SETUP_LISTS)}
@@ -104,12 +111,14 @@ class ScviExchangeMixin(FilesMixin):
             theirs.history_ = _plain_history(model.history_)
             cells = model.registry_[FIELD_REGISTRIES_KEY]["X"][SUMMARY_STATS_KEY]
             _say_how_many(theirs.registry_, int(cells["n_cells"]))
+            cells_file = folder / SAVE_KEYS.ADATA_FNAME if save_anndata else None
+            if cells_file is not None:
+                cells_writer(model._adata, {})(cells_file)
+            setattr(theirs, EXPORT_MARK, export_mark(theirs.module.state_dict(), cells_file))
             theirs.save(str(folder), overwrite=True)
             theirs.deregister_manager(stand_ins)
-            if save_anndata:
-                model._adata.write_h5ad(folder / SAVE_KEYS.ADATA_FNAME)
 
-        write_folder(dir_path, write, overwrite=overwrite)
+        write_export(target, write)
 
     @classmethod
     def import_scvi(
@@ -161,10 +170,11 @@ class ScviExchangeMixin(FilesMixin):
                 "this machine. If you know who made it, pass allow_pickle=True, and save() the model afterwards: "
                 "files of that kind hold no code."
             )
+        dir_path = resolved(dir_path, "dir_path", error=ModelFileError)
         file = read_scvi(dir_path)
         settings = settings_from_scvi(file.settings, file.setup["size_factor_key"])
         if adata is None:
-            adata = _saved_cells(Path(dir_path))
+            adata = _saved_cells(dir_path, file)
         elif ADATA_MINIFY_TYPE_UNS_KEY in adata.uns:
             raise DeltaviError("adata is minified: it holds latent positions in place of counts. Pass the counts.")
         known, setup = _with_columns(file, settings, adata, condition_key=condition_key, labels_key=labels_key)
@@ -242,10 +252,10 @@ def _plain_history(history: dict[str, pd.DataFrame] | None) -> dict[str, pd.Data
     }
 
 
-def _saved_cells(folder: Path) -> AnnData | None:
-    """Cells beside a saved model, unless they hold no counts."""
+def _saved_cells(folder: Path, model: ScviFile) -> AnnData | None:
+    """Cells saved with a model, unless they hold no counts; of an exported one, those that it was exported with."""
     file = folder / SAVE_KEYS.ADATA_FNAME
-    if not file.is_file():
+    if not file.is_file() or (model.mark is not None and not is_as_described(file, model.mark.get("cells"))):
         return None
     with _blaming(file):
         adata = anndata.read_h5ad(file)

@@ -21,6 +21,7 @@ HINTS = {
     "backup_url": "Fetch the folder first, and pass its path.",
     "datamodule": "Pass the cells as adata.",
     "map_location": "Pass device.",
+    "use_gpu": "Pass device='cuda' or 'cpu'.",
     "prefix": "Each model has a folder of its own: pass its path.",
 }
 

@@ -111,7 +111,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
             Seed of split, mini-batches, dropout and samples; by default the model's.
         checkpoint
             Folder to save the model to while it trains, for when the process is killed: :meth:`load` reads it, as it
-            was after an epoch. A model that is there is replaced.
+            was after an epoch. A model that is there is replaced; other files in it stay.
         checkpoint_every
             Epochs from one checkpoint to the next. Each takes about as long as to encode all cells.
         accelerator, devices
@@ -129,7 +129,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
         DeltaviError
             If there is nothing to train or to validate on, or an argument makes no sense.
         ModelFileError
-            If `checkpoint` holds something else than a model, or cannot be written.
+            If `checkpoint` is a file, has a ``manifest.json`` of something else, or cannot be written.
         TrainingDivergedError
             If the loss or a weight becomes NaN or infinite.
         OutOfMemoryError

@@ -11,7 +11,19 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from deltavi._errors import DeltaviError
 from deltavi.metrics import Calibration
-from deltavi.pl._figure import BLUE, DARK, GREY, PALE, VERMILION, PlotResult, SaveTarget, axes_for, finish, hide_frame
+from deltavi.pl._figure import (
+    BLUE,
+    DARK,
+    GREY,
+    PALE,
+    VERMILION,
+    PlotResult,
+    SaveTarget,
+    axes_for,
+    figure_file,
+    finish,
+    hide_frame,
+)
 
 # The rest of Okabe and Ito's palette; markers tell apart what colours cannot.
 COLORS = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", DARK)
@@ -53,6 +65,7 @@ def calibration(
     DeltaviError
         If there is nothing to draw, or it is no `Calibration`.
     """
+    save = figure_file(save)
     named = _named(calibrations)
     several = len(named) > 1
     room = CHARACTER_WIDTH * (8 + max(map(len, named))) if several else 0.0

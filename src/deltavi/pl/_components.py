@@ -17,7 +17,7 @@ from scipy.stats import entropy
 from deltavi._errors import DeltaviError, examples
 from deltavi.pl._calibration import COLORS
 from deltavi.pl._confusion import DARK_ABOVE, DIGIT_WIDTH, LINE_HEIGHT, MIN_SHARE, NUMBER_SIZE, Labels
-from deltavi.pl._figure import BLUE, DARK, GREY, PALE, PlotResult, SaveTarget, axes_for, finish, hide_frame
+from deltavi.pl._figure import BLUE, DARK, GREY, PALE, PlotResult, SaveTarget, axes_for, figure_file, finish, hide_frame
 
 FloatArray = NDArray[np.float64]
 
@@ -84,8 +84,8 @@ def components(
     DeltaviError
         If there are no cells, rows are no distributions, labels are of other cells, or an option cannot be.
     """
+    save, shares = figure_file(save), _checked(responsibilities)
     _check_options(min_share, max_labels)
-    shares = _checked(responsibilities)
     groups = None if labels is None else _grouped(_labels_of(labels, responsibilities), max_labels)
     usage = shares.sum(axis=0)
     order = _drawn(usage, min_share * len(shares))
@@ -148,6 +148,7 @@ def responsibilities(
     DeltaviError
         If there are no cells, rows are no distributions, or labels are those of other cells.
     """
+    save = figure_file(save)
     shares, given = _checked(responsibilities), _labels_of(labels, responsibilities)
     usage, n_cells = shares.sum(axis=0), pd.Series(given).value_counts()
     means = _arranged(_by_label(shares, given).div(n_cells, axis=0)[_drawn(usage)])

@@ -14,7 +14,7 @@ from scipy.spatial.distance import squareform
 
 from deltavi import _keys
 from deltavi._errors import DeltaviError, UnknownCategoryError, examples, unknown_category
-from deltavi.pl._figure import DARK, PlotResult, SaveTarget, axes_for, finish
+from deltavi.pl._figure import DARK, PlotResult, SaveTarget, axes_for, figure_file, finish
 
 FloatArray = NDArray[np.float64]
 Labels = Sequence[Any] | pd.Series | NDArray[Any]
@@ -80,6 +80,7 @@ def confusion(
     DeltaviError
         If there are no cells, lengths differ, or true labels are missing.
     """
+    save = figure_file(save)
     if normalize not in NORMALIZE:
         raise unknown_category("normalize", normalize, NORMALIZE, among="the choices")
     counts = _arranged(_cross_table(truth, predicted, unassigned), labels, unassigned)

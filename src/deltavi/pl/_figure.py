@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeAlias
 
 import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.figure import Figure
 
-from deltavi._errors import DeltaviError
+from deltavi._errors import DeltaviError, FileWriteError
+from deltavi.io import require_file, require_writable, resolved, write_file
+from deltavi.io._atomic import not_written
 
 SaveTarget: TypeAlias = str | os.PathLike[str]
 PlotResult: TypeAlias = Axes | list[Axes] | None
@@ -22,6 +27,8 @@ BLUE = "#0072B2"
 VERMILION = "#D55E00"
 DARK = "#333333"
 SAVE_DPI = 200
+# Formats of matplotlib whose suffixes are those of data.
+NO_FIGURES = {"raw", "rgba"}
 
 
 def axes_for(
@@ -66,6 +73,39 @@ def axes_for(
     return given
 
 
+def figure_file(save: SaveTarget | None) -> SaveTarget | None:
+    """Path to write a figure to, looked at before anything is drawn.
+
+    Parameters
+    ----------
+    save
+        Path of a file, None, or an open file, which is handed back as it is. A name without suffix gets that of
+        matplotlib's ``savefig.format``. A figure that is there is replaced, and nothing else.
+
+    Raises
+    ------
+    DeltaviError
+        If it is a folder, lies in none, or has a suffix that no figure has.
+    FileWriteError
+        If the folder is read-only.
+    """
+    if save is None or hasattr(save, "write"):
+        return save
+    path = resolved(save, "save")
+    if not path.suffix:
+        require_file(path)
+        path = path.with_name(f"{path.name}.{matplotlib.rcParams['savefig.format']}")
+    known = sorted(FigureCanvasBase.get_supported_filetypes().keys() - NO_FIGURES)
+    if path.suffix[1:].lower() not in known:
+        raise DeltaviError(f"save is {str(save)!r}; the name of a figure ends in one of .{', .'.join(known)}.")
+    require_file(path)
+    try:
+        require_writable(path.parent)
+    except OSError as error:
+        raise not_written(FileWriteError, "The figure", path, error) from error
+    return path
+
+
 def finish(axes: Sequence[Axes], *, made_here: bool, show: bool | None, save: SaveTarget | None) -> PlotResult:
     """Save, show or hand back a finished plot.
 
@@ -87,13 +127,21 @@ def finish(axes: Sequence[Axes], *, made_here: bool, show: bool | None, save: Sa
     """
     if save is not None:
         root = axes[0].figure.figure  # the figure itself, even where the axes belong to one of its parts
-        root.savefig(save, dpi=SAVE_DPI, bbox_inches="tight")
+        write_figure(root, save)
     if show is None:
         show = made_here and matplotlib.is_interactive()
     if show:
         plt.show()
         return None
     return axes[0] if len(axes) == 1 else list(axes)
+
+
+def write_figure(figure: Figure, save: SaveTarget) -> None:
+    """Write a figure at once: where that fails, one that was there before stays."""
+    if isinstance(save, Path):
+        write_file(save, lambda part: figure.savefig(part, dpi=SAVE_DPI, bbox_inches="tight"), what="The figure")
+    else:
+        figure.savefig(save, dpi=SAVE_DPI, bbox_inches="tight")
 
 
 def hide_frame(ax: Axes) -> None:

@@ -12,7 +12,19 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from deltavi._errors import DeltaviError, examples, unknown_category
-from deltavi.pl._figure import BLUE, DARK, GREY, PALE, VERMILION, PlotResult, SaveTarget, axes_for, finish, hide_frame
+from deltavi.pl._figure import (
+    BLUE,
+    DARK,
+    GREY,
+    PALE,
+    VERMILION,
+    PlotResult,
+    SaveTarget,
+    axes_for,
+    figure_file,
+    finish,
+    hide_frame,
+)
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -85,6 +97,7 @@ def open_set(
         If there are no cells, lengths differ, values are missing, p-values or `reject` lie outside [0, 1], or
         strangeness comes without known cells.
     """
+    save = figure_file(save)
     if kind not in KINDS:
         raise unknown_category("kind", kind, KINDS, among="the choices")
     values = _checked_scores(scores, kind, reject)

@@ -14,7 +14,7 @@ from scipy import sparse
 
 from deltavi._errors import DeltaviError, InputDataError, unknown_category
 from deltavi.pl._expression import AlignedExpression, Expression, Matrix, align_expression
-from deltavi.pl._figure import BLUE, GREY, PALE, VERMILION, PlotResult, SaveTarget, axes_for, finish
+from deltavi.pl._figure import BLUE, GREY, PALE, VERMILION, PlotResult, SaveTarget, axes_for, figure_file, finish
 
 FloatArray = NDArray[np.float64]
 
@@ -81,6 +81,7 @@ def prediction_umap(
     UnknownCategoryError
         If `layout` is neither of the two.
     """
+    save = figure_file(save)
     if layout not in LAYOUTS:
         raise unknown_category("layout", layout, LAYOUTS)
     if n_pcs < 1 or n_neighbors < 2:

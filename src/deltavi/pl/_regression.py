@@ -14,7 +14,18 @@ from numpy.typing import NDArray
 from deltavi._errors import DeltaviError
 from deltavi.metrics import top_differential_genes
 from deltavi.pl._expression import AlignedExpression, Expression, align_expression, positions_of
-from deltavi.pl._figure import BLUE, DARK, GREY, VERMILION, PlotResult, SaveTarget, axes_for, finish, hide_frame
+from deltavi.pl._figure import (
+    BLUE,
+    DARK,
+    GREY,
+    VERMILION,
+    PlotResult,
+    SaveTarget,
+    axes_for,
+    figure_file,
+    finish,
+    hide_frame,
+)
 from deltavi.pl._labels import place_labels
 
 IntArray = NDArray[np.intp]
@@ -68,6 +79,7 @@ def draw_regression(
     save: SaveTarget | None,
 ) -> PlotResult:
     """Draw a statistic of predicted against real cells, a point per gene, with its R²."""
+    save = figure_file(save)
     given = {"predicted": predicted, "real": real, "control": control}
     cells = align_expression(given, layer=choice.layer, gene_names=choice.gene_names)
     if choice.n_label < 0 or choice.n_top < 1:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
-from deltavi.pl._figure import DARK, PALE, PlotResult, SaveTarget, axes_for, finish
+from deltavi.pl._figure import DARK, PALE, PlotResult, SaveTarget, axes_for, figure_file, finish
 from deltavi.pl._response import RankBy, Responses, responses
 
 FloatArray = NDArray[np.float64]
@@ -87,6 +87,7 @@ def response_heatmap(
     DeltaviError
         If `predicted` holds no changes and `control` is not given, or a number or choice cannot be.
     """
+    save = figure_file(save)
     found = responses(predicted, real, control, labels_key=labels_key)
     if labels is not None:
         found = found.of_labels([labels] if isinstance(labels, str) else [str(label) for label in labels])

@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 
 from deltavi import _keys
 from deltavi._errors import DeltaviError, examples
-from deltavi.pl._figure import BLUE, DARK, GREY, VERMILION, PlotResult, SaveTarget, axes_for, finish, hide_frame
+from deltavi.pl._figure import (
+    BLUE,
+    DARK,
+    GREY,
+    VERMILION,
+    PlotResult,
+    SaveTarget,
+    axes_for,
+    figure_file,
+    finish,
+    hide_frame,
+)
 from deltavi.pl._response import RankBy, Responses, responses
 
 FloatArray = NDArray[np.float64]
@@ -84,6 +95,7 @@ def response_intervals(
     DeltaviError
         If `predicted` holds no changes or intervals, several labels and none is named, or a choice cannot be.
     """
+    save = figure_file(save)
     missing = [key for key in (_keys.VARM_CHANGE, _keys.VARM_LOWER, _keys.VARM_UPPER) if not _holds(predicted, key)]
     if missing:
         raise DeltaviError(

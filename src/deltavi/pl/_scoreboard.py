@@ -13,7 +13,19 @@ from numpy.typing import NDArray
 
 from deltavi._errors import DeltaviError, unknown_category
 from deltavi.perturbation.evaluate import CEILING, HIGHER_IS_BETTER, METRIC_NAMES
-from deltavi.pl._figure import BLUE, DARK, GREY, PALE, VERMILION, PlotResult, SaveTarget, axes_for, finish, hide_frame
+from deltavi.pl._figure import (
+    BLUE,
+    DARK,
+    GREY,
+    PALE,
+    VERMILION,
+    PlotResult,
+    SaveTarget,
+    axes_for,
+    figure_file,
+    finish,
+    hide_frame,
+)
 
 if TYPE_CHECKING:
     from deltavi.tl import PerturbationEvaluation
@@ -97,6 +109,7 @@ def scoreboard(
     DeltaviError
         If `table` is neither a table nor an evaluation, or holds no method or no numbers.
     """
+    save = figure_file(save)
     table = _table_of(table)
     rows = table.set_index("method") if "method" in table.columns else table
     rows = rows.set_axis(rows.index.astype(str), axis=0)

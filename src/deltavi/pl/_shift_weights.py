@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 from deltavi import _keys
 from deltavi._errors import DeltaviError, InputDataError, examples, unknown_category
-from deltavi.pl._figure import DARK, PALE, VERMILION, PlotResult, SaveTarget, axes_for, finish
+from deltavi.pl._figure import DARK, PALE, VERMILION, PlotResult, SaveTarget, axes_for, figure_file, finish
 
 COLUMNS = ("query", "training_label", "weight")
 # Of a cell of the map and of a character, in inches.
@@ -67,6 +67,7 @@ def shift_weights(
     DeltaviError
         If there are no weights to draw.
     """
+    save = figure_file(save)
     found = _weights(predicted)
     table, trust = found.table, found.trust
     (panel,) = axes_for(1, ax, panel_size=_size(found), left=CHARACTER_WIDTH * max(map(len, table.index)))

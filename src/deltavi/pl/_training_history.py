@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from deltavi._errors import NotTrainedError, unknown_category
-from deltavi.pl._figure import BLUE, VERMILION, PlotResult, SaveTarget, axes_for, finish, hide_frame
+from deltavi.pl._figure import BLUE, VERMILION, PlotResult, SaveTarget, axes_for, figure_file, finish, hide_frame
 
 FloatArray = NDArray[np.float64]
 History: TypeAlias = Mapping[str, Any]
@@ -91,6 +91,7 @@ def training_history(
     UnknownCategoryError
         If a metric was not logged.
     """
+    save = figure_file(save)
     quantities = _choose(_quantities(_history_of(model_or_history)), metrics)
     axes = axes_for(len(quantities), ax, panel_size=(3.4, 2.7), n_columns=3)
     for panel, quantity in zip(axes, quantities, strict=True):

@@ -18,7 +18,14 @@ from deltavi.data._counts import counts_of
 from deltavi.data._prepare import TOTAL_COUNTS
 from deltavi.perturbation import BASELINES
 from deltavi.perturbation._inputs import check_unique_genes
-from deltavi.tl._evaluation import COLUMNS, PREDICTION_COLUMNS, SCORES, SKIPPED_COLUMNS, PerturbationEvaluation
+from deltavi.tl._evaluation import (
+    COLUMNS,
+    PREDICTION_COLUMNS,
+    SCORES,
+    SKIPPED_COLUMNS,
+    PerturbationEvaluation,
+    require_own_tables,
+)
 from deltavi.tl._masks import CellIdentities
 from deltavi.tl._methods import resolve_methods
 from deltavi.tl._quiet import collected_warnings
@@ -112,7 +119,8 @@ def evaluate_perturbation(
         Processes to spread hold-outs and seeds over. The result does not depend on it.
     folder
         Write every finished part here at once, and do not compute again what is there: an interrupted call goes on
-        where it stopped, and one with further methods, seeds or hold-outs adds them.
+        where it stopped, and one with further methods, seeds or hold-outs adds them. Other files in it stay; where one
+        has a name that is needed, the folder is refused before the first training.
     keep_predictions
         Write the predicted cells to the folder, too.
     progress
@@ -156,6 +164,8 @@ def evaluate_perturbation(
         "genes_from_all_cells": bool(genes_from_all_cells),
         "top_genes": top_genes,
     }
+    if folder is not None:
+        folder = require_own_tables(folder)
     numbers = _seeds(seeds)
     _check_options(top_genes, n_jobs, folder, keep_predictions)
     wanted = _baselines(baselines)

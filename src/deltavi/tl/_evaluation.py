@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,19 @@ import pandas as pd
 import deltavi
 from deltavi._entries import keywords_of, known_keywords
 from deltavi._errors import DeltaviError, examples, unknown_category
+from deltavi.io import filled_folder, require_folder, resolved, write_files
 from deltavi.metrics import PredictionScore
 from deltavi.perturbation import CEILING, verdict
 from deltavi.perturbation.evaluate import HIGHER_IS_BETTER, METRIC_NAMES
 from deltavi.tl._certainty import CERTAINTY
-from deltavi.tl._resume import read_json, replace_file, write_json
+from deltavi.tl._resume import WHAT, json_writer, read_json
 
 SCORES = tuple(score.name for score in fields(PredictionScore))
 CASE = ["hold_out", "label", "target"]
 """Columns that say what was predicted."""
 TEXT = [*CASE, "method", "kind"]
 ABOUT = ["hold_out", "label", "target", "seed", "method", "kind", "n_control", "n_real", "seconds", *CERTAINTY]
+ABOUT_FIRST = ABOUT[:6]
 COLUMNS = [*ABOUT, *SCORES]
 SKIPPED_COLUMNS = [*CASE, "reason"]
 PREDICTION_COLUMNS = ["hold_out", "target", "seed", "method", "file"]
@@ -194,7 +196,7 @@ class PerturbationEvaluation:
         return deltavi.pl.scoreboard(self.board(), **kwargs)
 
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write the tables as CSV and the settings as JSON; files of that name are replaced.
+        """Write the tables as CSV and the settings as JSON; those of an evaluation that are there are replaced.
 
         Parameters
         ----------
@@ -204,14 +206,25 @@ class PerturbationEvaluation:
         Returns
         -------
         The files.
+
+        Raises
+        ------
+        DeltaviError
+            If `folder` is a file, or has a file of one of these names that no evaluation wrote.
+        FileWriteError
+            If the disk is full or the folder read-only.
         """
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
-        tables = {TABLE_FILE: self.table, SKIPPED_FILE: self.skipped, PREDICTIONS_FILE: self.predictions}
-        for name, table in tables.items():
-            replace_file(place / name, lambda part, table=table: table.to_csv(part, index=False))  # type: ignore[misc]
-        write_json(place / REST_FILE, {"settings": dict(self.settings), "warnings": list(self.warnings)})
-        return [place / name for name in (*tables, REST_FILE)]
+        place = require_own_tables(folder)
+        rest = {"settings": dict(self.settings), "warnings": list(self.warnings)}
+        with filled_folder(place, WHAT):
+            writers: dict[Path, Callable[[Path], object]] = {
+                place / TABLE_FILE: _csv_writer(self.table),
+                place / SKIPPED_FILE: _csv_writer(self.skipped),
+                place / PREDICTIONS_FILE: _csv_writer(self.predictions),
+                place / REST_FILE: json_writer(rest),
+            }
+            write_files(writers, what=WHAT)
+        return list(writers)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> PerturbationEvaluation:
@@ -227,7 +240,7 @@ class PerturbationEvaluation:
         DeltaviError
             If there is no finished evaluation, or a file is damaged.
         """
-        place = Path(folder)
+        place = resolved(folder, "folder")
         missing = [name for name in (TABLE_FILE, REST_FILE) if not (place / name).is_file()]
         if missing:
             raise DeltaviError(f"{place} holds no finished evaluation: {examples(missing)} is missing.")
@@ -258,7 +271,47 @@ class PerturbationEvaluation:
         return 1 if HIGHER_IS_BETTER[metric] else -1
 
 
-_FILES = {TABLE_FILE: None, SKIPPED_FILE: SKIPPED_COLUMNS, PREDICTIONS_FILE: PREDICTION_COLUMNS}
+_FILES: dict[str, list[str] | None] = {
+    TABLE_FILE: None,
+    SKIPPED_FILE: SKIPPED_COLUMNS,
+    PREDICTIONS_FILE: PREDICTION_COLUMNS,
+}
+
+
+def require_own_tables(folder: str | os.PathLike[str]) -> Path:
+    """Folder to write an evaluation to, without files of its names that hold something else.
+
+    Raises
+    ------
+    DeltaviError
+        If it has one, or is a file.
+    """
+    place = resolved(folder, "folder")
+    require_folder(place)
+    foreign = [name for name in (*_FILES, REST_FILE) if os.path.lexists(place / name) and not _is_own(place / name)]
+    if foreign:
+        raise DeltaviError(
+            f"{place} has {examples(foreign)}, which no evaluation wrote and which would be replaced: name another "
+            "folder, or move that away. Nothing was changed."
+        )
+    return place
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a table has columns that evaluations write, or a JSON file their settings."""
+    try:
+        if path.name == REST_FILE:
+            return {"settings", "warnings"} == read_json(path).keys()
+        with path.open(encoding="utf-8") as file:
+            columns = file.readline(10_000).strip().split(",")
+    except (DeltaviError, OSError, ValueError):
+        return False
+    # of the large table, those of later versions may differ
+    return columns[: len(ABOUT_FIRST)] == ABOUT_FIRST if path.name == TABLE_FILE else columns == _FILES[path.name]
+
+
+def _csv_writer(table: pd.DataFrame) -> Callable[[Path], object]:
+    return lambda part: table.to_csv(part, index=False)
 
 
 def _against_best(score: float, baselines: pd.Series[float], sign: int) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from hashlib import blake2b, sha1
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
-from uuid import uuid4
 
 import numpy as np
 
 from deltavi._errors import DeltaviError, examples
+from deltavi.io import filled_folder, require_folder, resolved, write_file
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 IDENTITY = "evaluation.json"
 RUNS = "runs"
 PREDICTIONS = "predictions"
+WHAT = "The evaluation"
 
 
 class RunFolder:
@@ -38,19 +39,21 @@ class RunFolder:
     Raises
     ------
     DeltaviError
-        If the folder belongs to another evaluation, or cannot be read.
+        If the folder belongs to another evaluation, is a file, or cannot be read or written.
     """
 
     def __init__(self, folder: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
-        self.path = Path(folder)
-        if self.path.exists() and not self.path.is_dir():
-            raise DeltaviError(f"{self.path} is a file; name a folder.")
-        (self.path / RUNS).mkdir(parents=True, exist_ok=True)
-        file = self.path / IDENTITY
-        if file.exists():
-            _require_same(read_json(file), json.loads(json.dumps(identity)), self.path)
-        else:
-            write_json(file, identity)
+        self.path = resolved(folder, "folder")
+        with filled_folder(self.path, WHAT):
+            file = self.path / IDENTITY
+            # before anything is made in the folder of something else
+            if file.exists():
+                _require_same(read_json(file), json.loads(json.dumps(identity)), self.path)
+            for name in (RUNS, PREDICTIONS):
+                require_folder(self.path / name)
+            with filled_folder(self.path / RUNS, WHAT):
+                if not file.exists():
+                    write_json(file, identity)
 
     def read(self, key: tuple[str, ...], signature: Any) -> dict[str, Any] | None:
         """A finished part, or None.
@@ -64,6 +67,8 @@ class RunFolder:
         if not file.exists():
             return None
         found = read_json(file)
+        if not {"signature", "result"} <= found.keys():
+            raise DeltaviError(f"{file} holds no result of an evaluation: move it away, or use another folder.")
         changed = differences(found["signature"], json.loads(json.dumps(signature)))
         if changed:
             raise DeltaviError(
@@ -80,8 +85,10 @@ class RunFolder:
     def write_cells(self, key: tuple[str, ...], cells: AnnData) -> str:
         """Write predicted cells; returns the path within the folder."""
         name = f"{PREDICTIONS}/{file_name(key)}.h5ad"
-        (self.path / PREDICTIONS).mkdir(exist_ok=True)
-        replace_file(self.path / name, lambda part: cells.write_h5ad(part, compression="gzip"))
+        with filled_folder(self.path / PREDICTIONS, "The predicted cells"):
+            write_file(
+                self.path / name, lambda part: cells.write_h5ad(part, compression="gzip"), what="The predicted cells"
+            )
         return name
 
     def _file(self, key: tuple[str, ...]) -> Path:
@@ -96,17 +103,12 @@ def file_name(key: tuple[str, ...]) -> str:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON at once or not at all."""
-    replace_file(path, lambda part: part.write_text(json.dumps(content, indent=1)))
+    write_file(path, json_writer(content), what=WHAT)
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` write a file beside `path`, and rename it when it is complete."""
-    part = path.with_name(f".part-{uuid4().hex}{path.suffix}")
-    try:
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+def json_writer(content: Any) -> Callable[[Path], object]:
+    """Writes `content` as JSON to the path it is given."""
+    return lambda part: part.write_text(json.dumps(content, indent=1))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -115,12 +117,16 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises
     ------
     DeltaviError
-        If it is damaged.
+        If it is damaged, cannot be read, or holds something else.
     """
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except ValueError as error:
         raise DeltaviError(f"{path} is damaged ({error}); delete it, and that part is computed again.") from error
+    except OSError as error:
+        raise DeltaviError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if not isinstance(content, dict):
+        raise DeltaviError(f"{path} holds a {type(content).__name__}, not what an evaluation writes: move it away.")
     return content
 
 

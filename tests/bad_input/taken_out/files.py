@@ -4,4 +4,102 @@ from __future__ import annotations
 
 from tests.bad_input.mutated import OwnTest
 
-MUTATIONS: tuple[OwnTest, ...] = ()
+EVERY = "tests/io/test_every_fault.py"
+SAVING = "tests/model/test_saving.py"
+FIGURES = "tests/pl/test_figure_files.py"
+FAULT = f"{EVERY}::test_a_fault_anywhere_in_saving"
+FILES = f"{EVERY}::test_a_fault_anywhere_in_writing_files"
+EXPORT = "tests/model/test_scvi_exchange.py::test_what_was_not_exported_is_not_replaced"
+EVALUATION = "tests/tl/test_evaluation_resume.py::test_files_of_the_users_are_refused_before_the_first_training"
+
+MUTATIONS: tuple[OwnTest, ...] = (
+    OwnTest(f"{SAVING}::test_what_names_no_folder_is_refused", "io/_place.py", "if not text.strip() or", "if False or"),
+    OwnTest(
+        f"{SAVING}::test_a_folder_of_the_users_keeps_its_files", "io/_place.py", "Path(text).expanduser()", "Path(text)"
+    ),
+    OwnTest(
+        f"{SAVING}::test_a_link_stays_a_link_and_a_model_one_stands_in_is_replaced",
+        "io/_place.py",
+        "if path.is_symlink() and not path.exists():",
+        "if False:",
+    ),
+    OwnTest(
+        f"{SAVING}::test_a_file_is_not_replaced_by_a_folder", "io/_place.py", "    if path.exists():", "    if False:"
+    ),
+    OwnTest(
+        "tests/io/test_write_faults.py::test_room_is_looked_for_before_anything_is_written",
+        "io/_place.py",
+        "if usage.total and usage.free < n_bytes:",
+        "if False:",
+    ),
+    OwnTest(FAULT, "io/_place.py", "                place.rmdir()", "                pass"),
+    OwnTest(FAULT, "io/_folder.py", "self.left = remove_files([*self.begun, self.manifest])", "pass"),
+    OwnTest(FAULT, "io/_folder.py", "            if not self.is_switched:", "            if True:"),
+    OwnTest(
+        "tests/io/test_write_faults.py::test_a_manifest_of_something_else_is_not_replaced",
+        "io/_folder.py",
+        "    if not os.path.lexists(file):",
+        "    if True:",
+    ),
+    OwnTest(
+        f"{EVERY}::test_a_file_that_was_changed_since_is_the_users",
+        "io/_folder.py",
+        " and is_as_described(path, described)",
+        " and described",
+    ),
+    OwnTest(
+        f"{EVERY}::test_names_that_lead_elsewhere_are_not_removed",
+        "io/_manifest.py",
+        "if not isinstance(name, str) or not re.fullmatch(",
+        "if not isinstance(name, str) or not re.search(",
+    ),
+    OwnTest(
+        f"{SAVING}::test_a_folder_of_the_users_keeps_its_files",
+        "io/_format.py",
+        'if CELLS not in manifest["parts"]:',
+        "if not (path / CELLS).exists():",
+    ),
+    OwnTest(
+        f"{SAVING}::test_keywords_that_save_does_not_have",
+        "model/_saving.py",
+        "    if names and not save_anndata:",
+        "    if False:",
+    ),
+    OwnTest(
+        f"{SAVING}::test_a_read_only_folder_is_refused_before_anything_is_written",
+        "model/_saving.py",
+        "    require_replaceable(target)",
+        "    pass",
+    ),
+    OwnTest(
+        f"{SAVING}::test_cells_that_are_not_there_or_cannot_be_written",
+        "model/_saving.py",
+        "    if cells is None:",
+        "    if False:",
+    ),
+    OwnTest(
+        f"{SAVING}::test_cells_that_are_read_from_the_former_model_stay",
+        "io/_folder.py",
+        "os.path.realpath(path) != in_use and",
+        "True and",
+    ),
+    OwnTest(EXPORT, "io/_scvi.py", 'self.mark.get("weights") == export_mark(self.weights, None)["weights"]', "True"),
+    OwnTest(
+        "tests/model/test_scvi_exchange.py::test_a_fault_anywhere_in_exporting",
+        "io/_export.py",
+        "            os.replace(former_cells, cells)",
+        "            pass",
+    ),
+    OwnTest(FILES, "io/_atomic.py", "left = remove_files(part for _, part in begun.values())", "left = []"),
+    OwnTest(
+        f"{EVERY}::test_a_link_to_a_file_stays_a_link", "io/_atomic.py", "Path(os.path.realpath(path))", "Path(path)"
+    ),
+    OwnTest(EVALUATION, "tl/_evaluation.py", "    if foreign:", "    if False:"),
+    OwnTest(EVALUATION, "tl/_resume.py", "            for name in (RUNS, PREDICTIONS):", "            for name in ():"),
+    OwnTest(
+        f"{FIGURES}::test_what_cannot_be_a_figure_is_refused_before_drawing",
+        "pl/_figure.py",
+        "if path.suffix[1:].lower() not in known:",
+        "if False:",
+    ),
+)
