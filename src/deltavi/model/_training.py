@@ -198,6 +198,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
         with spared_collector(), warnings.catch_warnings():
             # lightning walks over batches with a torch helper that torch deprecated
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+            warnings.filterwarnings("ignore", message="Sparse (invariant|CSR)", category=UserWarning)
             super().train(max_epochs=epochs, plan_kwargs=plan, **loading, **trainer)
         model.history_ = joined_history(before, guard.history()) or model.history_
 
