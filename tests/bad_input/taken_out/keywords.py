@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tests.bad_input.mutated import OwnTest
 
-WALK, SPLIT, OPTIONS = "tests/test_keywords.py", "tests/model/test_own_split.py", "tests/model/test_training_options.py"
+WALK, SPLIT = "tests/test_keywords.py", "tests/model/test_own_split.py"
+OPTIONS = "tests/model/test_training_options.py"
 TRAINING, REQUEST, GIVEN = "model/_training_options.py", "model/_asked_split.py", "train/_given.py"
 A_METHOD = f"{WALK}::test_a_method_of_a_model_that_is_called_with_a_keyword_it_does_not_have"
 
