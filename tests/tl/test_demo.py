@@ -108,6 +108,10 @@ def test_misspelt_questions(adata: AnnData, changes: dict[str, str], error: type
     ("changes", "words"),
     [
         ({"predict_kwargs": {"shft": "paired"}}, "has no argument 'shft'. Did you mean 'shift'"),
+        ({"predict_kwargs": {"shift": "similarty"}}, "Did you mean 'similarity'"),
+        ({"predict_kwargs": {"profile": "cells"}}, "profile"),
+        ({"predict_kwargs": {"n_samples": 0}}, "n_samples"),
+        ({"target": ["stimulated", "other"]}, "target must be one condition, not 'stimulated', 'other'"),
         ({"n_genes": 0}, "n_genes"),
         ({"n_genes": 2.5}, "n_genes"),
         ({"max_epochs": 0}, "max_epochs"),
@@ -118,6 +122,9 @@ def test_settings_are_checked_before_anything_is_trained(
     adata: AnnData, changes: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SCGEN, "train", lambda *_, **__: pytest.fail("trained"))
+    adata = adata.copy()
+    adata.obs["condition"] = adata.obs["condition"].astype(str)
+    adata.obs.iloc[:3, adata.obs.columns.get_loc("condition")] = "other"
     with pytest.raises(DeltaviError, match=re.escape(words)):
         predict_held_out(adata, **ASK, **{**QUICK, **changes})
 

@@ -48,6 +48,13 @@ def test_a_bar_is_drawn_on_a_terminal(
     assert capsys.readouterr().out == ""
 
 
+def test_a_model_is_described_and_nothing_printed(model: VAE, capsys: pytest.CaptureFixture[str]) -> None:
+    assert repr(model).startswith("VAE: zinb likelihood")
+    assert repr(model).endswith("trained")
+    assert len(f"{model}".splitlines()) == 1
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("options", [{}, {"enable_progress_bar": True}])
 def test_no_bar_without_a_terminal(
     model: VAE, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: dict[str, Any]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 import threading
@@ -41,7 +40,6 @@ class Console:
         try:
             print(text, file=self._results, flush=True)
         except OSError as error:
-            _divert(self._results)
             self._results = None
             if not isinstance(error, BrokenPipeError):
                 self.warn(f"Results cannot be printed: {error.strerror}. They are in the files.")
@@ -71,14 +69,6 @@ def one_line(text: object) -> str:
 def _to_standard_error(text: str) -> None:
     with suppress(OSError, AttributeError):  # nobody reads it
         print(text, file=sys.stderr, flush=True)
-
-
-def _divert(stream: TextIO) -> None:
-    """Send what is still buffered for `stream` nowhere, so that the interpreter can end in peace."""
-    with suppress(OSError, ValueError, AttributeError):  # it is no file, as in a notebook
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
 
 
 @contextmanager

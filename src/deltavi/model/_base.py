@@ -91,6 +91,11 @@ class CountModel(CopiesMixin, BaseModelClass):  # type: ignore[misc]
             # between setup and here
             self.adata_manager.validate()
 
+    def __repr__(self) -> str:
+        """Settings and state; scvi-tools prints them, and returns an empty text."""
+        settings = " ".join(str(self._model_summary_string).replace("\n", " ").split())
+        return f"{settings}; {'trained' if self.is_trained_ else 'not trained'}"
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name in {*VERBS, *COLLECTING}:

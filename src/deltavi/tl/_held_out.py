@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from deltavi._entries import seed_number, whole_number
+from deltavi._errors import DeltaviError, examples
 from deltavi.model import SCGEN, VAE
 from deltavi.perturbation import baseline_predictions, compare, verdict
 from deltavi.tl._experiment import prepare
@@ -119,6 +120,10 @@ def predict_held_out(
     method = Method(model_class, model_kwargs or {}, train_kwargs or {}, {"": predict_kwargs or {}})
     method = replace(method, train_kwargs={"max_epochs": max_epochs, **method.train_kwargs})
     question = question_of(adata, control=control, target=target, condition_key=condition_key, labels_key=labels_key)
+    if len(question.targets) != 1:
+        raise DeltaviError(
+            f"target must be one condition, not {examples(question.targets)}: evaluate_perturbation holds out several."
+        )
     hold_out = single_label(question, label, question.targets[0])
     cells = prepare(
         adata,

@@ -5,18 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from anndata import AnnData
 from scvi.model.base import BaseModelClass
 
 from deltavi import _keys
-from deltavi._entries import keywords_of, known_keywords
+from deltavi._entries import choice, keywords_of, known_keywords
 from deltavi._errors import DeltaviError, examples
 from deltavi._random import isolated_randomness
 from deltavi.data._prepare import TOTAL_COUNTS
-from deltavi.model import PPCA, SCGEN
+from deltavi.model import PPCA, SCGEN, VAE
+from deltavi.model._request import check_options
+from deltavi.model._routes import ROUTES
 from deltavi.perturbation import BASELINES, CEILING
+from deltavi.perturbation._estimators import ESTIMATORS
 from deltavi.tl._certainty import evidence_of
 from deltavi.tl._returned import checked_prediction
 
@@ -87,6 +91,8 @@ class Method:
             # a method may pass on what it does not read itself
             taken_by = [getattr(base, verb) for base in self.model_class.__mro__ if verb in vars(base)]
             known_keywords(arguments, keywords_of(*taken_by), among=f"{self.model_class.__name__}.{verb}")
+        for setting in self.predict.values():
+            _check_values(setting)
 
     def rows(self, name: str) -> list[str]:
         """Names of the rows that this method gives under the name `name`."""
@@ -106,6 +112,15 @@ class Method:
     def _reads_logs(self) -> bool:
         """Whether the model reads log1p CP10k rather than counts."""
         return issubclass(self.model_class, PPCA) or self.model_kwargs.get("gene_likelihood") == "normal"
+
+
+def _check_values(setting: Mapping[str, Any]) -> None:
+    """Raise where a prediction is asked for in a way that none knows, which would show after training alone."""
+    defaults = {name: known.default for name, known in signature(VAE.predict_perturbation).parameters.items()}
+    check_options(**{name: setting.get(name, defaults[name]) for name in signature(check_options).parameters})
+    shift = setting.get("shift", defaults["shift"])
+    if isinstance(shift, str):
+        choice("shift", shift, (*ESTIMATORS, *ROUTES))
 
 
 Given: TypeAlias = type[Any] | Method | Predictor
