@@ -126,7 +126,7 @@ def test_settings_are_checked_before_anything_is_trained(
     adata.obs["condition"] = adata.obs["condition"].astype(str)
     adata.obs.iloc[:3, adata.obs.columns.get_loc("condition")] = "other"
     with pytest.raises(DeltaviError, match=re.escape(words)):
-        predict_held_out(adata, **ASK, **{**QUICK, **changes})
+        predict_held_out(adata, **{**ASK, **QUICK, **changes})
 
 
 def test_a_method_knows_the_arguments_of_its_model() -> None:
