@@ -66,7 +66,7 @@ OF_ROWS = (
     Mutation(21, "VAE", GENES, TOO_FEW_GENES, "if match.overlap < min_overlap:"),
     Mutation(22, "VAE", GENES, "if match.n_extra:", "if False:"),
     Mutation(23, "VAE", GENES, "if _share(query.str.upper(), model.str.upper()) > 0.5:", "if False:"),
-    Mutation(24, "VAE", "model/_files.py", "adata = _in_gene_order(adata, registry, cls)", "pass"),
+    Mutation(24, "VAE", "model/_files.py", "adata = in_gene_order(adata, registry, cls)", "pass"),
     Mutation(25, "VAE", FIELDS, ".remove_unused_categories()", ""),
     Mutation(26, "SCGEN", FIELDS, "n_missing = int(values.isna().sum())", "n_missing = 0"),
     Mutation(26, "LABELVI", LABELS, "n_missing = int(values.isna().sum())", "n_missing = 0"),
@@ -127,7 +127,7 @@ OF_ROWS = (
     Mutation(67, "VAE", "model/_files.py", 'torch.device("meta")', 'torch.device("cpu")'),
     Mutation(68, "ACTINN", "io/_folder.py", "remove_files([*self.begun, self.manifest])", "[]"),
     Mutation(70, "ACTINN", BASE, "if not _is_present(wanted):", "if False:"),
-    Mutation(73, "ACTINN", BASE, "    if taken:", "    if False:"),
+    Mutation(73, "ACTINN", "data/_leftovers.py", "if name == table and not is_own]", "if False]"),
     Mutation(74, "PPCA", "latent/_factors.py", "if n_latent >= min(n_cells - 1, n_genes):", "if False:"),
     Mutation(
         74, "MIXVI", "model/_mixture_training.py", "if model.module.n_components > len(split.train):", "if False:"

@@ -90,7 +90,7 @@ class Columns:
         self._fields = fields
         # a query may lack some, and get them later
         self._held = {key: read() for key, read in self._readers(adata) if key in adata.obs}
-        self._written = {place: np.array(_table(adata, place)) for place in _written_by(fields)}
+        self._written = {place: np.array(_table(adata, place)) for place in written_by(fields)}
 
     def require_unedited(self, adata: AnnData) -> None:
         """Raise where a column went away or holds something else; its type may change."""
@@ -147,7 +147,7 @@ def _numbers(field: Any, adata: AnnData, key: str, state: dict[str, Any]) -> np.
     return numbers(adata, key).astype(np.float32)
 
 
-def _written_by(fields: Sequence[tuple[Any, dict[str, Any]]]) -> list[tuple[str, str]]:
+def written_by(fields: Sequence[tuple[Any, dict[str, Any]]]) -> list[tuple[str, str]]:
     """Table and key of each column that registration writes."""
     kinds = CategoryField | CategoricalCovariatesField | ContinuousCovariatesField
     return [(field.attr_name, field.attr_key) for field, _ in fields if isinstance(field, kinds)]

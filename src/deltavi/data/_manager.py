@@ -22,7 +22,14 @@ from deltavi._compat import (
 )
 from deltavi._random import taking_turns
 from deltavi.data._batches import OrderedDataset
-from deltavi.data._changes import Columns, changed_matrix, reading, require_same_cells, require_same_genes
+from deltavi.data._changes import (
+    Columns,
+    changed_matrix,
+    reading,
+    require_same_cells,
+    require_same_genes,
+    written_by,
+)
 from deltavi.data._checks import MatrixReport
 from deltavi.data._columns import codes_of
 from deltavi.data._covariates import ContinuousCovariatesField
@@ -112,6 +119,11 @@ class DataManager(AnnDataManager):  # type: ignore[misc]
         field = self._expression_field
         self._matrix = None if field is None else MatrixPrint(field.get_field_data(adata), adata.filename)
         self._columns = Columns(adata, self._registered_fields())
+
+    @property
+    def written(self) -> set[tuple[str, str]]:
+        """Table and key of each column that registration wrote."""
+        return set(written_by(self._registered_fields()))
 
     # -- comparison ------------------------------------------------------------------------------------------
 

@@ -34,6 +34,11 @@ def checksum(names: pd.Series) -> str:
     return hashlib.sha256("\0".join(names).encode(errors="surrogatepass")).hexdigest()
 
 
+def names_checksum(names: pd.Index) -> str:
+    """SHA-256 of names in their order."""
+    return checksum(pd.Series(names.astype(str).to_numpy(dtype=object), dtype=object))
+
+
 def warn_mixed_types(values: pd.Series, key: str) -> None:
     """Warn of a column that holds text and numbers."""
     kinds: dict[str, list[object]] = {}

@@ -24,13 +24,12 @@ from scvi.model.base import BaseModelClass
 from deltavi import _keys
 from deltavi._compat import (
     FIELD_REGISTRIES_KEY,
-    SCVI_UUID_KEY,
     SETUP_ARGS_KEY,
     STATE_REGISTRY_KEY,
     make_actual,
 )
 from deltavi._entries import known_keywords
-from deltavi._errors import DeltaviError, DeltaviWarning, KeyClashError, NotTrainedError, examples
+from deltavi._errors import DeltaviError, DeltaviWarning, NotTrainedError
 from deltavi._random import taking_turns
 from deltavi.data._checks import MatrixReport, scale_check
 from deltavi.data._columns import user_columns
@@ -41,6 +40,7 @@ from deltavi.data._fields import (
     ExpressionField,
 )
 from deltavi.data._genes import match_genes, require_unique_genes, warn_duplicate_cells
+from deltavi.data._leftovers import drop, left_behind
 from deltavi.data._manager import DataManager, compared_once
 from deltavi.data._matrix import loadable, take_columns
 from deltavi.model._copies import CopiesMixin
@@ -59,7 +59,6 @@ SETUP_HINTS = {
     "covariate_keys": "Pass categorical_covariate_keys or continuous_covariate_keys.",
     "covariates": "Pass categorical_covariate_keys or continuous_covariate_keys.",
 }
-OWN_COLUMNS = ("_scvi_batch", "_scvi_labels", f"_scvi_{_keys.CONDITION}")
 
 
 # Verbs of scvi-tools that answer before training, from weights that were drawn
@@ -84,6 +83,8 @@ class CountModel(CopiesMixin, BaseModelClass):  # type: ignore[misc]
     """
 
     min_gene_overlap: float = 0.5
+    # names of the cells the model was trained on, in their order
+    trained_on_: str | None = None
 
     def __init__(self, adata: AnnData | None = None, registry: dict[str, Any] | None = None) -> None:
         super().__init__(adata, registry)
@@ -128,7 +129,7 @@ class CountModel(CopiesMixin, BaseModelClass):  # type: ignore[misc]
         setup_method_args[SETUP_ARGS_KEY] = plain_setup(setup_method_args[SETUP_ARGS_KEY])
         require_unique_genes(adata.var_names, where="adata.var_names")
         warn_duplicate_cells(adata.obs_names)
-        _refuse_clashes(adata)
+        left = left_behind(adata)
         if adata.is_view:
             logger.info("A view was set up; it becomes an AnnData of its own, and its parent stays as it is.")
             make_actual(adata)
@@ -140,6 +141,7 @@ class CountModel(CopiesMixin, BaseModelClass):  # type: ignore[misc]
             transfer["attached"] = True
         with taking_turns():
             manager.register_fields(adata, **transfer)
+            drop(adata, left, manager.written)
         cls.register_manager(manager)
 
     def _get_init_params(self, locals: dict[str, Any]) -> dict[str, Any]:
@@ -280,17 +282,6 @@ def _require_known_arguments(model: str, given: dict[str, Any], known: Iterable[
     """Raise where ``setup_anndata`` was given a name that is none of its own, nor of a transfer between models."""
     own = [name for name in given if name not in TRANSFER]
     known_keywords(own, known, among=f"{model}.setup_anndata", hints=SETUP_HINTS)
-
-
-def _refuse_clashes(adata: AnnData) -> None:
-    """Raise where a column scvi-tools would write holds something of the user's."""
-    if SCVI_UUID_KEY in adata.uns:
-        return
-    taken = [key for key in OWN_COLUMNS if key in adata.obs]
-    if taken:
-        raise KeyClashError(
-            f"obs already holds {examples(taken)}, which registration would overwrite; rename or drop them."
-        )
 
 
 def aligned_copy(adata: AnnData, genes: np.ndarray, *, layer: str | None, min_overlap: float) -> AnnData:

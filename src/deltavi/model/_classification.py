@@ -222,7 +222,7 @@ class ClassificationMixin:
         """Positions of labelled training and validation cells."""
         model = cast("Any", self)
         codes = self._label_codes()
-        parts = [np.asarray(part, dtype=int) for part in (model.train_indices, model.validation_indices)]
+        parts = [np.asarray(part, dtype=int) for part in (model.train_indices_, model.validation_indices_)]
         if self.trained_on_ not in (None, checksum(model.adata.obs_names.astype(str))):
             raise DeltaviError(
                 "The model holds other cells than it was trained on, or the same in another order; calibrate it where "

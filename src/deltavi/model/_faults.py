@@ -15,6 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from deltavi._errors import DeltaviError, OutOfMemoryError, TrainingDivergedError, TrainingTerminated
+from deltavi.data._names import names_checksum
 from deltavi.train import CellSplit, LastGoodEpoch, joined_history
 
 # What torch says, on any device, in errors that have no class of their own.
@@ -122,6 +123,7 @@ def _require_steps(trainer: Any) -> None:
 def mark_trained(model: Any, split: CellSplit) -> None:
     """Let the model answer, as one that was trained on the cells of `split`."""
     model.is_trained_ = True
+    model.trained_on_ = names_checksum(model.adata.obs_names)
     model.train_indices_, model.validation_indices_, model.test_indices_ = split.as_external_indexing()
 
 

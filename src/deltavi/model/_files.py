@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import anndata
-import numpy as np
 import scvi
 import torch
 from anndata import AnnData
@@ -16,18 +15,22 @@ from scvi.model.base import ArchesMixin
 from torch.overrides import TorchFunctionMode
 
 import deltavi
-from deltavi._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY
+from deltavi._compat import SETUP_ARGS_KEY
 from deltavi._entries import flag, keywords_of, known_keywords
 from deltavi._errors import DeltaviError, ModelFileError
 from deltavi.io import read_model, resolved, saved_cells, write_model
-from deltavi.model._base import CountModel, aligned_copy
+from deltavi.model._attached import AttachedCellsMixin, in_gene_order
+from deltavi.model._base import CountModel
 from deltavi.model._saving import cells_writer, require_free, require_save_keywords
 from deltavi.model._stored_registry import HINTS, StoredRegistryMixin
 
 if TYPE_CHECKING:
     PathLike = str | os.PathLike[str]
 
-SAVED_ATTRIBUTES = ("is_trained_", "is_mapped_", "train_indices_", "validation_indices_", "test_indices_", "history_")
+SAVED_ATTRIBUTES = (
+    *("is_trained_", "is_mapped_", "trained_on_", "train_indices_", "validation_indices_", "test_indices_"),
+    "history_",
+)
 # Calls of torch, for each tensor of a file, that building its module may take; ours take fewer than ten.
 CALLS_PER_TENSOR = 100
 # Whole numbers of a file that are no sizes of a module, and what others may be at most where there are few weights.
@@ -35,7 +38,7 @@ NO_SIZES = ("seed", "n_cells")
 ANY_SIZE = 1_000_000
 
 
-class FilesMixin(StoredRegistryMixin):
+class FilesMixin(AttachedCellsMixin, StoredRegistryMixin):
     """Carries ``save``, ``load`` and ``load_query_data``."""
 
     def save(
@@ -70,6 +73,9 @@ class FilesMixin(StoredRegistryMixin):
         require_save_keywords(write_kwargs, save_anndata=save_anndata)
         target = require_free(dir_path, overwrite=overwrite)
         model = cast("CountModel", self)
+        if save_anndata and model._adata is not None:
+            # with changed cells the file would be one of another model
+            model.adata_manager.validate()
         description = {
             "class": type(self).__name__,
             "versions": {"deltavi": deltavi.__version__, "scvi-tools": scvi.__version__, "torch": torch.__version__},
@@ -170,7 +176,7 @@ class FilesMixin(StoredRegistryMixin):
         init = {**given["non_kwargs"], **{k: v for kwargs in given["kwargs"].values() for k, v in kwargs.items()}}
         if adata is None:
             return cls(None, registry=registry, **init)
-        adata = _in_gene_order(adata, registry, cls)
+        adata = in_gene_order(adata, registry, cls)
         cls.setup_anndata(adata, source_registry=registry, **registry[SETUP_ARGS_KEY])
         return cls(adata, registry=registry, **init)
 
@@ -207,7 +213,7 @@ class FilesMixin(StoredRegistryMixin):
             )
         reference = reference_model if isinstance(reference_model, cls) else cls.load(reference_model)
         cast("CountModel", reference)._require_trained("Query mapping")
-        query = _in_gene_order(adata, reference.registry_, cls)
+        query = in_gene_order(adata, reference.registry_, cls)
         model = super().load_query_data(query, reference, **{"accelerator": "cpu", **options})
         _average_new_columns(model.module, reference.module)
         model._keep_of_reference(reference)
@@ -223,17 +229,6 @@ class FilesMixin(StoredRegistryMixin):
 def _plain_registry(registry: dict[str, Any]) -> dict[str, Any]:
     """Registry as plain nested dictionaries."""
     return {key: _plain_registry(value) if isinstance(value, dict) else value for key, value in registry.items()}
-
-
-def _in_gene_order(adata: AnnData, registry: dict[str, Any], cls: type[Any]) -> AnnData:
-    """`adata` itself where its genes are the model's, else a stand-in with them in order."""
-    if registry.get(MODEL_NAME_KEY) not in (None, cls.__name__):
-        raise ModelFileError(f"The registry belongs to {registry[MODEL_NAME_KEY]}, not to {cls.__name__}.")
-    genes = np.asarray(registry["field_registries"]["X"]["state_registry"]["column_names"], dtype=object)
-    if np.array_equal(np.asarray(adata.var_names.astype(str), dtype=object), genes):
-        return adata
-    layer = registry[SETUP_ARGS_KEY].get("layer")
-    return aligned_copy(adata, genes, layer=layer, min_overlap=cls.min_gene_overlap)
 
 
 @contextmanager

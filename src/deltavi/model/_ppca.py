@@ -17,6 +17,7 @@ from deltavi._errors import DeltaviError, examples, unknown_category
 from deltavi._random import model_seed
 from deltavi.data._checks import MatrixReport, require_log_normalised, row_blocks
 from deltavi.data._manager import DataManager
+from deltavi.data._names import names_checksum
 from deltavi.latent import LinearGaussian, common_factors, principal_factors
 from deltavi.latent._gaussian import VARIANCE_FLOOR
 from deltavi.model._asked_split import asked_split
@@ -198,7 +199,7 @@ class PPCA(VAE):
         isotropic = self.noise == "isotropic"
         fit = principal_factors(matrix, n_latent, seed=seed) if isotropic else common_factors(matrix, n_latent)
         self._take_over(fit)
-        self.is_trained_ = True
+        self.is_trained_, self.trained_on_ = True, names_checksum(self.adata.obs_names)
         self.train_indices_, self.validation_indices_, self.test_indices_ = cells, split.validation, split.test
         # of very many cells some say enough
         every = cells[np.unique(np.linspace(0, len(cells) - 1, min(len(cells), MOST_JUDGED)).astype(int))]

@@ -93,6 +93,8 @@ class ScviExchangeMixin(FilesMixin):
         target = require_exportable(dir_path, overwrite=overwrite, with_cells=save_anndata)
         if save_anndata and model._adata is None:
             raise DeltaviError("The model was loaded without data: there are no cells to save with it.")
+        if save_anndata:
+            model.adata_manager.validate()
         setup = {name: model._setup_argument(name) for name in (*SETUP_ARGUMENTS, *SETUP_LISTS)}
         stand_ins = _stand_ins(
             model.gene_names,

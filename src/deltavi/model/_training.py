@@ -16,6 +16,7 @@ from deltavi._collector import spared_collector
 from deltavi._entries import Indices, seed_number
 from deltavi._errors import DeltaviError, DeltaviWarning
 from deltavi._random import isolated_randomness
+from deltavi.data._names import names_checksum
 from deltavi.model._asked_split import asked_split
 from deltavi.model._checkpoint import check_checkpoint, checkpoints
 from deltavi.model._faults import finish, recovered, sigterm_raised
@@ -50,6 +51,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
     is_mapped_ = False
     # whether the model comes from a file, which does not say which weights were frozen
     is_loaded_ = False
+    # names of the cells the model was trained on, in their order
+    trained_on_: str | None = None
     default_batch_size: ClassVar[int] = 128
     # passes over the data beyond which the model learns its cells by heart, where there are enough of them
     most_epochs: ClassVar[int] = EPOCHS_RANGE[1]
@@ -183,6 +186,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
         with sigterm_raised():
             with recovered(self, guard, split=split, batch_size=batch_size, saved=saved), isolated_randomness(seed):
                 self._fit(guard, epochs, {"batch_size": batch_size, "datasplitter_kwargs": loading}, plan, trainer)
+            self.trained_on_ = names_checksum(self.adata.obs_names)
             finish(self)
             for last in saved:
                 last.write()

@@ -17,7 +17,7 @@ from deltavi._entries import init_keywords, known_keywords
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness, model_seed
 from deltavi.data._checks import MatrixReport, scale_check
-from deltavi.data._manager import DataManager
+from deltavi.data._manager import DataManager, compared_once
 from deltavi.likelihood._base import to_numpy
 from deltavi.model._base import CountModel
 from deltavi.model._cells import Indices, positions
@@ -218,7 +218,7 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, ScviExchangeMixin, TrainingM
             # what was registered, and no more: encoding needs nothing of what a loader finds out for likelihoods
             keys = list(self.get_anndata_manager(adata, required=True).data_registry)
             kwargs = {"batch_size": CELLS_ENCODED, "data_and_attributes": keys, **kwargs}
-        with isolated_randomness(self.seed):
+        with isolated_randomness(self.seed), compared_once():
             return super().get_latent_representation(adata, indices=indices, **kwargs)
 
     @torch.inference_mode()
