@@ -54,6 +54,9 @@ def methods(model: Any) -> dict[str, Callable[[Path], Any]]:
         if not name.startswith("_") and name not in READ_NOTHING | (CLASSIFIERS_LACK if is_classifier else set()):
             found[name] = lambda _, f=function, n=name: f(model, **ARGUMENTS.get(n, {}))
     found["get_from_registry"] = lambda _: model.get_from_registry(model.adata, "X")
+    if type(model).__name__ not in getattr(model, "exchanged", ()):
+        # SCVI is no such model
+        found.pop("export_scvi", None)
     for name in {"save", "export_scvi"} & found.keys():
         found[name] = lambda folder, n=name: getattr(model, n)(folder / n, save_anndata=True)
     return found
