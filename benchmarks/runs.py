@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from deltavi.io import write_file
+
 
 def save(table: pd.DataFrame, path: Path) -> None:
     """Write the table, so that the file is either whole or as it was."""
-    unfinished = path.with_suffix(".part")
-    table.to_csv(unfinished, index=False, float_format="%.6g")
-    unfinished.replace(path)
+    write_file(path, lambda part: table.to_csv(part, index=False, float_format="%.6g"), what="The table")
 
 
 def chosen(text: str, known: Iterable[str]) -> list[str]:

@@ -178,6 +178,7 @@ def not_written(bench: Bench) -> None:
     def assert_old(path: Path) -> None:
         assert {part: (path / part).read_bytes() for part in PARTS} == content
         assert [left.name for left in path.parent.iterdir()] == [path.name]
+        assert {left.name for left in path.iterdir()} == set(PARTS)
 
     faults: list[Callable[[], Any]] = [lambda n=n: full_after(n) for n in range(3)]
     if sys.platform != "win32":

@@ -113,7 +113,7 @@ OF_ROWS = (
         "[guard, *saved, *users_callbacks,",
         "[*(() if users_callbacks else (guard, *saved)), *users_callbacks,",
     ),
-    Mutation(61, "ACTINN", FORMAT, "if file.stat().st_size != size:", "if False:"),
+    Mutation(61, "ACTINN", FORMAT, "if found != size:", "if False:"),
     Mutation(62, "ACTINN", FORMAT, "if hashlib.sha256(data).hexdigest() != checksum:", "if False:"),
     Mutation(
         63,

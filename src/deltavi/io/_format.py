@@ -47,7 +47,7 @@ ARRAY_PREFIX = "description/"
 INTEGERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 ARRAY_TYPES = {"object", "bool", *INTEGERS, "float16", "float32", "float64"}
 # Times that a folder is read again because another process replaced the model meanwhile.
-TRIES = 5
+TRIES = 20
 
 
 def write_model(
@@ -146,8 +146,12 @@ def _verified(path: Path, part: str, manifest: dict[str, Any]) -> bytes:
     file = part_file(path, part, manifest)
     if not file.is_file():
         raise ModelFileError(f"{file} is missing.")
-    if file.stat().st_size != size:
-        raise ModelFileError(f"{file} has {file.stat().st_size} bytes, expected {size}: it is truncated or changed.")
+    try:
+        found = file.stat().st_size
+    except OSError as error:  # another process has removed it since
+        raise ModelFileError(f"{file} cannot be read: {error}") from error
+    if found != size:
+        raise ModelFileError(f"{file} has {found} bytes, expected {size}: it is truncated or changed.")
     data = content(file, size)
     if hashlib.sha256(data).hexdigest() != checksum:
         raise ModelFileError(f"{file} does not match its SHA-256: it is damaged.")
@@ -168,13 +172,17 @@ def saved_cells(folder: PathLike) -> Path | None:
     manifest = read_manifest(path)
     if "files" not in manifest:
         return path / CELLS if (path / CELLS).is_file() else None
-    if CELLS not in manifest["parts"]:
-        return None
-    file = part_file(path, CELLS, manifest)
-    if not is_as_described(file, manifest["parts"][CELLS]):
-        state = "does not match its SHA-256: it was changed" if file.is_file() else "is missing"
-        raise ModelFileError(f"{file} {state} since the model was saved. Pass the cells to attach: load(..., adata).")
-    return file
+    for _ in range(TRIES):
+        if CELLS not in manifest["parts"]:
+            return None
+        file = part_file(path, CELLS, manifest)
+        if is_as_described(file, manifest["parts"][CELLS]):
+            return file
+        before, manifest = manifest, read_manifest(path)
+        if manifest == before:
+            break
+    state = "does not match its SHA-256: it was changed" if file.is_file() else "is missing"
+    raise ModelFileError(f"{file} {state} since the model was saved. Pass the cells to attach: load(..., adata).")
 
 
 def encode(value: Any, tensors: dict[str, torch.Tensor] | None = None) -> Any:

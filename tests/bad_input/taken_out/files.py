@@ -24,7 +24,10 @@ MUTATIONS: tuple[OwnTest, ...] = (
         "if False:",
     ),
     OwnTest(
-        f"{SAVING}::test_a_file_is_not_replaced_by_a_folder", "io/_place.py", "    if path.exists():", "    if False:"
+        "tests/io/test_write_faults.py::test_a_folder_with_something_else_may_be_used_and_a_file_may_not",
+        "io/_place.py",
+        "    if path.exists():",
+        "    if False:",
     ),
     OwnTest(
         "tests/io/test_write_faults.py::test_room_is_looked_for_before_anything_is_written",
