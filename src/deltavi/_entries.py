@@ -312,6 +312,7 @@ def _plain_array(values: Any, name: str, what: str) -> np.ndarray:
 def require_anndata(value: object, *, name: str = "adata") -> AnnData:
     """`value`, which must be an AnnData; the message says how to come by one."""
     if isinstance(value, AnnData):
+        _require_tables(value, name)
         return value
     kinds = {cls.__name__ for cls in type(value).__mro__}
     way = next((way for kind, way in WAYS_TO_ANNDATA.items() if kind in kinds), "pass an anndata.AnnData")
@@ -340,6 +341,16 @@ WAYS_TO_ANNDATA = {
     "Tensor": NAME_FIRST,
     "type": "pass an object, not its class",
 }
+
+
+def _require_tables(adata: AnnData, name: str) -> None:
+    """Raise where obs or var are read lazily, as by ``anndata.experimental.read_lazy``."""
+    if not (isinstance(adata.obs, pd.DataFrame) and isinstance(adata.var, pd.DataFrame)):
+        raise DeltaviError(
+            f"{name} was read lazily: its obs and var are no data frames. Read it into memory, "
+            f"{name} = {name}.to_memory(); or open the file with anndata.read_h5ad(path, backed='r'), which leaves the "
+            "matrix on disk."
+        )
 
 
 def _modalities(value: Any) -> str:

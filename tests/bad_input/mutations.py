@@ -33,12 +33,12 @@ MATRIX, NAMES, BASE, FORMAT = "data/_matrix.py", "data/_names.py", "model/_base.
 TOO_FEW_GENES = "if match.overlap < min_overlap or match.overlap == 0.0:"
 OF_ROWS = (
     Mutation(1, "VAE", CHECKS, "if report.n_nan + report.n_infinite == 0:", "if True:"),
-    Mutation(2, "SCGEN", CHECKS, "good[numbers[np.unique(rows[wrong])]] = False", "pass"),
+    Mutation(2, "SCGEN", "data/_valid_cells.py", "good[numbers[np.unique(rows[wrong])]] = False", "pass"),
     Mutation(3, "VAE", CHECKS, 'sums["n_infinite"] += int(np.isinf(as_float).sum())', "pass"),
     Mutation(
         4, "VAE", CHECKS, "return self.n_negative == 0 and self.n_fractional == 0", "return not self.n_fractional"
     ),
-    Mutation(5, "PPCA", CHECKS, "int((finite < 0).sum())", "int((finite < 0).any())"),
+    Mutation(5, "PPCA", CHECKS, "int((finite < -ROUNDED_ZERO).sum())", "int((finite < -ROUNDED_ZERO).any())"),
     Mutation(
         6,
         "VAE",

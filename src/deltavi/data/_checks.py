@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from anndata.abc import CSCDataset
@@ -21,17 +21,30 @@ ENTRIES_PER_PASS = 2_000_000
 FLOAT32_EXACT = 2.0**24
 # Bytes of a number that sums over cells or genes can be taken in.
 SMALLEST_ITEM = 4
+# Values this near to a whole number differ from it by rounding, as after undoing a logarithm: the least, the share of
+# large values, and the most; and what is left of a zero.
+ROUNDING, ROUNDING_SHARE, LARGEST_ROUNDING, ROUNDED_ZERO = 1e-3, 1e-5, 0.1, 1e-6
 # log1p of any plausible count of one gene in one cell stays below this.
 MAX_PLAUSIBLE_LOG = 20.0
 LOG_LIKELIHOOD = (
     "gene_likelihood='normal' needs log-normalised expression: run sc.pp.normalize_total and sc.pp.log1p first, or "
     "choose 'zinb' or 'nb'."
 )
-COUNT_LIKELIHOOD = "A count likelihood needs raw counts; gene_likelihood='normal' takes log-normalised expression."
-RAW_COUNTS_HINT = (
+ANY_VALUES = (
     "If raw counts are in a layer, name it when the data are set up; a model made with check_input=False takes any "
     "values."
 )
+COUNT_LIKELIHOOD = (
+    f"A count likelihood needs raw counts; gene_likelihood='normal' takes log-normalised expression. {ANY_VALUES}"
+)
+Kind = Literal["counts", "log-normalised values"]
+# What is said of a kind of values that lies elsewhere than where it was looked for.
+Offer = Callable[[Kind], str]
+
+
+def nowhere_else(kind: Kind) -> str:
+    """Say nothing: where else values could lie is not known."""
+    return ""
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,7 @@ class MatrixReport:
     n_infinite: int = 0
     n_negative: int = 0
     n_fractional: int = 0
+    n_rounding: int = 0
     n_nonzero: int = 0
     n_empty_cells: int = 0
     n_negative_cells: int = 0
@@ -56,7 +70,7 @@ class MatrixReport:
 
     @property
     def are_counts(self) -> bool:
-        """Non-negative whole numbers throughout."""
+        """Non-negative whole numbers throughout; `n_rounding` of them are whole but for rounding."""
         return self.n_negative == 0 and self.n_fractional == 0
 
     @property
@@ -105,7 +119,7 @@ def _as_block(block: Any) -> sparse.csr_matrix | np.ndarray:
     return rows.astype(np.float32) if rows.dtype.itemsize < SMALLEST_ITEM else rows
 
 
-def _entries(block: sparse.csr_matrix | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def entries(block: sparse.csr_matrix | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Row, column and value of every stored entry of a block."""
     if isinstance(block, np.ndarray):
         rows, columns = np.nonzero(np.ones(block.shape, dtype=bool)) if block.size else (np.array([], int),) * 2
@@ -116,7 +130,8 @@ def _entries(block: sparse.csr_matrix | np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def scan_matrix(x: Any) -> MatrixReport:
     """Count everything that can be wrong with `x` ``(n_cells, n_genes)``, reading it once."""
-    sums = dict.fromkeys(("n_nan", "n_infinite", "n_negative", "n_fractional", "n_nonzero", "n_empty_cells"), 0)
+    counted = ("n_nan", "n_infinite", "n_negative", "n_fractional", "n_rounding", "n_nonzero", "n_empty_cells")
+    sums = dict.fromkeys(counted, 0)
     below: list[int] = []
     bad_cells: list[int] = []
     bad_genes: list[int] = []
@@ -128,23 +143,30 @@ def scan_matrix(x: Any) -> MatrixReport:
         as_float = np.asarray(values, dtype=np.float64).reshape(-1)
         wrong = ~np.isfinite(as_float)
         if wrong.any():
-            rows, columns, _ = _entries(block)
+            rows, columns, _ = entries(block)
             bad_cells.extend(numbers[rows[wrong]].tolist())
             bad_genes.extend(columns[wrong].tolist())
-        if (as_float < 0).any():
-            rows, _, _ = _entries(block)
-            below.extend(numbers[np.unique(rows[as_float < 0])].tolist())
+        negative = as_float < -ROUNDED_ZERO
+        if negative.any():
+            rows, _, _ = entries(block)
+            below.extend(numbers[np.unique(rows[negative])].tolist())
         finite = as_float[~wrong]
         sums["n_nan"] += int(np.isnan(as_float).sum())
         sums["n_infinite"] += int(np.isinf(as_float).sum())
-        sums["n_negative"] += int((finite < 0).sum())
-        sums["n_fractional"] += int((finite != np.floor(finite)).sum())
+        sums["n_negative"] += int((finite < -ROUNDED_ZERO).sum())
+        fractional = finite[finite != np.floor(finite)]
+        n_rounding = int(differ_by_rounding(fractional).sum())
+        sums["n_rounding"] += n_rounding
+        sums["n_fractional"] += len(fractional) - n_rounding
         sums["n_nonzero"] += int((finite != 0).sum())
         cell_totals = np.asarray(abs(block).sum(1), dtype=np.float64).ravel()
         sums["n_empty_cells"] += int((cell_totals == 0).sum())
         empty.extend(numbers[cell_totals == 0][:3].tolist())
         totals.extend(cell_totals[:3].tolist())
         maximum = max(maximum, float(finite.max(initial=0.0)))
+    if maximum < 0.5:
+        # nothing but what is left of zeros: these are small numbers, not counts
+        sums["n_fractional"], sums["n_rounding"] = sums["n_fractional"] + sums["n_rounding"], 0
     return MatrixReport(
         n_cells=int(x.shape[0]),
         n_genes=int(x.shape[1]),
@@ -157,6 +179,15 @@ def scan_matrix(x: Any) -> MatrixReport:
         first_cell_totals=tuple(totals[:100]),
         **sums,
     )
+
+
+def differ_by_rounding(values: np.ndarray) -> np.ndarray:
+    """Which of `values` are whole numbers but for rounding, as after undoing a logarithm."""
+    whole = np.rint(values)
+    distance = np.abs(values - whole)
+    near = distance <= np.clip(ROUNDING_SHARE * np.abs(values), ROUNDING, LARGEST_ROUNDING)
+    found: np.ndarray = np.where(whole == 0, distance <= ROUNDED_ZERO, near & (values > 0))
+    return found
 
 
 def require_finite(
@@ -181,7 +212,12 @@ def _negative(report: MatrixReport, cells: Sequence[str]) -> str:
 
 
 def require_counts(
-    report: MatrixReport, *, where: str, cells: Sequence[str] = (), needs: str = COUNT_LIKELIHOOD
+    report: MatrixReport,
+    *,
+    where: str,
+    cells: Sequence[str] = (),
+    needs: str = COUNT_LIKELIHOOD,
+    offer: Offer = nowhere_else,
 ) -> None:
     """Raise where a model of raw counts, as `needs` says, would meet anything but non-negative whole numbers."""
     if report.are_counts:
@@ -194,11 +230,24 @@ def require_counts(
         reason = f"{report.n_fractional} fractional values up to {report.max_value:.3g}: log-normalised, not counts."
     else:
         reason = f"{report.n_fractional} fractional values of {report.n_nonzero} that are not zero."
-    raise InputDataError(f"{where} holds {reason} {needs} {RAW_COUNTS_HINT}")
+    found = offer("counts")
+    if not found and not report.n_negative and not report.look_scaled:
+        found = f" Round counts that were corrected for ambient RNA, {_rounding_line(where)}."
+    raise InputDataError(f"{where} holds {reason}{found} {needs}")
+
+
+def _rounding_line(where: str) -> str:
+    matrix = where if where.startswith("adata.") else "adata.X"
+    return f"{matrix} = np.rint({matrix})"
 
 
 def require_log_normalised(
-    report: MatrixReport, *, where: str, cells: Sequence[str] = (), needs: str = LOG_LIKELIHOOD
+    report: MatrixReport,
+    *,
+    where: str,
+    cells: Sequence[str] = (),
+    needs: str = LOG_LIKELIHOOD,
+    offer: Offer = nowhere_else,
 ) -> None:
     """Raise where a Gaussian model, as `needs` says, would meet counts, or values that no logarithm of counts takes."""
     if report.n_negative:
@@ -213,10 +262,14 @@ def require_log_normalised(
         )
     else:
         return
-    raise InputDataError(f"{where} {reason}. {needs} check_input=False overrides the check.")
+    raise InputDataError(
+        f"{where} {reason}.{offer('log-normalised values')} {needs} check_input=False overrides the check."
+    )
 
 
-def require_detection(report: MatrixReport, *, where: str, cells: Sequence[str] = ()) -> None:
+def require_detection(
+    report: MatrixReport, *, where: str, cells: Sequence[str] = (), offer: Offer = nowhere_else
+) -> None:
     """Raise where a Bernoulli likelihood would meet anything but values from zero to one."""
     if report.n_negative == 0 and report.max_value <= 1:
         return
@@ -268,33 +321,3 @@ def _totals_by_column(row_of: Any, value_of: Any, *, n_rows: int) -> np.ndarray:
 def are_relative(size_factors: np.ndarray, totals: np.ndarray) -> bool:
     """Whether size factors are smaller than the counts they belong to, as pooled estimates around one are."""
     return len(size_factors) > 0 and bool(np.median(size_factors) < np.median(totals))
-
-
-def valid_cells(adata: Any, *, layer: str | None = None, counts: bool = True) -> np.ndarray:
-    """Cells whose expression a model can use.
-
-    Parameters
-    ----------
-    adata
-        AnnData to look at; backed files are read in blocks.
-    layer
-        Layer to check instead of X.
-    counts
-        Also require non-negative whole numbers.
-
-    Returns
-    -------
-    Boolean mask ``(n_cells,)``, False where a cell holds NaN, infinite or (with `counts`) negative or
-    fractional values.
-    """
-    x = adata.X if layer is None else adata.layers[layer]
-    good = np.ones(adata.n_obs, dtype=bool)
-    for numbers, block in row_blocks(x):
-        rows, _, values = _entries(block)
-        values = np.asarray(values, dtype=np.float64)
-        wrong = ~np.isfinite(values)
-        if counts:
-            with np.errstate(invalid="ignore"):
-                wrong |= (values < 0) | (values != np.floor(values))
-        good[numbers[np.unique(rows[wrong])]] = False
-    return good

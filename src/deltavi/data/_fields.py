@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from deltavi._errors import DeltaviError, InputDataError, examples, unknown_cate
 from deltavi._text import as_text
 from deltavi.data._checks import MatrixReport, require_finite, scan_matrix, warn_unusual
 from deltavi.data._columns import UNSEEN, codes_of, column, extended, used_categories, warn_unseen
-from deltavi.data._matrix import loadable
+from deltavi.data._matrix import loadable, rounded
 from deltavi.data._names import (
     checksum,
     sorted_names,
@@ -23,6 +24,9 @@ from deltavi.data._names import (
     warn_near_duplicates,
     warn_small_batches,
 )
+from deltavi.data._source import matrix_name, matrix_of
+
+logger = logging.getLogger("deltavi")
 
 # What a value of a column is called, and several.
 NOUNS = {
@@ -43,11 +47,10 @@ class ExpressionField(LayerField):  # type: ignore[misc]
     @property
     def where(self) -> str:
         """How to call the matrix in a message."""
-        return "adata.X" if self.attr_key is None else f"adata.layers[{self.attr_key!r}]"
+        return matrix_name(self.attr_key)
 
     def validate_field(self, adata: AnnData) -> None:
-        if self.attr_key is not None and self.attr_key not in adata.layers:
-            raise unknown_category("layer", self.attr_key, [k for k in adata.layers if k is not None])
+        matrix_of(adata, self.attr_key)
 
     def require_finite(self, adata: AnnData, *, quiet: bool = True) -> MatrixReport:
         """What a scan of the matrix finds; raise where that is NaN or infinite values."""
@@ -64,6 +67,10 @@ class ExpressionField(LayerField):  # type: ignore[misc]
     def register_field(self, adata: AnnData) -> dict[str, Any]:
         report = self.require_finite(adata, quiet=False)
         warn_unusual(report, where=self.where, cells=adata.obs_names)
+        if report.n_rounding and report.are_counts:
+            rounded(loadable(self.get_field_data(adata), where=self.where, quiet=True), report, where=self.where)
+            message = "%s holds whole numbers but for rounding, in %d values: they are read as whole."
+            logger.info(message, self.where, report.n_rounding)
         return {
             self.N_OBS_KEY: adata.n_obs,
             self.N_VARS_KEY: adata.n_vars,

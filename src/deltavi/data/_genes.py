@@ -19,6 +19,10 @@ logger = logging.getLogger("deltavi")
 WARN_OVERLAP = 0.95
 ENSEMBL = re.compile(r"^ENS[A-Z]*G\d{6,}(\.\d+)?$")
 VERSION = re.compile(r"\.\d+$")
+# A genome before the name of a gene, such as "GRCh38_", "mm10___" or "GRCh38-2020-A_"; Seurat turns "_" into "-".
+PREFIX = r"^([A-Za-z][^_:|]*?[_:|]+|[A-Za-z]+\d+-+)"
+# Prefixes tried, of which a reference of several species has one each.
+MOST_PREFIXES = 4
 
 
 @dataclass(frozen=True)
@@ -110,11 +114,59 @@ def suggest_vocabulary(query: pd.Index, model: pd.Index) -> str:
         return " The names differ by a version suffix: strip it with adata.var_names.str.replace(r'\\.\\d+$', '')."
     if _share(query.str.upper(), model.str.upper()) > 0.5:
         return " The names differ by case: rename them, for example adata.var_names.str.upper()."
+    for said in (_prefix_of_query, _prefix_of_model, _spaces):
+        if found := said(query, model):
+            return found
     query_ensembl, model_ensembl = _ensembl_share(query), _ensembl_share(model)
     if query_ensembl > 0.5 > model_ensembl:
         return " The query has Ensembl identifiers, the model gene symbols: map them to symbols first."
     if model_ensembl > 0.5 > query_ensembl:
         return " The query has gene symbols, the model Ensembl identifiers: map them to identifiers first."
+    return ""
+
+
+def _prefix_of_query(query: pd.Index, model: pd.Index) -> str:
+    """Say so where the names of the query begin with a genome, as those of several species do."""
+    prefix = _prefix(query, model)
+    if prefix is None:
+        return ""
+    some = int((~query.str.startswith(prefix)).sum())
+    others = f" {some} genes have another prefix or none: leave them out." if some else ""
+    return (
+        f" Genes of the query have the prefix {prefix!r}, as of a genome: strip it, "
+        f"adata.var_names = adata.var_names.str.removeprefix({prefix!r}).{others}"
+    )
+
+
+def _prefix_of_model(query: pd.Index, model: pd.Index) -> str:
+    prefix = _prefix(model, query)
+    if prefix is None:
+        return ""
+    return (
+        f" Genes of the model have the prefix {prefix!r}, as of a genome: put it before those of the query, "
+        f"adata.var_names = {prefix!r} + adata.var_names."
+    )
+
+
+def _prefix(names: pd.Index, bare: pd.Index) -> str | None:
+    """What most of `names` begin with, and `bare` do not; without it, versions and case aside, they are the same."""
+    prefixes = names.str.extract(PREFIX, expand=False).value_counts()
+    for prefix in prefixes.index[:MOST_PREFIXES]:
+        stripped = names[names.str.startswith(prefix)].str.removeprefix(prefix)
+        smaller = min(len(stripped), len(bare))
+        plain, wanted = _plain_names(stripped), _plain_names(bare)
+        if len(stripped) > 1 and wanted.isin(plain).sum() > 0.5 * smaller:
+            return str(prefix)
+    return None
+
+
+def _plain_names(names: pd.Index) -> pd.Index:
+    return names.str.replace(VERSION, "", regex=True).str.upper()
+
+
+def _spaces(query: pd.Index, model: pd.Index) -> str:
+    if _share(query.str.strip(), model.str.strip()) > 0.5:
+        return " The names differ by spaces around them: strip them with adata.var_names.str.strip()."
     return ""
 
 

@@ -39,7 +39,7 @@ from deltavi.data._fields import (
     ExpressionField,
 )
 from deltavi.data._fingerprint import MatrixPrint, is_on_disk
-from deltavi.data._matrix import loadable
+from deltavi.data._matrix import loadable, rounded
 
 # Managers whose AnnData was compared in the block that a thread is in; None outside of such blocks.
 _compared: ContextVar[set[str] | None] = ContextVar("compared", default=None)
@@ -224,9 +224,16 @@ class DataManager(AnnDataManager):  # type: ignore[misc]
         if self._converted is not None and (self._converted[0] is source or on_disk):
             return self._converted[1]
         found = loadable(source, where="The expression matrix", quiet=True)
+        found = rounded(found, self._scan, where="The expression matrix")
         # what is read from a file as it is must not outlive that file
         self._converted = None if found is source else (source, found)
         return found
+
+    @property
+    def _scan(self) -> MatrixReport:
+        """What the scan of the expression matrix found when it was registered."""
+        state = self._registry[FIELD_REGISTRIES_KEY][REGISTRY_KEYS.X_KEY][STATE_REGISTRY_KEY]
+        return MatrixReport.from_dict(state[ExpressionField.SCAN_KEY])
 
     def create_torch_dataset(
         self,

@@ -15,9 +15,12 @@ from anndata.abc import CSCDataset
 from scipy import sparse
 
 from deltavi._errors import InputDataError, InputDataWarning
-from deltavi.data._checks import ENTRIES_PER_PASS, row_blocks
+from deltavi.data._checks import ENTRIES_PER_PASS, MatrixReport, row_blocks
 
 logger = logging.getLogger("deltavi")
+
+# Packages whose arrays an AnnData may hold, and no loader here reads.
+OTHER_ARRAYS = ("xarray", "cupy", "cupyx", "awkward", "torch", "jax", "pandas")
 
 
 def loadable(x: Any, *, where: str, quiet: bool = False) -> Any:
@@ -35,22 +38,58 @@ def loadable(x: Any, *, where: str, quiet: bool = False) -> Any:
     Raises
     ------
     InputDataError
-        If `x` is absent, holds Python objects, or is a Zarr array, whose rows no loader cuts.
+        If `x` is absent, holds Python objects, or is no array whose rows a loader can cut, as those of Zarr and xarray.
     """
     if x is None:
-        raise InputDataError(f"{where} is empty: there is no expression matrix to read. Pass layer=... if it is there.")
+        raise InputDataError(f"{where} is empty: there is no expression matrix to read.")
     if isinstance(x, CSCDataset):
         return csr_on_disk(x)
     if type(x).__module__.split(".")[0] == "zarr":
         raise InputDataError(f"{where} is a Zarr array. Read it in chunks, with dask.array.from_zarr, or into memory.")
+    if type(x).__module__.split(".")[0] in OTHER_ARRAYS:
+        raise InputDataError(
+            f"{where} is a {type(x).__module__.split('.')[0]} {type(x).__name__}, not an array of NumPy or SciPy. "
+            f"Convert it, for example {where} = np.asarray({where}); what is on a GPU has a method get()."
+        )
     _check_dtype(x, where, quiet)
     if sparse.issparse(x):
-        return _as_csr(x, where, quiet)
+        return _as_csr(_native(x), where, quiet)
     if hasattr(x, "map_blocks"):
         # a dask array, of which loaders take the rows as they come
         return x.map_blocks(_single_precision, dtype=np.float32, meta=np.empty((0, 0), dtype=np.float32))
     # a view of an AnnData hands out a subclass of ndarray, which torch does not take
-    return np.asarray(x) if isinstance(x, np.ndarray) else x
+    return _native(np.asarray(x)) if isinstance(x, np.ndarray) else x
+
+
+def rounded(x: Any, report: MatrixReport, *, where: str) -> Any:
+    """`x`, as :func:`loadable` gave it, as whole numbers where its `report` says that it holds such but for rounding.
+
+    Raises
+    ------
+    InputDataError
+        If values have to be rounded and lie in a file.
+    """
+    if not report.n_rounding or not report.are_counts:
+        return x
+    if sparse.issparse(x):
+        return sparse.csr_matrix((np.rint(x.data), x.indices, x.indptr), shape=x.shape)
+    if isinstance(x, np.ndarray):
+        return np.rint(x)
+    if hasattr(x, "map_blocks"):
+        return x.map_blocks(np.rint, dtype=np.float32)
+    raise InputDataError(
+        f"{where} holds whole numbers but for rounding ({report.n_rounding} values), in a file. Read it into memory, "
+        f"adata = adata.to_memory(), or round the values where they are written, {where} = np.rint({where})."
+    )
+
+
+def _native(x: Any) -> Any:
+    """`x` in the byte order of this computer."""
+    parts = [x.data, x.indices, x.indptr] if sparse.issparse(x) and x.format in ("csr", "csc") else [x]
+    if all(getattr(part, "dtype", np.dtype(float)).isnative for part in parts):
+        return x
+    turned = [part.astype(part.dtype.newbyteorder("=")) for part in parts]
+    return type(x)(tuple(turned), shape=x.shape) if len(turned) > 1 else turned[0]
 
 
 def _check_dtype(x: Any, where: str, quiet: bool) -> None:

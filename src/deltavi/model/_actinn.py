@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal, NoReturn
 
 import numpy as np
@@ -16,7 +17,7 @@ from scvi import REGISTRY_KEYS
 from deltavi._errors import DeltaviError, unknown_category
 from deltavi._random import isolated_randomness, model_seed
 from deltavi.annotation import ClassifiedCells, informative_genes
-from deltavi.data._checks import MatrixReport, are_relative, cell_totals, require_counts, row_blocks
+from deltavi.data._checks import ANY_VALUES, MatrixReport, Offer, are_relative, cell_totals, require_counts, row_blocks
 from deltavi.data._covariates import SizeFactorField
 from deltavi.data._fields import ExpressionField
 from deltavi.data._labels import LabelField
@@ -32,7 +33,7 @@ from deltavi.module import ACTINN as ACTINNModule
 from deltavi.module._actinn import TARGET_SUM
 from deltavi.train import CellSplit, FoldSplitter, assign_folds, split_labelled
 
-NEEDS = "ACTINN needs raw counts, which it normalises itself."
+NEEDS = f"ACTINN needs raw counts, which it normalises itself. {ANY_VALUES}"
 # Epochs of the published program, and steps below which networks have hardly begun to learn.
 DEFAULT_EPOCHS, SMALLEST_STEPS = 50, 1000
 # The penalty that predicts best falls about with the root of the number of labelled cells: this over the root.
@@ -132,7 +133,8 @@ class ACTINN(ClassificationMixin, AttributionMixin, FilesMixin, TrainingMixin, C
         self.chooses_penalty = weight_l2 is None
         self._check_label_names()
         if check_input and adata is not None:
-            require_counts(self._scan(), where=self._matrix_name(), cells=self.adata.obs_names, needs=NEEDS)
+            check = partial(require_counts, needs=NEEDS, offer=self._offer())
+            check(self._scan(), where=self._matrix_name(), cells=self.adata.obs_names)
         n_hidden = (n_hidden,) if isinstance(n_hidden, int) else tuple(n_hidden)
         with isolated_randomness(seed):
             self.module = ACTINNModule(
@@ -344,10 +346,11 @@ class ACTINN(ClassificationMixin, AttributionMixin, FilesMixin, TrainingMixin, C
             self.module.get_buffer("size_factor_unit").fill_(counted[cells].mean() / given[cells].mean())
         return given * float(self.module.get_buffer("size_factor_unit"))
 
-    def _check_query(self, manager: DataManager) -> None:
+    def _check_query(self, manager: DataManager, offer: Offer) -> None:
         if self.check_input:
             report = MatrixReport.from_dict(manager.get_state_registry(REGISTRY_KEYS.X_KEY)["scan"])
-            require_counts(report, where="The query", cells=manager.adata.obs_names, needs=NEEDS)
+            check = partial(require_counts, needs=NEEDS, offer=offer)
+            check(report, where="The query", cells=manager.adata.obs_names)
 
 
 def log_moments(matrix: Any, cells: np.ndarray, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

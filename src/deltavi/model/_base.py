@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -28,10 +28,10 @@ from deltavi._compat import (
     STATE_REGISTRY_KEY,
     make_actual,
 )
-from deltavi._entries import known_keywords
+from deltavi._entries import known_keywords, require_anndata
 from deltavi._errors import DeltaviError, DeltaviWarning, NotTrainedError
 from deltavi._random import taking_turns
-from deltavi.data._checks import MatrixReport, scale_check
+from deltavi.data._checks import MatrixReport, Offer, scale_check
 from deltavi.data._columns import user_columns
 from deltavi.data._covariates import ContinuousCovariatesField, SizeFactorField
 from deltavi.data._fields import (
@@ -43,6 +43,7 @@ from deltavi.data._genes import match_genes, require_unique_genes, warn_duplicat
 from deltavi.data._leftovers import drop, left_behind
 from deltavi.data._manager import DataManager, compared_once
 from deltavi.data._matrix import loadable, take_columns
+from deltavi.data._source import elsewhere, matrix_name, matrix_of
 from deltavi.model._copies import CopiesMixin
 from deltavi.model._given import plain_settings, plain_setup
 from deltavi.model._verbs import verb_keywords
@@ -124,6 +125,7 @@ class CountModel(CopiesMixin, BaseModelClass):  # type: ignore[misc]
     @classmethod
     def _register(cls, adata: AnnData, setup_method_args: dict[str, Any], **transfer: Any) -> None:
         """Check `adata` and register it with this class; ``setup_anndata`` ends here."""
+        require_anndata(adata)
         _require_cells(adata)
         _require_known_arguments(cls.__name__, transfer, setup_method_args[SETUP_ARGS_KEY])
         setup_method_args[SETUP_ARGS_KEY] = plain_setup(setup_method_args[SETUP_ARGS_KEY])
@@ -131,6 +133,7 @@ class CountModel(CopiesMixin, BaseModelClass):  # type: ignore[misc]
         warn_duplicate_cells(adata.obs_names)
         left = left_behind(adata)
         if adata.is_view:
+            _refuse_view_of_file(adata)
             logger.info("A view was set up; it becomes an AnnData of its own, and its parent stays as it is.")
             make_actual(adata)
         manager = DataManager(
@@ -166,14 +169,20 @@ class CountModel(CopiesMixin, BaseModelClass):  # type: ignore[misc]
 
     def _check_scale(self, gene_likelihood: str) -> None:
         """Raise where the registered matrix is not on the scale the likelihood needs."""
-        scale_check(gene_likelihood)(self._scan(), where=self._matrix_name(), cells=self.adata.obs_names)
+        check, offer = scale_check(gene_likelihood), self._offer()
+        check(self._scan(), where=self._matrix_name(), cells=self.adata.obs_names, offer=offer)
+
+    def _offer(self, query: AnnData | None = None) -> Offer:
+        """What says where else in the model's cells, or those of a query, values of the right kind lie."""
+        source = self.adata if query is None else query
+        return partial(elsewhere, source, self._setup_argument("layer"), for_model=query is not None)
 
     def _scan(self) -> MatrixReport:
         """What the scan of the registered matrix found."""
         return MatrixReport.from_dict(self._state(REGISTRY_KEYS.X_KEY)["scan"])
 
     def _matrix_name(self) -> str:
-        return _where(self._setup_argument("layer"))
+        return matrix_name(self._setup_argument("layer"))
 
     # -- queries ---------------------------------------------------------------------------------------------
 
@@ -191,11 +200,7 @@ class CountModel(CopiesMixin, BaseModelClass):  # type: ignore[misc]
             return self._adata
         if getattr(adata, "_deltavi_owner", None) == self.id:
             return adata
-        if not isinstance(adata, AnnData):
-            raise DeltaviError(
-                f"The cells are a {type(adata).__name__}, and genes are matched by name: pass an AnnData."
-            )
-        return self._align(adata)
+        return self._align(require_anndata(adata))
 
     def _align(self, adata: AnnData) -> AnnData:
         """Stand-in for `adata` with the model's genes in the model's order; `adata` itself is left alone."""
@@ -207,14 +212,14 @@ class CountModel(CopiesMixin, BaseModelClass):  # type: ignore[misc]
         arguments = {SETUP_ARGS_KEY: dict(setup)}
         manager = DataManager(is_watched=False, fields=self._fields(setup), setup_method_args=arguments)
         manager.register_fields(query, source_registry=self.registry_)
-        self._check_query(manager)
+        self._check_query(manager, self._offer(adata))
         # each keeps the other alive, and both go when the caller lets go of the stand-in
         query._deltavi_owner, query._deltavi_manager = self.id, manager
         self._register_manager_for_instance(manager)
         return query
 
-    def _check_query(self, manager: DataManager) -> None:
-        """Raise where a query is on another scale than the data the model was trained on."""
+    def _check_query(self, manager: DataManager, offer: Offer) -> None:
+        """Raise where a query is on another scale than the data the model was trained on; `offer` what it has else."""
 
     # -- state -----------------------------------------------------------------------------------------------
 
@@ -269,13 +274,18 @@ def _is_present(device: torch.device) -> bool:
     return device.type != "mps" or torch.backends.mps.is_available()
 
 
-def _where(layer: str | None) -> str:
-    return "adata.X" if layer is None else f"adata.layers[{layer!r}]"
-
-
 def _require_cells(adata: AnnData) -> None:
     if adata.n_obs == 0 or adata.n_vars == 0:
         raise DeltaviError(f"adata has {adata.n_obs} cells and {adata.n_vars} genes; there is nothing to learn from.")
+
+
+def _refuse_view_of_file(adata: AnnData) -> None:
+    if adata.isbacked:
+        raise DeltaviError(
+            f"adata is a view of {adata.n_obs} cells and {adata.n_vars} genes of a backed file, which cannot be set "
+            "up. Read them into memory, adata = adata.to_memory(), or write them to a file of their own, adata = "
+            "adata.copy(filename='subset.h5ad')."
+        )
 
 
 def _require_known_arguments(model: str, given: dict[str, Any], known: Iterable[str]) -> None:
@@ -304,7 +314,7 @@ def aligned_copy(adata: AnnData, genes: np.ndarray, *, layer: str | None, min_ov
     """
     match = match_genes(adata.var_names, pd.Index(genes), min_overlap=min_overlap)
     warn_duplicate_cells(adata.obs_names)
-    matrix = loadable(_expression(adata, layer), where=_where(layer), quiet=True)
+    matrix = loadable(_expression(adata, layer), where=matrix_name(layer), quiet=True)
     if not match.is_identity:
         matrix = take_columns(matrix, match.positions)
     with taking_turns():
@@ -315,12 +325,10 @@ def aligned_copy(adata: AnnData, genes: np.ndarray, *, layer: str | None, min_ov
 
 
 def _expression(adata: AnnData, layer: str | None) -> Any:
-    if layer is None:
-        return adata.X
-    if layer not in adata.layers:
+    if layer is not None and layer not in adata.layers:
         raise DeltaviError(
             f"The model reads layers[{layer!r}], which the query does not have. If its X holds raw counts and the "
             f"model was trained on such: adata.layers[{layer!r}] = adata.X.copy(); if it was trained on log1p CP10k: "
             f"deltavi.data.log_normalise(adata, key_added={layer!r})."
         )
-    return adata.layers[layer]
+    return matrix_of(adata, layer)

@@ -15,7 +15,7 @@ from deltavi._entries import keywords_of, known_keywords
 from deltavi._errors import DeltaviError, InputDataWarning, KeyClashError, UnseenCategoryWarning, examples
 from deltavi._random import model_seed
 from deltavi.annotation import Calibration
-from deltavi.data._checks import cell_totals
+from deltavi.data._checks import Offer, cell_totals
 from deltavi.model._attribution import AttributionMixin
 from deltavi.model._cells import Indices, positions
 from deltavi.model._classification import BATCH_SIZE, ClassificationMixin
@@ -313,8 +313,8 @@ class MIXVI(
                 stacklevel=3,
             )
 
-    def _check_query(self, manager: Any) -> None:
-        super()._check_query(manager)
+    def _check_query(self, manager: Any, offer: Offer) -> None:
+        super()._check_query(manager, offer)
         if not self.module.conditional:
             return
         n_unknown = int((np.asarray(manager.get_from_registry(_keys.CONDITION)) < 0).sum())

@@ -14,12 +14,14 @@ from scvi import REGISTRY_KEYS
 
 import deltavi
 from deltavi import _keys
+from deltavi._entries import require_anndata
 from deltavi._errors import DeltaviError, KeyClashError, UnknownCategoryError, examples
 from deltavi._random import isolated_randomness
 from deltavi._text import as_text
-from deltavi.data._checks import are_relative, cell_totals, valid_cells
+from deltavi.data._checks import are_relative, cell_totals
 from deltavi.data._columns import category_names, column, require_known, used_categories
 from deltavi.data._conditions import same_condition
+from deltavi.data._valid_cells import valid_cells
 from deltavi.model._base import CountModel
 from deltavi.model._consensus import Consensus, ConsensusMixin, ResponseEvidence, report_evidence, unmoved
 from deltavi.model._decoding import CellDecoder, Predicted, Profile, predict_cells, predictive_interval, stack
@@ -215,7 +217,7 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin):
         self, adata: AnnData | None, *, control: str, labels: str | Sequence[str] | None, drop: bool
     ) -> Request:
         model = cast("CountModel", self)
-        source = model._validate_anndata() if adata is None else adata
+        source = model._validate_anndata() if adata is None else require_anndata(adata)
         taken = [key for key in OWN_OBS if key in source.obs]
         if taken:
             raise KeyClashError(f"obs already holds {examples(taken)}, which a prediction writes; rename or drop them.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -15,7 +16,7 @@ from deltavi import _keys
 from deltavi._entries import seed_number
 from deltavi._errors import DeltaviError, examples, unknown_category
 from deltavi._random import model_seed
-from deltavi.data._checks import MatrixReport, require_log_normalised, row_blocks
+from deltavi.data._checks import MatrixReport, Offer, require_log_normalised, row_blocks
 from deltavi.data._manager import DataManager
 from deltavi.data._names import names_checksum
 from deltavi.latent import LinearGaussian, common_factors, principal_factors
@@ -354,13 +355,15 @@ class PPCA(VAE):
 
     def _check_scale(self, gene_likelihood: str) -> None:
         cells = self.adata.obs_names
-        require_log_normalised(self._scan(), where=self._matrix_name(), cells=cells, needs=FIT_NEEDS)
+        check = partial(require_log_normalised, needs=FIT_NEEDS, offer=self._offer())
+        check(self._scan(), where=self._matrix_name(), cells=cells)
 
-    def _check_query(self, manager: DataManager) -> None:
+    def _check_query(self, manager: DataManager, offer: Offer) -> None:
         if self.check_input:
             report = MatrixReport.from_dict(manager.get_state_registry(REGISTRY_KEYS.X_KEY)["scan"])
             needs = QUERY_NEEDS.format(target=self._matrix_name())
-            require_log_normalised(report, where="The query", cells=manager.adata.obs_names, needs=needs)
+            check = partial(require_log_normalised, needs=needs, offer=offer)
+            check(report, where="The query", cells=manager.adata.obs_names)
 
 
 def _refuse_foreign(arguments: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from deltavi._compat import init_library_size
 from deltavi._entries import init_keywords, known_keywords
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness, model_seed
-from deltavi.data._checks import MatrixReport, scale_check
+from deltavi.data._checks import MatrixReport, Offer, scale_check
 from deltavi.data._manager import DataManager, compared_once
 from deltavi.likelihood._base import to_numpy
 from deltavi.model._base import CountModel
@@ -320,11 +320,11 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, ScviExchangeMixin, TrainingM
         means, variances = init_library_size(self.adata_manager, n_batch)
         return {"library_log_means": means, "library_log_vars": variances}
 
-    def _check_query(self, manager: DataManager) -> None:
+    def _check_query(self, manager: DataManager, offer: Offer) -> None:
         if not self.check_input:
             return
         report = MatrixReport.from_dict(manager.get_state_registry(REGISTRY_KEYS.X_KEY)["scan"])
-        scale_check(self.module.gene_likelihood)(report, where="The query", cells=manager.adata.obs_names)
+        scale_check(self.module.gene_likelihood)(report, where="The query", cells=manager.adata.obs_names, offer=offer)
 
 
 def settings_of(model_class: type[VAE]) -> list[str]:

@@ -1,0 +1,47 @@
+"""Cells whose expression a model can use."""
+
+from __future__ import annotations
+
+import numpy as np
+from anndata import AnnData
+
+from deltavi.data._checks import ROUNDED_ZERO, differ_by_rounding, entries, row_blocks
+from deltavi.data._matrix import loadable
+from deltavi.data._source import matrix_name, matrix_of
+
+
+def valid_cells(adata: AnnData, *, layer: str | None = None, counts: bool = True) -> np.ndarray:
+    """Cells whose expression a model can use.
+
+    Parameters
+    ----------
+    adata
+        AnnData to look at; backed files are read in blocks.
+    layer
+        Layer to check instead of X.
+    counts
+        Also require non-negative whole numbers.
+
+    Returns
+    -------
+    Boolean mask ``(n_cells,)``, False where a cell holds NaN, infinite or (with `counts`) negative or
+    fractional values; whole numbers but for rounding are none.
+
+    Raises
+    ------
+    UnknownCategoryError
+        If there is no such layer.
+    InputDataError
+        If there is no matrix, or it holds no numbers.
+    """
+    x = loadable(matrix_of(adata, layer), where=matrix_name(layer), quiet=True)
+    good = np.ones(x.shape[0], dtype=bool)
+    for numbers, block in row_blocks(x):
+        rows, _, values = entries(block)
+        values = np.asarray(values, dtype=np.float64)
+        wrong = ~np.isfinite(values)
+        if counts:
+            with np.errstate(invalid="ignore"):
+                wrong |= (values < -ROUNDED_ZERO) | ((values != np.floor(values)) & ~differ_by_rounding(values))
+        good[numbers[np.unique(rows[wrong])]] = False
+    return good
