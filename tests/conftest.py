@@ -10,6 +10,11 @@ import pytest
 import torch
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let models be asked about labels they were trained on: most tests mind what is computed, not what is learned."""
+    config.addinivalue_line("filterwarnings", "ignore:Measured cells under:UserWarning")
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     """Keep torch at one thread: libraries reset it, and threads that share a core wait for each other."""

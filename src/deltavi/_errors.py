@@ -88,6 +88,18 @@ class UnseenCategoryWarning(DeltaviWarning):
     """A query holds batches, covariate values or, where it is learned, labels that training never saw."""
 
 
+class LibrarySizeWarning(DeltaviWarning):
+    """Genes were selected, and each cell's total over all of them is not used though there is one."""
+
+
+class NotHeldOutWarning(DeltaviWarning):
+    """A prediction was asked for of what was among the training cells; the answer describes them."""
+
+
+class UnknownBatchWarning(DeltaviWarning):
+    """Cells are to be rejected in batches that the calibration did not see."""
+
+
 class CalibrationWarning(DeltaviWarning):
     """No labelled cell was held out: the temperature rests on less, and no cell can be rejected."""
 

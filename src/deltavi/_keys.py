@@ -31,6 +31,9 @@ UNS_PREDICTION = "deltavi"
 OBS_EXPLAINED_LABEL = "deltavi_label"
 OBS_COMPLETENESS_GAP = "deltavi_completeness_gap"
 
+# uns of an AnnData with a selection of genes: the obs column of totals over all genes
+UNS_TOTALS = "deltavi_total_counts"
+
 # uns of an AnnData of attributions
 UNS_ATTRIBUTION = "deltavi"
 

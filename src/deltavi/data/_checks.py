@@ -115,6 +115,8 @@ def row_blocks(
 
 def _as_block(block: Any) -> sparse.csr_matrix | np.ndarray:
     rows = sparse.csr_matrix(block) if sparse.issparse(block) else np.asarray(block)
+    # SciPy reads the byte order of this computer alone
+    rows = rows if rows.dtype.isnative else rows.astype(rows.dtype.newbyteorder("="))
     # sums of half precision, bool or small integers would overflow
     return rows.astype(np.float32) if rows.dtype.itemsize < SMALLEST_ITEM else rows
 

@@ -11,7 +11,7 @@ import warnings
 from typing import Any
 
 import numpy as np
-from anndata.abc import CSCDataset
+from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
 from deltavi._errors import InputDataError, InputDataWarning
@@ -53,7 +53,7 @@ def loadable(x: Any, *, where: str, quiet: bool = False) -> Any:
         )
     _check_dtype(x, where, quiet)
     if sparse.issparse(x):
-        return _as_csr(_native(x), where, quiet)
+        return _as_csr(x, where, quiet)
     if hasattr(x, "map_blocks"):
         # a dask array, of which loaders take the rows as they come
         return x.map_blocks(_single_precision, dtype=np.float32, meta=np.empty((0, 0), dtype=np.float32))
@@ -83,13 +83,9 @@ def rounded(x: Any, report: MatrixReport, *, where: str) -> Any:
     )
 
 
-def _native(x: Any) -> Any:
+def _native(x: np.ndarray) -> np.ndarray:
     """`x` in the byte order of this computer."""
-    parts = [x.data, x.indices, x.indptr] if sparse.issparse(x) and x.format in ("csr", "csc") else [x]
-    if all(getattr(part, "dtype", np.dtype(float)).isnative for part in parts):
-        return x
-    turned = [part.astype(part.dtype.newbyteorder("=")) for part in parts]
-    return type(x)(tuple(turned), shape=x.shape) if len(turned) > 1 else turned[0]
+    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
 
 def _check_dtype(x: Any, where: str, quiet: bool) -> None:
@@ -98,6 +94,11 @@ def _check_dtype(x: Any, where: str, quiet: bool) -> None:
         raise InputDataError(f"{where} has dtype {dtype}, not numbers. Convert it, for example with astype('float32').")
     if dtype.kind == "c":
         raise InputDataError(f"{where} has complex dtype {dtype}; expression is real.")
+    if not dtype.isnative and (sparse.issparse(x) or isinstance(x, CSRDataset)):
+        raise InputDataError(
+            f"{where} is sparse and of dtype {dtype}, the byte order of other computers, which SciPy does not read. "
+            "Convert it where it is written, for example with data.astype('float32')."
+        )
     if dtype.kind == "b" and not quiet:
         message = f"{where} is bool: detected / not detected is read as counts of one and zero."
         warnings.warn(message, InputDataWarning, stacklevel=5)

@@ -50,7 +50,9 @@ def select_genes(
     * ``X``: log1p of counts per 10,000, CSR;
     * ``layers["counts"]``: raw counts, CSR;
     * ``obs["total_counts"]``: counts per cell over all genes of `adata`. Where the column exists and is nowhere below
-      these sums, it comes from more genes (an earlier selection, say): it is kept and used instead.
+      these sums, it comes from more genes (an earlier selection, say): it is kept and used instead;
+    * ``uns["deltavi_total_counts"]``, the name of that column, where genes were left out: ``setup_anndata`` of a model
+      of counts then uses it.
 
     Raises
     ------
@@ -75,6 +77,8 @@ def select_genes(
     selected.X = logs[:, keep]
     selected.layers[_keys.LAYER_COUNTS] = counts[:, keep]
     selected.obs[TOTAL_COUNTS] = total_counts
+    if (total_counts > row_sums(selected.layers[_keys.LAYER_COUNTS])).any():
+        selected.uns[_keys.UNS_TOTALS] = TOTAL_COUNTS
     return selected
 
 

@@ -158,7 +158,7 @@ class ACTINN(ClassificationMixin, AttributionMixin, FilesMixin, TrainingMixin, C
         labels_key: str,
         unlabeled_category: str | None = None,
         layer: str | None = None,
-        size_factor_key: str | None = None,
+        size_factor_key: str | Literal[False] | None = None,
         **kwargs: Any,
     ) -> None:
         """Register `adata`; every value of the matrix is checked.
@@ -176,7 +176,8 @@ class ACTINN(ClassificationMixin, AttributionMixin, FilesMixin, TrainingMixin, C
         layer
             Layer with raw counts, instead of X.
         size_factor_key
-            obs column with each cell's total counts over all genes, where the matrix holds a selection of genes.
+            obs column with each cell's total counts over all genes, where the matrix holds a selection of genes. By
+            default the one that :func:`deltavi.data.select_genes` stored; ``False`` for the sums of the matrix.
         **kwargs
             Used by :meth:`load`.
 

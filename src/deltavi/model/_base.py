@@ -34,6 +34,7 @@ from deltavi._random import taking_turns
 from deltavi.data._checks import MatrixReport, Offer, scale_check
 from deltavi.data._columns import user_columns
 from deltavi.data._covariates import ContinuousCovariatesField, SizeFactorField
+from deltavi.data._depth import chosen_size_factor
 from deltavi.data._fields import (
     CategoricalCovariatesField,
     CategoryField,
@@ -136,9 +137,11 @@ class CountModel(CopiesMixin, BaseModelClass):  # type: ignore[misc]
             _refuse_view_of_file(adata)
             logger.info("A view was set up; it becomes an AnnData of its own, and its parent stays as it is.")
             make_actual(adata)
-        manager = DataManager(
-            fields=cls._fields(setup_method_args[SETUP_ARGS_KEY]), setup_method_args=setup_method_args
-        )
+        setup = setup_method_args[SETUP_ARGS_KEY]
+        if "size_factor_key" in setup and "source_registry" not in transfer:
+            # a file and a query need the column that training had
+            setup["size_factor_key"] = chosen_size_factor(adata, setup.get("layer"), setup["size_factor_key"])
+        manager = DataManager(fields=cls._fields(setup), setup_method_args=setup_method_args)
         # cells a file is loaded with may be those of training; those a query brings are others
         if "source_registry" in transfer and not transfer.get("extend_categories", False):
             transfer["attached"] = True
@@ -200,6 +203,10 @@ class CountModel(CopiesMixin, BaseModelClass):  # type: ignore[misc]
             return self._adata
         if getattr(adata, "_deltavi_owner", None) == self.id:
             return adata
+        if not isinstance(adata, AnnData):
+            raise DeltaviError(
+                f"The cells are a {type(adata).__name__}, and genes are matched by name: pass an AnnData."
+            )
         return self._align(require_anndata(adata))
 
     def _align(self, adata: AnnData) -> AnnData:

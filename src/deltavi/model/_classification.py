@@ -20,6 +20,7 @@ from deltavi.annotation._conformal import cells_needed
 from deltavi.data._names import checksum
 from deltavi.likelihood._base import to_numpy
 from deltavi.model._cells import Indices, positions
+from deltavi.model._new_batches import warn_of_new_batches
 
 BATCH_SIZE = 512
 
@@ -34,6 +35,8 @@ class ClassificationMixin:
     trained_on_: str | None = None
     # of the model that query data were mapped onto
     reference_calibration: Calibration | None = None
+    # batches that the calibration is of, where it is that of a reference; else those of training
+    calibrated_batches_: list[str] | None = None
 
     @property
     def label_names(self) -> np.ndarray:
@@ -73,7 +76,8 @@ class ClassificationMixin:
             Give cells whose label is known that label, with probability one.
         reject
             Label cells ``"unassigned"`` whose conformal p-value is at most this: of the cells of known types, about
-            this share at most is rejected. ``None`` gives every cell a label.
+            this share at most is rejected. ``None`` gives every cell a label. The share is that of cells which are
+            like the ones held out from training: in a batch that training did not see it may be any.
         batch_size
             Cells classified at a time.
 
@@ -91,6 +95,12 @@ class ClassificationMixin:
         InputDataError, GeneMatchError
             If `adata` holds values or genes the model cannot read.
 
+        Warns
+        -----
+        UnknownBatchWarning
+            If `reject` is asked for in batches that the calibration did not see. Where no batches are registered it is
+            logged of cells that are not the model's.
+
         Examples
         --------
         >>> adata.obs["predicted"] = model.predict(reject=0.05)  # doctest: +SKIP
@@ -98,6 +108,9 @@ class ClassificationMixin:
         calibration = self._calibrated("predict")
         if reject is not None:
             _check_reject(reject, soft, calibration.n_held_out)
+            # aligned once, and handed on as it is
+            adata = cast("Any", self)._validate_anndata(adata)
+            warn_of_new_batches(cast("Any", self), adata, indices, reject)
         names, cells = self._judged(adata, indices, batch_size)
         probabilities = calibration.probabilities(cells)
         observed = (cells.codes >= 0) & keep_observed
@@ -172,6 +185,7 @@ class ClassificationMixin:
             judged=self._judged_apart(training, held_out),
             prior=self.temperature_prior,
         )
+        self.calibrated_batches_ = None
         if self.calibration.n_held_out == 0:
             warnings.warn(
                 "No labelled cell was held out from training: the temperature rests on less, and reject=... cannot be "
@@ -194,15 +208,20 @@ class ClassificationMixin:
         cast("Any", super())._keep_of_reference(reference)
         # kept unless the query has labelled cells of every label
         self.calibration = self.reference_calibration = reference.calibration
+        batches = reference._categories(REGISTRY_KEYS.BATCH_KEY)
+        self.calibrated_batches_ = reference.calibrated_batches_ or [str(batch) for batch in batches]
 
     def _extra_state(self) -> dict[str, Any]:
         state: dict[str, Any] = cast("Any", super())._extra_state()
         state = {**state, "trained_on": self.trained_on_}
+        if self.calibrated_batches_ is not None:
+            state["calibrated_batches"] = list(self.calibrated_batches_)
         return state if self.calibration is None else {**state, "calibration": self.calibration.as_dict()}
 
     def _restore_extra_state(self, extra: dict[str, Any]) -> None:
         cast("Any", super())._restore_extra_state(extra)
         self.trained_on_ = extra.get("trained_on")
+        self.calibrated_batches_ = extra.get("calibrated_batches")
         if "calibration" in extra:
             self.calibration = Calibration.from_dict(extra["calibration"])
 

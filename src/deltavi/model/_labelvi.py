@@ -119,7 +119,7 @@ class LABELVI(LabelColumnMixin, ClassificationMixin, AttributionMixin, TotalCoun
         layer: str | None = None,
         condition_key: str | None = None,
         batch_key: str | None = None,
-        size_factor_key: str | None = None,
+        size_factor_key: str | Literal[False] | None = None,
         categorical_covariate_keys: list[str] | None = None,
         continuous_covariate_keys: list[str] | None = None,
         **kwargs: Any,
@@ -142,7 +142,8 @@ class LABELVI(LabelColumnMixin, ClassificationMixin, AttributionMixin, TotalCoun
             obs column of the batch, donor or study.
         size_factor_key
             obs column with each cell's total counts over all genes. Give it where the matrix holds a selection of
-            genes: what a selection leaves of a cell's counts depends on its type.
+            genes: what a selection leaves of a cell's counts depends on its type. By default the one that
+            :func:`deltavi.data.select_genes` stored; ``False`` for the sums of the matrix.
         categorical_covariate_keys, continuous_covariate_keys
             obs columns of further covariates of the decoder.
         **kwargs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -154,7 +154,7 @@ class MIXVI(
         labels_key: str | None = None,
         unlabeled_category: str | None = None,
         batch_key: str | None = None,
-        size_factor_key: str | None = None,
+        size_factor_key: str | Literal[False] | None = None,
         categorical_covariate_keys: list[str] | None = None,
         continuous_covariate_keys: list[str] | None = None,
         **kwargs: Any,
@@ -176,7 +176,8 @@ class MIXVI(
         batch_key
             obs column of the batch, donor or study.
         size_factor_key
-            obs column with each cell's total counts over all genes, where the matrix holds a selection of genes.
+            obs column with each cell's total counts over all genes, where the matrix holds a selection of genes. By
+            default the one that :func:`deltavi.data.select_genes` stored; ``False`` for the sums of the matrix.
         categorical_covariate_keys, continuous_covariate_keys
             obs columns of further covariates of the decoder.
         **kwargs

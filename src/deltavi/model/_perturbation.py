@@ -25,6 +25,7 @@ from deltavi.data._valid_cells import valid_cells
 from deltavi.model._base import CountModel
 from deltavi.model._consensus import Consensus, ConsensusMixin, ResponseEvidence, report_evidence, unmoved
 from deltavi.model._decoding import CellDecoder, Predicted, Profile, predict_cells, predictive_interval, stack
+from deltavi.model._own_response import OwnResponseMixin
 from deltavi.model._request import Request, assemble, check_options, of_labels
 from deltavi.model._shifts import ShiftsMixin
 from deltavi.model._training_means import TrainingMeans
@@ -39,7 +40,7 @@ CATEGORY_KEYS = (_keys.CONDITION, REGISTRY_KEYS.LABELS_KEY)
 OWN_OBS = (_keys.OBS_SOURCE_CONDITION, _keys.OBS_SOURCE_CELL)
 
 
-class PerturbationMixin(ShiftsMixin, ConsensusMixin):
+class PerturbationMixin(ShiftsMixin, ConsensusMixin, OwnResponseMixin):
     """Carries ``predict_perturbation``; the model gives latent positions and a decoder."""
 
     # of the model that query data were mapped onto: its cells still tell how labels respond
@@ -121,11 +122,12 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin):
         expected counts, ``"counts"`` counts sampled from the likelihood. obs: that of the input, with the condition
         set to `target` and the cell's origin in ``"deltavi_source_condition"`` and ``"deltavi_source_cell"``. obsm:
         latent positions after (``"X_deltavi"``) and before (``"X_deltavi_control"``). uns ``"deltavi"``: what
-        was done, with the weight of each training label. With labels, varm ``"deltavi_change"``, ``"deltavi_lower"``
-        and ``"deltavi_upper"``: change of each gene's mean in each label of the query, log1p CP10k, and its 90 %
-        interval (as wide as it has to be for training labels predicted from one another; NaN with fewer than three);
-        uns ``"deltavi"["trust"]``: how far the query lies from the training labels (``doubt``, see
-        :class:`deltavi.perturbation.Shift`), and the largest ``usual_doubt`` among these.
+        was done, with the weight of each training label, and in ``"own_weights"`` that of each label's own cells under
+        `target`: where it is not zero the answer describes measured cells rather than predicts them. With labels, varm
+        ``"deltavi_change"``, ``"deltavi_lower"`` and ``"deltavi_upper"``: change of each gene's mean in each label of
+        the query, log1p CP10k, and its 90 % interval (as wide as it has to be for training labels predicted from one
+        another; NaN with fewer than three); uns ``"deltavi"["trust"]``: how far the query lies from the training
+        labels (``doubt``, see :class:`deltavi.perturbation.Shift`), and the largest ``usual_doubt`` among these.
 
         Raises
         ------
@@ -135,6 +137,12 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin):
             If a condition or label does not exist; the message lists the known ones.
         InputDataError, GeneMatchError
             If `adata` holds values or genes the model cannot read.
+
+        Warns
+        -----
+        NotHeldOutWarning
+            If the cells are training cells, and cells of their label under `target` (of their batch, where batches are
+            registered) were so, too. Of cells of another AnnData, as of a new donor, it is logged.
         """
         model = cast("CountModel", self)
         model._require_trained("predict_perturbation")
@@ -183,6 +191,9 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin):
         }
         if evidence is not None:
             report_evidence(result, evidence, request.groups)
+        own = self._own_weights(request, conditions, how, evidence)
+        result.uns[_keys.UNS_PREDICTION]["own_weights"] = own
+        self._warn_of_own_cells(request, conditions[1], own)
         return result
 
     def _extra_state(self) -> dict[str, Any]:

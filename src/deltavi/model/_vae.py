@@ -141,7 +141,7 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, ScviExchangeMixin, TrainingM
         condition_key: str | None = None,
         labels_key: str | None = None,
         batch_key: str | None = None,
-        size_factor_key: str | None = None,
+        size_factor_key: str | Literal[False] | None = None,
         categorical_covariate_keys: list[str] | None = None,
         continuous_covariate_keys: list[str] | None = None,
         **kwargs: Any,
@@ -164,7 +164,8 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, ScviExchangeMixin, TrainingM
         batch_key
             obs column of the batch or donor.
         size_factor_key
-            obs column with each cell's total counts over all genes, where the matrix holds a selection of genes.
+            obs column with each cell's total counts over all genes, where the matrix holds a selection of genes. By
+            default the one that :func:`deltavi.data.select_genes` stored; ``False`` for the sums of the matrix.
         categorical_covariate_keys, continuous_covariate_keys
             obs columns of further covariates of the decoder.
         **kwargs

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from deltavi._entries import seed_number, whole_number
 from deltavi._errors import DeltaviError, examples
 from deltavi.model import SCGEN, VAE
+from deltavi.model._own_response import held_out_by_caller
 from deltavi.perturbation import baseline_predictions, compare, verdict
 from deltavi.tl._experiment import prepare
 from deltavi.tl._methods import Method
@@ -139,7 +140,8 @@ def predict_held_out(
     predictions = baseline_predictions(cells.train, cells.query, **names, **conditions)
     with quiet_trainer():
         model = method.fit(cells.train, seed=seed, **names)
-    predicted = model.predict_perturbation(cells.query, **{**conditions, "seed": seed, **(predict_kwargs or {})})
+    with held_out_by_caller():
+        predicted = model.predict_perturbation(cells.query, **{**conditions, "seed": seed, **(predict_kwargs or {})})
     all_predictions = {model_class.__name__: predicted, **predictions}
     table = compare(all_predictions, cells.real, cells.query, components=cells.components, seed=seed)
     return HeldOut(hold_out.name, question.control, hold_out.target, predicted, cells.real, cells.query, table, model)

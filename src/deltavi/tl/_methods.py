@@ -17,6 +17,7 @@ from deltavi._errors import DeltaviError, examples
 from deltavi._random import isolated_randomness
 from deltavi.data._prepare import TOTAL_COUNTS
 from deltavi.model import PPCA, SCGEN, VAE
+from deltavi.model._own_response import held_out_by_caller
 from deltavi.model._request import check_options
 from deltavi.model._routes import ROUTES
 from deltavi.perturbation import BASELINES, CEILING
@@ -262,7 +263,8 @@ def _run_model(
     try:
         for row, setting in zip(method.rows(name), method.predict.values(), strict=True):
             started = time.process_time()
-            predicted = model.predict_perturbation(cells.query.copy(), **{**ask, **setting})
+            with held_out_by_caller():
+                predicted = model.predict_perturbation(cells.query.copy(), **{**ask, **setting})
             yield row, predicted, fitting + time.process_time() - started
     finally:
         model.deregister_manager(train)  # scvi-tools would keep the cells in memory
