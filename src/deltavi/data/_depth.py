@@ -15,7 +15,7 @@ from deltavi import _keys
 from deltavi._entries import scalar
 from deltavi._errors import DeltaviError, LibrarySizeWarning
 from deltavi.data._checks import cell_totals, scan_matrix
-from deltavi.data._covariates import numbers
+from deltavi.data._columns import numbers
 from deltavi.data._source import matrix_of, rows_to_look_at, some_rows
 
 logger = logging.getLogger("deltavi")

@@ -12,7 +12,7 @@ from scvi import REGISTRY_KEYS
 from scvi.data.fields import CategoricalJointObsField, CategoricalObsField, LayerField
 
 from deltavi import _keys
-from deltavi._errors import DeltaviError, InputDataError, examples, unknown_category
+from deltavi._errors import DeltaviError, InputDataError, examples
 from deltavi._text import as_text
 from deltavi.data._checks import MatrixReport, require_finite, scan_matrix, warn_unusual
 from deltavi.data._columns import UNSEEN, codes_of, column, extended, used_categories, warn_unseen

@@ -25,6 +25,8 @@ def plain_setup(arguments: dict[str, Any]) -> dict[str, Any]:
     for name, value in arguments.items():
         if name.endswith("_keys"):
             plain[name] = None if value is None else [_name(name, key) for key in names(name, value)] or None
+        elif name == "size_factor_key" and isinstance(scalar(value), bool):
+            plain[name] = scalar(value)  # False leaves totals out
         elif name.endswith("_key") or name == "layer":
             plain[name] = None if value is None else _name(name, value)
         elif name == "unlabeled_category" and value is not None:

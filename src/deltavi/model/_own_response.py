@@ -11,8 +11,11 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+from scvi import REGISTRY_KEYS
 
+from deltavi import _keys
 from deltavi._errors import NotHeldOutWarning, examples
+from deltavi.data._columns import category_names
 from deltavi.data._names import sorted_names
 from deltavi.model._consensus import ResponseEvidence
 from deltavi.model._request import Request
@@ -129,23 +132,20 @@ class OwnResponseMixin:
             known = np.ones(len(cells), dtype=bool)
         else:
             known = cells.index.astype(str).isin(sorted_names(training.obs_names))
-        treated = np.asarray(training.obs[model._setup_argument("condition_key")].astype(str) == target)
-        labels_key = model._setup_argument("labels_key")
-        labels = _text(training.obs, labels_key, ALL_CELLS)[treated]
-        pairs = set(zip(labels, _text(training.obs, self._batch_key(), "")[treated], strict=True))
-        asked = zip(request.groups[known], _text(cells, self._batch_key(), "")[known], strict=True)
-        return {str(group) for group, batch in set(asked) if (group, batch) in pairs}
+        labels, batches = ("labels_key", REGISTRY_KEYS.LABELS_KEY), ("batch_key", REGISTRY_KEYS.BATCH_KEY)
+        treated = self._text(training.obs, "condition_key", _keys.CONDITION) == target
+        seen = (self._text(training.obs, *names)[treated] for names in (labels, batches))
+        pairs = set(zip(*seen, strict=True))
+        asked = set(zip(request.groups[known], self._text(cells, *batches)[known], strict=True))
+        return {str(group) for group, batch in asked if (group, batch) in pairs}
 
-    def _batch_key(self) -> str | None:
-        key: str | None = cast("Any", self)._setup_argument("batch_key")
-        return key
-
-
-def _text(obs: pd.DataFrame, key: str | None, otherwise: str) -> np.ndarray:
-    """Column of obs as text, or the same word for every cell where there is none."""
-    if key is None or key not in obs:
-        return np.full(len(obs), otherwise, dtype=object)
-    return np.asarray(obs[key].astype(str), dtype=object)
+    def _text(self, obs: pd.DataFrame, argument: str, registry_key: str) -> np.ndarray:
+        """Registered column of obs as text, or the same word for every cell where there is none."""
+        model = cast("Any", self)
+        key = model._setup_argument(argument)
+        if key is None or key not in obs:
+            return np.full(len(obs), ALL_CELLS, dtype=object)
+        return category_names(obs[key], model._categories(registry_key))
 
 
 def _percent(weight: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.bad_input.mutated import OwnTest
+from tests.bad_input.taken_out import answers
 
 OF_COMMANDS: tuple[OwnTest, ...] = (
     OwnTest(
@@ -132,4 +133,4 @@ OF_COMMANDS: tuple[OwnTest, ...] = (
         "examples(names, len(names))",
     ),
 )
-MUTATIONS: tuple[OwnTest, ...] = (*OF_COMMANDS,)
+MUTATIONS: tuple[OwnTest, ...] = (*OF_COMMANDS, *answers.MUTATIONS)
