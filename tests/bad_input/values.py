@@ -174,6 +174,7 @@ def counts_for_logs(bench: Bench) -> None:
     # none is larger than logarithms are
     few = small_adata()
     few.X = np.minimum(dense(few.X), 5.0)
+    few.obs["total_counts"] = few.X.sum(1)
     words = ("looks like raw counts", "values up to 5,")
     refused(lambda: case.untrained(few, **reads), InputDataError, *words, of=few, registered=True)
     logs = small_adata()
