@@ -62,12 +62,14 @@ def test_a_second_run_replaces_the_first_but_nothing_else(
 ) -> None:
     out = finished[1]
     (out / "notes.txt").write_text("mine")
+    (out / "model" / "notes.txt").write_text("mine")
     before = {file: file.read_bytes() for file in out.rglob("*.csv")}
     found = run("--data", cells, "--holdout", "B", "--out", out, *QUICK, "--quiet")
     assert (found.code, found.err) == (0, "")
     assert found.out == finished[0].out
     assert {file: file.read_bytes() for file in out.rglob("*.csv")} == before
     assert (out / "notes.txt").read_text() == "mine"
+    assert (out / "model" / "notes.txt").read_text() == "mine"
 
 
 def state() -> dict[str, Any]:
