@@ -48,7 +48,7 @@ class ModelWriteError(ModelFileError, FileWriteError):
 
 
 class TrainingDivergedError(DeltaviError):
-    """The loss or a weight became NaN or infinite; the model went back to its last good epoch."""
+    """The loss or a weight became NaN or infinite, and the model is that of its last good epoch; or it ended absurd."""
 
 
 class OutOfMemoryError(DeltaviError, MemoryError):

@@ -258,7 +258,7 @@ def _write_again(field: Any, adata: AnnData, state: dict[str, Any]) -> None:
         codes = {key: codes_of(adata.obs[key], np.asarray(known[key])) for key in field.attr_keys}
         adata.obsm[field.attr_key] = pd.DataFrame(codes, index=adata.obs_names)
     elif isinstance(field, ContinuousCovariatesField):
-        adata.obsm[field.attr_key] = adata.obs[field.attr_keys].copy()
+        field.write_again(adata, state)
 
 
 def _own(table: Any) -> list[str]:

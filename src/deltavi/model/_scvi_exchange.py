@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
+from scvi import REGISTRY_KEYS
 
 from deltavi._compat import (
     ADATA_MINIFY_TYPE_UNS_KEY,
@@ -27,6 +28,7 @@ from deltavi._compat import (
 from deltavi._errors import DeltaviError, ModelFileError
 from deltavi._random import isolated_randomness
 from deltavi.data._columns import column, used_categories
+from deltavi.data._covariates import ContinuousCovariatesField
 from deltavi.data._manager import DataManager
 from deltavi.io import resolved
 from deltavi.io._atomic import is_as_described
@@ -36,10 +38,12 @@ from deltavi.model._faults import finish
 from deltavi.model._files import FilesMixin, _blaming
 from deltavi.model._saving import cells_writer
 from deltavi.model._scvi_settings import (
+    require_near,
     settings_for_scvi,
     settings_from_scvi,
     weights_for_scvi,
     weights_from_scvi,
+    with_moments,
 )
 
 logger = logging.getLogger("deltavi")
@@ -96,6 +100,8 @@ class ScviExchangeMixin(FilesMixin):
         if save_anndata:
             model.adata_manager.validate()
         setup = {name: model._setup_argument(name) for name in (*SETUP_ARGUMENTS, *SETUP_LISTS)}
+        moments = model._state(REGISTRY_KEYS.CONT_COVS_KEY).get(ContinuousCovariatesField.MOMENTS_KEY)
+        require_near(moments, setup["continuous_covariate_keys"])
         stand_ins = _stand_ins(
             model.gene_names,
             setup,
@@ -107,7 +113,8 @@ class ScviExchangeMixin(FilesMixin):
             with isolated_randomness(model.seed):
                 SCVI.setup_anndata(stand_ins, **setup)
                 theirs = SCVI(stand_ins, **settings)
-            theirs.module.load_state_dict(weights_for_scvi(model.module, theirs.module))
+            weights = weights_for_scvi(model.module, theirs.module)
+            theirs.module.load_state_dict(with_moments(weights, model.module, moments))
             for name in TRAINING:
                 setattr(theirs, name, getattr(model, name))
             theirs.history_ = _plain_history(model.history_)
@@ -203,6 +210,9 @@ class ScviExchangeMixin(FilesMixin):
         manager = DataManager(fields=cast("Any", cls)._fields(setup), setup_method_args=arguments)
         manager.register_fields(stand_ins)
         registry: dict[str, Any] = manager.registry
+        # SCVI reads covariates as they are
+        covariates = registry[FIELD_REGISTRIES_KEY].get(REGISTRY_KEYS.CONT_COVS_KEY, {STATE_REGISTRY_KEY: {}})
+        covariates[STATE_REGISTRY_KEY].pop(ContinuousCovariatesField.MOMENTS_KEY, None)
         _say_how_many(registry, file.n_cells)
         return registry
 

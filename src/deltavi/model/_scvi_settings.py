@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from scvi.nn import FCLayers
 from torch import nn
@@ -50,6 +51,8 @@ SCVI_LIKELIHOODS = (*COUNT_LIKELIHOODS, "normal")
 ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
 ACTIVATION_NAMES = {f"torch.nn.modules.activation.{made.__name__}": name for name, made in ACTIVATIONS.items()}
 RELU = next(iter(ACTIVATION_NAMES))
+# Standard deviations from zero up to which a mean leaves single precision enough digits for what varies.
+FARTHEST_MEAN = 1e4
 # How our names of weights differ from those of scvi.module.VAE.
 OUR_PRIOR, THEIR_PRIOR = "library_prior.log_", "library_log_"
 
@@ -206,6 +209,40 @@ def weights_for_scvi(module: VAE, theirs: nn.Module) -> dict[str, torch.Tensor]:
             f"SCVI of this scvi-tools has no place for {sorted(ours)[0]!r}: the model cannot be exported."
         )
     return state
+
+
+def require_near(moments: dict[str, Any] | None, keys: list[str] | None) -> None:
+    """Raise where single precision cannot tell the values of a covariate apart, which SCVI reads as they are."""
+    if moments is None or keys is None:
+        return
+    means, scales = np.asarray(moments["means"]), np.asarray(moments["scales"])
+    for place in np.flatnonzero(np.abs(means) > FARTHEST_MEAN * np.where(scales > 0, scales, np.inf)):
+        raise DeltaviError(
+            f"obs[{keys[place]!r}] has mean {means[place]:g} and standard deviation {scales[place]:g}. SCVI does not "
+            "scale covariates, and reads them in single precision, in which such values are all alike: the model "
+            "cannot be exported. Train with the column less its mean to export."
+        )
+
+
+def with_moments(weights: dict[str, torch.Tensor], module: VAE, moments: dict[str, Any] | None) -> Any:
+    """`weights` of an SCVI that standardises covariates with these moments in the first layer that reads them."""
+    if moments is None:
+        return weights
+    means, scales = (torch.from_numpy(np.array(moments[name], dtype=np.float64)) for name in ("means", "scales"))
+    inverse = torch.where(scales > 0, 1 / scales, 0.0)
+    first = {"decoder.px_decoder": module.n_latent}
+    if module.encode_covariates:
+        first |= {"z_encoder.encoder": module.n_input, "l_encoder.encoder": module.n_input}
+    for network, start in first.items():
+        weight, bias = (weights.get(f"{network}.fc_layers.Layer 0.0.{kind}") for kind in ("weight", "bias"))
+        if weight is None or bias is None:
+            continue
+        columns = slice(start, start + len(means))
+        scaled = weight.to(torch.float64, copy=True)
+        scaled[:, columns] *= inverse
+        weights[f"{network}.fc_layers.Layer 0.0.weight"] = scaled.to(weight.dtype)
+        weights[f"{network}.fc_layers.Layer 0.0.bias"] = (bias.double() - scaled[:, columns] @ means).to(bias.dtype)
+    return weights
 
 
 def weights_from_scvi(weights: dict[str, torch.Tensor], settings: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -18,6 +18,7 @@ from deltavi._errors import DeltaviError, DeltaviWarning
 from deltavi._random import isolated_randomness
 from deltavi.data._names import names_checksum
 from deltavi.model._asked_split import asked_split
+from deltavi.model._bound import require_plausible_bound
 from deltavi.model._checkpoint import check_checkpoint, checkpoints
 from deltavi.model._faults import finish, recovered, sigterm_raised
 from deltavi.model._training_options import (
@@ -134,7 +135,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
         ModelFileError
             If `checkpoint` is a file, has a ``manifest.json`` of something else, or cannot be written.
         TrainingDivergedError
-            If the loss or a weight becomes NaN or infinite.
+            If the loss or a weight becomes NaN or infinite, or training ends above a million nats per cell.
         OutOfMemoryError
             If memory runs out.
         TrainingTerminated
@@ -190,6 +191,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
             finish(self)
             for last in saved:
                 last.write()
+        require_plausible_bound(self, plan.get("lr"))
 
     def _fit(
         self, guard: LastGoodEpoch, epochs: int, loading: dict[str, Any], plan: dict[str, Any], trainer: dict[str, Any]

@@ -12,7 +12,6 @@ from scvi import REGISTRY_KEYS
 from scvi.model.base import RNASeqMixin, VAEMixin
 
 from deltavi import _keys
-from deltavi._compat import init_library_size
 from deltavi._entries import init_keywords, known_keywords
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness, model_seed
@@ -22,6 +21,7 @@ from deltavi.likelihood._base import to_numpy
 from deltavi.model._base import CountModel
 from deltavi.model._cells import Indices, positions
 from deltavi.model._decoding import CellDecoder
+from deltavi.model._library_prior import library_prior
 from deltavi.model._perturbation import PerturbationMixin
 from deltavi.model._scvi_exchange import ScviExchangeMixin
 from deltavi.model._training import TrainingMixin
@@ -318,8 +318,7 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, ScviExchangeMixin, TrainingM
                 f"library='learned' takes its prior from how cells differ in their totals: {self._adata.n_obs} cells "
                 "are there, 2 are needed. Pass library='observed'."
             )
-        means, variances = init_library_size(self.adata_manager, n_batch)
-        return {"library_log_means": means, "library_log_vars": variances}
+        return library_prior(self.adata_manager, n_batch, self._categories(REGISTRY_KEYS.BATCH_KEY))
 
     def _check_query(self, manager: DataManager, offer: Offer) -> None:
         if not self.check_input:
