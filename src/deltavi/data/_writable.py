@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from deltavi._errors import examples
 from deltavi._text import as_text, is_readable, names_of
@@ -35,6 +36,17 @@ def writable_columns(obs: pd.DataFrame) -> pd.DataFrame:
         )
     found.columns = pd.Index(found.columns.map(as_text), dtype=object)
     return found
+
+
+def writable_cells(adata: AnnData) -> AnnData:
+    """`adata` itself where a file can hold its obs, else a stand-in that shares all but these columns."""
+    own = [key for key in adata.obs if str(key).startswith("_scvi")]
+    columns = [adata.obs.iloc[:, place] for place in range(adata.obs.shape[1])]
+    if adata.isbacked or all(isinstance(c.name, str) and _writable(c) is c for c in columns):
+        return adata
+    obs = writable_columns(adata.obs).join(adata.obs[own])
+    parts = {name: getattr(adata, name) for name in ("var", "uns", "obsm", "varm", "layers", "obsp", "varp")}
+    return AnnData(adata.X, obs=obs, **parts)
 
 
 def _writable(values: pd.Series) -> Any:

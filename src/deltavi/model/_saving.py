@@ -11,6 +11,7 @@ from anndata.io import write_h5ad
 
 from deltavi._entries import keywords_of, known_keywords
 from deltavi._errors import DeltaviError, ModelFileError, UnknownArgumentError, examples
+from deltavi.data._writable import writable_cells
 from deltavi.io import require_replaceable, resolved
 
 SAVE_ARGUMENTS = ("dir_path", "overwrite", "save_anndata")
@@ -58,7 +59,7 @@ def cells_writer(cells: AnnData | None, write_kwargs: dict[str, Any]) -> Callabl
 
     def write(file: Path) -> None:
         try:
-            write_h5ad(file, cells, **write_kwargs)
+            write_h5ad(file, writable_cells(cells), **write_kwargs)
         except OSError:
             raise
         except Exception as error:
