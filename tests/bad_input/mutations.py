@@ -29,6 +29,7 @@ LIBRARIES = ("torch", "scvi", "scanpy", "lightning.pytorch", "sklearn.mixture", 
 
 
 CHECKS, FIELDS, GENES, LABELS = (f"data/_{name}.py" for name in ("checks", "fields", "genes", "labels"))
+COLUMNS = "data/_columns.py"
 MATRIX, NAMES, BASE, FORMAT = "data/_matrix.py", "data/_names.py", "model/_base.py", "io/_format.py"
 TOO_FEW_GENES = "if match.overlap < min_overlap or match.overlap == 0.0:"
 OF_ROWS = (
@@ -66,9 +67,9 @@ OF_ROWS = (
     Mutation(21, "VAE", GENES, TOO_FEW_GENES, "if match.overlap < min_overlap:"),
     Mutation(22, "VAE", GENES, "if match.n_extra:", "if False:"),
     Mutation(23, "VAE", GENES, "if _share(query.str.upper(), model.str.upper()) > 0.5:", "if False:"),
-    Mutation(24, "VAE", "model/_files.py", "adata = in_gene_order(adata, registry, cls)", "pass"),
-    Mutation(25, "VAE", FIELDS, ".remove_unused_categories()", ""),
-    Mutation(26, "SCGEN", FIELDS, "n_missing = int(values.isna().sum())", "n_missing = 0"),
+    Mutation(24, "VAE", "model/_files.py", "adata = _in_gene_order(adata, registry, cls)", "pass"),
+    Mutation(25, "VAE", COLUMNS, ".remove_unused_categories()", ""),
+    Mutation(26, "SCGEN", COLUMNS, "n_missing = int(values.isna().sum())", "n_missing = 0"),
     Mutation(26, "LABELVI", LABELS, "n_missing = int(values.isna().sum())", "n_missing = 0"),
     Mutation(27, "VAE", FIELDS, "used_categories(values, key)\n            warn_unseen", "warn_unseen"),
     Mutation(28, "VAE", FIELDS, "warn_near_duplicates([as_text(category) for category in categories], key)", "pass"),
@@ -80,12 +81,12 @@ OF_ROWS = (
     Mutation(
         34, "LABELVI", "train/_stratified.py", "math.ceil(train_size * n_cells)", "math.floor(train_size * n_cells)"
     ),
-    Mutation(35, "ACTINN", NAMES, "isinstance(value, float) and value.is_integer()", "False"),
+    Mutation(35, "ACTINN", "_text.py", "if value.is_integer():", "if False:"),
     Mutation(36, "VAE", NAMES, "if len(kinds) > 1:", "if False:"),
     Mutation(37, "ACTINN", LABELS, "        logger.info(message)", "        pass"),
     Mutation(38, "VAE", FIELDS, "if key not in adata_target.obs and self.optional_in_query:", "if False:"),
-    Mutation(39, "VAE", FIELDS, "    if len(unseen):", "    if False:"),
-    Mutation(40, "VAE", FIELDS, "    if len(unseen):", "    if any(unseen):"),
+    Mutation(39, "VAE", COLUMNS, "    if len(unseen):", "    if False:"),
+    Mutation(40, "VAE", COLUMNS, "    if len(unseen):", "    if any(unseen):"),
     Mutation(41, "VAE", NAMES, "if 2 * len(single) > len(cells) > 2:", "if False:"),
     Mutation(42, "VAE", "data/_changes.py", "if changed.any():", "if False:"),
     Mutation(43, "VAE", BASE, 'transfer["attached"] = True', 'transfer["attached"] = False'),

@@ -135,8 +135,10 @@ def test_doses_are_numbers_and_text_alike() -> None:
     written = cells()
     written.obs["dose"] = ["10.0" if stimulated else "0.0" for stimulated in written.obs["condition"] == "stimulated"]
     assert np.array_equal(model.predict_perturbation(written, control=0, target=10).to_df(), expected.to_df())
+    many = simulate_perturbation(n_genes=30, n_cell_types=3, n_batches=2, n_cells_per_group=12)
+    many.obs["dose"] = 10.0 * (many.obs["condition"] == "stimulated")
     result = evaluate_perturbation(
-        adata, PPCA, control=0, target=10, condition_key="dose", n_genes=20, progress=False, hold_out=["type_1"]
+        many, PPCA, control=0, target=10, condition_key="dose", n_genes=20, progress=False, hold_out=["type_1"]
     )
     assert result.settings["control"] == "0"
 
