@@ -67,7 +67,7 @@ OF_ROWS = (
     Mutation(21, "VAE", GENES, TOO_FEW_GENES, "if match.overlap < min_overlap:"),
     Mutation(22, "VAE", GENES, "if match.n_extra:", "if False:"),
     Mutation(23, "VAE", GENES, "if _share(query.str.upper(), model.str.upper()) > 0.5:", "if False:"),
-    Mutation(24, "VAE", "model/_files.py", "adata = _in_gene_order(adata, registry, cls)", "pass"),
+    Mutation(24, "VAE", "model/_files.py", "adata = in_gene_order(adata, registry, cls)", "pass"),
     Mutation(25, "VAE", COLUMNS, ".remove_unused_categories()", ""),
     Mutation(26, "SCGEN", COLUMNS, "n_missing = int(values.isna().sum())", "n_missing = 0"),
     Mutation(26, "LABELVI", LABELS, "n_missing = int(values.isna().sum())", "n_missing = 0"),
