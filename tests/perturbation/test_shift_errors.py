@@ -27,7 +27,8 @@ def shift(points=POINTS, **options):
 
 def test_unknown_estimator_lists_the_known():
     with pytest.raises(
-        DeltaviError, match=r"'nearst' does not exist. Known: 'paired', 'similarity', 'nearest'"
+        DeltaviError,
+        match=r"'nearst' does not exist. Did you mean 'nearest'\? Known: 'paired', 'similarity'",
     ) as info:
         shift(estimator="nearst")
     assert all(repr(name) in str(info.value) for name in ESTIMATORS)
@@ -86,7 +87,7 @@ def test_many_labels_are_shortened():
     ],
 )
 def test_what_is_no_mask(name, mask, message):
-    with pytest.raises(InputDataError, match=f"{name} must be a .*{message}"):
+    with pytest.raises(InputDataError, match=rf"{name} must (be a|hold) .*{message}"):
         shift(**{name: mask})
 
 

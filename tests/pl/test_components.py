@@ -440,7 +440,7 @@ class TestErrors:
 class TestOptions:
     @pytest.mark.parametrize("min_share", [-0.1, 1, np.nan])
     def test_min_share(self, mixture, min_share):
-        with pytest.raises(DeltaviError, match=f"min_share must be at least 0 and below 1, not {min_share}"):
+        with pytest.raises(DeltaviError, match=rf"min_share must be .*, not {min_share}"):
             pl.components(*mixture, min_share=min_share)
 
     @pytest.mark.parametrize("max_labels", [0, 29])

@@ -129,7 +129,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("bad", [{"n_pcs": 0}, {"n_neighbors": 1}])
     def test_numbers(self, cells, bad):
-        with pytest.raises(DeltaviError, match="n_pcs must be at least 1"):
+        with pytest.raises(DeltaviError, match=f"{next(iter(bad))} must be a whole number of at least"):
             prediction_umap(cells["control"], cells["real"], cells["predicted"], **bad)
 
     def test_genes_that_do_not_match(self, cells):

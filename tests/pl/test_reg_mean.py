@@ -246,5 +246,5 @@ class TestErrors:
 
     @pytest.mark.parametrize("bad", [{"n_label": -1}, {"n_top": 0}])
     def test_numbers(self, cells, bad):
-        with pytest.raises(DeltaviError, match="n_label must be at least 0 and n_top at least 1"):
+        with pytest.raises(DeltaviError, match=f"{next(iter(bad))} must be a whole number of at least"):
             reg_mean(cells["predicted"], cells["real"], **bad)

@@ -96,5 +96,5 @@ class TestErrors:
             reg_var(cells["predicted"], cells["real"].layers["counts"])
 
     def test_numbers(self, cells):
-        with pytest.raises(DeltaviError, match="n_label must be at least 0"):
+        with pytest.raises(DeltaviError, match="n_label must be a whole number of at least 0"):
             reg_var(cells["predicted"], cells["real"], n_label=-1)

@@ -223,7 +223,7 @@ class TestErrors:
     def test_genes(self, several):
         with pytest.raises(GeneMatchError, match="'ISG15'"):
             response_heatmap(several["predicted"], genes=["ISG15"])
-        with pytest.raises(DeltaviError, match="n_genes must be at least 1"):
+        with pytest.raises(DeltaviError, match="n_genes must be a whole number of at least 1"):
             response_heatmap(several["predicted"], n_genes=0)
 
     def test_ranks(self, several):

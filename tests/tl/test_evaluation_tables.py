@@ -88,7 +88,7 @@ def test_rows_that_are_numbered_are_in_order(make: Callable[[pd.DataFrame], Any]
 COUNTS = np.random.default_rng(1).poisson(3.0, QUERY.shape)
 OTHER = [f"x{i}" for i in range(N_CELLS)]
 REFUSED: dict[str, tuple[Callable[[], Any], type[DeltaviError], str]] = {
-    "gene missing": (lambda: FRAME.iloc[:, 1:], GeneMatchError, "'mine' lacks 1 of 6 genes of the query .'g0'"),
+    "gene missing": (lambda: FRAME.iloc[:, 1:], GeneMatchError, "'mine' lacks 1 of 6 genes .'g0'. of the query"),
     "gene of another case": (lambda: FRAME.rename(columns={"g0": "G0"}), GeneMatchError, "'g0'; 'G0' is there"),
     "numbered genes": (lambda: FRAME.set_axis(range(6), axis=1), GeneMatchError, "lacks 6 of 6 genes"),
     "gene twice": (lambda: FRAME[["g0", "g0", *FRAME.columns[1:]]], GeneMatchError, "occur more than once .'g0'"),

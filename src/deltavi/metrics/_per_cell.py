@@ -61,15 +61,27 @@ def one_per_cell(values: Any, name: str) -> NDArray[Any]:
             f"{type(values).__name__}{shape}. Of an AnnData, pass a column of .obs."
         )
     require_unmasked(values, name)
+    if isinstance(values, np.ndarray):
+        return np.asarray(values)
     try:
         listed = list(values)
     except TypeError:
         raise InputDataError(
             f"{name} must hold one hashable value per cell, such as text or a number, not {shown(values)}."
         ) from None
+    if any(isinstance(value, list) for value in listed):
+        raise InputDataError(
+            f"{name} must hold one hashable value per cell, not lists, as those of shape {_shape(listed)} are."
+        )
     found = np.empty(len(listed), dtype=object)
     found[:] = listed
     return found
+
+
+def _shape(listed: list[Any]) -> tuple[int, ...]:
+    """Shape of lists of lists, as far as they have one."""
+    first = next(value for value in listed if isinstance(value, list))
+    return (len(listed), len(first))
 
 
 def require_unmasked(values: Any, name: str) -> None:

@@ -117,11 +117,11 @@ def gene_names(table: Any, name: str) -> pd.Index[Any] | None:
 def cell_names(table: Any) -> pd.Index[Any] | None:
     """Names of the cells of a table as text; None of an array."""
     if isinstance(table, AnnData):
-        return as_text(table.obs_names)
-    return as_text(table.index) if isinstance(table, pd.DataFrame | pd.Series) else None
+        return text_names(table.obs_names)
+    return text_names(table.index) if isinstance(table, pd.DataFrame | pd.Series) else None
 
 
-def as_text(index: pd.Index[Any]) -> pd.Index[Any]:
+def text_names(index: pd.Index[Any]) -> pd.Index[Any]:
     """Names as text, whatever their type."""
     return pd.Index([str(name) for name in index], dtype=object)
 
@@ -132,7 +132,7 @@ def are_counted(names: pd.Index[Any]) -> bool:
 
 
 def unique_genes(names: pd.Index[Any], name: str, way_out: str) -> pd.Index[Any]:
-    text = as_text(names)
+    text = text_names(names)
     repeated = text[text.duplicated()].unique()
     if len(repeated):
         raise GeneMatchError(
@@ -143,7 +143,7 @@ def unique_genes(names: pd.Index[Any], name: str, way_out: str) -> pd.Index[Any]
 
 
 def places(
-    given: pd.Index[Any], wanted: pd.Index[Any], *, of: str, beside: str, further: bool = False
+    given: pd.Index[Any], wanted: pd.Index[Any], *, of: str, beside: str, further: bool = False, what: str = "genes"
 ) -> NDArray[np.intp]:
     """Positions among the genes `given` of those `wanted`, (n_wanted,).
 
@@ -155,20 +155,25 @@ def places(
         What has them, for the message.
     further
         Whether genes that are not wanted may be there; they are left out.
+    what
+        What they are.
 
     Raises
     ------
     GeneMatchError
         With the number of genes that only one of the two has, three of them and the nearest name.
     """
+    if not given.is_unique:
+        raise GeneMatchError(f"{of} names {what} more than once: {examples(given[given.duplicated()].unique())}.")
     found = given.get_indexer(wanted)
     missing, extra = wanted[found < 0], given[~given.isin(wanted)]
     if len(missing) or (len(extra) and not further):
-        lacks = f"lacks {len(missing)} of {len(wanted)} genes of {beside} ({_named(missing, given)})"
-        has = f"has {len(extra)} genes that {beside} lacks ({_named(extra, wanted)})"
+        lacks = f"lacks {len(missing)} of {len(wanted)} {what} ({_named(missing, given)}) of {beside}"
+        has = f"has {len(extra)} {what} that {beside} lacks ({_named(extra, wanted)})"
         said = " and ".join([lacks] * bool(len(missing)) + [has] * bool(len(extra) and not further))
         raise GeneMatchError(
-            f"{of} {said}; it holds {examples(given)}. Subset both to their common genes, under the same naming scheme."
+            f"{of} {said}; it holds {examples(given)}. Subset both to their common {what}, under the same naming "
+            "scheme."
         )
     return np.asarray(found, dtype=np.intp)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from deltavi._entries import number, shown
 from deltavi._errors import DeltaviError, UnknownCategoryError, examples, unknown_category
 from deltavi._text import meant
 from deltavi.data._conditions import SEPARATOR, canonical_name, parts_in, same_condition
@@ -57,9 +58,10 @@ def _renamed(part: str, names: list[str], control: str) -> UnknownCategoryError 
 
 def check_dose(dose: object) -> float:
     """The dose as a number; raises DeltaviError unless it is finite."""
-    if isinstance(dose, bool) or not isinstance(dose, int | float) or not np.isfinite(dose):
-        raise DeltaviError(f"dose must be a number, 1 for the dose that was measured, not {dose!r}.")
-    return float(dose)
+    try:
+        return number("dose", dose)
+    except DeltaviError:
+        raise DeltaviError(f"dose must be a number, 1 for the dose that was measured, not {shown(dose)}.") from None
 
 
 __all__ = ["SEPARATOR", "check_dose", "combined_response", "combined_shift", "parts_of"]

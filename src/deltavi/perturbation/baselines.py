@@ -15,10 +15,11 @@ from deltavi._errors import DeltaviError, InputDataError, KeyClashError, example
 from deltavi._text import as_text, meant
 from deltavi.data._columns import category_names, require_known
 from deltavi.data._conditions import same_condition
+from deltavi.metrics._tables import text_names
 from deltavi.perturbation._combination import SEPARATOR, check_dose, combined_shift, parts_of
 from deltavi.perturbation._estimators import ALL_CELLS, Shift, storable
 from deltavi.perturbation._inputs import check_unique_genes, known_names, log_expression, name_column, select
-from deltavi.perturbation._spaces import build_space
+from deltavi.perturbation._spaces import GeneSpace, build_space
 from deltavi.perturbation.shift import estimate_shifts
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ class ShiftBaseline:
         labels
             Label or labels of the query to predict; all by default. A query without a label column is one group.
         shift
-            An estimator of `estimate_shift`, or the shift itself, (n_genes,) or (n_components,).
+            An estimator of `estimate_shift`, or the shift itself, (n_genes,) or (n_components,); a Series with genes as
+            index is matched by name.
         temperature
             Width of the weights of the `similarity` shift.
         dose
@@ -211,6 +213,7 @@ class ShiftBaseline:
             estimator=shift,
             temperature=temperature,
             metric=self._space.nearest_metric if isinstance(shift, str) and shift == "nearest" else "euclidean",
+            dims=text_names(self._var.index) if self._space.name == GeneSpace.name else None,
         )
 
     def _predicted_obs(self, obs: pd.DataFrame, control: str, target: str) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from deltavi._entries import flag, seed_number
+from deltavi._entries import flag, names, seed_number, shown
 from deltavi._errors import DeltaviError, InputDataError, unknown_category
 from deltavi.metrics import PredictionScore, score_prediction
 from deltavi.metrics._matrix import Matrix, check_count
@@ -161,6 +161,8 @@ def verdict(
     DeltaviError
         A metric has no better or worse, a value is missing, a method occurs twice, or there is no baseline.
     """
+    if not isinstance(table, pd.DataFrame):
+        raise DeltaviError(f"table must be a DataFrame of scores, as compare returns it, not {shown(table)}.")
     if model not in table.index:
         raise unknown_category("method", model, table.index)
     if not table.index.is_unique:
@@ -168,7 +170,7 @@ def verdict(
     baselines = table.drop(index=[name for name in (model, CEILING) if name in table.index])
     if baselines.empty:
         raise DeltaviError("The table holds no baseline to compare with. Add rows, e.g. from baseline_predictions.")
-    outcomes = [_outcome(table, baselines, model, name) for name in ([metric] if isinstance(metric, str) else metric)]
+    outcomes = [_outcome(table, baselines, model, name) for name in names("metric", metric)]
     return f"{model} {_joined(outcomes)}."
 
 

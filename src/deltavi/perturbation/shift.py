@@ -6,16 +6,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
+from pandas.api.types import infer_dtype
 
-from deltavi._errors import DeltaviError, GeneMatchError, InputDataError
+from deltavi._entries import number, shown
+from deltavi._errors import DeltaviError, GeneMatchError, InputDataError, nearest
 from deltavi.metrics._matrix import as_matrix, gene_means, gene_variances
+from deltavi.metrics._per_cell import by_cell, require_unmasked
+from deltavi.metrics._tables import are_counted, cell_names, gene_names, places, text_names
 from deltavi.perturbation._estimators import ALL_CELLS, ESTIMATORS, METRICS, Evidence, GroupMeans, Shift
 from deltavi.perturbation._inputs import as_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import pandas as pd
     from numpy.typing import ArrayLike, NDArray
 
     from deltavi.metrics._matrix import Matrix, Vector
@@ -61,9 +65,11 @@ def estimate_shift(
     ----------
     points
         Training positions, (n_cells, n_dims): latent means, principal component scores or expression (log1p CP10k);
-        dense or sparse. Only means of groups of cells are computed, sparse points are not densified.
+        dense, sparse, or a DataFrame or AnnData, by whose cells and dimensions the others are matched. Only means of
+        groups of cells are computed, sparse points are not densified.
     is_control, is_target
-        Boolean masks over the training cells, (n_cells,); cells in neither are not used.
+        Boolean masks over the training cells, (n_cells,); cells in neither are not used. Series are matched by the
+        names of their cells, here and in `labels`.
     labels
         Label of every training cell, (n_cells,), compared as strings; cells with a missing one only count in `global`.
     query
@@ -114,6 +120,7 @@ def estimate_shifts(
     estimator: str | ArrayLike = "similarity",
     temperature: float = 0.2,
     metric: str = "euclidean",
+    dims: pd.Index[Any] | None = None,
 ) -> dict[str, Shift]:
     """Estimate one shift for each of several queries; the group means that they share are computed once.
 
@@ -123,13 +130,17 @@ def estimate_shifts(
         Name -> control cells whose response is wanted, (n_query, n_dims), or None.
     points, is_control, is_target, labels, estimator, temperature, metric
         As in `estimate_shift`, which also says what is raised.
+    dims
+        Names of the dimensions, where `points` does not carry them.
     """
     matrix = as_matrix(points, "points")
+    dims = gene_names(points, "points") if dims is None else dims
     if not isinstance(estimator, str):
-        return {name: Shift(given_vector(estimator, matrix.shape[1]), VECTOR) for name in queries}
+        return {name: Shift(given_vector(estimator, matrix.shape[1], dims), VECTOR) for name in queries}
     check_options(estimator, metric, temperature)
-    control, target = _condition_masks(is_control, is_target, matrix.shape[0])
-    groups = None if labels is None or estimator == "global" else _checked_labels(labels, matrix.shape[0])
+    cells = by_cell(cell_names(points), "points", is_control=is_control, is_target=is_target, labels=labels)
+    control, target = _condition_masks(cells["is_control"], cells["is_target"], matrix.shape[0])
+    groups = None if labels is None or estimator == "global" else _checked_labels(cells["labels"], matrix.shape[0])
     evidence = Evidence(
         control=_group_means(matrix, control, groups),
         target=_group_means(matrix, target, groups),
@@ -138,12 +149,35 @@ def estimate_shifts(
         temperature=temperature,
         metric=metric,
     )
-    means = {name: None if query is None else _query_mean(query, matrix.shape[1]) for name, query in queries.items()}
+    means = {
+        name: None if query is None else _query_mean(query, matrix.shape[1], dims) for name, query in queries.items()
+    }
     return {name: ESTIMATORS[estimator](replace(evidence, query=mean)) for name, mean in means.items()}
 
 
-def given_vector(values: ArrayLike, n_dims: int) -> Vector:
-    """A user's shift in double precision, (n_dims,); raises InputDataError unless it is that and finite."""
+def given_vector(values: Any, n_dims: int, dims: pd.Index[Any] | None = None) -> Vector:
+    """A shift of the user's in double precision, (n_dims,).
+
+    Parameters
+    ----------
+    values
+        The numbers; a Series is matched by its index, where that is not the numbers from 0 in order.
+    n_dims
+        How many there are.
+    dims
+        Names of the dimensions as text; the numbers from 0 where they have none.
+
+    Raises
+    ------
+    InputDataError
+        It has another shape, or is masked, or not finite.
+    GeneMatchError
+        It names other dimensions.
+    """
+    require_unmasked(values, "The shift")
+    if isinstance(values, pd.Series) and len(values) == n_dims and not are_counted(names := text_names(values.index)):
+        dims = text_names(pd.RangeIndex(n_dims)) if dims is None else dims
+        values = values.to_numpy()[places(names, dims, of="The shift", beside="what is moved", what="dimensions")]
     try:
         vector = np.array(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -159,14 +193,23 @@ def given_vector(values: ArrayLike, n_dims: int) -> Vector:
 def check_options(estimator: str, metric: str, temperature: float) -> None:
     """Raise DeltaviError unless the estimator exists and the options are ones that it can use."""
     if estimator not in ESTIMATORS:
-        known = ", ".join(map(repr, ESTIMATORS))
-        raise DeltaviError(f"The shift estimator {estimator!r} does not exist. Known: {known}, or an array.")
-    if metric not in METRICS:
-        raise DeltaviError(f"The metric {metric!r} does not exist. Known: {', '.join(map(repr, METRICS))}.")
+        known, close = ", ".join(map(repr, ESTIMATORS)), nearest(estimator, ESTIMATORS)
+        hint = "" if close is None else f" Did you mean {close!r}?"
+        raise DeltaviError(f"The shift estimator {estimator!r} does not exist.{hint} Known: {known}, or an array.")
+    if not isinstance(metric, str) or metric not in METRICS:
+        raise DeltaviError(f"The metric {shown(metric)} does not exist. Known: {', '.join(map(repr, METRICS))}.")
     if metric != "euclidean" and estimator != "nearest":
         raise DeltaviError(f"metric={metric!r} only applies to estimator='nearest', not to {estimator!r}.")
-    if not (np.isfinite(temperature) and temperature > 0):
+    if not is_positive(temperature):
         raise DeltaviError(f"temperature must be a finite number above 0, got {temperature!r}.")
+
+
+def is_positive(value: object) -> bool:
+    """Whether `value` is a finite number above zero."""
+    try:
+        return number("value", value) > 0
+    except DeltaviError:
+        return False
 
 
 def _condition_masks(
@@ -179,8 +222,10 @@ def _condition_masks(
     return control, target
 
 
-def _mask(values: ArrayLike, n_cells: int, name: str) -> NDArray[np.bool_]:
+def _mask(values: Any, n_cells: int, name: str) -> NDArray[np.bool_]:
     mask = np.asarray(values)
+    # of a list or nullable values, objects that are True or False
+    mask = mask.astype(bool) if mask.dtype == object and infer_dtype(mask, skipna=False) == "boolean" else mask
     if mask.dtype != np.bool_ or mask.shape != (n_cells,):
         raise InputDataError(
             f"{name} must be a boolean mask over the {n_cells} cells of points, got {mask.dtype} of shape {mask.shape}."
@@ -212,8 +257,10 @@ def _group_means(matrix: Any, mask: NDArray[np.bool_], groups: NDArray[np.object
     return GroupMeans.of(tuple(members), means, variances * np.array(sizes)[:, None], sizes)
 
 
-def _query_mean(query: Matrix, n_dims: int) -> Vector:
-    matrix = as_matrix(query, "query")
+def _query_mean(query: Matrix, n_dims: int, dims: pd.Index[Any] | None) -> Vector:
+    matrix, names = as_matrix(query, "query"), gene_names(query, "query")
+    if names is not None and dims is not None and not names.equals(dims):
+        matrix = matrix[:, places(names, dims, of="query", beside="points", what="dimensions")]
     if matrix.shape[1] != n_dims:
         raise GeneMatchError(f"query has {matrix.shape[1]} dimensions and points {n_dims}; they must be the same.")
     return gene_means(matrix)

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.stats import entropy
 
+from deltavi._entries import number, whole_number
 from deltavi._errors import DeltaviError, examples
+from deltavi.metrics._per_cell import require_unmasked
 from deltavi.pl._calibration import COLORS
 from deltavi.pl._confusion import DARK_ABOVE, DIGIT_WIDTH, LINE_HEIGHT, MIN_SHARE, NUMBER_SIZE, Labels
 from deltavi.pl._figure import BLUE, DARK, GREY, PALE, PlotResult, SaveTarget, axes_for, figure_file, finish, hide_frame
@@ -183,8 +185,9 @@ class _Groups:
 
 
 def _check_options(min_share: float, max_labels: int) -> None:
-    if not 0 <= min_share < 1:
+    if not 0 <= number("min_share", min_share) < 1:
         raise DeltaviError(f"min_share must be at least 0 and below 1, not {min_share!r}.")
+    whole_number("max_labels", max_labels)
     if not 1 <= max_labels <= MAX_LABELS:
         raise DeltaviError(f"max_labels must lie between 1 and {MAX_LABELS}, not {max_labels!r}.")
 
@@ -217,6 +220,7 @@ def _refuse(wrong: NDArray[np.bool_], given: pd.DataFrame, what: str) -> None:
 
 def _labels_of(labels: Labels, responsibilities: pd.DataFrame) -> NDArray[Any]:
     """Label of every cell as text, in the order of the responsibilities, missing ones as unlabelled."""
+    require_unmasked(labels, "labels")
     values, n_cells = np.asarray(labels, dtype=object), len(responsibilities)
     if values.shape != (n_cells,):
         shape = f"shape {values.shape}, but there are {n_cells} cells"
@@ -242,7 +246,7 @@ def _grouped(labels: NDArray[Any], max_labels: int) -> _Groups:
     """Labels of most cells first, then all others as one, then cells without a label."""
     n_cells = pd.Series(labels).value_counts().sort_index().sort_values(ascending=False, kind="stable")
     by_size = [str(name) for name in n_cells.index if name != UNLABELLED]
-    named, rest = by_size[:max_labels], by_size[max_labels:]
+    named, rest = by_size[: int(max_labels)], by_size[int(max_labels) :]
     fills = {name: (COLORS[i % len(COLORS)], HATCHES[i // len(COLORS)]) for i, name in enumerate(named)}
     other = _number_of("other label", len(rest))
     if rest:

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
+from deltavi import _entries as entries
 from deltavi import _keys
 from deltavi._errors import DeltaviError, UnknownCategoryError, examples, unknown_category
+from deltavi.metrics._per_cell import by_cell
 from deltavi.pl._figure import DARK, PlotResult, SaveTarget, axes_for, figure_file, finish
 
 FloatArray = NDArray[np.float64]
@@ -53,7 +55,8 @@ def confusion(
     Parameters
     ----------
     truth, predicted
-        True and predicted label of every cell, (n_cells,), as text; missing predictions count as unassigned.
+        True and predicted label of every cell, (n_cells,), as text; missing predictions count as unassigned. Two
+        Series are matched by the names of their cells.
     labels
         All labels but `unassigned`, in the order to draw them. None puts labels that are taken for each other side by
         side, by hierarchical clustering (average linkage, distance one less the mean share of cells confused);
@@ -81,7 +84,7 @@ def confusion(
         If there are no cells, lengths differ, or true labels are missing.
     """
     save = figure_file(save)
-    if normalize not in NORMALIZE:
+    if normalize is not None and not (isinstance(normalize, str) and normalize in NORMALIZE):
         raise unknown_category("normalize", normalize, NORMALIZE, among="the choices")
     counts = _arranged(_cross_table(truth, predicted, unassigned), labels, unassigned)
     shares = counts.div(counts.sum(axis=1), axis=0)
@@ -100,7 +103,8 @@ def confusion(
 
 def _cross_table(truth: Labels, predicted: Labels, unassigned: str) -> pd.DataFrame:
     """Number of cells of each true label (rows) with each predicted one (columns), sorted by name."""
-    given, found = (np.asarray(values, dtype=object) for values in (truth, predicted))
+    cells = by_cell(None, truth=truth, predicted=predicted)
+    given, found = (np.asarray(cells[name], dtype=object) for name in ("truth", "predicted"))
     if given.ndim != 1 or given.shape != found.shape or not given.size:
         raise DeltaviError(
             f"truth and predicted must hold one label per cell, but have shapes {given.shape} and {found.shape}."
@@ -122,7 +126,7 @@ def _arranged(counts: pd.DataFrame, labels: Sequence[str] | None, unassigned: st
         shared = _clustered(counts, [name for name in true if name in found])
         rows, columns = [*shared, *true.difference(shared)], [*shared, *found.difference(shared)]
     else:
-        columns = [str(label) for label in labels if str(label) != unassigned]
+        columns = [str(label) for label in entries.names("labels", labels) if str(label) != unassigned]
         _require_all(columns, true.union(found))
         rows = [name for name in columns if name in true]
         columns.sort(key=lambda name: name not in rows)  # keeps the order among those with cells, on the diagonal

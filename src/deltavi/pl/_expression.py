@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -13,17 +14,17 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from deltavi._errors import GeneMatchError, InputDataError, examples, unknown_category
-from deltavi.data._checks import scan_matrix
-from deltavi.data._genes import require_unique_genes
+from deltavi import _entries as entries
+from deltavi._errors import GeneMatchError, InputDataError, unknown_category
+from deltavi.metrics._chosen import named_positions
+from deltavi.metrics._matrix import without_names
+from deltavi.metrics._scale import require_one_scale
+from deltavi.metrics._tables import gene_names, text_names
 
 logger = logging.getLogger("deltavi")
 
 Matrix: TypeAlias = NDArray[Any] | sparse.csr_matrix
-Expression: TypeAlias = AnnData | NDArray[Any] | sparse.spmatrix | sparse.sparray
-
-# No log1p CP10k value of whole numbers only reaches this; raw counts of thousands of genes do.
-LARGEST_WHOLE_LOG = 10.0
+Expression: TypeAlias = AnnData | pd.DataFrame | NDArray[Any] | sparse.spmatrix | sparse.sparray
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,18 @@ class AlignedExpression:
 
 
 def align_expression(
-    given: Mapping[str, Expression | None], *, layer: str | None = None, gene_names: Sequence[str] | None = None
+    given: Mapping[str, Expression | None], *, layer: str | None = None, column_names: Sequence[str] | None = None
 ) -> AlignedExpression:
     """Bring sets of cells to the genes that all of them have, in the order of the first.
 
     Parameters
     ----------
     given
-        Sets of cells by the name that messages call them; None is left out. AnnData are matched by gene name; arrays
-        have as many genes, in the same order.
+        Sets of cells by the name that messages call them; None is left out. AnnData and DataFrames are matched by gene
+        name; arrays have as many genes, in the same order.
     layer
         Layer of every AnnData; ``X`` when None.
-    gene_names
+    column_names
         Names of the columns of arrays.
 
     Raises
@@ -61,15 +62,15 @@ def align_expression(
     """
     present = {name: cells for name, cells in given.items() if cells is not None}
     matrices = {name: _matrix(cells, name, layer) for name, cells in present.items()}
-    names = {name: _gene_index(cells, name) for name, cells in present.items() if isinstance(cells, AnnData)}
+    names = {name: index for name, cells in present.items() if (index := gene_names(cells, name)) is not None}
     genes: pd.Index[Any] | None
     if len(names) == len(present):
         matrices, genes = _match_by_name(matrices, names)
     else:
-        genes = _match_by_position(matrices, names, gene_names)
+        genes = _match_by_position(matrices, names, column_names)
     for name, matrix in matrices.items():
         _check_values(matrix, name)
-    _check_one_scale(matrices)
+    require_one_scale(matrices)
     return AlignedExpression(matrices, genes)
 
 
@@ -83,12 +84,15 @@ def positions_of(known: pd.Index[Any] | None, genes: str | Sequence[str]) -> NDA
     """
     if known is None:
         raise GeneMatchError("genes were named, but arrays have no gene names; pass AnnData or gene_names=...")
-    names = [genes] if isinstance(genes, str) else list(dict.fromkeys(genes))
-    positions = known.get_indexer(pd.Index(names))
-    missing = [gene for gene, position in zip(names, positions, strict=True) if position < 0]
-    if missing:
-        raise GeneMatchError(f"{len(missing)} of the genes to name are not among the genes: {examples(missing)}.")
-    return np.asarray(positions, dtype=np.intp)
+    return named_positions(known, each_once("genes", genes), "genes to name")
+
+
+def each_once(name: str, value: object) -> list[Any]:
+    """One name or several as a list, in the order given; those that are repeated count once."""
+    several = isinstance(value, Iterable) and not isinstance(value, str | pd.DataFrame)
+    with suppress(TypeError):  # what cannot be hashed is refused below
+        value = list(dict.fromkeys(value)) if several else value  # type: ignore[call-overload]
+    return entries.names(name, value)
 
 
 def _matrix(cells: Expression, name: str, layer: str | None) -> Matrix:
@@ -98,20 +102,15 @@ def _matrix(cells: Expression, name: str, layer: str | None) -> Matrix:
             raise unknown_category(f"layer of {name}", layer, [key for key in cells.layers if key is not None])
         values = cells.X if layer is None else cells.layers[layer]
         values = values[:] if cells.isbacked else values
+    values = without_names(values, name)
     if sparse.issparse(values):
         return sparse.csr_matrix(values)
-    values = np.asarray(values)
+    values = _array(values)
     if values.ndim != 2 or values.dtype.kind not in "buif":
         raise InputDataError(
             f"{name} must be numbers of shape (n_cells, n_genes), but has shape {values.shape} and type {values.dtype}."
         )
     return values
-
-
-def _gene_index(cells: AnnData, name: str) -> pd.Index[Any]:
-    names: pd.Index[Any] = cells.var_names
-    require_unique_genes(names, where=name)
-    return names
 
 
 def _match_by_name(
@@ -127,13 +126,13 @@ def _match_by_name(
 
 
 def _match_by_position(
-    matrices: Mapping[str, Matrix], names: Mapping[str, pd.Index[Any]], gene_names: Sequence[str] | None
+    matrices: Mapping[str, Matrix], names: Mapping[str, pd.Index[Any]], given_names: Sequence[str] | None
 ) -> pd.Index[Any] | None:
     known = list(names.values())
     widths = {name: matrix.shape[1] for name, matrix in matrices.items()}
-    if gene_names is not None:
-        known.append(pd.Index(gene_names).astype(str))
-        widths["gene_names"] = len(gene_names)
+    if given_names is not None:
+        known.append(text_names(pd.Index(entries.names("gene_names", given_names), dtype=object)))
+        widths["gene_names"] = len(known[-1])
     if len(set(widths.values())) > 1:
         raise GeneMatchError(f"The numbers of genes differ: {widths}. Pass AnnData to match genes by name.")
     if any(not index.equals(known[0]) for index in known):
@@ -149,12 +148,8 @@ def _check_values(matrix: Matrix, name: str) -> None:
         raise InputDataError(f"{name} holds {int(wrong.sum())} missing or infinite values; remove those cells first.")
 
 
-def _check_one_scale(matrices: Mapping[str, Matrix]) -> None:
-    """Raise where raw counts would be drawn against logarithms."""
-    reports = {name: scan_matrix(matrix) for name, matrix in matrices.items()}
-    raw = [name for name, report in reports.items() if report.are_counts and report.max_value > LARGEST_WHOLE_LOG]
-    if raw and len(raw) < len(reports):
-        raise InputDataError(
-            f"{' and '.join(raw)} looks like raw counts, unlike the rest. Bring all to one scale first, for example "
-            "log1p CP10k with deltavi.data.select_genes or scanpy, or name a layer that all have."
-        )
+def _array(values: Any) -> Matrix:
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError):  # lists of unequal length
+        return np.empty(0, dtype=object)

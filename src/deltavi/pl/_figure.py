@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
+from deltavi._entries import shown
 from deltavi._errors import DeltaviError, FileWriteError
 from deltavi.io import require_file, require_writable, resolved, write_file
 from deltavi.io._atomic import not_written
@@ -67,7 +69,14 @@ def axes_for(
         for unused in grid.flat[n_panels:]:
             unused.remove()
         return list(grid.flat[:n_panels])
-    given = [ax] if isinstance(ax, Axes) else list(ax)
+    given: list[Any] = [ax] if isinstance(ax, Axes) or not isinstance(ax, Iterable) else list(ax)
+    given = [panel for row in given for panel in (row if isinstance(row, np.ndarray) else [row])]
+    strange = [panel for panel in given if not isinstance(panel, Axes)]
+    if strange:
+        raise DeltaviError(
+            f"ax must be axes of matplotlib, such as those of plt.subplots(), not {shown(strange[0])}; leave it out to "
+            "make a new figure."
+        )
     if len(given) != n_panels:
         raise DeltaviError(f"This plot has {n_panels} panels, but ax holds {len(given)}; leave ax out to make them.")
     return given

@@ -11,7 +11,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from deltavi._entries import number
 from deltavi._errors import DeltaviError, examples, unknown_category
+from deltavi.metrics._per_cell import by_cell
 from deltavi.pl._figure import (
     BLUE,
     DARK,
@@ -67,7 +69,8 @@ def open_set(
     Parameters
     ----------
     scores
-        Conformal p-value of every cell, or its strangeness, (n_cells,).
+        Conformal p-value of every cell, or its strangeness, (n_cells,). Series, here and in `is_new` and `groups`, are
+        matched by the names of their cells.
     is_new
         Whether the type of each cell was unseen in training, (n_cells,) bool; None draws all cells alike.
     groups
@@ -98,9 +101,10 @@ def open_set(
         strangeness comes without known cells.
     """
     save = figure_file(save)
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise unknown_category("kind", kind, KINDS, among="the choices")
-    values = _checked_scores(scores, kind, reject)
+    cells = by_cell(None, scores=scores, is_new=is_new, groups=groups)
+    values, is_new, groups = _checked_scores(cells["scores"], kind, reject), cells["is_new"], cells["groups"]
     new = None if is_new is None else _flags(_of_length(is_new, len(values), "is_new"))
     threshold = reject if kind == "p_value" else _quantile(values, new, reject)
     rejected = values <= threshold if kind == "p_value" else values > threshold
@@ -120,10 +124,13 @@ def open_set(
 
 
 def _checked_scores(scores: Any, kind: str, reject: float) -> FloatArray:
-    values = np.asarray(scores, dtype=np.float64)
+    try:
+        values = np.asarray(scores, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DeltaviError("scores must hold one number per cell; missing ones cannot be drawn.") from None
     if values.ndim != 1 or not values.size:
         raise DeltaviError(f"scores must hold one number per cell, but have shape {values.shape}.")
-    if not 0 < reject < 1:
+    if not 0 < number("reject", reject) < 1:
         raise DeltaviError(f"reject must lie between 0 and 1, not {reject!r}.")
     hint = "Leave those cells out; cells without counts have no score"
     _refuse(~np.isfinite(values), "missing or infinite", hint)

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from scipy import sparse
 
-from deltavi._errors import DeltaviError, InputDataError, unknown_category
+from deltavi._entries import seed_number, whole_number
+from deltavi._errors import InputDataError, unknown_category
 from deltavi.pl._expression import AlignedExpression, Expression, Matrix, align_expression
 from deltavi.pl._figure import BLUE, GREY, PALE, VERMILION, PlotResult, SaveTarget, axes_for, figure_file, finish
 
@@ -82,10 +83,10 @@ def prediction_umap(
         If `layout` is neither of the two.
     """
     save = figure_file(save)
-    if layout not in LAYOUTS:
+    if not isinstance(layout, str) or layout not in LAYOUTS:
         raise unknown_category("layout", layout, LAYOUTS)
-    if n_pcs < 1 or n_neighbors < 2:
-        raise DeltaviError(f"n_pcs must be at least 1 and n_neighbors at least 2, but are {n_pcs} and {n_neighbors}.")
+    n_pcs, n_neighbors = whole_number("n_pcs", n_pcs, least=1), whole_number("n_neighbors", n_neighbors, least=2)
+    seed = seed_number("seed", seed)
     cells = align_expression({"control": control, "real": real, "predicted": predicted}, layer=layer)
     group = np.repeat(list(COLORS), [cells[name].shape[0] for name in COLORS])
     if len(group) < MIN_CELLS:

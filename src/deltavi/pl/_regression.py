@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.text import Text
 from numpy.typing import NDArray
 
-from deltavi._errors import DeltaviError
+from deltavi._entries import whole_number
 from deltavi.metrics import top_differential_genes
 from deltavi.pl._expression import AlignedExpression, Expression, align_expression, positions_of
 from deltavi.pl._figure import (
@@ -81,11 +81,9 @@ def draw_regression(
     """Draw a statistic of predicted against real cells, a point per gene, with its R²."""
     save = figure_file(save)
     given = {"predicted": predicted, "real": real, "control": control}
-    cells = align_expression(given, layer=choice.layer, gene_names=choice.gene_names)
-    if choice.n_label < 0 or choice.n_top < 1:
-        raise DeltaviError(
-            f"n_label must be at least 0 and n_top at least 1, but they are {choice.n_label} and {choice.n_top}."
-        )
+    n_top, n_label = whole_number("n_top", choice.n_top, least=1), whole_number("n_label", choice.n_label, least=0)
+    choice = replace(choice, n_top=n_top, n_label=n_label)
+    cells = align_expression(given, layer=choice.layer, column_names=choice.gene_names)
     values = np.column_stack([statistic.of(cells["real"]), statistic.of(cells["predicted"])])
     changed = _most_changed(cells, choice.n_top)
     named = _genes_to_name(cells, values, changed, choice)

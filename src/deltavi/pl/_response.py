@@ -12,6 +12,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from deltavi import _keys
+from deltavi._entries import whole_number
 from deltavi._errors import DeltaviError, InputDataError, UnknownCategoryError, examples, unknown_category
 from deltavi.metrics._matrix import gene_means
 from deltavi.perturbation._estimators import ALL_CELLS
@@ -55,15 +56,14 @@ class Responses:
         if genes is not None:
             chosen = positions_of(self.predicted.index, genes)
             return self._each(lambda table: table.iloc[chosen])
-        if n_genes < 1:
-            raise DeltaviError(f"n_genes must be at least 1, not {n_genes}.")
+        n_genes = whole_number("n_genes", n_genes, least=1)
         ranks = self._ranked(rank_by)
         most = ranks.abs().max(axis=1).sort_values(ascending=False, kind="stable").index[:n_genes]
         order = ranks.loc[most].mean(axis=1).sort_values(ascending=False, kind="stable").index
         return self._each(lambda table: table.loc[order])
 
     def _ranked(self, rank_by: RankBy) -> pd.DataFrame:
-        if rank_by not in RANKS:
+        if not isinstance(rank_by, str) or rank_by not in RANKS:
             raise unknown_category("rank_by", rank_by, RANKS, among="the choices")
         if rank_by == "predicted":
             return self.predicted

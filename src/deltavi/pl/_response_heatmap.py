@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
+from deltavi.pl._expression import each_once
 from deltavi.pl._figure import DARK, PALE, PlotResult, SaveTarget, axes_for, figure_file, finish
 from deltavi.pl._response import RankBy, Responses, responses
 
@@ -90,7 +91,7 @@ def response_heatmap(
     save = figure_file(save)
     found = responses(predicted, real, control, labels_key=labels_key)
     if labels is not None:
-        found = found.of_labels([labels] if isinstance(labels, str) else [str(label) for label in labels])
+        found = found.of_labels([str(label) for label in each_once("labels", labels)])
     found = found.of_genes(genes, n_genes, rank_by)
     values, drawn, names = _side_by_side(found), list(found.predicted.columns), list(found.predicted.index.astype(str))
     (panel,) = axes_for(1, ax, panel_size=_size(values, drawn), left=CHARACTER_WIDTH * max(map(len, names)))

@@ -11,7 +11,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from deltavi._errors import DeltaviError, unknown_category
+from deltavi import _entries as entries
+from deltavi._entries import shown
+from deltavi._errors import DeltaviError, examples, unknown_category
 from deltavi.perturbation.evaluate import CEILING, HIGHER_IS_BETTER, METRIC_NAMES
 from deltavi.pl._figure import (
     BLUE,
@@ -111,10 +113,12 @@ def scoreboard(
     """
     save = figure_file(save)
     table = _table_of(table)
+    if not table.columns.is_unique:
+        raise DeltaviError(f"The table repeats columns: {examples(table.columns[table.columns.duplicated()])}.")
     rows = table.set_index("method") if "method" in table.columns else table
     rows = rows.set_axis(rows.index.astype(str), axis=0)
     names = _metric_names(rows, metrics)
-    known = {name: BETTER.get(name, "higher") for name in names} | dict(better or {})
+    known = {name: BETTER.get(name, "higher") for name in names} | _better(better, rows)
     rows, limits = _split_ceiling(rows, names, ceiling)
     methods = _order(rows, known[names[0]], names[0], sort)
     if highlight is not None and highlight not in methods:
@@ -147,13 +151,29 @@ def _table_of(table: pd.DataFrame | PerturbationEvaluation) -> pd.DataFrame:
 def _metric_names(rows: pd.DataFrame, metrics: Sequence[str] | None) -> list[str]:
     numeric = list(rows.select_dtypes("number").columns)
     usual = [name for name in DRAWN if name in numeric] or numeric
-    names = usual if metrics is None else [metrics] if isinstance(metrics, str) else list(metrics)
+    names = usual if metrics is None else entries.names("metrics", metrics)
     for name in names:
         if name not in numeric:
             raise unknown_category("metric", name, numeric)
     if not names or rows.empty:
         raise DeltaviError("The table needs at least one method and one column of numbers.")
     return names
+
+
+def _better(given: Mapping[str, Better] | None, rows: pd.DataFrame) -> dict[str, Better]:
+    """Which scores are better, as it was asked for."""
+    if given is not None and not isinstance(given, Mapping):
+        raise DeltaviError(f"better must map metrics to 'higher', 'lower', a number or None, not be {shown(given)}.")
+    for name, value in (given or {}).items():
+        _require_metric(name, rows)
+        if value not in ("higher", "lower", None):
+            entries.number(f"better[{name!r}], where it is neither 'higher' nor 'lower',", value)
+    return dict(given or {})
+
+
+def _require_metric(name: object, rows: pd.DataFrame) -> None:
+    if name not in rows.columns:
+        raise unknown_category("metric", name, rows.columns)
 
 
 def _split_ceiling(
@@ -164,7 +184,11 @@ def _split_ceiling(
         return rows, {}
     ceiling = CEILING if ceiling is None else ceiling
     if not isinstance(ceiling, str):
-        return rows, {name: float(value) for name, value in ceiling.items()}
+        if not isinstance(ceiling, Mapping):
+            raise DeltaviError(f"ceiling must name a row, or map metrics to numbers, not be {shown(ceiling)}.")
+        for name in ceiling:
+            _require_metric(name, rows)
+        return rows, {name: entries.number(f"ceiling[{name!r}]", value) for name, value in ceiling.items()}
     if ceiling not in rows.index:
         raise unknown_category("ceiling", ceiling, rows.index.unique())
     others = rows.drop(index=ceiling)

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
 
+from deltavi import _entries as entries
 from deltavi._errors import NotTrainedError, unknown_category
 from deltavi.pl._figure import BLUE, VERMILION, PlotResult, SaveTarget, axes_for, figure_file, finish, hide_frame
 
@@ -139,7 +140,7 @@ def _choose(quantities: dict[str, _Quantity], metrics: Sequence[str] | None) -> 
         if not chosen:
             raise NotTrainedError("The training history holds no value per epoch.")
         return chosen
-    names = [metrics] if isinstance(metrics, str) else list(metrics)
+    names = entries.names("metrics", metrics)
     for name in names:
         if name not in quantities:
             raise unknown_category("metric", name, quantities)

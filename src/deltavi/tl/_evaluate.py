@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 import deltavi
+from deltavi import _entries as entries
+from deltavi._entries import flag, seed_number, shown, whole_number
 from deltavi._errors import DeltaviError, unknown_category
 from deltavi.data._columns import user_columns
 from deltavi.data._counts import counts_of
@@ -153,6 +155,10 @@ def evaluate_perturbation(
     >>> evaluation.summary("e_distance").index[-1]
     'two halves of the real cells'
     """
+    n_genes, n_jobs = whole_number("n_genes", n_genes, least=1), whole_number("n_jobs", n_jobs)
+    switches = {"genes_from_all_cells": genes_from_all_cells, "ceiling": ceiling, "progress": progress}
+    for switch, value in {**switches, "keep_predictions": keep_predictions}.items():
+        flag(switch, value)
     names = {"condition_key": condition_key, "labels_key": labels_key}
     question = question_of(adata, control=control, target=target, **names)
     settings: dict[str, Any] = {
@@ -160,7 +166,7 @@ def evaluate_perturbation(
         "condition_key": condition_key,
         "labels_key": labels_key,
         "layer": layer,
-        "n_genes": int(n_genes),
+        "n_genes": n_genes,
         "genes_from_all_cells": bool(genes_from_all_cells),
         "top_genes": top_genes,
     }
@@ -203,17 +209,21 @@ def evaluate_perturbation(
 
 
 def _seeds(given: Any) -> tuple[int, ...]:
-    numbers = [given] if isinstance(given, Integral) else list(given)
-    wrong = [number for number in numbers if isinstance(number, bool) or not isinstance(number, Integral) or number < 0]
-    if not numbers or wrong:
-        raise DeltaviError(f"seeds is {given!r}; pass one or several whole numbers of at least 0, such as (0, 1, 2).")
-    return tuple(dict.fromkeys(int(number) for number in numbers))
+    try:
+        numbers = [seed_number("seeds", one) for one in ([given] if np.ndim(given) == 0 else given)]
+    except (DeltaviError, ValueError):  # of lists of unequal length
+        numbers = []
+    if not numbers:
+        raise DeltaviError(
+            f"seeds is {shown(given)}; pass one or several whole numbers of at least 0, such as (0, 1, 2)."
+        )
+    return tuple(dict.fromkeys(numbers))
 
 
 def _check_options(top_genes: str, n_jobs: int, folder: object, keep_predictions: bool) -> None:
-    if top_genes not in TOP_GENES:
+    if not isinstance(top_genes, str) or top_genes not in TOP_GENES:
         raise unknown_category("top_genes", top_genes, TOP_GENES, among="the choices")
-    if isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral) or n_jobs == 0:
+    if n_jobs == 0:
         raise DeltaviError(f"n_jobs is {n_jobs!r}; pass a number of processes, or -1 for one per core.")
     if keep_predictions and folder is None:
         raise DeltaviError("keep_predictions needs a folder to write the predicted cells to: pass folder=...")
@@ -223,7 +233,7 @@ def _baselines(given: bool | str | Iterable[str]) -> list[str]:
     """Names of the baselines wanted, in the order of `BASELINES`; "no change" is always one."""
     if isinstance(given, bool):
         return list(BASELINES) if given else [NO_CHANGE]
-    names = [given] if isinstance(given, str) else list(given)
+    names = entries.names("baselines", given)
     for name in names:
         if name not in BASELINES:
             raise unknown_category("baseline", name, BASELINES, among="the baselines")

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 import deltavi
+from deltavi import _entries as entries
 from deltavi._entries import keywords_of, known_keywords
 from deltavi._errors import DeltaviError, examples, unknown_category
 from deltavi.io import filled_folder, require_folder, resolved, write_files
@@ -162,7 +163,7 @@ class PerturbationEvaluation:
             Score or scores to judge by.
         """
         method = self._known_method(method)
-        names = [metric] if isinstance(metric, str) else list(metric)
+        names = entries.names("metric", metric)
         for name in names:
             self._sign(name)
         means = self.table.groupby("method", sort=False)[names].mean()

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import infer_dtype
 
 from deltavi._errors import InputDataError, examples
+from deltavi.metrics._per_cell import by_cell
+from deltavi.metrics._tables import text_names
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -20,18 +23,20 @@ TRIVIAL_TOTAL = 50
 
 
 def checked_mask(given: Any, names: pd.Index[Any], where: str) -> NDArray[np.bool_]:
-    """A boolean mask over all cells with at least one cell in it, (n_cells,).
+    """A boolean mask over all cells with at least one cell in it, (n_cells,); a Series is matched by cell name.
 
     Raises
     ------
     InputDataError
         If it is not boolean, has the wrong length, belongs to other cells, or is empty.
     """
-    if isinstance(given, pd.Series) and not given.index.equals(names):
-        raise InputDataError(
-            f"{where} is indexed by other cells, or in another order; use mask.reindex(adata.obs_names)."
-        )
+    if isinstance(given, pd.DataFrame) and given.shape[1] == 1:
+        given = given.iloc[:, 0]
+    if isinstance(given, pd.Series | np.ma.MaskedArray):
+        given = by_cell(text_names(names), "adata", **{where: given})[where]
     mask = np.asarray(given)
+    # of nullable values, objects that are True or False
+    mask = mask.astype(bool) if mask.dtype == object and infer_dtype(mask, skipna=False) == "boolean" else mask
     if mask.dtype != bool or mask.shape != (len(names),):
         raise InputDataError(
             f"{where} has shape {mask.shape} and type {mask.dtype}; pass a boolean mask over all {len(names)} cells."

@@ -94,6 +94,12 @@ class Method:
             known_keywords(arguments, keywords_of(*taken_by), among=f"{self.model_class.__name__}.{verb}")
         for setting in self.predict.values():
             _check_values(setting)
+        asked = {name for setting in self.predict.values() for name in setting} & {"adata", "control", "target"}
+        if asked:
+            raise DeltaviError(
+                f"predict holds {examples(sorted(asked))}, which the evaluation sets. Ask for other conditions with "
+                "its own control and target."
+            )
 
     def rows(self, name: str) -> list[str]:
         """Names of the rows that this method gives under the name `name`."""
@@ -177,6 +183,7 @@ def as_method(name: object, given: Any) -> Method | Predictor:
         return given
     if callable(given):
         function: Predictor = given
+        _require_signature(function, name)
         return function
     if isinstance(given, BaseModelClass):
         raise _made_already(f"method {name!r}" if name else "methods", given)
@@ -191,6 +198,22 @@ def _made_already(name: str, model: object) -> DeltaviError:
         f"{name} is a model that was made already, of the class {made}. Pass the class, {made}, or Method({made}, ...) "
         "with its settings: it is trained anew without the cells held out, which a trained model has seen."
     )
+
+
+def _require_signature(function: Predictor, name: object) -> None:
+    """Raise where a function cannot be called as methods are."""
+    told = dict.fromkeys(("control", "target", "condition_key", "labels_key", "seed"), "")
+    try:
+        found = signature(function)
+    except (TypeError, ValueError):  # of compiled functions
+        return
+    try:
+        found.bind("train", "query", **told)
+    except TypeError as error:
+        raise DeltaviError(
+            f"method {name!r} takes {found}, but is called with (train, query, {', '.join(map('{}='.format, told))}): "
+            f"{error}. Let it take these, or **_ for those that it does not need."
+        ) from None
 
 
 def rows_of(name: str, method: Method | Predictor) -> list[str]:

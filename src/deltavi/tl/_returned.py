@@ -12,7 +12,7 @@ from deltavi import _keys
 from deltavi._errors import GeneMatchError, InputDataError, examples
 from deltavi.metrics._matrix import as_matrix
 from deltavi.metrics._scale import require_logs
-from deltavi.metrics._tables import are_counted, as_text, cell_names, gene_names, places
+from deltavi.metrics._tables import are_counted, cell_names, gene_names, places, text_names
 
 Rows = slice | np.ndarray
 
@@ -59,7 +59,7 @@ def _genes(predicted: Any, n_genes: int, query: AnnData, name: str) -> Rows:
                 f"({examples(query.var_names)}). Return those, in that order, or an AnnData that names them."
             )
         return slice(None)
-    wanted = as_text(query.var_names)
+    wanted = text_names(query.var_names)
     same = given.equals(wanted)
     return slice(None) if same else places(given, wanted, of=repr(name), beside="the query", further=True)
 
@@ -70,7 +70,7 @@ def _cells(predicted: Any, n_cells: int, query: AnnData, name: str) -> Rows:
         raise InputDataError(
             f"{name!r} returned {n_cells} cells for {query.n_obs} cells of the query. Return one for each."
         )
-    wanted = as_text(query.obs_names)
+    wanted = text_names(query.obs_names)
     given = _source_names(predicted, wanted)
     if given is None or given.equals(wanted) or are_counted(given):
         return slice(None)
@@ -93,7 +93,7 @@ def _source_names(predicted: Any, wanted: pd.Index[Any]) -> pd.Index[Any] | None
     if names is None or names.isin(wanted).any():
         return names
     if isinstance(predicted, AnnData) and _keys.OBS_SOURCE_CELL in predicted.obs:
-        return as_text(pd.Index(predicted.obs[_keys.OBS_SOURCE_CELL]))
+        return text_names(pd.Index(predicted.obs[_keys.OBS_SOURCE_CELL]))
     return _without_affix(names, wanted)
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 
 from deltavi._errors import DeltaviError, InputDataError, UnknownCategoryError, examples, unknown_category
@@ -30,7 +31,8 @@ class Split:
     Parameters
     ----------
     held_out
-        Boolean mask over all cells, (n_cells,): cells of one target condition that no method sees.
+        Boolean mask over all cells, (n_cells,), a Series in any order of the cells: cells of one target condition that
+        no method sees.
     query
         Mask of the control cells to start from; by default all those whose label is among the held-out cells.
     """
@@ -191,6 +193,8 @@ Candidate = tuple[str, str, "NDArray[np.bool_]", "NDArray[np.bool_]"]
 
 def _candidates(question: Question, given: Any) -> Iterator[Candidate]:
     """Name, target, held-out cells and query cells of everything that is asked for."""
+    if isinstance(given, pd.DataFrame):
+        given = {name: given[name] for name in given}
     if isinstance(given, Mapping):
         return _of_splits(question, given)
     if given is None:
