@@ -445,5 +445,5 @@ class TestOptions:
 
     @pytest.mark.parametrize("max_labels", [0, 29])
     def test_max_labels(self, mixture, max_labels):
-        with pytest.raises(DeltaviError, match=f"max_labels must lie between 1 and 28, not {max_labels}"):
+        with pytest.raises(DeltaviError, match=rf"max_labels must be a .* from 1 to 28, not {max_labels}"):
             pl.components(*mixture, max_labels=max_labels)

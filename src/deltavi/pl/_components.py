@@ -16,7 +16,6 @@ from scipy.stats import entropy
 
 from deltavi._entries import number, whole_number
 from deltavi._errors import DeltaviError, examples
-from deltavi.metrics._per_cell import require_unmasked
 from deltavi.pl._calibration import COLORS
 from deltavi.pl._confusion import DARK_ABOVE, DIGIT_WIDTH, LINE_HEIGHT, MIN_SHARE, NUMBER_SIZE, Labels
 from deltavi.pl._figure import BLUE, DARK, GREY, PALE, PlotResult, SaveTarget, axes_for, figure_file, finish, hide_frame
@@ -187,9 +186,7 @@ class _Groups:
 def _check_options(min_share: float, max_labels: int) -> None:
     if not 0 <= number("min_share", min_share) < 1:
         raise DeltaviError(f"min_share must be at least 0 and below 1, not {min_share!r}.")
-    whole_number("max_labels", max_labels)
-    if not 1 <= max_labels <= MAX_LABELS:
-        raise DeltaviError(f"max_labels must lie between 1 and {MAX_LABELS}, not {max_labels!r}.")
+    whole_number("max_labels", max_labels, least=1, most=MAX_LABELS)
 
 
 def _checked(given: pd.DataFrame) -> FloatArray:
@@ -220,7 +217,6 @@ def _refuse(wrong: NDArray[np.bool_], given: pd.DataFrame, what: str) -> None:
 
 def _labels_of(labels: Labels, responsibilities: pd.DataFrame) -> NDArray[Any]:
     """Label of every cell as text, in the order of the responsibilities, missing ones as unlabelled."""
-    require_unmasked(labels, "labels")
     values, n_cells = np.asarray(labels, dtype=object), len(responsibilities)
     if values.shape != (n_cells,):
         shape = f"shape {values.shape}, but there are {n_cells} cells"
