@@ -212,15 +212,16 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, ScviExchangeMixin, TrainingM
             self._validate_anndata(adata)
             nowhere = np.zeros((0, self.module.n_latent), dtype=np.float32)
             return (nowhere, nowhere.copy()) if kwargs.get("return_dist") else nowhere
-        if kwargs.get("dataloader") is None:
-            self._require_trained("get_latent_representation")
-            # aligned once, and handed on as it is
-            adata = self._validate_anndata(adata)
-            # what was registered, and no more: encoding needs nothing of what a loader finds out for likelihoods
-            keys = list(self.get_anndata_manager(adata, required=True).data_registry)
-            kwargs = {"batch_size": CELLS_ENCODED, "data_and_attributes": keys, **kwargs}
-        with isolated_randomness(self.seed), compared_once():
-            return super().get_latent_representation(adata, indices=indices, **kwargs)
+        with compared_once():
+            if kwargs.get("dataloader") is None:
+                self._require_trained("get_latent_representation")
+                # aligned once, and handed on as it is
+                adata = self._validate_anndata(adata)
+                # what was registered, and no more: encoding needs nothing of what a loader finds out for likelihoods
+                keys = list(self.get_anndata_manager(adata, required=True).data_registry)
+                kwargs = {"batch_size": CELLS_ENCODED, "data_and_attributes": keys, **kwargs}
+            with isolated_randomness(self.seed):
+                return super().get_latent_representation(adata, indices=indices, **kwargs)
 
     @torch.inference_mode()
     def impute(
