@@ -55,7 +55,7 @@ THREES = [
 NO_NUMBERS = [
     *(None, True, np.True_, torch.tensor(True), "3", b"3", np.str_("3"), [3], (3,), {3}, {3: 3}, np.array([3])),
     *(torch.tensor([3]), float("nan"), float("inf"), np.float32("-inf"), 3j, np.complex64(3), Decimal(3)),
-    *(pd.NA, pd.NaT, pd.Timedelta(3), np.timedelta64(3), np.datetime64("2020"), datetime.timedelta(3)),
+    *(pd.NA, pd.NaT, pd.Timedelta(3), np.timedelta64(3, "s"), np.datetime64("2020"), datetime.timedelta(3)),
     *(np.ma.masked, np.ma.array(3, mask=True), object(), int, len, ..., slice(3), 10**400, -(10**400), Path("3")),
 ]
 ODD = [*THREES, *NO_NUMBERS]

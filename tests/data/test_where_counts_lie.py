@@ -176,6 +176,9 @@ def test_masked_layers_are_refused() -> None:
     adata.layers["m"] = np.ma.masked_greater(counts(), 5)
     with pytest.raises(InputDataError, match=r"adata\.layers\['m'\] is a masked array"):
         matrix_of(adata, "m")
+    for whole_or_view in (adata, adata[:20]):
+        with pytest.raises(InputDataError, match=r"adata\.layers\['m'\] is a masked array"):
+            VAE.setup_anndata(whole_or_view, layer="m")
 
 
 @pytest.mark.parametrize("dtype", [">f4", ">f8", ">i4"])

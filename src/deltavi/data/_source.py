@@ -43,7 +43,7 @@ def matrix_of(adata: AnnData, layer: str | None = None, *, kind: Kind = "counts"
     if x is None:
         found = elsewhere(adata, layer, kind) or " Pass layer=... if it is there."
         raise InputDataError(f"{matrix_name(layer)} is empty: there is no expression matrix to read.{found}")
-    _refuse_mask(adata, layer)
+    refuse_mask(adata, layer)
     return x
 
 
@@ -52,7 +52,8 @@ def layer_names(adata: AnnData) -> list[str]:
     return [name for name in adata.layers if name is not None]
 
 
-def _refuse_mask(adata: AnnData, layer: str | None) -> None:
+def refuse_mask(adata: AnnData, layer: str | None) -> None:
+    """Raise where values of X, or of a layer, are hidden by a mask."""
     # a view hands out plain arrays, and only its parent still knows the mask
     whole = adata._adata_ref if adata.is_view else adata
     x = whole.X if layer is None else whole.layers[layer]

@@ -44,7 +44,7 @@ from deltavi.data._genes import match_genes, require_unique_genes, warn_duplicat
 from deltavi.data._leftovers import drop, left_behind
 from deltavi.data._manager import DataManager, compared_once
 from deltavi.data._matrix import loadable, take_columns
-from deltavi.data._source import elsewhere, matrix_name, matrix_of
+from deltavi.data._source import elsewhere, matrix_name, matrix_of, refuse_mask
 from deltavi.model._copies import CopiesMixin
 from deltavi.model._given import plain_settings, plain_setup
 from deltavi.model._verbs import verb_keywords
@@ -135,6 +135,10 @@ class CountModel(CopiesMixin, BaseModelClass):  # type: ignore[misc]
         left = left_behind(adata)
         if adata.is_view:
             _refuse_view_of_file(adata)
+            # what hides values goes with the view; a layer that is not there is for the field to say
+            layer = setup_method_args[SETUP_ARGS_KEY].get("layer")
+            if layer is None or layer in adata.layers:
+                refuse_mask(adata, layer)
             logger.info("A view was set up; it becomes an AnnData of its own, and its parent stays as it is.")
             make_actual(adata)
         setup = setup_method_args[SETUP_ARGS_KEY]

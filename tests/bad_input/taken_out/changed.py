@@ -23,8 +23,8 @@ MUTATIONS: tuple[OwnTest, ...] = (
     OwnTest(
         f"{TESTS}test_between_setup_and_the_model_and_before_training[ACTINN]",
         BASE,
-        "            self.adata_manager.validate()\n\n    def __init_subclass__",
-        "            pass\n\n    def __init_subclass__",
+        "            # between setup and here\n            self.adata_manager.validate()",
+        "            pass",
     ),
     OwnTest(
         f"{TESTS}test_what_is_no_change[VAE]",
