@@ -83,7 +83,7 @@ def test_no_number_that_came_after_setup(
     adata.X[3, 2] = value
     if many_genes:
         monkeypatch.setattr(_factors, "MOST_GENES", 10)
-    with pytest.raises(InputDataError, match=r"1 of 40 genes hold NaN or infinite .*at 2.*set it up again"):
+    with pytest.raises(InputDataError, match=r"1 of 40 genes.*set it up again"):
         late.train()
     assert not late.is_trained
 
