@@ -59,7 +59,8 @@ def _comparable(values: pd.Series) -> pd.Series:
 def _kinds(values: pd.Series) -> set[type]:
     """Types of the values that are not missing; of columns of one type that of the column."""
     held = pd.Series(values.cat.categories) if isinstance(values.dtype, pd.CategoricalDtype) else values
-    if is_readable(held.dtype.type):
+    # pandas cannot tell which records are missing
+    if is_readable(held.dtype.type) or held.dtype.kind == "V":
         return {held.dtype.type}
     return {type(value) for value in held.dropna()}
 
