@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mudata import MuData
 
+from deltavi._devices import chosen_device, torch_device
 from deltavi._entries import (
     choice,
     flag,
@@ -33,7 +34,6 @@ from deltavi._entries import (
     seed_number,
     share,
     shown,
-    torch_device,
     whole_number,
 )
 from deltavi._errors import DeltaviError
@@ -325,3 +325,25 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in ("gpu", "", "meta", "xla", -1, 10**6, "cuda:1000", "cuda:-1", True, None, 1.5, ["cpu"], object()):
         with pytest.raises(DeltaviError, match=r"^device must be a device of torch, such as 'cpu'"):
             torch_device("device", wrong)
+
+
+def test_hardware_as_scvi_tools_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    pairs = {
+        (None, None): "cpu",
+        (None, "cuda:1"): "cuda:1",
+        ("cpu", None): "cpu",
+        ("cpu", "auto"): "cpu",
+        ("cpu", 0): "cpu",
+        ("auto", "auto"): "cuda",
+        ("gpu", "auto"): "cuda",
+        ("gpu", 1): "cuda:1",
+        ("auto", "cuda:1"): "cuda:1",
+    }
+    assert {pair: str(chosen_device(*pair)) for pair in pairs} == pairs
+    with pytest.raises(DeltaviError, match=r"^accelerator='cpu' and device='cuda:1' name different hardware"):
+        chosen_device("cpu", "cuda:1")
+    with pytest.raises(DeltaviError, match=r"^accelerator must be one of 'auto', .* Did you mean 'gpu'"):
+        chosen_device("GPU", "auto")
+    with pytest.raises(DeltaviError, match=r"^device must be a device of torch"):
+        chosen_device("auto", "one")

@@ -1,4 +1,4 @@
-"""What a public function is given, read in one way everywhere: numbers, shares, seeds, masks, devices, an AnnData.
+"""What a public function is given, read in one way everywhere: numbers, shares, seeds, masks, an AnnData.
 
 Each helper returns the plain Python or NumPy value, or raises a :class:`DeltaviError` that names the argument.
 """
@@ -19,14 +19,13 @@ import torch
 from anndata import AnnData
 
 from deltavi._errors import DeltaviError, UnknownArgumentError, examples, nearest
+from deltavi._text import is_readable
 
 Indices = Sequence[int] | Sequence[bool] | np.ndarray | pd.Series
 # Seeds from zero to here are taken by NumPy, torch and Python alike.
 LARGEST_SEED = 2**32 - 1
 # Characters of a value that a message shows.
 MOST_SHOWN = 80
-# Kinds of hardware that hold weights; "meta" holds shapes alone.
-DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu")
 
 
 # -- numbers -------------------------------------------------------------------------------------------------
@@ -69,13 +68,22 @@ def whole_number(name: str, value: object, *, least: int | None = None, most: in
     return int(found)
 
 
-def number(name: str, value: object, *, least: float | None = None, most: float | None = None) -> float:
+def number(
+    name: str,
+    value: object,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+) -> float:
     """`value` as a finite float; a bool and text are none."""
     plain = scalar(value)
     try:
         found = float(plain) if isinstance(plain, Real) and not isinstance(plain, bool | np.timedelta64) else np.nan
     except OverflowError:
         found = np.inf
+    if np.isfinite(found) and above is not None and found <= above:
+        raise DeltaviError(f"{name} must be a number above {above:g}, not {shown(value)}.")
     if not np.isfinite(found):
         raise DeltaviError(f"{name} must be a finite number{_bounds(least, most)}, not {shown(value)}.")
     _require_within(name, found, least, most, "a number")
@@ -128,7 +136,7 @@ def names(name: str, value: object) -> list[Any]:
     if value is None:
         return []
     value = scalar(value)
-    if isinstance(value, str | bytes) or np.isscalar(value):
+    if isinstance(value, str | bytes) or np.isscalar(value) or is_readable(type(value)):
         return [value]
     if not isinstance(value, Iterable) or isinstance(value, pd.DataFrame | np.ma.MaskedArray | AnnData):
         raise DeltaviError(f"{name} must be a name or a list of names, not {shown(value)}.")
@@ -141,6 +149,15 @@ def names(name: str, value: object) -> list[Any]:
     if repeated:
         raise DeltaviError(f"{name} names {examples(repeated)} more than once.")
     return found
+
+
+def one_name(name: str, value: object, known: Iterable[object] = ()) -> Any:
+    """One name, of any type that categories have; the message lists what is `known`."""
+    plain = scalar(value)
+    if not is_readable(type(plain)) or pd.isna(plain):  # type: ignore[call-overload]
+        listed = examples(list(known), 10)
+        raise DeltaviError(f"{name} must be one name, not {shown(value)}.{f' Known: {listed}.' if listed else ''}")
+    return plain
 
 
 def _is_name(value: object) -> bool:
@@ -306,7 +323,7 @@ def _plain_array(values: Any, name: str, what: str) -> np.ndarray:
     return array
 
 
-# -- AnnData and devices -------------------------------------------------------------------------------------
+# -- AnnData -------------------------------------------------------------------------------------------------
 
 
 def require_anndata(value: object, *, name: str = "adata") -> AnnData:
@@ -356,22 +373,3 @@ def _require_tables(adata: AnnData, name: str) -> None:
 def _modalities(value: Any) -> str:
     found = list(getattr(value, "mod", {}))
     return ", ".join(f"mdata[{key!r}]" for key in found[:3]) or "mdata['rna']"
-
-
-def torch_device(name: str, value: Any) -> torch.device:
-    """`value` as a device of torch: a name, the number of a GPU, or ``"auto"`` for a GPU where there is one."""
-    plain: Any = scalar(value)
-    if isinstance(plain, str) and plain == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        if isinstance(plain, int) and not isinstance(plain, bool):
-            plain = f"cuda:{plain}"
-        device = torch.device(plain)
-        # torch keeps the number of a device in eight bits, without a word
-        if device.type not in DEVICES or (isinstance(plain, str) and str(device) != plain):
-            raise ValueError(plain)
-    except (RuntimeError, TypeError, ValueError):
-        raise DeltaviError(
-            f"{name} must be a device of torch, such as 'cpu', 'cuda', 'cuda:1' or 'mps', not {shown(value)}."
-        ) from None
-    return device

@@ -132,11 +132,18 @@ def examples(values: Iterable[object], n: int = 3) -> str:
 
 
 def nearest(given: object, known: Iterable[object]) -> str | None:
-    """The name of `known` that `given` is but for case, spaces, underscores or a slip; ``None`` where none is close."""
+    """The name of `known` that `given` is but for case, spaces, underscores or a slip; ``None`` where none is close.
+
+    The only one that `given` begins with, or that begins with it, is close as well.
+    """
     by_fold: dict[str, str] = {}
     for name in map(str, known):
         by_fold.setdefault(_folded(name), name)
-    close = difflib.get_close_matches(_folded(str(given)), by_fold, n=1)
+    folded = _folded(str(given))
+    close = difflib.get_close_matches(folded, by_fold, n=1)
+    if not close and folded:
+        begun = [name for name in by_fold if name and (folded.startswith(name) or name.startswith(folded))]
+        close = begun if len(begun) == 1 else []
     return by_fold[close[0]] if close else None
 
 

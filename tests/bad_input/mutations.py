@@ -101,10 +101,10 @@ OF_ROWS = (
     Mutation(51, "VAE", BASE, "if adata.n_obs == 0 or adata.n_vars == 0:", "if False:"),
     Mutation(52, "VAE", "train/_plan.py", "if n_train < SMALLEST_BATCH:", "if False:"),
     Mutation(53, "VAE", "train/_plan.py", "if 0 < tail < SMALLEST_BATCH <= n_train - tail:", "if False:"),
-    Mutation(55, "VAE", BASE, "self._require_trained(name)", "pass"),
+    Mutation(55, "VAE", "model/_verbs.py", "self._require_trained(verb.__name__)", "pass"),
     Mutation(55, "ACTINN", BASE, "if not self.is_trained_:", "if False:"),
     Mutation(56, "SCGEN", "model/_files.py", '_require_trained("Query mapping")', "is_trained"),
-    Mutation(57, "VAE", "model/_training.py", "int(max_epochs) != max_epochs or max_epochs < 1", "False"),
+    Mutation(57, "VAE", "model/_training.py", 'whole_number("max_epochs", max_epochs, least=1)', "max_epochs"),
     Mutation(58, "VAE", "train/_last_good.py", "if what_is_wrong is not None:", "if False:"),
     Mutation(59, "VAE", "model/_faults.py", "    guard.restore()", "    pass"),
     Mutation(

@@ -277,7 +277,7 @@ class TestBadParameters:
 
     @pytest.mark.parametrize("name", ["library_median", "inverse_dispersion"])
     def test_positive_sizes(self, name):
-        with pytest.raises(DeltaviError, match=f"{name} must be finite and above zero"):
+        with pytest.raises(DeltaviError, match=f"{name} must be a number above 0"):
             simulate_perturbation(**{name: 0})
 
     @pytest.mark.parametrize("value", [-0.1, 1.1, np.nan])

@@ -181,7 +181,7 @@ def test_what_share_is_taken(model: SCGEN, options: dict[str, Any], expected: fl
 
 @pytest.mark.parametrize("wrong", [2, -1, -1e-9, float("nan"), float("inf"), True, False, "half", None, [0.5]])
 def test_a_share_that_is_none(model: SCGEN, wrong: Any) -> None:
-    with pytest.raises(DeltaviError, match="consensus is a share between 0 and 1"):
+    with pytest.raises(DeltaviError, match="consensus must be"):
         model.predict_perturbation(consensus=wrong, **ASK)
 
 

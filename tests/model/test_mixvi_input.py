@@ -128,9 +128,9 @@ def test_columns_that_cannot_be_learned_from(
         ),
         ("c", ["a"] * 144, 0.5, r"obs\['c'\] holds one label only, 'a', in 144.*at least 2"),
         ("leiden", ["a", "b"] * 72, 0.5, "'leiden' is not in the data.*'cell_type'"),
-        ("c", ["a", "b"] * 72, -0.1, r"release_labels .*\[0, 1\], not -0.1"),
-        ("c", ["a", "b"] * 72, 1.1, r"release_labels .*\[0, 1\], not 1.1"),
-        ("c", ["a", "b"] * 72, float("nan"), r"release_labels .*\[0, 1\], not nan"),
+        ("c", ["a", "b"] * 72, -0.1, r"release_labels .*from 0 to 1, not -0.1"),
+        ("c", ["a", "b"] * 72, 1.1, r"release_labels .*from 0 to 1, not 1.1"),
+        ("c", ["a", "b"] * 72, float("nan"), r"release_labels .*from 0 to 1, not nan"),
     ],
 )
 def test_clusters_that_are_none(key: str, values: list[str | None], release: float, message: str) -> None:

@@ -257,7 +257,7 @@ def test_no_cells_and_senseless_numbers_of_cells(conditional: MIXVI) -> None:
         with pytest.raises(DeltaviError, match="n must be a whole number"):
             conditional.sample(n)  # type: ignore[arg-type]
     for size in (0, -1.0, float("nan")):
-        with pytest.raises(DeltaviError, match="library_size must be positive"):
+        with pytest.raises(DeltaviError, match="library_size must be a "):
             conditional.sample(3, library_size=size)
     with pytest.raises(NotTrainedError, match="sample"):
         untrained(small_adata(), SETUP).sample(3)

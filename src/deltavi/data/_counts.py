@@ -7,6 +7,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
+from deltavi._entries import require_anndata
 from deltavi._errors import InputDataError
 from deltavi.data._checks import FLOAT32_EXACT, require_finite, row_blocks, scan_matrix
 from deltavi.data._matrix import loadable, rounded
@@ -36,6 +37,7 @@ def counts_of(adata: AnnData, layer: str | None = None) -> sparse.csr_matrix:
     InputDataError
         If any value is missing, infinite, negative or not a whole number; rounding errors are taken off.
     """
+    require_anndata(adata)
     where = matrix_name(layer)
     values = loadable(matrix_of(adata, layer), where=where)
     report = scan_matrix(values)

@@ -11,6 +11,7 @@ import anndata
 import pandas as pd
 from anndata import AnnData
 
+from deltavi._entries import flag, shown
 from deltavi._errors import DeltaviError, unknown_category
 from deltavi.data._counts import counts_of
 
@@ -93,8 +94,13 @@ def kang(
     Kang et al., Multiplexed droplet single-cell RNA-sequencing using natural genetic variation,
     Nature Biotechnology 36, 89-94 (2018). GSE96583, batch 2.
     """
-    if genes not in KANG_FILES:
-        raise unknown_category("genes", genes, KANG_FILES)
+    if not isinstance(genes, str) or genes not in KANG_FILES:
+        raise unknown_category("genes", genes if isinstance(genes, str) else shown(genes), KANG_FILES)
+    if path is not None and not isinstance(path, str | os.PathLike):
+        raise DeltaviError(f"path must be the path of an h5ad file, not {shown(path)}.")
+    if known_hash is not None and not isinstance(known_hash, str):
+        raise DeltaviError(f"known_hash must be a SHA-256 in hexadecimal, not {shown(known_hash)}.")
+    flag("download", download)
     file = _find(path, KANG_FILES[genes], download=download, known_hash=known_hash or KANG_SHA256)
     try:
         cells = anndata.read_h5ad(file)

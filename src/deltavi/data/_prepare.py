@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from deltavi import _keys
-from deltavi._errors import DeltaviError, InputDataError, KeyClashError, unknown_category
+from deltavi._entries import one_name, require_anndata, shown, whole_number
+from deltavi._errors import InputDataError, KeyClashError, examples, unknown_category
 from deltavi.data._counts import counts_of, row_sums
 
 logger = logging.getLogger("deltavi")
@@ -65,8 +66,8 @@ def select_genes(
     DeltaviError
         If `n_top` is below one.
     """
-    if n_top < 1:
-        raise DeltaviError(f"n_top must be at least 1, but is {n_top!r}.")
+    require_anndata(adata)
+    n_top = whole_number("n_top", n_top, least=1)
     condition = _condition(adata, condition_key)
     counts = counts_of(adata, layer)
     total_counts = _total_counts(adata, counts)
@@ -108,12 +109,12 @@ def log_normalise(
     InputDataError
         If the values are not raw counts.
     """
+    require_anndata(adata)
+    key_added = one_name("key_added", key_added)
     if key_added in adata.layers:
         raise KeyClashError(f"layers[{key_added!r}] exists; name another with key_added, or delete it.")
-    if size_factor_key is not None and size_factor_key not in adata.obs:
-        raise unknown_category("obs column", size_factor_key, adata.obs.columns)
     counts = counts_of(adata, layer)
-    totals = row_sums(counts) if size_factor_key is None else np.asarray(adata.obs[size_factor_key], dtype=np.float64)
+    totals = row_sums(counts) if size_factor_key is None else _totals_of(adata, size_factor_key)
     adata.layers[key_added] = log1p_cp10k(counts, totals)
 
 
@@ -125,12 +126,31 @@ def log1p_cp10k(counts: sparse.csr_matrix, total_counts: NDArray[np.float64]) ->
     return scaled
 
 
+def _totals_of(adata: AnnData, key: str) -> NDArray[np.float64]:
+    """Total counts of each cell that a column of obs holds."""
+    _require_column(adata, key, "size_factor_key")
+    totals = np.asarray(pd.to_numeric(adata.obs[key], errors="coerce"), dtype=np.float64)
+    wrong = ~(np.isfinite(totals) & (totals >= 0))
+    if wrong.any():
+        raise InputDataError(
+            f"obs[{key!r}] must hold the total counts of each cell, and is no such number in {int(wrong.sum())} of "
+            f"{len(totals)} cells (for example {examples(adata.obs_names[wrong])})."
+        )
+    return totals
+
+
+def _require_column(adata: AnnData, key: object, name: str) -> None:
+    if not isinstance(key, str) or key not in adata.obs:
+        raise unknown_category(
+            f"{name}: the obs column", key if isinstance(key, str) else shown(key), adata.obs.columns
+        )
+
+
 def _condition(adata: AnnData, condition_key: str | None) -> pd.Categorical[Any] | None:
     """Return the condition of every cell, complete, or None."""
     if condition_key is None:
         return None
-    if condition_key not in adata.obs:
-        raise unknown_category("obs column", condition_key, adata.obs.columns)
+    _require_column(adata, condition_key, "condition_key")
     column = adata.obs[condition_key]
     if column.isna().any():
         raise InputDataError(

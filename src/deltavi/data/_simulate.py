@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from scipy import sparse
 
 from deltavi import _keys
+from deltavi._entries import seed_number
 from deltavi.data._simulation_draw import (
     Cells,
     Truth,
@@ -135,7 +136,7 @@ def simulate_perturbation(
         library_sd=library_sd,
         inverse_dispersion=inverse_dispersion,
     )
-    generator = np.random.default_rng(seed)
+    generator = seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed_number("seed", seed))
     truth = draw_truth(parameters, generator)
     cells = draw_cells(parameters, generator)
     expected = expected_counts(truth, cells)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from deltavi._entries import number, share, shown, whole_number
 from deltavi._errors import DeltaviError, examples
 
 FloatArray = NDArray[np.float64]
@@ -49,15 +49,18 @@ class SimulationParameters:
 
     def __post_init__(self) -> None:
         for name in COUNTED:
-            _check_count(name, getattr(self, name))
+            self._read(name, whole_number(name, getattr(self, name), least=1))
         for name in NOT_NEGATIVE + POSITIVE:
-            value = self.median_library() if name == "library_median" else getattr(self, name)
-            _check_size(name, value, zero_allowed=name in NOT_NEGATIVE)
-        if not 0 <= self.responding_fraction <= 1:
-            raise DeltaviError(f"responding_fraction must lie between 0 and 1, but is {self.responding_fraction!r}.")
+            if name != "library_median" or self.library_median is not None:
+                self._read(name, _size(name, getattr(self, name)))
+        self._read("responding_fraction", share("responding_fraction", self.responding_fraction))
         _check_conditions(self.conditions)
         self.responsiveness_of_types()
         self.given_positions()
+
+    def _read(self, name: str, value: float) -> None:
+        # the fields are frozen once they are read
+        object.__setattr__(self, name, value)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -79,7 +82,7 @@ class SimulationParameters:
         """Factor on the whole response of each type, shape ``(n_cell_types,)``; ones where none was given."""
         if self.responsiveness is None:
             return np.ones(self.n_cell_types)
-        factors = np.asarray(self.responsiveness, dtype=np.float64)
+        factors = _numbers("responsiveness", self.responsiveness)
         if factors.shape != (self.n_cell_types,) or not np.isfinite(factors).all():
             raise DeltaviError(
                 f"responsiveness must be {self.n_cell_types} finite numbers, one per cell type, "
@@ -91,7 +94,7 @@ class SimulationParameters:
         """Check and return the positions given, shape ``(n_cell_types, n_dimensions)``, or None to draw them."""
         if self.type_positions is None:
             return None
-        positions = np.asarray(self.type_positions, dtype=np.float64)
+        positions = _numbers("type_positions", self.type_positions)
         if positions.ndim != 2 or len(positions) != self.n_cell_types or not np.isfinite(positions).all():
             raise DeltaviError(
                 f"type_positions must be finite, of shape ({self.n_cell_types}, n_dimensions), "
@@ -100,24 +103,24 @@ class SimulationParameters:
         return positions
 
 
-def _check_count(name: str, value: object) -> None:
+def _size(name: str, value: object) -> float:
+    if name in NOT_NEGATIVE:
+        return number(name, value, least=0)
+    return number(name, value, above=0)
+
+
+def _numbers(name: str, values: object) -> FloatArray:
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise DeltaviError(f"{name} has masked entries: give a value for each.")
     try:
-        whole = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise DeltaviError(f"{name} must be a whole number, but is {value!r}.") from None
-    if whole < 1:
-        raise DeltaviError(f"{name} must be at least 1, but is {value!r}.")
-
-
-def _check_size(name: str, value: float, *, zero_allowed: bool) -> None:
-    if not np.isfinite(value) or value < 0 or (value == 0 and not zero_allowed):
-        bound = "zero or more" if zero_allowed else "above zero"
-        raise DeltaviError(f"{name} must be finite and {bound}, but is {value!r}.")
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DeltaviError(f"{name} must hold numbers, but is {shown(values)}.") from None
 
 
 def _check_conditions(conditions: Sequence[str]) -> None:
-    if isinstance(conditions, str) or len(conditions) < 2:
-        raise DeltaviError(f"conditions must name the control and at least one target, but is {conditions!r}.")
+    if isinstance(conditions, str | bytes) or not hasattr(conditions, "__len__") or len(conditions) < 2:
+        raise DeltaviError(f"conditions must name the control and at least one target, but is {shown(conditions)}.")
     # a slash would open a group of its own when the layer named after the condition is written to a file
     bad = [c for c in conditions if not isinstance(c, str) or not c or "/" in c]
     if bad:

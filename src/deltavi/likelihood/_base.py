@@ -54,6 +54,11 @@ class Likelihood(ABC):
     def variance(self) -> Tensor:
         """Variance of the expression."""
 
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """What the distribution is made of, under scvi-tools' names, each of the shape of the expression."""
+        return {"mean": self.rate}
+
     @abstractmethod
     def sample(self, generator: np.random.Generator) -> Tensor:
         """One draw of the expression, on the CPU; only `generator` is consulted for randomness."""

@@ -148,6 +148,10 @@ class NegativeBinomial(CountLikelihood):
     def variance(self) -> Tensor:
         return self.rate + self.rate**2 / self.dispersion.gathered()
 
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        return {"mean": self.rate, "dispersions": self.dispersion.gathered().expand_as(self.rate)}
+
     def sample(self, generator: np.random.Generator) -> Tensor:
         return torch.from_numpy(_gamma_poisson(generator, self).astype(np.float32))
 
@@ -208,6 +212,11 @@ class ZeroInflatedNegativeBinomial(CountLikelihood):
     def variance(self) -> Tensor:
         kept = torch.sigmoid(-self.dropout_logits)
         return kept * self.rate * (1 + self.rate * (1 - kept + 1 / self.dispersion.gathered()))
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        theta = self.dispersion.gathered().expand_as(self.rate)
+        return {"mean": self.rate, "dropout": torch.sigmoid(self.dropout_logits), "dispersions": theta}
 
     def sample(self, generator: np.random.Generator) -> Tensor:
         counts = _gamma_poisson(generator, self)

@@ -52,6 +52,10 @@ class Gaussian(Likelihood):
     def variance(self) -> Tensor:
         return self.dispersion.gathered().square().expand_as(self.rate)
 
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        return {"mean": self.rate, "scale": self.dispersion.gathered().expand_as(self.rate)}
+
     def sample(self, generator: np.random.Generator) -> Tensor:
         mean, deviation = self._moments()
         return torch.from_numpy((mean + deviation * generator.standard_normal(mean.shape)).astype(np.float32))

@@ -14,8 +14,9 @@ from anndata import AnnData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
-from deltavi._errors import DeltaviError, unknown_category
+from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness, model_seed
+from deltavi._reading import reads
 from deltavi.annotation import ClassifiedCells, informative_genes
 from deltavi.data._checks import ANY_VALUES, MatrixReport, Offer, are_relative, cell_totals, require_counts, row_blocks
 from deltavi.data._covariates import SizeFactorField
@@ -31,6 +32,7 @@ from deltavi.model._training import EPOCHS_RANGE, TrainingMixin
 from deltavi.model._vae import named_arguments
 from deltavi.module import ACTINN as ACTINNModule
 from deltavi.module._actinn import TARGET_SUM
+from deltavi.module._readers import READERS_OF_ACTINN, with_defaults
 from deltavi.train import CellSplit, FoldSplitter, assign_folds, split_labelled
 
 NEEDS = f"ACTINN needs raw counts, which it normalises itself. {ANY_VALUES}"
@@ -108,6 +110,7 @@ class ACTINN(ClassificationMixin, AttributionMixin, FilesMixin, TrainingMixin, C
     # fold of each cell by name, -1 for none; from the first training on
     folds_: pd.Series | None = None
 
+    @reads(with_defaults(READERS_OF_ACTINN, "weight_l2"))
     def __init__(
         self,
         adata: AnnData | None = None,
@@ -125,8 +128,6 @@ class ACTINN(ClassificationMixin, AttributionMixin, FilesMixin, TrainingMixin, C
         seed = model_seed(seed)
         if adata is None and registry is None:
             raise DeltaviError("ACTINN needs an AnnData that ACTINN.setup_anndata has registered.")
-        if class_weight not in (None, "balanced"):
-            raise unknown_category("class_weight", class_weight, ["balanced", None], among="the settings")
         super().__init__(adata, registry)
         self.seed, self.check_input = seed, check_input
         self.filter_genes, self.scale, self.class_weight = filter_genes, scale, class_weight
@@ -135,7 +136,6 @@ class ACTINN(ClassificationMixin, AttributionMixin, FilesMixin, TrainingMixin, C
         if check_input and adata is not None:
             check = partial(require_counts, needs=NEEDS, offer=self._offer())
             check(self._scan(), where=self._matrix_name(), cells=self.adata.obs_names)
-        n_hidden = (n_hidden,) if isinstance(n_hidden, int) else tuple(n_hidden)
         with isolated_randomness(seed):
             self.module = ACTINNModule(
                 self.summary_stats.n_vars,

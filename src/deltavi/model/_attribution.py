@@ -17,11 +17,11 @@ from torch import Tensor
 
 import deltavi
 from deltavi import _keys
+from deltavi._entries import Indices, positions
 from deltavi._errors import DeltaviError, unknown_category
 from deltavi._random import isolated_randomness
 from deltavi.data._writable import writable_columns
 from deltavi.metrics._matrix import check_count
-from deltavi.model._cells import Indices, positions
 
 Logits: TypeAlias = Callable[..., Tensor]
 Integrate: TypeAlias = Callable[..., Tensor]

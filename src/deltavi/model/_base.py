@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
-from functools import partial, wraps
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -28,6 +27,7 @@ from deltavi._compat import (
     STATE_REGISTRY_KEY,
     make_actual,
 )
+from deltavi._devices import torch_device
 from deltavi._entries import known_keywords, require_anndata
 from deltavi._errors import DeltaviError, DeltaviWarning, NotTrainedError
 from deltavi._random import taking_turns
@@ -42,12 +42,12 @@ from deltavi.data._fields import (
 )
 from deltavi.data._genes import match_genes, require_unique_genes, warn_duplicate_cells
 from deltavi.data._leftovers import drop, left_behind
-from deltavi.data._manager import DataManager, compared_once
+from deltavi.data._manager import DataManager
 from deltavi.data._matrix import loadable, take_columns
 from deltavi.data._source import elsewhere, matrix_name, matrix_of, refuse_mask
 from deltavi.model._copies import CopiesMixin
 from deltavi.model._given import plain_settings, plain_setup
-from deltavi.model._verbs import verb_keywords
+from deltavi.model._verbs import INHERITED, OWN, of_trained
 
 logger = logging.getLogger("deltavi")
 
@@ -61,18 +61,6 @@ SETUP_HINTS = {
     "covariate_keys": "Pass categorical_covariate_keys or continuous_covariate_keys.",
     "covariates": "Pass categorical_covariate_keys or continuous_covariate_keys.",
 }
-
-
-# Verbs of scvi-tools that answer before training, from weights that were drawn
-VERBS = (
-    *("differential_expression", "get_elbo", "get_feature_correlation_matrix", "get_likelihood_parameters"),
-    *("get_marginal_ll", "get_normalized_expression", "get_reconstruction_error", "posterior_predictive_sample"),
-)
-# Verbs that say themselves that they need training, and hand on what they collect as those of scvi-tools do
-COLLECTING = (
-    *("get_importance_weights", "get_latent_library_size", "get_latent_representation", "get_normalized_expression"),
-    "predict_perturbation",
-)
 
 
 class CountModel(CopiesMixin, BaseModelClass):  # type: ignore[misc]
@@ -101,10 +89,10 @@ class CountModel(CopiesMixin, BaseModelClass):  # type: ignore[misc]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name in {*VERBS, *COLLECTING}:
+        for name in (*INHERITED, *OWN):
             verb = getattr(cls, name, None)
-            if verb is not None and not hasattr(verb, "__wrapped_for_keywords__"):
-                setattr(cls, name, _checked(verb))
+            if verb is not None and not hasattr(verb, "__wrapped_for_training__"):
+                setattr(cls, name, of_trained(verb))
 
     # -- registration ----------------------------------------------------------------------------------------
 
@@ -207,10 +195,6 @@ class CountModel(CopiesMixin, BaseModelClass):  # type: ignore[misc]
             return self._adata
         if getattr(adata, "_deltavi_owner", None) == self.id:
             return adata
-        if not isinstance(adata, AnnData):
-            raise DeltaviError(
-                f"The cells are a {type(adata).__name__}, and genes are matched by name: pass an AnnData."
-            )
         return self._align(require_anndata(adata))
 
     def _align(self, adata: AnnData) -> AnnData:
@@ -244,9 +228,15 @@ class CountModel(CopiesMixin, BaseModelClass):  # type: ignore[misc]
         Parameters
         ----------
         device
-            As in torch: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``, or the number of a GPU.
+            As in torch: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``, or the number of a GPU; ``"auto"`` is a GPU
+            where there is one.
+
+        Raises
+        ------
+        DeltaviError
+            If torch has no such kind of device.
         """
-        wanted = torch.device(device)
+        wanted = torch_device("device", device)
         if not _is_present(wanted):
             warnings.warn(
                 f"This computer has no device {str(wanted)!r}; the model is on the CPU, with the same answers.",
@@ -259,23 +249,6 @@ class CountModel(CopiesMixin, BaseModelClass):  # type: ignore[misc]
     def _check_if_trained(self, warn: bool = True, message: str = "") -> None:
         # scvi-tools only warns in some methods; an untrained model has no answer worth giving
         self._require_trained("This")
-
-
-def _checked(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """`verb`, which refuses a keyword that means nothing, and where it is one of scvi-tools an untrained model."""
-    name = verb.__name__
-
-    @wraps(verb)
-    def checked(self: CountModel, *args: Any, **kwargs: Any) -> Any:
-        if name in VERBS:
-            self._require_trained(name)
-        of_model: Any = type(self)
-        known_keywords(kwargs, verb_keywords(of_model, name), among=f"{type(self).__name__}.{name}")
-        with compared_once() if name in VERBS else nullcontext():
-            return verb(self, *args, **kwargs)
-
-    checked.__wrapped_for_keywords__ = True  # type: ignore[attr-defined]
-    return checked
 
 
 def _is_present(device: torch.device) -> bool:

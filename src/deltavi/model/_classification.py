@@ -13,13 +13,13 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
 from deltavi import _keys
+from deltavi._entries import Indices, positions
 from deltavi._errors import CalibrationWarning, DeltaviError, InputDataWarning, KeyClashError, examples
 from deltavi._random import isolated_randomness
 from deltavi.annotation import Calibration, ClassifiedCells, TemperaturePrior
 from deltavi.annotation._conformal import cells_needed
 from deltavi.data._names import checksum
 from deltavi.likelihood._base import to_numpy
-from deltavi.model._cells import Indices, positions
 from deltavi.model._new_batches import warn_of_new_batches
 
 BATCH_SIZE = 512

@@ -10,10 +10,10 @@ import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
+from deltavi._entries import Indices, positions
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness
 from deltavi.annotation import merged_components
-from deltavi.model._cells import Indices, positions
 from deltavi.model._classification import BATCH_SIZE
 
 

@@ -13,7 +13,7 @@ import torch
 from anndata import AnnData
 
 from deltavi import _keys
-from deltavi._errors import DeltaviError
+from deltavi._entries import choice, share
 from deltavi._random import isolated_randomness
 from deltavi.likelihood import Likelihood
 from deltavi.metrics._matrix import as_matrix, gene_means
@@ -86,12 +86,11 @@ class ConsensusMixin:
 
     def _share(self, consensus: Consensus, shift: str | np.ndarray, magnitude: object) -> float:
         """Weight of the kriged change; by default none where shift or magnitude was chosen by the user."""
-        if consensus == "auto":
-            usual = isinstance(shift, str) and shift in INTERPOLATING and magnitude == "observed"
-            return EQUAL_SHARE if usual else 0.0
-        if isinstance(consensus, bool) or not isinstance(consensus, int | float) or not 0 <= consensus <= 1:
-            raise DeltaviError(f"consensus is a share between 0 and 1, or 'auto', not {consensus!r}.")
-        return float(consensus)
+        if not isinstance(consensus, str):
+            return share("consensus", consensus)
+        choice("consensus", consensus, ("auto",))
+        usual = isinstance(shift, str) and shift in INTERPOLATING and magnitude == "observed"
+        return EQUAL_SHARE if usual else 0.0
 
     def _evidence(
         self,

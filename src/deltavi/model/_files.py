@@ -16,7 +16,8 @@ from torch.overrides import TorchFunctionMode
 
 import deltavi
 from deltavi._compat import SETUP_ARGS_KEY
-from deltavi._entries import flag, keywords_of, known_keywords
+from deltavi._devices import chosen_device
+from deltavi._entries import flag, keywords_of, known_keywords, require_anndata
 from deltavi._errors import DeltaviError, ModelFileError
 from deltavi.io import read_model, resolved, saved_cells, write_model
 from deltavi.model._attached import AttachedCellsMixin, in_gene_order
@@ -102,7 +103,8 @@ class FilesMixin(AttachedCellsMixin, StoredRegistryMixin):
         dir_path: PathLike,
         adata: AnnData | None = None,
         *,
-        device: str | torch.device = "cpu",
+        accelerator: str | None = None,
+        device: str | int | torch.device | None = None,
         **unknown: Any,
     ) -> Self:
         """Read a model that :meth:`save` wrote; nothing is unpickled.
@@ -114,8 +116,9 @@ class FilesMixin(AttachedCellsMixin, StoredRegistryMixin):
         adata
             Cells to attach, with any gene order; by default those saved with the model, else none: a model without
             data predicts for the cells it is given.
-        device
-            Where to put the weights.
+        accelerator, device
+            Where to put the weights, by default on the CPU: a device of torch, as ``"cuda:1"``, or as in scvi-tools a
+            kind of hardware (``"cpu"``, ``"gpu"``, ``"mps"``, ``"auto"``) and which one of it.
         **unknown
             Refused; other names of scvi-tools' ``load`` are answered with what to pass here.
 
@@ -123,10 +126,17 @@ class FilesMixin(AttachedCellsMixin, StoredRegistryMixin):
         ------
         UnknownArgumentError
             If another keyword is passed.
+        DeltaviError
+            If torch has no such device.
         ModelFileError
             If the folder is damaged, newer than this version, or holds another class of model.
         """
-        known_keywords(unknown, ("dir_path", "adata", "device"), among=f"{cls.__name__}.load", hints=HINTS)
+        known = ("dir_path", "adata", "accelerator", "device")
+        known_keywords(unknown, known, among=f"{cls.__name__}.load", hints=HINTS)
+        # before anything is read
+        wanted = chosen_device(accelerator, device)
+        if adata is not None:
+            require_anndata(adata)
         dir_path = resolved(dir_path, "dir_path", error=ModelFileError)
         tensors, description = read_model(dir_path)
         if description.get("class") != cls.__name__:
@@ -135,7 +145,7 @@ class FilesMixin(AttachedCellsMixin, StoredRegistryMixin):
             saved = saved_cells(dir_path) if adata is None else None
             if saved is not None:
                 adata = anndata.read_h5ad(saved)
-        return cls._assembled(tensors, description, adata, source=dir_path, device=device)
+        return cls._assembled(tensors, description, adata, source=dir_path, device=wanted)
 
     @classmethod
     def _assembled(
@@ -181,7 +191,15 @@ class FilesMixin(AttachedCellsMixin, StoredRegistryMixin):
         return cls(adata, registry=registry, **init)
 
     @classmethod
-    def load_query_data(cls, adata: AnnData, reference_model: Any, **options: Any) -> Self:
+    def load_query_data(
+        cls,
+        adata: AnnData,
+        reference_model: Any,
+        *,
+        accelerator: str | None = None,
+        device: str | int | torch.device | None = None,
+        **options: Any,
+    ) -> Self:
         """Extend a trained model by the batches of a query, to be trained on it (scArches; Lotfollahi et al. 2022).
 
         The reference's mean responses are kept: cells of a query that was measured in one condition only can be
@@ -193,9 +211,11 @@ class FilesMixin(AttachedCellsMixin, StoredRegistryMixin):
             Query cells; genes are matched by name.
         reference_model
             A trained model, or the folder of one.
+        accelerator, device
+            Where to put the weights, as in :meth:`load`.
         **options
-            What to keep fixed (``freeze_dropout`` and others, or ``unfrozen=True`` for nothing), ``accelerator`` and
-            ``device``; see :meth:`scvi.model.base.ArchesMixin.load_query_data`.
+            What to keep fixed (``freeze_dropout`` and others, or ``unfrozen=True`` for nothing); see
+            :meth:`scvi.model.base.ArchesMixin.load_query_data`.
 
         Raises
         ------
@@ -211,14 +231,17 @@ class FilesMixin(AttachedCellsMixin, StoredRegistryMixin):
                 f"The reference is a {type(reference_model).__name__}; a query of {cls.__name__} needs a trained "
                 f"{cls.__name__}, or the folder of one."
             )
+        require_anndata(adata)
+        wanted = chosen_device(accelerator, device)
         reference = reference_model if isinstance(reference_model, cls) else cls.load(reference_model)
         cast("CountModel", reference)._require_trained("Query mapping")
         query = in_gene_order(adata, reference.registry_, cls)
-        model = super().load_query_data(query, reference, **{"accelerator": "cpu", **options})
+        model = super().load_query_data(query, reference, accelerator="cpu", **options)
         _average_new_columns(model.module, reference.module)
         model._keep_of_reference(reference)
         # scvi-tools hands on attributes of the reference, which may have come from a file
         model.is_mapped_, model.is_loaded_ = True, False
+        model.to_device(wanted)
         return cast("Self", model)
 
     def _keep_of_reference(self, reference: Any) -> None:

@@ -12,6 +12,7 @@ from deltavi import _keys
 from deltavi._compat import SETUP_ARGS_KEY
 from deltavi._errors import DeltaviError, examples
 from deltavi._random import model_seed
+from deltavi._reading import reads
 from deltavi._text import as_text
 from deltavi.annotation import TemperaturePrior
 from deltavi.model._attribution import AttributionMixin
@@ -22,6 +23,7 @@ from deltavi.model._totals import TotalCountsMixin
 from deltavi.model._training import EPOCHS_RANGE
 from deltavi.model._vae import VAE, named_arguments
 from deltavi.module import LABELVI as LABELVIModule
+from deltavi.module._readers import READERS
 from deltavi.train import CellSplit, MixedSplitter
 
 # Repeated draws are sequenced less deeply, down to this share of their molecules: the classifier then rests on what a
@@ -78,6 +80,7 @@ class LABELVI(LabelColumnMixin, ClassificationMixin, AttributionMixin, TotalCoun
     most_epochs: ClassVar[int] = EPOCHS_RANGE[1]
     default_plan: ClassVar[dict[str, Any]] = {"lr": 2e-3, "eps": 1e-8, "lr_schedule": "one_cycle"}
 
+    @reads(READERS)
     def __init__(
         self,
         adata: AnnData | None = None,

@@ -11,13 +11,13 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
 from deltavi import _keys
-from deltavi._entries import keywords_of, known_keywords
+from deltavi._entries import Indices, keywords_of, known_keywords, number, positions
 from deltavi._errors import DeltaviError, InputDataWarning, KeyClashError, UnseenCategoryWarning, examples
 from deltavi._random import model_seed
+from deltavi._reading import reads
 from deltavi.annotation import Calibration
 from deltavi.data._checks import Offer, cell_totals
 from deltavi.model._attribution import AttributionMixin
-from deltavi.model._cells import Indices, positions
 from deltavi.model._classification import BATCH_SIZE, ClassificationMixin
 from deltavi.model._components import ComponentsMixin
 from deltavi.model._label_column import LabelColumnMixin
@@ -28,6 +28,7 @@ from deltavi.model._training import EPOCHS_RANGE
 from deltavi.model._vae import VAE, named_arguments, settings_of
 from deltavi.module import MIXVI as MIXVIModule
 from deltavi.module._decoder import GeneLikelihood
+from deltavi.module._readers import READERS, with_defaults
 from deltavi.train import MixedSplitter
 
 # Nats of every dimension of w that cost nothing: without any, w falls silent and the route through it says little.
@@ -95,6 +96,7 @@ class MIXVI(
     most_epochs: ClassVar[int] = EPOCHS_RANGE[1]
     default_plan: ClassVar[dict[str, Any]] = {"lr": 2e-3, "eps": 1e-8, "lr_schedule": "one_cycle"}
 
+    @reads(with_defaults(READERS, "n_components"))
     def __init__(
         self,
         adata: AnnData | None = None,
@@ -118,10 +120,8 @@ class MIXVI(
         kwargs = self._settings_of_totals(adata, gene_likelihood, kwargs)
         kwargs.setdefault("free_bits_w", FREE_BITS_W if n_w else 0.0)
         self._asked_components, self.release_labels, self.warmup = n_components, release_labels, warmup
-        if not (_is_number(warmup) and 0 <= warmup < 1):
+        if not 0 <= number("warmup", warmup) < 1:
             raise DeltaviError(f"warmup is a share of the epochs, in [0, 1), not {warmup!r}.")
-        if release_labels is not None and not (_is_number(release_labels) and 0 <= release_labels <= 1):
-            raise DeltaviError(f"release_labels is a share of the epochs, in [0, 1], not {release_labels!r}.")
         super().__init__(
             adata,
             registry,
@@ -350,7 +350,3 @@ class MIXVI(
         if not self.has_labels:
             raise DeltaviError("calibrate needs labels: set the model up with labels_key.")
         super().calibrate()
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)

@@ -10,9 +10,9 @@ import numpy as np
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
+from deltavi._entries import Indices, positions
 from deltavi._errors import UnknownBatchWarning, examples
 from deltavi.data._columns import UNSEEN
-from deltavi.model._cells import Indices, positions
 
 logger = logging.getLogger("deltavi")
 

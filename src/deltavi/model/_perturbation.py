@@ -14,7 +14,7 @@ from scvi import REGISTRY_KEYS
 
 import deltavi
 from deltavi import _keys
-from deltavi._entries import require_anndata
+from deltavi._entries import one_name, require_anndata
 from deltavi._errors import DeltaviError, KeyClashError, UnknownCategoryError, examples
 from deltavi._random import isolated_randomness
 from deltavi._text import as_text
@@ -29,7 +29,6 @@ from deltavi.model._own_response import OwnResponseMixin
 from deltavi.model._request import Request, assemble, check_options, of_labels
 from deltavi.model._shifts import ShiftsMixin
 from deltavi.model._training_means import TrainingMeans
-from deltavi.perturbation._combination import check_dose
 from deltavi.perturbation._estimators import ALL_CELLS
 from deltavi.perturbation.noise import cell_generators
 
@@ -147,7 +146,7 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin, OwnResponseMixin):
         model = cast("CountModel", self)
         model._require_trained("predict_perturbation")
         control, target = self._asked(control, target)
-        check_options(profile, n_samples, invalid_cells, magnitude, distance)
+        check_options(profile, invalid_cells, distance)
         request = self._request(adata, control=control, labels=labels, drop=invalid_cells == "drop")
         before = self._positions(request.adata, request.cells)
         conditions = (control, target)
@@ -159,7 +158,7 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin, OwnResponseMixin):
             magnitude=magnitude,
             temperature=temperature,
             distance=distance,
-            dose=check_dose(dose),
+            dose=dose,
         )
         share = self._share(consensus, shift, magnitude)
         # a profile that is decoded draws no cells
@@ -183,7 +182,7 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin, OwnResponseMixin):
             "control": control,
             "target": target,
             **how,
-            "dose": float(dose),
+            "dose": dose,
             "profile": profile,
             "n_samples": n_samples,
             "seed": seed,
@@ -217,6 +216,7 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin, OwnResponseMixin):
         """Names of control and target, as the model has them."""
         self._condition_key()
         known = cast("CountModel", self)._categories(_keys.CONDITION)
+        control, target = (one_name(name, value, known) for name, value in (("control", control), ("target", target)))
         start = require_known("condition", control, known)
         end = same_condition(target, [as_text(category) for category in known]) or as_text(target)
         if start == end:

@@ -13,20 +13,21 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
 from deltavi import _keys
-from deltavi._entries import seed_number
-from deltavi._errors import DeltaviError, examples, unknown_category
+from deltavi._entries import Indices, positions, seed_number
+from deltavi._errors import DeltaviError, examples
 from deltavi._random import model_seed
+from deltavi._reading import reads
 from deltavi.data._checks import MatrixReport, Offer, require_log_normalised, row_blocks
 from deltavi.data._manager import DataManager
 from deltavi.data._names import names_checksum
 from deltavi.latent import LinearGaussian, common_factors, principal_factors
 from deltavi.latent._gaussian import VARIANCE_FLOOR
 from deltavi.model._asked_split import asked_split
-from deltavi.model._cells import Indices, positions
 from deltavi.model._checkpoint import check_checkpoint
 from deltavi.model._training import TrainingMixin
 from deltavi.model._training_options import loading_options, plan_options, trainer_options
 from deltavi.model._vae import VAE, named_arguments
+from deltavi.module._readers import READERS
 
 DISPERSIONS: dict[str, Literal["shared", "gene"]] = {"isotropic": "shared", "diagonal": "gene"}
 # Cells whose likelihood is the loss that training notes.
@@ -75,6 +76,7 @@ class PPCA(VAE):
     >>> adata.obsm["X_ppca"] = model.get_latent_representation()  # doctest: +SKIP
     """
 
+    @reads(READERS)
     def __init__(
         self,
         adata: AnnData | None = None,
@@ -88,8 +90,6 @@ class PPCA(VAE):
         seed = model_seed(seed)
         if adata is None and registry is None:
             raise DeltaviError("PPCA needs an AnnData that PPCA.setup_anndata has registered.")
-        if noise not in DISPERSIONS:
-            raise unknown_category("noise", noise, DISPERSIONS, among="the settings")
         self.noise = noise
         super().__init__(
             adata,

@@ -11,8 +11,8 @@ import pandas as pd
 from anndata import AnnData
 
 from deltavi import _keys
-from deltavi._entries import names
-from deltavi._errors import DeltaviError, examples
+from deltavi._entries import choice, names
+from deltavi._errors import DeltaviError
 from deltavi._text import names_of
 from deltavi.data._columns import require_known
 from deltavi.data._writable import writable_columns
@@ -106,16 +106,8 @@ def of_labels(groups: np.ndarray, labels: str | Sequence[str] | None) -> np.ndar
     return np.isin(groups, [require_known("label", label, present) for label in given])
 
 
-def check_options(profile: str, n_samples: int, invalid_cells: str, magnitude: object, distance: str) -> None:
+def check_options(profile: str, invalid_cells: str, distance: str) -> None:
     """Raise where an option of a prediction makes no sense."""
-    for name, value, known in (
-        ("profile", profile, ("cell", "decoded")),
-        ("distance", distance, ("decoded", "latent")),
-        ("invalid_cells", invalid_cells, ("error", "drop")),
-    ):
-        if value not in known:
-            raise DeltaviError(f"{name} must be one of {examples(known)}, not {value!r}.")
-    if magnitude != "observed" and not (isinstance(magnitude, int | float) and np.isfinite(magnitude)):
-        raise DeltaviError(f"magnitude must be 'observed' or a number, not {magnitude!r}.")
-    if n_samples < 1:
-        raise DeltaviError(f"n_samples must be at least 1, not {n_samples}.")
+    choice("profile", profile, ("cell", "decoded"))
+    choice("distance", distance, ("decoded", "latent"))
+    choice("invalid_cells", invalid_cells, ("error", "drop"))

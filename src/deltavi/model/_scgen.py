@@ -13,12 +13,14 @@ from scvi import REGISTRY_KEYS
 from deltavi import _keys
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness, model_seed
+from deltavi._reading import reads
 from deltavi.data._columns import category_names, column
 from deltavi.data._writable import writable_columns
 from deltavi.model._decoding import CellDecoder, Predicted, predict_cells, stack
 from deltavi.model._totals import TotalCountsMixin
 from deltavi.model._training import EPOCHS_RANGE
 from deltavi.model._vae import VAE
+from deltavi.module._readers import READERS
 from deltavi.perturbation.batches import batch_moves
 from deltavi.perturbation.noise import cell_generators
 
@@ -90,6 +92,7 @@ class SCGEN(TotalCountsMixin, VAE):
         "max_kl_weight": COUNT_KL_WEIGHT,
     }
 
+    @reads(READERS)
     def __init__(
         self,
         adata: AnnData | None = None,

@@ -16,7 +16,6 @@ from deltavi.io import read_model
 
 # Names that scvi-tools' methods of files take and that have no place here.
 HINTS = {
-    "accelerator": "Pass device='cpu', 'cuda' or 'mps'.",
     "allowed_classes_names_list": "A model is loaded with its own class.",
     "backup_url": "Fetch the folder first, and pass its path.",
     "datamodule": "Pass the cells as adata.",

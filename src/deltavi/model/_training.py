@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from lightning.pytorch.callbacks import Callback
 from scvi.model.base import UnsupervisedTrainingMixin
 
 from deltavi._collector import spared_collector
-from deltavi._entries import Indices, seed_number
+from deltavi._entries import Indices, seed_number, share, whole_number
 from deltavi._errors import DeltaviError, DeltaviWarning
 from deltavi._random import isolated_randomness
 from deltavi.data._names import names_checksum
@@ -153,9 +154,11 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
                 "Neither a file nor a copy says which weights of a mapped query were frozen: map the query again with "
                 "load_query_data, and train that."
             )
-        batch_size = batch_size or loading.pop("batch_size", None) or self.default_batch_size
-        epochs = self._default_epochs(batch_size) if max_epochs is None else max_epochs
-        _check_schedule(epochs, kl_warmup)
+        asked_size = loading.pop("batch_size", None)
+        batch_size = self._batch_size(asked_size if batch_size is None else batch_size)
+        default = self._default_epochs(batch_size)
+        epochs = default if max_epochs is None else whole_number("max_epochs", max_epochs, least=1)
+        kl_warmup = share("kl_warmup", kl_warmup)
         check_checkpoint(checkpoint, checkpoint_every)
         seed = self.seed if seed is None else seed_number("seed", seed)
         split, batch_size = asked_split(
@@ -222,6 +225,12 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
         _warn_of_unfinished_warmup(plan, epochs)
         return plan
 
+    def _batch_size(self, asked: int | None) -> int:
+        """Cells of a mini-batch; to normalise over one takes two."""
+        normalises = any(isinstance(part, torch.nn.BatchNorm1d) for part in self.module.modules())
+        default = self.default_batch_size if asked is None else asked
+        return whole_number("batch_size", default, least=2 if normalises else 1)
+
     def _default_epochs(self, batch_size: int) -> int:
         """Passes over the data where the caller names no number."""
         return default_epochs(self.adata.n_obs, batch_size, self.most_epochs)
@@ -276,10 +285,3 @@ def _warn_of_unfinished_warmup(plan: dict[str, Any], max_epochs: int) -> None:
             DeltaviWarning,
             stacklevel=4,
         )
-
-
-def _check_schedule(max_epochs: int, kl_warmup: float) -> None:
-    if isinstance(max_epochs, bool) or int(max_epochs) != max_epochs or max_epochs < 1:
-        raise DeltaviError(f"max_epochs must be a whole number of at least 1, not {max_epochs!r}.")
-    if not 0 <= kl_warmup <= 1:
-        raise DeltaviError(f"kl_warmup is a share of max_epochs and must lie in [0, 1], not {kl_warmup!r}.")

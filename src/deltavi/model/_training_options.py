@@ -10,7 +10,7 @@ from scvi.dataloaders import AnnDataLoader
 from scvi.model.base import UnsupervisedTrainingMixin
 from scvi.train import SaveCheckpoint, Trainer
 
-from deltavi._entries import choice, flag, init_keywords, keywords_of, known_keywords, number, whole_number
+from deltavi._entries import choice, flag, init_keywords, keywords_of, known_keywords, number, scalar, whole_number
 from deltavi._errors import DeltaviError, nearest
 from deltavi.train._loggers import bar_is_seen, with_history
 from deltavi.train._on_device import DeviceSplitter
@@ -112,6 +112,11 @@ def trainer_options(model: Any, train: Callable[..., Any], given: dict[str, Any]
     among = f"{type(model).__name__}.train"
     options = merged("trainer", given.pop("trainer_config", None), given)
     known_keywords(options, trainer_keywords(train), among=among, hints={**hints, **HINTS})
+    if scalar(options.get("overfit_batches", 0)) not in (0, 0.0):
+        raise DeltaviError(
+            "overfit_batches makes lightning take cells one by one, in place of our mini-batches: pass "
+            "limit_train_batches, or train on a few cells with train_indices and validation_indices."
+        )
     defaults = {"early_stopping_monitor": "validation_loss", "enable_progress_bar": bar_is_seen()}
     logger = with_history(options.get("logger"), on_disk=options.get("log_save_dir"))
     return {**defaults, **options, "logger": logger}

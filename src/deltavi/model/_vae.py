@@ -12,20 +12,22 @@ from scvi import REGISTRY_KEYS
 from scvi.model.base import RNASeqMixin, VAEMixin
 
 from deltavi import _keys
-from deltavi._entries import init_keywords, known_keywords
+from deltavi._entries import Indices, init_keywords, known_keywords, positions
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness, model_seed
+from deltavi._reading import reads
 from deltavi.data._checks import MatrixReport, Offer, scale_check
 from deltavi.data._manager import DataManager, compared_once
 from deltavi.likelihood._base import to_numpy
 from deltavi.model._base import CountModel
-from deltavi.model._cells import Indices, positions
 from deltavi.model._decoding import CellDecoder
 from deltavi.model._library_prior import library_prior
+from deltavi.model._parameters import ParametersMixin
 from deltavi.model._perturbation import PerturbationMixin
 from deltavi.model._scvi_exchange import ScviExchangeMixin
 from deltavi.model._training import TrainingMixin
 from deltavi.module import VAE as VAEModule
+from deltavi.module._readers import READERS
 from deltavi.module._settings import COUNT_LIKELIHOODS
 
 # Cells encoded at a time where no gradient is kept.
@@ -41,7 +43,15 @@ OF_DATA = dict.fromkeys(
 )
 
 
-class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, ScviExchangeMixin, TrainingMixin, CountModel):  # type: ignore[misc]
+class VAE(
+    PerturbationMixin,
+    ParametersMixin,
+    RNASeqMixin,  # type: ignore[misc]
+    VAEMixin,  # type: ignore[misc]
+    ScviExchangeMixin,
+    TrainingMixin,
+    CountModel,
+):
     """Variational autoencoder of counts: scVI's model (Lopez et al. 2018) and its relatives.
 
     A ZINB, NB or Poisson decoder of raw counts, or a Gaussian one of log-normalised expression; the library size
@@ -87,6 +97,7 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, ScviExchangeMixin, TrainingM
     most_epochs: ClassVar[int] = 50
     scvi_plan: ClassVar[dict[str, Any]] = {"lr": 1e-3, "lr_schedule": "constant", "n_epochs_kl_warmup": 400}
 
+    @reads(READERS)
     def __init__(
         self,
         adata: AnnData | None = None,
@@ -265,7 +276,13 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, ScviExchangeMixin, TrainingM
         return np.concatenate(parts)
 
     def get_marginal_ll(
-        self, adata: AnnData | None = None, *, n_mc_samples: int = 1000, return_mean: bool = True, **kwargs: Any
+        self,
+        adata: AnnData | None = None,
+        indices: Indices | None = None,
+        *,
+        n_mc_samples: int = 1000,
+        return_mean: bool = True,
+        **kwargs: Any,
     ) -> Any:
         """Importance-sampled log p(x) in nats, of each cell or on average.
 
@@ -276,6 +293,8 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, ScviExchangeMixin, TrainingM
         ----------
         adata
             Cells, with any gene order; by default those of the model.
+        indices
+            Positions of the cells to use, or a mask.
         n_mc_samples
             Draws of the posterior per cell.
         return_mean
@@ -283,7 +302,7 @@ class VAE(PerturbationMixin, RNASeqMixin, VAEMixin, ScviExchangeMixin, TrainingM
         **kwargs
             As in :meth:`scvi.model.base.VAEMixin.get_marginal_ll`.
         """
-        values = super().get_marginal_ll(adata, n_mc_samples=n_mc_samples, return_mean=False, **kwargs)
+        values = super().get_marginal_ll(adata, indices, n_mc_samples=n_mc_samples, return_mean=False, **kwargs)
         return float(values.mean()) if return_mean else values
 
     # -- shape of the module ---------------------------------------------------------------------------------

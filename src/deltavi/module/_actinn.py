@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deltavi import _keys
-from deltavi._errors import DeltaviError
+from deltavi._reading import reads
 from deltavi.module._classified import Classified
 from deltavi.module._decoder import weight_penalty
-from deltavi.module._settings import check_sizes
+from deltavi.module._readers import READERS_OF_ACTINN
 
 # Total that every cell is scaled to before the logarithm.
 TARGET_SUM = 1e4
@@ -69,6 +69,7 @@ class ACTINN(BaseModuleClass):  # type: ignore[misc]
     # what the plan logs of it beside what every module has
     extra_metrics: ClassVar[tuple[str, ...]] = ("classification_loss", "accuracy")
 
+    @reads(READERS_OF_ACTINN)
     def __init__(
         self,
         n_input: int,
@@ -79,11 +80,8 @@ class ACTINN(BaseModuleClass):  # type: ignore[misc]
         weight_l2: float = 0.1,
     ) -> None:
         super().__init__()
-        n_hidden = (n_hidden,) if isinstance(n_hidden, int) else tuple(n_hidden)
-        check_sizes(n_input=n_input, n_labels=n_labels, n_hidden=min(n_hidden, default=1), n_networks=n_networks)
-        check_penalty(weight_l2)
         self.n_input, self.n_labels = n_input, n_labels
-        sizes = [n_input, *n_hidden, n_labels]
+        sizes = [n_input, *cast("Sequence[int]", n_hidden), n_labels]
         self.networks = nn.ModuleList(Network(sizes) for _ in range(n_networks))
         self.n_latent = n_labels
         # what is learned of training cells before the first step, and kept with the weights
@@ -214,9 +212,3 @@ class ACTINN(BaseModuleClass):  # type: ignore[misc]
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **_: Any
     ) -> dict[str, Any]:
         return inference_outputs
-
-
-def check_penalty(weight_l2: float) -> None:
-    """Raise if `weight_l2` is negative."""
-    if not 0 <= weight_l2 < float("inf"):
-        raise DeltaviError(f"weight_l2 must not be negative, not {weight_l2}.")

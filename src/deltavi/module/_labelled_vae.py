@@ -14,8 +14,10 @@ from deltavi import _keys
 from deltavi._compat import MODULE_KEYS
 from deltavi._entries import init_keywords, known_keywords
 from deltavi._errors import DeltaviError
+from deltavi._reading import reads
 from deltavi.module._classified import Classified
 from deltavi.module._decoder import weight_penalty
+from deltavi.module._readers import READERS
 from deltavi.module._vae import VAE
 
 EncoderInput = Literal["log1p", "log1p_cp10k"]
@@ -52,6 +54,7 @@ class LabelledVAE(VAE):
     # what the plan logs of it beside what every module has
     extra_metrics: ClassVar[tuple[str, ...]] = ("classification_loss", "accuracy")
 
+    @reads(READERS)
     def __init__(
         self,
         n_input: int,
@@ -66,7 +69,6 @@ class LabelledVAE(VAE):
     ) -> None:
         known_keywords(kwargs, init_keywords(type(self)), among=f"deltavi.module.{type(self).__name__}")
         super().__init__(n_input, n_labels=n_labels, **kwargs)
-        check_label_settings(encoder_input, classification_weight, class_balance)
         if kwargs.get("posterior", "gaussian") != "gaussian":
             raise DeltaviError(f"{type(self).__name__} needs a Gaussian posterior: its bound contains its density.")
         self.encoder_input = encoder_input
@@ -222,13 +224,3 @@ def first_draws(tensors: dict[str, Tensor]) -> Tensor:
         x = tensors[REGISTRY_KEYS.X_KEY]
         return torch.ones(x.shape[0], dtype=torch.bool, device=x.device)
     return again.squeeze(-1) == 0
-
-
-def check_label_settings(encoder_input: str, classification_weight: float, class_balance: float) -> None:
-    """Raise where a setting makes no sense."""
-    if encoder_input not in ("log1p", "log1p_cp10k"):
-        raise DeltaviError(f"encoder_input must be 'log1p' or 'log1p_cp10k', not {encoder_input!r}.")
-    if classification_weight < 0:
-        raise DeltaviError(f"classification_weight must not be negative, not {classification_weight}.")
-    if not 0 <= class_balance <= 1:
-        raise DeltaviError(f"class_balance must lie in [0, 1], not {class_balance}.")

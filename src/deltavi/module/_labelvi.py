@@ -11,10 +11,12 @@ from scvi.module.base import LossOutput
 from torch import Tensor
 
 from deltavi._compat import MODULE_KEYS
-from deltavi._errors import DeltaviError
+from deltavi._entries import choice
+from deltavi._reading import reads
 from deltavi.latent import LabelHierarchy, LabelWeights, label_kl, label_weights, log_density
 from deltavi.likelihood import Dispersion, Likelihood
 from deltavi.module._labelled_vae import EncoderInput, LabelledVAE, first_draws
+from deltavi.module._readers import READERS
 
 LabelPrior = Literal["uniform", "empirical", "learned"]
 
@@ -51,6 +53,7 @@ class LABELVI(LabelledVAE):
         As in :class:`deltavi.module.VAE`; ``size_factor_unit``, the counts that a size factor of one stands for.
     """
 
+    @reads(READERS)
     def __init__(
         self,
         n_input: int,
@@ -77,8 +80,7 @@ class LABELVI(LabelledVAE):
             dropout_rate=dropout_rate,
             **kwargs,
         )
-        if y_prior not in ("uniform", "empirical", "learned"):
-            raise DeltaviError(f"y_prior must be 'uniform', 'empirical' or 'learned', not {y_prior!r}.")
+        choice("y_prior", y_prior, ("uniform", "empirical", "learned"))
         self.y_prior = y_prior
         # batch normalisation would remember the mixture of labels in training batches, which is not that of a query
         self.classifier = Classifier(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
 from deltavi import _keys
-from deltavi._errors import DeltaviError, unknown_category
+from deltavi._errors import DeltaviError
+from deltavi._reading import setting
 from deltavi.latent import (
     ComponentPriorKind,
     GaussianState,
@@ -24,7 +22,6 @@ from deltavi.latent import (
     soft_one_hot,
     standard_normal_like,
 )
-from deltavi.module._settings import check_sizes
 
 ALLOWED: dict[str, tuple[str, ...]] = {
     "y_prior": ("collapsed", "dirichlet", "uniform", "balanced", "learned"),
@@ -125,18 +122,11 @@ class MixtureTerms(nn.Module):
 
 
 def check_mixture_settings(
-    *, n_components: int, n_labels: int, alpha: float, n_w: int, free_bits_w: float, free_bits_y: float, **kinds: str
+    *, n_components: int, n_labels: int, alpha: float, n_w: int, free_bits_w: float, **kinds: str
 ) -> None:
     """Raise where a setting is none of the allowed, or two do not go together."""
-    check_sizes(n_components=n_components)
     check_mixture(n_components=n_components, n_labels=n_labels, alpha=alpha)
     for name, value in kinds.items():
-        if value not in ALLOWED[name]:
-            raise unknown_category(name, value, ALLOWED[name], among="the settings")
-    if not isinstance(n_w, int | np.integer) or isinstance(n_w, bool) or n_w < 0:
-        raise DeltaviError(f"n_w must be a whole number of at least 0, not {n_w!r}.")
-    for name, free in (("free_bits_w", free_bits_w), ("free_bits_y", free_bits_y)):
-        if not 0 <= free < math.inf:
-            raise DeltaviError(f"{name} must not be negative, not {free!r}.")
+        setting(*ALLOWED[name])(name, value)
     if n_w == 0 and (kinds["w_prior"] == "learned" or free_bits_w > 0):
         raise DeltaviError("w_prior='learned' and free_bits_w are about w, of which n_w=0 leaves none.")

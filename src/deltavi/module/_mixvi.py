@@ -14,6 +14,7 @@ from torch.distributions import Normal, kl_divergence
 from deltavi import _keys
 from deltavi._compat import MODULE_KEYS
 from deltavi._errors import DeltaviError
+from deltavi._reading import reads
 from deltavi.latent import (
     ComponentPriorKind,
     GaussianState,
@@ -29,6 +30,7 @@ from deltavi.latent import (
 from deltavi.likelihood import Likelihood
 from deltavi.module._labelled_vae import EncoderInput, LabelledVAE, first_draws
 from deltavi.module._mixture_terms import MixtureTerms, check_mixture_settings
+from deltavi.module._readers import READERS
 
 ClassifierKind = Literal["z", "mean", "posterior"]
 
@@ -70,6 +72,7 @@ class MIXVI(MixtureTerms, LabelledVAE):
         As in :class:`deltavi.module.LABELVI` and :class:`deltavi.module.VAE`.
     """
 
+    @reads(READERS)
     def __init__(
         self,
         n_input: int,
@@ -101,7 +104,6 @@ class MIXVI(MixtureTerms, LabelledVAE):
             alpha=alpha,
             n_w=n_w,
             free_bits_w=free_bits_w,
-            free_bits_y=free_bits_y,
             y_prior=y_prior,
             w_prior=w_prior,
             z_term=z_term,

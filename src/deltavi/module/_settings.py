@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from deltavi._entries import share
-from deltavi._errors import DeltaviError, unknown_category
+from deltavi._errors import DeltaviError
 from deltavi.latent import LibraryKind
 from deltavi.module._decoder import GeneLikelihood, ScaleActivation
 
@@ -28,10 +27,7 @@ GAUSSIAN_DISPERSIONS = ("shared", "fixed")
 
 
 def check_settings(**settings: str | None) -> None:
-    """Raise where a setting is none of the allowed, or two do not go together."""
-    for name, value in settings.items():
-        if value is not None and value not in ALLOWED[name]:
-            raise unknown_category(name, value, ALLOWED[name], among="the settings")
+    """Raise where two settings do not go together."""
     likelihood, dispersion = settings["gene_likelihood"], settings["dispersion"]
     if dispersion in GAUSSIAN_DISPERSIONS and likelihood != "normal":
         raise DeltaviError(f"dispersion={dispersion!r} is for gene_likelihood='normal', not for {likelihood!r}.")
@@ -39,19 +35,6 @@ def check_settings(**settings: str | None) -> None:
         raise DeltaviError("library='none' is for gene_likelihood='normal'; counts have a library size.")
     if likelihood == "bernoulli" and (settings["library"] != "none" or settings["scale_activation"] not in LOG_ODDS):
         raise DeltaviError("gene_likelihood='bernoulli' decodes log odds: no library size, and a linear activation.")
-
-
-def check_sizes(**sizes: int) -> None:
-    """Raise where a width or number of dimensions is not a positive whole number."""
-    for name, value in sizes.items():
-        if isinstance(value, bool) or int(value) != value or value < 1:
-            raise DeltaviError(f"{name} must be a whole number of at least 1, not {value!r}.")
-
-
-def check_shares(**shares: float) -> None:
-    """Raise where a share, such as that of the units that dropout leaves out, does not lie from 0 to 1."""
-    for name, value in shares.items():
-        share(name, value)
 
 
 def default_activation(gene_likelihood: GeneLikelihood, library: LibraryKind) -> ScaleActivation:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from deltavi import _keys
 from deltavi._compat import MODULE_KEYS
+from deltavi._reading import reads
 from deltavi.latent import (
     Architecture,
     GaussianEncoder,
@@ -27,7 +28,6 @@ from deltavi.latent import (
     soft_one_hot,
 )
 from deltavi.likelihood import Dispersion, Likelihood, Nonzeros
-from deltavi.module import _settings as settings
 from deltavi.module._anywhere import AnywhereMixin
 from deltavi.module._bounds import BoundsMixin
 from deltavi.module._decoder import (
@@ -41,7 +41,8 @@ from deltavi.module._decoder import (
     weight_penalty,
 )
 from deltavi.module._generated import Generated
-from deltavi.module._settings import COUNT_LIKELIHOODS, WITHOUT_DISPERSION
+from deltavi.module._readers import READERS
+from deltavi.module._settings import COUNT_LIKELIHOODS, WITHOUT_DISPERSION, check_settings, default_activation
 
 Where = Literal["none", "encoder", "decoder", "both"]
 
@@ -101,6 +102,7 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
         Multiplier of the squared weights of all linear maps, added to the loss.
     """
 
+    @reads(READERS)
     def __init__(
         self,
         n_input: int,
@@ -136,7 +138,7 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
         weight_l2: float = 0.0,
     ) -> None:
         super().__init__()
-        settings.check_settings(
+        check_settings(
             gene_likelihood=gene_likelihood,
             dispersion=dispersion,
             library=library,
@@ -146,8 +148,6 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
             activation=activation,
             posterior=posterior,
         )
-        settings.check_sizes(n_input=n_input, n_latent=n_latent, n_hidden=n_hidden)
-        settings.check_shares(dropout_rate=dropout_rate, dropout_rate_decoder=dropout_rate_decoder)
         self.n_input, self.n_latent, self.n_labels, self.n_conditions = n_input, n_latent, n_labels, n_conditions
         self.n_continuous_cov = n_continuous_cov
         self.gene_likelihood, self.dispersion, self.library = gene_likelihood, dispersion, library
@@ -156,7 +156,7 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
         self.log_variational, self.encode_covariates = log_variational, encode_covariates
         self.condition_in_decoder, self.condition_mmd = condition_in_decoder, condition_mmd
         self.latent_distribution, self.bias = "normal", bias
-        self.scale_activation = scale_activation or settings.default_activation(gene_likelihood, library)
+        self.scale_activation = scale_activation or default_activation(gene_likelihood, library)
         self.covariate_sizes = (n_batch, *((n_conditions,) if condition_in_decoder else ()), *n_cats_per_cov)
 
         def architecture(side: Literal["encoder", "decoder"], n_layers: int, dropout: float) -> Architecture:

@@ -180,7 +180,7 @@ def given_vector(values: Any, n_dims: int, dims: pd.Index[Any] | None = None) ->
         values = values.to_numpy()[places(names, dims, of="The shift", beside="what is moved", what="dimensions")]
     try:
         vector = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputDataError(f"The shift must be an estimator's name or an array of {n_dims} numbers.") from error
     if vector.shape != (n_dims,):
         raise InputDataError(f"The given shift has shape {vector.shape}; the points need ({n_dims},).")
