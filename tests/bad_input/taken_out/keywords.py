@@ -42,15 +42,15 @@ MUTATIONS: tuple[OwnTest, ...] = (
     ),
     OwnTest(
         f"{WALK}::test_a_misspelt_argument_of_a_verb_is_answered_with_the_nearest",
-        "model/_base.py",
-        "known_keywords(kwargs, verb_keywords(of_model, name), among=",
+        "model/_verbs.py",
+        "known_keywords(kwargs, verb_keywords(model_class, name), among=",
         "dict(among=",
     ),
     OwnTest(f"{A_METHOD}[VAE.setup_anndata]", "model/_base.py", "known_keywords(own, known, among=", "dict(among="),
     OwnTest(
         f"{A_METHOD}[VAE.load]",
         "model/_files.py",
-        'known_keywords(unknown, ("dir_path", "adata", "device"), among=',
+        "known_keywords(unknown, known, among=",
         "dict(among=",
     ),
     OwnTest(
