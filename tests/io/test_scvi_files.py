@@ -232,7 +232,7 @@ WEIGHTS = ["model_state_dict"]
         ([*SETTINGS, "n_layers"], 0, "n_layers=0"),
         ([*SETTINGS, "n_latent"], -1, "n_latent=-1"),
         ([*SETTINGS, "n_hidden"], "many", "n_hidden='many'"),
-        ([*SETTINGS, "dropout_rate"], 2.0, "dropout_rate must be a number from 0 to 1"),
+        ([*SETTINGS, "dropout_rate"], 2.0, "cannot be loaded: dropout_rate must be a number from 0 to 1"),
         ([*SETTINGS, "gene_likelihood"], "nbinom", "gene_likelihood='nbinom'"),
         ([*SETTINGS, "dispersion"], "gene-cell-type", "dispersion='gene-cell-type'"),
         ([*SETTINGS, "use_observed_lib_size"], "yes", "use_observed_lib_size='yes'"),

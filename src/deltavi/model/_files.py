@@ -162,7 +162,12 @@ class FilesMixin(AttachedCellsMixin, StoredRegistryMixin):
             _require_sizes(description, max(ANY_SIZE, sum(tensor.numel() for tensor in tensors.values())))
             calls = CALLS_PER_TENSOR * (len(tensors) + 1)
             # outermost, as a refusal may fall on the very call that would switch gradients on again
-            with torch.set_grad_enabled(torch.is_grad_enabled()), torch.device("meta"), _FewCalls(calls):
+            with (
+                _blaming(source, also=DeltaviError),
+                torch.set_grad_enabled(torch.is_grad_enabled()),
+                torch.device("meta"),
+                _FewCalls(calls),
+            ):
                 # tensors without memory: a size that is not that of the weights is refused before it is allocated
                 plan = cls._rebuild(description, None)
             _require_fit(plan.module, tensors, source)
@@ -255,14 +260,25 @@ def _plain_registry(registry: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _blaming(source: PathLike) -> Iterator[None]:
+def _blaming(source: PathLike, *, also: type[DeltaviError] | tuple[()] = ()) -> Iterator[None]:
     """Say of any error that is not on purpose that `source` cannot be loaded.
 
     Checksums do not tell whether what a file says makes sense, and it can say anything.
+
+    Parameters
+    ----------
+    source
+        File or folder.
+    also
+        Errors that are on purpose, and are of the file where nothing but the file is read.
     """
     try:
         yield
-    except (DeltaviError, Warning):
+    except (ModelFileError, Warning):
+        raise
+    except also as error:
+        raise ModelFileError(f"{source} cannot be loaded: {error}") from error
+    except DeltaviError:
         raise
     except Exception as error:
         raise ModelFileError(f"{source} cannot be loaded: {type(error).__name__}: {error}") from error
