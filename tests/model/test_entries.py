@@ -79,7 +79,7 @@ ODD: list[Any] = [
         int,
     ),
     *(
-        np.timedelta64(2),
+        np.timedelta64(2, "s"),
         np.ma.masked,
         np.ma.array([0, 1], mask=[0, 1]),
         slice(2),
