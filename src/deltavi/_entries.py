@@ -340,7 +340,7 @@ def require_anndata(value: object, *, name: str = "adata") -> AnnData:
 
 
 READ_FIRST = "read the file first, anndata.read_h5ad(path)"
-NAME_FIRST = "give cells and genes their names, anndata.AnnData(matrix, obs=..., var=...)"
+NAME_FIRST = "pass an AnnData, with names of cells and genes: anndata.AnnData(matrix, obs=..., var=...)"
 WAYS_TO_ANNDATA = {
     "AnnCollection": "pass its cells in memory, collection[:].to_adata()",
     "AnnCollectionView": "pass its cells in memory, view.to_adata()",

@@ -31,6 +31,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "get_attributions": {"label": "type_1"},
     "train": {"max_epochs": 1, **QUIET},
     "get_feature_correlation_matrix": {"n_samples": 1},
+    "get_latent_library_size": {"give_mean": False},
     "get_marginal_ll": {"n_mc_samples": 1},
 }
 # methods that read no registered cell: files, descriptions, weights, cells that are handed over, and those refused
@@ -42,16 +43,19 @@ READ_NOTHING = {
     *("from_clusters", "get_likelihood_parameters", "get_loadings", "get_noise", "sample", "merge_components"),
     "get_importance_weights",
 }
-CLASSIFIERS_LACK = {"get_normalized_expression", "differential_abundance"}
+# a classifier decodes nothing, and gene programmes of a normal likelihood have no library
+LACKS = {
+    "ACTINN": {"get_normalized_expression", "differential_abundance"},
+    "PPCA": {"get_feature_correlation_matrix", "get_latent_library_size"},
+}
 
 
 def methods(model: Any) -> dict[str, Callable[[Path], Any]]:
     """Every public method that reads registered cells, asked for those."""
     found: dict[str, Callable[[Path], Any]] = {}
-    is_classifier = type(model).__name__ == "ACTINN"
+    left_out = READ_NOTHING | LACKS.get(type(model).__name__, set())
     for name, function in inspect.getmembers(type(model), callable):
-        # a classifier decodes nothing
-        if not name.startswith("_") and name not in READ_NOTHING | (CLASSIFIERS_LACK if is_classifier else set()):
+        if not name.startswith("_") and name not in left_out:
             found[name] = lambda _, f=function, n=name: f(model, **ARGUMENTS.get(n, {}))
     found["get_from_registry"] = lambda _: model.get_from_registry(model.adata, "X")
     if type(model).__name__ not in getattr(model, "exchanged", ()):

@@ -160,11 +160,11 @@ def _read_cells(model: Any, verb: Callable[..., Any], parameters: set[str], give
 
 def _aligned(model: Any, given: dict[str, Any]) -> AnnData:
     """The cells a verb is asked about; a query is aligned once, and handed on as it is."""
-    if given.get("adata") is None and model._adata is not None:
-        cells: AnnData = model._adata
-        return cells
-    given["adata"] = model._validate_anndata(given.get("adata"))
-    return cast("AnnData", given["adata"])
+    # before anything is read of the model's own cells, they are compared with those that were registered
+    cells: AnnData = model._validate_anndata(given.get("adata"))
+    if given.get("adata") is not None:
+        given["adata"] = cells
+    return cells
 
 
 def _require_some(cells: AnnData, indices: np.ndarray | None) -> None:
