@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 
 import anndata
 import numpy as np
@@ -297,3 +299,16 @@ def test_log1p_cp10k_is_its_definition(counts):
     total = counts.sum(axis=1, dtype=np.float64)
     expected = np.log1p(np.divide(counts * 1e4, total[:, None], out=np.zeros((4, 5)), where=total[:, None] > 0))
     np.testing.assert_allclose(log1p_cp10k(sparse.csr_matrix(counts), total).toarray(), expected, rtol=1e-6)
+
+
+def test_threads_of_torch_are_kept_where_others_start_theirs() -> None:
+    """In a process of its own: libraries set them back when they first run."""
+    code = """
+import anndata, numpy as np, torch
+from deltavi.data import select_genes
+torch.set_num_threads(3)
+select_genes(anndata.AnnData(np.random.default_rng(0).poisson(2.0, (120, 60)).astype(np.float32)), n_top=40)
+print(torch.get_num_threads())
+"""
+    found = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "3"

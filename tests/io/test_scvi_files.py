@@ -228,7 +228,7 @@ WEIGHTS = ["model_state_dict"]
         ),
         ([*FIELDS, "batch", "state_registry"], {}, "damaged"),
         ([*SETTINGS, "n_hidden"], 10**9, "n_hidden is 1000000000"),
-        ([*SETTINGS, "n_layers"], 10**5, "far larger model|do not fit"),
+        ([*SETTINGS, "n_layers"], 10**5, "must be a whole number of at most 1000"),
         ([*SETTINGS, "n_layers"], 0, "n_layers=0"),
         ([*SETTINGS, "n_latent"], -1, "n_latent=-1"),
         ([*SETTINGS, "n_hidden"], "many", "n_hidden='many'"),

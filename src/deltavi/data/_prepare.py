@@ -15,6 +15,7 @@ from scipy import sparse
 from deltavi import _keys
 from deltavi._entries import one_name, require_anndata, shown, whole_number
 from deltavi._errors import InputDataError, KeyClashError, examples, unknown_category
+from deltavi._threads import kept_threads
 from deltavi.data._counts import counts_of, row_sums
 
 logger = logging.getLogger("deltavi")
@@ -72,7 +73,8 @@ def select_genes(
     counts = counts_of(adata, layer)
     total_counts = _total_counts(adata, counts)
     logs = log1p_cp10k(counts, total_counts)
-    keep = _variable_genes(counts, condition, n_top)
+    with kept_threads():
+        keep = _variable_genes(counts, condition, n_top)
     # both read a subset into memory and leave the original alone, but a backed one has no copy in memory
     selected = adata[:, keep].to_memory() if adata.isbacked else adata[:, keep].copy()
     selected.X = logs[:, keep]
