@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData, read_h5ad
 
-from deltavi._errors import DeltaviError, LibrarySizeWarning, NotHeldOutWarning, UnknownBatchWarning
+from deltavi._errors import DeltaviError, DeltaviWarning, LibrarySizeWarning, NotHeldOutWarning, UnknownBatchWarning
 from deltavi.data import select_genes
 from deltavi.model import ACTINN, LABELVI, MIXVI, PPCA, SCGEN, VAE
 from deltavi.tl import predict_held_out
@@ -157,7 +157,7 @@ def test_totals_that_a_selection_stored_are_used(cls: Any, caplog: pytest.LogCap
         assert size_factor(cls, few.copy(), layer="counts") == "total_counts"
     assert "size_factor_key='total_counts'" in caplog.text
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", DeltaviWarning)
         assert size_factor(cls, few, layer="counts", size_factor_key=False) is None
 
 
@@ -197,7 +197,7 @@ def test_columns_of_totals_over_more_genes_are_pointed_at(name: str) -> None:
     del adata.obs["total_counts"]
     adata.obs[name] = np.asarray(adata.X.sum(1)).ravel()
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", DeltaviWarning)
         assert size_factor(VAE, adata.copy()) is None
         assert size_factor(VAE, adata[:, :20].copy(), size_factor_key=name) == name
     with pytest.warns(LibrarySizeWarning, match=f"size_factor_key='{name}'") as caught:
@@ -213,7 +213,7 @@ def test_columns_that_are_no_totals_and_logarithms_are_left_alone() -> None:
     adata.obs["n_umi"] = "many"
     logs = log_normalised(small_adata()[:, :20].copy())
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", DeltaviWarning)
         assert size_factor(VAE, adata) is None
         VAE.setup_anndata(logs, **KEYS)
         VAE(logs, gene_likelihood="normal")
@@ -249,7 +249,7 @@ def test_rejection_promises_nothing_in_a_new_batch(cls: Any, annotated: AnnData)
         warnings.filterwarnings("ignore", message=".*did not see")
         model.predict(query, reject=0.1)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", DeltaviWarning)
         warnings.filterwarnings("ignore", message=".*did not see")
         model.predict(query, indices=np.arange(60, 90), reject=0.1)
         model.predict(query)
