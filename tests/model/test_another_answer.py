@@ -202,7 +202,7 @@ def test_columns_of_totals_over_more_genes_are_pointed_at(name: str) -> None:
         assert size_factor(VAE, adata[:, :20].copy(), size_factor_key=name) == name
     with pytest.warns(LibrarySizeWarning, match=f"size_factor_key='{name}'") as caught:
         assert size_factor(VAE, adata[:, :20].copy()) is None
-    assert len(caught) == 1
+    assert len([w for w in caught if issubclass(w.category, DeltaviWarning)]) == 1
 
 
 def test_columns_that_are_no_totals_and_logarithms_are_left_alone() -> None:
@@ -228,7 +228,7 @@ def test_raw_with_more_genes_is_pointed_at(in_raw: str, said: str) -> None:
     few.raw = whole
     with pytest.warns(LibrarySizeWarning, match="genes were selected") as caught:
         size_factor(VAE, few)
-    assert said in str(caught[0].message)
+    assert any(said in str(w.message) for w in caught if w.category is LibrarySizeWarning)
 
 
 # -- rejection in batches that training did not see ----------------------------------------------------------

@@ -277,8 +277,8 @@ def test_cells_that_are_all_alike(noise: str, n_genes: int, value: float) -> Non
 @pytest.mark.parametrize(
     ("n_cells", "n_genes", "n_latent", "message"),
     [
-        (1, 40, 1, "1 cells of 40 genes are too few.*at least 3 cells and 2 genes"),
-        (2, 40, 1, "2 cells of 40 genes are too few.*at least 3 cells and 2 genes"),
+        (1, 40, 1, "1 cells are too few to train on; at least 3"),
+        (2, 40, 1, "2 cells are too few to train on; at least 3"),
         (144, 1, 1, "144 cells of 1 genes are too few.*at least 3 cells and 2 genes"),
         (10, 40, 9, "n_latent=9 .*10 cells and 40 genes.*must be smaller"),
         (144, 40, 40, "n_latent=40 .*144 cells and 40 genes.*must be smaller"),

@@ -21,7 +21,7 @@ from deltavi._errors import (
     GeneMatchError,
     GeneMatchWarning,
     InputDataError,
-    UnknownCategoryError,
+    UnknownArgumentError,
 )
 from deltavi.data import _matrix
 from deltavi.model import PPCA
@@ -107,7 +107,7 @@ def test_a_third_of_the_genes_missing_warns_and_reads_zeros(model: PPCA) -> None
         ({"batch_key": "batch"}, DeltaviError, "takes no 'batch_key'.*VAE and SCGEN"),
         ({"size_factor_key": "total_counts"}, DeltaviError, "takes no 'size_factor_key'.*log_normalise"),
         ({"categorical_covariate_keys": ["batch"]}, DeltaviError, "takes no 'categorical_covariate_keys'"),
-        ({"label_key": "cell_type"}, UnknownCategoryError, "'label_key' is not in PPCA.setup_.*mean 'labels_key'"),
+        ({"label_key": "cell_type"}, UnknownArgumentError, "PPCA.setup_.* no argument 'label_key'.*mean 'labels_key'"),
     ],
     ids=["batches", "size factors", "covariates", "a slip"],
 )
