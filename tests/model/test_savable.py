@@ -19,6 +19,7 @@ from deltavi._errors import DeltaviError
 from deltavi.data import simulate_perturbation
 from deltavi.data._writable import writable_columns
 from deltavi.model import ACTINN, LABELVI, MIXVI, PPCA, SCGEN, VAE
+from deltavi.model._given import plain_settings
 from deltavi.tl import evaluate_perturbation
 
 QUICK = {"max_epochs": 1, "enable_progress_bar": False, "accelerator": "cpu"}
@@ -216,8 +217,11 @@ def test_numbers_of_numpy_and_torch_are_saved(tmp_path: Path) -> None:
 def test_what_a_file_cannot_hold_is_refused_when_the_model_is_made(value: Any) -> None:
     adata = cells()
     VAE.setup_anndata(adata)
-    with pytest.raises(DeltaviError, match=r"weight_l2=.* could not be saved"):
+    with pytest.raises(DeltaviError, match="weight_l2 must be a finite number"):
         VAE(adata, **TINY, weight_l2=value)
+    # of settings that no reader knows
+    with pytest.raises(DeltaviError, match=r"extra=.* could not be saved"):
+        plain_settings({"non_kwargs": {"extra": {"of a list": [value]}}})
 
 
 # -- columns in files ------------------------------------------------------------------------------------------

@@ -172,7 +172,6 @@ def test_switches_are_true_or_false(model: Any, work: Path, given: dict[str, Any
     ("given", "words"),
     [
         ({"prefix": "first_"}, "no argument 'prefix'. Each model has a folder of its own"),
-        ({"accelerator": "gpu"}, "no argument 'accelerator'. Pass device='cpu', 'cuda'"),
         ({"use_gpu": True}, "Pass device='cuda' or 'cpu'"),
         ({"backup_url": "https://example.org"}, "Fetch the folder first"),
         ({"devise": "cpu"}, "Did you mean 'device'"),

@@ -15,11 +15,13 @@ from deltavi import _keys
 from deltavi._entries import choice, keywords_of, known_keywords
 from deltavi._errors import DeltaviError, examples
 from deltavi._random import isolated_randomness
+from deltavi._reading import read_all
 from deltavi.data._prepare import TOTAL_COUNTS
 from deltavi.model import PPCA, SCGEN, VAE
 from deltavi.model._own_response import held_out_by_caller
 from deltavi.model._request import check_options
 from deltavi.model._routes import ROUTES
+from deltavi.model._verbs import READERS
 from deltavi.perturbation import BASELINES, CEILING
 from deltavi.perturbation._estimators import ESTIMATORS
 from deltavi.tl._certainty import evidence_of
@@ -123,6 +125,7 @@ class Method:
 
 def _check_values(setting: Mapping[str, Any]) -> None:
     """Raise where a prediction is asked for in a way that none knows, which would show after training alone."""
+    read_all(READERS, dict(setting))
     defaults = {name: known.default for name, known in signature(VAE.predict_perturbation).parameters.items()}
     check_options(**{name: setting.get(name, defaults[name]) for name in signature(check_options).parameters})
     shift = setting.get("shift", defaults["shift"])
