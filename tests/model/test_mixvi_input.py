@@ -149,7 +149,7 @@ def with_few(name: str, *cells: int) -> AnnData:
     return types(lambda labels: labels.mask(np.isin(np.arange(144), cells), name))
 
 
-CASE = r"1 pairs .* differ only by case or spaces \('Type_1 ' and 'type_1'\)"
+CASE = r"1 pairs .* differ only by case, spaces or decimals \('Type_1 ' and 'type_1'\)"
 SINGLE = r"1 of 4 .* a single cell \('rare'\)"
 UNUSED = types(lambda labels: pd.Series(pd.Categorical(labels, ["never", *TYPES]), labels.index))
 READ: dict[str, tuple[AnnData, str | None, list[str], str | None]] = {

@@ -295,7 +295,7 @@ class Watch(Callback):
 
 def test_clusters_name_components_and_every_argument_arrives() -> None:
     adata = small_adata()
-    adata.layers["raw"], adata.obs["age"], adata.obs["site"] = adata.X.copy(), 3.0, "a"
+    adata.layers["raw"], adata.obs["age"], adata.obs["site"] = adata.X.copy(), np.arange(adata.n_obs) % 7, "a"
     adata.obs["leiden"] = pd.Categorical((np.arange(144) % 3).astype(str), categories=["0", "1", "2", "never"])
     setup: dict[str, Any] = {**UNLABELLED, "layer": "raw", "size_factor_key": "total_counts"}
     setup |= {"categorical_covariate_keys": ["site"], "continuous_covariate_keys": ["age"]}

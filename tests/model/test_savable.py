@@ -220,7 +220,7 @@ def test_what_a_file_cannot_hold_is_refused_when_the_model_is_made(value: Any) -
     with pytest.raises(DeltaviError, match="weight_l2 must be a finite number"):
         VAE(adata, **TINY, weight_l2=value)
     # of settings that no reader knows
-    with pytest.raises(DeltaviError, match=r"extra=.* could not be saved"):
+    with pytest.raises(DeltaviError, match=r"of a list=.* could not be saved"):
         plain_settings({"non_kwargs": {"extra": {"of a list": [value]}}})
 
 
