@@ -10,7 +10,7 @@ from anndata.abc import CSCDataset
 from numpy.typing import NDArray
 from scipy import sparse
 
-from deltavi._entries import require_anndata
+from deltavi._entries import one_name, require_anndata
 from deltavi._errors import InputDataError, UnknownCategoryError, unknown_category
 from deltavi.data._checks import Kind, MatrixReport, scan_matrix
 
@@ -36,6 +36,7 @@ def matrix_of(adata: AnnData, layer: str | None = None, *, kind: Kind = "counts"
         If there is no X, or values are masked.
     """
     require_anndata(adata)
+    layer = None if layer is None else one_name("layer", layer, layer_names(adata))
     if layer is not None and layer not in adata.layers:
         error = unknown_category("layer", layer, layer_names(adata))
         raise UnknownCategoryError(f"{error}{elsewhere(adata, layer, kind)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from anndata import AnnData
 
+from deltavi._entries import flag
 from deltavi.data._checks import ROUNDED_ZERO, differ_by_rounding, entries, row_blocks
 from deltavi.data._matrix import loadable
 from deltavi.data._source import matrix_name, matrix_of
@@ -34,6 +35,7 @@ def valid_cells(adata: AnnData, *, layer: str | None = None, counts: bool = True
     InputDataError
         If there is no matrix, or it holds no numbers.
     """
+    counts = flag("counts", counts)
     x = loadable(matrix_of(adata, layer), where=matrix_name(layer), quiet=True)
     good = np.ones(x.shape[0], dtype=bool)
     for numbers, block in row_blocks(x):
