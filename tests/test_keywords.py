@@ -33,6 +33,7 @@ OF_BASES = (
     "on_load",
     "sample",
     "transfer_fields",
+    "setup_annbatch",
     "get_importance_weights",
     "differential_abundance",
 )

@@ -38,6 +38,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 READ_NOTHING = {
     *("convert_legacy_save", "deregister_manager", "get_anndata_manager", "get_setup_arg", "get_state_registry"),
     *("get_var_names", "load", "load_query_data", "load_registry", "prepare_query_anndata", "prepare_query_mudata"),
+    "setup_annbatch",
     *("register_manager", "setup_anndata", "to_device", "transfer_fields", "update_setup_method_args"),
     *("view_anndata_setup", "view_registry", "view_setup_args", "view_setup_method_args", "import_scvi", "from_vae"),
     *("from_clusters", "get_likelihood_parameters", "get_loadings", "get_noise", "sample", "merge_components"),

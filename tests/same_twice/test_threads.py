@@ -45,7 +45,7 @@ def at_once(calls: Sequence[Callable[[], Any]]) -> list[Any]:
 
     def run(i: int) -> None:
         try:
-            barrier.wait(60)
+            barrier.wait(300)
             answers[i] = calls[i]()
         except BaseException as error:
             errors.append(error)
@@ -54,7 +54,7 @@ def at_once(calls: Sequence[Callable[[], Any]]) -> list[Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(300)
     assert not any(thread.is_alive() for thread in threads), "threads wait for each other"
     if errors:
         raise errors[0]

@@ -53,6 +53,9 @@ def _comparable(values: pd.Series) -> pd.Series:
     """`values` in a type that pandas makes categories of: it has none in half precision, in which 0.1 stays 0.1."""
     if isinstance(values.dtype, pd.SparseDtype):
         return pd.Series(np.asarray(values), index=values.index)
+    if isinstance(values.dtype, np.dtype) and values.dtype.kind == "S":
+        # bytes of one length, which pandas keeps and cannot count
+        return values.astype(object)
     return values.astype(str).astype(float) if values.dtype == np.float16 else values
 
 

@@ -34,7 +34,8 @@ def writable_columns(obs: pd.DataFrame) -> pd.DataFrame:
         logger.info(
             "obs %s: files cannot hold values of that kind; they are text or plain numbers.", examples(converted)
         )
-    found.columns = pd.Index(found.columns.map(as_text), dtype=object)
+    if not all(isinstance(name, str) for name in found.columns):
+        found.columns = pd.Index(found.columns.map(as_text), dtype=object)
     return found
 
 
