@@ -17,7 +17,7 @@ MUTATIONS: tuple[OwnTest, ...] = (
         f"{LIE}::test_layers_with_counts_are_offered_the_usual_one_first", SOURCE, "    if found:", "    if False:"
     ),
     OwnTest(
-        f"{LIE}::test_masked_arrays_are_refused_in_views_too",
+        f"{LIE}::test_masked_layers_are_refused",
         SOURCE,
         "adata._adata_ref if adata.is_view else adata",
         "adata",
