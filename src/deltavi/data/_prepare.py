@@ -214,9 +214,11 @@ def _n_varying_genes(counts: sparse.csr_matrix) -> int:
 def _by_variance_trend(lean: AnnData, n_top: int) -> NDArray[np.bool_]:
     import scanpy
 
-    table = scanpy.pp.highly_variable_genes(
-        lean, flavor="seurat_v3", n_top_genes=n_top, batch_key="condition", inplace=False
-    )
+    # a trend of very few points may rise beyond all numbers at its ends
+    with np.errstate(over="ignore"):
+        table = scanpy.pp.highly_variable_genes(
+            lean, flavor="seurat_v3", n_top_genes=n_top, batch_key="condition", inplace=False
+        )
     return _chosen(table, lean)
 
 
