@@ -61,15 +61,12 @@ def _quietly(n_threads: int | None) -> Iterator[None]:
     """Let torch use some threads, one by default, and afterwards as many as before; lightning announces nothing."""
     import torch
 
+    from deltavi._threads import kept_threads
     from deltavi.tl._quiet import quiet_trainer
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(n_threads or 1)
-    try:
-        with quiet_trainer():
-            yield
-    finally:
-        torch.set_num_threads(before)
+    with kept_threads(), quiet_trainer():
+        torch.set_num_threads(n_threads or 1)
+        yield
 
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
