@@ -15,6 +15,7 @@ from deltavi.latent._labelled import (
 from deltavi.latent._library import (
     LibraryKind,
     LibraryPrior,
+    known_log_library,
     learned_library_state,
     library_encoder,
     observed_log_library,
@@ -33,12 +34,14 @@ from deltavi.latent._mixture import (
     prior_term,
 )
 from deltavi.latent._networks import Architecture, hidden_layers, linear_layer, run_layers, soft_one_hot
+from deltavi.latent._prior import Given, Prior, StandardNormal, VampPrior
 
 __all__ = [
     "Architecture",
     "ComponentPriorKind",
     "GaussianEncoder",
     "GaussianState",
+    "Given",
     "LabelConditional",
     "LabelHierarchy",
     "LabelTerms",
@@ -48,7 +51,10 @@ __all__ = [
     "LibraryPrior",
     "LinearGaussian",
     "MixtureComponents",
+    "Prior",
+    "StandardNormal",
     "Usage",
+    "VampPrior",
     "balanced_term",
     "check_mixture",
     "collapsed_term",
@@ -58,6 +64,7 @@ __all__ = [
     "dirichlet_term",
     "gaussian_state",
     "hidden_layers",
+    "known_log_library",
     "label_kl",
     "label_weights",
     "latent_term",

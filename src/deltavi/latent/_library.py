@@ -41,6 +41,12 @@ def observed_log_library(x: Tensor) -> Tensor:
     return x.sum(1, keepdim=True).clamp_min(1.0).log()
 
 
+def known_log_library(x: Tensor, size_factor: Tensor | None, *, n_samples: int = 1) -> Tensor:
+    """Log of the given size factor ``(n_cells, 1)``, or else of the total counts, ``([n_samples,] n_cells, 1)``."""
+    library = observed_log_library(x) if size_factor is None else size_factor.log()
+    return library if n_samples == 1 else library.unsqueeze(0).expand(n_samples, *library.shape)
+
+
 def learned_library_state(
     encoder: GaussianEncoder,
     prior: LibraryPrior,

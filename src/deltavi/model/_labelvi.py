@@ -233,8 +233,8 @@ def _settings_of(vae: VAE) -> dict[str, Any]:
 
 
 def _as_encoded_by(vae: VAE) -> dict[str, Any]:
-    """Arguments without which the weights of `vae` would mean something else."""
-    return {"encoder_input": "log1p", "scale_activation": vae.module.scale_activation}
+    """Arguments without which the weights of `vae` would mean something else; labels take the place of its prior."""
+    return {"encoder_input": "log1p", "scale_activation": vae.module.scale_activation, "prior": "normal"}
 
 
 def _require_same_categories(model: LABELVI, vae: VAE) -> None:

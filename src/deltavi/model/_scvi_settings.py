@@ -10,6 +10,7 @@ from scvi.nn import FCLayers
 from torch import nn
 
 from deltavi._errors import DeltaviError, ModelFileError
+from deltavi.latent import StandardNormal
 from deltavi.module import VAE
 from deltavi.module._settings import ALLOWED, COUNT_LIKELIHOODS, WITHOUT_DISPERSION
 
@@ -165,6 +166,7 @@ def _require_counterparts(module: VAE, encoder: dict[str, Any]) -> None:
         ("library", module.library, ("observed", "size_factor", "learned")),
         ("dispersion", module.dispersion, SCVI_CHOICES["dispersion"]),
         ("posterior", "deterministic" if module.z_encoder.deterministic else "gaussian", ("gaussian",)),
+        ("prior", "normal" if isinstance(module.prior, StandardNormal) else type(module.prior).__name__, ("normal",)),
         ("condition_in_decoder", module.condition_in_decoder, (False,)),
         ("n_layers_decoder", 0 if decoder is None else len(decoder.fc_layers), (encoder["n_layers"],)),
         ("scale_activation", module.scale_activation, (_scale_activation(module.library == "size_factor"),)),

@@ -53,6 +53,7 @@ class TotalCountsMixin:
 
     def _start_module(self) -> None:
         """Let the decoder start at the mean share of every gene, which no step then has to be spent on."""
+        super()._start_module()  # type: ignore[misc]
         model = cast("Any", self)
         start_at = ("softmax", "softmax_rest", "exp")
         if model._adata is None or model.module.scale_activation not in start_at or not model.module.bias:

@@ -319,7 +319,16 @@ class VAE(
         }
 
     def _start_module(self) -> None:
-        """Hook for initial weights that depend on the data."""
+        """Take initial weights from the data; those of a file replace them."""
+        if self._adata is not None:
+            self.module.prior.initialise(self._some_expression)
+
+    def _some_expression(self, n: int) -> torch.Tensor:
+        """Expression of `n` cells at random, more than once where there are fewer, as the encoder takes it."""
+        n_cells = self.adata.n_obs
+        chosen = torch.randperm(n_cells) if n <= n_cells else torch.randint(n_cells, (n,))
+        loader = self._make_data_loader(adata=self.adata, indices=chosen[:n].numpy(), batch_size=n)
+        return torch.cat([self.module.encoded_expression(tensors) for tensors in loader])
 
     def _default_library(self, gene_likelihood: str) -> Literal["observed", "size_factor", "none"]:
         if gene_likelihood not in COUNT_LIKELIHOODS:

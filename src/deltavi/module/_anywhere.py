@@ -1,13 +1,16 @@
-"""Decoding of latent positions that belong to no cell."""
+"""Decoding of latent positions, and encoding of expression, that belong to no cell."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from scvi.module.base import auto_move_data
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributions import Normal
 
 from deltavi.likelihood import Likelihood
 
@@ -57,3 +60,44 @@ class AnywhereMixin:
         """
         mean: Tensor = self.likelihood_anywhere(z, condition=condition).mean
         return mean.log1p() if cast("Any", self).of_counts else mean
+
+
+def encode_anywhere(module: Any, expression: Tensor) -> Normal:
+    """Posterior of z of rows of expression, categorical covariates at their average and continuous ones at zero.
+
+    Parameters
+    ----------
+    module
+        A :class:`deltavi.module.VAE`.
+    expression
+        ``(n, n_input)``, as the encoder takes it.
+
+    Returns
+    -------
+    Normal of shape ``(n, n_latent)``, evaluated without dropout and with the running means of batch normalisation.
+    """
+    average = torch.full((len(expression), 1), -1, device=expression.device)
+    n_categorical = len(module.covariate_sizes) - 1 - module.condition_in_decoder
+    encoder_input, covariates = module._encoder_input(
+        expression,
+        average,
+        average,
+        expression.new_zeros(len(expression), module.n_continuous_cov) if module.n_continuous_cov else None,
+        average.expand(-1, n_categorical) if n_categorical else None,
+    )
+    with _as_evaluated(module.z_encoder):
+        posterior: Normal = module.z_encoder(encoder_input, *covariates).posterior
+    return posterior
+
+
+@contextmanager
+def _as_evaluated(network: nn.Module) -> Iterator[None]:
+    """Run a network as after training, with gradients."""
+    training = [part for part in network.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

@@ -13,12 +13,23 @@ from torch.distributions import Distribution
 
 from deltavi import _keys
 from deltavi._compat import MODULE_KEYS
-from deltavi.latent import condition_mmd, log_density, standard_normal_like
-from deltavi.likelihood import Likelihood
+from deltavi.latent import condition_mmd, log_density
+from deltavi.likelihood import Likelihood, Nonzeros
 
 
 class BoundsMixin:
     """Carries the importance-weighted bound and posterior predictive draws of a module with Gaussian z."""
+
+    of_counts: bool
+
+    def _log_prob(self, likelihood: Likelihood, tensors: dict[str, Tensor], cells: Tensor | None = None) -> Tensor:
+        """log p(x | z) of the cells of a mini-batch, or of those that `cells` ``(n_cells,)`` marks, nats."""
+        x = tensors[REGISTRY_KEYS.X_KEY]
+        if not self.of_counts:
+            return likelihood.log_prob(x if cells is None else x[cells])
+        nonzeros = Nonzeros.in_batch(tensors)
+        # of counts only the places and values of nonzero ones are looked at
+        return likelihood.log_prob(x, nonzeros if cells is None else nonzeros.kept(cells))
 
     @torch.inference_mode()
     def sample(
@@ -72,9 +83,11 @@ class BoundsMixin:
         self, likelihood: Likelihood, tensors: dict[str, Tensor], inference_outputs: dict[str, Any]
     ) -> Tensor:
         """log p(x | z) p(z) - log q(z | x) of each sample; a prior with latent variables of its own overrides it."""
-        z = inference_outputs[MODULE_KEYS.Z_KEY]
-        log_likelihood: Tensor = cast("Any", self)._log_prob(likelihood, tensors)
-        return log_likelihood + _log_ratio(standard_normal_like(z), inference_outputs[MODULE_KEYS.QZ_KEY], z)
+        module, z = cast("Any", self), inference_outputs[MODULE_KEYS.Z_KEY]
+        log_likelihood: Tensor = module._log_prob(likelihood, tensors)
+        given = module._given(tensors[REGISTRY_KEYS.BATCH_KEY], tensors.get(_keys.CONDITION))
+        log_prior: Tensor = module.prior.log_prob(z, given)
+        return log_likelihood + log_prior - log_density(inference_outputs[MODULE_KEYS.QZ_KEY], z)
 
     def _condition_penalty(self, inference_outputs: dict[str, Any], tensors: dict[str, Tensor]) -> Tensor:
         """What the latent positions tell of the condition, as :func:`deltavi.latent.condition_mmd`, weighted, nats."""

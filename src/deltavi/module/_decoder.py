@@ -141,9 +141,11 @@ class Decoder(nn.Module):
         return None if head is None else run_layers(head, hidden, covariates)
 
 
-def initial_log_dispersion(kind: DispersionKind, n_genes: int, n_batch: int, n_labels: int) -> nn.Parameter | None:
-    """Parameter table of log dispersions, in scvi-tools' orientation; none where the decoder gives them."""
-    shapes: dict[str, tuple[int, ...]] = {
+def initial_log_dispersion(
+    kind: DispersionKind | None, n_genes: int, n_batch: int, n_labels: int
+) -> nn.Parameter | None:
+    """Parameter table of log dispersions, in scvi-tools' orientation; none where there is none or it is decoded."""
+    shapes: dict[str | None, tuple[int, ...]] = {
         "gene": (n_genes,),
         "shared": (1,),
         "gene-batch": (n_genes, n_batch),

@@ -71,6 +71,8 @@ class LabelledVAE(VAE):
         super().__init__(n_input, n_labels=n_labels, **kwargs)
         if kwargs.get("posterior", "gaussian") != "gaussian":
             raise DeltaviError(f"{type(self).__name__} needs a Gaussian posterior: its bound contains its density.")
+        if kwargs.get("prior", "normal") != "normal":
+            raise DeltaviError(f"{type(self).__name__} has a prior of its own: pass prior='normal', or choose VAE.")
         self.encoder_input = encoder_input
         self.classification_weight, self.class_balance = classification_weight, class_balance
         self.logit_adjustment, self.size_factor_unit = logit_adjustment, size_factor_unit
@@ -165,7 +167,7 @@ class LabelledVAE(VAE):
 
     def classifier_input(self, tensors: dict[str, Tensor]) -> Tensor:
         """Log expression that the encoder takes, ``(n_cells, n_genes)``."""
-        return self._expression(tensors[REGISTRY_KEYS.X_KEY], tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY))
+        return self.encoded_expression(tensors)
 
     @auto_move_data  # type: ignore[untyped-decorator]
     def class_logits(self, expression: Tensor, tensors: dict[str, Tensor]) -> Tensor:

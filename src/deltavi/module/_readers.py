@@ -42,7 +42,7 @@ READERS: dict[str, Reader] = {
     "noise": setting("isotropic", "diagonal"),
     "encoder_input": one_of("log1p", "log1p_cp10k"),
     "release_labels": optional(share),
-    **dict.fromkeys(("n_input", "n_hidden", "n_latent", "n_networks"), units),
+    **dict.fromkeys(("n_input", "n_hidden", "n_latent", "n_networks", "n_pseudo_inputs"), units),
     **dict.fromkeys(("n_labels", "n_w", "n_continuous_cov"), whole(0, MOST_UNITS)),
     "n_components": whole(1, MOST_UNITS),
     **dict.fromkeys(("n_layers", "classifier_layers"), whole(0, MOST_LAYERS)),
@@ -55,7 +55,10 @@ READERS: dict[str, Reader] = {
     "logit_adjustment": real(),
     **{
         name: setting(*ALLOWED[name])
-        for name in ("gene_likelihood", "dispersion", "use_batch_norm", "use_layer_norm", "activation", "posterior")
+        for name in (
+            *("gene_likelihood", "dispersion", "use_batch_norm", "use_layer_norm", "activation", "posterior"),
+            "prior",
+        )
     },
     **dict.fromkeys(
         (

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from deltavi._errors import DeltaviError
 from deltavi.latent import LibraryKind
 from deltavi.module._decoder import GeneLikelihood, ScaleActivation
 
+Where = Literal["none", "encoder", "decoder", "both"]
+PriorKind = Literal["normal", "vamp"]
 WHERE = ("none", "encoder", "decoder", "both")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "gene_likelihood": ("zinb", "nb", "poisson", "normal", "bernoulli"),
@@ -16,6 +20,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "use_layer_norm": WHERE,
     "activation": ("relu", "leaky_relu"),
     "posterior": ("gaussian", "deterministic"),
+    "prior": ("normal", "vamp"),
 }
 # Likelihoods of raw counts; the others have no library size.
 COUNT_LIKELIHOODS = ("zinb", "nb", "poisson")
@@ -29,6 +34,8 @@ GAUSSIAN_DISPERSIONS = ("shared", "fixed")
 def check_settings(**settings: str | None) -> None:
     """Raise where two settings do not go together."""
     likelihood, dispersion = settings["gene_likelihood"], settings["dispersion"]
+    if settings["prior"] != "normal" and settings["posterior"] == "deterministic":
+        raise DeltaviError(f"prior={settings['prior']!r} is for posterior='gaussian'; a point estimate has no prior.")
     if dispersion in GAUSSIAN_DISPERSIONS and likelihood != "normal":
         raise DeltaviError(f"dispersion={dispersion!r} is for gene_likelihood='normal', not for {likelihood!r}.")
     if settings["library"] == "none" and likelihood in COUNT_LIKELIHOODS:

@@ -19,16 +19,19 @@ from deltavi.latent import (
     Architecture,
     GaussianEncoder,
     GaussianState,
+    Given,
     LibraryKind,
     LibraryPrior,
-    gaussian_state,
+    Prior,
+    StandardNormal,
+    VampPrior,
+    known_log_library,
     learned_library_state,
     library_encoder,
-    observed_log_library,
     soft_one_hot,
 )
-from deltavi.likelihood import Dispersion, Likelihood, Nonzeros
-from deltavi.module._anywhere import AnywhereMixin
+from deltavi.likelihood import Dispersion, Likelihood
+from deltavi.module._anywhere import AnywhereMixin, encode_anywhere
 from deltavi.module._bounds import BoundsMixin
 from deltavi.module._decoder import (
     Decoder,
@@ -42,15 +45,20 @@ from deltavi.module._decoder import (
 )
 from deltavi.module._generated import Generated
 from deltavi.module._readers import READERS
-from deltavi.module._settings import COUNT_LIKELIHOODS, WITHOUT_DISPERSION, check_settings, default_activation
-
-Where = Literal["none", "encoder", "decoder", "both"]
+from deltavi.module._settings import (
+    COUNT_LIKELIHOODS,
+    WITHOUT_DISPERSION,
+    PriorKind,
+    Where,
+    check_settings,
+    default_activation,
+)
 
 
 class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
     """x <- (z, l, covariates): the model of scVI and its relatives.
 
-    The generative model is z ~ N(0, I), library l observed, given or log-normal,
+    The generative model is z ~ N(0, I) or another prior, library l observed, given or log-normal,
     rho = f(z, batch, covariates), x_g ~ likelihood(l * rho_g, theta_g) (Lopez et al. 2018). With a deterministic
     posterior it is an autoencoder; with a Gaussian likelihood of fixed variance, the model of scGen.
 
@@ -100,6 +108,8 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
         ``"gaussian"`` or ``"deterministic"`` (autoencoder).
     weight_l2
         Multiplier of the squared weights of all linear maps, added to the loss.
+    prior, n_pseudo_inputs
+        ``"normal"``, N(0, I), or ``"vamp"``, :class:`deltavi.latent.VampPrior` with that many components.
     """
 
     @reads(READERS)
@@ -136,6 +146,8 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
         bias: bool = True,
         posterior: Literal["gaussian", "deterministic"] = "gaussian",
         weight_l2: float = 0.0,
+        prior: PriorKind = "normal",
+        n_pseudo_inputs: int = 50,
     ) -> None:
         super().__init__()
         check_settings(
@@ -147,6 +159,7 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
             use_layer_norm=use_layer_norm,
             activation=activation,
             posterior=posterior,
+            prior=prior,
         )
         self.n_input, self.n_latent, self.n_labels, self.n_conditions = n_input, n_latent, n_labels, n_conditions
         self.n_continuous_cov = n_continuous_cov
@@ -176,6 +189,7 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
         encoder = architecture("encoder", n_layers, dropout_rate)
         self._new_encoder = partial(GaussianEncoder, n_encoder_input, architecture=encoder, covariates=encoded)
         self.z_encoder = self._new_encoder(n_latent, posterior=posterior)
+        self.prior: Prior = VampPrior(n_input, n_pseudo_inputs) if prior == "vamp" else StandardNormal()
         if library == "learned":
             if library_log_means is None or library_log_vars is None:
                 raise ValueError("A learned library needs library_log_means and library_log_vars.")
@@ -192,11 +206,8 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
             with_dropout=gene_likelihood == "zinb",
             with_dispersion=dispersion == "gene-cell" and gene_likelihood not in WITHOUT_DISPERSION,
         )
-        self.px_r = (
-            None
-            if gene_likelihood in WITHOUT_DISPERSION
-            else initial_log_dispersion(dispersion, n_input, n_batch, n_labels)
-        )
+        tabled = None if gene_likelihood in WITHOUT_DISPERSION else dispersion
+        self.px_r = initial_log_dispersion(tabled, n_input, n_batch, n_labels)
 
     # -- the model, top to bottom -------------------------------------------------------------------------
 
@@ -214,7 +225,7 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
         """q(z | x) and the log library size of each cell, as scvi-tools' dictionary."""
         expression = self._expression(x, size_factor)
         encoder_input, covariates = self._encoder_input(expression, batch_index, condition, cont_covs, cat_covs)
-        latent = gaussian_state(self.z_encoder, encoder_input, *covariates, n_samples=n_samples)
+        latent: GaussianState = self.z_encoder(encoder_input, *covariates, n_samples=n_samples)
         library = self._library(x, size_factor, encoder_input, batch_index, covariates, n_samples)
         library_kl = library.kl if isinstance(library, GaussianState) else {}
         return {
@@ -222,7 +233,7 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
             MODULE_KEYS.QZ_KEY: latent.posterior,
             MODULE_KEYS.QL_KEY: library.posterior if isinstance(library, GaussianState) else None,
             MODULE_KEYS.LIBRARY_KEY: library.sample if isinstance(library, GaussianState) else library,
-            "kl": {**latent.kl, **library_kl},
+            "kl": {**(latent.kl or {"z": self.prior.kl(latent, self._given(batch_index, condition))}), **library_kl},
             **self._further_states(encoder_input, covariates, n_samples),
         }
 
@@ -277,14 +288,8 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
 
     # -- parts -----------------------------------------------------------------------------------------------
 
-    def _log_prob(self, likelihood: Likelihood, tensors: dict[str, Tensor], cells: Tensor | None = None) -> Tensor:
-        """log p(x | z) of the cells of a mini-batch, or of those that `cells` ``(n_cells,)`` marks, nats."""
-        x = tensors[REGISTRY_KEYS.X_KEY]
-        if not self.of_counts:
-            return likelihood.log_prob(x if cells is None else x[cells])
-        nonzeros = Nonzeros.in_batch(tensors)
-        # of counts only the places and values of nonzero ones are looked at
-        return likelihood.log_prob(x, nonzeros if cells is None else nonzeros.kept(cells))
+    def _given(self, batch_index: Tensor, condition: Tensor | None = None) -> Given:
+        return Given(partial(encode_anywhere, self), batch_index, condition)
 
     def _further_states(self, x: Tensor, covariates: tuple[Tensor, ...], n_samples: int) -> dict[str, Any]:
         """What else a subclass infers from a cell."""
@@ -329,6 +334,10 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
             codes.extend(torch.split(cat_covs, 1, dim=1))
         return tuple(soft_one_hot(code, n) for code, n in zip(codes, self.covariate_sizes, strict=True))
 
+    def encoded_expression(self, tensors: dict[str, Tensor]) -> Tensor:
+        """Expression of the cells of a mini-batch as the encoder takes it, ``(n_cells, n_input)``."""
+        return self._expression(tensors[REGISTRY_KEYS.X_KEY], tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY))
+
     def _expression(self, x: Tensor, size_factor: Tensor | None) -> Tensor:
         """Expression as the encoder takes it."""
         return torch.log1p(x) if self.log_variational else x
@@ -361,12 +370,7 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
             return learned_library_state(
                 self.l_encoder, self.library_prior, encoder_input, batch_index, *covariates, n_samples=n_samples
             )
-        if self.library == "size_factor":
-            assert size_factor is not None
-            library = size_factor.log()
-        else:
-            library = observed_log_library(x)
-        return library if n_samples == 1 else library.unsqueeze(0).expand(n_samples, *library.shape)
+        return known_log_library(x, size_factor if self.library == "size_factor" else None, n_samples=n_samples)
 
     # -- scvi-tools' edge ------------------------------------------------------------------------------------
 

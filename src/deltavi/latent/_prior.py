@@ -1,0 +1,119 @@
+"""Priors of the latent position of a cell: the standard normal, and a mixture of encoded pseudo-inputs."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+
+from deltavi.latent._gaussian import GaussianState, standard_normal_like
+from deltavi.latent._labelled import log_density
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What a prior may depend on, of the cells of a mini-batch.
+
+    Parameters
+    ----------
+    encode
+        Posterior of rows of expression ``(n, n_input)``, as the encoder takes them, at average covariates; evaluated
+        as after training, with gradients.
+    batch_index, condition
+        ``(n_cells, 1)`` codes.
+    """
+
+    encode: Callable[[Tensor], Normal]
+    batch_index: Tensor
+    condition: Tensor | None = None
+
+
+class Prior(nn.Module, ABC):
+    """Prior of z, the latent position of a cell.
+
+    A subclass gives :meth:`log_prob`; :meth:`kl` estimates the divergence from it by the draws at hand, and is
+    replaced where there is a closed form.
+    """
+
+    @abstractmethod
+    def log_prob(self, z: Tensor, given: Given) -> Tensor:
+        """Log density of latent positions.
+
+        Parameters
+        ----------
+        z
+            ``([n_samples,] n_cells, n_latent)``.
+        given
+            What it may depend on.
+
+        Returns
+        -------
+        ``([n_samples,] n_cells)`` nats.
+        """
+
+    def kl(self, state: GaussianState, given: Given) -> Tensor:
+        """Divergence of the posterior from this prior, ``(n_cells,)`` nats; unbiased, and exact in its entropy.
+
+        Parameters
+        ----------
+        state
+            Posterior and draws of each cell.
+        given
+            What the prior may depend on.
+        """
+        log_prior = self.log_prob(state.sample, given)
+        log_prior = log_prior.mean(0) if log_prior.dim() > 1 else log_prior
+        # of a Gaussian, nats
+        entropy = (state.posterior.scale.log() + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+        return -entropy - log_prior
+
+    def initialise(self, expression: Callable[[int], Tensor]) -> None:
+        """Take initial values from the cells to learn from.
+
+        Parameters
+        ----------
+        expression
+            Gives that many rows of their expression at random, ``(n, n_input)``, as the encoder takes them.
+        """
+
+
+class StandardNormal(Prior):
+    """N(0, I), whose divergence has a closed form."""
+
+    def log_prob(self, z: Tensor, given: Given) -> Tensor:
+        return log_density(standard_normal_like(z), z)
+
+    def kl(self, state: GaussianState, given: Given) -> Tensor:
+        kl: Tensor = kl_divergence(state.posterior, standard_normal_like(state.posterior.loc)).sum(-1)
+        return kl
+
+
+class VampPrior(Prior):
+    """Mixture, in equal parts, of the posteriors of learned pseudo-inputs (Tomczak and Welling 2018, eq. 9).
+
+    Parameters
+    ----------
+    n_input
+        Genes.
+    n_pseudo_inputs
+        Components of the mixture.
+    """
+
+    def __init__(self, n_input: int, n_pseudo_inputs: int) -> None:
+        super().__init__()
+        self.pseudo_inputs = nn.Parameter(torch.zeros(n_pseudo_inputs, n_input))
+
+    def log_prob(self, z: Tensor, given: Given) -> Tensor:
+        components = given.encode(self.pseudo_inputs)
+        per_component = log_density(components, z.unsqueeze(-2))
+        return per_component.logsumexp(-1) - math.log(len(self.pseudo_inputs))
+
+    def initialise(self, expression: Callable[[int], Tensor]) -> None:
+        rows = expression(len(self.pseudo_inputs))
+        with torch.no_grad():
+            self.pseudo_inputs.copy_(rows)
