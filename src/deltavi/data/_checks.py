@@ -173,7 +173,7 @@ class _Scan:
         values = block.data if sparse.issparse(block) else block
         values = np.asarray(values).reshape(-1)
         if are_plain_counts(values):
-            self.sums["n_nonzero"] += np.count_nonzero(values)
+            self.sums["n_nonzero"] += int(np.count_nonzero(values))
             self.maximum = max(self.maximum, float(values.max(initial=0)))
             self._read_totals(numbers, block)
         else:

@@ -13,6 +13,7 @@ from anndata import AnnData
 
 from deltavi._entries import flag, shown
 from deltavi._errors import DeltaviError, unknown_category
+from deltavi._reading import known_arguments
 from deltavi.data._counts import counts_of
 
 DATA_FOLDER_VARIABLE = "DELTAVI_DATA"
@@ -50,6 +51,7 @@ class DataFileError(DeltaviError, FileNotFoundError):
     """A data file is in none of the places looked at, or could not be downloaded and verified."""
 
 
+@known_arguments
 def kang(
     path: str | os.PathLike[str] | None = None,
     *,

@@ -12,6 +12,7 @@ from anndata import AnnData
 
 from deltavi import _keys
 from deltavi._errors import DeltaviError, InputDataError, KeyClashError, examples, unknown_category
+from deltavi._reading import known_arguments
 from deltavi._text import as_text, meant
 from deltavi.data._columns import category_names, require_known
 from deltavi.data._conditions import same_condition
@@ -40,6 +41,7 @@ BASELINES: Mapping[str, tuple[str, str]] = MappingProxyType(
 """Display name -> (space, shift) of every baseline that `baseline_predictions` runs, in order."""
 
 
+@known_arguments
 class ShiftBaseline:
     """Predict a response by adding one vector to control cells, in gene space or among principal components.
 
@@ -268,6 +270,7 @@ def _record(shifts: Mapping[str, Shift]) -> dict[str, Any]:
     }
 
 
+@known_arguments
 def baseline_predictions(
     train: AnnData, query: AnnData, *, condition_key: str, labels_key: str, control: str, target: str
 ) -> dict[str, AnnData]:

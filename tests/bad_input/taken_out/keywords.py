@@ -144,4 +144,10 @@ MUTATIONS: tuple[OwnTest, ...] = (
         "setting = scvi.settings.seed",
         "setting = None",
     ),
+    OwnTest(
+        f"{WALK}::test_a_misspelt_keyword_of_a_function_is_answered_with_the_nearest",
+        "_reading.py",
+        "            arguments(thing, signature, args, kwargs)\n            raise",
+        "            raise",
+    ),
 )
