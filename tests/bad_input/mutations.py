@@ -22,7 +22,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from tests.bad_input.mutated import SOURCE, Mutation, OwnTest  # noqa: E402
-from tests.bad_input.taken_out import changed, entries, files, keywords, savable, tables, wishes  # noqa: E402
+from tests.bad_input.taken_out import changed, entries, files, keywords, savable, scales, tables, wishes  # noqa: E402
 
 # what takes long to import, and is not the package
 LIBRARIES = ("torch", "scvi", "scanpy", "lightning.pytorch", "sklearn.mixture", "pytest")
@@ -139,7 +139,9 @@ OF_ROWS = (
 )
 # checks that have tests of their own beside the rows
 OF_KINDS: tuple[OwnTest, ...] = tuple(
-    mutation for kind in (files, changed, tables, keywords, savable, entries, wishes) for mutation in kind.MUTATIONS
+    mutation
+    for kind in (files, changed, tables, keywords, savable, entries, scales, wishes)
+    for mutation in kind.MUTATIONS
 )
 MUTATIONS: tuple[Mutation | OwnTest, ...] = (*OF_ROWS, *OF_KINDS)
 
