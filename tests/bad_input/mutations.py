@@ -22,7 +22,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from tests.bad_input.mutated import SOURCE, Mutation, OwnTest  # noqa: E402
-from tests.bad_input.taken_out import changed, entries, files, keywords, savable, scales, tables, wishes  # noqa: E402
+from tests.bad_input.taken_out import changed, entries, files, keywords, rows, savable, scales, tables, wishes  # noqa: E402
 
 # what takes long to import, and is not the package
 LIBRARIES = ("torch", "scvi", "scanpy", "lightning.pytorch", "sklearn.mixture", "pytest")
@@ -136,6 +136,7 @@ OF_ROWS = (
     Mutation(
         75, "MIXVI", "model/_mixture_training.py", "return self.usage_ is not None and n > 1", "return False and n > 1"
     ),
+    *rows.MUTATIONS,
 )
 # checks that have tests of their own beside the rows
 OF_KINDS: tuple[OwnTest, ...] = tuple(
