@@ -32,8 +32,8 @@ import torch  # noqa: E402
 from trust_faults import damages_section, faults_section, mutations_section, words  # noqa: E402
 
 PASSED, FAILED, SKIPPED, NOT_CONCERNED, NOT_TRIED = "✓", "**failed**", "not run", "–", "not tried"
-# Rows about what SCVI and SCANVI do not have: division by deviations of genes, components.
-NOT_APPLICABLE = dict.fromkeys((13, 74, 75), "not applicable")
+# Rows about what SCVI and SCANVI do not have: division by deviations of genes, components, predicted responses.
+NOT_APPLICABLE = dict.fromkeys((13, 74, 75, 82, 94), "not applicable")
 PACKAGES = ("deltavi", "scvi-tools", "anndata", "pandas", "torch")
 
 

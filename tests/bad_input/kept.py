@@ -96,7 +96,7 @@ def changed_in_place(bench: Bench) -> None:
         "adata.X": scaled,
         "values of 1 of 144 cells": lambda a: a.X.data.__setitem__(5, a.X.data[5] + 1),
         "other cells": lambda a: setattr(a, "X", a.X[::-1].copy()),
-        "4 of 40 genes went away": lambda a: a._inplace_subset_var(np.arange(a.n_vars) >= 4),
+        "1 of 40 genes went away": lambda a: a._inplace_subset_var(np.arange(a.n_vars) >= 1),
         "44 of 144 cells went away": lambda a: a._inplace_subset_obs(np.arange(a.n_obs) >= 44),
         "cells lie in other places": lambda a: a._inplace_subset_obs(np.arange(a.n_obs)[::-1]),
     }
