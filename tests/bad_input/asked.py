@@ -134,6 +134,8 @@ def copies(bench: Bench) -> None:
     for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert_same(case.ask(copied), before)
         assert copied.adata is not model.adata
+        # both stand in one store of registrations
+        assert copied.id != model.id
         copied.adata.X = copied.adata.X * 2
         with pytest.raises(DeltaviError, match="changed"):
             case.ask(copied)

@@ -182,6 +182,8 @@ def forked(source: Path, folder: Path, tests: list[str]) -> int:
             os.dup2(log, 2)
             # in place of the folder of this script
             sys.path[0] = str(source)
+            # processes that a test starts read the same package
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(source), os.environ.get("PYTHONPATH"))))
             os.chdir(ROOT)
             import pytest
 
