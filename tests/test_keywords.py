@@ -319,3 +319,18 @@ def test_an_argument_of_another_package_is_answered_at_setup(cls: Any) -> None:
         cls.setup_anndata(small_adata(), perturbation_key="condition", **own)
     with pytest.raises(UnknownArgumentError, match=r"Did you mean 'layer'"):
         cls.setup_anndata(small_adata(), layers="counts", **own)
+
+
+@pytest.mark.parametrize("name", ["LABELVI", "MIXVI", "ACTINN", "VAE"])
+def test_a_module_that_hands_keywords_on_answers_by_its_own_name(name: str) -> None:
+    module_class = getattr(module, name)
+    with pytest.raises(UnknownArgumentError, match=rf"^(deltavi\.module\.)?{name} has no argument 'n_hiden'.*n_hidden"):
+        module_class(**NEEDED[name], n_hiden=8)
+
+
+NEEDED: dict[str, dict[str, int]] = {
+    "VAE": {"n_input": 5},
+    "ACTINN": {"n_input": 5, "n_labels": 2},
+    "LABELVI": {"n_input": 5, "n_labels": 2},
+    "MIXVI": {"n_input": 5, "n_components": 3},
+}

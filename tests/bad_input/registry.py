@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tests.bad_input.bench import CASES, Bench
 
-LAST_ROW = 75
+LAST_ROW = 97
 Check = Callable[[Bench], None]
 
 _rows: dict[int, Row] = {}
@@ -57,9 +57,9 @@ def row(number: int, given: str, must: str, *, without: Mapping[str, str] | None
 def all_rows() -> list[Row]:
     """Every row, in order."""
     # imported here, as they import the decorator
-    from tests.bad_input import batches, cells, faults, files, genes, labels, odds, storage, values
+    from tests.bad_input import asked, batches, cells, faults, files, genes, kept, labels, odds, storage, values
 
-    assert all((batches, cells, faults, files, genes, labels, odds, storage, values))
+    assert all((asked, batches, cells, faults, files, genes, kept, labels, odds, storage, values))
     return [_rows[number] for number in sorted(_rows)]
 
 

@@ -151,9 +151,9 @@ def _start(
     if n_components == n_labels:
         return named
     seed = int(rng.integers(2**31))
-    distances = PCA(whiten=True).fit_transform(z) if whiten else z
     # cells that lie on one another are one cluster, however many are asked for
     n_distinct = len(np.unique(z.round(DECIMALS), axis=0))
+    distances = PCA(whiten=True).fit_transform(z) if whiten and n_distinct > 1 else z
     nearest = KMeans(min(n_components, n_distinct), n_init=1, random_state=seed).fit_predict(distances)
     centres = np.stack([z[nearest == k].mean(0) for k in np.unique(nearest)])
     if n_labels:
