@@ -13,9 +13,9 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
+from tests.determinism.cases import ASK, BATCHED, CASES, Case, counts, per_cell
+from tests.determinism.snapshot import equal
 from tests.model.conftest import dense
-from tests.same_twice.cases import ASK, BATCHED, CASES, Case, counts, per_cell
-from tests.same_twice.snapshot import equal
 
 # Single precision rounds by half of this. A sum of n products, taken in another order, differs by at most n times as
 # much relative to the sum of their sizes, and the linear algebra takes it in another order where it is given another

@@ -11,10 +11,10 @@ from anndata import AnnData
 from hypothesis import HealthCheck, event, given, settings
 
 from deltavi._errors import DeltaviError
-from tests.generated.strategies import GENES, Made, stories
-from tests.generated.test_setup import EVERY_MODEL, MODELS, foreign_warnings
+from tests.determinism.snapshot import cells
+from tests.fuzzing.strategies import GENES, Made, stories
+from tests.fuzzing.test_setup import EVERY_MODEL, MODELS, foreign_warnings
 from tests.model.conftest import QUIET
-from tests.same_twice.snapshot import cells
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TRAINED: dict[str, Any] = {}

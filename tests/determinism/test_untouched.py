@@ -15,9 +15,9 @@ from lightning.pytorch.callbacks import Callback
 
 from deltavi._errors import DeltaviError, InputDataError
 from deltavi.model import ACTINN, PPCA
+from tests.determinism.cases import CASES, Case, inherited, own_verbs
+from tests.determinism.snapshot import untouched
 from tests.model.conftest import QUIET
-from tests.same_twice.cases import CASES, Case, inherited, own_verbs
-from tests.same_twice.snapshot import untouched
 
 EVERY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, event, given, settings
 
 from deltavi._errors import DeltaviError, DeltaviWarning
 from deltavi.model import ACTINN, LABELVI, MIXVI, PPCA, SCGEN, VAE
-from tests.generated.strategies import Made, stories
-from tests.same_twice.snapshot import cells
+from tests.determinism.snapshot import cells
+from tests.fuzzing.strategies import Made, stories
 
 SMALL: dict[str, Any] = {"n_hidden": 4, "n_latent": 2}
 GROUPS = {"condition_key": "condition", "labels_key": "cell_type", "batch_key": "batch"}
