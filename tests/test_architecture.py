@@ -118,7 +118,17 @@ def test_methods_of_models_document_their_arguments(cls: type) -> None:
 
 
 def test_top_level_is_what_the_documentation_says() -> None:
-    assert set(deltavi.__all__) == {"__version__", "data", "metrics", "model", "module", "perturbation", "pl", "tl"}
+    assert set(deltavi.__all__) == {
+        "__version__",
+        "data",
+        "errors",
+        "metrics",
+        "model",
+        "module",
+        "perturbation",
+        "pl",
+        "tl",
+    }
     for name in deltavi.__all__:
         assert hasattr(deltavi, name)
     with pytest.raises(AttributeError, match="nothing"):

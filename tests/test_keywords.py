@@ -15,7 +15,7 @@ from anndata import AnnData
 
 from deltavi import data, metrics, model, module, perturbation, pl, tl
 from deltavi._entries import init_keywords
-from deltavi._errors import DeltaviError, UnknownArgumentError
+from deltavi.errors import DeltaviError, UnknownArgumentError
 from deltavi.model import ACTINN, LABELVI, MIXVI, PPCA, SCGEN, VAE
 from deltavi.model._training import TrainingMixin
 from deltavi.model._training_options import loading_keywords, metrics_of, plan_keywords, trainer_keywords

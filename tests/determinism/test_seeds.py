@@ -20,7 +20,7 @@ from tests.determinism.cases import CASES, SLOW, Case, own_verbs
 from tests.determinism.snapshot import equal, weights
 
 # a mixture that was trained for a moment knows little of w
-pytestmark = pytest.mark.filterwarnings("ignore:w says:deltavi._errors.MixtureWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:w says:deltavi.errors.MixtureWarning")
 EVERY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 # closed forms draw nothing
 SEEDED = pytest.mark.parametrize(

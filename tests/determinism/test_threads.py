@@ -18,8 +18,8 @@ import pytest
 import torch
 from anndata import AnnData
 
-from deltavi._errors import DeltaviWarning
 from deltavi._random import isolated_randomness
+from deltavi.errors import DeltaviWarning
 from deltavi.model import MIXVI, SCGEN, VAE
 from tests.determinism.cases import CASES, SLOW, SMALL, Case, counts, own_verbs
 from tests.determinism.snapshot import equal, weights

@@ -13,7 +13,7 @@ import torch
 from anndata import AnnData
 from lightning.pytorch.callbacks import Callback
 
-from deltavi._errors import DeltaviError, InputDataError
+from deltavi.errors import DeltaviError, InputDataError
 from deltavi.model import ACTINN, PPCA
 from tests.determinism.cases import CASES, Case, inherited, own_verbs
 from tests.determinism.snapshot import untouched

@@ -28,7 +28,7 @@ from scipy import sparse
 if __package__ in (None, ""):  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from deltavi._errors import DeltaviError
+from deltavi.errors import DeltaviError
 from deltavi.model import LABELVI
 from tests.fuzzing.obs_damages import ALL_KINDS, IN_MEMORY, KEYS, KINDS, N_CELLS, N_GENES, clean_obs, in_memory
 from tests.io import fuzz_model_files

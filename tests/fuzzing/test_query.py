@@ -10,7 +10,7 @@ import pytest
 from anndata import AnnData
 from hypothesis import HealthCheck, event, given, settings
 
-from deltavi._errors import DeltaviError
+from deltavi.errors import DeltaviError
 from tests.determinism.snapshot import cells
 from tests.fuzzing.strategies import GENES, Made, stories
 from tests.fuzzing.test_setup import EVERY_MODEL, MODELS, foreign_warnings

@@ -9,7 +9,7 @@ import pytest
 from anndata import AnnData
 from hypothesis import HealthCheck, event, given, settings
 
-from deltavi._errors import DeltaviError, DeltaviWarning
+from deltavi.errors import DeltaviError, DeltaviWarning
 from deltavi.model import ACTINN, LABELVI, MIXVI, PPCA, SCGEN, VAE
 from tests.determinism.snapshot import cells
 from tests.fuzzing.strategies import Made, stories

@@ -15,7 +15,7 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi._errors import DeltaviError, ModelFileError, NotTrainedError
+from deltavi.errors import DeltaviError, ModelFileError, NotTrainedError
 from tests.model.conftest import QUIET, SETUP, dense, small_adata
 
 

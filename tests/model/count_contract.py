@@ -12,7 +12,7 @@ import scanpy as sc
 import torch
 from anndata import AnnData
 
-from deltavi._errors import NotTrainedError, UnseenCategoryWarning
+from deltavi.errors import NotTrainedError, UnseenCategoryWarning
 from tests.model.conftest import QUIET, dense
 from tests.model.contract import ModelContract
 

@@ -14,8 +14,8 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi._errors import CalibrationWarning, DeltaviError, InputDataWarning, NotTrainedError
 from deltavi.annotation import fit_temperature
+from deltavi.errors import CalibrationWarning, DeltaviError, InputDataWarning, NotTrainedError
 from tests.model.conftest import QUIET, dense
 from tests.model.contract import ModelContract
 

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from anndata import AnnData, read_h5ad
 
-from deltavi._errors import DeltaviError, DeltaviWarning, LibrarySizeWarning, NotHeldOutWarning, UnknownBatchWarning
 from deltavi.data import select_genes
+from deltavi.errors import DeltaviError, DeltaviWarning, LibrarySizeWarning, NotHeldOutWarning, UnknownBatchWarning
 from deltavi.model import ACTINN, LABELVI, MIXVI, PPCA, SCGEN, VAE
 from deltavi.tl import predict_held_out
 from tests.model.conftest import QUIET, log_normalised, small_adata, train

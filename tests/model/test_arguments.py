@@ -12,7 +12,7 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi._errors import DeltaviError, DeltaviWarning, InputDataError, ModelFileError, UnknownArgumentError
+from deltavi.errors import DeltaviError, DeltaviWarning, InputDataError, ModelFileError, UnknownArgumentError
 from deltavi.likelihood import Dispersion, NegativeBinomial
 from deltavi.model import SCGEN, VAE
 from deltavi.model._decoding import CellDecoder, predict_cells

@@ -14,7 +14,8 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi._errors import (
+from deltavi.data import valid_cells
+from deltavi.errors import (
     DeltaviError,
     DuplicateNameWarning,
     GeneMatchError,
@@ -24,7 +25,6 @@ from deltavi._errors import (
     KeyClashError,
     UnknownCategoryError,
 )
-from deltavi.data import valid_cells
 from deltavi.model import SCGEN, VAE
 from tests.model.conftest import QUIET, SETUP, dense, log_normalised, small_adata, train
 

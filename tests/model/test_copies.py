@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from anndata import AnnData
 
-from deltavi._errors import DeltaviError
 from deltavi.data import log_normalise, simulate_perturbation
+from deltavi.errors import DeltaviError
 from deltavi.model import ACTINN, LABELVI, MIXVI, PPCA, SCGEN, VAE
 
 QUICK = {"max_epochs": 1, "enable_progress_bar": False, "accelerator": "cpu"}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from anndata import AnnData
 
-from deltavi._errors import DeltaviError, InputDataError, UnknownCategoryError
+from deltavi.errors import DeltaviError, InputDataError, UnknownCategoryError
 from deltavi.model import SCGEN, VAE
 from tests.model.conftest import QUIET, SETUP, dense, small_adata, train
 

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deltavi import module as modules
-from deltavi._errors import DeltaviError, GeneMatchError, UnknownArgumentError, UnknownCategoryError
 from deltavi.data import kang, log_normalise, select_genes, simulate_perturbation, valid_cells
+from deltavi.errors import DeltaviError, GeneMatchError, UnknownArgumentError, UnknownCategoryError
 from deltavi.model import ACTINN, LABELVI, MIXVI, PPCA, SCGEN, VAE
 from deltavi.model._verbs import INHERITED, OWN, gene_positions
 from tests.model.conftest import QUIET, SETUP, dense, log_normalised, small_adata

@@ -11,7 +11,7 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi._errors import (
+from deltavi.errors import (
     DeltaviError,
     GeneMatchError,
     GeneMatchWarning,

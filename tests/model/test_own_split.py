@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from deltavi._errors import DeltaviError, LabelWarning
+from deltavi.errors import DeltaviError, LabelWarning
 from deltavi.model import ACTINN, LABELVI, MIXVI, PPCA, SCGEN, VAE
 from deltavi.train import given_split, whole_batches
 from tests.model.conftest import QUIET, SETUP, log_normalised, small_adata
@@ -40,7 +40,7 @@ def split_of(model: Any) -> list[list[int]]:
 EXPECTED = [TRAIN.tolist(), VALIDATION.tolist(), list(range(130, N))]
 
 
-@pytest.mark.filterwarnings("ignore::deltavi._errors.MixtureWarning")
+@pytest.mark.filterwarnings("ignore::deltavi.errors.MixtureWarning")
 @pytest.mark.parametrize("cls", MODELS)
 def test_every_model_trains_on_the_cells_that_are_named(cls: Any) -> None:
     model = untrained(cls)

@@ -15,9 +15,9 @@ import pytest
 import torch
 from anndata import AnnData
 
-from deltavi._errors import DeltaviError
 from deltavi.data import simulate_perturbation
 from deltavi.data._writable import writable_columns
+from deltavi.errors import DeltaviError
 from deltavi.model import ACTINN, LABELVI, MIXVI, PPCA, SCGEN, VAE
 from deltavi.model._given import plain_settings
 from deltavi.tl import evaluate_perturbation
