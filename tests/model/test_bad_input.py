@@ -177,6 +177,12 @@ def test_a_value_beyond_single_precision_warns_and_gives_no_nan(adata: AnnData) 
     assert np.isfinite(model.history["train_loss"].to_numpy(dtype=float)).all()
 
 
+def test_a_value_that_is_infinite_in_single_precision_in_a_query_that_lacks_genes(trained: SCGEN) -> None:
+    query = with_value(small_adata()[:, :30].copy(), 1e300)
+    with pytest.warns(GeneMatchWarning, match="missing"), pytest.raises(InputDataError, match="infinite"):
+        trained.get_latent_representation(query)
+
+
 # -- genes and cells -----------------------------------------------------------------------------------------
 
 
