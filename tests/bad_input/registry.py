@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from tests.bad_input.bench import CASES, Bench
+from tests.models import names_of
 
 LAST_ROW = 97
 Check = Callable[[Bench], None]
@@ -66,7 +67,7 @@ def all_rows() -> list[Row]:
 # -- reasons that several rows share ---------------------------------------------------------------------------
 
 ONE_OF_GROUPS = "its labels only name groups of cells: every cell needs one, and none is predicted"
-NO_LABELS = {"VAE": ONE_OF_GROUPS, "SCGEN": ONE_OF_GROUPS, "PPCA": ONE_OF_GROUPS}
-NO_BATCHES = {"ACTINN": "it knows no batches", "PPCA": "it knows no batches"}
-NO_EPOCHS = {"PPCA": "it is fitted in closed form, without epochs"}
-ONLY_MIXTURES = dict.fromkeys(("VAE", "SCGEN", "LABELVI", "ACTINN", "PPCA"), "it has no components")
+NO_LABELS = dict.fromkeys(names_of(annotates=False), ONE_OF_GROUPS)
+NO_BATCHES = dict.fromkeys(names_of(has_batches=False), "it knows no batches")
+NO_EPOCHS = dict.fromkeys(names_of(by_epochs=False), "it is fitted in closed form, without epochs")
+ONLY_MIXTURES = dict.fromkeys(names_of(clusters=False), "it has no components")

@@ -12,7 +12,7 @@ import pytest
 import scvi
 from anndata import AnnData
 
-from deltavi._errors import KeyClashError
+from deltavi.errors import KeyClashError
 from deltavi.model import SCGEN, VAE
 from deltavi.perturbation import ShiftBaseline
 from tests.bad_input.bench import CASES, PERTURBATION

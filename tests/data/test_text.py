@@ -17,9 +17,9 @@ from anndata import AnnData
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltavi._errors import InputDataError, UnknownCategoryError
 from deltavi._text import as_text, folded_text, meant, names_of, texts_of
 from deltavi.data._columns import category_names, codes_of, column, require_known, used_categories
+from deltavi.errors import InputDataError, UnknownCategoryError
 
 
 class Colour(enum.Enum):

@@ -17,7 +17,7 @@ import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi._errors import DeltaviError
+from deltavi.errors import DeltaviError
 from tests.bad_input.bench import CASES, PERTURBATION, Case
 from tests.model.conftest import QUIET, dense
 

@@ -16,7 +16,7 @@ from anndata import AnnData
 from scipy import sparse
 from torch.distributions import Normal, kl_divergence
 
-from deltavi._errors import (
+from deltavi.errors import (
     DeltaviError,
     InputDataError,
     InputDataWarning,

@@ -15,12 +15,13 @@ import pytest
 import torch
 from anndata import AnnData
 
-from deltavi._errors import DeltaviError
 from deltavi.data import simulate_perturbation
 from deltavi.data._writable import writable_columns
-from deltavi.model import ACTINN, LABELVI, MIXVI, PPCA, SCGEN, VAE
+from deltavi.errors import DeltaviError
+from deltavi.model import PPCA, SCGEN, VAE
 from deltavi.model._given import plain_settings
 from deltavi.tl import evaluate_perturbation
+from tests.models import classes_of
 
 QUICK = {"max_epochs": 1, "enable_progress_bar": False, "accelerator": "cpu"}
 TINY = {"n_hidden": 8, "n_latent": 3}
@@ -96,7 +97,7 @@ def back_of(predicted: AnnData, adata: AnnData) -> AnnData:
 
 
 @pytest.mark.parametrize("kind", ["datetime64", "decimals", "truth", "ranges", "float"])
-@pytest.mark.parametrize("cls", [LABELVI, ACTINN, MIXVI])
+@pytest.mark.parametrize("cls", classes_of(annotates=True))
 def test_labels_of_any_kind_are_saved(cls: Any, kind: str, tmp_path: Path) -> None:
     adata = cells(run=COLUMNS[kind])
     cls.setup_anndata(adata, labels_key="run")

@@ -13,8 +13,8 @@ import pytest
 import scvi
 from anndata import AnnData
 
-from deltavi._errors import DeltaviError, InputDataError, InputDataWarning, TrainingDivergedError
 from deltavi.data import simulate_perturbation
+from deltavi.errors import DeltaviError, InputDataError, InputDataWarning, TrainingDivergedError
 from deltavi.model import VAE
 from deltavi.model._bound import require_plausible_bound
 

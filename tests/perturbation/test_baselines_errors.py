@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from anndata import AnnData
 
-from deltavi._errors import DeltaviError, GeneMatchError, InputDataError, KeyClashError, UnknownCategoryError
+from deltavi.errors import DeltaviError, GeneMatchError, InputDataError, KeyClashError, UnknownCategoryError
 from deltavi.perturbation import ShiftBaseline
 
 KEYS = {"condition_key": "condition", "labels_key": "cell_type"}

@@ -12,7 +12,7 @@ import pandas as pd
 from anndata import AnnData
 
 from deltavi._entries import flag, shown
-from deltavi._errors import DeltaviError, unknown_category
+from deltavi._errors import DataFileError, DeltaviError, unknown_category
 from deltavi._reading import known_arguments
 from deltavi.data._counts import counts_of
 
@@ -45,10 +45,6 @@ CELL_TYPE_NAMES: Mapping[str, str] = {
     "NK cells": "NK",
 }
 DONOR_PREFIX = "patient_"
-
-
-class DataFileError(DeltaviError, FileNotFoundError):
-    """A data file is in none of the places looked at, or could not be downloaded and verified."""
 
 
 @known_arguments
