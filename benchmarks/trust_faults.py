@@ -24,8 +24,8 @@ TESTS = {
     "tests/io/test_no_code.py": "pickles in place of every part of a model file",
     "tests/io/test_crafted.py": "model files that were changed with checksums that fit",
     "tests/io/test_scvi_files.py": "pickles of scvi-tools with commands in them, damaged and crafted",
-    "tests/same_twice": "the same seed twice; other batch sizes, orders, formats and cells; threads; global state",
-    "tests/generated": "generated tables of cells, set up and predicted",
+    "tests/determinism": "the same seed twice; other batch sizes, orders, formats and cells; threads; global state",
+    "tests/fuzzing": "generated tables of cells, set up and predicted",
 }
 
 
@@ -70,7 +70,7 @@ def faults_section() -> str:
 
 def damages_section(n: int) -> str:
     """`n` damages of model files and as many of tables of cells, drawn at random."""
-    from tests.generated import fuzz_obs
+    from tests.fuzzing import fuzz_obs
     from tests.io import fuzz_model_files
 
     of_files, of_tables = fuzz_model_files.Report(), fuzz_obs.Report()
@@ -88,7 +88,7 @@ def damages_section(n: int) -> str:
             "Another model: the damage came with checksums that fit, and describes a model that is valid, such as one "
             f"whose labels are called otherwise. The slowest took {of_files.slowest:.2f} s.",
             of_files.table(),
-            "Annotation of cells in an h5ad file, damaged, set up and predicted (`python tests/generated/fuzz_obs.py "
+            "Annotation of cells in an h5ad file, damaged, set up and predicted (`python tests/fuzzing/fuzz_obs.py "
             "--n 100000` tries more). Unread: anndata itself cannot read it. Equal: the answer is that for the values "
             f"that were read. The slowest took {of_tables.slowest:.2f} s.",
             of_tables.table(),

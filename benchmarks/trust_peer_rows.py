@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anndata as ad
@@ -122,6 +125,20 @@ PEERS: dict[int, Peer] = {
     71: Peer(lambda: seeded(named_oddly), "^$", lambda: seeded(lambda: ask(fitted(cells())))),
     72: Peer(lambda: seeded(nullable), "^$", lambda: seeded(lambda: ask(fitted(cells())))),
     73: Peer(taken, "_scvi_batch|overwrit|exists"),
+    76: Peer(lambda: _saved_over(), "overwrite|exists"),
+    79: Peer(lambda: _changed_matrix(), "changed|setup|counts"),
+    80: Peer(lambda: _in_another_storage(), "^$", lambda: seeded(lambda: ask(fitted(cells())))),
+    83: Peer(lambda: fitted(cells()).get_latent_representation(indeces=[0]), "indeces"),
+    85: Peer(lambda: _without_validation(), "validation|early"),
+    86: Peer(lambda: _dates(), "date|timestamp|type"),
+    87: Peer(lambda: _copied(), "copy|pickle", lambda: seeded(lambda: ask(fitted(cells())))),
+    88: Peer(lambda: fitted(cells()).get_latent_representation(batch_size="32"), "batch_size|batch size"),
+    89: Peer(lambda: _masked(list), "mask|indices", lambda: _masked(np.flatnonzero)),
+    90: Peer(lambda: SCVI.setup_anndata("cells.h5ad"), "AnnData"),
+    91: Peer(lambda: _years(0.0, 1.0), "covariate|scale", lambda: _years(2021.0, 2.0**0.5)),
+    95: Peer(lambda: ask(fitted(cells()[:, :20].copy())), "total|library|size factor"),
+    96: Peer(lambda: _counts_in_raw(), f"raw|{COUNTS}"),
+    97: Peer(queried(renamed(lambda name: f"GRCh38_{name}")), "prefix|GRCh38|genome"),
 }
 
 
@@ -177,3 +194,64 @@ def _on_missing_device() -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         fitted(cells()).save(f"{folder}/model")
         return ask(SCVI.load(f"{folder}/model", cells(), accelerator="gpu"))
+
+
+def _saved_over() -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        mine = Path(folder) / "thesis.txt"
+        mine.write_text("mine")
+        fitted(cells()).save(folder, overwrite=True)
+        return "works" if mine.exists() and mine.read_text() == "mine" else "silent, files of others were removed"
+
+
+def _changed_matrix() -> np.ndarray:
+    adata = cells()
+    model = fitted(adata)
+    adata.X = adata.X * 2
+    return ask(model)
+
+
+def _in_another_storage() -> np.ndarray:
+    adata = cells()
+    model = seeded(lambda: fitted(adata))
+    adata.X = sparse.csc_matrix(adata.X)
+    return ask(model)
+
+
+def _without_validation() -> np.ndarray:
+    adata = cells()
+    SCVI.setup_anndata(adata, batch_key="batch")
+    model = SCVI(adata, n_hidden=16, n_latent=4)
+    model.train(max_epochs=2, batch_size=32, train_size=1.0, early_stopping=True, **QUIET)
+    return ask(model)
+
+
+def _dates() -> np.ndarray:
+    adata = cells()
+    adata.obs["batch"] = pd.to_datetime(np.where(np.arange(adata.n_obs) % 2, "2023-01-05", "2023-02-07"))
+    with tempfile.TemporaryDirectory() as folder:
+        fitted(adata).save(f"{folder}/model", save_anndata=True)
+        return ask(SCVI.load(f"{folder}/model", accelerator="cpu"))
+
+
+def _copied() -> np.ndarray:
+    return ask(copy.deepcopy(seeded(lambda: fitted(cells()))))
+
+
+def _masked(form: Callable[[np.ndarray], Any]) -> np.ndarray:
+    model = seeded(lambda: fitted(cells()))
+    chosen = form(np.asarray(model.adata.obs["cell_type"] == "type_2"))
+    return np.asarray(model.get_latent_representation(indices=chosen))
+
+
+def _years(mean: float, deviation: float) -> np.ndarray:
+    adata = cells()
+    adata.obs["year"] = (2019.0 + np.arange(adata.n_obs) % 5 - mean) / deviation
+    model = seeded(lambda: fitted(adata, continuous_covariate_keys=["year"]))
+    return np.asarray(model.get_normalized_expression(return_numpy=True))
+
+
+def _counts_in_raw() -> np.ndarray:
+    adata = cells(logs)
+    adata.raw = cells()
+    return ask(fitted(adata))

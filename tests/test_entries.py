@@ -36,7 +36,7 @@ from deltavi._entries import (
     shown,
     whole_number,
 )
-from deltavi._errors import DeltaviError
+from deltavi.errors import DeltaviError
 
 CELLS = pd.Index(["a", "b", "c", "d"])
 MASK = [True, False, True, False]

@@ -15,16 +15,16 @@ from anndata import AnnData
 
 from deltavi import data, metrics, model, module, perturbation, pl, tl
 from deltavi._entries import init_keywords
-from deltavi._errors import DeltaviError, UnknownArgumentError
-from deltavi.model import ACTINN, LABELVI, MIXVI, PPCA, SCGEN, VAE
+from deltavi._reading import known_arguments
+from deltavi.errors import DeltaviError, UnknownArgumentError
+from deltavi.model import ACTINN, MIXVI, PPCA, SCGEN, VAE
 from deltavi.model._training import TrainingMixin
 from deltavi.model._training_options import loading_keywords, metrics_of, plan_keywords, trainer_keywords
 from deltavi.model._verb_keywords import verb_keywords
-from tests.model.conftest import QUIET, SETUP, log_normalised, small_adata
-from tests.model.conftest import train as trained
+from tests.model.conftest import QUIET, small_adata
+from tests.models import classes_of, entry_of
 
 PUBLIC: list[ModuleType] = [data, metrics, model, module, perturbation, pl, tl]
-MODELS: list[Any] = [ACTINN, LABELVI, MIXVI, PPCA, SCGEN, VAE]
 # what torch and scvi-tools call themselves, and no user with keywords of ours
 OF_BASES = (
     "save",
@@ -62,33 +62,49 @@ def required(function: Any) -> dict[str, Any]:
 
 @cache
 def fitted(model_class: Any) -> Any:
-    setup = {"labels_key": "cell_type"} if model_class is ACTINN else SETUP
-    init = {} if model_class is ACTINN else {"n_latent": 3}
-    if model_class is PPCA:
-        adata = log_normalised(small_adata())
-        setup = {key: value for key, value in SETUP.items() if key != "batch_key"}
-    else:
-        adata = small_adata()
-        init["n_hidden"] = 8
-    return trained(model_class, adata, epochs=1, setup=setup, **init)
+    return entry_of(model_class).trained()
 
 
 @pytest.mark.parametrize(("name", "thing"), list(FUNCTIONS.items()), ids=list(FUNCTIONS))
 def test_a_function_or_class_that_is_called_with_a_keyword_it_does_not_have(name: str, thing: Any) -> None:
     needed = required(thing)
-    if thing in MODELS:
+    if thing in classes_of():
         needed = {"adata": fitted(thing)._adata}
     if name.startswith("deltavi.module"):
         needed = {"n_input": 5, **({"n_labels": 2} if "ACTINN" in name or "LABELVI" in name else {})}
         needed |= {"n_components": 3} if "MIXVI" in name else {}
-    kind = UnknownArgumentError if collects(thing) else TypeError
-    with pytest.raises(kind, match=r"no_such_argument"):
+    with pytest.raises(UnknownArgumentError, match=r"no_such_argument"):
         thing(**needed, no_such_argument=1)
+
+
+@pytest.mark.parametrize(
+    ("call", "nearest"),
+    [
+        (lambda: data.select_genes(None, n_topp=3), "n_top"),
+        (lambda: metrics.e_distance(None, None, max_cell=3), "max_cells"),
+        (lambda: pl.reg_mean(None, titel="a"), "title"),
+        (lambda: perturbation.Shift(vectro=None), "vector"),
+        (lambda: tl.Split(name="a", holdout=None), None),
+    ],
+)
+def test_a_misspelt_keyword_of_a_function_is_answered_with_the_nearest(call: Any, nearest: str | None) -> None:
+    with pytest.raises(UnknownArgumentError, match="has no argument" if nearest is None else f"mean '{nearest}'"):
+        call()
+
+
+def test_an_error_of_a_function_itself_goes_on_as_it_is() -> None:
+    @known_arguments
+    def broken(x: int) -> int:
+        return x + "a"  # type: ignore[operator]
+
+    with pytest.raises(TypeError, match="unsupported operand") as caught:
+        broken(1)
+    assert not isinstance(caught.value, DeltaviError)
 
 
 METHODS = [
     (cls, name)
-    for cls in MODELS
+    for cls in classes_of()
     for name, method in inspect.getmembers(cls, callable)
     if not name.startswith("_") and name not in OF_BASES and (inspect.isfunction(method) or inspect.ismethod(method))
 ]
@@ -102,7 +118,8 @@ def test_a_method_of_a_model_that_is_called_with_a_keyword_it_does_not_have(
     method = getattr(fit, name)
     given = {"dir_path": tmp_path / "model", "adata": fit._adata, "reference_model": fit, "vae": fit}
     needed = {key: given.get(key) for key in required(method)}
-    kind = UnknownArgumentError if collects(method) and name not in REFUSING else (TypeError, DeltaviError)
+    ours = method.__module__.startswith("deltavi") and name not in REFUSING
+    kind = UnknownArgumentError if ours else (TypeError, DeltaviError)
     if cls is ACTINN and name == "get_normalized_expression":
         # of no use to a model without a decoder
         kind = (NotImplementedError, UnknownArgumentError)  # type: ignore[assignment]
@@ -117,7 +134,7 @@ def test_a_plot_of_an_evaluation_hands_on_what_the_plot_takes() -> None:
         tl.PerturbationEvaluation.plot(None, colour="red")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("cls", [VAE, SCGEN, LABELVI, MIXVI])
+@pytest.mark.parametrize("cls", classes_of(decodes=True, reads="counts"))
 def test_a_misspelt_setting_is_answered_with_the_nearest(cls: Any) -> None:
     adata = fitted(cls)._adata
     for wrong, right in {
@@ -162,7 +179,7 @@ def test_verbs_take_what_they_hand_on() -> None:
     assert {"give_mean", "num_workers", "data_and_attributes"} <= set(verb_keywords(VAE, "get_latent_representation"))
     assert {"pseudocounts", "delta"} <= set(verb_keywords(VAE, "differential_expression"))
     assert {"of", "return_dist"} <= set(verb_keywords(MIXVI, "get_latent_representation"))
-    assert fit.get_latent_representation(give_mean=True, num_workers=0).shape == (fit.adata.n_obs, 3)
+    assert fit.get_latent_representation(give_mean=True, num_workers=0).shape == (fit.adata.n_obs, 4)
 
 
 # -- training ------------------------------------------------------------------------------------------------
@@ -192,7 +209,7 @@ def test_training_refuses_what_it_does_not_know(given: dict[str, Any], words: st
         fitted(VAE).train(1, **{**QUIET, **given})
 
 
-@pytest.mark.parametrize("cls", [LABELVI, ACTINN, MIXVI])
+@pytest.mark.parametrize("cls", classes_of(annotates=True))
 def test_a_model_with_mini_batches_of_its_own_says_so(cls: Any) -> None:
     with pytest.raises(UnknownArgumentError, match=rf"'drop_last'. {cls.__name__} makes mini-batches of its own"):
         fitted(cls).train(1, datasplitter_kwargs={"drop_last": True}, **QUIET)
@@ -220,7 +237,7 @@ def test_what_is_known_is_what_the_libraries_take() -> None:
     assert init_keywords(scvi.train.Trainer)[:2] == ["accelerator", "devices"]
 
 
-@pytest.mark.parametrize("cls", [ACTINN, LABELVI, MIXVI, VAE])
+@pytest.mark.parametrize("cls", classes_of(by_epochs=True))
 def test_metrics_that_can_be_watched_are_those_that_are_logged(cls: Any) -> None:
     fit = fitted(cls)
     fit.train(1, batch_size=32, check_val_every_n_epoch=1, **QUIET)
@@ -284,12 +301,27 @@ def test_labels_may_come_in_any_collection(labels: Any) -> None:
     assert sorted(set(predicted.obs["cell_type"])) == known[:2]
 
 
-@pytest.mark.parametrize("cls", MODELS)
+@pytest.mark.parametrize("cls", classes_of())
 def test_an_argument_of_another_package_is_answered_at_setup(cls: Any) -> None:
-    own = {"labels_key": "cell_type"} if cls in (ACTINN, LABELVI) else {}
+    own = {"labels_key": "cell_type"} if entry_of(cls).annotates else {}
     with pytest.raises(
         UnknownArgumentError, match=r"setup_anndata has no argument 'perturbation_key'. Pass condition_"
     ):
         cls.setup_anndata(small_adata(), perturbation_key="condition", **own)
     with pytest.raises(UnknownArgumentError, match=r"Did you mean 'layer'"):
         cls.setup_anndata(small_adata(), layers="counts", **own)
+
+
+@pytest.mark.parametrize("name", ["LABELVI", "MIXVI", "ACTINN", "VAE"])
+def test_a_module_that_hands_keywords_on_answers_by_its_own_name(name: str) -> None:
+    module_class = getattr(module, name)
+    with pytest.raises(UnknownArgumentError, match=rf"^(deltavi\.module\.)?{name} has no argument 'n_hiden'.*n_hidden"):
+        module_class(**NEEDED[name], n_hiden=8)
+
+
+NEEDED: dict[str, dict[str, int]] = {
+    "VAE": {"n_input": 5},
+    "ACTINN": {"n_input": 5, "n_labels": 2},
+    "LABELVI": {"n_input": 5, "n_labels": 2},
+    "MIXVI": {"n_input": 5, "n_components": 3},
+}

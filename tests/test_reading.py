@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from deltavi._entries import share
-from deltavi._errors import DeltaviError, UnknownArgumentError, UnknownCategoryError
 from deltavi._reading import either, one_of, optional, read_all, reads, real, setting, whole
+from deltavi.errors import DeltaviError, UnknownArgumentError, UnknownCategoryError
 
 READERS = {"n": whole(1, 10), "rate": share, "mode": one_of("a", "b"), "kind": optional(setting("x", "y"))}
 

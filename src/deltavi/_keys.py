@@ -13,6 +13,8 @@ LOG_FACTORIAL = "log_factorial"
 # obs of a predicted AnnData
 OBS_SOURCE_CONDITION = "deltavi_source_condition"
 OBS_SOURCE_CELL = "deltavi_source_cell"
+# condition that cells without the column come from
+NO_SOURCE = "unknown"
 
 # layers of a predicted AnnData
 LAYER_RATE = "rate"

@@ -13,6 +13,7 @@ from deltavi._errors import UnknownArgumentError, unknown_category
 Reader = Callable[[str, Any], Any]
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
+Thing = TypeVar("Thing", bound=Callable[..., Any])
 
 
 # -- kinds of entries ------------------------------------------------------------------------------------------
@@ -74,6 +75,25 @@ def reads(readers: Mapping[str, Reader]) -> Callable[[Callable[Given, Result]], 
         return reading
 
     return decorate
+
+
+def known_arguments(thing: Thing) -> Thing:
+    """Decorator of a public function or class, whose unknown arguments are answered with the nearest known one."""
+    if isinstance(thing, type):
+        thing.__init__ = known_arguments(thing.__init__)  # type: ignore[misc]
+        return thing
+    signature = inspect.signature(thing)
+
+    @wraps(thing)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return thing(*args, **kwargs)
+        except TypeError:
+            # what the function itself raises goes on as it is
+            arguments(thing, signature, args, kwargs)
+            raise
+
+    return called  # type: ignore[return-value]
 
 
 def call(function: Callable[..., Result], given: dict[str, Any]) -> Result:

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from deltavi._errors import DeltaviError
 from deltavi.annotation import conformal_p_values
 from deltavi.annotation._conformal import cells_needed
+from deltavi.errors import DeltaviError
 
 
 def by_hand(

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from deltavi._errors import DeltaviError
 from deltavi.annotation import merged_components
+from deltavi.errors import DeltaviError
 
 
 def mixture(means: list[float], n_cells: int = 200, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -7,8 +7,8 @@ import pytest
 from scipy.special import logsumexp
 from scipy.stats import norm
 
-from deltavi._errors import DeltaviError
 from deltavi.annotation import TemperaturePrior, fit_temperature, softmax
+from deltavi.errors import DeltaviError
 
 
 def drawn(temperature: float, *, n_cells: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,46 +14,59 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from scipy import sparse
 
-from deltavi import model as models
 from deltavi._errors import DeltaviError, DeltaviWarning
-from tests.model.conftest import QUIET, SETUP, dense, log_normalised, small_adata
+from tests.model.conftest import dense
+from tests.models import MODELS, PERTURBATION, SmallModel
 
 Change = Callable[[np.ndarray], Any]
-SMALL = {"n_hidden": 16, "n_latent": 4}
 N_CELLS, N_GENES = 144, 40
-PERTURBATION = {"control": "control", "target": "stimulated"}
 
 
 @dataclass(frozen=True)
 class Case:
     """A model class with its columns and settings, and the verb that it is for."""
 
-    name: str
-    verb: str
-    setup: dict[str, Any] = field(default_factory=lambda: SETUP)
-    init: dict[str, Any] = field(default_factory=lambda: SMALL)
-    reads_logs: bool = False
+    entry: SmallModel
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+    @property
+    def verb(self) -> str:
+        return self.entry.verb
+
+    @property
+    def setup(self) -> dict[str, Any]:
+        return dict(self.entry.setup)
+
+    @property
+    def init(self) -> dict[str, Any]:
+        return dict(self.entry.init)
+
+    @property
+    def reads_logs(self) -> bool:
+        return self.entry.reads == "logs"
 
     @property
     def model_class(self) -> Any:
-        return getattr(models, self.name)
+        return self.entry.model_class
 
     @property
     def annotates(self) -> bool:
         """Whether labels are learned, of which some may be missing."""
-        return self.verb == "predict"
+        return self.entry.annotates
 
     @property
     def has_epochs(self) -> bool:
-        return self.name != "PPCA"
+        return self.entry.by_epochs
 
     # -- cells -----------------------------------------------------------------------------------------------
 
     def cells(self, change: Change | None = None, *, seed: int = 0) -> AnnData:
         """Cells on the scale the model reads, as CSR; or what `change` makes of the dense matrix."""
-        adata = _cells(self.reads_logs, seed).copy()
+        adata = self.entry.cells(seed)
         if change is not None:
             adata.X = change(dense(adata.X).astype(np.float64))
         return adata
@@ -75,8 +88,7 @@ class Case:
         return self.model_class(adata, **{**self.init, **init})
 
     def train(self, model: Any, **options: Any) -> None:
-        shares = {"train_size": 0.7} if self.annotates else {}
-        model.train(**{"max_epochs": 1, "batch_size": 32, **shares, **QUIET, **options})
+        self.entry.train(model, **options)
 
     def fitted(self, adata: AnnData, *, setup: dict[str, Any] | None = None, **init: Any) -> Any:
         model = self.untrained(adata, setup=setup, **init)
@@ -116,31 +128,7 @@ class Case:
         return np.flatnonzero(adata.obs["condition"] == "control") if moved else np.arange(adata.n_obs)
 
 
-CASES = {
-    case.name: case
-    for case in (
-        Case("VAE", "get_latent_representation"),
-        Case("SCGEN", "predict_perturbation"),
-        Case("LABELVI", "predict"),
-        Case("MIXVI", "predict", init={**SMALL, "n_components": 6}),
-        Case("ACTINN", "predict", setup={"labels_key": "cell_type"}, init={"n_hidden": (16,), "n_networks": 2}),
-        Case(
-            "PPCA",
-            "get_latent_representation",
-            setup={"condition_key": "condition", "labels_key": "cell_type"},
-            init={"n_latent": 3},
-            reads_logs=True,
-        ),
-    )
-}
-
-
-@functools.cache
-def _cells(logs: bool, seed: int) -> AnnData:
-    counts = small_adata(seed=seed)
-    adata = log_normalised(counts) if logs else counts
-    adata.X = sparse.csr_matrix(adata.X)
-    return adata
+CASES = {name: Case(entry) for name, entry in MODELS.items()}
 
 
 @functools.cache

@@ -22,7 +22,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from tests.bad_input.mutated import SOURCE, Mutation, OwnTest  # noqa: E402
-from tests.bad_input.taken_out import changed, entries, files, keywords, savable, tables, wishes  # noqa: E402
+from tests.bad_input.taken_out import changed, entries, files, keywords, rows, savable, scales, tables, wishes  # noqa: E402
 
 # what takes long to import, and is not the package
 LIBRARIES = ("torch", "scvi", "scanpy", "lightning.pytorch", "sklearn.mixture", "pytest")
@@ -35,7 +35,7 @@ TOO_FEW_GENES = "if match.overlap < min_overlap or match.overlap == 0.0:"
 OF_ROWS = (
     Mutation(1, "VAE", CHECKS, "if report.n_nan + report.n_infinite == 0:", "if True:"),
     Mutation(2, "SCGEN", "data/_valid_cells.py", "good[numbers[np.unique(rows[wrong])]] = False", "pass"),
-    Mutation(3, "VAE", CHECKS, 'sums["n_infinite"] += int(np.isinf(as_float).sum())', "pass"),
+    Mutation(3, "VAE", CHECKS, 'sums["n_infinite"] += int(np.isinf(values).sum())', "pass"),
     Mutation(
         4, "VAE", CHECKS, "return self.n_negative == 0 and self.n_fractional == 0", "return not self.n_fractional"
     ),
@@ -44,9 +44,11 @@ OF_ROWS = (
         6,
         "VAE",
         CHECKS,
-        "for numbers, block in row_blocks(x):\n        values = block.data",
-        "for numbers, block in row_blocks(x, np.arange(min(x.shape[0], BLOCK_ROWS))):\n        values = block.data",
+        "for numbers, block in stored_blocks(x):\n        scan.read",
+        "for numbers, block in [next(stored_blocks(x))]:\n        scan.read",
     ),
+    Mutation(5, "VAE", CHECKS, "if not (values.min() >= 0 and np.isfinite(values.max())):", "if False:"),
+    Mutation(6, "VAE", CHECKS, "bool((values == np.floor(values)).all())", "True"),
     Mutation(7, "ACTINN", CHECKS, "elif report.look_log_normalised:", "elif False:"),
     Mutation(8, "PPCA", CHECKS, "elif report.look_like_counts:", "elif False:"),
     Mutation(9, "VAE", CHECKS, "elif report.look_scaled:", "elif False:"),
@@ -136,10 +138,13 @@ OF_ROWS = (
     Mutation(
         75, "MIXVI", "model/_mixture_training.py", "return self.usage_ is not None and n > 1", "return False and n > 1"
     ),
+    *rows.MUTATIONS,
 )
 # checks that have tests of their own beside the rows
 OF_KINDS: tuple[OwnTest, ...] = tuple(
-    mutation for kind in (files, changed, tables, keywords, savable, entries, wishes) for mutation in kind.MUTATIONS
+    mutation
+    for kind in (files, changed, tables, keywords, savable, entries, scales, wishes)
+    for mutation in kind.MUTATIONS
 )
 MUTATIONS: tuple[Mutation | OwnTest, ...] = (*OF_ROWS, *OF_KINDS)
 
@@ -179,6 +184,8 @@ def forked(source: Path, folder: Path, tests: list[str]) -> int:
             os.dup2(log, 2)
             # in place of the folder of this script
             sys.path[0] = str(source)
+            # processes that a test starts read the same package
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(source), os.environ.get("PYTHONPATH"))))
             os.chdir(ROOT)
             import pytest
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from tests.bad_input.bench import CASES, Bench
+from tests.models import names_of
 
-LAST_ROW = 75
+LAST_ROW = 97
 Check = Callable[[Bench], None]
 
 _rows: dict[int, Row] = {}
@@ -57,16 +58,16 @@ def row(number: int, given: str, must: str, *, without: Mapping[str, str] | None
 def all_rows() -> list[Row]:
     """Every row, in order."""
     # imported here, as they import the decorator
-    from tests.bad_input import batches, cells, faults, files, genes, labels, odds, storage, values
+    from tests.bad_input import asked, batches, cells, faults, files, genes, kept, labels, odds, storage, values
 
-    assert all((batches, cells, faults, files, genes, labels, odds, storage, values))
+    assert all((asked, batches, cells, faults, files, genes, kept, labels, odds, storage, values))
     return [_rows[number] for number in sorted(_rows)]
 
 
 # -- reasons that several rows share ---------------------------------------------------------------------------
 
 ONE_OF_GROUPS = "its labels only name groups of cells: every cell needs one, and none is predicted"
-NO_LABELS = {"VAE": ONE_OF_GROUPS, "SCGEN": ONE_OF_GROUPS, "PPCA": ONE_OF_GROUPS}
-NO_BATCHES = {"ACTINN": "it knows no batches", "PPCA": "it knows no batches"}
-NO_EPOCHS = {"PPCA": "it is fitted in closed form, without epochs"}
-ONLY_MIXTURES = dict.fromkeys(("VAE", "SCGEN", "LABELVI", "ACTINN", "PPCA"), "it has no components")
+NO_LABELS = dict.fromkeys(names_of(annotates=False), ONE_OF_GROUPS)
+NO_BATCHES = dict.fromkeys(names_of(has_batches=False), "it knows no batches")
+NO_EPOCHS = dict.fromkeys(names_of(by_epochs=False), "it is fitted in closed form, without epochs")
+ONLY_MIXTURES = dict.fromkeys(names_of(clusters=False), "it has no components")

@@ -14,10 +14,13 @@ from deltavi.data import log_normalise, valid_cells
 from tests.bad_input.bench import N_CELLS, N_GENES, Bench, Case, assert_names, assert_same, refused, untouched, warned
 from tests.bad_input.registry import row
 from tests.model.conftest import dense, small_adata
+from tests.models import names_of
 
 # positions of a control cell and of a gene
 CELL, GENE = 3, 2
-READS_LOGS = {"PPCA": "the values it reads are fractions; counts are what it refuses (row 8)"}
+READS_LOGS = dict.fromkeys(
+    names_of(reads="logs"), "the values it reads are fractions; counts are what it refuses (row 8)"
+)
 DIVIDES_BY_NOTHING = "it divides by no standard deviation of a gene"
 
 
@@ -262,7 +265,7 @@ def huge_value(bench: Bench) -> None:
     13,
     "genes that never vary where they are divided by how much they do",
     "they are divided by one, and move no cell",
-    without=dict.fromkeys(("VAE", "SCGEN", "LABELVI", "MIXVI"), DIVIDES_BY_NOTHING),
+    without=dict.fromkeys(names_of(decodes=True, reads="counts"), DIVIDES_BY_NOTHING),
 )
 def constant_gene(bench: Bench) -> None:
     case = bench.case

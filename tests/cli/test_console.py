@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 import torch
 
-from deltavi._errors import DeltaviWarning, LabelWarning
 from deltavi.cli import main
 from deltavi.cli._console import Console, Terminated, shown, terminable
+from deltavi.errors import DeltaviWarning, LabelWarning
 from tests.cli.conftest import QUICK, Run, run
 
 ADVERTISEMENTS = ("GPU available", "TPU available", "litlogger", "Tip", "v_num", "does not have many workers")

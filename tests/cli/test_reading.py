@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deltavi._errors import UnknownCategoryError
 from deltavi.cli._reading import DataReadError, add_columns, read_cells, require_columns
+from deltavi.errors import UnknownCategoryError
 from tests.cli.conftest import Run, is_refused, toy
 
 

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from deltavi._errors import GeneMatchError, InputDataError, UnseenCategoryWarning
 from deltavi.data import valid_cells
 from deltavi.data._checks import (
     BLOCK_ROWS,
@@ -28,6 +27,7 @@ from deltavi.data._columns import UNSEEN, codes_of, used_categories
 from deltavi.data._fields import CategoryField
 from deltavi.data._genes import match_genes
 from deltavi.data._matrix import take_columns
+from deltavi.errors import GeneMatchError, InputDataError, UnseenCategoryWarning
 
 FORMATS = pytest.mark.parametrize("convert", [np.asarray, sparse.csr_matrix], ids=["dense", "csr"])
 

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from deltavi._errors import DeltaviError, UnknownCategoryError
 from deltavi.data import canonical_conditions
 from deltavi.data._conditions import canonical_name, same_condition
+from deltavi.errors import DeltaviError, UnknownCategoryError
 from deltavi.perturbation._combination import parts_of
 
 

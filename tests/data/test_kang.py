@@ -15,9 +15,8 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi._errors import DeltaviError, InputDataError, UnknownCategoryError
 from deltavi.data import _kang, kang
-from deltavi.data._kang import DataFileError
+from deltavi.errors import DataFileError, DeltaviError, InputDataError, UnknownCategoryError
 
 
 def hosted(n_cells: int = 12) -> AnnData:

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from scvi import REGISTRY_KEYS
 
 from deltavi._compat import FIELD_REGISTRIES_KEY, STATE_REGISTRY_KEY
-from deltavi._errors import DeltaviError, LabelWarning, UnknownCategoryError, UnseenCategoryWarning
 from deltavi._text import as_text
 from deltavi.data._columns import codes_of, column, extended
 from deltavi.data._fields import CategoryField
 from deltavi.data._labels import LabelField, label_counts, likely_meant
 from deltavi.data._manager import DataManager
 from deltavi.data._names import sorted_names
+from deltavi.errors import DeltaviError, LabelWarning, UnknownCategoryError, UnseenCategoryWarning
 from deltavi.io._format import decode, encode
 
 KEY = "cell_type"

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
-from deltavi._errors import DeltaviError, InputDataError, KeyClashError, UnknownCategoryError
 from deltavi.data import _prepare, select_genes, simulate_perturbation
 from deltavi.data._prepare import log1p_cp10k
+from deltavi.errors import DeltaviError, InputDataError, KeyClashError, UnknownCategoryError
 
 # said by scanpy, about its own use of pandas 3.1
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword in DataFrame:DeprecationWarning")

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse, stats
 
-from deltavi._errors import DeltaviError
 from deltavi.data import simulate_perturbation
 from deltavi.data._simulation_parameters import SimulationParameters
+from deltavi.errors import DeltaviError
 
 LINE = np.arange(5)[:, None] * 0.6  # positions of types along a line, neighbours alike
 

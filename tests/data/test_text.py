@@ -17,9 +17,9 @@ from anndata import AnnData
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltavi._errors import InputDataError, UnknownCategoryError
 from deltavi._text import as_text, folded_text, meant, names_of, texts_of
 from deltavi.data._columns import category_names, codes_of, column, require_known, used_categories
+from deltavi.errors import InputDataError, UnknownCategoryError
 
 
 class Colour(enum.Enum):
@@ -199,6 +199,9 @@ def test_spellings_that_stand_side_by_side_are_different() -> None:
     assert list(codes_of(values, used_categories(values, "dose"))) == [0, 1, 2]
     assert meant("0", ["0", "0.0"]) == "0"
     assert meant("0.", ["0", "0.0"]) is None
+    # a third spelling may be either of two
+    assert list(codes_of(pd.Series(["0.00", "0", "1.0"]), np.array(["0", "0.0", "1"], dtype=object))) == [-1, 0, -1]
+    assert list(codes_of(pd.Series(["0.00", "0", "1.0"]), np.array(["0", "1"], dtype=object))) == [0, 0, 1]
 
 
 def test_mixed_columns_know_numbers_by_value() -> None:

@@ -13,12 +13,12 @@ import pytest
 from anndata import AnnData, read_h5ad
 from scipy import sparse
 
-from deltavi._errors import DeltaviError, GeneMatchError, InputDataError, UnknownCategoryError
 from deltavi.data import log_normalise, select_genes, valid_cells
 from deltavi.data._checks import scan_matrix
 from deltavi.data._counts import counts_of
 from deltavi.data._genes import match_genes
 from deltavi.data._source import elsewhere, matrix_of
+from deltavi.errors import DeltaviError, GeneMatchError, InputDataError, UnknownCategoryError
 from deltavi.model import ACTINN, PPCA, VAE
 
 

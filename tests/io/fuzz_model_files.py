@@ -27,7 +27,7 @@ import numpy as np
 if __package__ in (None, ""):  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from deltavi._errors import DeltaviError
+from deltavi.errors import DeltaviError
 from tests.golden.models import HERE, answers, asked, model_class
 from tests.io.damages import KINDS, damaged
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from deltavi._errors import ModelFileError
+from deltavi.errors import ModelFileError
 from deltavi.io import read_model, saved_cells
 from deltavi.io._format import DESCRIPTION, MANIFEST, TENSORS, decode
 from deltavi.model import SCGEN

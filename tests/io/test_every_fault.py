@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deltavi._errors import FileWriteError, ModelFileError, ModelWriteError
+from deltavi.errors import FileWriteError, ModelFileError, ModelWriteError
 from deltavi.io import read_model, saved_cells, write_files, write_model
 from deltavi.io._manifest import MANIFEST
 from tests.io.every_fault import Refused, Struck, Tree, strikes, tree

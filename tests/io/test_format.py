@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltavi._errors import ModelFileError
+from deltavi.errors import ModelFileError
 from deltavi.io import FORMAT_VERSION, read_model, write_model
 from deltavi.io._format import DESCRIPTION, MANIFEST, TENSORS, decode, encode
 

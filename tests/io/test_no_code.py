@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from deltavi._errors import DeltaviError, ModelFileError
+from deltavi.errors import DeltaviError, ModelFileError
 from deltavi.io._format import DESCRIPTION, MANIFEST, TENSORS
 from deltavi.model import SCGEN
 from tests.golden.models import HERE, answers, asked, model_class

@@ -17,7 +17,7 @@ import pytest
 import torch
 from scvi.model import SCVI
 
-from deltavi._errors import DeltaviError, ModelFileError
+from deltavi.errors import DeltaviError, ModelFileError
 from deltavi.io._inert import read_torch_file
 from deltavi.io._scvi import read_scvi
 from deltavi.model import VAE

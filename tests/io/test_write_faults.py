@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from deltavi._errors import DeltaviError, ModelFileError, ModelWriteError
+from deltavi.errors import DeltaviError, ModelFileError, ModelWriteError
 from deltavi.io import read_model, require_replaceable, saved_cells, write_model
 from deltavi.io._format import MANIFEST
 

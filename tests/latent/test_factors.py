@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import linalg, sparse, stats
 from sklearn.decomposition import PCA, FactorAnalysis
 
-from deltavi._errors import ConvergenceWarning, DeltaviError
+from deltavi.errors import ConvergenceWarning, DeltaviError
 from deltavi.latent import LinearGaussian, _factors, common_factors, principal_factors
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Categorical, Dirichlet, MixtureSameFamily, Normal, kl_divergence
 
-from deltavi._errors import DeltaviError
+from deltavi.errors import DeltaviError
 from deltavi.latent import (
     LabelWeights,
     MixtureComponents,

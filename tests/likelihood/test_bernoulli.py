@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from deltavi._errors import DeltaviError
+from deltavi.errors import DeltaviError
 from deltavi.likelihood import Bernoulli
 from deltavi.module._vae import VAE
 from deltavi.perturbation.coupling import couple

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from deltavi._errors import DeltaviError
+from deltavi.errors import DeltaviError
 from deltavi.metrics import ClusteringScores, clustering_scores
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from deltavi._errors import DeltaviError, UnknownCategoryError
+from deltavi.errors import DeltaviError, UnknownCategoryError
 from deltavi.metrics import Calibration, calibration
 
 SEEDS = st.integers(0, 2**32 - 1)

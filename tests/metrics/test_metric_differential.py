@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import scanpy as sc
 import scipy.sparse as sp
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from deltavi._errors import DeltaviError, GeneMatchError, InputDataError, UnknownCategoryError
+from deltavi.errors import DeltaviError, GeneMatchError, InputDataError, UnknownCategoryError
 from deltavi.metrics import (
     DifferentialOverlap,
     differential_genes,
@@ -40,6 +40,12 @@ def groups(seed, n_genes=30, effect=1.0):
         return cells * (rng.random(cells.shape) < 0.7)
 
     return draw(40, 0.0), draw(50, response), draw(45, 0.7 * response)
+
+
+def changed(control, cells):
+    """Genes whose mean changes by more than rounding, a millionth of the largest mean."""
+    means = [x.mean(axis=0) for x in (control, cells)]
+    return {*np.flatnonzero(np.abs(means[1] - means[0]) > 1e-6 * np.max(means))}
 
 
 def adjusted(p):
@@ -201,13 +207,15 @@ class TestOverlap:
 
 class TestOverlapTop:
     @given(seed=SEEDS, n=st.integers(1, 40))
+    # the predicted mean of one gene is that of control cells but for rounding: it ranks last, and is left out
+    @example(seed=6509, n=30)
     @settings(deadline=None, max_examples=40)
     def test_it_is_the_share_of_the_rankings_in_common(self, seed, n):
         control, real, predicted = groups(seed)
-        a, b = (set(top_differential_genes(control, cells, n=n)) for cells in (predicted, real))
-        assert overlap_top(predicted, real, control=control, n=n) == pytest.approx(len(a & b) / min(n, 30))
+        a, b = ({*top_differential_genes(control, cells, n=n)} & changed(control, cells) for cells in (predicted, real))
+        assert overlap_top(predicted, real, control=control, n=n) == pytest.approx(len(a & b) / len(b))
         sparse = [sp.csr_matrix(cells) for cells in (predicted, real, control)]
-        assert overlap_top(sparse[0], sparse[1], control=sparse[2], n=n) == pytest.approx(len(a & b) / min(n, 30))
+        assert overlap_top(sparse[0], sparse[1], control=sparse[2], n=n) == pytest.approx(len(a & b) / len(b))
 
     def test_no_change_has_no_top_genes(self):
         control, real, _ = groups(0)

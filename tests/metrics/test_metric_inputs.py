@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from deltavi import metrics
-from deltavi._errors import DeltaviError, GeneMatchError, InputDataError
+from deltavi.errors import DeltaviError, GeneMatchError, InputDataError
 
 GOOD = np.random.default_rng(0).gamma(1, 1, (6, 5))
 

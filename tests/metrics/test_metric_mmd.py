@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import pdist
 from sklearn.metrics.pairwise import rbf_kernel
 
-from deltavi._errors import DeltaviError, GeneMatchError, InputDataError
+from deltavi.errors import DeltaviError, GeneMatchError, InputDataError
 from deltavi.metrics import e_distance, mmd
 from deltavi.metrics._mmd import BANDWIDTH_FACTORS
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltavi import metrics
-from deltavi._errors import DeltaviError
+from deltavi.errors import DeltaviError
 from deltavi.metrics import PredictionScore, score_prediction
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from deltavi._errors import DeltaviError, GeneMatchError, InputDataError
+from deltavi.errors import DeltaviError, GeneMatchError, InputDataError
 from deltavi.metrics import r2_of_means, r2_of_variances, variance_ratio
 
 SEEDS = st.integers(0, 2**32 - 1)

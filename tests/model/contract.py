@@ -1,4 +1,4 @@
-"""What every model must do; a test class per model inherits it and writes one factory.
+"""What every model must do; a test class per entry of the registry of small models inherits it.
 
 `ModelContract` is for all of them; `CountContract` adds what a model that decodes counts can do, and
 `PredictContract`, a mix-in, what a model that knows labels can do.
@@ -15,34 +15,29 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi._errors import DeltaviError, ModelFileError, NotTrainedError
-from tests.model.conftest import QUIET, SETUP, dense, small_adata
+from deltavi.errors import DeltaviError, ModelFileError, NotTrainedError
+from tests.model.conftest import QUIET, dense
+from tests.models import SmallModel
 
 
 class ModelContract:
-    """Inherit, and set `model_class` and, where wished, `init` and `setup`."""
+    """Inherit, and set `entry`."""
 
-    model_class: ClassVar[Any]
-    init: ClassVar[dict[str, Any]] = {"n_hidden": 16, "n_latent": 4}
-    setup: ClassVar[dict[str, Any]] = SETUP
-    training: ClassVar[dict[str, Any]] = {"batch_size": 32}
+    entry: ClassVar[SmallModel]
     # verbs that an untrained model refuses
     verbs: ClassVar[tuple[str, ...]] = ("get_latent_representation",)
 
     @classmethod
     def data(cls, seed: int = 0) -> AnnData:
-        return small_adata(seed=seed)
+        return cls.entry.cells(seed)
 
     @classmethod
     def untrained(cls, adata: AnnData, **kwargs: Any) -> Any:
-        cls.model_class.setup_anndata(adata, **cls.setup)
-        return cls.model_class(adata, **{**cls.init, **kwargs})
+        return cls.entry.untrained(adata, **kwargs)
 
     @classmethod
     def fitted(cls, adata: AnnData, **kwargs: Any) -> Any:
-        model = cls.untrained(adata, **kwargs)
-        model.train(max_epochs=2, **cls.training, **QUIET)
-        return model
+        return cls.entry.trained(adata, epochs=2, **kwargs)
 
     @classmethod
     def answers(cls, model: Any, adata: AnnData | None = None) -> dict[str, np.ndarray]:
@@ -171,9 +166,9 @@ class ModelContract:
         model.save(tmp_path / "model")
         expected = self.answers(model)
         for loaded in (
-            self.model_class.load(tmp_path / "model", self.data()),
-            self.model_class.load(tmp_path / "model"),
-            self.model_class.load(tmp_path / "model", self.data()[:, ::-1].copy()),
+            self.entry.model_class.load(tmp_path / "model", self.data()),
+            self.entry.model_class.load(tmp_path / "model"),
+            self.entry.model_class.load(tmp_path / "model", self.data()[:, ::-1].copy()),
         ):
             assert_same(self.answers(loaded, self.data()), expected, atol=1e-5)
             assert loaded.is_trained
@@ -182,13 +177,13 @@ class ModelContract:
         with pytest.raises(ModelFileError, match="overwrite"):
             model.save(tmp_path / "model")
         model.save(tmp_path / "model", overwrite=True, save_anndata=True)
-        attached = self.model_class.load(tmp_path / "model")
+        attached = self.entry.model_class.load(tmp_path / "model")
         assert attached.adata.shape == adata.shape
 
     def test_a_model_without_data_asks_for_cells(self, fit: tuple[Any, AnnData], tmp_path: Path) -> None:
         model, _ = fit
         model.save(tmp_path / "model")
-        loaded = self.model_class.load(tmp_path / "model")
+        loaded = self.entry.model_class.load(tmp_path / "model")
         with pytest.raises(DeltaviError, match="adata"):
             loaded.get_latent_representation()
         with pytest.raises(DeltaviError, match="train on"):

@@ -12,13 +12,13 @@ import scanpy as sc
 import torch
 from anndata import AnnData
 
-from deltavi._errors import NotTrainedError, UnseenCategoryWarning
+from deltavi.errors import NotTrainedError, UnseenCategoryWarning
 from tests.model.conftest import QUIET, dense
 from tests.model.contract import ModelContract
 
 
 class CountContract(ModelContract):
-    """Inherit, and set `model_class` and, where wished, `init` and `setup`."""
+    """Inherit, and set `entry`."""
 
     verbs: ClassVar[tuple[str, ...]] = (*ModelContract.verbs, "predict_perturbation")
 
@@ -29,7 +29,7 @@ class CountContract(ModelContract):
 
     def test_query_mapping_needs_a_trained_model(self) -> None:
         with pytest.raises(NotTrainedError, match="train"):
-            self.model_class.load_query_data(self.data(), self.untrained(self.data()))
+            self.entry.model_class.load_query_data(self.data(), self.untrained(self.data()))
 
     def test_one_cell_and_no_cells(self, fit: tuple[Any, AnnData]) -> None:
         model, _ = fit
@@ -122,7 +122,7 @@ class CountContract(ModelContract):
         for reference in (model, tmp_path / "model", str(tmp_path / "model")):
             query = self.data(seed=1)
             query.obs["batch"] = "new"
-            mapped = self.model_class.load_query_data(query, reference)
+            mapped = self.entry.model_class.load_query_data(query, reference)
             mapped.train(max_epochs=1, batch_size=32, **QUIET)
             assert mapped.summary_stats.n_batch == model.summary_stats.n_batch + 1
             assert mapped.get_latent_representation().shape == (query.n_obs, model.module.n_latent)

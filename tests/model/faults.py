@@ -5,51 +5,44 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from deltavi.model import ACTINN, LABELVI, MIXVI, SCGEN, VAE
-from tests.model.conftest import QUIET, SETUP, dense, small_adata
-
-PERTURBATION = {"control": "control", "target": "stimulated"}
+from tests.model.conftest import QUIET, dense
+from tests.models import MODELS, PERTURBATION, SmallModel, names_of
 
 
 @dataclass(frozen=True)
 class Case:
     """A model, and what it answers."""
 
-    model_class: Any
-    verbs: tuple[str, ...] = ("predict_perturbation",)
-    setup: dict[str, Any] = field(default_factory=lambda: SETUP)
-    init: dict[str, Any] = field(default_factory=lambda: {"n_latent": 3})
+    entry: SmallModel
+
+    @property
+    def model_class(self) -> Any:
+        return self.entry.model_class
 
     def untrained(self, **kwargs: Any) -> Any:
-        adata = small_adata()
-        self.model_class.setup_anndata(adata, **self.setup)
-        return self.model_class(adata, n_hidden=8, **{**self.init, **kwargs})
+        # components are placed before what happens in the third of five epochs
+        placed = {"warmup": 0.2} if self.entry.clusters else {}
+        return self.entry.untrained(**{**placed, **kwargs})
 
     def answers(self, model: Any) -> dict[str, np.ndarray]:
         """One array by verb, of cells that are given anew."""
-        adata, found = small_adata(), {"latent": model.get_latent_representation(small_adata())}
-        if "predict_perturbation" in self.verbs:
+        adata = self.entry.cells()
+        found = {"latent": model.get_latent_representation(self.entry.cells())}
+        if self.entry.predicts:
             found["prediction"] = dense(model.predict_perturbation(adata, **PERTURBATION).X)
-        if "predict" in self.verbs:
+        if self.entry.annotates:
             found["labels"] = model.predict(adata, soft=True).to_numpy()
         return found
 
 
-BOTH = ("predict_perturbation", "predict")
-CASES = {
-    "VAE": Case(VAE),
-    "SCGEN": Case(SCGEN),
-    "LABELVI": Case(LABELVI, BOTH),
-    "MIXVI": Case(MIXVI, BOTH, init={"n_latent": 3, "n_components": 4, "warmup": 0.2}),
-    "ACTINN": Case(ACTINN, ("predict",), setup={"labels_key": "cell_type"}, init={}),
-}
+CASES = {name: Case(MODELS[name]) for name in names_of(by_epochs=True)}
 
 
 def train(model: Any, *callbacks: Callback, **kwargs: Any) -> None:

@@ -14,8 +14,8 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi._errors import CalibrationWarning, DeltaviError, InputDataWarning, NotTrainedError
 from deltavi.annotation import fit_temperature
+from deltavi.errors import CalibrationWarning, DeltaviError, InputDataWarning, NotTrainedError
 from tests.model.conftest import QUIET, dense
 from tests.model.contract import ModelContract
 
@@ -23,8 +23,6 @@ from tests.model.contract import ModelContract
 class PredictContract:
     """Mix in before :class:`ModelContract`; data hold labels in ``obs["cell_type"]``."""
 
-    # enough held-out cells to reject one in twenty
-    training: ClassVar[dict[str, Any]] = {"batch_size": 32, "train_size": 0.7}
     verbs: ClassVar[tuple[str, ...]] = (*ModelContract.verbs, "predict", "get_open_set_scores", "calibrate")
 
     @classmethod
@@ -49,10 +47,7 @@ class PredictContract:
 
     @classmethod
     def fitted_partly(cls, adata: AnnData) -> Any:
-        cls.model_class.setup_anndata(adata, **{**cls.setup, "unlabeled_category": "unknown"})
-        model = cls.model_class(adata, **cls.init)
-        model.train(max_epochs=2, **cls.training, **QUIET)
-        return model
+        return cls.entry.but(setup={"unlabeled_category": "unknown"}).trained(adata, epochs=2)
 
     # -- genes -----------------------------------------------------------------------------------------------
 
@@ -246,17 +241,17 @@ class PredictContract:
     def test_calibration_is_saved_and_can_be_repeated(self, fit: tuple[Any, AnnData], tmp_path: Path) -> None:
         model, _ = fit
         model.save(tmp_path / "model")
-        loaded = self.model_class.load(tmp_path / "model", self.data())
+        loaded = self.entry.model_class.load(tmp_path / "model", self.data())
         for again in (False, True):
             if again:
                 loaded.calibrate()
             assert loaded.calibration.temperature == pytest.approx(model.calibration.temperature, rel=1e-4)
             np.testing.assert_allclose(loaded.calibration.scores, model.calibration.scores, rtol=1e-4, atol=1e-5)
             assert loaded.predict(reject=0.2).equals(model.predict(reject=0.2))
-        elsewhere = self.model_class.load(tmp_path / "model", self.data()[:50].copy())
+        elsewhere = self.entry.model_class.load(tmp_path / "model", self.data()[:50].copy())
         with pytest.raises(DeltaviError, match="other cells"):
             elsewhere.calibrate()
-        without_data = self.model_class.load(tmp_path / "model")
+        without_data = self.entry.model_class.load(tmp_path / "model")
         with pytest.raises(DeltaviError, match="adata"):
             without_data.calibrate()
 

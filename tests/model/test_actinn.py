@@ -15,8 +15,8 @@ from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from deltavi._errors import DeltaviError, UnknownCategoryError
 from deltavi.annotation import fit_temperature, informative_genes
+from deltavi.errors import DeltaviError, UnknownCategoryError
 from deltavi.model import ACTINN
 from deltavi.model._actinn import log_moments
 from deltavi.train import CellSplit, assign_folds, split_labelled

@@ -11,21 +11,21 @@ import pandas as pd
 import pytest
 from anndata import AnnData, read_h5ad
 
-from deltavi._errors import DeltaviError, DeltaviWarning, LibrarySizeWarning, NotHeldOutWarning, UnknownBatchWarning
 from deltavi.data import select_genes
-from deltavi.model import ACTINN, LABELVI, MIXVI, PPCA, SCGEN, VAE
+from deltavi.errors import DeltaviError, DeltaviWarning, LibrarySizeWarning, NotHeldOutWarning, UnknownBatchWarning
+from deltavi.model import ACTINN, LABELVI, MIXVI, SCGEN, VAE
 from deltavi.tl import predict_held_out
 from tests.model.conftest import QUIET, log_normalised, small_adata, train
+from tests.models import classes_of, entry_of
 
 KEYS = {"condition_key": "condition", "labels_key": "cell_type"}
 ASK = {"control": "control", "target": "stimulated"}
 
 
 def fitted(cls: Any, adata: AnnData | None = None, setup: dict[str, Any] = KEYS, **settings: Any) -> Any:
-    adata = small_adata() if adata is None else adata
-    adata = log_normalised(adata) if cls is PPCA else adata
-    settings = {"n_latent": 3, **settings} if cls is PPCA else {"n_latent": 3, "n_hidden": 8, **settings}
-    return train(cls, adata, epochs=1, setup=setup, **settings)
+    entry = entry_of(cls)
+    adata = entry.on_its_scale(small_adata() if adata is None else adata)
+    return train(cls, adata, epochs=1, setup=setup, **{**entry.init, "n_latent": 3, **settings})
 
 
 def without(adata: AnnData, **held_out: str) -> AnnData:
@@ -50,7 +50,7 @@ def scgen() -> SCGEN:
     return fitted(SCGEN)
 
 
-@pytest.mark.parametrize("cls", [VAE, SCGEN, LABELVI, MIXVI, PPCA])
+@pytest.mark.parametrize("cls", classes_of(predicts=True))
 def test_every_model_warns_of_a_label_whose_response_it_saw_and_of_no_other(cls: Any) -> None:
     seen, hidden, _ = names()
     model = fitted(cls, without(small_adata(), cell_type=hidden, condition="stimulated"))
@@ -145,12 +145,12 @@ def test_our_own_evaluation_holds_out_and_the_weights_can_be_written(scgen: SCGE
 
 
 def size_factor(cls: Any, adata: AnnData, **setup: Any) -> Any:
-    arguments = {"labels_key": "cell_type"} if cls is ACTINN else KEYS
+    arguments = {key: column for key, column in entry_of(cls).setup.items() if key in KEYS}
     cls.setup_anndata(adata, **arguments, **setup)
     return cls(adata).registry_["setup_args"]["size_factor_key"]
 
 
-@pytest.mark.parametrize("cls", [VAE, SCGEN, LABELVI, MIXVI, ACTINN])
+@pytest.mark.parametrize("cls", classes_of(reads="counts"))
 def test_totals_that_a_selection_stored_are_used(cls: Any, caplog: pytest.LogCaptureFixture) -> None:
     few = select_genes(small_adata(), n_top=20)
     with caplog.at_level(logging.INFO, "deltavi"):
@@ -239,7 +239,7 @@ def annotated() -> AnnData:
     return small_adata(n_per_group=40)
 
 
-@pytest.mark.parametrize("cls", [LABELVI, MIXVI])
+@pytest.mark.parametrize("cls", classes_of(annotates=True, has_batches=True))
 def test_rejection_promises_nothing_in_a_new_batch(cls: Any, annotated: AnnData) -> None:
     model = fitted(cls, annotated.copy(), {"labels_key": "cell_type", "batch_key": "batch"})
     query = annotated.copy()

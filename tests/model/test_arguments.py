@@ -12,7 +12,7 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi._errors import DeltaviError, DeltaviWarning, InputDataError, ModelFileError, UnknownArgumentError
+from deltavi.errors import DeltaviError, DeltaviWarning, InputDataError, ModelFileError, UnknownArgumentError
 from deltavi.likelihood import Dispersion, NegativeBinomial
 from deltavi.model import SCGEN, VAE
 from deltavi.model._decoding import CellDecoder, predict_cells
@@ -20,6 +20,7 @@ from deltavi.model._training_means import stretched
 from deltavi.perturbation import Shift
 from deltavi.perturbation.noise import cell_generators
 from tests.model.conftest import QUIET, SETUP, dense, small_adata, train
+from tests.models import classes_of
 
 ASK = {"control": "control", "target": "stimulated"}
 
@@ -208,11 +209,11 @@ def test_an_unseen_batch_decodes_between_the_known_ones(trained: SCGEN) -> None:
         assert np.abs(np.log(rates[2]) - np.log(known)).mean() < apart
 
 
-@pytest.mark.parametrize("model_class", [VAE, SCGEN])
+@pytest.mark.parametrize("model_class", classes_of(has_batches=True))
 def test_an_argument_that_setup_does_not_know(model_class: Any, adata: AnnData) -> None:
     words = f"{model_class.__name__}.setup_anndata has no argument 'batch'.*mean 'batch_key'"
     with pytest.raises(UnknownArgumentError, match=words):
-        model_class.setup_anndata(adata, batch="batch")
+        model_class.setup_anndata(adata, labels_key="cell_type", batch="batch")
     assert "_scvi_batch" not in adata.obs
 
 

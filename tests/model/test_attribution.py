@@ -15,7 +15,7 @@ from anndata import AnnData, read_h5ad
 from torch import Tensor, nn
 
 import deltavi
-from deltavi._errors import DeltaviError, NotTrainedError, UnknownCategoryError
+from deltavi.errors import DeltaviError, NotTrainedError, UnknownCategoryError
 from deltavi.model._attribution import AttributionMixin
 
 N_CELLS, N_GENES = 23, 12

@@ -14,7 +14,8 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi._errors import (
+from deltavi.data import valid_cells
+from deltavi.errors import (
     DeltaviError,
     DuplicateNameWarning,
     GeneMatchError,
@@ -24,12 +25,12 @@ from deltavi._errors import (
     KeyClashError,
     UnknownCategoryError,
 )
-from deltavi.data import valid_cells
 from deltavi.model import SCGEN, VAE
 from tests.model.conftest import QUIET, SETUP, dense, log_normalised, small_adata, train
+from tests.models import classes_of, entry_of
 
 ASK = {"control": "control", "target": "stimulated"}
-MODELS = pytest.mark.parametrize("model_class", [VAE, SCGEN])
+MODELS = pytest.mark.parametrize("model_class", classes_of(decodes=True, reads="counts"))
 
 
 def with_value(adata: AnnData, value: float, *, row: int = 3, column: int = 2) -> AnnData:
@@ -176,6 +177,12 @@ def test_a_value_beyond_single_precision_warns_and_gives_no_nan(adata: AnnData) 
     assert np.isfinite(model.history["train_loss"].to_numpy(dtype=float)).all()
 
 
+def test_a_value_that_is_infinite_in_single_precision_in_a_query_that_lacks_genes(trained: SCGEN) -> None:
+    query = with_value(small_adata()[:, :30].copy(), 1e300)
+    with pytest.warns(GeneMatchWarning, match="missing"), pytest.raises(InputDataError, match="infinite"):
+        trained.get_latent_representation(query)
+
+
 # -- genes and cells -----------------------------------------------------------------------------------------
 
 
@@ -277,8 +284,16 @@ def test_unused_categories_are_dropped(adata: AnnData, model_class: Any) -> None
     assert adata.obs["cell_type"].equals(before)
 
 
-@MODELS
-@pytest.mark.parametrize("key", ["batch", "condition", "cell_type"])
+@pytest.mark.parametrize(
+    ("model_class", "key"),
+    [
+        (cls, key)
+        for cls in classes_of(decodes=True, reads="counts")
+        for key in ("batch", "condition", "cell_type")
+        # to a model that predicts labels a missing one is of a cell to predict
+        if key != "cell_type" or not entry_of(cls).annotates
+    ],
+)
 def test_missing_values_in_a_column(adata: AnnData, model_class: Any, key: str) -> None:
     values = adata.obs[key].astype(object)
     values.iloc[[1, 5]] = np.nan

@@ -17,7 +17,7 @@ import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi._errors import DeltaviError
+from deltavi.errors import DeltaviError
 from tests.bad_input.bench import CASES, PERTURBATION, Case
 from tests.model.conftest import QUIET, dense
 
@@ -148,6 +148,23 @@ def test_every_method_says_what_changed(name: str, tmp_path: Path) -> None:
                 assert re.search(message, str(caught.value)), f"{what}, {verb}: {caught.value}"
     assert not list(tmp_path.iterdir())
     np.testing.assert_array_equal(case.ask(model), case.ask(model))
+
+
+LOOKS: list[tuple[str, Callable[[AnnData], Any], str]] = [
+    ("VAE", lambda a: sc.pp.normalize_total(a, target_sum=1e4), "it looks scaled to one total since setup_anndata"),
+    ("VAE", normalise, "it looks log-normalised since setup_anndata"),
+    ("VAE", replace(lambda x: x * np.float32(0.37)), r"no longer holds counts: \d+ values are fractional"),
+    ("VAE", lambda a: a.X.data.__setitem__(0, np.nan), "holds 1 NaN and 0 infinite values in 1 of 144 cells .for exam"),
+    ("PPCA", replace(lambda x: sparse.csr_matrix(np.rint(dense(x) * 9))), "it looks like counts since setup_anndata"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "message"), LOOKS, ids=[message for _, _, message in LOOKS])
+def test_the_error_says_what_the_matrix_looks_like_now(name: str, change: Any, message: str) -> None:
+    case = CASES[name]
+    model = case.fitted(case.cells())
+    with changed(model, change), pytest.raises(DeltaviError, match=message):
+        case.ask(model)
 
 
 # -- no changes ----------------------------------------------------------------------------------------------------

@@ -13,13 +13,13 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from deltavi._errors import CheckpointWarning, DeltaviError, ModelFileError, ModelWriteError, TrainingDivergedError
+from deltavi.errors import CheckpointWarning, DeltaviError, ModelFileError, ModelWriteError, TrainingDivergedError
 from deltavi.io import _folder
 from deltavi.model import MIXVI, PPCA, VAE, _saving
 from tests.model.conftest import log_normalised, small_adata
 from tests.model.faults import CASES, At, raises, same, spoils, train, weights_of
 
-pytestmark = pytest.mark.filterwarnings("ignore::deltavi._errors.MixtureWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::deltavi.errors.MixtureWarning")
 every_model = pytest.mark.parametrize("name", list(CASES))
 ROOT = Path(__file__).resolve().parents[2]
 

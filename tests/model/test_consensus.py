@@ -14,8 +14,8 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi._errors import DeltaviError
 from deltavi.data import simulate_perturbation
+from deltavi.errors import DeltaviError
 from deltavi.model import LABELVI, MIXVI, PPCA, SCGEN, VAE
 from deltavi.model._consensus import ConsensusMixin
 from deltavi.perturbation import Shift, estimate_shift

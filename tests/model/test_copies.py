@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from anndata import AnnData
 
-from deltavi._errors import DeltaviError
-from deltavi.data import log_normalise, simulate_perturbation
-from deltavi.model import ACTINN, LABELVI, MIXVI, PPCA, SCGEN, VAE
+from deltavi.data import simulate_perturbation
+from deltavi.errors import DeltaviError
+from deltavi.model import SCGEN, VAE
+from tests.models import MODELS
 
 QUICK = {"max_epochs": 1, "enable_progress_bar": False, "accelerator": "cpu"}
 LABELS = {"labels_key": "cell_type"}
@@ -46,13 +47,11 @@ def dense(predicted: AnnData) -> np.ndarray:
     return np.asarray(predicted.to_df())
 
 
-MODELS: dict[str, tuple[Any, dict[str, Any], Callable[[Model], np.ndarray]]] = {
-    "VAE": (VAE, BOTH, latent),
-    "SCGEN": (SCGEN, BOTH, prediction),
-    "LABELVI": (LABELVI, LABELS, labels),
-    "MIXVI": (MIXVI, LABELS, labels),
-    "ACTINN": (ACTINN, LABELS, labels),
-    "PPCA": (PPCA, {"condition_key": "condition", **LABELS}, latent),
+# what is asked of a model, by the verb that it is for
+QUESTIONS: dict[str, Callable[[Model], np.ndarray]] = {
+    "get_latent_representation": latent,
+    "predict": labels,
+    "predict_perturbation": prediction,
 }
 WAYS: dict[str, Callable[[Model, Path], Model]] = {
     "pickle": lambda model, _: pickle.loads(pickle.dumps(model)),
@@ -64,22 +63,14 @@ WAYS: dict[str, Callable[[Model, Path], Model]] = {
 @pytest.fixture(scope="module")
 def fitted() -> dict[str, Model]:
     """Every model, trained for a moment."""
-    models = {}
-    for name, (cls, setup, _) in MODELS.items():
-        adata = cells()
-        if cls is PPCA:
-            log_normalise(adata, key_added="log")
-        cls.setup_anndata(adata, **setup, **({"layer": "log"} if cls is PPCA else {}))
-        models[name] = cls(adata)
-        models[name].train(**({} if cls is PPCA else QUICK))
-    return models
+    return {name: entry.trained() for name, entry in MODELS.items()}
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", MODELS)
 def test_a_copy_answers_like_the_original(fitted: dict[str, Model], name: str, way: str, tmp_path: Path) -> None:
-    model, ask = fitted[name], MODELS[name][2]
+    model, ask = fitted[name], QUESTIONS[MODELS[name].verb]
     expected = ask(model)
     made = WAYS[way](model, tmp_path)
     assert np.array_equal(ask(made), expected)

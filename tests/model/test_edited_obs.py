@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from anndata import AnnData
 
-from deltavi._errors import DeltaviError, InputDataError, UnknownCategoryError
+from deltavi.errors import DeltaviError, InputDataError, UnknownCategoryError
 from deltavi.model import SCGEN, VAE
 from tests.model.conftest import QUIET, SETUP, dense, small_adata, train
+from tests.models import classes_of
 
 ASK = {"control": "control", "target": "stimulated"}
 SMALL = {"n_hidden": 8, "n_latent": 2}
-MODELS = pytest.mark.parametrize("model_class", [VAE, SCGEN])
+MODELS = pytest.mark.parametrize("model_class", classes_of(decodes=True, reads="counts"))
 COLUMNS = pytest.mark.parametrize("key", ["condition", "cell_type", "batch"])
 
 

@@ -18,26 +18,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deltavi import module as modules
-from deltavi._errors import DeltaviError, GeneMatchError, UnknownArgumentError, UnknownCategoryError
 from deltavi.data import kang, log_normalise, select_genes, simulate_perturbation, valid_cells
-from deltavi.model import ACTINN, LABELVI, MIXVI, PPCA, SCGEN, VAE
+from deltavi.errors import DeltaviError, GeneMatchError, UnknownArgumentError, UnknownCategoryError
+from deltavi.model import SCGEN, VAE
 from deltavi.model._verbs import INHERITED, OWN, gene_positions
 from tests.model.conftest import QUIET, SETUP, dense, log_normalised, small_adata
+from tests.models import MODELS, PERTURBATION
 
-SMALL = {"n_hidden": 8, "n_latent": 2}
-LABELS = {"labels_key": "cell_type"}
-MADE: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
-    "SCGEN": (SCGEN, SETUP, SMALL),
-    "LABELVI": (LABELVI, SETUP, SMALL),
-    "MIXVI": (MIXVI, SETUP, {**SMALL, "n_components": 4, "n_w": 1}),
-    "ACTINN": (ACTINN, LABELS, {"n_hidden": (4,), "n_networks": 1}),
-    "PPCA": (PPCA, {"condition_key": "condition", **LABELS}, {"n_latent": 2}),
-}
-ALL = pytest.mark.parametrize("name", MADE)
-ASK = {"control": "control", "target": "stimulated"}
+ALL = pytest.mark.parametrize("name", MODELS)
 # What a verb cannot do without, and what makes it quick.
 NEEDED: dict[str, dict[str, Any]] = {
-    "predict_perturbation": ASK,
+    "predict_perturbation": PERTURBATION,
     "sample": {"n": 3},
     "merge_components": {"n_groups": 3},
     "differential_expression": {"groupby": "cell_type", "group1": "type_1", "silent": True, "n_samples_overall": 20},
@@ -97,13 +88,7 @@ quick = settings(max_examples=12, deadline=None, suppress_health_check=list(Heal
 
 @pytest.fixture(scope="module")
 def fitted() -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, (model_class, setup, init) in MADE.items():
-        adata = log_normalised(small_adata()) if name == "PPCA" else small_adata()
-        model_class.setup_anndata(adata, **setup)
-        found[name] = model_class(adata, **init)
-        found[name].train(max_epochs=1, batch_size=64, **QUIET)
-    return found
+    return {name: entry.trained() for name, entry in MODELS.items()}
 
 
 def verbs(model: Any) -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -157,24 +142,26 @@ def test_any_value_of_any_argument_of_a_verb(fitted: dict[str, Any], name: str) 
 
 
 SETTINGS = {
-    name: [p for p in arguments_of(made[0].__init__) if p not in ("adata", "registry")] for name, made in MADE.items()
+    name: [p for p in arguments_of(entry.model_class.__init__) if p not in ("adata", "registry")]
+    for name, entry in MODELS.items()
 }
 FURTHER = ("dispersion", "library", "n_layers", "n_layers_decoder", "dropout_rate_decoder", "bias", "weight_l2")
 
 
 @ALL
 def test_any_value_of_any_setting_of_a_model(name: str) -> None:
-    model_class, setup, init = MADE[name]
-    adata = log_normalised(small_adata()) if name == "PPCA" else small_adata()
-    model_class.setup_anndata(adata, **setup)
-    known = [*SETTINGS[name], *(FURTHER if name in ("SCGEN", "LABELVI", "MIXVI") else ())]
+    entry = MODELS[name]
+    model_class, adata = entry.model_class, entry.cells()
+    model_class.setup_anndata(adata, **entry.setup)
+    of_counts = entry.decodes and entry.reads == "counts"
+    known = [*SETTINGS[name], *(FURTHER if of_counts else ())]
 
     @quick
     @given(argument=st.sampled_from(known), value=odd)
     def make(argument: str, value: Any) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            said = refusal(lambda: model_class(adata, **{**init, argument: value}))
+            said = refusal(lambda: model_class(adata, **{**entry.init, argument: value}))
         assert said is None or names_argument(said, argument), (argument, value, said)
 
     make()
@@ -409,7 +396,7 @@ def test_parameters_of_every_likelihood(likelihood: str) -> None:
     if likelihood == "bernoulli":
         adata.X = (adata.X > 0).astype(np.float32)
     VAE.setup_anndata(adata)
-    model = VAE(adata, gene_likelihood=likelihood, **SMALL)
+    model = VAE(adata, gene_likelihood=likelihood, **MODELS["VAE"].init)
     model.train(max_epochs=1, batch_size=64, **QUIET)
     found = model.get_likelihood_parameters(indices=range(9), n_samples=3, give_mean=True)
     further = {"nb": ["dispersions"], "zinb": ["dropout", "dispersions"], "normal": ["scale"]}
@@ -437,7 +424,8 @@ def test_numbers_of_numpy_and_torch_are_numbers() -> None:
     model.train(max_epochs=np.int64(1), batch_size=np.float64(64), seed=np.int32(1), **QUIET)
     options = {"magnitude": np.float32(1), "dose": np.array(1), "seed": np.int64(3), "n_samples": np.uint8(1)}
     found, plain = (
-        model.predict_perturbation(**ASK, **given) for given in (options, {"magnitude": 1.0, "dose": 1, "seed": 3})
+        model.predict_perturbation(**PERTURBATION, **given)
+        for given in (options, {"magnitude": 1.0, "dose": 1, "seed": 3})
     )
     np.testing.assert_array_equal(dense(found.X), dense(plain.X))
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from deltavi._errors import (
+from deltavi.errors import (
     DeltaviError,
     MixtureWarning,
     NotTrainedError,
@@ -24,7 +24,7 @@ from deltavi.model import MIXVI
 from deltavi.model._faults import is_memory
 from tests.model.faults import CASES, PERTURBATION, At, interrupts, raises, same, spoils, train, weights_of
 
-pytestmark = pytest.mark.filterwarnings("ignore::deltavi._errors.MixtureWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::deltavi.errors.MixtureWarning")
 every_model = pytest.mark.parametrize("name", list(CASES))
 AFTER_TWO = "The model is that of the end of epoch 2, and can be used, saved and trained further."
 NO_RAM = (

@@ -11,7 +11,7 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi._errors import (
+from deltavi.errors import (
     DeltaviError,
     GeneMatchError,
     GeneMatchWarning,
@@ -21,16 +21,15 @@ from deltavi._errors import (
     LabelWarning,
     UnknownCategoryError,
 )
-from deltavi.model import ACTINN, LABELVI
 from tests.model.conftest import QUIET, dense, log_normalised, small_adata
+from tests.models import classes_of, entry_of
 
-SETTINGS: dict[Any, dict[str, Any]] = {ACTINN: {"n_hidden": (16, 8)}, LABELVI: {"n_hidden": 16, "n_latent": 4}}
-MODELS = pytest.mark.parametrize("model_class", list(SETTINGS))
+MODELS = pytest.mark.parametrize("model_class", classes_of(annotates=True))
 
 
 def fitted(model_class: Any, adata: AnnData, *, setup: dict[str, Any] | None = None, **train: Any) -> Any:
     model_class.setup_anndata(adata, **{"labels_key": "cell_type", **(setup or {})})
-    model = model_class(adata, **SETTINGS[model_class])
+    model = model_class(adata, **entry_of(model_class).init)
     model.train(**{"max_epochs": 3, "batch_size": 32, "train_size": 0.7, **QUIET, **train})
     return model
 
@@ -133,10 +132,10 @@ def test_log_normalised_or_scaled_instead_of_counts(model_class: Any) -> None:
     for adata, word in ((logs, "log-normalised"), (scaled, "scaled per cell")):
         model_class.setup_anndata(adata, labels_key="cell_type")
         with pytest.raises(InputDataError, match=word) as caught:
-            model_class(adata, **SETTINGS[model_class])
+            model_class(adata, **entry_of(model_class).init)
         assert "raw counts" in str(caught.value)
         assert "check_input=False" in str(caught.value)
-        model_class(adata, check_input=False, **SETTINGS[model_class])
+        model_class(adata, check_input=False, **entry_of(model_class).init)
 
 
 @MODELS

@@ -14,7 +14,7 @@ import torch
 from anndata import AnnData
 from sklearn.metrics import adjusted_rand_score
 
-from deltavi._errors import DeltaviError, InputDataError, InputDataWarning, KeyClashError, MixtureWarning
+from deltavi.errors import DeltaviError, InputDataError, InputDataWarning, KeyClashError, MixtureWarning
 from deltavi.latent import Usage
 from deltavi.model import MIXVI
 from tests.model.conftest import QUIET, dense, log_normalised, small_adata

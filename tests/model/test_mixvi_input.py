@@ -16,7 +16,7 @@ from anndata import AnnData
 from scipy import sparse
 from torch.distributions import Normal, kl_divergence
 
-from deltavi._errors import (
+from deltavi.errors import (
     DeltaviError,
     InputDataError,
     InputDataWarning,
@@ -291,10 +291,11 @@ def test_every_cell_twice() -> None:
     assert np.isfinite(shares).all()
 
 
-def test_cells_that_are_all_alike_have_labels_for_components() -> None:
+@pytest.mark.parametrize("n_components", [3, 6])
+def test_cells_that_are_all_alike_have_labels_for_components(n_components: int) -> None:
     adata = small_adata()
     adata.X = np.full(adata.shape, 2.0, dtype=np.float32)
-    model = fitted(adata, LABELS, n_components=3)
+    model = fitted(adata, LABELS, n_components=n_components)
     shares = model.get_responsibilities().to_numpy()
     np.testing.assert_allclose(shares, np.broadcast_to(shares[0], shares.shape), atol=1e-5)
 

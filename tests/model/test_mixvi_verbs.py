@@ -13,7 +13,7 @@ from anndata import AnnData
 from lightning.pytorch.callbacks import Callback
 from scipy import sparse
 
-from deltavi._errors import DeltaviError, MixtureWarning, NotTrainedError, UnknownCategoryError
+from deltavi.errors import DeltaviError, MixtureWarning, NotTrainedError, UnknownCategoryError
 from deltavi.latent import Usage
 from deltavi.model._decoding import CellDecoder
 from deltavi.model._mixvi import MIXVI

@@ -10,27 +10,24 @@ import pandas as pd
 import pytest
 import torch
 
-from deltavi._errors import DeltaviError, LabelWarning
-from deltavi.model import ACTINN, LABELVI, MIXVI, PPCA, SCGEN, VAE
+from deltavi.errors import DeltaviError, LabelWarning
+from deltavi.model import ACTINN, LABELVI, PPCA, VAE
 from deltavi.train import given_split, whole_batches
-from tests.model.conftest import QUIET, SETUP, log_normalised, small_adata
+from tests.model.conftest import QUIET, small_adata
+from tests.models import classes_of, entry_of
 
 N = 144
 TRAIN, VALIDATION = np.arange(0, 96), np.arange(96, 130)
 MASKS = {"train_indices": np.arange(N) < 96, "validation_indices": np.isin(np.arange(N), VALIDATION)}
 POSITIONS = {"train_indices": TRAIN, "validation_indices": VALIDATION}
-MODELS: list[Any] = [ACTINN, LABELVI, MIXVI, PPCA, SCGEN, VAE]
 
 
 def untrained(cls: Any) -> Any:
     # cells of all types and conditions anywhere
     adata = small_adata()[np.random.default_rng(0).permutation(N)].copy()
     adata.obs_names = [f"cell {i}" for i in range(N)]
-    if cls is PPCA:
-        adata = log_normalised(adata)
-    cls.setup_anndata(adata, **({"labels_key": "cell_type"} if cls in (ACTINN, PPCA) else SETUP))
-    init = {"ACTINN": {"n_hidden": 8}, "PPCA": {"n_latent": 3}}.get(cls.__name__, {"n_latent": 3, "n_hidden": 8})
-    return cls(adata, **init, **({"n_components": 4} if cls is MIXVI else {}))
+    entry = entry_of(cls)
+    return entry.untrained(entry.on_its_scale(adata))
 
 
 def split_of(model: Any) -> list[list[int]]:
@@ -40,8 +37,8 @@ def split_of(model: Any) -> list[list[int]]:
 EXPECTED = [TRAIN.tolist(), VALIDATION.tolist(), list(range(130, N))]
 
 
-@pytest.mark.filterwarnings("ignore::deltavi._errors.MixtureWarning")
-@pytest.mark.parametrize("cls", MODELS)
+@pytest.mark.filterwarnings("ignore::deltavi.errors.MixtureWarning")
+@pytest.mark.parametrize("cls", classes_of())
 def test_every_model_trains_on_the_cells_that_are_named(cls: Any) -> None:
     model = untrained(cls)
     model.train(1, batch_size=32, **POSITIONS, **QUIET)
@@ -68,7 +65,7 @@ def test_ppca_is_fitted_to_the_named_cells() -> None:
     part.train(**POSITIONS)
     cells = alone.adata[TRAIN].copy()
     PPCA.setup_anndata(cells, labels_key="cell_type")
-    other = PPCA(cells, n_latent=3)
+    other = PPCA(cells, **entry_of(PPCA).init)
     other.train()
     np.testing.assert_allclose(part.get_loadings(), other.get_loadings(), rtol=1e-4, atol=1e-5)
     everything = untrained(PPCA)
@@ -127,7 +124,7 @@ def test_a_split_that_makes_no_sense_is_refused(given: dict[str, Any], words: st
     assert not model.is_trained
 
 
-@pytest.mark.parametrize("cls", [ACTINN, LABELVI])
+@pytest.mark.parametrize("cls", classes_of(annotates=True))
 def test_training_cells_need_labels(cls: Any) -> None:
     model = untrained(cls)
     names = model.adata.obs["cell_type"].astype(str).to_numpy()

@@ -51,6 +51,19 @@ def test_named_components_lie_on_their_labels_and_free_ones_on_what_is_left() ->
     assert (variances > 0).all()
 
 
+def test_a_label_without_training_cells_takes_those_of_no_other() -> None:
+    """As where cells for training are named and none of them has it."""
+    z, codes, truth = blobs(4)
+    known = np.where(np.isin(codes, [0, 1]) & (np.arange(len(z)) % 4 == 0), codes, -1)
+    placement = place(z, known, n_labels=3, n_components=5, seed=0)
+    assert np.isfinite(placement.means).all()
+    assert np.isfinite(placement.variances).all()
+    for k in range(2):
+        np.testing.assert_allclose(placement.means[k], z[codes == k].mean(0), atol=1e-3)
+    found = {int(((truth - centre) ** 2).sum(1).argmin()) for centre in placement.means[3:]}
+    assert found == {2, 3}
+
+
 def test_labelled_cells_stay_with_their_component() -> None:
     """Two labels for one cloud, cut across where no mixture would cut it."""
     z, codes, _ = blobs(2)

@@ -13,8 +13,8 @@ from anndata import AnnData
 from scipy import sparse, stats
 from sklearn.decomposition import PCA
 
-from deltavi._errors import DeltaviError, InputDataError, KeyClashError, NotTrainedError, UnknownCategoryError
 from deltavi.data import log_normalise
+from deltavi.errors import DeltaviError, InputDataError, KeyClashError, NotTrainedError, UnknownCategoryError
 from deltavi.model import PPCA, VAE
 from tests.model.conftest import QUIET, dense, log_normalised, small_adata
 

@@ -16,8 +16,8 @@ from anndata import AnnData
 from scipy import sparse
 
 import deltavi
-from deltavi._errors import ConvergenceWarning, DeltaviError, InputDataError, InputDataWarning
 from deltavi.data import log_normalise
+from deltavi.errors import ConvergenceWarning, DeltaviError, InputDataError, InputDataWarning
 from deltavi.latent import _factors
 from deltavi.model import PPCA
 from tests.model.conftest import dense

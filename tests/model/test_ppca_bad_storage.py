@@ -15,7 +15,8 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi._errors import (
+from deltavi.data import _matrix
+from deltavi.errors import (
     DeltaviError,
     DuplicateNameWarning,
     GeneMatchError,
@@ -23,7 +24,6 @@ from deltavi._errors import (
     InputDataError,
     UnknownArgumentError,
 )
-from deltavi.data import _matrix
 from deltavi.model import PPCA
 from tests.model.conftest import dense
 from tests.model.linear import NOISE, NOISES, answers, assert_same, fitted, logs

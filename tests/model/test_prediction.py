@@ -10,8 +10,8 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi._errors import DeltaviError
 from deltavi.data import simulate_perturbation
+from deltavi.errors import DeltaviError
 from deltavi.metrics import correlation_of_changes, variance_ratio, zero_fraction
 from deltavi.model import SCGEN, VAE
 from deltavi.model._training_means import TrainingMeans, group_means, stretched

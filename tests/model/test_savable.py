@@ -15,16 +15,16 @@ import pytest
 import torch
 from anndata import AnnData
 
-from deltavi._errors import DeltaviError
 from deltavi.data import simulate_perturbation
 from deltavi.data._writable import writable_columns
-from deltavi.model import ACTINN, LABELVI, MIXVI, PPCA, SCGEN, VAE
+from deltavi.errors import DeltaviError
+from deltavi.model import PPCA, SCGEN, VAE
 from deltavi.model._given import plain_settings
 from deltavi.tl import evaluate_perturbation
+from tests.models import classes_of
 
 QUICK = {"max_epochs": 1, "enable_progress_bar": False, "accelerator": "cpu"}
 TINY = {"n_hidden": 8, "n_latent": 3}
-KEYS = {"condition_key": "condition", "labels_key": "cell_type"}
 pytestmark = pytest.mark.filterwarnings("ignore")
 N = 48
 
@@ -56,27 +56,32 @@ COLUMNS: dict[str, Any] = {
     "ordered": pd.Categorical(np.array(["b", "a"])[HALVES], categories=["b", "a"], ordered=True),
     "times": [datetime.time(int(i)) for i in HALVES],
 }
-PLACES = {
-    "batch": {**KEYS, "batch_key": "run"},
-    "label": {"condition_key": "condition", "labels_key": "run"},
-    "covariate": {**KEYS, "categorical_covariate_keys": ["run"]},
-}
+KINDS = list(COLUMNS)
+# registered at once, each with a column of another kind, so that every kind comes to every place
+PLACES = {"run": "batch_key", "kind": "labels_key", "site": "categorical_covariate_keys"}
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("kind", COLUMNS)
-def test_any_column_is_saved_loaded_and_written(kind: str, place: str, tmp_path: Path) -> None:
-    adata = cells(run=COLUMNS[kind])
-    SCGEN.setup_anndata(adata, **PLACES[place])
+def columns_from(first: str) -> dict[str, Any]:
+    """A column for each place: one of kind `first`, and of those that follow."""
+    start = KINDS.index(first)
+    return {key: COLUMNS[KINDS[(start + i) % len(KINDS)]] for i, key in enumerate(PLACES)}
+
+
+@pytest.mark.parametrize("first", KINDS)
+def test_any_column_is_saved_loaded_and_written(first: str, tmp_path: Path) -> None:
+    columns = columns_from(first)
+    adata = cells(**columns)
+    SCGEN.setup_anndata(adata, condition_key="condition", **{place: key for key, place in PLACES.items()})
     model = SCGEN(adata, **TINY)
     model.train(**QUICK, checkpoint=tmp_path / "checkpoint")
     ask = {"control": "control", "target": "stimulated"}
     predicted = model.predict_perturbation(**ask)
     predicted.write_h5ad(tmp_path / "predicted.h5ad")
     back = anndata.read_h5ad(tmp_path / "predicted.h5ad")
-    assert list(back.obs["run"].astype(str)) == list(predicted.obs["run"].astype(str))
+    for key in columns:
+        assert list(back.obs[key].astype(str)) == list(predicted.obs[key].astype(str))
     model.save(tmp_path / "model")
-    again = SCGEN.load(tmp_path / "model", cells(run=COLUMNS[kind]))
+    again = SCGEN.load(tmp_path / "model", cells(**columns))
     assert np.array_equal(again.get_latent_representation(), model.get_latent_representation())
     # a column that went through a file is text
     from_file = SCGEN.load(tmp_path / "checkpoint").predict_perturbation(back_of(predicted, adata), **ask)
@@ -86,12 +91,13 @@ def test_any_column_is_saved_loaded_and_written(kind: str, place: str, tmp_path:
 def back_of(predicted: AnnData, adata: AnnData) -> AnnData:
     """Control cells with their columns as they were written with the prediction."""
     source = adata[list(predicted.obs["deltavi_source_cell"])].copy()
-    source.obs["run"] = predicted.obs["run"].to_numpy()
+    for key in PLACES:
+        source.obs[key] = predicted.obs[key].to_numpy()
     return source
 
 
 @pytest.mark.parametrize("kind", ["datetime64", "decimals", "truth", "ranges", "float"])
-@pytest.mark.parametrize("cls", [LABELVI, ACTINN, MIXVI])
+@pytest.mark.parametrize("cls", classes_of(annotates=True))
 def test_labels_of_any_kind_are_saved(cls: Any, kind: str, tmp_path: Path) -> None:
     adata = cells(run=COLUMNS[kind])
     cls.setup_anndata(adata, labels_key="run")

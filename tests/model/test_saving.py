@@ -13,7 +13,7 @@ import anndata
 import numpy as np
 import pytest
 
-from deltavi._errors import DeltaviError, ModelFileError, ModelWriteError, UnknownArgumentError
+from deltavi.errors import DeltaviError, ModelFileError, ModelWriteError, UnknownArgumentError
 from deltavi.model import VAE
 from tests.io.every_fault import tree
 from tests.model.conftest import small_adata

@@ -13,8 +13,8 @@ import pytest
 import scvi
 from anndata import AnnData
 
-from deltavi._errors import DeltaviError, InputDataWarning, TrainingDivergedError
 from deltavi.data import simulate_perturbation
+from deltavi.errors import DeltaviError, InputDataError, InputDataWarning, TrainingDivergedError
 from deltavi.model import VAE
 from deltavi.model._bound import require_plausible_bound
 
@@ -83,9 +83,11 @@ def test_a_file_without_moments_reads_covariates_as_they_are(tmp_path: Path) -> 
     assert np.array_equal(again.adata.obsm["_scvi_extra_continuous_covs"]["cov"], YEARS - 2021)
 
 
-def test_a_constant_covariate_is_named_and_ignored() -> None:
-    with pytest.warns(InputDataWarning, match=r"obs\['cov'\], a continuous covariate, is 3 in all 48 cells"):
-        model = fitted(cells(cov=3.0))
+# the mean of many 0.1 is none of them
+@pytest.mark.parametrize("value", [3.0, 0.1, 0.0])
+def test_a_constant_covariate_is_named_and_ignored(value: float) -> None:
+    with pytest.warns(InputDataWarning, match=rf"obs\['cov'\], a continuous covariate, is {value:g} in all 48 cells"):
+        model = fitted(cells(cov=value))
     other = cells(cov=4.0)
     with pytest.warns(InputDataWarning, match=r"48 of 48 cells .* lie far from the training cells"):
         answer = model.impute(other)
@@ -98,6 +100,22 @@ def test_values_far_from_training_are_named() -> None:
     query.obs.loc[query.obs_names[:2], "cov"] = 20.0
     with pytest.warns(InputDataWarning, match=r"obs\['cov'\]: 2 of 48 cells .* go from 2019 to 2023"):
         model.impute(query)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, None])
+def test_covariates_and_size_factors_are_finite_numbers(value: Any) -> None:
+    adata = cells(cov=YEARS, total=1.0)
+    for key, keys, message in (
+        ("cov", {"continuous_covariate_keys": ["cov"]}, r"obs\['cov'\] must be numbers; 1 cells are not"),
+        ("total", {"size_factor_key": "total"}, r"obs\['total'\] must be positive and finite; 1 cells are not"),
+    ):
+        wrong = adata.copy()
+        wrong.obs.loc[wrong.obs_names[3], key] = value
+        with pytest.raises(InputDataError, match=f"{message} .for example '{wrong.obs_names[3]}'"):
+            VAE.setup_anndata(wrong, **keys)
+    for total in (0.0, -1.0):
+        with pytest.raises(InputDataError, match="positive and finite; 48 cells"):
+            VAE.setup_anndata(cells(total=total), size_factor_key="total")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -17,7 +17,7 @@ import torch
 from anndata import AnnData
 from scvi.model import SCVI
 
-from deltavi._errors import DeltaviError, ModelFileError, ModelWriteError, NotTrainedError
+from deltavi.errors import DeltaviError, ModelFileError, ModelWriteError, NotTrainedError
 from deltavi.io._export import write_export
 from deltavi.model import LABELVI, PPCA, SCGEN, VAE
 from tests.io.every_fault import strikes, tree

@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from deltavi._errors import DeltaviError, TrainingTerminated
+from deltavi.errors import DeltaviError, TrainingTerminated
 from deltavi.model import LABELVI, MIXVI, SCGEN, VAE, _training_options
 from deltavi.model._faults import sigterm_raised
 from deltavi.train import _loggers
@@ -25,7 +25,7 @@ from deltavi.train._progress import EpochBar
 from tests.model.conftest import QUIET, SETUP, small_adata
 from tests.model.faults import CASES, At, train
 
-pytestmark = pytest.mark.filterwarnings("ignore::deltavi._errors.MixtureWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::deltavi.errors.MixtureWarning")
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 ALL = {"train_size": 1.0}
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from deltavi._errors import DeltaviError
+from deltavi.errors import DeltaviError
 from deltavi.module import ACTINN
 
 N_CELLS, N_GENES, N_LABELS = 600, 6, 3

@@ -16,17 +16,18 @@ from scvi.distributions import ZeroInflatedNegativeBinomial as ScviZeroInflatedN
 
 from deltavi._compat import MODULE_KEYS
 from deltavi.likelihood import Likelihood, NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
-from deltavi.model import LABELVI, MIXVI, SCGEN, VAE
+from deltavi.model import VAE
 from deltavi.module import VAE as VAEModule
 from deltavi.module._generated import Generated
 from tests.model.conftest import QUIET, SETUP, small_adata
+from tests.models import classes_of
 
 LIKELIHOODS: dict[str, tuple[type[Likelihood], type]] = {
     "zinb": (ZeroInflatedNegativeBinomial, ScviZeroInflatedNegativeBinomial),
     "nb": (NegativeBinomial, ScviNegativeBinomial),
     "poisson": (Poisson, ScviPoisson),
 }
-MODELS = pytest.mark.parametrize("model_class", [VAE, SCGEN, LABELVI, MIXVI])
+MODELS = pytest.mark.parametrize("model_class", classes_of(decodes=True, reads="counts"))
 
 
 def generated(kind: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from scvi.distributions import NegativeBinomial, Poisson, ZeroInflatedNegativeBi
 from torch.distributions import Categorical, Normal, kl_divergence
 from torch.nn import functional as F
 
-from deltavi._errors import DeltaviError
+from deltavi.errors import DeltaviError
 from deltavi.module import LABELVI
 from tests.latent.test_labelled import conditional_of
 

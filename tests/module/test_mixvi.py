@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from deltavi._errors import DeltaviError, UnknownCategoryError
+from deltavi.errors import DeltaviError, UnknownCategoryError
 from deltavi.module import MIXVI
 from tests.module.mixvi_by_hand import (
     N_CELLS,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from deltavi._errors import DeltaviError
+from deltavi.errors import DeltaviError
 from deltavi.metrics import correlation_of_changes
 from deltavi.perturbation import BASELINES, ShiftBaseline, baseline_predictions, estimate_shift
 from tests.perturbation import protocol

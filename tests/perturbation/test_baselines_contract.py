@@ -10,7 +10,7 @@ import scanpy as sc
 import scipy.sparse as sp
 from anndata import AnnData
 
-from deltavi._errors import UnknownCategoryError
+from deltavi.errors import UnknownCategoryError
 from deltavi.perturbation import BASELINES, ShiftBaseline
 
 KEYS = {"condition_key": "condition", "labels_key": "cell_type"}

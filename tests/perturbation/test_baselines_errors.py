@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from anndata import AnnData
 
-from deltavi._errors import DeltaviError, GeneMatchError, InputDataError, KeyClashError, UnknownCategoryError
+from deltavi.errors import DeltaviError, GeneMatchError, InputDataError, KeyClashError, UnknownCategoryError
 from deltavi.perturbation import ShiftBaseline
 
 KEYS = {"condition_key": "condition", "labels_key": "cell_type"}
@@ -85,13 +85,17 @@ def test_cells_without_label(adata):
     assert baseline.predict_perturbation(**CONDITIONS, labels="B").n_obs > 0
 
 
-def test_column_of_an_earlier_prediction(baseline, adata):
+def test_columns_of_an_earlier_prediction_are_no_clash_and_others_are(baseline, adata):
     predicted = baseline.predict_perturbation(adata, **CONDITIONS)
-    with pytest.raises(KeyClashError, match="'deltavi_source_condition', which the prediction would overwrite"):
-        baseline.predict_perturbation(predicted, control="stimulated", target="control")
+    back = baseline.predict_perturbation(predicted, control="stimulated", target="control")
+    assert set(back.obs["deltavi_source_condition"]) == {"stimulated"}
     joined = anndata.concat([adata, predicted], join="outer", index_unique="-")
-    with pytest.raises(KeyClashError, match="Rename it, or drop it"):
-        ShiftBaseline(joined, **KEYS).predict_perturbation(**CONDITIONS)
+    assert ShiftBaseline(joined, **KEYS).predict_perturbation(**CONDITIONS).n_obs == predicted.n_obs
+    for cells in (adata, joined):
+        taken = cells.copy()
+        taken.obs["deltavi_source_condition"] = "clinic"
+        with pytest.raises(KeyClashError, match="'deltavi_source_condition', which a prediction writes; rename or"):
+            baseline.predict_perturbation(taken, **CONDITIONS)
 
 
 def spoil(adata, value):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from anndata import AnnData
 
-from deltavi._errors import DeltaviError, UnknownCategoryError
 from deltavi.data import select_genes, simulate_perturbation
+from deltavi.errors import DeltaviError, UnknownCategoryError
 from deltavi.model import SCGEN
 from deltavi.perturbation import Shift, ShiftBaseline
 from deltavi.perturbation._combination import check_dose, combined_response, combined_shift, parts_of

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from deltavi._errors import DeltaviError, GeneMatchError, InputDataError, UnknownCategoryError
+from deltavi.errors import DeltaviError, GeneMatchError, InputDataError, UnknownCategoryError
 from deltavi.metrics import PredictionScore, principal_axes, score_prediction
 from deltavi.perturbation import BASELINES, CEILING, baseline_predictions, compare, verdict
 

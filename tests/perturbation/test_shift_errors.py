@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from deltavi._errors import DeltaviError, GeneMatchError, InputDataError
+from deltavi.errors import DeltaviError, GeneMatchError, InputDataError
 from deltavi.perturbation import estimate_shift
 from deltavi.perturbation._estimators import ESTIMATORS
 

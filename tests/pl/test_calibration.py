@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 
 from deltavi import metrics
-from deltavi._errors import DeltaviError
+from deltavi.errors import DeltaviError
 from deltavi.metrics import Calibration
 from deltavi.pl import calibration
 

@@ -16,7 +16,7 @@ from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer
 
 from deltavi import pl
-from deltavi._errors import DeltaviError
+from deltavi.errors import DeltaviError
 from deltavi.latent import Usage
 from deltavi.pl._calibration import COLORS
 from deltavi.pl._figure import GREY, PALE

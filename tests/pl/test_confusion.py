@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 from sklearn.metrics import confusion_matrix
 
-from deltavi._errors import DeltaviError, UnknownCategoryError
+from deltavi.errors import DeltaviError, UnknownCategoryError
 from deltavi.pl import confusion
 
 

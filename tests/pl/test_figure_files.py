@@ -14,7 +14,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from deltavi import pl
-from deltavi._errors import DeltaviError, FileWriteError
+from deltavi.errors import DeltaviError, FileWriteError
 from deltavi.pl._figure import figure_file
 
 HISTORY = {"train_loss": pd.DataFrame({"train_loss": [2.0, 1.0]}, index=pd.Index([0, 1], name="epoch"))}

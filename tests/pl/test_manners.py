@@ -13,7 +13,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from deltavi import pl
-from deltavi._errors import DeltaviError
+from deltavi.errors import DeltaviError
 from deltavi.metrics import calibration
 
 PLOTS = [

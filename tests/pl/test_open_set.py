@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 from matplotlib.patches import StepPatch
 
-from deltavi._errors import DeltaviError, UnknownCategoryError
+from deltavi.errors import DeltaviError, UnknownCategoryError
 from deltavi.pl import open_set
 from deltavi.pl._figure import BLUE, VERMILION
 

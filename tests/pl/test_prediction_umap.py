@@ -10,8 +10,8 @@ from matplotlib.colors import to_rgb
 from scipy import sparse
 from scipy.spatial import cKDTree
 
-from deltavi._errors import DeltaviError, GeneMatchError, InputDataError, UnknownCategoryError
 from deltavi.data import select_genes, simulate_perturbation
+from deltavi.errors import DeltaviError, GeneMatchError, InputDataError, UnknownCategoryError
 from deltavi.pl import prediction_umap
 from deltavi.pl._figure import BLUE, GREY, VERMILION
 

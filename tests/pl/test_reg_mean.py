@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 from scipy import sparse, stats
 
-from deltavi._errors import DeltaviError, GeneMatchError, InputDataError, UnknownCategoryError
+from deltavi.errors import DeltaviError, GeneMatchError, InputDataError, UnknownCategoryError
 from deltavi.metrics import top_differential_genes
 from deltavi.pl import reg_mean
 from deltavi.pl._figure import VERMILION

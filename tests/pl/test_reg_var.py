@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse, stats
 
-from deltavi._errors import DeltaviError, GeneMatchError, InputDataError
+from deltavi.errors import DeltaviError, GeneMatchError, InputDataError
 from deltavi.metrics import top_differential_genes
 from deltavi.pl import reg_mean, reg_var
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from matplotlib.colors import to_hex
 
-from deltavi._errors import DeltaviError, UnknownCategoryError
+from deltavi.errors import DeltaviError, UnknownCategoryError
 from deltavi.metrics import PredictionScore
 from deltavi.perturbation import CEILING, compare
 from deltavi.pl import scoreboard

@@ -8,7 +8,7 @@ import pytest
 from anndata import AnnData
 from matplotlib.text import Annotation
 
-from deltavi._errors import DeltaviError, InputDataError, UnknownCategoryError
+from deltavi.errors import DeltaviError, InputDataError, UnknownCategoryError
 from deltavi.pl import shift_weights
 from deltavi.pl._figure import DARK, VERMILION
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltavi._errors import NotTrainedError, UnknownCategoryError
+from deltavi.errors import NotTrainedError, UnknownCategoryError
 from deltavi.pl import training_history
 from deltavi.pl._figure import BLUE, VERMILION
 

@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from deltavi._errors import DeltaviError, UnknownArgumentError, UnknownCategoryError
 from deltavi.cli import build_parser, main, run_demo
 from deltavi.cli._console import Console
 from deltavi.cli._demo import format_table
 from deltavi.data import simulate_perturbation
+from deltavi.errors import DeltaviError, UnknownArgumentError, UnknownCategoryError
 from deltavi.model import MIXVI, SCGEN
 from deltavi.perturbation import BASELINES, CEILING
 from deltavi.tl import HeldOut, Method, PerturbationEvaluation, predict_held_out

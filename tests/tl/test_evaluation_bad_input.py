@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from deltavi._errors import DeltaviError, GeneMatchError, InputDataError, UnknownCategoryError
+from deltavi.errors import DeltaviError, GeneMatchError, InputDataError, UnknownCategoryError
 from deltavi.model import ACTINN, SCGEN
 from deltavi.tl import Method, Split, evaluate_perturbation
 from tests.tl.conftest import ASK, mean_change, without

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from anndata import AnnData
 
-from deltavi._errors import DeltaviError
 from deltavi.data import simulate_perturbation
+from deltavi.errors import DeltaviError
 from deltavi.model import PPCA
 from deltavi.perturbation import ShiftBaseline
 from deltavi.tl import evaluate_perturbation

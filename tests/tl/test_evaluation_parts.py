@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from deltavi._errors import ConvergenceWarning, InputDataError
+from deltavi.errors import ConvergenceWarning, InputDataError
 from deltavi.model import MIXVI, SCGEN, VAE
 from deltavi.tl import Method
 from deltavi.tl._experiment import _scores_of_top_genes, prepare, training_ranking

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from deltavi._errors import DeltaviError, UnknownCategoryError
+from deltavi.errors import DeltaviError, UnknownCategoryError
 from deltavi.perturbation import CEILING
 from deltavi.tl import PerturbationEvaluation
 from deltavi.tl._evaluation import COLUMNS, SCORES

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from deltavi._errors import DeltaviError, FileWriteError
+from deltavi.errors import DeltaviError, FileWriteError
 from deltavi.io import write_file
 from deltavi.model import SCGEN
 from deltavi.perturbation import BASELINES

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from deltavi import _keys
-from deltavi._errors import TrainingDivergedError
+from deltavi.errors import TrainingDivergedError
 from deltavi.model import ACTINN, LABELVI, VAE
 from deltavi.train import LastGoodEpoch, ModuleState, joined_history
 from deltavi.train._last_good import not_finite

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 
-from deltavi._errors import TrainingDivergedError
 from deltavi.data import simulate_perturbation
+from deltavi.errors import TrainingDivergedError
 from deltavi.model import VAE
 from deltavi.train._progress import EpochBar, epoch_bars, is_terminal, progress_bar
 

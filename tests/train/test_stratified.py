@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltavi._errors import DeltaviError
+from deltavi.errors import DeltaviError
 from deltavi.train import CellSplit, split_labelled
 
 

@@ -90,6 +90,7 @@ class Columns:
         self._fields = fields
         # a query may lack some, and get them later
         self._held = {key: read() for key, read in self._readers(adata) if key in adata.obs}
+        self._stored = {key: _stored(adata.obs[key]) for key in self._held}
         self._written = {place: np.array(_table(adata, place)) for place in written_by(fields)}
 
     def require_unedited(self, adata: AnnData) -> None:
@@ -102,6 +103,8 @@ class Columns:
                     f"obs[{key!r}], registered for {adata.n_obs} cells (for example {examples(adata.obs_names)}), is "
                     "gone. Put it back, or run setup_anndata without it and train a new model."
                 )
+            if _is_stored(adata.obs[key], self._stored[key]):
+                continue
             changed = read() != self._held[key]
             if changed.any():
                 raise DeltaviError(
@@ -145,6 +148,23 @@ def _numbers(field: Any, adata: AnnData, key: str, state: dict[str, Any]) -> np.
     if isinstance(field, CategoricalCovariatesField):
         return codes_of(column(adata, key), np.asarray(state[field.MAPPINGS_KEY][key]))
     return numbers(adata, key).astype(np.float32)
+
+
+def _stored(values: pd.Series) -> tuple[pd.Index | None, np.ndarray] | None:
+    """Categories and codes of a column, or its numbers; ``None`` for a column that is stored otherwise."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        return values.cat.categories, np.array(values.cat.codes)
+    if isinstance(values.dtype, np.dtype) and values.dtype.kind in "biuf":
+        return None, np.array(values)
+    return None
+
+
+def _is_stored(values: pd.Series, before: tuple[pd.Index | None, np.ndarray] | None) -> bool:
+    """Whether a column is stored as it was, which is found sooner than what it means."""
+    now = _stored(values)
+    if now is None or before is None or not np.array_equal(now[1], before[1]):
+        return False
+    return now[0] is before[0] or (now[0] is not None and before[0] is not None and now[0].equals(before[0]))
 
 
 def written_by(fields: Sequence[tuple[Any, dict[str, Any]]]) -> list[tuple[str, str]]:

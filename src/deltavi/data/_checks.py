@@ -130,57 +130,112 @@ def entries(block: sparse.csr_matrix | np.ndarray) -> tuple[np.ndarray, np.ndarr
     return rows, block.indices, block.data
 
 
+def stored_blocks(x: Any) -> Iterator[tuple[np.ndarray, sparse.csr_matrix | np.ndarray]]:
+    """Blocks of all rows as of :func:`row_blocks`, which cannot be written to where they share memory with `x`."""
+    if not isinstance(x, sparse.csr_matrix) or x.data.dtype.itemsize < SMALLEST_ITEM or not x.dtype.isnative:
+        yield from row_blocks(x)
+        return
+    for start in range(0, x.shape[0], BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, x.shape[0])
+        first, last = x.indptr[start], x.indptr[stop]
+        data, indices = x.data[first:last], x.indices[first:last]
+        data.flags.writeable = indices.flags.writeable = False
+        shape = (stop - start, x.shape[1])
+        yield (
+            np.arange(start, stop),
+            sparse.csr_matrix((data, indices, x.indptr[start : stop + 1] - first), shape=shape, copy=False),
+        )
+
+
 def scan_matrix(x: Any) -> MatrixReport:
     """Count everything that can be wrong with `x` ``(n_cells, n_genes)``, reading it once."""
-    counted = ("n_nan", "n_infinite", "n_negative", "n_fractional", "n_rounding", "n_nonzero", "n_empty_cells")
-    sums = dict.fromkeys(counted, 0)
-    below: list[int] = []
-    bad_cells: list[int] = []
-    bad_genes: list[int] = []
-    empty: list[int] = []
-    totals: list[float] = []
-    maximum = 0.0
-    for numbers, block in row_blocks(x):
+    scan = _Scan()
+    for numbers, block in stored_blocks(x):
+        scan.read(numbers, block)
+    return scan.report(x.shape)
+
+
+class _Scan:
+    """Sums over the blocks of a matrix that were read."""
+
+    def __init__(self) -> None:
+        counted = ("n_nan", "n_infinite", "n_negative", "n_fractional", "n_rounding", "n_nonzero", "n_empty_cells")
+        self.sums = dict.fromkeys(counted, 0)
+        self.below: list[int] = []
+        self.bad_cells: list[int] = []
+        self.bad_genes: list[int] = []
+        self.empty: list[int] = []
+        self.totals: list[float] = []
+        self.maximum = 0.0
+
+    def read(self, numbers: np.ndarray, block: sparse.csr_matrix | np.ndarray) -> None:
+        """Add a block, whose rows have `numbers`."""
         values = block.data if sparse.issparse(block) else block
-        as_float = np.asarray(values, dtype=np.float64).reshape(-1)
-        wrong = ~np.isfinite(as_float)
+        values = np.asarray(values).reshape(-1)
+        if are_plain_counts(values):
+            self.sums["n_nonzero"] += int(np.count_nonzero(values))
+            self.maximum = max(self.maximum, float(values.max(initial=0)))
+            self._read_totals(numbers, block)
+        else:
+            self._read_values(numbers, block, values.astype(np.float64))
+            self._read_totals(numbers, abs(block))
+
+    def _read_values(self, numbers: np.ndarray, block: Any, values: np.ndarray) -> None:
+        sums = self.sums
+        wrong = ~np.isfinite(values)
         if wrong.any():
             rows, columns, _ = entries(block)
-            bad_cells.extend(numbers[rows[wrong]].tolist())
-            bad_genes.extend(columns[wrong].tolist())
-        negative = as_float < -ROUNDED_ZERO
+            self.bad_cells.extend(numbers[rows[wrong]].tolist())
+            self.bad_genes.extend(columns[wrong].tolist())
+        negative = values < -ROUNDED_ZERO
         if negative.any():
             rows, _, _ = entries(block)
-            below.extend(numbers[np.unique(rows[negative])].tolist())
-        finite = as_float[~wrong]
-        sums["n_nan"] += int(np.isnan(as_float).sum())
-        sums["n_infinite"] += int(np.isinf(as_float).sum())
+            self.below.extend(numbers[np.unique(rows[negative])].tolist())
+        finite = values[~wrong]
+        sums["n_nan"] += int(np.isnan(values).sum())
+        sums["n_infinite"] += int(np.isinf(values).sum())
         sums["n_negative"] += int((finite < -ROUNDED_ZERO).sum())
         fractional = finite[finite != np.floor(finite)]
         n_rounding = int(differ_by_rounding(fractional).sum())
         sums["n_rounding"] += n_rounding
         sums["n_fractional"] += len(fractional) - n_rounding
         sums["n_nonzero"] += int((finite != 0).sum())
-        cell_totals = np.asarray(abs(block).sum(1), dtype=np.float64).ravel()
-        sums["n_empty_cells"] += int((cell_totals == 0).sum())
-        empty.extend(numbers[cell_totals == 0][:3].tolist())
-        totals.extend(cell_totals[:3].tolist())
-        maximum = max(maximum, float(finite.max(initial=0.0)))
-    if maximum < 0.5:
-        # nothing but what is left of zeros: these are small numbers, not counts
-        sums["n_fractional"], sums["n_rounding"] = sums["n_fractional"] + sums["n_rounding"], 0
-    return MatrixReport(
-        n_cells=int(x.shape[0]),
-        n_genes=int(x.shape[1]),
-        max_value=maximum,
-        bad_cells=tuple(dict.fromkeys(bad_cells)),
-        bad_genes=tuple(dict.fromkeys(bad_genes)),
-        empty_cells=tuple(empty[:3]),
-        n_negative_cells=len(below),
-        negative_cells=tuple(below[:3]),
-        first_cell_totals=tuple(totals[:100]),
-        **sums,
-    )
+        self.maximum = max(self.maximum, float(finite.max(initial=0.0)))
+
+    def _read_totals(self, numbers: np.ndarray, sizes: Any) -> None:
+        cell_totals = np.asarray(sizes.sum(1), dtype=np.float64).ravel()
+        self.sums["n_empty_cells"] += int((cell_totals == 0).sum())
+        self.empty.extend(numbers[cell_totals == 0][:3].tolist())
+        self.totals.extend(cell_totals[:3].tolist())
+
+    def report(self, shape: tuple[int, int]) -> MatrixReport:
+        """Everything that was found in a matrix of this shape."""
+        sums = self.sums
+        if self.maximum < 0.5:
+            # nothing but what is left of zeros: these are small numbers, not counts
+            sums["n_fractional"], sums["n_rounding"] = sums["n_fractional"] + sums["n_rounding"], 0
+        return MatrixReport(
+            n_cells=int(shape[0]),
+            n_genes=int(shape[1]),
+            max_value=self.maximum,
+            bad_cells=tuple(dict.fromkeys(self.bad_cells)),
+            bad_genes=tuple(dict.fromkeys(self.bad_genes)),
+            empty_cells=tuple(self.empty[:3]),
+            n_negative_cells=len(self.below),
+            negative_cells=tuple(self.below[:3]),
+            first_cell_totals=tuple(self.totals[:100]),
+            **sums,
+        )
+
+
+def are_plain_counts(values: np.ndarray) -> bool:
+    """Whether all of `values` are finite whole numbers from zero on."""
+    if not len(values):
+        return True
+    # NaN is not at least zero
+    if not (values.min() >= 0 and np.isfinite(values.max())):
+        return False
+    return values.dtype.kind in "biu" or bool((values == np.floor(values)).all())
 
 
 def differ_by_rounding(values: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from anndata import AnnData
 from deltavi._compat import make_actual
 from deltavi._entries import require_anndata
 from deltavi._errors import DeltaviError
+from deltavi._reading import known_arguments
 from deltavi._text import meant
 from deltavi.data._columns import category_names, column, require_known
 
@@ -43,6 +44,7 @@ def same_condition(given: object, known: Iterable[object]) -> str | None:
     return alike[0] if len(alike) == 1 else None
 
 
+@known_arguments
 def canonical_conditions(adata: AnnData, condition_key: str, *, control: str, separator: str = SEPARATOR) -> None:
     """Give every combination of conditions one name: without the control, its parts sorted.
 

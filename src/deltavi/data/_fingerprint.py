@@ -10,7 +10,7 @@ import numpy as np
 from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
-from deltavi.data._checks import row_blocks
+from deltavi.data._checks import row_blocks, stored_blocks
 
 # Words of eight bytes that are multiplied with weights at a time.
 WORDS = 1024
@@ -109,14 +109,19 @@ def cell_sums(x: Any, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.nd
         return (sums[0], sums[1]) if rows is None else (sums[0][rows], sums[1][rows])
     if sparse.issparse(x) and x.format != "csr":
         x = sparse.csr_matrix(x)
-    blocks = [_weighted(block, weights) for _, block in row_blocks(x, rows)]
+    parts = stored_blocks(x) if rows is None else row_blocks(x, rows)
+    blocks = [_weighted(block, weights) for _, block in parts]
     joined = np.concatenate(blocks, axis=1) if blocks else np.zeros((2, 0))
     return joined[0], joined[1]
 
 
 def _weighted(block: Any, weights: np.ndarray) -> np.ndarray:
-    single = block.astype(np.float32).astype(np.float64)
-    return np.stack([np.asarray(values @ weights).ravel() for values in (single, abs(single))])
+    single = block.astype(np.float32, copy=False).astype(np.float64)
+    sums = np.asarray(single @ weights).ravel()
+    values = single.data if sparse.issparse(single) else single
+    if values.min(initial=0.0) >= 0:
+        return np.stack([sums, sums])
+    return np.stack([sums, np.asarray(abs(single) @ weights).ravel()])
 
 
 def _rows_compared(x: Any) -> np.ndarray | None:

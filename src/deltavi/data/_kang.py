@@ -12,7 +12,8 @@ import pandas as pd
 from anndata import AnnData
 
 from deltavi._entries import flag, shown
-from deltavi._errors import DeltaviError, unknown_category
+from deltavi._errors import DataFileError, DeltaviError, unknown_category
+from deltavi._reading import known_arguments
 from deltavi.data._counts import counts_of
 
 DATA_FOLDER_VARIABLE = "DELTAVI_DATA"
@@ -46,10 +47,7 @@ CELL_TYPE_NAMES: Mapping[str, str] = {
 DONOR_PREFIX = "patient_"
 
 
-class DataFileError(DeltaviError, FileNotFoundError):
-    """A data file is in none of the places looked at, or could not be downloaded and verified."""
-
-
+@known_arguments
 def kang(
     path: str | os.PathLike[str] | None = None,
     *,

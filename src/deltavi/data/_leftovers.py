@@ -1,8 +1,9 @@
-"""Columns that an earlier registration left in an AnnData, as in a file or where samples were joined."""
+"""Columns that an earlier registration or answer left in an AnnData, as in a file or where samples were joined."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ from anndata import AnnData
 from deltavi import _keys
 from deltavi._compat import SCVI_UUID_KEY
 from deltavi._errors import KeyClashError, examples
+from deltavi._text import as_text
 
 logger = logging.getLogger("deltavi")
 
 OWN_COLUMNS = ("_scvi_batch", "_scvi_labels", f"_scvi_{_keys.CONDITION}")
 OWN_TABLES = ("_scvi_extra_categorical_covs", "_scvi_extra_continuous_covs")
+SOURCES = (_keys.OBS_SOURCE_CONDITION, _keys.OBS_SOURCE_CELL)
 
 
 def left_behind(adata: AnnData) -> list[tuple[str, str]]:
@@ -67,3 +70,56 @@ def _is_written_table(values: Any) -> bool:
     """Whether a table can be one of covariates: numbers, as a frame, or the array a file or a join makes of one."""
     kinds = values.dtypes if isinstance(values, pd.DataFrame) else [getattr(values, "dtype", np.dtype(object))]
     return all(pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind) for kind in kinds)
+
+
+# -- columns of answers ----------------------------------------------------------------------------------------
+
+
+def require_free_sources(obs: pd.DataFrame, conditions: Iterable[object], *, key: str) -> None:
+    """Raise where columns that say where a predicted cell comes from hold something else.
+
+    Those of an earlier prediction are no clash, as where its cells were joined with the measured ones: an answer names
+    the cells of its own call, and the AnnData that was passed stays as it is.
+
+    Parameters
+    ----------
+    obs
+        Cells to predict, and those beside them.
+    conditions
+        Conditions of the training cells.
+    key
+        Column of conditions; those of `obs` are known as well.
+
+    Raises
+    ------
+    KeyClashError
+        If a column of these names was not written by a prediction.
+    """
+    predicted = _predicted_earlier(obs, {*map(as_text, conditions), *_names_in(obs, key), _keys.NO_SOURCE})
+    taken = [name for name in SOURCES if (_is_given(obs, name) & ~predicted).any()]
+    if taken:
+        raise KeyClashError(f"obs already holds {examples(taken)}, which a prediction writes; rename or drop them.")
+    if predicted.any():
+        logger.info(
+            "%d of %d cells were themselves predicted, says obs[%r]; they are read like measured ones.",
+            int(predicted.sum()),
+            len(obs),
+            _keys.OBS_SOURCE_CONDITION,
+        )
+
+
+def _predicted_earlier(obs: pd.DataFrame, known: set[str]) -> np.ndarray:
+    """Cells that an earlier prediction wrote, ``(n_cells,)``: they come from a condition that is `known`."""
+    if not _names_in(obs, _keys.OBS_SOURCE_CONDITION) <= known:
+        return np.zeros(len(obs), dtype=bool)
+    return _is_given(obs, _keys.OBS_SOURCE_CONDITION)
+
+
+def _names_in(obs: pd.DataFrame, key: str) -> set[str]:
+    """Names that a column holds, as text; none where there is no such column."""
+    return set() if key not in obs else {as_text(value) for value in obs[key].dropna().unique()}
+
+
+def _is_given(obs: pd.DataFrame, key: str) -> np.ndarray:
+    """Cells that have a value in a column, ``(n_cells,)``; none where there is no such column."""
+    return np.zeros(len(obs), dtype=bool) if key not in obs else np.asarray(obs[key].notna(), dtype=bool)

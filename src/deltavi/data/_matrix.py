@@ -161,7 +161,9 @@ def take_columns(x: Any, positions: np.ndarray) -> sparse.csr_matrix:
     selection = sparse.csr_matrix(
         (np.ones(len(columns), dtype=np.float32), (positions[present], columns)), shape=(x.shape[1], len(positions))
     )
-    blocks = [sparse.csr_matrix(block).astype(np.float32) @ selection for _, block in row_blocks(x)]
+    # what is infinite in single precision is refused by name where the values are checked
+    with np.errstate(over="ignore"):
+        blocks = [sparse.csr_matrix(block).astype(np.float32) @ selection for _, block in row_blocks(x)]
     if not blocks:
         return sparse.csr_matrix((0, len(positions)), dtype=np.float32)
     return sparse.csr_matrix(sparse.vstack(blocks, format="csr"))

@@ -15,6 +15,7 @@ from scipy import sparse
 from deltavi import _keys
 from deltavi._entries import one_name, require_anndata, shown, whole_number
 from deltavi._errors import InputDataError, KeyClashError, examples, unknown_category
+from deltavi._reading import known_arguments
 from deltavi._threads import kept_threads
 from deltavi.data._counts import counts_of, row_sums
 
@@ -25,6 +26,7 @@ TARGET_SUM = 1e4
 MIN_GENES_FOR_TREND = 20
 
 
+@known_arguments
 def select_genes(
     adata: AnnData, *, n_top: int = 2000, condition_key: str | None = None, layer: str | None = None
 ) -> AnnData:
@@ -85,6 +87,7 @@ def select_genes(
     return selected
 
 
+@known_arguments
 def log_normalise(
     adata: AnnData, *, layer: str | None = None, size_factor_key: str | None = None, key_added: str = "log1p_cp10k"
 ) -> None:

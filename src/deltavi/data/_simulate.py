@@ -13,6 +13,7 @@ from scipy import sparse
 
 from deltavi import _keys
 from deltavi._entries import seed_number
+from deltavi._reading import known_arguments
 from deltavi.data._simulation_draw import (
     Cells,
     Truth,
@@ -25,6 +26,7 @@ from deltavi.data._simulation_draw import (
 from deltavi.data._simulation_parameters import FloatArray, SimulationParameters
 
 
+@known_arguments
 def simulate_perturbation(
     *,
     n_genes: int = 1000,

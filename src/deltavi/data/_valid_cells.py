@@ -6,11 +6,13 @@ import numpy as np
 from anndata import AnnData
 
 from deltavi._entries import flag
+from deltavi._reading import known_arguments
 from deltavi.data._checks import ROUNDED_ZERO, differ_by_rounding, entries, row_blocks
 from deltavi.data._matrix import loadable
 from deltavi.data._source import matrix_name, matrix_of
 
 
+@known_arguments
 def valid_cells(adata: AnnData, *, layer: str | None = None, counts: bool = True) -> np.ndarray:
     """Cells whose expression a model can use.
 

@@ -10,6 +10,7 @@ import pandas as pd
 from pandas.api.types import infer_dtype
 
 from deltavi._errors import DeltaviError, UnknownCategoryError, examples
+from deltavi._reading import known_arguments
 from deltavi.metrics._matrix import check_count, without_names
 from deltavi.metrics._per_cell import by_cell
 from deltavi.metrics._tables import cell_names
@@ -25,6 +26,7 @@ SUM_TOLERANCE = 1e-3
 MAX_LISTED = 10
 
 
+@known_arguments
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """How far the probabilities of predicted labels can be taken at their word; see :func:`calibration`.
@@ -57,6 +59,7 @@ class Calibration:
     n_cells: int
 
 
+@known_arguments
 def calibration(
     probabilities: pd.DataFrame | NDArray[Any],
     truth: Sequence[Any] | pd.Series[Any] | NDArray[Any],

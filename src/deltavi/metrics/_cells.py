@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
+from deltavi._reading import known_arguments
 from deltavi.metrics._matrix import as_matrix, gene_variances
 from deltavi.metrics._pairs import pair_distances
 from deltavi.metrics._tables import align
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from deltavi.metrics._pairs import PairDistances
 
 
+@known_arguments
 def e_distance(
     predicted: Matrix, real: Matrix, *, components: ArrayLike | None = None, max_cells: int = 500, seed: int = 0
 ) -> float:
@@ -64,6 +66,7 @@ def e_distance_of_pairs(distances: PairDistances) -> float:
     return float(2.0 * distances.between.mean() - distances.predicted.mean() - distances.real.mean())
 
 
+@known_arguments
 def variance_ratio(predicted: Matrix, real: Matrix) -> float:
     """Spread of the predicted cells relative to that of the real cells.
 
@@ -96,6 +99,7 @@ def variance_ratio(predicted: Matrix, real: Matrix) -> float:
     return ratio_of_variances(gene_variances(x), gene_variances(y))
 
 
+@known_arguments
 def zero_fraction(x: Matrix) -> float:
     """Fraction of entries that are exactly zero, without unit, in [0, 1].
 

@@ -13,6 +13,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from deltavi._entries import seed_number
 from deltavi._errors import DeltaviError, examples
+from deltavi._reading import known_arguments
 from deltavi.metrics._per_cell import by_cell, one_per_cell
 from deltavi.metrics._tables import cell_names
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from deltavi.metrics._matrix import Vector
 
 
+@known_arguments
 @dataclass(frozen=True)
 class ClusteringScores:
     """How far clusters agree with labels; see :func:`clustering_scores`.
@@ -56,6 +58,7 @@ class ClusteringScores:
         return {**values, **{f"found {label}": value for label, value in found.items()}}
 
 
+@known_arguments
 def clustering_scores(
     labels: Sequence[Hashable] | pd.Series[Any] | NDArray[Any],
     clusters: Sequence[Hashable] | pd.Series[Any] | NDArray[Any],

@@ -10,6 +10,7 @@ from scipy import stats
 
 from deltavi._entries import number
 from deltavi._errors import DeltaviError, unknown_category
+from deltavi._reading import known_arguments
 from deltavi.metrics._matrix import check_count
 from deltavi.metrics._means import change
 from deltavi.metrics._significance import check_two_cells, moments, welch_p, welch_t, wilcoxon_p
@@ -27,6 +28,7 @@ ALPHA = 0.05
 MIN_CHANGE = 0.1
 
 
+@known_arguments
 @dataclass(frozen=True)
 class DifferentialOverlap:
     """Agreement of the genes called in predicted and in real cells; see `differential_overlap`.
@@ -58,6 +60,7 @@ class DifferentialOverlap:
         return asdict(self)
 
 
+@known_arguments
 def differential_genes(
     control: Matrix,
     target: Matrix,
@@ -120,6 +123,7 @@ def differential_genes(
     return _calls(x, y, alpha, min_change, test)
 
 
+@known_arguments
 def differential_overlap(
     predicted: Matrix,
     real: Matrix,
@@ -169,6 +173,7 @@ def differential_overlap(
     return agreement(*(_calls(reference, cells, alpha, min_change, test) for cells in (x, y)))
 
 
+@known_arguments
 def overlap_top(predicted: Matrix, real: Matrix, *, control: Matrix, n: int = 100) -> float:
     """Share of the `n` most differential genes of real cells that are so in predicted cells ("common DEGs").
 

@@ -9,6 +9,7 @@ import pandas as pd
 import scipy.sparse as sp
 from sklearn.decomposition import PCA
 
+from deltavi._reading import known_arguments
 from deltavi.metrics._matrix import as_matrix, check_count
 from deltavi.metrics._significance import check_two_cells, moments, welch_t
 from deltavi.metrics._tables import align, gene_names
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from deltavi.metrics._significance import Moments
 
 
+@known_arguments
 def top_differential_genes(control: Matrix, target: Matrix, *, n: int = 100) -> NDArray[np.intp]:
     """Positions of the genes that differ most between two groups of cells, by decreasing Welch ``|t|``.
 
@@ -82,6 +84,7 @@ def fit_principal_components(x: Matrix, *, n_components: int, name: str = "x") -
     return PCA(min(n_components, smallest), random_state=0).fit(matrix)
 
 
+@known_arguments
 def principal_axes(x: Matrix, *, n_components: int = 50) -> NDArray[Any] | pd.DataFrame:
     """Principal axes of cells: the projection in which the E-distance is usually taken.
 

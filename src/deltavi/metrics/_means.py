@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deltavi._reading import known_arguments
 from deltavi.metrics._chosen import chosen_genes
 from deltavi.metrics._matrix import gene_means
 from deltavi.metrics._tables import align
@@ -59,6 +60,7 @@ def _mean_vectors(genes: ArrayLike | None, **matrices: Matrix) -> list[Vector]:
     return [gene_means(matrix)[chosen] for matrix in found.matrices]
 
 
+@known_arguments
 def r2_of_means(predicted: Matrix, real: Matrix, *, genes: ArrayLike | None = None) -> float:
     """Squared Pearson correlation between the gene means of predicted and real cells.
 
@@ -95,6 +97,7 @@ def r2_of_means(predicted: Matrix, real: Matrix, *, genes: ArrayLike | None = No
     return pearson(predicted_mean, real_mean) ** 2
 
 
+@known_arguments
 def correlation_of_changes(
     predicted: Matrix, real: Matrix, *, control: Matrix, genes: ArrayLike | None = None
 ) -> float:
@@ -131,6 +134,7 @@ def correlation_of_changes(
     return pearson(change(predicted_mean, control_mean), change(real_mean, control_mean))
 
 
+@known_arguments
 def mse_of_means(predicted: Matrix, real: Matrix, *, genes: ArrayLike | None = None) -> float:
     """Mean squared difference between the gene means of predicted and real cells.
 
@@ -159,6 +163,7 @@ def mse_of_means(predicted: Matrix, real: Matrix, *, genes: ArrayLike | None = N
     return mean_square(predicted_mean, real_mean)
 
 
+@known_arguments
 def mse_of_changes(predicted: Matrix, real: Matrix, *, control: Matrix, genes: ArrayLike | None = None) -> float:
     """Mean squared difference between the predicted and the real change of the gene means.
 
@@ -190,6 +195,7 @@ def mse_of_changes(predicted: Matrix, real: Matrix, *, control: Matrix, genes: A
     return mean_square(change(predicted_mean, control_mean), change(real_mean, control_mean))
 
 
+@known_arguments
 def direction_accuracy(predicted: Matrix, real: Matrix, *, control: Matrix, genes: ArrayLike | None) -> float:
     """Fraction of genes that are predicted to change in the direction in which they really change.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deltavi._errors import DeltaviError, InputDataError
+from deltavi._reading import known_arguments
 from deltavi.metrics._pairs import pair_distances
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 BANDWIDTH_FACTORS = np.exp2([-1.0, -0.5, 0.0, 0.5, 1.0])
 
 
+@known_arguments
 def mmd(
     predicted: Matrix,
     real: Matrix,

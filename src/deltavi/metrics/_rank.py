@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 import numpy as np
 
 from deltavi._errors import DeltaviError, unknown_category
+from deltavi._reading import known_arguments
 from deltavi.metrics._matrix import gene_means
 from deltavi.metrics._means import change
 from deltavi.metrics._tables import align
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 RankMetric: TypeAlias = Literal["cosine", "euclidean"]
 
 
+@known_arguments
 def rank_among_conditions(
     predicted: Matrix,
     real_by_condition: Mapping[str, Matrix],

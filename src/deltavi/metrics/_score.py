@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from deltavi._reading import known_arguments
 from deltavi.metrics._cells import e_distance_of_pairs, zero_fraction
 from deltavi.metrics._differential import ALPHA, MIN_CHANGE, agreement, calls_by_welch, common_top
 from deltavi.metrics._genes import ranked_genes
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 MAX_CELLS = 500
 
 
+@known_arguments
 @dataclass(frozen=True)
 class PredictionScore:
     """How well predicted cells resemble real ones; see the function of each name for what it can hide.
@@ -85,6 +87,7 @@ class PredictionScore:
         return asdict(self)
 
 
+@known_arguments
 def score_prediction(
     predicted: Matrix, real: Matrix, *, control: Matrix, components: ArrayLike | None = None, n_top: int = 100
 ) -> PredictionScore:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from deltavi._reading import known_arguments
 from deltavi.metrics._chosen import chosen_genes
 from deltavi.metrics._means import pearson
 from deltavi.metrics._significance import moments
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from deltavi.metrics._matrix import Matrix, Vector
 
 
+@known_arguments
 def r2_of_variances(predicted: Matrix, real: Matrix, *, genes: ArrayLike | None = None) -> float:
     """Squared Pearson correlation between the gene variances of predicted and real cells.
 

@@ -10,6 +10,7 @@ from anndata import AnnData
 from deltavi._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY
 from deltavi._entries import require_anndata
 from deltavi._errors import DeltaviError, ModelFileError
+from deltavi._reading import known_arguments
 from deltavi.data._names import names_checksum
 from deltavi.model._base import CountModel, aligned_copy
 
@@ -87,6 +88,7 @@ class AttachedCellsMixin:
 
     # -- scvi-tools ------------------------------------------------------------------------------------------
 
+    @known_arguments
     def get_var_names(self, legacy_mudata_format: bool = False) -> np.ndarray:
         """Genes of the model, in its order.
 

@@ -31,6 +31,7 @@ from deltavi._devices import torch_device
 from deltavi._entries import known_keywords, require_anndata
 from deltavi._errors import DeltaviError, DeltaviWarning, NotTrainedError
 from deltavi._random import taking_turns
+from deltavi._reading import known_arguments
 from deltavi.data._checks import MatrixReport, Offer, scale_check
 from deltavi.data._columns import user_columns
 from deltavi.data._covariates import ContinuousCovariatesField, SizeFactorField
@@ -222,6 +223,7 @@ class CountModel(CopiesMixin, BaseModelClass):  # type: ignore[misc]
         if not self.is_trained_:
             raise NotTrainedError(f"{what} needs a trained model: call train() first.")
 
+    @known_arguments
     def to_device(self, device: str | int | torch.device) -> None:
         """Move the weights to a device; where there is none such, to the CPU, with a warning.
 

@@ -16,6 +16,7 @@ from deltavi import _keys
 from deltavi._entries import Indices, positions
 from deltavi._errors import CalibrationWarning, DeltaviError, InputDataWarning, KeyClashError, examples
 from deltavi._random import isolated_randomness
+from deltavi._reading import known_arguments
 from deltavi.annotation import Calibration, ClassifiedCells, TemperaturePrior
 from deltavi.annotation._conformal import cells_needed
 from deltavi.data._names import checksum
@@ -160,6 +161,7 @@ class ClassificationMixin:
         }
         return pd.DataFrame(columns, index=names).astype({"predicted": object})
 
+    @known_arguments
     def calibrate(self) -> None:
         """Fit temperature and strangeness anew, on the cells the model was trained on; training ends with it.
 

@@ -10,6 +10,7 @@ from scvi import REGISTRY_KEYS
 
 from deltavi import _keys
 from deltavi._compat import SETUP_ARGS_KEY
+from deltavi._entries import require_anndata, shown
 from deltavi._errors import DeltaviError, examples
 from deltavi._random import model_seed
 from deltavi._reading import reads
@@ -196,12 +197,14 @@ class LABELVI(LabelColumnMixin, ClassificationMixin, AttributionMixin, TotalCoun
         DeltaviError
             If no label column is known, or the cells hold batches that `vae` does not know.
         """
+        if not isinstance(vae, VAE):
+            raise DeltaviError(f"vae must be a trained VAE or SCGEN, not {shown(vae)}.")
         vae._require_trained("LABELVI.from_vae")
         setup = dict(vae.registry_[SETUP_ARGS_KEY])
         labels_key = labels_key or setup["labels_key"]
         if labels_key is None:
             raise DeltaviError("The model was set up without labels: pass labels_key.")
-        source = vae._validate_anndata() if adata is None else adata
+        source = vae._validate_anndata() if adata is None else require_anndata(adata)
         # annotation is copied and the matrix shared: the registration of the VAE stays as it is
         cells = aligned_copy(source, vae.gene_names, layer=setup["layer"], min_overlap=vae.min_gene_overlap)
         setup |= {"labels_key": labels_key, "unlabeled_category": unlabeled_category}

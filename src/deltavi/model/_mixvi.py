@@ -14,7 +14,7 @@ from deltavi import _keys
 from deltavi._entries import Indices, keywords_of, known_keywords, number, positions
 from deltavi._errors import DeltaviError, InputDataWarning, KeyClashError, UnseenCategoryWarning, examples
 from deltavi._random import model_seed
-from deltavi._reading import reads
+from deltavi._reading import known_arguments, reads
 from deltavi.annotation import Calibration
 from deltavi.data._checks import Offer, cell_totals
 from deltavi.model._attribution import AttributionMixin
@@ -339,6 +339,7 @@ class MIXVI(
             raise DeltaviError(f"{what} needs labels: set the model up with labels_key.")
         return super()._calibrated(what)
 
+    @known_arguments
     def calibrate(self) -> None:
         """Fit temperature and strangeness anew, as in :meth:`deltavi.model.LABELVI.calibrate`.
 

@@ -15,12 +15,13 @@ from scvi import REGISTRY_KEYS
 import deltavi
 from deltavi import _keys
 from deltavi._entries import one_name, require_anndata
-from deltavi._errors import DeltaviError, KeyClashError, UnknownCategoryError, examples
+from deltavi._errors import DeltaviError, UnknownCategoryError, examples
 from deltavi._random import isolated_randomness
 from deltavi._text import as_text
 from deltavi.data._checks import are_relative, cell_totals
 from deltavi.data._columns import category_names, column, require_known, used_categories
 from deltavi.data._conditions import same_condition
+from deltavi.data._leftovers import require_free_sources
 from deltavi.data._valid_cells import valid_cells
 from deltavi.model._base import CountModel
 from deltavi.model._consensus import Consensus, ConsensusMixin, ResponseEvidence, report_evidence, unmoved
@@ -36,7 +37,6 @@ logger = logging.getLogger("deltavi")
 
 BATCH_SIZE = 512
 CATEGORY_KEYS = (_keys.CONDITION, REGISTRY_KEYS.LABELS_KEY)
-OWN_OBS = (_keys.OBS_SOURCE_CONDITION, _keys.OBS_SOURCE_CELL)
 
 
 class PerturbationMixin(ShiftsMixin, ConsensusMixin, OwnResponseMixin):
@@ -229,9 +229,7 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin, OwnResponseMixin):
     ) -> Request:
         model = cast("CountModel", self)
         source = model._validate_anndata() if adata is None else require_anndata(adata)
-        taken = [key for key in OWN_OBS if key in source.obs]
-        if taken:
-            raise KeyClashError(f"obs already holds {examples(taken)}, which a prediction writes; rename or drop them.")
+        require_free_sources(source.obs, model._categories(_keys.CONDITION), key=self._condition_key())
         if adata is not None and drop:
             source = self._without_invalid(adata)
         key, groups = self._condition_key(), self._groups(source)

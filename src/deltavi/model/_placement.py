@@ -147,19 +147,24 @@ def _start(
     z: np.ndarray, codes: np.ndarray, n_labels: int, n_components: int, rng: np.random.Generator, *, whiten: bool
 ) -> np.ndarray:
     """Means to start from, at most `n_components`; whitened, k-means does not cut long populations across."""
-    named = np.stack([z[codes == k].mean(0) for k in range(n_labels)]) if n_labels else z[:0]
+    named = np.stack([_mean_of(z[codes == k]) for k in range(n_labels)]) if n_labels else z[:0]
     if n_components == n_labels:
         return named
     seed = int(rng.integers(2**31))
-    distances = PCA(whiten=True).fit_transform(z) if whiten else z
     # cells that lie on one another are one cluster, however many are asked for
     n_distinct = len(np.unique(z.round(DECIMALS), axis=0))
+    distances = PCA(whiten=True).fit_transform(z) if whiten and n_distinct > 1 else z
     nearest = KMeans(min(n_components, n_distinct), n_init=1, random_state=seed).fit_predict(distances)
     centres = np.stack([z[nearest == k].mean(0) for k in np.unique(nearest)])
     if n_labels:
         distance = ((centres[:, None] - named) ** 2).sum(-1).min(1)
         centres = centres[np.argsort(-distance)]
     return np.concatenate([named, centres[: n_components - n_labels]])
+
+
+def _mean_of(z: np.ndarray) -> np.ndarray:
+    """Mean of the cells of a label; infinitely far from every cell where training cells lack that label."""
+    return z.mean(0) if len(z) else np.full(z.shape[1], np.inf)
 
 
 def _tied_mixture(

@@ -16,7 +16,7 @@ from deltavi import _keys
 from deltavi._entries import Indices, positions, seed_number
 from deltavi._errors import DeltaviError, examples
 from deltavi._random import model_seed
-from deltavi._reading import reads
+from deltavi._reading import known_arguments, reads
 from deltavi.data._checks import MatrixReport, Offer, require_log_normalised, row_blocks
 from deltavi.data._manager import DataManager
 from deltavi.data._names import names_checksum
@@ -219,6 +219,7 @@ class PPCA(VAE):
 
     # -- answers ---------------------------------------------------------------------------------------------
 
+    @known_arguments
     def get_loadings(self) -> pd.DataFrame:
         """Loadings W, a frame of genes by factors; the strongest factor first.
 
@@ -232,6 +233,7 @@ class PPCA(VAE):
         names = [f"factor {i}" for i in range(loadings.shape[1])]
         return pd.DataFrame(loadings, index=pd.Index(self.gene_names.astype(str)), columns=names)
 
+    @known_arguments
     def get_noise(self) -> pd.Series:
         """Variance of the noise of each gene.
 

@@ -77,7 +77,7 @@ def assemble(
     """
     obs = writable_columns(request.adata.obs.iloc[request.cells])
     known = condition_key in obs
-    before = names_of(obs[condition_key]) if known else np.full(len(obs), "unknown", dtype=object)
+    before = names_of(obs[condition_key]) if known else np.full(len(obs), _keys.NO_SOURCE, dtype=object)
     obs[_keys.OBS_SOURCE_CONDITION] = pd.Categorical(before)
     obs[_keys.OBS_SOURCE_CELL] = obs.index.astype(str).to_numpy(dtype=object)
     obs[condition_key] = pd.Categorical([target] * len(obs), categories=[*dict.fromkeys([*conditions, target])])

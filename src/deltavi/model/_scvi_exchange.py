@@ -27,6 +27,7 @@ from deltavi._compat import (
 )
 from deltavi._errors import DeltaviError, ModelFileError
 from deltavi._random import isolated_randomness
+from deltavi._reading import known_arguments
 from deltavi.data._columns import column, used_categories
 from deltavi.data._covariates import ContinuousCovariatesField
 from deltavi.data._manager import DataManager
@@ -60,6 +61,7 @@ class ScviExchangeMixin(FilesMixin):
     # models that are an SCVI by another name; what derives from them need not be
     exchanged: ClassVar[tuple[str, ...]] = ("VAE", "SCGEN")
 
+    @known_arguments
     def export_scvi(self, dir_path: PathLike, *, overwrite: bool = False, save_anndata: bool = False) -> None:
         """Write the model as ``scvi.model.SCVI.save`` does, for ``scvi.model.SCVI.load`` to read.
 
@@ -130,6 +132,7 @@ class ScviExchangeMixin(FilesMixin):
         write_export(target, write)
 
     @classmethod
+    @known_arguments
     def import_scvi(
         cls,
         dir_path: PathLike,

@@ -12,6 +12,7 @@ from scvi.model.base import ArchesMixin
 from deltavi._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY
 from deltavi._entries import require_anndata
 from deltavi._errors import ModelFileError
+from deltavi._reading import known_arguments
 from deltavi.io import read_model
 
 # Names that scvi-tools' methods of files take and that have no place here.
@@ -29,6 +30,7 @@ class StoredRegistryMixin(ArchesMixin):  # type: ignore[misc]
     """Carries what reads the registry of a model without building the model."""
 
     @staticmethod
+    @known_arguments
     def load_registry(dir_path: str | os.PathLike[str]) -> dict[str, Any]:
         """Return the registry of a saved model: what was registered, with which arguments.
 
@@ -45,6 +47,7 @@ class StoredRegistryMixin(ArchesMixin):  # type: ignore[misc]
         return dict(read_model(dir_path)[1]["registry"])
 
     @staticmethod
+    @known_arguments
     def view_setup_args(dir_path: str | os.PathLike[str]) -> None:
         """Print the arguments of ``setup_anndata`` that a saved model was made with.
 
@@ -63,6 +66,7 @@ class StoredRegistryMixin(ArchesMixin):  # type: ignore[misc]
         print(f"{registry.get(MODEL_NAME_KEY)}.setup_anndata(adata, {_as_arguments(given)})")
 
     @classmethod
+    @known_arguments
     def prepare_query_anndata(
         cls,
         adata: AnnData,

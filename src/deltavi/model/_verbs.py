@@ -265,4 +265,15 @@ def _ordered(answer: Any, order: np.ndarray | None) -> Any:
     if isinstance(answer, pd.DataFrame):
         return answer.iloc[:, order]
     # arrays of draws by cells by genes, but draws last where they are sampled counts
-    return answer[..., order] if isinstance(answer, np.ndarray) else answer[:, order]
+    return answer[..., order] if isinstance(answer, np.ndarray) else _columns_in(order, answer)
+
+
+def _columns_in(order: np.ndarray, counts: Any) -> Any:
+    """``counts[:, order]`` of a sparse array ``(n_cells, n_genes)`` or with draws behind, for a permutation.
+
+    Indexing such an array compiles code at its first call, which takes longer than all the rest.
+    """
+    entries = counts.tocoo()
+    places = entries.coords.copy()
+    places[1] = np.argsort(order)[places[1]]
+    return type(entries)(places, entries.data, shape=entries.shape).asformat("gcxs")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from deltavi import _keys
 from deltavi._compat import MODULE_KEYS
+from deltavi._errors import DeltaviError
 from deltavi._reading import reads
 from deltavi.latent import (
     Architecture,
@@ -192,7 +193,7 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
         self.prior: Prior = VampPrior(n_input, n_pseudo_inputs) if prior == "vamp" else StandardNormal()
         if library == "learned":
             if library_log_means is None or library_log_vars is None:
-                raise ValueError("A learned library needs library_log_means and library_log_vars.")
+                raise DeltaviError("A learned library needs library_log_means and library_log_vars.")
             self.l_encoder = library_encoder(n_encoder_input, encoder, encoded)
             self.library_prior = LibraryPrior(library_log_means, library_log_vars)
         self.decoder = Decoder(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deltavi._errors import DeltaviError, examples
+from deltavi._reading import known_arguments
 from deltavi.metrics._means import pearson
 from deltavi.perturbation._kriging import Responses, interpolate
 
@@ -23,6 +24,7 @@ ALL_CELLS = "all cells"
 METRICS = ("euclidean", "correlation")
 
 
+@known_arguments
 @dataclass(frozen=True, eq=False)
 class Shift:
     """A displacement from control to target cells, and what it was computed from.

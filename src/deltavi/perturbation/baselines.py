@@ -11,10 +11,12 @@ import pandas as pd
 from anndata import AnnData
 
 from deltavi import _keys
-from deltavi._errors import DeltaviError, InputDataError, KeyClashError, examples, unknown_category
+from deltavi._errors import DeltaviError, InputDataError, examples, unknown_category
+from deltavi._reading import known_arguments
 from deltavi._text import as_text, meant
 from deltavi.data._columns import category_names, require_known
 from deltavi.data._conditions import same_condition
+from deltavi.data._leftovers import require_free_sources
 from deltavi.metrics._tables import text_names
 from deltavi.perturbation._combination import SEPARATOR, check_dose, combined_shift, parts_of
 from deltavi.perturbation._estimators import ALL_CELLS, Shift, storable
@@ -40,6 +42,7 @@ BASELINES: Mapping[str, tuple[str, str]] = MappingProxyType(
 """Display name -> (space, shift) of every baseline that `baseline_predictions` runs, in order."""
 
 
+@known_arguments
 class ShiftBaseline:
     """Predict a response by adding one vector to control cells, in gene space or among principal components.
 
@@ -141,7 +144,7 @@ class ShiftBaseline:
         InputDataError
             The query has cells without label, or its expression is not on the log1p CP10k scale.
         KeyClashError
-            The query has a column ``deltavi_source_condition`` already.
+            The query has a column ``deltavi_source_condition`` that no prediction wrote.
         """
         control, target = self._conditions_of(control, target, given=not isinstance(shift, str))
         obs, var, x = self._query(adata, control)
@@ -180,7 +183,8 @@ class ShiftBaseline:
 
     def _query(self, adata: AnnData | None, control: str) -> tuple[pd.DataFrame, pd.DataFrame, Any]:
         """Metadata of control cells and genes, and their expression, (n_control, n_genes)."""
-        _check_free(self._obs if adata is None else adata.obs)
+        asked = self._obs if adata is None else adata.obs
+        require_free_sources(asked, known_names(self._conditions), key=self.condition_key)
         if adata is None:
             rows = _control_rows(self._conditions, control)
             return self._obs.iloc[rows], self._var, self._x[rows]
@@ -224,14 +228,6 @@ class ShiftBaseline:
         return predicted
 
 
-def _check_free(obs: pd.DataFrame) -> None:
-    if _keys.OBS_SOURCE_CONDITION in obs:
-        raise KeyClashError(
-            f"adata has an obs column {_keys.OBS_SOURCE_CONDITION!r}, which the prediction would overwrite. "
-            "Rename it, or drop it."
-        )
-
-
 def _control_rows(conditions: NDArray[np.object_], control: str) -> NDArray[np.intp]:
     rows = np.flatnonzero(conditions == control)
     if rows.size == 0:
@@ -268,6 +264,7 @@ def _record(shifts: Mapping[str, Shift]) -> dict[str, Any]:
     }
 
 
+@known_arguments
 def baseline_predictions(
     train: AnnData, query: AnnData, *, condition_key: str, labels_key: str, control: str, target: str
 ) -> dict[str, AnnData]:

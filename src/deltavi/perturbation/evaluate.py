@@ -12,6 +12,7 @@ from anndata import AnnData
 
 from deltavi._entries import flag, names, seed_number, shown
 from deltavi._errors import DeltaviError, InputDataError, unknown_category
+from deltavi._reading import known_arguments
 from deltavi.metrics import PredictionScore, score_prediction
 from deltavi.metrics._matrix import Matrix, check_count
 from deltavi.metrics._tables import align, axes_of
@@ -53,6 +54,7 @@ METRIC_NAMES = {
 }
 
 
+@known_arguments
 def compare(
     predictions: Mapping[str, Cells],
     real: Cells,
@@ -133,6 +135,7 @@ def _table(scores: Mapping[str, PredictionScore]) -> pd.DataFrame:
     return pd.DataFrame(rows, index=pd.Index(list(scores), name="method"))
 
 
+@known_arguments
 def verdict(
     table: pd.DataFrame,
     model: str = "SCGEN",

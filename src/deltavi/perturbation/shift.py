@@ -11,6 +11,7 @@ from pandas.api.types import infer_dtype
 
 from deltavi._entries import number, shown
 from deltavi._errors import DeltaviError, GeneMatchError, InputDataError, nearest
+from deltavi._reading import known_arguments
 from deltavi.metrics._matrix import as_matrix, gene_means, gene_variances
 from deltavi.metrics._per_cell import by_cell, require_unmasked
 from deltavi.metrics._tables import are_counted, cell_names, gene_names, places, text_names
@@ -29,6 +30,7 @@ __all__ = ["Shift", "estimate_shift", "estimate_shifts"]
 VECTOR = "vector"
 
 
+@known_arguments
 def estimate_shift(
     points: Matrix,
     *,

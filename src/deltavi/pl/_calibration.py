@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
 from deltavi._errors import DeltaviError
+from deltavi._reading import known_arguments
 from deltavi.metrics import Calibration
 from deltavi.pl._figure import (
     BLUE,
@@ -33,6 +34,7 @@ CHARACTER_WIDTH = 0.065  # inches
 BAND_BOTTOM, BAND_TOP = -0.44, -0.12
 
 
+@known_arguments
 def calibration(
     calibrations: Calibration | Mapping[str, Calibration],
     *,

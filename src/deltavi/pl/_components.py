@@ -16,28 +16,27 @@ from scipy.stats import entropy
 
 from deltavi._entries import number, whole_number
 from deltavi._errors import DeltaviError, examples
+from deltavi._reading import known_arguments
 from deltavi.pl._calibration import COLORS
 from deltavi.pl._confusion import DARK_ABOVE, DIGIT_WIDTH, LINE_HEIGHT, MIN_SHARE, NUMBER_SIZE, Labels
 from deltavi.pl._figure import BLUE, DARK, GREY, PALE, PlotResult, SaveTarget, axes_for, figure_file, finish, hide_frame
 
 FloatArray = NDArray[np.float64]
-
 UNLABELLED = "unlabelled"
 FREE = "component "  # followed by its number, the name of a component without a label of its own
 # By how much the sum of a row may differ from one, in single precision; so that of a component, from a whole cell.
-SUM_TOLERANCE = 1e-3
-A_CELL = 1 - SUM_TOLERANCE
+SUM_TOLERANCE, A_CELL = 1e-3, 1 - 1e-3
 # Labels past the seventh have the colours again, with hatches.
 HATCHES = ("", "/////", ".....", "xxxxx")
 MAX_LABELS = len(COLORS) * len(HATCHES)
-# Distances of bars, of entries of the legend and of cells of the map, and the width of a character, in inches.
-BAR_HEIGHT, LEGEND_HEIGHT, CELL_SIZE, CHARACTER_WIDTH = 0.28, 0.2, 0.32, 0.085
-BAR_SHARE = 0.72  # of the distance of bars
+# Distances of bars, of entries of the legend and of cells of the map, width of a character, in inches; share of a bar.
+BAR_HEIGHT, LEGEND_HEIGHT, CELL_SIZE, CHARACTER_WIDTH, BAR_SHARE = 0.28, 0.2, 0.32, 0.085, 0.72
 MIN_ROWS, MIN_WIDTH = 3, 1.0  # a single bar would fill its axes; a wide legend, in inches, would leave none
-# Columns of numbers beside the bars: room between them and width of a character, in points.
+# room between columns of numbers, and width of a character, in points
 GAP, VALUE_WIDTH = 10.0, 5.4
 
 
+@known_arguments
 def components(
     responsibilities: pd.DataFrame,
     labels: Labels | None = None,
@@ -91,8 +90,8 @@ def components(
     usage = shares.sum(axis=0)
     order = _drawn(usage, min_share * len(shares))
     names, notes = [str(responsibilities.columns[k]) for k in order], _notes(usage, order, min_share)
-    heading = f"effective number of components: {np.exp(entropy(usage)):.1f} of {len(usage)}"
-    heading = heading if title is None else f"{title}\n{heading}"
+    above = "" if title is None else f"{title}\n"
+    heading = f"{above}effective number of components: {np.exp(entropy(usage)):.1f} of {len(usage)}"
     (panel,) = _bar_axes([*names, *notes], groups, heading, ax)
     if groups is None:
         panel.barh(np.arange(len(order)), usage[order], BAR_SHARE, color=BLUE)
@@ -107,6 +106,7 @@ def components(
     return finish([panel], made_here=ax is None, show=show, save=save)
 
 
+@known_arguments
 def responsibilities(
     responsibilities: pd.DataFrame,
     labels: Labels,

@@ -15,6 +15,7 @@ from scipy.spatial.distance import squareform
 from deltavi import _entries as entries
 from deltavi import _keys
 from deltavi._errors import DeltaviError, UnknownCategoryError, examples, unknown_category
+from deltavi._reading import known_arguments
 from deltavi.metrics._per_cell import by_cell
 from deltavi.pl._figure import DARK, PlotResult, SaveTarget, axes_for, figure_file, finish
 
@@ -35,6 +36,7 @@ DARK_ABOVE = 0.63
 MIN_SHARE = 0.005
 
 
+@known_arguments
 def confusion(
     truth: Labels,
     predicted: Labels,

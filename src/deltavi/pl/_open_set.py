@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from deltavi._entries import number
 from deltavi._errors import DeltaviError, examples, unknown_category
+from deltavi._reading import known_arguments
 from deltavi.metrics._per_cell import by_cell
 from deltavi.pl._figure import (
     BLUE,
@@ -50,6 +51,7 @@ class _Row:
     rejected: BoolArray
 
 
+@known_arguments
 def open_set(
     scores: Sequence[float] | pd.Series | NDArray[Any],
     *,

@@ -14,6 +14,7 @@ from scipy import sparse
 
 from deltavi._entries import seed_number, whole_number
 from deltavi._errors import InputDataError, unknown_category
+from deltavi._reading import known_arguments
 from deltavi._threads import kept_threads
 from deltavi.pl._expression import AlignedExpression, Expression, Matrix, align_expression
 from deltavi.pl._figure import BLUE, GREY, PALE, VERMILION, PlotResult, SaveTarget, axes_for, figure_file, finish
@@ -25,6 +26,7 @@ LAYOUTS = ("overlay", "panels")
 MIN_CELLS = 5
 
 
+@known_arguments
 def prediction_umap(
     control: Expression,
     real: Expression,

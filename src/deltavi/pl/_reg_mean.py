@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
+from deltavi._reading import known_arguments
 from deltavi.metrics import r2_of_means
 from deltavi.metrics._matrix import gene_means
 from deltavi.pl._expression import Expression
@@ -15,6 +16,7 @@ from deltavi.pl._regression import Choice, Statistic, draw_regression
 MEAN = Statistic("mean", gene_means, r2_of_means)
 
 
+@known_arguments
 def reg_mean(
     predicted: Expression,
     real: Expression,

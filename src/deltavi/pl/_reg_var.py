@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from deltavi._reading import known_arguments
 from deltavi.metrics import r2_of_variances
 from deltavi.metrics._significance import moments
 from deltavi.pl._expression import Expression
@@ -22,6 +23,7 @@ def _variances(matrix: Any) -> FloatArray:
 VARIANCE = Statistic("variance", _variances, r2_of_variances)
 
 
+@known_arguments
 def reg_var(
     predicted: Expression,
     real: Expression,

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
+from deltavi._reading import known_arguments
 from deltavi.pl._expression import each_once
 from deltavi.pl._figure import DARK, PALE, PlotResult, SaveTarget, axes_for, figure_file, finish
 from deltavi.pl._response import RankBy, Responses, responses
@@ -23,6 +24,7 @@ SCALE_WIDTH, WORDS_HEIGHT, MIN_HEIGHT = 1.1, 1.1, 1.6
 MIN_WIDTH = 1.8
 
 
+@known_arguments
 def response_heatmap(
     predicted: AnnData,
     real: AnnData | None = None,

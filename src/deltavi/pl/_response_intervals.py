@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from deltavi import _keys
 from deltavi._errors import DeltaviError, examples
+from deltavi._reading import known_arguments
 from deltavi.pl._figure import (
     BLUE,
     DARK,
@@ -33,6 +34,7 @@ ROW_HEIGHT, CHARACTER_WIDTH, WORDS_HEIGHT = 0.22, 0.085, 1.2  # inches
 ROUNDING = 1e-5
 
 
+@known_arguments
 def response_intervals(
     predicted: AnnData,
     real: AnnData | None = None,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from deltavi import _entries as entries
 from deltavi._entries import shown
 from deltavi._errors import DeltaviError, examples, unknown_category
+from deltavi._reading import known_arguments
 from deltavi.perturbation.evaluate import CEILING, HIGHER_IS_BETTER, METRIC_NAMES
 from deltavi.pl._figure import (
     BLUE,
@@ -56,6 +57,7 @@ CHARACTER_WIDTH = 0.085  # inches
 TITLE_WIDTH = 20  # characters
 
 
+@known_arguments
 def scoreboard(
     table: pd.DataFrame | PerturbationEvaluation,
     *,

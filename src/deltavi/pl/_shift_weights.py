@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 
 from deltavi import _keys
 from deltavi._errors import DeltaviError, InputDataError, examples, unknown_category
+from deltavi._reading import known_arguments
 from deltavi.pl._figure import DARK, PALE, VERMILION, PlotResult, SaveTarget, axes_for, figure_file, finish
 
 COLUMNS = ("query", "training_label", "weight")
@@ -27,6 +28,7 @@ MIN_WEIGHT = 0.005
 GAP, COLUMN_WIDTH = 8.0, 46.0
 
 
+@known_arguments
 def shift_weights(
     predicted: AnnData | pd.DataFrame,
     *,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from deltavi import _entries as entries
 from deltavi._errors import NotTrainedError, unknown_category
+from deltavi._reading import known_arguments
 from deltavi.pl._figure import BLUE, VERMILION, PlotResult, SaveTarget, axes_for, figure_file, finish, hide_frame
 
 FloatArray = NDArray[np.float64]
@@ -52,6 +53,7 @@ class _Quantity:
         return bool(self.values.min() > 0 and self.values.max() > LOG_ABOVE * lowest)
 
 
+@known_arguments
 def training_history(
     model_or_history: Any,
     *,

@@ -15,6 +15,7 @@ import deltavi
 from deltavi import _entries as entries
 from deltavi._entries import flag, seed_number, shown, whole_number
 from deltavi._errors import DeltaviError, unknown_category
+from deltavi._reading import known_arguments
 from deltavi.data._columns import user_columns
 from deltavi.data._counts import counts_of
 from deltavi.data._prepare import TOTAL_COUNTS
@@ -55,6 +56,7 @@ TOP_GENES = ("held-out", "training")
 IN_FOLDER = "evaluate_perturbation(folder=...)"
 
 
+@known_arguments
 def evaluate_perturbation(
     adata: AnnData,
     methods: Any = None,

@@ -15,6 +15,7 @@ import deltavi
 from deltavi import _entries as entries
 from deltavi._entries import keywords_of, known_keywords
 from deltavi._errors import DeltaviError, examples, unknown_category
+from deltavi._reading import known_arguments
 from deltavi.io import filled_folder, require_folder, resolved, write_files
 from deltavi.metrics import PredictionScore
 from deltavi.perturbation import CEILING, verdict
@@ -41,6 +42,7 @@ def _empty(columns: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(columns=pd.Index(columns))
 
 
+@known_arguments
 @dataclass(frozen=True, eq=False)
 class PerturbationEvaluation:
     """Scores of methods, baselines and the ceiling on every hold-out.

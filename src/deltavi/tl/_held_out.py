@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from deltavi._entries import seed_number, whole_number
 from deltavi._errors import DeltaviError, examples
+from deltavi._reading import known_arguments
 from deltavi.model import SCGEN, VAE
 from deltavi.model._own_response import held_out_by_caller
 from deltavi.perturbation import baseline_predictions, compare, verdict
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 PerturbationModel = VAE
 
 
+@known_arguments
 @dataclass(frozen=True, eq=False)
 class HeldOut:
     """Prediction of a response that was kept from the model, beside what simple baselines say.
@@ -56,6 +58,7 @@ class HeldOut:
         return verdict(self.table, type(self.model).__name__)
 
 
+@known_arguments
 def predict_held_out(
     adata: AnnData,
     *,

@@ -15,7 +15,7 @@ from deltavi import _keys
 from deltavi._entries import choice, keywords_of, known_keywords
 from deltavi._errors import DeltaviError, examples
 from deltavi._random import isolated_randomness
-from deltavi._reading import read_all
+from deltavi._reading import known_arguments, read_all
 from deltavi.data._prepare import TOTAL_COUNTS
 from deltavi.model import PPCA, SCGEN, VAE
 from deltavi.model._own_response import held_out_by_caller
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Predictor: TypeAlias = Callable[..., Any]
 
 
+@known_arguments
 @dataclass(frozen=True, eq=False)
 class Method:
     """A model and how to make, train and ask it.

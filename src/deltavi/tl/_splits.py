@@ -12,6 +12,7 @@ import pandas as pd
 from anndata import AnnData
 
 from deltavi._errors import DeltaviError, InputDataError, UnknownCategoryError, examples, unknown_category
+from deltavi._reading import known_arguments
 from deltavi.data._columns import column, require_known, used_categories
 from deltavi.perturbation._combination import SEPARATOR
 from deltavi.perturbation._inputs import as_names, known_names
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 SMALLEST_GROUP = 10
 
 
+@known_arguments
 @dataclass(frozen=True, eq=False)
 class Split:
     """Cells to hold out, and control cells to predict them from.

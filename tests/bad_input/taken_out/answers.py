@@ -37,8 +37,8 @@ MUTATIONS: tuple[OwnTest, ...] = (
     OwnTest(
         f"{LIE}::test_small_numbers_and_other_fractions_are_no_counts",
         "data/_checks.py",
-        "    if maximum < 0.5:",
-        "    if False:",
+        "maximum < 0.5:",
+        "maximum < -1:",
     ),
     OwnTest(
         f"{LIE}::test_the_byte_order_of_other_computers",

@@ -10,6 +10,7 @@ FIGURES = "tests/pl/test_figure_files.py"
 FAULT = f"{EVERY}::test_a_fault_anywhere_in_saving"
 FILES = f"{EVERY}::test_a_fault_anywhere_in_writing_files"
 EXPORT = "tests/model/test_scvi_exchange.py::test_what_was_not_exported_is_not_replaced"
+PLACE, PLACES = "io/_place.py", "tests/io/test_place.py"
 EVALUATION = "tests/tl/test_evaluation_resume.py::test_files_of_the_users_are_refused_before_the_first_training"
 
 MUTATIONS: tuple[OwnTest, ...] = (
@@ -104,5 +105,39 @@ MUTATIONS: tuple[OwnTest, ...] = (
         "pl/_figure.py",
         "if path.suffix[1:].lower() not in known:",
         "if False:",
+    ),
+    OwnTest(f"{PLACES}::test_what_is_no_path", PLACE, "    if not isinstance(text, str):", "    if False:"),
+    OwnTest(f"{PLACES}::test_a_home_that_is_not_known", PLACE, "except RuntimeError as", "except KeyError as"),
+    OwnTest(f"{PLACES}::test_folders_and_files", PLACE, "    if not path.parent.is_dir():", "    if False:"),
+    OwnTest(
+        f"{FIGURES}::test_what_cannot_be_a_figure_is_refused_before_drawing",
+        PLACE,
+        '    if path.is_dir():\n        raise error(f"{path} is a folder',
+        '    if False:\n        raise error(f"{path} is a folder',
+    ),
+    OwnTest(
+        f"{PLACES}::test_disks_that_do_not_tell_their_room",
+        PLACE,
+        "    except OSError:\n        return",
+        "    finally:\n        pass",
+    ),
+    OwnTest(
+        f"{PLACES}::test_a_folder_that_was_there_stays_and_one_that_was_made_goes",
+        PLACE,
+        "if not os.path.lexists(place)]",
+        "]",
+    ),
+    OwnTest(f"{PLACES}::test_files_are_removed_at_the_second_try", PLACE, "for _ in range(2):", "for _ in range(1):"),
+    OwnTest(
+        f"{PLACES}::test_files_are_removed_at_the_second_try", PLACE, "    if interrupt is not None:", "    if False:"
+    ),
+    OwnTest(
+        f"{PLACES}::test_files_that_stay_are_named", PLACE, "        if os.path.lexists(path):", "        if False:"
+    ),
+    OwnTest(
+        "tests/io/test_write_faults.py::test_a_read_only_folder",
+        "io/_folder.py",
+        "        require_writable(folder)",
+        "        pass",
     ),
 )

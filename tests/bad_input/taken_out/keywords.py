@@ -35,7 +35,7 @@ MUTATIONS: tuple[OwnTest, ...] = (
         "pass",
     ),
     OwnTest(
-        f"{WALK}::test_a_function_or_class_that_is_called_with_a_keyword_it_does_not_have[deltavi.module.LABELVI]",
+        f"{WALK}::test_a_module_that_hands_keywords_on_answers_by_its_own_name[LABELVI]",
         "module/_labelled_vae.py",
         "known_keywords(kwargs, init_keywords(type(self))",
         "dict(kwargs={}",
@@ -143,5 +143,11 @@ MUTATIONS: tuple[OwnTest, ...] = (
         "_random.py",
         "setting = scvi.settings.seed",
         "setting = None",
+    ),
+    OwnTest(
+        f"{WALK}::test_a_misspelt_keyword_of_a_function_is_answered_with_the_nearest",
+        "_reading.py",
+        "            arguments(thing, signature, args, kwargs)\n            raise",
+        "            raise",
     ),
 )

@@ -1,6 +1,6 @@
 """Damage the obs of an h5ad file at random: each is refused, or means what the values that were read mean.
 
-``python tests/generated/fuzz_obs.py --n 100000 --seed 1`` prints a table of what became of them, and how many it tried
+``python tests/fuzzing/fuzz_obs.py --n 100000 --seed 1`` prints a table of what became of them, and how many it tried
 in a second; its exit status is one where setting up or predicting raised anything but an error of this package, gave
 another answer than the same values in a fresh table, or took too long. What anndata itself cannot read is counted
 apart. A failure is named by kind and seed, and ``--kind codes --only 17`` repeats it.
@@ -28,9 +28,9 @@ from scipy import sparse
 if __package__ in (None, ""):  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from deltavi._errors import DeltaviError
+from deltavi.errors import DeltaviError
 from deltavi.model import LABELVI
-from tests.generated.obs_damages import ALL_KINDS, IN_MEMORY, KEYS, KINDS, N_CELLS, N_GENES, clean_obs, in_memory
+from tests.fuzzing.obs_damages import ALL_KINDS, IN_MEMORY, KEYS, KINDS, N_CELLS, N_GENES, clean_obs, in_memory
 from tests.io import fuzz_model_files
 
 # Of the processor: that of a machine with other work to do counts for nothing.

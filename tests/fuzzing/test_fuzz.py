@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from deltavi.model import LABELVI
-from tests.generated import fuzz_obs
-from tests.generated.fuzz_obs import Report, cells, fitted, fuzz, outcome_of, tasks
-from tests.generated.obs_damages import ALL_KINDS, clean_obs
+from tests.fuzzing import fuzz_obs
+from tests.fuzzing.fuzz_obs import Report, cells, fitted, fuzz, outcome_of, tasks
+from tests.fuzzing.obs_damages import ALL_KINDS, clean_obs
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 N = 1000

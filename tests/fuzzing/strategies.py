@@ -13,7 +13,7 @@ from scipy import sparse
 
 N_GENES = 12
 GENES = [f"gene_{i}" for i in range(1, N_GENES + 1)]
-KEYS = ("condition", "cell_type", "batch", "size")
+KEYS = ("condition", "cell_type", "batch", "total_counts")
 
 FORMATS = ("C", "F", "csr", "csc", "csr_array", "csc_array", "view")
 DTYPES = ("float16", "float32", "float64", "int8", "int32", "int64", "uint8", "uint64", "bool", "object")
@@ -160,7 +160,7 @@ def stories(draw: st.DrawFn, *, sane: bool = False) -> Made:
         # what the type cannot hold becomes what the type makes of it, before any format is chosen
         counts = counts if dtype == "object" else _cast(counts, dtype)
     groups = {key: np.asarray([f"{key}_{i % 2}" for i in range(n)], dtype=object) for key in KEYS[:3]}
-    groups["size"] = np.arange(n) + 20.0
+    groups["total_counts"] = np.arange(n) + 20.0
     if not sane:
         for key in draw(st.sets(st.sampled_from(KEYS), max_size=2)):
             groups[key] = draw(columns(n))

@@ -13,9 +13,10 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
+from tests.determinism.cases import BATCHED, CASES, Case, counts, per_cell
+from tests.determinism.snapshot import equal
 from tests.model.conftest import dense
-from tests.same_twice.cases import ASK, BATCHED, CASES, Case, counts, per_cell
-from tests.same_twice.snapshot import equal
+from tests.models import PERTURBATION
 
 # Single precision rounds by half of this. A sum of n products, taken in another order, differs by at most n times as
 # much relative to the sum of their sizes, and the linear algebra takes it in another order where it is given another
@@ -246,7 +247,7 @@ def test_a_prediction_with_a_given_shift_is_one_of_each_cell(fit: tuple[Case, An
     if not case.predicts:
         return
     query = case.data(1)
-    how: dict[str, Any] = {**ASK, "shift": np.full(model.module.n_latent, 0.1)}
+    how: dict[str, Any] = {**PERTURBATION, "shift": np.full(model.module.n_latent, 0.1)}
     whole = model.predict_perturbation(query, **how)
     order = np.random.default_rng(0).permutation(query.n_obs)
     for told, cells, more in (

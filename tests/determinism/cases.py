@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,11 +12,11 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi.model import ACTINN, LABELVI, MIXVI, PPCA, SCGEN, VAE
-from tests.model.conftest import QUIET, SETUP, dense, log_normalised, small_adata
+from deltavi.model import MIXVI, PPCA, SCGEN
+from tests.model.conftest import dense, log_normalised, small_adata
+from tests.models import EVERY, MODELS, PERTURBATION, SmallModel
 
 Verb = Callable[..., Any]
-ASK = {"control": "control", "target": "stimulated"}
 
 
 def counts(seed: int = 0) -> AnnData:
@@ -41,63 +41,65 @@ def logs(seed: int = 0) -> AnnData:
 
 @dataclass(frozen=True)
 class Case:
-    """A model to train for a moment."""
+    """A model to train for a moment; where it learns labels, some are missing."""
 
-    model_class: Any
-    setup: dict[str, Any]
-    init: dict[str, Any]
-    data: Callable[..., AnnData] = counts
-    training: dict[str, Any] = field(default_factory=dict)
-    conditional: bool = False
+    entry: SmallModel
+
+    @property
+    def model_class(self) -> Any:
+        return self.entry.model_class
+
+    @property
+    def setup(self) -> dict[str, Any]:
+        partly = {"labels_key": "partly", "unlabeled_category": "unknown"}
+        return {**self.entry.setup, **(partly if self.entry.annotates else {})}
+
+    @property
+    def init(self) -> dict[str, Any]:
+        return dict(self.entry.init)
+
+    @property
+    def training(self) -> dict[str, Any]:
+        return dict(self.entry.training)
+
+    @property
+    def data(self) -> Callable[..., AnnData]:
+        return logs if self.entry.reads == "logs" else counts
+
+    @property
+    def conditional(self) -> bool:
+        """Whether its components move with a condition."""
+        return bool(self.init.get("conditional"))
 
     @property
     def predicts(self) -> bool:
         """Whether it is asked how cells would respond."""
-        return "condition_key" in self.setup
+        return self.entry.predicts
 
     @property
     def names(self) -> bool:
-        """Whether it names cells."""
-        return hasattr(self.model_class, "predict")
+        """Whether it names cells, by labels or by components."""
+        return self.entry.annotates or self.entry.clusters
 
     @property
     def draws(self) -> bool:
         """Whether its weights depend on a seed."""
-        return self.model_class is not PPCA
+        return self.entry.by_epochs
 
     def made(self, adata: AnnData, **init: Any) -> Any:
         """A model that is not trained."""
-        self.model_class.setup_anndata(adata, **self.setup)
-        return self.model_class(adata, **{**self.init, **init})
+        return self.entry.but(setup=self.setup).untrained(adata, **init)
 
     def trained(self, adata: AnnData | None = None, *, epochs: int = 1, **init: Any) -> Any:
         """A model after `epochs`."""
         model = self.made(self.data() if adata is None else adata, **init)
-        model.train(max_epochs=epochs, batch_size=32, **self.training, **QUIET)
+        self.entry.train(model, max_epochs=epochs)
         return model
 
 
-SMALL = {"n_hidden": 16, "n_latent": 4}
-PARTLY = {**SETUP, "labels_key": "partly", "unlabeled_category": "unknown"}
-# enough held-out cells to calibrate with
-SPLIT = {"train_size": 0.7}
-CASES = {
-    "VAE": Case(VAE, {**SETUP, "size_factor_key": "total_counts"}, {**SMALL, "library": "learned"}),
-    "SCGEN": Case(SCGEN, SETUP, SMALL),
-    "PPCA": Case(PPCA, {"condition_key": "condition", "labels_key": "cell_type"}, {"n_latent": 4}, logs),
-    "ACTINN": Case(
-        ACTINN,
-        {"labels_key": "partly", "unlabeled_category": "unknown"},
-        {"n_hidden": (16,), "n_networks": 2},
-        training=SPLIT,
-    ),
-    "LABELVI": Case(LABELVI, PARTLY, SMALL, training=SPLIT),
-    "MIXVI": Case(MIXVI, PARTLY, {**SMALL, "n_components": 5}, training=SPLIT),
-    "clusters": Case(MIXVI, {"batch_key": "batch"}, {**SMALL, "n_components": 4}),
-    "conditional": Case(
-        MIXVI, PARTLY, {**SMALL, "n_components": 5, "n_w": 2, "conditional": True}, training=SPLIT, conditional=True
-    ),
-}
+# settings with state or randomness of their own
+FURTHER = ("LearnedLibraryAndGeneBatchDispersion", "Clustering", "ConditionalMIXVI")
+CASES = {name: Case(EVERY[name]) for name in (*MODELS, *FURTHER)}
 
 
 # -- verbs that answer for every cell, a row each --------------------------------------------------------------------
@@ -142,14 +144,14 @@ def _log_likelihood(model: Any, adata: AnnData | None) -> np.ndarray:
 def per_cell(case: Case) -> dict[str, Verb]:
     """Verbs with a row for every cell asked about; ``batch_size`` may be given to those in `BATCHED`."""
     verbs: dict[str, Verb] = {"latent": _latent}
-    if case.model_class is not ACTINN:
+    if case.entry.decodes:
         verbs["impute"] = _imputed
     if case.names:
         verbs["hard"] = _hard
         verbs["soft"] = _soft
-    if "labels_key" in case.setup and case.names:
+    if case.entry.annotates:
         verbs |= {"scores": _scores, "attributions": _attributions}
-    if case.model_class is MIXVI:
+    if case.entry.clusters:
         verbs["responsibilities"] = _responsibilities
     if case.conditional:
         verbs["w"] = _w
@@ -165,7 +167,7 @@ BATCHED = ("latent", "impute", "hard", "soft", "scores", "attributions", "respon
 
 
 def _predicted(model: Any, adata: AnnData | None, **how: Any) -> np.ndarray:
-    cells = model.predict_perturbation(adata, **ASK, **how)
+    cells = model.predict_perturbation(adata, **PERTURBATION, **how)
     return np.hstack([dense(cells.X), dense(cells.layers["rate"]), cells.obsm["X_deltavi"]])
 
 
@@ -189,7 +191,7 @@ def together(case: Case) -> dict[str, Verb]:
         verbs["predict_perturbation"] = partial(_predicted, consensus=0.0)
         # the consensus takes the most time, and an interval draws
         verbs["usual"] = lambda model, adata: dense(
-            model.predict_perturbation(adata, **ASK, n_samples=3).layers["upper"]
+            model.predict_perturbation(adata, **PERTURBATION, n_samples=3).layers["upper"]
         )
     if case.conditional:
         verbs["by z"] = partial(_predicted, shift="z", consensus=0.0)
@@ -217,7 +219,7 @@ def own_verbs(case: Case) -> dict[str, Verb]:
 
 def inherited(case: Case) -> dict[str, Verb]:
     """Verbs of scvi-tools, which draw from torch's and NumPy's global generators."""
-    if case.model_class is ACTINN:
+    if not case.entry.decodes:
         return {}
     by_type = {"groupby": "cell_type", "group1": "type_1", "group2": "type_2", "silent": True}
     return {

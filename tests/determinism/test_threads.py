@@ -18,12 +18,13 @@ import pytest
 import torch
 from anndata import AnnData
 
-from deltavi._errors import DeltaviWarning
 from deltavi._random import isolated_randomness
+from deltavi.errors import DeltaviWarning
 from deltavi.model import MIXVI, SCGEN, VAE
+from tests.determinism.cases import CASES, SLOW, Case, counts, own_verbs
+from tests.determinism.snapshot import equal, weights
 from tests.model.conftest import QUIET
-from tests.same_twice.cases import CASES, SLOW, SMALL, Case, counts, own_verbs
-from tests.same_twice.snapshot import equal, weights
+from tests.models import SMALL
 
 N_THREADS = 8
 # pandas swaps filters of warnings without regard to threads: which of them hold inside a thread is a matter of luck

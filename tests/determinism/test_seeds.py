@@ -16,11 +16,11 @@ import pytest
 import scvi
 import torch
 
-from tests.same_twice.cases import CASES, SLOW, Case, own_verbs
-from tests.same_twice.snapshot import equal, weights
+from tests.determinism.cases import CASES, SLOW, Case, own_verbs
+from tests.determinism.snapshot import equal, weights
 
 # a mixture that was trained for a moment knows little of w
-pytestmark = pytest.mark.filterwarnings("ignore:w says:deltavi._errors.MixtureWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:w says:deltavi.errors.MixtureWarning")
 EVERY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 # closed forms draw nothing
 SEEDED = pytest.mark.parametrize(
@@ -94,8 +94,8 @@ def test_another_process_makes_the_same_models() -> None:
     code = (
         "import json, random, numpy, torch, warnings; warnings.simplefilter('ignore')\n"
         "random.seed(3); numpy.random.seed(3); torch.manual_seed(3); torch.set_num_threads(1)\n"
-        "from tests.same_twice.cases import CASES\n"
-        "from tests.same_twice.test_seeds import digest\n"
+        "from tests.determinism.cases import CASES\n"
+        "from tests.determinism.test_seeds import digest\n"
         "print('\\n' + json.dumps({name: digest(case) for name, case in CASES.items()}))"
     )
     here = hash("deltavi")

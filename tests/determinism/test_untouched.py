@@ -13,11 +13,10 @@ import torch
 from anndata import AnnData
 from lightning.pytorch.callbacks import Callback
 
-from deltavi._errors import DeltaviError, InputDataError
-from deltavi.model import ACTINN, PPCA
+from deltavi.errors import DeltaviError, InputDataError
+from tests.determinism.cases import CASES, Case, inherited, own_verbs
+from tests.determinism.snapshot import untouched
 from tests.model.conftest import QUIET
-from tests.same_twice.cases import CASES, Case, inherited, own_verbs
-from tests.same_twice.snapshot import untouched
 
 EVERY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
@@ -75,12 +74,12 @@ def test_steps_leave_no_trace(case: Case, tmp_path: Path) -> None:
     for label, cells in (("load", None), ("load with cells", rich(case)), ("load with other genes", query)):
         with untouched(label, *([cells] if cells is not None else [])):
             case.model_class.load(tmp_path / "model", cells)
-    if case.model_class not in (ACTINN, PPCA):
+    if case.entry.decodes and case.entry.by_epochs:
         query.obs["batch"] = "new"
         with untouched("load_query_data", adata, query):
             mapped = case.model_class.load_query_data(query, model)
             mapped.train(max_epochs=1, batch_size=32, **case.training, **QUIET)
-    if hasattr(model, "calibrate") and "labels_key" in case.setup:
+    if case.entry.annotates:
         with untouched("calibrate", adata):
             model.calibrate()
 

@@ -3,45 +3,31 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import pytest
 from anndata import AnnData
 from hypothesis import HealthCheck, event, given, settings
 
-from deltavi._errors import DeltaviError, DeltaviWarning
-from deltavi.model import ACTINN, LABELVI, MIXVI, PPCA, SCGEN, VAE
-from tests.generated.strategies import Made, stories
-from tests.same_twice.snapshot import cells
+from deltavi.errors import DeltaviError, DeltaviWarning
+from tests.determinism.snapshot import cells
+from tests.fuzzing.strategies import Made, stories
+from tests.models import EVERY, MODELS
 
-SMALL: dict[str, Any] = {"n_hidden": 4, "n_latent": 2}
-GROUPS = {"condition_key": "condition", "labels_key": "cell_type", "batch_key": "batch"}
-MODELS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
-    "VAE": (VAE, {**GROUPS, "size_factor_key": "size"}, SMALL),
-    "covariates": (
-        VAE,
-        {"categorical_covariate_keys": ["batch", "cell_type"], "continuous_covariate_keys": ["size"]},
-        SMALL,
-    ),
-    "SCGEN": (SCGEN, GROUPS, SMALL),
-    "normal": (VAE, {"batch_key": "batch"}, {**SMALL, "gene_likelihood": "normal"}),
-    "PPCA": (PPCA, {"condition_key": "condition", "labels_key": "cell_type"}, {"n_latent": 2}),
-    "ACTINN": (ACTINN, {"labels_key": "cell_type", "size_factor_key": "size"}, {"n_hidden": 4, "n_networks": 2}),
-    "LABELVI": (LABELVI, {**GROUPS, "unlabeled_category": "unknown"}, SMALL),
-    "MIXVI": (MIXVI, {**GROUPS, "size_factor_key": "size"}, SMALL),
-    "clusters": (MIXVI, {"batch_key": "batch"}, {**SMALL, "n_components": 3}),
+# other settings that read other columns, or another scale
+FURTHER = ("Covariates", "SizeFactorAndCondition", "GaussianSCGEN", "LogisticRegression", "Clustering")
+CASES = {
+    name: EVERY[name].but(setup={"unlabeled_category": "unknown"} if EVERY[name].annotates else None)
+    for name in (*MODELS, *FURTHER)
 }
-EVERY_MODEL = pytest.mark.parametrize("name", MODELS)
+EVERY_MODEL = pytest.mark.parametrize("name", CASES)
 # anndata and pandas warn while such an AnnData is made
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def outcome(name: str, adata: AnnData) -> str:
     """ "made", or the class of the error of ours; any other error is a failure of the test."""
-    model_class, setup, init = MODELS[name]
     try:
-        model_class.setup_anndata(adata, **setup)
-        model_class(adata, **init)
+        CASES[name].untrained(adata)
     except DeltaviError as error:
         return type(error).__name__
     return "made"
@@ -63,16 +49,16 @@ def test_a_model_is_made_or_the_error_is_ours(name: str, story: Made) -> None:
     keys = set(adata.obs) | set(adata.obsm) | set(adata.uns)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model_class, setup, init = MODELS[name]
+        case = CASES[name]
         try:
-            model_class.setup_anndata(adata, **setup)
+            case.model_class.setup_anndata(adata, **case.setup)
         except DeltaviError as error:
             event(type(error).__name__)
             assert set(adata.obs) | set(adata.obsm) | set(adata.uns) == keys
         else:
             event("set up")
             try:
-                model_class(adata, **init)
+                case.model_class(adata, **case.init)
             except DeltaviError as error:
                 event(f"not made: {type(error).__name__}")
     assert not foreign_warnings(caught)
@@ -101,5 +87,5 @@ def test_the_outcome_does_not_depend_on_storage(name: str, story: Made) -> None:
 def test_ordinary_cells_are_taken(name: str, story: Made) -> None:
     """What is refused above is not everything."""
     refused = "InputDataError"
-    expected = {refused} if story.dtype == "object" or name in ("normal", "PPCA") else {"made"}
+    expected = {refused} if story.dtype == "object" or CASES[name].reads == "logs" else {"made"}
     assert outcome(name, story.adata()) in expected

@@ -1,0 +1,158 @@
+"""Exceptions and warnings of this package: few, named, and meant to be caught.
+
+Errors derive from `DeltaviError`, a ``ValueError``, and warnings from `DeltaviWarning`, a ``UserWarning``.
+`TrainingTerminated` alone is a ``SystemExit``: a handler of errors must not keep a terminated program alive.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CalibrationWarning",
+    "CheckpointWarning",
+    "ConvergenceWarning",
+    "DataFileError",
+    "DeltaviError",
+    "DeltaviWarning",
+    "DuplicateNameWarning",
+    "FileWriteError",
+    "GeneMatchError",
+    "GeneMatchWarning",
+    "InputDataError",
+    "InputDataWarning",
+    "KeyClashError",
+    "LabelWarning",
+    "LibrarySizeWarning",
+    "MixtureWarning",
+    "ModelFileError",
+    "ModelWriteError",
+    "NotHeldOutWarning",
+    "NotTrainedError",
+    "OutOfMemoryError",
+    "TrainingDivergedError",
+    "TrainingTerminated",
+    "UnknownArgumentError",
+    "UnknownBatchWarning",
+    "UnknownCategoryError",
+    "UnseenCategoryWarning",
+]
+
+
+class DeltaviError(ValueError):
+    """Base class of every error raised on purpose by deltavi."""
+
+
+class InputDataError(DeltaviError):
+    """The expression matrix cannot be used: NaN, infinite, negative or not on the expected scale."""
+
+
+class GeneMatchError(DeltaviError):
+    """The genes of a query cannot be matched by name to the genes of the model."""
+
+
+class UnknownCategoryError(DeltaviError):
+    """A condition, label or column was named that the data do not hold."""
+
+
+class UnknownArgumentError(DeltaviError, TypeError):
+    """A keyword was passed that the function does not have."""
+
+
+class KeyClashError(DeltaviError):
+    """A column this package would write exists already and holds something else."""
+
+
+class NotTrainedError(DeltaviError, RuntimeError):
+    """The model was asked for an answer before it was trained."""
+
+
+class ModelFileError(DeltaviError):
+    """A saved model is missing, damaged, or was written by something this version cannot read."""
+
+
+class DataFileError(DeltaviError, FileNotFoundError):
+    """A data file is in none of the places looked at, or could not be downloaded and verified."""
+
+
+class FileWriteError(DeltaviError, OSError):
+    """A file could not be written, as to a full disk or a read-only folder; the message says what is there now."""
+
+
+class ModelWriteError(ModelFileError, FileWriteError):
+    """A model could not be written, as to a full disk or a read-only folder; the message says what is there now."""
+
+
+class TrainingDivergedError(DeltaviError):
+    """The loss or a weight became NaN or infinite, and the model is that of its last good epoch; or it ended absurd."""
+
+
+class OutOfMemoryError(DeltaviError, MemoryError):
+    """Memory ran out in training; the model went back to its last good epoch."""
+
+
+class TrainingTerminated(SystemExit):
+    """Training was ended by SIGTERM, as batch systems send it; the program ends with the exit status 143 of a shell.
+
+    Parameters
+    ----------
+    message
+        What was ended, and what state the model is in.
+    """
+
+    def __init__(self, message: str = "Training was ended by SIGTERM.") -> None:
+        super().__init__(143)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class DeltaviWarning(UserWarning):
+    """Base class of every warning issued on purpose by deltavi."""
+
+
+class InputDataWarning(DeltaviWarning):
+    """The expression matrix is usable but unusual: empty cells, bool or huge values."""
+
+
+class GeneMatchWarning(DeltaviWarning):
+    """Some genes of the model are absent from a query and were filled with zeros."""
+
+
+class UnseenCategoryWarning(DeltaviWarning):
+    """A query holds batches, covariate values or, where it is learned, labels that training never saw."""
+
+
+class LibrarySizeWarning(DeltaviWarning):
+    """Genes were selected, and each cell's total over all of them is not used though there is one."""
+
+
+class NotHeldOutWarning(DeltaviWarning):
+    """A prediction was asked for of what was among the training cells; the answer describes them."""
+
+
+class UnknownBatchWarning(DeltaviWarning):
+    """Cells are to be rejected in batches that the calibration did not see."""
+
+
+class CalibrationWarning(DeltaviWarning):
+    """No labelled cell was held out: the temperature rests on less, and no cell can be rejected."""
+
+
+class LabelWarning(DeltaviWarning):
+    """Labels are usable but may not be what was meant: near-duplicates, mixed types, labels of a single cell."""
+
+
+class MixtureWarning(DeltaviWarning):
+    """A mixture that uses fewer of its components than it should."""
+
+
+class ConvergenceWarning(DeltaviWarning):
+    """A fit ended before it had settled."""
+
+
+class CheckpointWarning(DeltaviWarning):
+    """A checkpoint could not be written; training goes on."""
+
+
+class DuplicateNameWarning(DeltaviWarning):
+    """Cell names are not unique; results are matched by position."""

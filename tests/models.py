@@ -1,0 +1,242 @@
+"""The registry of small models that every suite reads: a model that is added to the package is added here, once.
+
+`MODELS` holds one entry of each public class, under its name, and `VARIANTS` other settings of them. What an entry can
+do is declared, not looked up: a method that a class loses by mistake is missed by ``tests/test_models.py``, where a
+suite that asks the class would test one thing less and say nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from anndata import AnnData
+from scipy import sparse
+
+from deltavi.model import ACTINN, LABELVI, MIXVI, PPCA, SCGEN, VAE
+from tests.model.conftest import QUIET, SETUP, log_normalised, small_adata
+
+SMALL = {"n_hidden": 16, "n_latent": 4}
+PERTURBATION = {"control": "control", "target": "stimulated"}
+Verb = Literal["get_latent_representation", "predict_perturbation", "predict"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SmallModel:
+    """A model that trains in a moment on the cells of :func:`small_adata`.
+
+    Parameters
+    ----------
+    name
+        Name of the entry; of those in `MODELS` that of the class.
+    model_class
+        Class of the model.
+    setup, init, training
+        Keywords of ``setup_anndata``, of the class, and of ``train`` beyond epochs, size of mini-batches and device.
+    verb
+        Method that the model is for; a suite that asks each model one thing asks this.
+    reads
+        Raw counts, or log1p CP10k.
+    decodes
+        Whether it has expected expression of each cell, as ``impute`` gives it.
+    predicts
+        Whether it answers ``predict_perturbation``; its setup then names a condition.
+    annotates
+        Whether it learns labels and predicts them; some may be missing.
+    clusters
+        Whether it has components, with responsibilities.
+    exports
+        Whether scvi-tools has a counterpart that answers alike.
+    by_epochs
+        Whether it is trained step by step; otherwise in closed form, without random numbers.
+    """
+
+    name: str
+    model_class: Any
+    setup: Mapping[str, Any] = field(default_factory=lambda: SETUP)
+    init: Mapping[str, Any] = field(default_factory=lambda: SMALL)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    verb: Verb = "get_latent_representation"
+    reads: Literal["counts", "logs"] = "counts"
+    decodes: bool = True
+    predicts: bool = True
+    annotates: bool = False
+    clusters: bool = False
+    exports: bool = False
+    by_epochs: bool = True
+
+    @property
+    def has_conditions(self) -> bool:
+        """Whether its setup names a column of conditions."""
+        return "condition_key" in self.setup
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether its setup names a column of labels."""
+        return "labels_key" in self.setup
+
+    @property
+    def has_batches(self) -> bool:
+        """Whether its setup names a column of batches."""
+        return "batch_key" in self.setup
+
+    def cells(self, seed: int = 0) -> AnnData:
+        """144 cells and 40 genes on the scale that the model reads, as CSR."""
+        return _cells(self.reads, seed).copy()
+
+    def on_its_scale(self, counts: AnnData) -> AnnData:
+        """A copy of `counts` on the scale that the model reads, as CSR."""
+        adata = log_normalised(counts) if self.reads == "logs" else counts.copy()
+        adata.X = sparse.csr_matrix(adata.X)
+        return adata
+
+    def untrained(self, adata: AnnData | None = None, **init: Any) -> Any:
+        """A model of `adata`, which is set up for it; settings may be replaced."""
+        adata = self.cells() if adata is None else adata
+        self.model_class.setup_anndata(adata, **self.setup)
+        return self.model_class(adata, **{**self.init, **init})
+
+    def train(self, model: Any, **options: Any) -> None:
+        """Train a model of this entry for one epoch on the CPU, unless told otherwise."""
+        model.train(**{"max_epochs": 1, "batch_size": 32, **self.training, **QUIET, **options})
+
+    def trained(self, adata: AnnData | None = None, *, epochs: int = 1, **init: Any) -> Any:
+        """A model after `epochs`."""
+        model = self.untrained(adata, **init)
+        self.train(model, max_epochs=epochs)
+        return model
+
+    def but(self, *, setup: Mapping[str, Any] | None = None, **init: Any) -> SmallModel:
+        """The same entry with further keywords of setup and of the class."""
+        return replace(self, setup={**self.setup, **(setup or {})}, init={**self.init, **init})
+
+
+@functools.cache
+def _cells(reads: str, seed: int) -> AnnData:
+    counts = small_adata(seed=seed)
+    adata = log_normalised(counts) if reads == "logs" else counts
+    adata.X = sparse.csr_matrix(adata.X)
+    return adata
+
+
+def _by_name(*entries: SmallModel) -> dict[str, SmallModel]:
+    return {entry.name: entry for entry in entries}
+
+
+LABELS = {"labels_key": "cell_type"}
+# enough labelled cells are held out to calibrate with
+HOLD_OUT = {"train_size": 0.7}
+MODELS = _by_name(
+    SmallModel(name="VAE", model_class=VAE, exports=True),
+    SmallModel(name="SCGEN", model_class=SCGEN, exports=True, verb="predict_perturbation"),
+    SmallModel(name="LABELVI", model_class=LABELVI, training=HOLD_OUT, verb="predict", annotates=True),
+    SmallModel(
+        name="MIXVI",
+        model_class=MIXVI,
+        init={**SMALL, "n_components": 5},
+        training=HOLD_OUT,
+        verb="predict",
+        annotates=True,
+        clusters=True,
+    ),
+    SmallModel(
+        name="ACTINN",
+        model_class=ACTINN,
+        setup=LABELS,
+        init={"n_hidden": (16,), "n_networks": 2},
+        training=HOLD_OUT,
+        verb="predict",
+        decodes=False,
+        predicts=False,
+        annotates=True,
+    ),
+    SmallModel(
+        name="PPCA",
+        model_class=PPCA,
+        setup={"condition_key": "condition", **LABELS},
+        init={"n_latent": 4},
+        reads="logs",
+        by_epochs=False,
+    ),
+)
+
+
+def _variant(name: str, of: str, *, setup: Mapping[str, Any] | None = None, **init: Any) -> SmallModel:
+    return replace(MODELS[of].but(setup=setup, **init), name=name)
+
+
+VARIANTS = _by_name(
+    _variant(
+        "LearnedLibraryAndGeneBatchDispersion",
+        "VAE",
+        library="learned",
+        dispersion="gene-batch",
+        encode_covariates=True,
+    ),
+    _variant(
+        "Covariates",
+        "VAE",
+        setup={"categorical_covariate_keys": ["cell_type"], "continuous_covariate_keys": ["total_counts"]},
+    ),
+    _variant("SizeFactorAndCondition", "SCGEN", setup={"size_factor_key": "total_counts"}, condition_in_decoder=True),
+    replace(_variant("GaussianSCGEN", "SCGEN", gene_likelihood="normal"), reads="logs", exports=False),
+    _variant(
+        "LABELVIWithEveryOption",
+        "LABELVI",
+        library="learned",
+        dispersion="gene-label",
+        gene_likelihood="nb",
+        y_prior="learned",
+        encode_covariates=True,
+        condition_in_decoder=True,
+        class_balance=1.0,
+    ),
+    _variant(
+        "ConditionalMIXVI",
+        "MIXVI",
+        n_components=None,
+        n_w=2,
+        conditional=True,
+        y_prior="dirichlet",
+        w_prior="learned",
+        z_term="mc",
+        classifier="mean",
+    ),
+    replace(
+        _variant("Clustering", "MIXVI", n_components=4, y_prior="learned"),
+        setup={key: value for key, value in SETUP.items() if key != "labels_key"},
+        training={},
+        verb="get_latent_representation",
+        annotates=False,
+    ),
+    replace(
+        _variant("LogisticRegression", "ACTINN", setup={"size_factor_key": "total_counts"}),
+        init={"n_hidden": (), "scale": True, "filter_genes": False, "class_weight": "balanced"},
+    ),
+    _variant("FactorAnalysis", "PPCA", noise="diagonal"),
+)
+EVERY = {**MODELS, **VARIANTS}
+
+
+def make(name: str, *, seed: int = 0, epochs: int = 0) -> tuple[AnnData, Any]:
+    """Cells of a seed and a model of them with the same seed, trained for `epochs`, by the name of an entry."""
+    entry = EVERY[name]
+    adata = entry.cells(seed)
+    return adata, entry.trained(adata, epochs=epochs, seed=seed) if epochs else entry.untrained(adata, seed=seed)
+
+
+def names_of(**abilities: Any) -> list[str]:
+    """Names of the entries of `MODELS` with these abilities, as in ``names_of(annotates=True, reads="counts")``."""
+    return [entry.name for entry in MODELS.values() if all(getattr(entry, a) == v for a, v in abilities.items())]
+
+
+def classes_of(**abilities: Any) -> list[Any]:
+    """Classes of the entries of `MODELS` with these abilities."""
+    return [MODELS[name].model_class for name in names_of(**abilities)]
+
+
+def entry_of(model_class: Any) -> SmallModel:
+    """Entry of a public class."""
+    return MODELS[model_class.__name__]
