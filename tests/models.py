@@ -181,6 +181,7 @@ VARIANTS = _by_name(
         setup={"categorical_covariate_keys": ["cell_type"], "continuous_covariate_keys": ["total_counts"]},
     ),
     _variant("SizeFactorAndCondition", "SCGEN", setup={"size_factor_key": "total_counts"}, condition_in_decoder=True),
+    replace(_variant("VampPrior", "VAE", prior="vamp", n_pseudo_inputs=6, encode_covariates=True), exports=False),
     replace(_variant("GaussianSCGEN", "SCGEN", gene_likelihood="normal"), reads="logs", exports=False),
     _variant(
         "LABELVIWithEveryOption",

@@ -12,7 +12,7 @@ import torch
 from scvi import REGISTRY_KEYS
 from torch.distributions import Normal
 
-from deltavi._errors import DeltaviError
+from deltavi.errors import DeltaviError
 from deltavi.model import LABELVI, MIXVI, SCGEN, VAE
 from deltavi.module import VAE as VAEModule
 from tests.model.conftest import QUIET, SETUP, dense, small_adata
