@@ -71,7 +71,7 @@ class ResidentRows:
         return np.asarray(self._log_factorials[rows])
 
 
-class OrderedDataset(AnnTorchDataset):  # type: ignore[misc]
+class OrderedDataset(AnnTorchDataset):
     """Mini-batches in the order that was asked for, also from a backed file.
 
     h5py wants increasing, distinct rows, and scvi-tools leaves them sorted; a prediction for chosen cells would

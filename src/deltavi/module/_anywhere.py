@@ -18,7 +18,7 @@ CP10K = 1e4
 class AnywhereMixin:
     """Carries the decoding of positions without a cell; the module gives ``decode``."""
 
-    @auto_move_data  # type: ignore[untyped-decorator]
+    @auto_move_data
     def likelihood_anywhere(
         self, z: Tensor, *, condition: int | Tensor, batch: int = -1, library: float = CP10K
     ) -> Likelihood:

@@ -35,13 +35,13 @@ class BoundsMixin:
         return (drawn.permute(1, 2, 0) if n_samples > 1 else drawn).cpu()
 
     @torch.inference_mode()
-    @auto_move_data  # type: ignore[untyped-decorator]
+    @auto_move_data
     def importance_weighted_bound(self, tensors: dict[str, Tensor], n_samples: int) -> Tensor:
         """log mean_k p(x, z_k, l_k) / q(z_k, l_k | x) of each cell, ``(n_cells,)`` nats (Burda et al. 2016)."""
         return self._log_weights(tensors, max(n_samples, 2)).logsumexp(0) - math.log(max(n_samples, 2))
 
     @torch.inference_mode()
-    @auto_move_data  # type: ignore[untyped-decorator]
+    @auto_move_data
     def marginal_ll(
         self,
         tensors: dict[str, Tensor],

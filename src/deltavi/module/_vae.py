@@ -47,7 +47,7 @@ from deltavi.module._settings import COUNT_LIKELIHOODS, WITHOUT_DISPERSION, chec
 Where = Literal["none", "encoder", "decoder", "both"]
 
 
-class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
+class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):
     """x <- (z, l, covariates): the model of scVI and its relatives.
 
     The generative model is z ~ N(0, I), library l observed, given or log-normal,
@@ -200,7 +200,7 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
 
     # -- the model, top to bottom -------------------------------------------------------------------------
 
-    @auto_move_data  # type: ignore[untyped-decorator]
+    @auto_move_data
     def inference(
         self,
         x: Tensor,
@@ -226,7 +226,7 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
             **self._further_states(encoder_input, covariates, n_samples),
         }
 
-    @auto_move_data  # type: ignore[untyped-decorator]
+    @auto_move_data
     def generative(
         self,
         z: Tensor,
@@ -378,7 +378,7 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
             MODULE_KEYS.CAT_COVS_KEY: tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
         }
 
-    def _get_inference_input(self, tensors: dict[str, Tensor], full_forward_pass: bool = False) -> dict[str, Any]:
+    def _get_inference_input(self, tensors: dict[str, Tensor], **_: Any) -> dict[str, Any]:
         return {
             MODULE_KEYS.X_KEY: tensors[REGISTRY_KEYS.X_KEY],
             MODULE_KEYS.SIZE_FACTOR_KEY: tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY),

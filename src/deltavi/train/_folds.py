@@ -71,7 +71,7 @@ class FoldedDataset(Dataset[dict[str, Any]]):
         return {**self.cells[positions], _keys.FOLD: self.folds[positions].astype(np.float32)[:, None]}
 
 
-class FoldSplitter(DataSplitter):  # type: ignore[misc]
+class FoldSplitter(DataSplitter):
     """scvi-tools' splitter, whose training mini-batches say in which fold each cell is.
 
     Parameters

@@ -143,7 +143,7 @@ class RepeatingDataset(Dataset[dict[str, Any]]):
         return thinned
 
 
-class MixedSplitter(DataSplitter):  # type: ignore[misc]
+class MixedSplitter(DataSplitter):
     """scvi-tools' splitter with :class:`MixedBatches` for training.
 
     Parameters
