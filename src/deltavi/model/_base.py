@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
+from scvi.train import Trainer
 
 from deltavi import _keys
 from deltavi._compat import (
@@ -78,6 +79,10 @@ class CountModel(CopiesMixin):
     trained_on_: str | None = None
     # of the initial weights, of training, and of whatever is drawn without a seed of its own
     seed: int
+    # arguments that the model was made with
+    init_params_: dict[str, Any]
+    # of the latest training
+    trainer: Trainer
     _adata_manager: DataManager | None
 
     def __init__(self, adata: AnnData | None = None, registry: dict[str, Any] | None = None) -> None:

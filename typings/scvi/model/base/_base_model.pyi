@@ -10,7 +10,6 @@ from anndata import AnnData
 from scvi.data import AnnDataManager
 from scvi.dataloaders import AnnDataLoader
 from scvi.module.base import BaseModuleClass
-from scvi.train import Trainer
 from scvi.utils import attrdict
 
 class BaseModelMetaClass(abc.ABCMeta):
@@ -24,8 +23,6 @@ class BaseModelClass(metaclass=BaseModelMetaClass):
     _per_instance_manager_store: ClassVar[dict[str, MutableMapping[str, AnnDataManager]]]
     id: str
     module: BaseModuleClass
-    # of the latest training
-    trainer: Trainer
     _adata: AnnData | None
     _adata_manager: AnnDataManager | None
     registry_: dict[str, Any]
@@ -35,8 +32,6 @@ class BaseModelClass(metaclass=BaseModelMetaClass):
     test_indices_: np.ndarray | None
     validation_indices_: np.ndarray | None
     history_: dict[str, pd.DataFrame] | None
-    # arguments of the model
-    init_params_: dict[str, Any]
     _model_summary_string: str
 
     def __init__(self, adata: AnnData | None = None, registry: dict[str, Any] | None = None) -> None: ...
