@@ -99,7 +99,7 @@ class AttachedCellsMixin(CountModel):
         return list(vars(self).items())
 
 
-def in_gene_order(adata: AnnData, registry: dict[str, Any], cls: type[Any]) -> AnnData:
+def in_gene_order(adata: AnnData, registry: dict[str, Any], cls: type[CountModel]) -> AnnData:
     """`adata` itself where its genes are the model's, else a stand-in with them in order."""
     if registry.get(MODEL_NAME_KEY) not in (None, cls.__name__):
         raise ModelFileError(f"The registry belongs to {registry[MODEL_NAME_KEY]}, not to {cls.__name__}.")

@@ -26,6 +26,7 @@ from deltavi._compat import (
     FIELD_REGISTRIES_KEY,
     SETUP_ARGS_KEY,
     STATE_REGISTRY_KEY,
+    AnnDataManager,
     make_actual,
 )
 from deltavi._devices import torch_device
@@ -193,7 +194,7 @@ class CountModel(CopiesMixin):
 
     # -- queries ---------------------------------------------------------------------------------------------
 
-    def _register_manager_for_instance(self, adata_manager: Any) -> None:
+    def _register_manager_for_instance(self, adata_manager: AnnDataManager) -> None:
         # scvi-tools keeps every AnnData a model was ever asked about alive; ours live as long as they are used
         store = self._per_instance_manager_store.setdefault(self.id, WeakValueDictionary())
         store[adata_manager.adata_uuid] = adata_manager

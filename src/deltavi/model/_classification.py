@@ -21,7 +21,6 @@ from deltavi.annotation import Calibration, ClassifiedCells, TemperaturePrior
 from deltavi.annotation._conformal import cells_needed
 from deltavi.data._names import checksum
 from deltavi.likelihood._base import to_numpy
-from deltavi.model._files import FilesMixin
 from deltavi.model._new_batches import warn_of_new_batches
 from deltavi.model._training import TrainingMixin
 from deltavi.module._classified import ClassifyingModule
@@ -29,7 +28,7 @@ from deltavi.module._classified import ClassifyingModule
 BATCH_SIZE = 512
 
 
-class ClassificationMixin(FilesMixin, TrainingMixin):
+class ClassificationMixin(TrainingMixin):
     """Carries ``predict``, ``get_open_set_scores`` and ``calibrate``; the module gives ``classify``."""
 
     module: ClassifyingModule

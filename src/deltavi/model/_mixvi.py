@@ -17,6 +17,7 @@ from deltavi._random import model_seed
 from deltavi._reading import known_arguments, reads
 from deltavi.annotation import Calibration
 from deltavi.data._checks import Offer, cell_totals
+from deltavi.data._manager import DataManager
 from deltavi.model._attribution import AttributionMixin
 from deltavi.model._classification import BATCH_SIZE
 from deltavi.model._mixture_training import WARMUP, MixtureTrainingMixin
@@ -310,7 +311,7 @@ class MIXVI(
                 stacklevel=3,
             )
 
-    def _check_query(self, manager: Any, offer: Offer) -> None:
+    def _check_query(self, manager: DataManager, offer: Offer) -> None:
         super()._check_query(manager, offer)
         if not self.module.conditional:
             return

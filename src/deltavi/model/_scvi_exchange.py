@@ -36,7 +36,7 @@ from deltavi.io._atomic import is_as_described
 from deltavi.io._export import require_exportable, write_export
 from deltavi.io._scvi import EXPORT_MARK, SETUP_ARGUMENTS, SETUP_LISTS, ScviFile, export_mark, read_scvi
 from deltavi.model._faults import finish
-from deltavi.model._files import FilesMixin, _blaming
+from deltavi.model._files import _blaming
 from deltavi.model._saving import cells_writer
 from deltavi.model._scvi_settings import (
     require_near,
@@ -46,6 +46,7 @@ from deltavi.model._scvi_settings import (
     weights_from_scvi,
     with_moments,
 )
+from deltavi.model._training import TrainingMixin
 from deltavi.module import VAE
 
 logger = logging.getLogger("deltavi")
@@ -56,7 +57,7 @@ TRAINING = ("is_trained_", "train_indices_", "validation_indices_", "test_indice
 CELLS_PER_CATEGORY = 3
 
 
-class ScviExchangeMixin(FilesMixin):
+class ScviExchangeMixin(TrainingMixin):
     """Carries ``export_scvi`` and ``import_scvi``."""
 
     module: VAE
@@ -221,7 +222,7 @@ class ScviExchangeMixin(FilesMixin):
         return registry
 
 
-def _require_exchanged(cls: type[Any]) -> None:
+def _require_exchanged(cls: type[ScviExchangeMixin]) -> None:
     if cls.__name__ not in cls.exchanged:
         raise DeltaviError(
             f"{cls.__name__} has no counterpart in scvi-tools that answers alike: only {' and '.join(cls.exchanged)} "

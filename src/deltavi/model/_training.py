@@ -20,10 +20,10 @@ from deltavi._errors import DeltaviError, DeltaviWarning
 from deltavi._random import isolated_randomness
 from deltavi.data._names import names_checksum
 from deltavi.model._asked_split import asked_split
-from deltavi.model._base import CountModel
 from deltavi.model._bound import require_plausible_bound
 from deltavi.model._checkpoint import check_checkpoint, checkpoints
 from deltavi.model._faults import finish, recovered, sigterm_raised
+from deltavi.model._files import FilesMixin
 from deltavi.model._training_options import (
     callbacks_of,
     check_steps,
@@ -44,7 +44,7 @@ EPOCHS_RANGE = (20, 400)
 FEWEST_STEPS = 500
 
 
-class TrainingMixin(UnsupervisedTrainingMixin, CountModel):
+class TrainingMixin(UnsupervisedTrainingMixin, FilesMixin):
     """Carries ``train``."""
 
     _training_plan_cls = ObjectivePlan

@@ -18,13 +18,11 @@ from deltavi._random import isolated_randomness
 from deltavi.data._checks import MatrixReport, Offer, scale_check
 from deltavi.data._manager import DataManager, compared_once
 from deltavi.likelihood._base import to_numpy
-from deltavi.model._base import CountModel
 from deltavi.model._decoding import CellDecoder
 from deltavi.model._library_prior import library_prior
 from deltavi.model._parameters import ParametersMixin
 from deltavi.model._perturbation import PerturbationMixin
 from deltavi.model._scvi_exchange import ScviExchangeMixin
-from deltavi.model._training import TrainingMixin
 from deltavi.module import VAE as VAEModule
 from deltavi.module._settings import COUNT_LIKELIHOODS
 
@@ -32,15 +30,7 @@ from deltavi.module._settings import COUNT_LIKELIHOODS
 CELLS_ENCODED = 512
 
 
-class VAEBase(
-    PerturbationMixin,
-    ParametersMixin,
-    RNASeqMixin,
-    VAEMixin,
-    ScviExchangeMixin,
-    TrainingMixin,
-    CountModel,
-):
+class VAEBase(PerturbationMixin, ParametersMixin, RNASeqMixin, VAEMixin, ScviExchangeMixin):
     """Base of the models whose module is a VAE, and of the parts of such models; it cannot be made itself."""
 
     module: VAEModule

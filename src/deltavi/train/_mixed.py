@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 from scvi import settings as scvi_settings
+from scvi.data import AnnDataManager
 from scvi.dataloaders import DataSplitter
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -160,7 +161,7 @@ class MixedSplitter(DataSplitter):
 
     def __init__(
         self,
-        adata_manager: Any,
+        adata_manager: AnnDataManager,
         *,
         sampling_seed: int = 0,
         repeated_share: float = REPEATED_SHARE,
