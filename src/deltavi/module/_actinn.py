@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import torch
 from scvi import REGISTRY_KEYS
@@ -78,7 +78,7 @@ class ACTINN(ClassifyingModule):
     ) -> None:
         super().__init__()
         self.n_input, self.n_labels = n_input, n_labels
-        sizes = [n_input, *cast("Sequence[int]", n_hidden), n_labels]
+        sizes = [n_input, *((n_hidden,) if isinstance(n_hidden, int) else n_hidden), n_labels]
         self.networks = nn.ModuleList(Network(sizes) for _ in range(n_networks))
         self.n_latent = n_labels
         # what is learned of training cells before the first step, and kept with the weights
@@ -92,7 +92,7 @@ class ACTINN(ClassifyingModule):
     @property
     def committee(self) -> list[Network]:
         """The networks."""
-        return cast("list[Network]", list(self.networks))
+        return [network for network in self.networks if isinstance(network, Network)]
 
     def choose_genes(self, mask: Tensor) -> None:
         """Read only the genes of `mask` ``(n_input,)``; the weights of the others are set to zero and stay there."""

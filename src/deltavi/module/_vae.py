@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
-from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from scvi.module.base import LossOutput, auto_move_data
 from torch import Tensor
 
 from deltavi import _keys
@@ -47,7 +47,7 @@ from deltavi.module._settings import COUNT_LIKELIHOODS, WITHOUT_DISPERSION, chec
 Where = Literal["none", "encoder", "decoder", "both"]
 
 
-class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):
+class VAE(AnywhereMixin, BoundsMixin):
     """x <- (z, l, covariates): the model of scVI and its relatives.
 
     The generative model is z ~ N(0, I), library l observed, given or log-normal,
