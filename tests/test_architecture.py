@@ -69,6 +69,13 @@ def test_private_names_of_scvi_are_touched_in_one_file_only() -> None:
                 assert not any(part.startswith("_") for part in parts), f"{path.name}: {parts}"
 
 
+def test_models_reach_their_parts_without_a_cast() -> None:
+    """Parts of models inherit the typed base, so that what they reach for is declared."""
+    for path in (path for part in ("model", "module") for path in sorted((SOURCE / part).glob("*.py"))):
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        assert not [call for call in calls if ast.unparse(call.func) in ("cast", "typing.cast")], path.name
+
+
 def test_nothing_is_printed_but_by_the_command_line_and_on_request() -> None:
     """Functions return their results, and warn or log what they have to say."""
     for path in FILES:

@@ -132,9 +132,7 @@ OF_ROWS = (
     Mutation(70, "ACTINN", BASE, "if not _is_present(wanted):", "if False:"),
     Mutation(73, "ACTINN", "data/_leftovers.py", "if name == table and not is_own]", "if False]"),
     Mutation(74, "PPCA", "latent/_factors.py", "if n_latent >= min(n_cells - 1, n_genes):", "if False:"),
-    Mutation(
-        74, "MIXVI", "model/_mixture_training.py", "if model.module.n_components > len(split.train):", "if False:"
-    ),
+    Mutation(74, "MIXVI", "model/_mixture_training.py", "if self.module.n_components > len(split.train):", "if False:"),
     Mutation(
         75, "MIXVI", "model/_mixture_training.py", "return self.usage_ is not None and n > 1", "return False and n > 1"
     ),

@@ -12,7 +12,7 @@ from scipy import sparse, special
 from scvi import REGISTRY_KEYS
 
 from deltavi import _keys
-from deltavi._compat import SMALLEST_COUNT, AnnTorchDataset
+from deltavi._compat import SMALLEST_COUNT, AnnDataManager, AnnTorchDataset
 from deltavi.data._device_rows import SentRows, only_counts, rows_for
 
 # Cells whose factorials are looked up at a time, so that what is in between stays small.
@@ -71,14 +71,16 @@ class ResidentRows:
         return np.asarray(self._log_factorials[rows])
 
 
-class OrderedDataset(AnnTorchDataset):  # type: ignore[misc]
+class OrderedDataset(AnnTorchDataset):
     """Mini-batches in the order that was asked for, also from a backed file.
 
     h5py wants increasing, distinct rows, and scvi-tools leaves them sorted; a prediction for chosen cells would
     come back in another order than the cells.
     """
 
-    def __init__(self, adata_manager: Any, getitem_tensors: Any = None, load_sparse_tensor: bool = False) -> None:
+    def __init__(
+        self, adata_manager: AnnDataManager, getitem_tensors: Any = None, load_sparse_tensor: bool = False
+    ) -> None:
         super().__init__(adata_manager, getitem_tensors=getitem_tensors, load_sparse_tensor=load_sparse_tensor)
         # whoever names keys gets those
         self._keys_were_named = getitem_tensors is not None

@@ -19,7 +19,7 @@ FAR_OFF = 3.0
 SMALLEST_SPREAD = 1e-12
 
 
-class ContinuousCovariatesField(NumericalJointObsField):  # type: ignore[misc]
+class ContinuousCovariatesField(NumericalJointObsField):
     """Continuous covariates: finite numbers, standardised with the moments of the training cells.
 
     The registry keeps the moments, so that a query and a loaded model meet the same scale. One of an older file has
@@ -107,7 +107,7 @@ def standardised(values: np.ndarray, moments: dict[str, Any]) -> np.ndarray:
     return found
 
 
-class SizeFactorField(NumericalObsField):  # type: ignore[misc]
+class SizeFactorField(NumericalObsField):
     """Size factor of each cell: a positive, finite number."""
 
     def validate_field(self, adata: AnnData) -> None:

@@ -36,7 +36,7 @@ NOUNS = {
 }
 
 
-class ExpressionField(LayerField):  # type: ignore[misc]
+class ExpressionField(LayerField):
     """Expression matrix; scanned in full, never converted in place."""
 
     SCAN_KEY = "scan"
@@ -79,7 +79,7 @@ class ExpressionField(LayerField):  # type: ignore[misc]
         }
 
 
-class CategoryField(CategoricalObsField):  # type: ignore[misc]
+class CategoryField(CategoricalObsField):
     """Categorical column: only categories in use count, and unseen ones of a query get the code -1.
 
     Parameters
@@ -199,7 +199,7 @@ class CategoryField(CategoricalObsField):  # type: ignore[misc]
         return {self.CATEGORICAL_MAPPING_KEY: categories, self.ORIGINAL_ATTR_KEY: self._original_attr_key}
 
 
-class CategoricalCovariatesField(CategoricalJointObsField):  # type: ignore[misc]
+class CategoricalCovariatesField(CategoricalJointObsField):
     """Several categorical columns together, with the same answer to unseen categories."""
 
     def validate_field(self, adata: AnnData) -> None:

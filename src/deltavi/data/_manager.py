@@ -58,7 +58,7 @@ def compared_once() -> Iterator[None]:
         _compared.reset(token)
 
 
-class DataManager(AnnDataManager):  # type: ignore[misc]
+class DataManager(AnnDataManager):
     """scvi-tools' manager with the expression matrix converted beside the user's object where needed.
 
     What it hands out is what was registered with it: cells, genes, values or columns that changed since are an error,

@@ -51,13 +51,13 @@ class Architecture:
     bias: bool = True
 
 
-class Layers(FCLayers):  # type: ignore[misc]
+class Layers(FCLayers):
     """scvi-tools' layers, which do not copy their input where no covariate is appended to it."""
 
     def forward(self, x: Tensor, *covariates: Tensor, cont: Tensor | None = None) -> Tensor:
         """Output of the layers at `x` ``(n_cells, n_input)``, given one-hot rows of every covariate."""
         if self.n_cov or x.dim() > MATRIX or len(covariates) < len(self.n_cat_list):
-            return super().forward(x, *covariates, cont=cont)  # type: ignore[no-any-return]
+            return super().forward(x, *covariates, cont=cont)
         for block in self.fc_layers:
             for layer in block:
                 x = x if layer is None else layer(x)

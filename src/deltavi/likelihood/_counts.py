@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -110,7 +110,7 @@ class Poisson(CountLikelihood):
 
     @property
     def distribution(self) -> Distribution:
-        return cast("Distribution", scvi_distributions.Poisson(rate=self.rate, scale=self.scale))
+        return scvi_distributions.Poisson(rate=self.rate, scale=self.scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +132,7 @@ class NegativeBinomial(CountLikelihood):
     scale: Tensor | None = None
 
     def log_prob_per_gene(self, x: Tensor) -> Tensor:
-        return cast("Tensor", log_nb_positive(x, mu=self.rate, theta=self.dispersion.gathered()))
+        return log_nb_positive(x, mu=self.rate, theta=self.dispersion.gathered())
 
     def _log_prob_of(self, nonzeros: Nonzeros) -> Tensor:
         return negative_binomial_log_prob(nonzeros, self.rate, self.dispersion.gathered())
@@ -170,8 +170,7 @@ class NegativeBinomial(CountLikelihood):
     @property
     def distribution(self) -> Distribution:
         theta = self.dispersion.gathered()
-        distribution = scvi_distributions.NegativeBinomial(mu=self.rate, theta=theta, scale=self.scale)
-        return cast("Distribution", distribution)
+        return scvi_distributions.NegativeBinomial(mu=self.rate, theta=theta, scale=self.scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +195,7 @@ class ZeroInflatedNegativeBinomial(CountLikelihood):
     scale: Tensor | None = None
 
     def log_prob_per_gene(self, x: Tensor) -> Tensor:
-        return cast("Tensor", log_zinb_positive(x, self.rate, self.dispersion.gathered(), self.dropout_logits))
+        return log_zinb_positive(x, self.rate, self.dispersion.gathered(), self.dropout_logits)
 
     def _log_prob_of(self, nonzeros: Nonzeros) -> Tensor:
         return zero_inflated_log_prob(nonzeros, self.rate, self.dispersion.gathered(), self.dropout_logits)
@@ -249,10 +248,9 @@ class ZeroInflatedNegativeBinomial(CountLikelihood):
     @property
     def distribution(self) -> Distribution:
         theta = self.dispersion.gathered()
-        distribution = scvi_distributions.ZeroInflatedNegativeBinomial(
+        return scvi_distributions.ZeroInflatedNegativeBinomial(
             mu=self.rate, theta=theta, zi_logits=self.dropout_logits, scale=self.scale
         )
-        return cast("Distribution", distribution)
 
 
 def _mean_and_theta(likelihood: NegativeBinomial | ZeroInflatedNegativeBinomial) -> tuple[np.ndarray, np.ndarray]:

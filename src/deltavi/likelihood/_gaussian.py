@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -87,4 +87,4 @@ class Gaussian(Likelihood):
     def distribution(self) -> Distribution:
         normalised = self.rate.clamp_min(0.0).expm1() if self.scale is None else self.scale
         spread = self.dispersion.gathered().expand_as(self.rate)
-        return cast("Distribution", scvi_distributions.Normal(self.rate, spread, normal_mu=normalised))
+        return scvi_distributions.Normal(self.rate, spread, normal_mu=normalised)

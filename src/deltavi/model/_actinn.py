@@ -25,10 +25,8 @@ from deltavi.data._labels import LabelField
 from deltavi.data._manager import DataManager
 from deltavi.model._asked_split import labelled_split, only_labelled
 from deltavi.model._attribution import AttributionMixin
-from deltavi.model._base import CountModel
-from deltavi.model._classification import BATCH_SIZE, ClassificationMixin
-from deltavi.model._files import FilesMixin
-from deltavi.model._training import EPOCHS_RANGE, TrainingMixin
+from deltavi.model._classification import BATCH_SIZE
+from deltavi.model._training import EPOCHS_RANGE
 from deltavi.model._vae import named_arguments
 from deltavi.module import ACTINN as ACTINNModule
 from deltavi.module._actinn import TARGET_SUM
@@ -46,7 +44,7 @@ REGRESSION_RATE = 1e-2
 SMALLEST_VARIANCE = 1e-12
 
 
-class ACTINN(ClassificationMixin, AttributionMixin, FilesMixin, TrainingMixin, CountModel):
+class ACTINN(AttributionMixin):
     """Annotation by small neural networks (after Ma and Pellegrini 2020), or by logistic regression.
 
     Each cell is scaled to 10,000 counts and taken as log2(1 + x); a hidden layer and a softmax name the cell. Five
@@ -93,6 +91,8 @@ class ACTINN(ClassificationMixin, AttributionMixin, FilesMixin, TrainingMixin, C
     >>> adata.obs["predicted"] = model.predict(reject=0.05)  # doctest: +SKIP
     """
 
+    module: ACTINNModule
+    check_input: bool
     _data_splitter_cls = FoldSplitter
     default_plan: ClassVar[dict[str, Any]] = {
         "lr": 2e-3,
@@ -231,7 +231,9 @@ class ACTINN(ClassificationMixin, AttributionMixin, FilesMixin, TrainingMixin, C
         return self._classified(adata, indices, batch_size)[1].features.astype(np.float32)
 
     @classmethod
-    def load_query_data(cls, adata: AnnData, reference_model: Any, **freeze: Any) -> NoReturn:
+    def load_query_data(  # type: ignore[override]  # it is refused
+        cls, adata: AnnData, reference_model: Any, **freeze: Any
+    ) -> NoReturn:
         """Refuse: there is no batch to learn.
 
         Parameters

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import logging
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deltavi._errors import DeltaviError, LabelWarning, examples
 from deltavi.train import CellSplit, given_split, indexing_parts, require_labels, whole_batches
 
+if TYPE_CHECKING:
+    from deltavi.model._training import TrainingMixin
+
 logger = logging.getLogger("deltavi")
 DEFAULT_TRAIN_SIZE = 0.9
 
 
 def asked_split(
-    model: Any, loading: dict[str, Any], *, shares: dict[str, Any], parts: dict[str, Any], batch_size: int, seed: int
+    model: TrainingMixin,
+    loading: dict[str, Any],
+    *,
+    shares: dict[str, Any],
+    parts: dict[str, Any],
+    batch_size: int,
+    seed: int,
 ) -> tuple[CellSplit, int]:
     """Cells to train, validate and test on, and the size of mini-batches that goes with them.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from anndata import AnnData
@@ -15,13 +15,8 @@ from deltavi.data._names import names_checksum
 from deltavi.model._base import CountModel, aligned_copy
 
 
-class AttachedCellsMixin:
+class AttachedCellsMixin(CountModel):
     """Carries ``adata``, ``train_indices``, ``validation_indices``, ``test_indices`` and ``get_var_names``."""
-
-    _adata: Any
-    _adata_manager: Any
-    registry_: Any
-    summary_stats: Any
 
     @property
     def adata(self) -> Any:
@@ -34,13 +29,13 @@ class AttachedCellsMixin:
 
     @adata.setter
     def adata(self, adata: AnnData) -> None:
-        cls, model = type(self), cast("CountModel", self)
+        cls = type(self)
         # everything that a query is checked for, before anything is written
-        model._align(require_anndata(adata))
+        self._align(require_anndata(adata))
         cells = in_gene_order(adata, self.registry_, cls)
-        cast("Any", cls).setup_anndata(cells, source_registry=self.registry_, **self.registry_[SETUP_ARGS_KEY])
-        manager = model._get_most_recent_anndata_manager(cells, required=True)
-        model._register_manager_for_instance(manager)
+        cls.setup_anndata(cells, source_registry=self.registry_, **self.registry_[SETUP_ARGS_KEY])
+        manager = self._get_most_recent_anndata_manager(cells, required=True)
+        self._register_manager_for_instance(manager)
         self._adata, self._adata_manager = cells, manager
         self.registry_, self.summary_stats = manager.registry, manager.summary_stats
 
@@ -49,36 +44,36 @@ class AttachedCellsMixin:
     @property
     def train_indices(self) -> Any:
         """Positions of the training cells in ``adata``; an error where it no longer holds the cells they point at."""
-        return self._pointing(cast("Any", self).train_indices_)
+        return self._pointing(self.train_indices_)
 
     @train_indices.setter
     def train_indices(self, value: Any) -> None:
-        cast("Any", self).train_indices_ = value
+        self.train_indices_ = value
 
     @property
     def validation_indices(self) -> Any:
         """Positions of the validation cells in ``adata``; an error as for ``train_indices``."""
-        return self._pointing(cast("Any", self).validation_indices_)
+        return self._pointing(self.validation_indices_)
 
     @validation_indices.setter
     def validation_indices(self, value: Any) -> None:
-        cast("Any", self).validation_indices_ = value
+        self.validation_indices_ = value
 
     @property
     def test_indices(self) -> Any:
         """Positions of the cells that were in neither; an error as for ``train_indices``."""
-        return self._pointing(cast("Any", self).test_indices_)
+        return self._pointing(self.test_indices_)
 
     @test_indices.setter
     def test_indices(self, value: Any) -> None:
-        cast("Any", self).test_indices_ = value
+        self.test_indices_ = value
 
     def _pointing(self, positions: Any) -> Any:
         """`positions`, if the cells of the model are those they were found among."""
-        if positions is None or self._adata is None:
+        if positions is None or self._adata is None or self._adata_manager is None:
             return positions
         self._adata_manager.require_same_cells()
-        trained_on = cast("CountModel", self).trained_on_
+        trained_on = self.trained_on_
         if trained_on is not None and names_checksum(self._adata.obs_names) != trained_on:
             raise DeltaviError(
                 "The positions of training and validation cells point at the cells the model was trained on; adata "
@@ -97,14 +92,14 @@ class AttachedCellsMixin:
         legacy_mudata_format
             Of scvi-tools, for MuData; it changes nothing here.
         """
-        return cast("CountModel", self).gene_names
+        return self.gene_names
 
     def _get_user_attributes(self) -> list[tuple[str, Any]]:
         # properties are left out: what is asked of the cells may be refused
         return list(vars(self).items())
 
 
-def in_gene_order(adata: AnnData, registry: dict[str, Any], cls: type[Any]) -> AnnData:
+def in_gene_order(adata: AnnData, registry: dict[str, Any], cls: type[CountModel]) -> AnnData:
     """`adata` itself where its genes are the model's, else a stand-in with them in order."""
     if registry.get(MODEL_NAME_KEY) not in (None, cls.__name__):
         raise ModelFileError(f"The registry belongs to {registry[MODEL_NAME_KEY]}, not to {cls.__name__}.")

@@ -22,6 +22,8 @@ from deltavi._errors import DeltaviError, unknown_category
 from deltavi._random import isolated_randomness
 from deltavi.data._writable import writable_columns
 from deltavi.metrics._matrix import check_count
+from deltavi.model._classification import ClassificationMixin
+from deltavi.module._classified import ClassifyingModule
 
 Logits: TypeAlias = Callable[..., Tensor]
 Integrate: TypeAlias = Callable[..., Tensor]
@@ -34,7 +36,7 @@ ROWS_AT_ONCE = 1024
 MAX_RELATIVE_GAP = 0.05
 
 
-class AttributionMixin:
+class AttributionMixin(ClassificationMixin):
     """Carries ``get_attributions``; the module gives the classifier's input and its logits."""
 
     def get_attributions(
@@ -94,20 +96,19 @@ class AttributionMixin:
         ----------
         Sundararajan, Taly and Yan (2017), Axiomatic attribution for deep networks, ICML.
         """
-        model: Any = self
-        model._require_trained("get_attributions")
+        self._require_trained("get_attributions")
         n_steps, batch_size = check_count(n_steps, "n_steps"), check_count(batch_size, "batch_size")
         integrate = _integrated_gradients(n_steps)
-        names = [str(name) for name in model.label_names]
+        names = [str(name) for name in self.label_names]
         code = None if label is None else _code_of(label, names)
-        cells = model._validate_anndata(adata)
+        cells = self._validate_anndata(adata)
         chosen = positions(indices, cells.n_obs)
         if not len(chosen):
             raise DeltaviError("indices chooses no cell: there is nothing to explain.")
-        model.module.eval()  # without dropout, and with the running means of normalisation layers
+        self.module.eval()  # without dropout, and with the running means of normalisation layers
         with isolated_randomness(0):  # loaders draw, though no draw reaches the answer
-            loader = model._make_data_loader(adata=cells, indices=chosen, batch_size=batch_size)
-            explained = _joined([_explain(model.module, tensors, code, integrate) for tensors in loader])
+            loader = self._make_data_loader(adata=cells, indices=chosen, batch_size=batch_size)
+            explained = _joined([_explain(self.module, tensors, code, integrate) for tensors in loader])
         _warn_if_coarse(explained, n_steps)
         obs = writable_columns(cells.obs.iloc[chosen])
         for column in obs.select_dtypes("category"):
@@ -115,7 +116,7 @@ class AttributionMixin:
         obs[_keys.OBS_EXPLAINED_LABEL] = pd.Categorical.from_codes(explained.codes, categories=pd.Index(names))
         obs[_keys.OBS_COMPLETENESS_GAP] = explained.gaps
         var = pd.DataFrame(index=cells.var_names.astype(str))
-        settings = _settings(model, label, n_steps)
+        settings = _settings(self, label, n_steps)
         return AnnData(X=explained.attributions, obs=obs, var=var, uns={_keys.UNS_ATTRIBUTION: settings})
 
 
@@ -166,7 +167,9 @@ def _integrated_gradients(n_steps: int) -> Integrate:
     return integrate
 
 
-def _explain(module: Any, tensors: dict[str, Tensor], code: int | None, integrate: Integrate) -> _Explained:
+def _explain(
+    module: ClassifyingModule, tensors: dict[str, Tensor], code: int | None, integrate: Integrate
+) -> _Explained:
     """Attributions of the cells of a mini-batch; without `code`, of each cell's own label."""
     device = next(module.parameters()).device
     tensors = {key: value.to(device) for key, value in tensors.items()}
@@ -174,8 +177,7 @@ def _explain(module: Any, tensors: dict[str, Tensor], code: int | None, integrat
     keys, rest = list(tensors), tuple(tensors.values())
 
     def logits(expression: Tensor, *values: Tensor) -> Tensor:
-        output: Tensor = module.class_logits(expression, dict(zip(keys, values, strict=True)))
-        return output
+        return module.class_logits(expression, dict(zip(keys, values, strict=True)))
 
     with torch.no_grad():
         expression = module.classifier_input(tensors)

@@ -6,6 +6,7 @@ mapping); they all reach their data through ``_validate_anndata``, where a fresh
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Iterable
@@ -18,13 +19,14 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
-from scvi.model.base import BaseModelClass
+from scvi.train import Trainer
 
 from deltavi import _keys
 from deltavi._compat import (
     FIELD_REGISTRIES_KEY,
     SETUP_ARGS_KEY,
     STATE_REGISTRY_KEY,
+    AnnDataManager,
     make_actual,
 )
 from deltavi._devices import torch_device
@@ -64,7 +66,7 @@ SETUP_HINTS = {
 }
 
 
-class CountModel(CopiesMixin, BaseModelClass):  # type: ignore[misc]
+class CountModel(CopiesMixin):
     """Base of all models; not used directly.
 
     Attributes
@@ -76,6 +78,13 @@ class CountModel(CopiesMixin, BaseModelClass):  # type: ignore[misc]
     min_gene_overlap: float = 0.5
     # names of the cells the model was trained on, in their order
     trained_on_: str | None = None
+    # of the initial weights, of training, and of whatever is drawn without a seed of its own
+    seed: int
+    # arguments that the model was made with
+    init_params_: dict[str, Any]
+    # of the latest training
+    trainer: Trainer
+    _adata_manager: DataManager | None
 
     def __init__(self, adata: AnnData | None = None, registry: dict[str, Any] | None = None) -> None:
         super().__init__(adata, registry)
@@ -90,6 +99,9 @@ class CountModel(CopiesMixin, BaseModelClass):  # type: ignore[misc]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if inspect.isabstract(cls):
+            # a part of models: what it carries is wrapped in the models themselves
+            return
         for name in (*INHERITED, *OWN):
             verb = getattr(cls, name, None)
             if verb is not None and not hasattr(verb, "__wrapped_for_training__"):
@@ -182,7 +194,7 @@ class CountModel(CopiesMixin, BaseModelClass):  # type: ignore[misc]
 
     # -- queries ---------------------------------------------------------------------------------------------
 
-    def _register_manager_for_instance(self, adata_manager: Any) -> None:
+    def _register_manager_for_instance(self, adata_manager: AnnDataManager) -> None:
         # scvi-tools keeps every AnnData a model was ever asked about alive; ours live as long as they are used
         store = self._per_instance_manager_store.setdefault(self.id, WeakValueDictionary())
         store[adata_manager.adata_uuid] = adata_manager

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.callbacks import Callback
 
@@ -15,6 +15,9 @@ from deltavi._random import isolated_randomness
 from deltavi.io import require_replaceable, resolved
 from deltavi.model._faults import finish, mark_trained
 from deltavi.train import CellSplit, LastGoodEpoch, ModuleState, joined_history
+
+if TYPE_CHECKING:
+    from deltavi.model._training import TrainingMixin
 
 
 class Checkpoint(Callback):
@@ -35,7 +38,13 @@ class Checkpoint(Callback):
     """
 
     def __init__(
-        self, model: Any, folder: str | os.PathLike[str], *, every: int, guard: LastGoodEpoch, split: CellSplit
+        self,
+        model: TrainingMixin,
+        folder: str | os.PathLike[str],
+        *,
+        every: int,
+        guard: LastGoodEpoch,
+        split: CellSplit,
     ) -> None:
         self.model, self.folder, self.every = model, resolved(folder, "checkpoint"), every
         self.guard, self.split = guard, split
@@ -97,7 +106,7 @@ class Checkpoint(Callback):
 
 
 def checkpoints(
-    model: Any, folder: str | os.PathLike[str] | None, *, every: int, guard: LastGoodEpoch, split: CellSplit
+    model: TrainingMixin, folder: str | os.PathLike[str] | None, *, every: int, guard: LastGoodEpoch, split: CellSplit
 ) -> list[Checkpoint]:
     """The callback that saves to `folder`, or none where there is no folder."""
     return [] if folder is None else [Checkpoint(model, folder, every=every, guard=guard, split=split)]

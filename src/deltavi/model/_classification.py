@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -22,18 +22,19 @@ from deltavi.annotation._conformal import cells_needed
 from deltavi.data._names import checksum
 from deltavi.likelihood._base import to_numpy
 from deltavi.model._new_batches import warn_of_new_batches
+from deltavi.model._training import TrainingMixin
+from deltavi.module._classified import ClassifyingModule
 
 BATCH_SIZE = 512
 
 
-class ClassificationMixin:
+class ClassificationMixin(TrainingMixin):
     """Carries ``predict``, ``get_open_set_scores`` and ``calibrate``; the module gives ``classify``."""
 
+    module: ClassifyingModule
     # how sure such a model is before any cell is held out
     temperature_prior: ClassVar[TemperaturePrior] = TemperaturePrior()
     calibration: Calibration | None = None
-    # checksum of the cells that the positions of training and validation cells are about, in order
-    trained_on_: str | None = None
     # of the model that query data were mapped onto
     reference_calibration: Calibration | None = None
     # batches that the calibration is of, where it is that of a reference; else those of training
@@ -42,7 +43,7 @@ class ClassificationMixin:
     @property
     def label_names(self) -> np.ndarray:
         """Labels the model can predict, in the order of its probabilities, ``(n_labels,)``."""
-        return cast("np.ndarray", cast("Any", self)._categories(REGISTRY_KEYS.LABELS_KEY))
+        return self._categories(REGISTRY_KEYS.LABELS_KEY)
 
     @property
     def has_labels(self) -> bool:
@@ -110,8 +111,8 @@ class ClassificationMixin:
         if reject is not None:
             _check_reject(reject, soft, calibration.n_held_out)
             # aligned once, and handed on as it is
-            adata = cast("Any", self)._validate_anndata(adata)
-            warn_of_new_batches(cast("Any", self), adata, indices, reject)
+            adata = self._validate_anndata(adata)
+            warn_of_new_batches(self, adata, indices, reject)
         names, cells = self._judged(adata, indices, batch_size)
         probabilities = calibration.probabilities(cells)
         observed = (cells.codes >= 0) & keep_observed
@@ -177,7 +178,7 @@ class ClassificationMixin:
         DeltaviError
             If the model holds other cells than it was trained on, or no labelled ones.
         """
-        cast("Any", self)._require_trained("calibrate")
+        self._require_trained("calibrate")
         training, held_out = self._labelled_parts()
         if len(training) == 0:
             raise DeltaviError("No training cell is labelled: there is nothing to calibrate with.")
@@ -199,29 +200,29 @@ class ClassificationMixin:
     # -- training and files ----------------------------------------------------------------------------------
 
     def _after_training(self) -> None:
-        cast("Any", super())._after_training()
-        self.trained_on_ = checksum(cast("Any", self).adata.obs_names.astype(str))
+        super()._after_training()
+        self.trained_on_ = checksum(self.adata.obs_names.astype(str))
         if self.reference_calibration is not None and not self._sees_every_label():
             self.calibration = self.reference_calibration
         elif self.has_labels:
             self.calibrate()
 
     def _keep_of_reference(self, reference: Any) -> None:
-        cast("Any", super())._keep_of_reference(reference)
+        super()._keep_of_reference(reference)
         # kept unless the query has labelled cells of every label
         self.calibration = self.reference_calibration = reference.calibration
         batches = reference._categories(REGISTRY_KEYS.BATCH_KEY)
         self.calibrated_batches_ = reference.calibrated_batches_ or [str(batch) for batch in batches]
 
     def _extra_state(self) -> dict[str, Any]:
-        state: dict[str, Any] = cast("Any", super())._extra_state()
+        state = super()._extra_state()
         state = {**state, "trained_on": self.trained_on_}
         if self.calibrated_batches_ is not None:
             state["calibrated_batches"] = list(self.calibrated_batches_)
         return state if self.calibration is None else {**state, "calibration": self.calibration.as_dict()}
 
     def _restore_extra_state(self, extra: dict[str, Any]) -> None:
-        cast("Any", super())._restore_extra_state(extra)
+        super()._restore_extra_state(extra)
         self.trained_on_ = extra.get("trained_on")
         self.calibrated_batches_ = extra.get("calibrated_batches")
         if "calibration" in extra:
@@ -241,10 +242,9 @@ class ClassificationMixin:
 
     def _labelled_parts(self) -> tuple[np.ndarray, np.ndarray]:
         """Positions of labelled training and validation cells."""
-        model = cast("Any", self)
         codes = self._label_codes()
-        parts = [np.asarray(part, dtype=int) for part in (model.train_indices_, model.validation_indices_)]
-        if self.trained_on_ not in (None, checksum(model.adata.obs_names.astype(str))):
+        parts = [np.asarray(part, dtype=int) for part in (self.train_indices_, self.validation_indices_)]
+        if self.trained_on_ not in (None, checksum(self.adata.obs_names.astype(str))):
             raise DeltaviError(
                 "The model holds other cells than it was trained on, or the same in another order; calibrate it where "
                 "it was trained."
@@ -254,9 +254,8 @@ class ClassificationMixin:
 
     def _label_codes(self) -> np.ndarray:
         """Label of each of the model's cells, -1 where it is unknown, ``(n_cells,)``."""
-        model = cast("Any", self)
-        model._validate_anndata()
-        return np.asarray(model.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel().astype(int)
+        self._validate_anndata()
+        return np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel().astype(int)
 
     def _sees_every_label(self) -> bool:
         codes = self._label_codes()
@@ -266,7 +265,7 @@ class ClassificationMixin:
     # -- classification --------------------------------------------------------------------------------------
 
     def _calibrated(self, what: str) -> Calibration:
-        cast("Any", self)._require_trained(what)
+        self._require_trained(what)
         if self.calibration is None:
             raise DeltaviError("The model keeps no calibration, as if training was stopped; call calibrate().")
         return self.calibration
@@ -279,17 +278,16 @@ class ClassificationMixin:
         self, adata: AnnData | None, indices: Indices | None, batch_size: int, *, folds: np.ndarray | None = None
     ) -> tuple[pd.Index, ClassifiedCells]:
         """Names of the chosen cells, and the module's answer for them; `folds` ``(n_chosen,)`` say who must not."""
-        model = cast("Any", self)
-        aligned = model._validate_anndata(adata)
+        aligned = self._validate_anndata(adata)
         chosen = positions(indices, aligned.n_obs)
-        parts = [_nothing(model.module, len(self.label_names))]
-        model.module.eval()
+        parts = [_nothing(self.module, len(self.label_names))]
+        self.module.eval()
         # scvi-tools takes an AnnData without cells for none at all
-        loader = model._make_data_loader(adata=aligned, indices=chosen, batch_size=batch_size) if len(chosen) else ()
+        loader = self._make_data_loader(adata=aligned, indices=chosen, batch_size=batch_size) if len(chosen) else ()
         # loaders draw, though no draw reaches the answer
-        with torch.inference_mode(), isolated_randomness(model.seed):
+        with torch.inference_mode(), isolated_randomness(self.seed):
             batches = loader if folds is None else with_folds(loader, folds)
-            parts = [classify(model.module, tensors) for tensors in batches] or parts
+            parts = [classify(self.module, tensors) for tensors in batches] or parts
         return aligned.obs_names[chosen], joined(parts)
 
     def _judged(
@@ -298,12 +296,12 @@ class ClassificationMixin:
         """The same, with a warning of cells without counts."""
         names, cells = self._classified(adata, indices, batch_size)
         # the scan of a query has warned of them already
-        if (adata is None or adata is cast("Any", self)._adata) and cells.empty.any():
+        if (adata is None or adata is self._adata) and cells.empty.any():
             _warn_empty(names[cells.empty])
         return names, cells
 
 
-def classify(module: Any, tensors: dict[str, torch.Tensor]) -> ClassifiedCells:
+def classify(module: ClassifyingModule, tensors: dict[str, torch.Tensor]) -> ClassifiedCells:
     """Answer of `module` for a mini-batch, as arrays."""
     answer = module.classify(tensors)
     return ClassifiedCells(
@@ -336,7 +334,7 @@ def joined(parts: Sequence[ClassifiedCells]) -> ClassifiedCells:
     )
 
 
-def _nothing(module: Any, n_labels: int) -> ClassifiedCells:
+def _nothing(module: ClassifyingModule, n_labels: int) -> ClassifiedCells:
     return ClassifiedCells(
         logits=np.zeros((0, n_labels)),
         features=np.zeros((0, module.n_latent)),

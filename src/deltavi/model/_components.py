@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,25 +14,31 @@ from deltavi._entries import Indices, positions
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness
 from deltavi.annotation import merged_components
+from deltavi.latent import Usage
 from deltavi.model._classification import BATCH_SIZE
+from deltavi.model._vae_base import VAEBase
+from deltavi.module import MIXVI
 
 
-class ComponentsMixin:
+class ComponentsMixin(VAEBase):
     """Carries ``get_responsibilities`` and ``merge_components``; the module gives ``responsibilities``."""
+
+    module: MIXVI
+    # how the training cells use the components, once trained
+    usage_: Usage | None = None
 
     @property
     def component_names(self) -> np.ndarray:
         """Name of every component in use: its label, or "component 0", "component 1" and so on for the free ones."""
-        in_use: np.ndarray = cast("Any", self).module.is_active.cpu().numpy()
+        in_use = self.module.is_active.cpu().numpy()
         names: np.ndarray = self._all_component_names()[in_use]
         return names
 
     def _all_component_names(self) -> np.ndarray:
         """Names of all components, those out of use too."""
-        model = cast("Any", self)
-        n_labels, n = model.module.n_labels, model.module.n_components
+        n_labels, n = self.module.n_labels, self.module.n_components
         free = [f"component {k}" for k in range(n_labels, n)]
-        return np.array([*model._categories(REGISTRY_KEYS.LABELS_KEY)[:n_labels], *free], dtype=object)
+        return np.array([*self._categories(REGISTRY_KEYS.LABELS_KEY)[:n_labels], *free], dtype=object)
 
     def get_responsibilities(
         self, adata: AnnData | None = None, *, indices: Indices | None = None, batch_size: int = BATCH_SIZE
@@ -57,13 +63,12 @@ class ComponentsMixin:
         NotTrainedError
             Before training.
         """
-        model = cast("Any", self)
-        model._require_trained("get_responsibilities")
-        aligned = model._validate_anndata(adata)
+        self._require_trained("get_responsibilities")
+        aligned = self._validate_anndata(adata)
         chosen = positions(indices, aligned.n_obs)
-        n_components = model.module.n_components
-        values = self._over_batches(model.module.responsibilities, aligned, chosen, n_components, batch_size=batch_size)
-        in_use = model.module.is_active.cpu().numpy()
+        n_components = self.module.n_components
+        values = self._over_batches(self.module.responsibilities, aligned, chosen, n_components, batch_size=batch_size)
+        in_use = self.module.is_active.cpu().numpy()
         return pd.DataFrame(values[:, in_use], index=aligned.obs_names[chosen], columns=self.component_names)
 
     def merge_components(self, n_groups: int | None = None, *, max_overlap: float | None = None) -> pd.Series:
@@ -81,7 +86,7 @@ class ComponentsMixin:
 
         Returns
         -------
-        Name of the group of every component, by its name: ``model.predict().map(model.merge_components(8))``.
+        Name of the group of every component, by its name: ``self.predict().map(self.merge_components(8))``.
 
         Raises
         ------
@@ -92,9 +97,8 @@ class ComponentsMixin:
         """
         if n_groups is None and max_overlap is None:
             raise DeltaviError("Say how many groups to end with, n_groups, or which to merge, max_overlap.")
-        model = cast("Any", self)
         shares = self.get_responsibilities().to_numpy()
-        groups = merged_components(shares, n_groups, max_overlap=max_overlap, n_apart=model.module.n_labels)
+        groups = merged_components(shares, n_groups, max_overlap=max_overlap, n_apart=self.module.n_labels)
         names = self.component_names
         # the first component of a group is its label, where it has one
         first = {int(group): names[int(np.flatnonzero(groups == group)[0])] for group in np.unique(groups)}
@@ -121,29 +125,26 @@ class ComponentsMixin:
         NotTrainedError
             Before training.
         """
-        model = cast("Any", self)
-        model._require_trained("get_nats")
-        aligned = model._validate_anndata(adata)
-        names = [f"z {i}" for i in range(model.module.n_latent)] + [f"w {i}" for i in range(model.module.n_w)]
+        self._require_trained("get_nats")
+        aligned = self._validate_anndata(adata)
+        names = [f"z {i}" for i in range(self.module.n_latent)] + [f"w {i}" for i in range(self.module.n_w)]
         chosen = positions(indices, aligned.n_obs)
-        values = pd.DataFrame(self._over_batches(model.module.nats, aligned, chosen, len(names)), columns=names)
+        values = pd.DataFrame(self._over_batches(self.module.nats, aligned, chosen, len(names)), columns=names)
         return values.mean().rename("nats")
 
     def _shares_of(self, cells: np.ndarray) -> np.ndarray:
         """Share of every component, in use or not, in some of the model's cells, ``(n_cells, n_components)``."""
-        model = cast("Any", self)
-        aligned = model._validate_anndata()
-        return self._over_batches(model.module.responsibilities, aligned, cells, model.module.n_components)
+        aligned = self._validate_anndata()
+        return self._over_batches(self.module.responsibilities, aligned, cells, self.module.n_components)
 
     def _over_batches(
         self, what: Any, adata: AnnData, chosen: np.ndarray, width: int, *, batch_size: int = BATCH_SIZE
     ) -> np.ndarray:
         """`what` of the mini-batches of the chosen cells, joined, ``(n_chosen, width)``."""
-        model = cast("Any", self)
-        model.module.eval()
+        self.module.eval()
         if not len(chosen):
             # scvi-tools takes an AnnData without cells for none at all
             return np.zeros((0, width))
-        loader = model._make_data_loader(adata=adata, indices=chosen, batch_size=batch_size)
-        with torch.inference_mode(), isolated_randomness(model.seed):
+        loader = self._make_data_loader(adata=adata, indices=chosen, batch_size=batch_size)
+        with torch.inference_mode(), isolated_randomness(self.seed):
             return np.concatenate([what(tensors).cpu().numpy() for tensors in loader]).astype(np.float64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,8 @@ from deltavi.likelihood import Likelihood
 from deltavi.metrics._matrix import as_matrix, gene_means
 from deltavi.model._decoding import CellDecoder, profile_of
 from deltavi.model._request import Request
-from deltavi.model._training_means import TrainingMeans, group_means
+from deltavi.model._shifts import ShiftsMixin
+from deltavi.model._training_means import group_means
 from deltavi.perturbation._combination import combined_response
 from deltavi.perturbation._estimators import GroupMeans, responses_of, storable
 from deltavi.perturbation.coupling import coupling
@@ -79,10 +80,8 @@ def unmoved(target: Likelihood, groups: np.ndarray, *, drawn: bool = False) -> L
     return target
 
 
-class ConsensusMixin:
+class ConsensusMixin(ShiftsMixin):
     """Carries the consensus of ``predict_perturbation``; the model keeps the means of its training cells."""
-
-    training_means: TrainingMeans | None = None
 
     def _share(self, consensus: Consensus, shift: str | np.ndarray, magnitude: object) -> float:
         """Weight of the kriged change; by default none where shift or magnitude was chosen by the user."""
@@ -107,7 +106,7 @@ class ConsensusMixin:
 
         `seed` is that of the quantiles of cells, None where no cells are drawn.
         """
-        pairs = [self._label_means((conditions[0], part)) for part in cast("Any", self)._parts(*conditions)]
+        pairs = [self._label_means((conditions[0], part)) for part in self._parts(*conditions)]
         if any(pair is None for pair in pairs) or not len(request.cells):
             return None
         measured = [Calibration.of(responses_of(*pair, pair[0].means)) for pair in pairs if pair is not None]
@@ -142,14 +141,13 @@ class ConsensusMixin:
 
     def _control_means(self, request: Request) -> GroupMeans:
         """Mean log expression of every group of the query, with its error."""
-        model = cast("Any", self)
-        layer, n_cells = model._setup_argument("layer"), request.adata.n_obs
+        layer, n_cells = self._setup_argument("layer"), request.adata.n_obs
         groups, inside = np.full(n_cells, "", dtype=object), np.zeros(n_cells, dtype=bool)
         groups[request.cells], inside[request.cells] = request.groups, True
         factors = np.ones(n_cells)
         factors[request.cells] = 1e4 / np.maximum(request.totals, 1.0)
         matrix = request.adata.X if layer is None else request.adata.layers[layer]
-        of_counts = model.module.of_counts
+        of_counts = self.module.of_counts
         return group_means(matrix, groups, inside, factors if of_counts else None, log=of_counts)
 
     @torch.inference_mode()
@@ -169,14 +167,13 @@ class ConsensusMixin:
 
         The mean is that of cells drawn at the quantiles of the seed `drawn_with`, or the one to be expected.
         """
-        model = cast("Any", self)
         chosen = request.some_of(group, MATCHED_CELLS)
         cells = request.cells[chosen]
-        loader = model._make_data_loader(adata=request.adata, indices=cells, batch_size=len(cells))
-        decode = CellDecoder(model.module, next(iter(loader)))
+        loader = self._make_data_loader(adata=request.adata, indices=cells, batch_size=len(cells))
+        decode = CellDecoder(self.module, next(iter(loader)))
         totals = request.totals[chosen]
         source, target = (
-            decode(z[chosen], condition=model._condition_code(name))
+            decode(z[chosen], condition=self._condition_code(name))
             for z, name in zip(positions, conditions, strict=True)
         )
         names = request.adata.obs_names[cells]

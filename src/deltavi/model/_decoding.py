@@ -14,6 +14,7 @@ from scvi import REGISTRY_KEYS
 from deltavi._compat import MODULE_KEYS
 from deltavi.likelihood import Likelihood
 from deltavi.likelihood._base import to_numpy
+from deltavi.module import VAE
 from deltavi.perturbation.coupling import couple, log_cp10k
 from deltavi.perturbation.noise import normals, uniforms
 
@@ -78,7 +79,7 @@ class CellDecoder:
         The mini-batch: library, batch and covariates of each cell are its own.
     """
 
-    def __init__(self, module: Any, tensors: dict[str, Tensor]) -> None:
+    def __init__(self, module: VAE, tensors: dict[str, Tensor]) -> None:
         self.module = module
         inference = module.inference(**module._get_inference_input(tensors))
         self.posterior_mean = to_numpy(inference[MODULE_KEYS.QZ_KEY].loc)

@@ -8,15 +8,20 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from scvi.train import Trainer
 
 from deltavi._errors import DeltaviError, OutOfMemoryError, TrainingDivergedError, TrainingTerminated
 from deltavi.data._names import names_checksum
 from deltavi.train import CellSplit, LastGoodEpoch, joined_history
+
+if TYPE_CHECKING:
+    from deltavi.model._checkpoint import Checkpoint
+    from deltavi.model._training import TrainingMixin
 
 # What torch says, on any device, in errors that have no class of their own.
 NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory", re.IGNORECASE)
@@ -58,7 +63,7 @@ def sigterm_raised() -> Iterator[None]:
 
 @contextmanager
 def recovered(
-    model: Any, guard: LastGoodEpoch, *, split: CellSplit, batch_size: int, saved: Sequence[Any] = ()
+    model: TrainingMixin, guard: LastGoodEpoch, *, split: CellSplit, batch_size: int, saved: Sequence[Checkpoint] = ()
 ) -> Iterator[None]:
     """Take the model back to its last good epoch where the block fails, and say so in the error.
 
@@ -111,7 +116,7 @@ def recovered(
         guard.release()
 
 
-def _require_steps(trainer: Any) -> None:
+def _require_steps(trainer: Trainer) -> None:
     """Raise where training ended before it began: the weights are those that were drawn."""
     if trainer.global_step == 0:
         raise DeltaviError(
@@ -120,14 +125,14 @@ def _require_steps(trainer: Any) -> None:
         )
 
 
-def mark_trained(model: Any, split: CellSplit) -> None:
+def mark_trained(model: TrainingMixin, split: CellSplit) -> None:
     """Let the model answer, as one that was trained on the cells of `split`."""
     model.is_trained_ = True
     model.trained_on_ = names_checksum(model.adata.obs_names)
     model.train_indices_, model.validation_indices_, model.test_indices_ = split.as_external_indexing()
 
 
-def finish(model: Any) -> None:
+def finish(model: TrainingMixin) -> None:
     """Compute what the model keeps of its training cells; if that is interrupted it has nothing, not something old."""
     for name in PRODUCTS:
         if getattr(model, name, None) is not None:
@@ -135,7 +140,7 @@ def finish(model: Any) -> None:
     model._after_training()
 
 
-def _recover(model: Any, guard: LastGoodEpoch, split: CellSplit, history: Any) -> str:
+def _recover(model: TrainingMixin, guard: LastGoodEpoch, split: CellSplit, history: Any) -> str:
     """Make the model one of its last good epoch, or what it was; a sentence that says which."""
     model.module.float()
     guard.restore()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 import anndata
+import pandas as pd
 import scvi
 import torch
 from anndata import AnnData
@@ -19,9 +20,9 @@ from deltavi._compat import SETUP_ARGS_KEY
 from deltavi._devices import chosen_device
 from deltavi._entries import flag, keywords_of, known_keywords, require_anndata
 from deltavi._errors import DeltaviError, ModelFileError
+from deltavi._reading import known_arguments
 from deltavi.io import read_model, resolved, saved_cells, write_model
 from deltavi.model._attached import AttachedCellsMixin, in_gene_order
-from deltavi.model._base import CountModel
 from deltavi.model._saving import cells_writer, require_free, require_save_keywords
 from deltavi.model._stored_registry import HINTS, StoredRegistryMixin
 
@@ -73,22 +74,21 @@ class FilesMixin(AttachedCellsMixin, StoredRegistryMixin):
         overwrite, save_anndata = flag("overwrite", overwrite), flag("save_anndata", save_anndata)
         require_save_keywords(write_kwargs, save_anndata=save_anndata)
         target = require_free(dir_path, overwrite=overwrite)
-        model = cast("CountModel", self)
-        if save_anndata and model._adata is not None:
+        if save_anndata and self._adata is not None:
             # with changed cells the file would be one of another model
-            model.adata_manager.validate()
+            self.adata_manager.validate()
         description = {
             "class": type(self).__name__,
             "versions": {"deltavi": deltavi.__version__, "scvi-tools": scvi.__version__, "torch": torch.__version__},
-            "init_params": model.init_params_,
-            "registry": _plain_registry(model.registry_),
-            "attributes": {name: getattr(model, name) for name in SAVED_ATTRIBUTES},
+            "init_params": self.init_params_,
+            "registry": _plain_registry(self.registry_),
+            "attributes": {name: getattr(self, name) for name in SAVED_ATTRIBUTES},
             "extra": self._extra_state(),
         }
-        cells = cells_writer(model._adata, write_kwargs) if save_anndata else None
+        cells = cells_writer(self._adata, write_kwargs) if save_anndata else None
         # an AnnData that is read from the file of the former model is still asked for its cells
-        in_use = model._adata.filename if model._adata is not None and model._adata.isbacked else None
-        write_model(target, model.module.state_dict(), description, cells=cells, keep=in_use)
+        in_use = self._adata.filename if self._adata is not None and self._adata.isbacked else None
+        write_model(target, self.module.state_dict(), description, cells=cells, keep=in_use)
 
     def _extra_state(self) -> dict[str, Any]:
         """What a model keeps beside its weights; JSON-able."""
@@ -196,7 +196,7 @@ class FilesMixin(AttachedCellsMixin, StoredRegistryMixin):
         return cls(adata, registry=registry, **init)
 
     @classmethod
-    def load_query_data(
+    def load_query_data(  # type: ignore[override]  # keyword-only after the first two
         cls,
         adata: AnnData,
         reference_model: Any,
@@ -238,8 +238,10 @@ class FilesMixin(AttachedCellsMixin, StoredRegistryMixin):
             )
         require_anndata(adata)
         wanted = chosen_device(accelerator, device)
-        reference = reference_model if isinstance(reference_model, cls) else cls.load(reference_model)
-        cast("CountModel", reference)._require_trained("Query mapping")
+        reference = reference_model
+        if isinstance(reference, str | os.PathLike):
+            reference = cls.load(reference)
+        reference._require_trained("Query mapping")
         query = in_gene_order(adata, reference.registry_, cls)
         model = super().load_query_data(query, reference, accelerator="cpu", **options)
         _average_new_columns(model.module, reference.module)
@@ -247,7 +249,43 @@ class FilesMixin(AttachedCellsMixin, StoredRegistryMixin):
         # scvi-tools hands on attributes of the reference, which may have come from a file
         model.is_mapped_, model.is_loaded_ = True, False
         model.to_device(wanted)
-        return cast("Self", model)
+        return model
+
+    @classmethod
+    @known_arguments
+    def prepare_query_anndata(
+        cls,
+        adata: AnnData,
+        reference_model: Any,
+        return_reference_var_names: bool = False,
+        inplace: bool = True,
+    ) -> Any:
+        """Put the genes of a query into the order of a model, with zeros for those it lacks.
+
+        No method needs it: genes of a query are matched by name.
+
+        Parameters
+        ----------
+        adata
+            Query cells.
+        reference_model
+            A model, or the folder of one.
+        return_reference_var_names
+            Return the genes of the model, and change nothing.
+        inplace
+            Change `adata` rather than a copy.
+
+        Raises
+        ------
+        ModelFileError
+            If the folder holds no model, or is damaged.
+        """
+        query: AnnData = require_anndata(adata)
+        is_folder = isinstance(reference_model, str | os.PathLike)
+        reference: Any = cls.load(reference_model) if is_folder else reference_model
+        if return_reference_var_names:
+            return pd.Index(reference.gene_names.astype(str))
+        return ArchesMixin.prepare_query_anndata(query, reference, inplace=inplace)
 
     def _keep_of_reference(self, reference: Any) -> None:
         """Take over what the reference knows and a query cannot tell."""

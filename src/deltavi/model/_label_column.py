@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,26 +14,30 @@ from deltavi._errors import DeltaviError
 from deltavi.data._columns import category_names, column
 from deltavi.data._labels import LabelField
 from deltavi.model._asked_split import labelled_split
-from deltavi.model._classification import BATCH_SIZE
+from deltavi.model._classification import BATCH_SIZE, ClassificationMixin
+from deltavi.model._vae_base import VAEBase
+from deltavi.module._labelled_vae import LabelledVAE
 from deltavi.train import CellSplit, split_labelled
 
 
-class LabelColumnMixin:
+class LabelColumnMixin(ClassificationMixin, VAEBase):
     """Reads labels of some cells; comes before what carries perturbations and training.
 
     Where a model may do without labels (``has_labels`` is false), everything here leaves the work to the next class.
     """
 
+    module: LabelledVAE
+
     @property
     def has_labels(self) -> bool:
         """Whether the model was set up with labels."""
-        return cast("Any", self)._setup_argument("labels_key") is not None
+        return self._setup_argument("labels_key") is not None
 
     @classmethod
     def _fields(cls, setup: dict[str, Any]) -> list[Any]:
-        fields = cast("Any", super())._fields(setup)
+        fields = super()._fields(setup)
         if setup.get("labels_key") is None:
-            return list(fields)
+            return fields
         labels = LabelField(
             REGISTRY_KEYS.LABELS_KEY, setup["labels_key"], unlabeled_category=setup.get("unlabeled_category")
         )
@@ -49,37 +53,32 @@ class LabelColumnMixin:
 
     def _split_cells(self, **options: Any) -> CellSplit:
         if not self.has_labels:
-            split: CellSplit = cast("Any", super())._split_cells(**options)
-            return split
-        return split_labelled(cast("Any", self)._label_codes(), **options)
+            return super()._split_cells(**options)
+        return split_labelled(self._label_codes(), **options)
 
     def _of_given(self, split: CellSplit) -> CellSplit:
-        model = cast("Any", self)
-        return labelled_split(split, model._label_codes(), model.label_names) if self.has_labels else split
+        return labelled_split(split, self._label_codes(), self.label_names) if self.has_labels else split
 
     def _learn_label_frequencies(self, split: CellSplit) -> None:
         """Tell the module how often each label occurs among labelled training cells."""
-        model = cast("Any", self)
-        codes = model._label_codes()[split.train]
-        counts = np.bincount(codes[codes >= 0], minlength=len(model.label_names))
-        model.module.set_label_frequencies(torch.from_numpy(counts))
+        codes = self._label_codes()[split.train]
+        counts = np.bincount(codes[codes >= 0], minlength=len(self.label_names))
+        self.module.set_label_frequencies(torch.from_numpy(counts))
 
     def _groups(self, adata: AnnData) -> np.ndarray:
         """Label of each cell, which may be new to the model; the predicted one where none is given."""
-        model = cast("Any", self)
         if not self.has_labels:
             # all cells are one group, as in a VAE
-            groups: np.ndarray = cast("Any", super())._groups(adata)
-            return groups
-        aligned = model._validate_anndata(None if adata is model._adata else adata)
-        cells = model._classified(aligned, None, BATCH_SIZE)[1]
-        predicted: np.ndarray = model.label_names[cells.logits.argmax(1)]
-        key = model._setup_argument("labels_key")
+            return super()._groups(adata)
+        aligned = self._validate_anndata(None if adata is self._adata else adata)
+        cells = self._classified(aligned, None, BATCH_SIZE)[1]
+        predicted: np.ndarray = self.label_names[cells.logits.argmax(1)]
+        key = self._setup_argument("labels_key")
         # as the column has it: -1 may be "-1.0" there
-        unlabeled = model._state(REGISTRY_KEYS.LABELS_KEY).get(LabelField.UNLABELED_KEY)
+        unlabeled = self._state(REGISTRY_KEYS.LABELS_KEY).get(LabelField.UNLABELED_KEY)
         if key not in adata.obs:
             return predicted
-        known = [*model.label_names, *([] if unlabeled is None else [unlabeled])]
+        known = [*self.label_names, *([] if unlabeled is None else [unlabeled])]
         names = category_names(column(adata, key), np.array(known, dtype=object))
         unknown = pd.isna(names) | ((names == unlabeled) & (unlabeled is not None))
         return np.where(unknown, predicted, names)

@@ -18,7 +18,6 @@ from deltavi._text import as_text
 from deltavi.annotation import TemperaturePrior
 from deltavi.model._attribution import AttributionMixin
 from deltavi.model._base import aligned_copy
-from deltavi.model._classification import ClassificationMixin
 from deltavi.model._label_column import LabelColumnMixin
 from deltavi.model._totals import TotalCountsMixin
 from deltavi.model._training import EPOCHS_RANGE
@@ -35,7 +34,7 @@ THINNING = 0.2
 TEMPERATURE = TemperaturePrior(median=1.7, spread=0.25)
 
 
-class LABELVI(LabelColumnMixin, ClassificationMixin, AttributionMixin, TotalCountsMixin, VAE):
+class LABELVI(LabelColumnMixin, AttributionMixin, TotalCountsMixin, VAE):
     """Semi-supervised annotation of cells with a generative model of their counts.
 
     A latent state z1 generates the counts, and a label y with a basal state z2 generates z1; labelled cells enter
@@ -75,7 +74,8 @@ class LABELVI(LabelColumnMixin, ClassificationMixin, AttributionMixin, TotalCoun
     >>> adata.obs["predicted"] = model.predict(reject=0.05)  # doctest: +SKIP
     """
 
-    _module_cls: ClassVar[Any] = LABELVIModule
+    module: LABELVIModule
+    _module_cls: ClassVar[type[LABELVIModule]] = LABELVIModule
     _data_splitter_cls = MixedSplitter
     temperature_prior = TEMPERATURE
     most_epochs: ClassVar[int] = EPOCHS_RANGE[1]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from deltavi._compat import init_library_size
+from deltavi._compat import AnnDataManager, init_library_size
 from deltavi._errors import InputDataWarning, examples
 from deltavi._text import as_text
 
@@ -16,7 +16,7 @@ from deltavi._text import as_text
 SMALLEST_VARIANCE = 1e-3
 
 
-def library_prior(manager: Any, n_batch: int, batches: np.ndarray) -> dict[str, Any]:
+def library_prior(manager: AnnDataManager, n_batch: int, batches: np.ndarray) -> dict[str, Any]:
     """Mean and variance of log total counts in each batch, ``(1, n_batch)`` each; the variance has a floor.
 
     Parameters

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,10 @@ import torch
 from deltavi import _keys
 from deltavi._errors import DeltaviError, MixtureWarning
 from deltavi.latent import Usage
+from deltavi.model._components import ComponentsMixin
+from deltavi.model._label_column import LabelColumnMixin
 from deltavi.model._placement import AtEpoch, Positions, placed
+from deltavi.module import MIXVI
 from deltavi.train import CellSplit
 
 # Share of the epochs before components are placed: the plain VAE first finds where the cells lie.
@@ -28,13 +31,19 @@ COLLAPSED = 1.5
 SILENT_W = 0.1
 
 
-class MixtureTrainingMixin:
+class MixtureTrainingMixin(ComponentsMixin, LabelColumnMixin):
     """Comes before what trains; the module has a mixture, the model ``release_labels``."""
 
-    # how the training cells use the components, once trained
-    usage_: Usage | None = None
+    module: MIXVI
+    # share of the epochs before components are placed
+    warmup: float
+    # share of the epochs after which labels are let go, if they are
+    release_labels: float | None
+    _asked_components: int | None
 
-    def train(self, max_epochs: int | None = None, **kwargs: Any) -> None:
+    def train(  # type: ignore[override]  # what is handed on is among the keywords
+        self, max_epochs: int | None = None, **kwargs: Any
+    ) -> None:
         """Train the model, as in :meth:`deltavi.model.VAE.train`.
 
         The first part of the epochs trains a VAE with a standard normal prior; components are then placed where its
@@ -51,74 +60,70 @@ class MixtureTrainingMixin:
         DeltaviError
             If there are more components than training cells, or an argument makes no sense.
         """
-        model = cast("Any", self)
-        starts_here = not (model.is_trained_ or model.is_mapped_)
-        initial = copy.deepcopy(model.module.state_dict()) if starts_here else None
-        cast("Any", super()).train(max_epochs, **kwargs)
+        starts_here = not (self.is_trained_ or self.is_mapped_)
+        initial = copy.deepcopy(self.module.state_dict()) if starts_here else None
+        super().train(max_epochs, **kwargs)
         if initial is None or not self._has_collapsed():
             return
         _warn(self._collapse() + " Training starts again with another seed.")
-        model.module.load_state_dict(initial)
-        model.is_trained_, model.history_ = False, None
+        self.module.load_state_dict(initial)
+        self.is_trained_, self.history_ = False, None
         seed = kwargs.get("seed")
-        cast("Any", super()).train(max_epochs, **{**kwargs, "seed": 1 + (model.seed if seed is None else seed)})
+        super().train(max_epochs, **{**kwargs, "seed": 1 + (self.seed if seed is None else seed)})
         if self._has_collapsed():
             _warn(self._collapse() + " The cells may be of one kind; or train longer, or with another seed.")
 
     # -- steps -----------------------------------------------------------------------------------------------
 
     def _data_dimensions(self) -> dict[str, Any]:
-        model = cast("Any", self)
-        dimensions: dict[str, Any] = cast("Any", super())._data_dimensions()
-        n_labels = dimensions["n_labels"] if model.has_labels else 0
-        asked = model._asked_components
+        dimensions = super()._data_dimensions()
+        n_labels = dimensions["n_labels"] if self.has_labels else 0
+        asked = self._asked_components
         if asked is None:
             n_free = FREE_COMPONENTS if n_labels else UNLABELLED_COMPONENTS
             # of few cells there are few groups
-            asked = n_labels + min(n_free, max(n_labels == 0, model.summary_stats.n_cells // FEWEST_CELLS))
+            asked = n_labels + min(n_free, max(n_labels == 0, self.summary_stats.n_cells // FEWEST_CELLS))
         return {**dimensions, "n_labels": n_labels, "n_components": asked}
 
     def _loading_options(self, seed: int) -> dict[str, Any]:
-        return {"sampling_seed": seed, **({} if cast("Any", self).has_labels else {"repeated_share": 0.0})}
+        return {"sampling_seed": seed, **({} if self.has_labels else {"repeated_share": 0.0})}
 
     def _before_training(self, split: CellSplit) -> None:
-        model = cast("Any", self)
-        if model.is_trained_ or model.is_mapped_:
+        if self.is_trained_ or self.is_mapped_:
             return
-        if model.module.n_components > len(split.train):
+        if self.module.n_components > len(split.train):
             raise DeltaviError(
-                f"{model.module.n_components} components are more than the {len(split.train)} training cells: ask for "
+                f"{self.module.n_components} components are more than the {len(split.train)} training cells: ask for "
                 "fewer with n_components."
             )
-        model.module.get_buffer("n_cells").fill_(len(split.train))
-        model.module.is_placed = model.module.labels_released = False
-        if model.has_labels:
-            model._learn_label_frequencies(split)
+        self.module.get_buffer("n_cells").fill_(len(split.train))
+        self.module.is_placed = self.module.labels_released = False
+        if self.has_labels:
+            self._learn_label_frequencies(split)
 
     def _own_callbacks(self, split: CellSplit, max_epochs: int) -> list[Any]:
-        model, cells = cast("Any", self), np.sort(split.train)
-        if model.module.is_placed:
+        cells = np.sort(split.train)
+        if self.module.is_placed:
             return []
         callbacks = [AtEpoch(self._placed_from(max_epochs), lambda: self._place_components(cells))]
-        if model.release_labels is not None:
+        if self.release_labels is not None:
             release = self._settled_from(max_epochs)
-            callbacks.append(AtEpoch(release, lambda: setattr(model.module, "labels_released", True)))
+            callbacks.append(AtEpoch(release, lambda: setattr(self.module, "labels_released", True)))
         return callbacks
 
     def _placed_from(self, max_epochs: int) -> int:
-        return math.floor(float(cast("Any", self).warmup) * max_epochs)
+        return math.floor(float(self.warmup) * max_epochs)
 
     def _settled_from(self, max_epochs: int) -> int:
-        placed_from, share = self._placed_from(max_epochs), cast("Any", self).release_labels
+        placed_from, share = self._placed_from(max_epochs), self.release_labels
         # labels are not let go before components lie on them
         return placed_from if share is None else max(placed_from + 1, math.ceil(share * max_epochs))
 
     def _place_components(self, cells: np.ndarray) -> None:
         """Put named components where their labelled cells lie, and free ones where there are clusters."""
-        model = cast("Any", self)
-        module, was_training = model.module, model.module.training
+        module, was_training = self.module, self.module.training
         placement = placed(
-            self._cell_positions(cells), n_labels=module.n_labels, n_components=module.n_components, seed=model.seed
+            self._cell_positions(cells), n_labels=module.n_labels, n_components=module.n_components, seed=self.seed
         )
         means, variances, offsets = (
             torch.from_numpy(values).float() for values in (placement.means, placement.variances, placement.offsets)
@@ -130,27 +135,25 @@ class MixtureTrainingMixin:
 
     def _cell_positions(self, cells: np.ndarray) -> Positions:
         """Posteriors of some of the model's cells, their labels, and their conditions where components move with it."""
-        model = cast("Any", self)
-        n_latent = model.module.n_latent
-        both = model._over_batches(model.module.latent_moments, model._adata, cells, 2 * n_latent)
+        n_latent = self.module.n_latent
+        both = self._over_batches(self.module.latent_moments, self._adata, cells, 2 * n_latent)
         groups = np.ones((len(cells), 1))
-        if model.module.conditional:
-            conditions = np.asarray(model.adata_manager.get_from_registry(_keys.CONDITION)).ravel().astype(int)
-            groups = np.eye(model.module.n_conditions)[conditions[cells]]
-        codes = model._label_codes()[cells] if model.has_labels else np.full(len(cells), -1)
+        if self.module.conditional:
+            conditions = np.asarray(self.adata_manager.get_from_registry(_keys.CONDITION)).ravel().astype(int)
+            groups = np.eye(self.module.n_conditions)[conditions[cells]]
+        codes = self._label_codes()[cells] if self.has_labels else np.full(len(cells), -1)
         return Positions(both[:, :n_latent], both[:, n_latent:], codes, groups)
 
     def _after_training(self) -> None:
-        model = cast("Any", self)
-        if not model.module.is_placed:
-            self._place_components(np.sort(model.train_indices))
+        if not self.module.is_placed:
+            self._place_components(np.sort(self.train_indices))
             _warn(
                 "Training ended before components were placed: they lie on clusters, and were not trained themselves."
             )
         self._prune_empty()
-        cast("Any", super())._after_training()
+        super()._after_training()
         self._note_usage()
-        nats = float(model.get_nats().filter(like="w ").sum()) if model.module.n_w else SILENT_W
+        nats = float(self.get_nats().filter(like="w ").sum()) if self.module.n_w else SILENT_W
         if nats < SILENT_W:
             _warn(
                 f"w says {nats:.2g} nats about a cell, next to nothing: predictions by the route 'w' hold one profile "
@@ -159,17 +162,15 @@ class MixtureTrainingMixin:
 
     def _prune_empty(self) -> None:
         """Take components out of use that hold less than a cell of the training part; a query prunes none."""
-        model = cast("Any", self)
-        if model.is_mapped_:
+        if self.is_mapped_:
             return
-        shares = model._shares_of(model.train_indices)
-        keep = model.module.is_active.cpu() & torch.from_numpy(shares.sum(0) >= 1)
+        shares = self._shares_of(self.train_indices)
+        keep = self.module.is_active.cpu() & torch.from_numpy(shares.sum(0) >= 1)
         if keep.any():
-            model.module.prune(keep)
+            self.module.prune(keep)
 
     def _note_usage(self) -> None:
-        model = cast("Any", self)
-        shares = model._shares_of(model.train_indices)[:, model.module.is_active.cpu().numpy()]
+        shares = self._shares_of(self.train_indices)[:, self.module.is_active.cpu().numpy()]
         if not np.isfinite(shares).all():
             raise DeltaviError("Training has diverged: responsibilities are not finite. Try a smaller learning rate.")
         self.usage_ = Usage.of(torch.from_numpy(shares))
@@ -177,25 +178,25 @@ class MixtureTrainingMixin:
     # -- collapse --------------------------------------------------------------------------------------------
 
     def _has_collapsed(self) -> bool:
-        n_labels, n = (cast("Any", self).module.n_labels, cast("Any", self).module.n_components)
+        n_labels, n = self.module.n_labels, self.module.n_components
         return self.usage_ is not None and n > 1 and n_labels < n and self.usage_.effective_number < COLLAPSED
 
     def _collapse(self) -> str:
         assert self.usage_ is not None
-        n = cast("Any", self).module.n_components
+        n = self.module.n_components
         return f"The mixture has collapsed: {self.usage_.effective_number:.1f} of {n} components are used."
 
     # -- files -----------------------------------------------------------------------------------------------
 
     def _extra_state(self) -> dict[str, Any]:
         usage = {} if self.usage_ is None else {"usage": list(self.usage_.shares)}
-        released = {"labels_released": cast("Any", self).module.labels_released}
-        return {**cast("Any", super())._extra_state(), **usage, **released}
+        released = {"labels_released": self.module.labels_released}
+        return {**super()._extra_state(), **usage, **released}
 
     def _restore_extra_state(self, extra: dict[str, Any]) -> None:
-        cast("Any", super())._restore_extra_state(extra)
+        super()._restore_extra_state(extra)
         self.usage_ = Usage(tuple(extra["usage"])) if "usage" in extra else None
-        cast("Any", self).module.labels_released = extra.get("labels_released", False)
+        self.module.labels_released = extra.get("labels_released", False)
 
 
 def _warn(message: str) -> None:

@@ -17,10 +17,9 @@ from deltavi._random import model_seed
 from deltavi._reading import known_arguments, reads
 from deltavi.annotation import Calibration
 from deltavi.data._checks import Offer, cell_totals
+from deltavi.data._manager import DataManager
 from deltavi.model._attribution import AttributionMixin
-from deltavi.model._classification import BATCH_SIZE, ClassificationMixin
-from deltavi.model._components import ComponentsMixin
-from deltavi.model._label_column import LabelColumnMixin
+from deltavi.model._classification import BATCH_SIZE
 from deltavi.model._mixture_training import WARMUP, MixtureTrainingMixin
 from deltavi.model._routes import RoutesMixin
 from deltavi.model._totals import TotalCountsMixin
@@ -40,9 +39,6 @@ RELEASE = 0.6
 class MIXVI(
     MixtureTrainingMixin,
     RoutesMixin,
-    ComponentsMixin,
-    LabelColumnMixin,
-    ClassificationMixin,
     AttributionMixin,
     TotalCountsMixin,
     VAE,
@@ -91,7 +87,8 @@ class MIXVI(
     >>> adata.obs["component"] = model.predict()  # doctest: +SKIP
     """
 
-    _module_cls: ClassVar[Any] = MIXVIModule
+    module: MIXVIModule
+    _module_cls: ClassVar[type[MIXVIModule]] = MIXVIModule
     _data_splitter_cls = MixedSplitter
     most_epochs: ClassVar[int] = EPOCHS_RANGE[1]
     default_plan: ClassVar[dict[str, Any]] = {"lr": 2e-3, "eps": 1e-8, "lr_schedule": "one_cycle"}
@@ -314,7 +311,7 @@ class MIXVI(
                 stacklevel=3,
             )
 
-    def _check_query(self, manager: Any, offer: Offer) -> None:
+    def _check_query(self, manager: DataManager, offer: Offer) -> None:
         super()._check_query(manager, offer)
         if not self.module.conditional:
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from anndata import AnnData
@@ -14,10 +14,13 @@ from deltavi._entries import Indices, positions
 from deltavi._errors import UnknownBatchWarning, examples
 from deltavi.data._columns import UNSEEN
 
+if TYPE_CHECKING:
+    from deltavi.model._classification import ClassificationMixin
+
 logger = logging.getLogger("deltavi")
 
 
-def warn_of_new_batches(model: Any, adata: AnnData, indices: Indices | None, reject: float) -> None:
+def warn_of_new_batches(model: ClassificationMixin, adata: AnnData, indices: Indices | None, reject: float) -> None:
     """Warn where the cells to be judged are of batches that the calibration of `model` did not see.
 
     The share of known cells that is rejected is that of cells exchangeable with those held out. Models without batches
@@ -55,7 +58,7 @@ def warn_of_new_batches(model: Any, adata: AnnData, indices: Indices | None, rej
         )
 
 
-def _is_new(model: Any, codes: np.ndarray) -> np.ndarray:
+def _is_new(model: ClassificationMixin, codes: np.ndarray) -> np.ndarray:
     """Which batches, by their codes, the calibration has no cells of."""
     unseen: np.ndarray = codes == UNSEEN
     if model.calibrated_batches_ is None:

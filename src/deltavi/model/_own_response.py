@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,9 +17,8 @@ from deltavi import _keys
 from deltavi._errors import NotHeldOutWarning, examples
 from deltavi.data._columns import category_names
 from deltavi.data._names import sorted_names
-from deltavi.model._consensus import ResponseEvidence
+from deltavi.model._consensus import ConsensusMixin, ResponseEvidence
 from deltavi.model._request import Request
-from deltavi.model._training_means import TrainingMeans
 from deltavi.perturbation._estimators import ALL_CELLS
 
 logger = logging.getLogger("deltavi")
@@ -39,10 +38,8 @@ def held_out_by_caller() -> Iterator[None]:
         _held_out_by_caller.reset(token)
 
 
-class OwnResponseMixin:
+class OwnResponseMixin(ConsensusMixin):
     """Carries the weight of the labels' own treated cells; the model keeps the means of its training cells."""
-
-    training_means: TrainingMeans | None = None
 
     def _own_weights(
         self, request: Request, conditions: tuple[str, str], how: dict[str, Any], evidence: ResponseEvidence | None
@@ -77,7 +74,7 @@ class OwnResponseMixin:
         return float(rows.loc[rows["training_label"] == group, "weight"].sum())
 
     def _kriged_weights(self, conditions: tuple[str, str], evidence: ResponseEvidence | None) -> dict[str, float]:
-        pair = cast("Any", self)._label_means(conditions)
+        pair = self._label_means(conditions)
         if evidence is None or pair is None:
             return {}
         return {
@@ -112,8 +109,7 @@ class OwnResponseMixin:
         )
 
     def _lines(self, labels: list[str], target: str) -> str:
-        model = cast("Any", self)
-        condition, key = model._setup_argument("condition_key"), model._setup_argument("labels_key")
+        condition, key = self._setup_argument("condition_key"), self._setup_argument("labels_key")
         of_labels = "" if key is None else f"adata.obs[{key!r}].isin({labels[:3]!r}) & "
         mask = f"measured = {of_labels}(adata.obs[{condition!r}] == {target!r})"
         return f"{mask}; then set up and train on adata[~measured].copy()."
@@ -123,8 +119,7 @@ class OwnResponseMixin:
 
         Beside them means of the same label and, where batches are registered, of the same batch.
         """
-        model = cast("Any", self)
-        training = model._adata
+        training = self._adata
         if training is None:
             return set()
         cells = request.adata.obs.iloc[request.cells]
@@ -141,11 +136,10 @@ class OwnResponseMixin:
 
     def _text(self, obs: pd.DataFrame, argument: str, registry_key: str) -> np.ndarray:
         """Registered column of obs as text, or the same word for every cell where there is none."""
-        model = cast("Any", self)
-        key = model._setup_argument(argument)
+        key = self._setup_argument(argument)
         if key is None or key not in obs:
             return np.full(len(obs), ALL_CELLS, dtype=object)
-        return category_names(obs[key], model._categories(registry_key))
+        return category_names(obs[key], self._categories(registry_key))
 
 
 def _percent(weight: float) -> str:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from scvi.model.base import RNASeqMixin
 
 from deltavi._errors import DeltaviError
 from deltavi.likelihood._base import to_numpy
+from deltavi.model._base import CountModel
+from deltavi.module import VAE
 
 # Likelihoods whose counts vary by a gamma distribution around the rate.
 WITH_GAMMA = ("nb", "zinb")
 
 
-class ParametersMixin:
+class ParametersMixin(RNASeqMixin, CountModel):
     """Carries ``get_likelihood_parameters``, and says which likelihoods have gene-gene correlations."""
+
+    module: VAE
 
     @torch.inference_mode()
     def get_likelihood_parameters(
@@ -61,16 +66,15 @@ class ParametersMixin:
         NotTrainedError
             Before training.
         """
-        model = cast("Any", self)
         if dataloader is None:
-            cells = model._validate_anndata(adata)
-            dataloader = model._make_data_loader(
+            cells = self._validate_anndata(adata)
+            dataloader = self._make_data_loader(
                 adata=cells, indices=indices, batch_size=batch_size, **data_loader_kwargs
             )
         parts = []
         for tensors in dataloader:
             options = {"n_samples": n_samples}
-            _, generated = model.module.forward(tensors=tensors, inference_kwargs=options, compute_loss=False)
+            _, generated = self.module.forward(tensors=tensors, inference_kwargs=options, compute_loss=False)
             found = generated["likelihood"].parameters
             parts.append({name: to_numpy(value).astype(np.float32) for name, value in found.items()})
         joined = {name: np.concatenate([part[name] for part in parts], axis=-2) for name in parts[0]}
@@ -109,15 +113,14 @@ class ParametersMixin:
         DeltaviError
             If a mean is asked for, and the library size is not learned.
         """
-        model = cast("Any", self)
-        if model.module.library == "none":
-            raise DeltaviError(f"gene_likelihood={model.module.gene_likelihood!r} has no library size.")
-        if give_mean and model.module.library != "learned":
+        if self.module.library == "none":
+            raise DeltaviError(f"gene_likelihood={self.module.gene_likelihood!r} has no library size.")
+        if give_mean and self.module.library != "learned":
             raise DeltaviError(
-                f"library={model.module.library!r} is given and has no posterior: pass give_mean=False for the size of "
+                f"library={self.module.library!r} is given and has no posterior: pass give_mean=False for the size of "
                 "each cell, or train a model with library='learned'."
             )
-        found: np.ndarray = cast("Any", super()).get_latent_library_size(
+        return super().get_latent_library_size(
             adata,
             indices=indices,
             give_mean=give_mean,
@@ -125,7 +128,6 @@ class ParametersMixin:
             dataloader=dataloader,
             **data_loader_kwargs,
         )
-        return found
 
     def get_feature_correlation_matrix(
         self,
@@ -170,15 +172,14 @@ class ParametersMixin:
         DeltaviError
             If the likelihood is no negative binomial: without a dispersion there is no denoised cell to draw.
         """
-        model = cast("Any", self)
-        likelihood = model.module.gene_likelihood
+        likelihood = self.module.gene_likelihood
         if likelihood not in WITH_GAMMA:
             raise DeltaviError(
                 "get_feature_correlation_matrix draws from the gamma distribution of a negative binomial, and the "
                 f"likelihood is {likelihood!r}. Correlate get_normalized_expression() instead, or train a model with "
                 "gene_likelihood='nb'."
             )
-        found: pd.DataFrame = cast("Any", super()).get_feature_correlation_matrix(
+        return super().get_feature_correlation_matrix(
             adata,
             indices=indices,
             n_samples=n_samples,
@@ -188,4 +189,3 @@ class ParametersMixin:
             correlation_type=correlation_type,
             silent=silent,
         )
-        return found

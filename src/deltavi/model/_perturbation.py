@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,12 +23,10 @@ from deltavi.data._columns import category_names, column, require_known, used_ca
 from deltavi.data._conditions import same_condition
 from deltavi.data._leftovers import require_free_sources
 from deltavi.data._valid_cells import valid_cells
-from deltavi.model._base import CountModel
-from deltavi.model._consensus import Consensus, ConsensusMixin, ResponseEvidence, report_evidence, unmoved
+from deltavi.model._consensus import Consensus, ResponseEvidence, report_evidence, unmoved
 from deltavi.model._decoding import CellDecoder, Predicted, Profile, predict_cells, predictive_interval, stack
 from deltavi.model._own_response import OwnResponseMixin
 from deltavi.model._request import Request, assemble, check_options, of_labels
-from deltavi.model._shifts import ShiftsMixin
 from deltavi.model._training_means import TrainingMeans
 from deltavi.perturbation._estimators import ALL_CELLS
 from deltavi.perturbation.noise import cell_generators
@@ -39,7 +37,7 @@ BATCH_SIZE = 512
 CATEGORY_KEYS = (_keys.CONDITION, REGISTRY_KEYS.LABELS_KEY)
 
 
-class PerturbationMixin(ShiftsMixin, ConsensusMixin, OwnResponseMixin):
+class PerturbationMixin(OwnResponseMixin):
     """Carries ``predict_perturbation``; the model gives latent positions and a decoder."""
 
     # of the model that query data were mapped onto: its cells still tell how labels respond
@@ -143,8 +141,7 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin, OwnResponseMixin):
             If the cells are training cells, and cells of their label under `target` (of their batch, where batches are
             registered) were so, too. Of cells of another AnnData, as of a new donor, it is logged.
         """
-        model = cast("CountModel", self)
-        model._require_trained("predict_perturbation")
+        self._require_trained("predict_perturbation")
         control, target = self._asked(control, target)
         check_options(profile, invalid_cells, distance)
         request = self._request(adata, control=control, labels=labels, drop=invalid_cells == "drop")
@@ -171,10 +168,10 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin, OwnResponseMixin):
         result = assemble(
             request,
             predicted,
-            genes=model.gene_names,
+            genes=self.gene_names,
             condition_key=self._condition_key(),
             target=target,
-            conditions=[as_text(c) for c in model._categories(_keys.CONDITION)],
+            conditions=[as_text(c) for c in self._categories(_keys.CONDITION)],
         )
         result.obsm[_keys.OBSM_LATENT_BEFORE], result.obsm[_keys.OBSM_LATENT_AFTER] = before, after
         result.uns[_keys.UNS_PREDICTION] = {
@@ -201,13 +198,13 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin, OwnResponseMixin):
     def _restore_extra_state(self, extra: dict[str, Any]) -> None:
         if "training_means" in extra:
             # older files have whole numbers with the decimals that pandas gave them
-            renamed = {str(c): as_text(c) for key in CATEGORY_KEYS for c in cast("CountModel", self)._categories(key)}
+            renamed = {str(c): as_text(c) for key in CATEGORY_KEYS for c in self._categories(key)}
             self.training_means = TrainingMeans.from_dict(extra["training_means"]).renamed(renamed)
 
     # -- what is asked ---------------------------------------------------------------------------------------
 
     def _condition_key(self) -> str:
-        key = cast("CountModel", self)._setup_argument("condition_key")
+        key = self._setup_argument("condition_key")
         if key is None:
             raise DeltaviError("No condition was registered: pass condition_key to setup_anndata.")
         return str(key)
@@ -215,7 +212,7 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin, OwnResponseMixin):
     def _asked(self, control: object, target: object) -> tuple[str, str]:
         """Names of control and target, as the model has them."""
         self._condition_key()
-        known = cast("CountModel", self)._categories(_keys.CONDITION)
+        known = self._categories(_keys.CONDITION)
         control, target = (one_name(name, value, known) for name, value in (("control", control), ("target", target)))
         start = require_known("condition", control, known)
         end = same_condition(target, [as_text(category) for category in known]) or as_text(target)
@@ -227,9 +224,8 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin, OwnResponseMixin):
     def _request(
         self, adata: AnnData | None, *, control: str, labels: str | Sequence[str] | None, drop: bool
     ) -> Request:
-        model = cast("CountModel", self)
-        source = model._validate_anndata() if adata is None else require_anndata(adata)
-        require_free_sources(source.obs, model._categories(_keys.CONDITION), key=self._condition_key())
+        source = self._validate_anndata() if adata is None else require_anndata(adata)
+        require_free_sources(source.obs, self._categories(_keys.CONDITION), key=self._condition_key())
         if adata is not None and drop:
             source = self._without_invalid(adata)
         key, groups = self._condition_key(), self._groups(source)
@@ -245,12 +241,11 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin, OwnResponseMixin):
                     f"Conditions of those cells: {present}."
                 )
         cells = np.flatnonzero(chosen)
-        aligned = model._validate_anndata(None if adata is None else source)
+        aligned = self._validate_anndata(None if adata is None else source)
         return Request(adata=aligned, cells=cells, groups=groups[cells], totals=self._totals(aligned)[cells])
 
     def _without_invalid(self, adata: AnnData) -> AnnData:
-        model = cast("Any", self)
-        layer, counts = model._setup_argument("layer"), model.module.of_counts
+        layer, counts = self._setup_argument("layer"), self.module.of_counts
         good = valid_cells(adata, layer=layer, counts=counts)
         if good.all():
             return adata
@@ -259,7 +254,7 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin, OwnResponseMixin):
 
     def _groups(self, adata: AnnData) -> np.ndarray:
         """Label of each cell as text, or one group for all where there is no label column."""
-        key = cast("CountModel", self)._setup_argument("labels_key")
+        key = self._setup_argument("labels_key")
         if key is None or key not in adata.obs:
             return np.full(adata.n_obs, ALL_CELLS, dtype=object)
         return self._names(adata, key, REGISTRY_KEYS.LABELS_KEY)
@@ -271,27 +266,25 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin, OwnResponseMixin):
     def _names(self, adata: AnnData, key: str, registry_key: str) -> np.ndarray:
         values = column(adata, key)
         used_categories(values, key)  # raises where values are missing
-        return category_names(values, cast("CountModel", self)._categories(registry_key))
+        return category_names(values, self._categories(registry_key))
 
     # -- where cells lie ---------------------------------------------------------------------------------------
 
     def _positions(self, adata: AnnData, cells: np.ndarray) -> np.ndarray:
         """Latent posterior means, ``(n_cells, n_latent)``."""
-        model = cast("Any", self)
         if len(cells) == 0:
-            return np.zeros((0, model.module.n_latent), dtype=np.float32)
-        return np.asarray(model.get_latent_representation(adata, indices=cells, batch_size=BATCH_SIZE))
+            return np.zeros((0, self.module.n_latent), dtype=np.float32)
+        return np.asarray(self.get_latent_representation(adata, indices=cells, batch_size=BATCH_SIZE))
 
     def _after_training(self) -> None:
         """Keep mean position and expression of every label in every condition."""
-        model = cast("Any", self)
-        if model._setup_argument("condition_key") is None:
+        if self._setup_argument("condition_key") is None:
             return
-        adata, labels_key = model._validate_anndata(), model._setup_argument("labels_key")
+        adata, labels_key = self._validate_anndata(), self._setup_argument("labels_key")
         own = TrainingMeans.from_cells(
             self._positions(adata, np.arange(adata.n_obs)),
-            model.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY),
-            totals=self._totals(adata) if model.module.of_counts else None,
+            self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY),
+            totals=self._totals(adata) if self.module.of_counts else None,
             conditions=self._conditions_of(adata),
             labels=None if labels_key is None else self._groups(adata),
         )
@@ -313,7 +306,6 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin, OwnResponseMixin):
         batch_size: int,
         seed: int,
     ) -> Predicted:
-        model = cast("Any", self)
         totals = request.totals
         names = request.adata.obs_names[request.cells]
         control, target = (self._condition_code(name) for name in conditions)
@@ -322,13 +314,13 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin, OwnResponseMixin):
         start = 0
         # scvi-tools takes an AnnData without cells for none at all
         loader = (
-            model._make_data_loader(adata=request.adata, indices=request.cells, batch_size=batch_size)
+            self._make_data_loader(adata=request.adata, indices=request.cells, batch_size=batch_size)
             if len(request.cells)
             else ()
         )
         for tensors in loader:
             rows = slice(start, start + tensors[REGISTRY_KEYS.X_KEY].shape[0])
-            decode = CellDecoder(model.module, tensors)
+            decode = CellDecoder(self.module, tensors)
             generators = cell_generators(names[rows], seed=seed)
             own, groups = decode(after[rows], condition=target), request.groups[rows]
             part = predict_cells(
@@ -352,7 +344,7 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin, OwnResponseMixin):
                 part = replace(part, lower=lower, upper=upper)
             parts.append(part)
             start = rows.stop
-        return stack(parts, len(model.gene_names), of_counts=model.module.of_counts, interval=n_samples > 1)
+        return stack(parts, len(self.gene_names), of_counts=self.module.of_counts, interval=n_samples > 1)
 
     def _totals(self, adata: AnnData) -> np.ndarray:
         """Total counts of each cell for CP10k: the registered size factor, or the sum over the model's genes.
@@ -360,8 +352,7 @@ class PerturbationMixin(ShiftsMixin, ConsensusMixin, OwnResponseMixin):
         Size factors smaller than the counts they belong to are relative ones, such as pooled estimates around one;
         they are scaled so that their mean is the mean total.
         """
-        model = cast("CountModel", self)
-        layer, key = model._setup_argument("layer"), model._setup_argument("size_factor_key")
+        layer, key = self._setup_argument("layer"), self._setup_argument("size_factor_key")
         matrix = adata.X if layer is None else adata.layers[layer]
         counted = cell_totals(matrix)
         if key is None:

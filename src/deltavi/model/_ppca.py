@@ -143,7 +143,7 @@ class PPCA(VAE):
             raise DeltaviError(f"condition_key and labels_key are both {condition_key!r}: name a column for each.")
         cls._register(adata, cls._get_setup_method_args(**named_arguments(locals())), **kwargs)
 
-    def train(
+    def train(  # type: ignore[override]  # keyword-only after the first
         self,
         max_epochs: int | None = None,
         *,
@@ -213,7 +213,9 @@ class PPCA(VAE):
             self.save(checkpoint, overwrite=True)
 
     @classmethod
-    def load_query_data(cls, adata: AnnData, reference_model: Any, **freeze: Any) -> NoReturn:
+    def load_query_data(  # type: ignore[override]  # it is refused
+        cls, adata: AnnData, reference_model: Any, **freeze: Any
+    ) -> NoReturn:
         """Refused: the model has no batches that a query could add to."""
         raise DeltaviError("PPCA has no batches to extend by a query: use the trained model on the query as it is.")
 
@@ -245,7 +247,9 @@ class PPCA(VAE):
         self._require_trained("get_noise")
         return pd.Series(self._linear_gaussian().noise, index=pd.Index(self.gene_names.astype(str)), name="noise")
 
-    def get_latent_representation(self, adata: AnnData | None = None, indices: Any = None, **kwargs: Any) -> Any:
+    def get_latent_representation(  # type: ignore[override]  # what scvi-tools names is among the keywords
+        self, adata: AnnData | None = None, indices: Any = None, **kwargs: Any
+    ) -> Any:
         """Posterior mean of the factors of each cell, ``(n_cells, n_latent)``; a sparse matrix is not densified.
 
         Parameters
@@ -339,7 +343,13 @@ class PPCA(VAE):
             _set(encoder.mean_encoder, fit.projection, -fit.projection @ fit.mean)
             _set(encoder.var_encoder, np.zeros_like(fit.projection), np.log(variances))
             _set(module.decoder.px_scale_decoder[0], fit.loadings, fit.mean)
-            module.px_r.copy_(torch.from_numpy(0.5 * np.log(noise)))
+            self._log_noise.copy_(torch.from_numpy(0.5 * np.log(noise)))
+
+    @property
+    def _log_noise(self) -> torch.Tensor:
+        """Logarithms of the standard deviation of the noise, of all genes or of each."""
+        assert self.module.px_r is not None
+        return self.module.px_r
 
     def _matrix(self, aligned: AnnData) -> Any:
         if aligned is self._adata:
@@ -352,7 +362,7 @@ class PPCA(VAE):
         """The fitted model, as the weights say."""
         linear: Any = _linear(self.module.decoder.px_scale_decoder[0])
         loadings, mean = (value.detach().cpu().numpy().astype(np.float64) for value in (linear.weight, linear.bias))
-        noise = np.exp(2 * self.module.px_r.detach().cpu().numpy().astype(np.float64))
+        noise = np.exp(2 * self._log_noise.detach().cpu().numpy().astype(np.float64))
         return LinearGaussian(mean, loadings, np.broadcast_to(noise, mean.shape))
 
     def _check_scale(self, gene_likelihood: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,15 +18,16 @@ from deltavi._text import as_text
 from deltavi.data._columns import require_known
 from deltavi.likelihood._base import to_numpy
 from deltavi.model._base import aligned_copy
+from deltavi.model._components import ComponentsMixin
 from deltavi.model._request import Request
 
 ROUTES = ("z", "w")
 
 
-class RoutesMixin:
+class RoutesMixin(ComponentsMixin):
     """Carries the routes of ``predict_perturbation`` and ``sample``; comes before what carries perturbations."""
 
-    def get_latent_representation(
+    def get_latent_representation(  # type: ignore[override]  # what scvi-tools names is among the keywords
         self, adata: AnnData | None = None, indices: Any = None, *, of: Literal["z", "w"] = "z", **kwargs: Any
     ) -> Any:
         """Latent position of each cell: the posterior mean of z, or of w.
@@ -45,19 +46,16 @@ class RoutesMixin:
         DeltaviError
             If the model has no w.
         """
-        model = cast("Any", self)
         if of == "z":
-            return cast("Any", super()).get_latent_representation(adata, indices=indices, **kwargs)
+            return super().get_latent_representation(adata, indices=indices, **kwargs)
         if of != "w" or kwargs:
             raise DeltaviError(f"of must be 'z' or 'w', not {of!r}." if of != "w" else f"w takes no {list(kwargs)}.")
-        model._require_trained("get_latent_representation")
-        if model.module.n_w == 0:
+        self._require_trained("get_latent_representation")
+        if self.module.n_w == 0:
             raise DeltaviError("The model has no w: make it with n_w of at least 1.")
-        aligned = model._validate_anndata(adata)
+        aligned = self._validate_anndata(adata)
         chosen = np.arange(aligned.n_obs) if indices is None else np.asarray(indices)
-        return np.asarray(
-            model._over_batches(model.module.w_means, aligned, chosen, model.module.n_w), dtype=np.float32
-        )
+        return np.asarray(self._over_batches(self.module.w_means, aligned, chosen, self.module.n_w), dtype=np.float32)
 
     def predict_perturbation(
         self, adata: AnnData | None = None, *, control: str, target: str, **kwargs: Any
@@ -82,22 +80,20 @@ class RoutesMixin:
         """
         shift = kwargs.get("shift")
         if isinstance(shift, str) and shift in ROUTES:
-            if not cast("Any", self).module.conditional:
+            if not self.module.conditional:
                 raise DeltaviError(f"shift={shift!r} switches the condition: make the model with conditional=True.")
             if kwargs.get("magnitude", "observed") != "observed":
                 raise DeltaviError(f"magnitude scales a latent shift, and shift={shift!r} takes none.")
         adata = self._as_control(adata, control)
-        predicted: AnnData = cast("Any", super()).predict_perturbation(adata, control=control, target=target, **kwargs)
-        return predicted
+        return super().predict_perturbation(adata, control=control, target=target, **kwargs)
 
     def _as_control(self, adata: AnnData | None, control: str) -> AnnData | None:
         """Cells without a column of conditions are of `control`, which a conditional encoder has to know."""
-        model = cast("Any", self)
-        key = model._setup_argument("condition_key")
-        if not isinstance(adata, AnnData) or not model.module.conditional or key in adata.obs:
+        key = self._setup_argument("condition_key")
+        if not isinstance(adata, AnnData) or not self.module.conditional or key in adata.obs:
             return adata
-        layer = model._setup_argument("layer")
-        cells = aligned_copy(adata, model.gene_names, layer=layer, min_overlap=model.min_gene_overlap)
+        layer = self._setup_argument("layer")
+        cells = aligned_copy(adata, self.gene_names, layer=layer, min_overlap=self.min_gene_overlap)
         cells.obs[key] = pd.Categorical([as_text(control)] * adata.n_obs)
         return cells
 
@@ -106,22 +102,18 @@ class RoutesMixin:
     ) -> tuple[np.ndarray, dict[str, Any]]:
         route = options["shift"]
         if not (isinstance(route, str) and route in ROUTES):
-            found: tuple[np.ndarray, dict[str, Any]] = cast("Any", super())._destinations(
-                request, before, conditions, **options
-            )
-            return found
+            return super()._destinations(request, before, conditions, **options)
         return self._routed(request, before, conditions[1], route), {"shift": route}
 
     def _routed(self, request: Request, before: np.ndarray, target: str, route: str) -> np.ndarray:
-        model = cast("Any", self)
         if route == "z" or not len(before):
             return before
-        code = model._condition_code(target)
-        means: np.ndarray = model._over_batches(
-            lambda tensors: model.module.component_means(tensors, condition=code),
+        code = self._condition_code(target)
+        means: np.ndarray = self._over_batches(
+            lambda tensors: self.module.component_means(tensors, condition=code),
             request.adata,
             request.cells,
-            model.module.n_latent,
+            self.module.n_latent,
         )
         return means.astype(np.float32)
 
@@ -164,51 +156,49 @@ class RoutesMixin:
         UnknownCategoryError
             If component, condition or batch is not known.
         """
-        model = cast("Any", self)
-        model._require_trained("sample")
+        self._require_trained("sample")
         if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
             raise DeltaviError(f"n must be a whole number of cells, not {n!r}.")
         if not isinstance(library_size, int | float | np.number) or not 0 < library_size < np.inf:
             raise DeltaviError(f"library_size must be positive and finite, not {library_size!r}.")
         rng = np.random.default_rng(seed)
         codes = self._drawn_components(n, component, rng)
-        known = [as_text(name) for name in model._categories(_keys.CONDITION)]
+        known = [as_text(name) for name in self._categories(_keys.CONDITION)]
         condition_code = 0 if condition is None else self._code_of("condition", condition, known)
-        batches = [as_text(name) for name in model._categories(REGISTRY_KEYS.BATCH_KEY)]
+        batches = [as_text(name) for name in self._categories(REGISTRY_KEYS.BATCH_KEY)]
         batch_code = -1 if batch is None else self._code_of("batch", batch, batches)
-        model.module.eval()
+        self.module.eval()
         with torch.inference_mode(), isolated_randomness(seed):
-            conditions = torch.full((n, 1), condition_code, device=model.device)
-            z = model.module.draw(torch.from_numpy(codes).to(model.device), conditions)
-            likelihood = model.module.likelihood_anywhere(
+            conditions = torch.full((n, 1), condition_code, device=self.device)
+            z = self.module.draw(torch.from_numpy(codes).to(self.device), conditions)
+            likelihood = self.module.likelihood_anywhere(
                 z,
                 condition=conditions,
                 batch=batch_code,
-                library=library_size / getattr(model.module, "size_factor_unit", 1.0),
+                library=library_size / getattr(self.module, "size_factor_unit", 1.0),
             )
             drawn, rate = likelihood.sample(rng).numpy(), to_numpy(likelihood.mean).astype(np.float32)
-        all_names = model._all_component_names()
-        key = model._setup_argument("condition_key")
+        all_names = self._all_component_names()
+        key = self._setup_argument("condition_key")
         column = "deltavi_component" if key == "component" else "component"
         obs = pd.DataFrame({column: pd.Categorical(all_names[codes])}, index=[f"sample {i}" for i in range(n)])
         if known:
             obs[key] = pd.Categorical([known[condition_code]] * n, categories=known)
         return AnnData(
-            X=sparse.csr_matrix(drawn) if model.module.of_counts else drawn,
+            X=sparse.csr_matrix(drawn) if self.module.of_counts else drawn,
             obs=obs,
-            var=pd.DataFrame(index=pd.Index(model.gene_names.astype(str))),
+            var=pd.DataFrame(index=pd.Index(self.gene_names.astype(str))),
             layers={_keys.LAYER_RATE: rate},
             obsm={_keys.OBSM_LATENT_AFTER: to_numpy(z).astype(np.float32)},
         )
 
     def _drawn_components(self, n: int, component: str | None, rng: np.random.Generator) -> np.ndarray:
         """Codes of components, ``(n,)``."""
-        model = cast("Any", self)
         if component is not None:
-            require_known("component", component, model.component_names)
-            return np.full(n, list(model._all_component_names()).index(str(component)))
-        in_use = np.flatnonzero(model.module.is_active.cpu().numpy())
-        shares = np.asarray(model.usage_.shares) if model.usage_ else np.ones(len(in_use))
+            require_known("component", component, self.component_names)
+            return np.full(n, list(self._all_component_names()).index(str(component)))
+        in_use = np.flatnonzero(self.module.is_active.cpu().numpy())
+        shares = np.asarray(self.usage_.shares) if self.usage_ else np.ones(len(in_use))
         return np.asarray(rng.choice(in_use, size=n, p=shares / shares.sum()))
 
     @staticmethod

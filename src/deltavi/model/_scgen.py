@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -120,9 +120,12 @@ class SCGEN(TotalCountsMixin, VAE):
         )
         self.init_params_ = self._get_init_params(locals())
 
-    def __getattr__(self, name: str) -> Any:
-        hint = NAMES_OF_SCGEN.get(name)
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{'.' if hint is None else f': {hint}'}")
+    if not TYPE_CHECKING:  # to which any name would be one that the model has
+
+        def __getattr__(self, name: str) -> NoReturn:
+            hint = NAMES_OF_SCGEN.get(name)
+            known = "." if hint is None else f": {hint}"
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{known}")
 
     def _plan_defaults(self) -> dict[str, Any]:
         plan = dict(self.default_plan)

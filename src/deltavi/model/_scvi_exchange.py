@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self
 
 import anndata
 import numpy as np
@@ -36,7 +36,7 @@ from deltavi.io._atomic import is_as_described
 from deltavi.io._export import require_exportable, write_export
 from deltavi.io._scvi import EXPORT_MARK, SETUP_ARGUMENTS, SETUP_LISTS, ScviFile, export_mark, read_scvi
 from deltavi.model._faults import finish
-from deltavi.model._files import FilesMixin, _blaming
+from deltavi.model._files import _blaming
 from deltavi.model._saving import cells_writer
 from deltavi.model._scvi_settings import (
     require_near,
@@ -46,6 +46,8 @@ from deltavi.model._scvi_settings import (
     weights_from_scvi,
     with_moments,
 )
+from deltavi.model._training import TrainingMixin
+from deltavi.module import VAE
 
 logger = logging.getLogger("deltavi")
 
@@ -55,9 +57,10 @@ TRAINING = ("is_trained_", "train_indices_", "validation_indices_", "test_indice
 CELLS_PER_CATEGORY = 3
 
 
-class ScviExchangeMixin(FilesMixin):
+class ScviExchangeMixin(TrainingMixin):
     """Carries ``export_scvi`` and ``import_scvi``."""
 
+    module: VAE
     # models that are an SCVI by another name; what derives from them need not be
     exchanged: ClassVar[tuple[str, ...]] = ("VAE", "SCGEN")
 
@@ -92,39 +95,38 @@ class ScviExchangeMixin(FilesMixin):
         ModelWriteError
             If the disk is full or the folder read-only.
         """
-        model = cast("Any", self)
-        model._require_trained("export_scvi")
+        self._require_trained("export_scvi")
         _require_exchanged(type(self))
-        settings = settings_for_scvi(model.module)
+        settings = settings_for_scvi(self.module)
         target = require_exportable(dir_path, overwrite=overwrite, with_cells=save_anndata)
-        if save_anndata and model._adata is None:
+        if save_anndata and self._adata is None:
             raise DeltaviError("The model was loaded without data: there are no cells to save with it.")
         if save_anndata:
-            model.adata_manager.validate()
-        setup = {name: model._setup_argument(name) for name in (*SETUP_ARGUMENTS, *SETUP_LISTS)}
-        moments = model._state(REGISTRY_KEYS.CONT_COVS_KEY).get(ContinuousCovariatesField.MOMENTS_KEY)
+            self.adata_manager.validate()
+        setup = {name: self._setup_argument(name) for name in (*SETUP_ARGUMENTS, *SETUP_LISTS)}
+        moments = self._state(REGISTRY_KEYS.CONT_COVS_KEY).get(ContinuousCovariatesField.MOMENTS_KEY)
         require_near(moments, setup["continuous_covariate_keys"])
         stand_ins = _stand_ins(
-            model.gene_names,
+            self.gene_names,
             setup,
-            {name: model._categories(name).tolist() for name in ("batch", "labels")},
-            model._state("extra_categorical_covs").get("mappings", {}),
+            {name: self._categories(name).tolist() for name in ("batch", "labels")},
+            self._state("extra_categorical_covs").get("mappings", {}),
         )
 
         def write(folder: Path) -> None:
-            with isolated_randomness(model.seed):
+            with isolated_randomness(self.seed):
                 SCVI.setup_anndata(stand_ins, **setup)
                 theirs = SCVI(stand_ins, **settings)
-            weights = weights_for_scvi(model.module, theirs.module)
-            theirs.module.load_state_dict(with_moments(weights, model.module, moments))
+            weights = weights_for_scvi(self.module, theirs.module)
+            theirs.module.load_state_dict(with_moments(weights, self.module, moments))
             for name in TRAINING:
-                setattr(theirs, name, getattr(model, name))
-            theirs.history_ = _plain_history(model.history_)
-            cells = model.registry_[FIELD_REGISTRIES_KEY]["X"][SUMMARY_STATS_KEY]
+                setattr(theirs, name, getattr(self, name))
+            theirs.history_ = _plain_history(self.history_)
+            cells = self.registry_[FIELD_REGISTRIES_KEY]["X"][SUMMARY_STATS_KEY]
             _say_how_many(theirs.registry_, int(cells["n_cells"]))
             cells_file = folder / SAVE_KEYS.ADATA_FNAME if save_anndata else None
             if cells_file is not None:
-                cells_writer(model._adata, {})(cells_file)
+                cells_writer(self._adata, {})(cells_file)
             setattr(theirs, EXPORT_MARK, export_mark(theirs.module.state_dict(), cells_file))
             theirs.save(str(folder), overwrite=True)
             theirs.deregister_manager(stand_ins)
@@ -200,17 +202,17 @@ class ScviExchangeMixin(FilesMixin):
             "extra": {},
         }
         weights = weights_from_scvi(file.weights, settings)
-        model: Any = cls._assembled(weights, description, adata, source=dir_path)
+        model = cls._assembled(weights, description, adata, source=dir_path)
         if condition_key is not None and model.is_trained_:
             finish(model)
-        return cast("Self", model)
+        return model
 
     @classmethod
     def _registry_of(cls, file: ScviFile, setup: dict[str, Any], known: dict[str, list[Any]]) -> dict[str, Any]:
         """The registry that ``setup_anndata`` would have made of the cells the model was trained on."""
         stand_ins = _stand_ins(file.genes, setup, known, file.covariates)
         arguments = {MODEL_NAME_KEY: cls.__name__, SETUP_METHOD_KEY: "setup_anndata", SETUP_ARGS_KEY: setup}
-        manager = DataManager(fields=cast("Any", cls)._fields(setup), setup_method_args=arguments)
+        manager = DataManager(fields=cls._fields(setup), setup_method_args=arguments)
         manager.register_fields(stand_ins)
         registry: dict[str, Any] = manager.registry
         # SCVI reads covariates as they are
@@ -220,7 +222,7 @@ class ScviExchangeMixin(FilesMixin):
         return registry
 
 
-def _require_exchanged(cls: type[Any]) -> None:
+def _require_exchanged(cls: type[ScviExchangeMixin]) -> None:
     if cls.__name__ not in cls.exchanged:
         raise DeltaviError(
             f"{cls.__name__} has no counterpart in scvi-tools that answers alike: only {' and '.join(cls.exchanged)} "

@@ -136,7 +136,8 @@ def settings_for_scvi(module: VAE) -> dict[str, Any]:
     """
     encoder: dict[str, Any] = module._new_encoder.keywords["architecture"].__dict__
     _require_counterparts(module, encoder)
-    networks = {"encoder": module.z_encoder.encoder, "decoder": module.decoder.px_decoder}
+    stacks = {"encoder": module.z_encoder.encoder, "decoder": module.decoder.px_decoder}
+    networks = {name: layers for name, layers in stacks.items() if layers is not None}
     activation = ACTIVATIONS[encoder["activation"]]
     further = {} if activation is nn.ReLU else {"activation_fn": activation}
     return {

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from scvi.model.base import VAEMixin
 
 from deltavi import _keys
 from deltavi._errors import DeltaviError, examples
@@ -26,6 +27,7 @@ from deltavi.model._training_means import (
     vectors_table,
     weights_table,
 )
+from deltavi.module import VAE
 from deltavi.perturbation._combination import combined_shift, parts_of
 from deltavi.perturbation._estimators import Shift
 
@@ -33,9 +35,10 @@ from deltavi.perturbation._estimators import Shift
 MAGNITUDE_CELLS = 300
 
 
-class ShiftsMixin:
+class ShiftsMixin(VAEMixin, CountModel):
     """Carries the shifts of ``predict_perturbation``; the model keeps the means of its training cells."""
 
+    module: VAE
     training_means: TrainingMeans | None = None
 
     def _destinations(
@@ -107,7 +110,7 @@ class ShiftsMixin:
 
     def _coordinates(self, condition: str) -> Callable[[np.ndarray], np.ndarray]:
         """Function from latent positions to the profiles they decode to in `condition`, whatever the batch."""
-        module, code = cast("Any", self).module, self._condition_code(condition)
+        module, code = self.module, self._condition_code(condition)
 
         def profile(positions: np.ndarray) -> np.ndarray:
             with torch.inference_mode():
@@ -120,17 +123,16 @@ class ShiftsMixin:
         self, request: Request, chosen: np.ndarray, positions: np.ndarray, conditions: tuple[str, str]
     ) -> Callable[[np.ndarray], np.ndarray]:
         """Function from a latent displacement to the change of mean log expression it decodes to, ``(n_genes,)``."""
-        model = cast("Any", self)
         cells = request.cells[chosen]
-        loader = model._make_data_loader(adata=request.adata, indices=cells, batch_size=len(cells))
-        decode = CellDecoder(model.module, next(iter(loader)))
+        loader = self._make_data_loader(adata=request.adata, indices=cells, batch_size=len(cells))
+        decode = CellDecoder(self.module, next(iter(loader)))
         totals = request.totals[chosen]
         control, target = (self._condition_code(name) for name in conditions)
 
         def log_mean(displacement: np.ndarray, condition: int) -> np.ndarray:
             with torch.inference_mode():
                 rate = to_numpy(decode(positions + displacement, condition=condition).mean)
-            if not model.module.of_counts:
+            if not self.module.of_counts:
                 return np.asarray(rate.mean(0))
             return np.asarray(np.log1p((rate * (1e4 / np.maximum(totals, 1.0))[:, None]).mean(0)))
 
@@ -139,7 +141,7 @@ class ShiftsMixin:
 
     def _parts(self, control: str, target: str) -> tuple[str, ...]:
         """Measured conditions that the target consists of."""
-        known = [as_text(c) for c in cast("CountModel", self)._categories(_keys.CONDITION)]
+        known = [as_text(c) for c in self._categories(_keys.CONDITION)]
         parts = parts_of(target, known, control=control)
         if len(parts) > 1 and self._knows_conditions():
             raise DeltaviError(
@@ -150,10 +152,10 @@ class ShiftsMixin:
 
     def _knows_conditions(self) -> bool:
         """Whether the networks are told the condition of a cell."""
-        module = cast("Any", self).module
+        module = self.module
         return bool(getattr(module, "condition_in_decoder", False) or getattr(module, "conditional", False))
 
     def _condition_code(self, name: str) -> int:
-        known = [as_text(c) for c in cast("CountModel", self)._categories(_keys.CONDITION)]
+        known = [as_text(c) for c in self._categories(_keys.CONDITION)]
         # the networks are told no condition where one that was not measured is asked for
         return known.index(name) if name in known else 0

@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 from typing import Any, NoReturn
 
-import pandas as pd
-from anndata import AnnData
 from scvi.model.base import ArchesMixin
 
 from deltavi._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY
-from deltavi._entries import require_anndata
 from deltavi._errors import ModelFileError
 from deltavi._reading import known_arguments
 from deltavi.io import read_model
+from deltavi.model._base import CountModel
 
 # Names that scvi-tools' methods of files take and that have no place here.
 HINTS = {
@@ -26,7 +24,7 @@ HINTS = {
 }
 
 
-class StoredRegistryMixin(ArchesMixin):  # type: ignore[misc]
+class StoredRegistryMixin(ArchesMixin, CountModel):
     """Carries what reads the registry of a model without building the model."""
 
     @staticmethod
@@ -64,42 +62,6 @@ class StoredRegistryMixin(ArchesMixin):  # type: ignore[misc]
         registry = StoredRegistryMixin.load_registry(dir_path)
         given = {name: value for name, value in registry[SETUP_ARGS_KEY].items() if value is not None}
         print(f"{registry.get(MODEL_NAME_KEY)}.setup_anndata(adata, {_as_arguments(given)})")
-
-    @classmethod
-    @known_arguments
-    def prepare_query_anndata(
-        cls,
-        adata: AnnData,
-        reference_model: Any,
-        return_reference_var_names: bool = False,
-        inplace: bool = True,
-    ) -> Any:
-        """Put the genes of a query into the order of a model, with zeros for those it lacks.
-
-        No method needs it: genes of a query are matched by name.
-
-        Parameters
-        ----------
-        adata
-            Query cells.
-        reference_model
-            A model, or the folder of one.
-        return_reference_var_names
-            Return the genes of the model, and change nothing.
-        inplace
-            Change `adata` rather than a copy.
-
-        Raises
-        ------
-        ModelFileError
-            If the folder holds no model, or is damaged.
-        """
-        query: AnnData = require_anndata(adata)
-        is_folder = isinstance(reference_model, str | os.PathLike)
-        reference: Any = cls.load(reference_model) if is_folder else reference_model
-        if return_reference_var_names:
-            return pd.Index(reference.gene_names.astype(str))
-        return ArchesMixin.prepare_query_anndata(query, reference, inplace=inplace)
 
     @classmethod
     def convert_legacy_save(cls, *args: Any, **kwargs: Any) -> NoReturn:

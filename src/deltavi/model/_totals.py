@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,10 +11,11 @@ from scvi import REGISTRY_KEYS
 
 from deltavi._compat import SETUP_ARGS_KEY
 from deltavi.data._checks import are_relative, cell_totals, row_blocks
+from deltavi.model._vae_base import VAEBase
 from deltavi.module._settings import COUNT_LIKELIHOODS
 
 
-class TotalCountsMixin:
+class TotalCountsMixin(VAEBase):
     """Carries how a decoder starts, and what its activation is, where totals are given."""
 
     def _settings_of_totals(
@@ -44,7 +45,7 @@ class TotalCountsMixin:
 
     def _size_factors(self, adata: AnnData) -> tuple[np.ndarray, np.ndarray] | None:
         """Registered size factor and counted total of each cell, ``(n_cells,)`` each."""
-        manager = cast("Any", self)._get_most_recent_anndata_manager(adata, required=True)
+        manager = self._get_most_recent_anndata_manager(adata, required=True)
         key = manager.registry[SETUP_ARGS_KEY].get("size_factor_key")
         if key is None:
             return None
@@ -53,15 +54,14 @@ class TotalCountsMixin:
 
     def _start_module(self) -> None:
         """Let the decoder start at the mean share of every gene, which no step then has to be spent on."""
-        super()._start_module()  # type: ignore[misc]
-        model = cast("Any", self)
+        super()._start_module()
         start_at = ("softmax", "softmax_rest", "exp")
-        if model._adata is None or model.module.scale_activation not in start_at or not model.module.bias:
+        if self._adata is None or self.module.scale_activation not in start_at or not self.module.bias:
             return
-        matrix = model.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        matrix = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         sums = [np.asarray(block.sum(0), dtype=np.float64).ravel() for _, block in row_blocks(matrix)]
         counts = np.sum(sums, axis=0)
-        key = model._setup_argument("size_factor_key")
-        library = counts.sum() if key is None else float(np.asarray(model.adata.obs[key], dtype=np.float64).sum())
+        key = self._setup_argument("size_factor_key")
+        library = counts.sum() if key is None else float(np.asarray(self.adata.obs[key], dtype=np.float64).sum())
         if library > 0:
-            model.module.decoder.start_at(torch.from_numpy(counts / library).float())
+            self.module.decoder.start_at(torch.from_numpy(counts / library).float())

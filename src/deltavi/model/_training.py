@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
+from scvi.dataloaders import DataSplitter
 from scvi.model.base import UnsupervisedTrainingMixin
 
 from deltavi._collector import spared_collector
@@ -22,6 +23,7 @@ from deltavi.model._asked_split import asked_split
 from deltavi.model._bound import require_plausible_bound
 from deltavi.model._checkpoint import check_checkpoint, checkpoints
 from deltavi.model._faults import finish, recovered, sigterm_raised
+from deltavi.model._files import FilesMixin
 from deltavi.model._training_options import (
     callbacks_of,
     check_steps,
@@ -42,24 +44,18 @@ EPOCHS_RANGE = (20, 400)
 FEWEST_STEPS = 500
 
 
-class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
+class TrainingMixin(UnsupervisedTrainingMixin, FilesMixin):
     """Carries ``train``."""
 
     _training_plan_cls = ObjectivePlan
-    _data_splitter_cls = DeviceSplitter
+    _data_splitter_cls: ClassVar[type[DataSplitter]] = DeviceSplitter
     _train_runner_cls = Runner
     default_plan: ClassVar[dict[str, Any]] = {}
-    # whether the weights are those of a reference that a query is mapped onto, most of them frozen
-    is_mapped_ = False
-    # whether the model comes from a file, which does not say which weights were frozen
-    is_loaded_ = False
-    # names of the cells the model was trained on, in their order
-    trained_on_: str | None = None
     default_batch_size: ClassVar[int] = 128
     # passes over the data beyond which the model learns its cells by heart, where there are enough of them
     most_epochs: ClassVar[int] = EPOCHS_RANGE[1]
 
-    def train(
+    def train(  # type: ignore[override]  # keyword-only after the first
         self,
         max_epochs: int | None = None,
         *,
@@ -201,15 +197,14 @@ class TrainingMixin(UnsupervisedTrainingMixin):  # type: ignore[misc]
     ) -> None:
         """Train by scvi-tools with what was checked before."""
         # scvi-tools continues the tables in place
-        model: Any = self
-        before = None if model.history_ is None else dict(model.history_)
+        before = None if self.history_ is None else dict(self.history_)
         self.module.train()
         with spared_collector(), warnings.catch_warnings():
             # lightning walks over batches with a torch helper that torch deprecated
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
             warnings.filterwarnings("ignore", message="Sparse (invariant|CSR)", category=UserWarning)
             super().train(max_epochs=epochs, plan_kwargs=plan, **loading, **trainer)
-        model.history_ = joined_history(before, guard.history()) or model.history_
+        self.history_ = joined_history(before, guard.history()) or self.history_
 
     def _plan(self, asked: dict[str, Any], epochs: int, kl_warmup: float) -> dict[str, Any]:
         """Settings of the training plan, those that the user `asked` for before all others."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from scvi.dataloaders import AnnDataLoader
@@ -14,6 +14,9 @@ from deltavi._entries import choice, flag, init_keywords, keywords_of, known_key
 from deltavi._errors import DeltaviError, nearest
 from deltavi.train._loggers import bar_is_seen, with_history
 from deltavi.train._on_device import DeviceSplitter
+
+if TYPE_CHECKING:
+    from deltavi.model._training import TrainingMixin
 
 # Metrics of every plan; modules add their own.
 METRICS = ("loss", "reconstruction_loss", "kl_local", "kl_global", "elbo")
@@ -68,14 +71,14 @@ def trainer_keywords(train: Callable[..., Any]) -> list[str]:
     return [name for name in dict.fromkeys([*keywords_of(train), *passed_on]) if name != "datamodule"]
 
 
-def plan_keywords(model: Any) -> list[str]:
+def plan_keywords(model: TrainingMixin) -> list[str]:
     """Names that the training plan of `model` takes, and those of the loss of its module."""
     of_loss = [name for name in keywords_of(model.module.loss) if name not in OF_LOSS]
     of_plan = init_keywords(model._training_plan_cls)
     return [name for name in [*of_plan, *of_loss] if name != "module"]
 
 
-def loading_keywords(model: Any) -> list[str]:
+def loading_keywords(model: TrainingMixin) -> list[str]:
     """Names that the data splitter of `model` takes; one that makes its own mini-batches takes those of a split."""
     if not issubclass(model._data_splitter_cls, DeviceSplitter):
         return list(SPLIT_KEYS)
@@ -96,7 +99,7 @@ def _as_dict(name: str, value: Any) -> dict[str, Any]:
     return dict(value or {})
 
 
-def trainer_options(model: Any, train: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
+def trainer_options(model: TrainingMixin, train: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
     """Options of the trainer, with a logger that keeps the history.
 
     Parameters
@@ -122,14 +125,14 @@ def trainer_options(model: Any, train: Callable[..., Any], given: dict[str, Any]
     return {**defaults, **options, "logger": logger}
 
 
-def plan_options(model: Any, trainer: dict[str, Any], given: Any) -> dict[str, Any]:
+def plan_options(model: TrainingMixin, trainer: dict[str, Any], given: Any) -> dict[str, Any]:
     """Settings of the plan that were asked for, in a configuration or one by one."""
     plan = merged("plan", trainer.pop("plan_config", None), given)
     check_plan(model, plan)
     return plan
 
 
-def loading_options(model: Any, trainer: dict[str, Any], given: Any) -> dict[str, Any]:
+def loading_options(model: TrainingMixin, trainer: dict[str, Any], given: Any) -> dict[str, Any]:
     """Settings of the data splitter that were asked for, some of which scvi-tools takes in ``train``."""
     loading = merged("datasplitter", None, given)
     if "shuffle_set_split" in trainer:
@@ -142,7 +145,7 @@ def loading_options(model: Any, trainer: dict[str, Any], given: Any) -> dict[str
     return loading
 
 
-def check_plan(model: Any, plan: dict[str, Any]) -> None:
+def check_plan(model: TrainingMixin, plan: dict[str, Any]) -> None:
     """Raise where a setting of the plan means nothing, or has a value that makes no sense."""
     known_keywords(plan, plan_keywords(model), among="plan_kwargs", hints=PLAN_HINTS)
     for name in ("lr", "weight_decay", "eps", "max_kl_weight", "min_kl_weight"):
@@ -156,7 +159,7 @@ def check_plan(model: Any, plan: dict[str, Any]) -> None:
         )
 
 
-def check_loading(model: Any, loading: dict[str, Any]) -> None:
+def check_loading(model: TrainingMixin, loading: dict[str, Any]) -> None:
     """Raise where a setting of the data splitter means nothing to `model`."""
     known = loading_keywords(model)
     general = init_keywords(DeviceSplitter, AnnDataLoader)
@@ -188,7 +191,7 @@ def callbacks_of(asked: Any) -> list[Callback]:
 
 
 def check_watched(
-    model: Any,
+    model: TrainingMixin,
     trainer: dict[str, Any],
     plan: dict[str, Any],
     callbacks: list[Callback],
@@ -263,7 +266,7 @@ def _watched(trainer: dict[str, Any], plan: dict[str, Any], callbacks: list[Call
     return found
 
 
-def metrics_of(model: Any) -> list[str]:
+def metrics_of(model: TrainingMixin) -> list[str]:
     """Metrics that the plan of `model` logs."""
     of_module = getattr(model.module, "extra_metrics", ())
     named = [f"{name}_{mode}" for mode in ("validation", "train") for name in (*METRICS, *of_module)]
@@ -272,7 +275,7 @@ def metrics_of(model: Any) -> list[str]:
     return [*(renamed.get(name, name) for name in named), "kl_weight"]
 
 
-def _require_metric(model: Any, what: str, metric: str) -> None:
+def _require_metric(model: TrainingMixin, what: str, metric: str) -> None:
     known = metrics_of(model)
     if metric not in known:
         close = nearest(metric, known)

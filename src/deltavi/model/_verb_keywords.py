@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from functools import cache
-from typing import Any
 
 from scvi.dataloaders import AnnDataLoader
 from scvi.model.base import DifferentialComputation
@@ -20,7 +19,7 @@ HANDS_ON = {"differential_expression": DifferentialComputation.get_bayes_factors
 
 
 @cache
-def verb_keywords(model_class: Any, name: str) -> list[str]:
+def verb_keywords(model_class: type, name: str) -> list[str]:
     """Names that a verb takes by keyword.
 
     Parameters

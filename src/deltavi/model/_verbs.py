@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,9 @@ from deltavi._text import as_text
 from deltavi.data._manager import compared_once
 from deltavi.model._compared import TEMPORARY_COLUMN, read_groups
 from deltavi.model._verb_keywords import verb_keywords
+
+if TYPE_CHECKING:
+    from deltavi.model._base import CountModel
 
 # Verbs of scvi-tools, which have no answer for no cells.
 INHERITED = (
@@ -86,9 +89,9 @@ def of_trained(verb: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(verb)
 
     @wraps(verb)
-    def asked(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def asked(self: CountModel, *args: Any, **kwargs: Any) -> Any:
         self._require_trained(verb.__name__)
-        name, model_class = verb.__name__, cast("Any", type(self))
+        name, model_class = verb.__name__, type(self)
         known_keywords(kwargs, verb_keywords(model_class, name), among=f"{model_class.__name__}.{name}")
         given = read_all(READERS, arguments(verb, signature, (self, *args), kwargs))
         with compared_once():
@@ -104,7 +107,7 @@ def of_trained(verb: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def _drawing(model: Any, verb: Callable[..., Any]) -> Iterator[None]:
+def _drawing(model: CountModel, verb: Callable[..., Any]) -> Iterator[None]:
     """Draws of the model's seed, so that scvi-tools' verbs answer alike each time; the user's generators stay.
 
     A verb that another one calls goes on with the draws of that one: the groups of a comparison would get the same.
@@ -121,7 +124,7 @@ def _drawing(model: Any, verb: Callable[..., Any]) -> Iterator[None]:
 
 
 @contextmanager
-def _tidied(model: Any, verb: Callable[..., Any], given: dict[str, Any]) -> Iterator[None]:
+def _tidied(model: CountModel, verb: Callable[..., Any], given: dict[str, Any]) -> Iterator[None]:
     """Take away what a comparison of groups leaves in obs where it fails."""
     try:
         yield
@@ -137,7 +140,9 @@ def _refuse_beside_loader(given: dict[str, Any]) -> None:
         raise DeltaviError(f"dataloader brings its own cells: leave out {', '.join(beside)}, or the loader.")
 
 
-def _read_cells(model: Any, verb: Callable[..., Any], parameters: set[str], given: dict[str, Any]) -> np.ndarray | None:
+def _read_cells(
+    model: CountModel, verb: Callable[..., Any], parameters: set[str], given: dict[str, Any]
+) -> np.ndarray | None:
     """Bring what `given` says of cells, genes and batches into its plain form; order of the genes asked for."""
     if "adata" in parameters and given.get("adata") is not None:
         require_anndata(given["adata"])
@@ -158,7 +163,7 @@ def _read_cells(model: Any, verb: Callable[..., Any], parameters: set[str], give
     return _read_genes(model, given)
 
 
-def _aligned(model: Any, given: dict[str, Any]) -> AnnData:
+def _aligned(model: CountModel, given: dict[str, Any]) -> AnnData:
     """The cells a verb is asked about; a query is aligned once, and handed on as it is."""
     # before anything is read of the model's own cells, they are compared with those that were registered
     cells: AnnData = model._validate_anndata(given.get("adata"))
@@ -174,7 +179,7 @@ def _require_some(cells: AnnData, indices: np.ndarray | None) -> None:
         raise DeltaviError(f"indices chooses none of {cells.n_obs} cells: there is nothing to answer.")
 
 
-def _batches(model: Any, name: str, given: object) -> list[Any]:
+def _batches(model: CountModel, name: str, given: object) -> list[Any]:
     """Batches as they were registered; a number and its text are one."""
     known = list(model._categories(REGISTRY_KEYS.BATCH_KEY))
     by_text = {as_text(batch): batch for batch in known}
@@ -210,7 +215,7 @@ def _read_draws(given: dict[str, Any]) -> None:
     given["return_numpy"] = True
 
 
-def _read_genes(model: Any, given: dict[str, Any]) -> np.ndarray | None:
+def _read_genes(model: CountModel, given: dict[str, Any]) -> np.ndarray | None:
     """Names of the genes in the model's order, as scvi-tools hands them out, and the order that was asked for."""
     if given.get("gene_list") is None:
         return None

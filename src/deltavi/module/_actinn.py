@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, ClassVar, cast
+from typing import Any
 
 import torch
 from scvi import REGISTRY_KEYS
-from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from scvi.module.base import LossOutput, auto_move_data
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deltavi import _keys
 from deltavi._reading import reads
-from deltavi.module._classified import Classified
+from deltavi.module._classified import Classified, ClassifyingModule
 from deltavi.module._decoder import weight_penalty
 from deltavi.module._readers import READERS_OF_ACTINN
 
@@ -45,7 +45,7 @@ class Network(nn.Module):
         return [layer for layer in self.modules() if isinstance(layer, nn.Linear)]
 
 
-class ACTINN(BaseModuleClass):  # type: ignore[misc]
+class ACTINN(ClassifyingModule):
     """y <- x: log2(1 + CP10k), a choice of genes, hidden layers, softmax (Ma and Pellegrini 2020), several times over.
 
     The networks see the same mini-batches, each without the cells of its own fold, and the mean of their logits is
@@ -66,9 +66,6 @@ class ACTINN(BaseModuleClass):  # type: ignore[misc]
         Multiplier of half the squared weights.
     """
 
-    # what the plan logs of it beside what every module has
-    extra_metrics: ClassVar[tuple[str, ...]] = ("classification_loss", "accuracy")
-
     @reads(READERS_OF_ACTINN)
     def __init__(
         self,
@@ -81,7 +78,7 @@ class ACTINN(BaseModuleClass):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.n_input, self.n_labels = n_input, n_labels
-        sizes = [n_input, *cast("Sequence[int]", n_hidden), n_labels]
+        sizes = [n_input, *((n_hidden,) if isinstance(n_hidden, int) else n_hidden), n_labels]
         self.networks = nn.ModuleList(Network(sizes) for _ in range(n_networks))
         self.n_latent = n_labels
         # what is learned of training cells before the first step, and kept with the weights
@@ -95,7 +92,7 @@ class ACTINN(BaseModuleClass):  # type: ignore[misc]
     @property
     def committee(self) -> list[Network]:
         """The networks."""
-        return cast("list[Network]", list(self.networks))
+        return [network for network in self.networks if isinstance(network, Network)]
 
     def choose_genes(self, mask: Tensor) -> None:
         """Read only the genes of `mask` ``(n_input,)``; the weights of the others are set to zero and stay there."""
@@ -173,7 +170,7 @@ class ACTINN(BaseModuleClass):  # type: ignore[misc]
         total = x.sum(1, keepdim=True) if size_factor is None else size_factor * self.get_buffer("size_factor_unit")
         return torch.log2(1 + TARGET_SUM * x / torch.where(total > 0, total, 1.0))
 
-    @auto_move_data  # type: ignore[untyped-decorator]
+    @auto_move_data
     def class_logits(self, expression: Tensor, tensors: dict[str, Tensor]) -> Tensor:
         """Logits ``(n_cells, n_labels)`` from what :meth:`classifier_input` gives.
 
@@ -187,7 +184,7 @@ class ACTINN(BaseModuleClass):  # type: ignore[misc]
         logits: Tensor = self.generative(**self.inference(expression))["logits"].mean(0)
         return logits
 
-    @auto_move_data  # type: ignore[untyped-decorator]
+    @auto_move_data
     def classify(self, tensors: dict[str, Tensor]) -> Classified:
         """Mean logits, and the same centred in each cell as features.
 
@@ -205,7 +202,7 @@ class ACTINN(BaseModuleClass):  # type: ignore[misc]
 
     # -- scvi-tools' edge ------------------------------------------------------------------------------------
 
-    def _get_inference_input(self, tensors: dict[str, Tensor], full_forward_pass: bool = False) -> dict[str, Any]:
+    def _get_inference_input(self, tensors: dict[str, Tensor], **_: Any) -> dict[str, Any]:
         return {"expression": self.classifier_input(tensors)}
 
     def _get_generative_input(

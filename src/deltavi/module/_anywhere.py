@@ -5,23 +5,44 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import TYPE_CHECKING
 
 import torch
-from scvi.module.base import auto_move_data
+from scvi.module.base import BaseModuleClass, auto_move_data
 from torch import Tensor, nn
 from torch.distributions import Normal
 
 from deltavi.likelihood import Likelihood
 
+if TYPE_CHECKING:
+    from deltavi.module._vae import VAE
+
 # Counts of a cell that is nobody's.
 CP10K = 1e4
 
 
-class AnywhereMixin:
+class AnywhereMixin(BaseModuleClass):
     """Carries the decoding of positions without a cell; the module gives ``decode``."""
 
-    @auto_move_data  # type: ignore[untyped-decorator]
+    covariate_sizes: tuple[int, ...]
+    condition_in_decoder: bool
+    n_continuous_cov: int
+    of_counts: bool
+
+    def decode(
+        self,
+        z: Tensor,
+        library: Tensor | None,
+        batch_index: Tensor,
+        condition: Tensor | None = None,
+        cont_covs: Tensor | None = None,
+        cat_covs: Tensor | None = None,
+        y: Tensor | None = None,
+    ) -> Likelihood:
+        """Likelihood at latent positions `z` ``([n_samples,] n_cells, n_latent)``."""
+        raise NotImplementedError
+
+    @auto_move_data
     def likelihood_anywhere(
         self, z: Tensor, *, condition: int | Tensor, batch: int = -1, library: float = CP10K
     ) -> Likelihood:
@@ -38,37 +59,35 @@ class AnywhereMixin:
         library
             Library size, where the likelihood has one.
         """
-        module = cast("Any", self)
         average = torch.full((z.shape[0], 1), -1, device=z.device)
         conditions = torch.as_tensor(condition, device=z.device).expand(z.shape[0], 1)
-        n_categorical = len(module.covariate_sizes) - 1 - module.condition_in_decoder
-        likelihood: Likelihood = module.decode(
+        n_categorical = len(self.covariate_sizes) - 1 - self.condition_in_decoder
+        return self.decode(
             z,
             torch.full((z.shape[0], 1), math.log(library), device=z.device),
             torch.full_like(average, batch),
             conditions,
-            torch.zeros(z.shape[0], module.n_continuous_cov, device=z.device) if module.n_continuous_cov else None,
+            torch.zeros(z.shape[0], self.n_continuous_cov, device=z.device) if self.n_continuous_cov else None,
             average.expand(-1, n_categorical) if n_categorical else None,
             average,
         )
-        return likelihood
 
     def decode_anywhere(self, z: Tensor, *, condition: int) -> Tensor:
         """Profile ``(n, n_genes)`` at latent positions `z` ``(n, n_latent)``, whatever batch and covariates are.
 
         On the scale of log1p CP10k; the mean of a Gaussian or Bernoulli as it is.
         """
-        mean: Tensor = self.likelihood_anywhere(z, condition=condition).mean
-        return mean.log1p() if cast("Any", self).of_counts else mean
+        mean = self.likelihood_anywhere(z, condition=condition).mean
+        return mean.log1p() if self.of_counts else mean
 
 
-def encode_anywhere(module: Any, expression: Tensor) -> Normal:
+def encode_anywhere(module: VAE, expression: Tensor) -> Normal:
     """Posterior of z of rows of expression, categorical covariates at their average and continuous ones at zero.
 
     Parameters
     ----------
     module
-        A :class:`deltavi.module.VAE`.
+        The module.
     expression
         ``(n, n_input)``, as the encoder takes it.
 

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any
 
 import torch
 from scvi import REGISTRY_KEYS
-from scvi.module.base import auto_move_data
+from scvi.module.base import BaseModuleClass, auto_move_data
 from torch import Tensor
 from torch.distributions import Distribution
 
 from deltavi import _keys
 from deltavi._compat import MODULE_KEYS
-from deltavi.latent import condition_mmd, log_density
+from deltavi.latent import Given, LibraryKind, LibraryPrior, Prior, condition_mmd, log_density
 from deltavi.likelihood import Likelihood, Nonzeros
 
 
-class BoundsMixin:
+class BoundsMixin(BaseModuleClass):
     """Carries the importance-weighted bound and posterior predictive draws of a module with Gaussian z."""
 
     of_counts: bool
+    library: LibraryKind
+    library_prior: LibraryPrior
+    n_labels: int
+    n_conditions: int
+    condition_mmd: float
+    prior: Prior
 
     def _log_prob(self, likelihood: Likelihood, tensors: dict[str, Tensor], cells: Tensor | None = None) -> Tensor:
         """log p(x | z) of the cells of a mini-batch, or of those that `cells` ``(n_cells,)`` marks, nats."""
@@ -31,12 +37,16 @@ class BoundsMixin:
         # of counts only the places and values of nonzero ones are looked at
         return likelihood.log_prob(x, nonzeros if cells is None else nonzeros.kept(cells))
 
+    def _given(self, batch_index: Tensor, condition: Tensor | None = None) -> Given:
+        """What the prior may depend on."""
+        raise NotImplementedError
+
     @torch.inference_mode()
     def sample(
         self, tensors: dict[str, Tensor], n_samples: int = 1, generative_kwargs: dict[str, Any] | None = None
     ) -> Tensor:
         """Posterior predictive draw ``(n_cells, n_genes[, n_samples])``, for scvi-tools' sampling methods."""
-        _, generative = cast("Any", self).forward(
+        _, generative = self.forward(
             tensors,
             inference_kwargs={"n_samples": n_samples},
             generative_kwargs=generative_kwargs,
@@ -46,13 +56,13 @@ class BoundsMixin:
         return (drawn.permute(1, 2, 0) if n_samples > 1 else drawn).cpu()
 
     @torch.inference_mode()
-    @auto_move_data  # type: ignore[untyped-decorator]
+    @auto_move_data
     def importance_weighted_bound(self, tensors: dict[str, Tensor], n_samples: int) -> Tensor:
         """log mean_k p(x, z_k, l_k) / q(z_k, l_k | x) of each cell, ``(n_cells,)`` nats (Burda et al. 2016)."""
         return self._log_weights(tensors, max(n_samples, 2)).logsumexp(0) - math.log(max(n_samples, 2))
 
     @torch.inference_mode()
-    @auto_move_data  # type: ignore[untyped-decorator]
+    @auto_move_data
     def marginal_ll(
         self,
         tensors: dict[str, Tensor],
@@ -69,12 +79,11 @@ class BoundsMixin:
 
     def _log_weights(self, tensors: dict[str, Tensor], n_samples: int) -> Tensor:
         """log p(x, z, l) - log q(z, l | x) of each sample, ``(n_samples, n_cells)``."""
-        module = cast("Any", self)
-        inference = module.inference(**module._get_inference_input(tensors), n_samples=n_samples)
-        generative = module.generative(**module._get_generative_input(tensors, inference))
+        inference = self.inference(**self._get_inference_input(tensors), n_samples=n_samples)
+        generative = self.generative(**self._get_generative_input(tensors, inference))
         weights = self._log_ratio_of_z(generative["likelihood"], tensors, inference)
-        if module.library == "learned":
-            prior = module.library_prior(tensors[REGISTRY_KEYS.BATCH_KEY])
+        if self.library == "learned":
+            prior = self.library_prior(tensors[REGISTRY_KEYS.BATCH_KEY])
             log_library = inference[MODULE_KEYS.LIBRARY_KEY]
             weights = weights + _log_ratio(prior, inference[MODULE_KEYS.QL_KEY], log_library)
         return weights
@@ -83,22 +92,21 @@ class BoundsMixin:
         self, likelihood: Likelihood, tensors: dict[str, Tensor], inference_outputs: dict[str, Any]
     ) -> Tensor:
         """log p(x | z) p(z) - log q(z | x) of each sample; a prior with latent variables of its own overrides it."""
-        module, z = cast("Any", self), inference_outputs[MODULE_KEYS.Z_KEY]
-        log_likelihood: Tensor = module._log_prob(likelihood, tensors)
-        given = module._given(tensors[REGISTRY_KEYS.BATCH_KEY], tensors.get(_keys.CONDITION))
-        log_prior: Tensor = module.prior.log_prob(z, given)
+        z = inference_outputs[MODULE_KEYS.Z_KEY]
+        given = self._given(tensors[REGISTRY_KEYS.BATCH_KEY], tensors.get(_keys.CONDITION))
+        log_likelihood = self._log_prob(likelihood, tensors)
+        log_prior = self.prior.log_prob(z, given)
         return log_likelihood + log_prior - log_density(inference_outputs[MODULE_KEYS.QZ_KEY], z)
 
     def _condition_penalty(self, inference_outputs: dict[str, Any], tensors: dict[str, Tensor]) -> Tensor:
         """What the latent positions tell of the condition, as :func:`deltavi.latent.condition_mmd`, weighted, nats."""
-        module = cast("Any", self)
         z = inference_outputs[MODULE_KEYS.Z_KEY]
-        penalty: Tensor = module.condition_mmd * condition_mmd(
+        penalty: Tensor = self.condition_mmd * condition_mmd(
             z if z.dim() == 2 else z[0],
             tensors[_keys.CONDITION],
             tensors[REGISTRY_KEYS.LABELS_KEY],
-            n_conditions=module.n_conditions,
-            n_labels=module.n_labels,
+            n_conditions=self.n_conditions,
+            n_labels=self.n_labels,
         )
         return penalty
 

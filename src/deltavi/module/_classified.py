@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
+from scvi.module.base import BaseModuleClass
 from torch import Tensor
 
 
@@ -25,3 +27,32 @@ class Classified:
     logits: Tensor
     features: Tensor
     surprise: Tensor | None
+
+
+class ClassifyingModule(BaseModuleClass):
+    """A module that names cells; a subclass gives all that is asked for here.
+
+    Attributes
+    ----------
+    n_labels
+        Labels to tell apart.
+    n_latent
+        Width of the position in which classes are compact.
+    """
+
+    n_labels: int
+    n_latent: int
+    # what the plan logs of it beside what every module has
+    extra_metrics: ClassVar[tuple[str, ...]] = ("classification_loss", "accuracy")
+
+    def classifier_input(self, tensors: dict[str, Tensor]) -> Tensor:
+        """Expression as the classifier takes it, ``(n_cells, n_genes)``."""
+        raise NotImplementedError
+
+    def class_logits(self, expression: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+        """Logits of every label ``(n_cells, n_labels)`` from what :meth:`classifier_input` gives."""
+        raise NotImplementedError
+
+    def classify(self, tensors: dict[str, Tensor]) -> Classified:
+        """Answer for the cells of a mini-batch."""
+        raise NotImplementedError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from scvi import REGISTRY_KEYS
@@ -15,7 +15,7 @@ from deltavi._compat import MODULE_KEYS
 from deltavi._entries import init_keywords, known_keywords
 from deltavi._errors import DeltaviError
 from deltavi._reading import reads
-from deltavi.module._classified import Classified
+from deltavi.module._classified import Classified, ClassifyingModule
 from deltavi.module._decoder import weight_penalty
 from deltavi.module._readers import READERS
 from deltavi.module._vae import VAE
@@ -25,7 +25,7 @@ EncoderInput = Literal["log1p", "log1p_cp10k"]
 CP10K = 1e4
 
 
-class LabelledVAE(VAE):
+class LabelledVAE(ClassifyingModule, VAE):
     """A count VAE that also names cells; a subclass gives ``logits_of`` and its loss.
 
     Parameters
@@ -50,9 +50,6 @@ class LabelledVAE(VAE):
     **kwargs
         As in :class:`deltavi.module.VAE`.
     """
-
-    # what the plan logs of it beside what every module has
-    extra_metrics: ClassVar[tuple[str, ...]] = ("classification_loss", "accuracy")
 
     @reads(READERS)
     def __init__(
@@ -169,7 +166,7 @@ class LabelledVAE(VAE):
         """Log expression that the encoder takes, ``(n_cells, n_genes)``."""
         return self.encoded_expression(tensors)
 
-    @auto_move_data  # type: ignore[untyped-decorator]
+    @auto_move_data
     def class_logits(self, expression: Tensor, tensors: dict[str, Tensor]) -> Tensor:
         """Logits of every label at the posterior mean of the latent position, ``(n_cells, n_labels)``.
 
@@ -184,7 +181,7 @@ class LabelledVAE(VAE):
         mean = self.z_encoder(encoder_input, *covariates).posterior.loc
         return self.logits_of(mean, encoder_input, covariates, tensors)
 
-    @auto_move_data  # type: ignore[untyped-decorator]
+    @auto_move_data
     def classify(self, tensors: dict[str, Tensor]) -> Classified:
         """Logits and position at the posterior mean, and how badly the cell is reconstructed from there."""
         inference = self.inference(**self._get_inference_input(tensors))

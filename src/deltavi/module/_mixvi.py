@@ -240,27 +240,27 @@ class MIXVI(MixtureTerms, LabelledVAE):
         logits = self.component_logits_of(z, encoder_input, covariates, tensors)
         return logits[:, : self.n_labels] if self.n_labels else logits[:, self.is_active]
 
-    @auto_move_data  # type: ignore[untyped-decorator]
+    @auto_move_data
     def latent_moments(self, tensors: dict[str, Tensor]) -> Tensor:
         """Posterior mean of z, and then its variance, ``(n_cells, 2 * n_latent)``."""
         posterior = self._inferred(tensors)[0]
         return torch.cat([posterior.loc, posterior.variance], dim=-1)
 
-    @auto_move_data  # type: ignore[untyped-decorator]
+    @auto_move_data
     def w_means(self, tensors: dict[str, Tensor]) -> Tensor:
         """Posterior mean of w, ``(n_cells, n_w)``."""
         state = self._inferred(tensors)[1]
         assert state is not None
         return state.posterior.loc
 
-    @auto_move_data  # type: ignore[untyped-decorator]
+    @auto_move_data
     def responsibilities(self, tensors: dict[str, Tensor]) -> Tensor:
         """q(y | z) at the posterior means of z and w, ``(n_cells, n_components)``."""
         posterior, state = self._inferred(tensors)
         components = self.mixture(posterior.loc, None if state is None else state.posterior.loc, *self._rows(tensors))
         return self._component_logits(components, posterior.loc, tensors).softmax(-1)
 
-    @auto_move_data  # type: ignore[untyped-decorator]
+    @auto_move_data
     def component_means(self, tensors: dict[str, Tensor], condition: int) -> Tensor:
         """Mean of p(z | w, y, c) under another condition, ``(n_cells, n_latent)``.
 
@@ -275,7 +275,7 @@ class MIXVI(MixtureTerms, LabelledVAE):
         means: Tensor = (weights * self.mixture(posterior.loc, w, *self._rows(switched)).loc).sum(0)
         return means
 
-    @auto_move_data  # type: ignore[untyped-decorator]
+    @auto_move_data
     def nats(self, tensors: dict[str, Tensor]) -> Tensor:
         """Divergence of each dimension of z, and then of w, from its prior, ``(n_cells, n_latent + n_w)``."""
         posterior, state = self._inferred(tensors)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
-from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from scvi.module.base import LossOutput, auto_move_data
 from torch import Tensor
 
 from deltavi import _keys
@@ -56,7 +56,7 @@ from deltavi.module._settings import (
 )
 
 
-class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
+class VAE(AnywhereMixin, BoundsMixin):
     """x <- (z, l, covariates): the model of scVI and its relatives.
 
     The generative model is z ~ N(0, I) or another prior, library l observed, given or log-normal,
@@ -212,7 +212,7 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
 
     # -- the model, top to bottom -------------------------------------------------------------------------
 
-    @auto_move_data  # type: ignore[untyped-decorator]
+    @auto_move_data
     def inference(
         self,
         x: Tensor,
@@ -238,7 +238,7 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
             **self._further_states(encoder_input, covariates, n_samples),
         }
 
-    @auto_move_data  # type: ignore[untyped-decorator]
+    @auto_move_data
     def generative(
         self,
         z: Tensor,
@@ -253,8 +253,7 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
         """Likelihood of the counts given z; ``px`` is scvi-tools' view of it."""
         if transform_batch is not None:
             batch_index = torch.ones_like(batch_index) * torch.as_tensor(transform_batch, device=batch_index.device)
-        likelihood = self.decode(z, library, batch_index, condition, cont_covs, cat_covs, y)
-        return Generated(likelihood)
+        return Generated(self.decode(z, library, batch_index, condition, cont_covs, cat_covs, y))
 
     def loss(
         self,
@@ -383,7 +382,7 @@ class VAE(AnywhereMixin, BoundsMixin, BaseModuleClass):  # type: ignore[misc]
             MODULE_KEYS.CAT_COVS_KEY: tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
         }
 
-    def _get_inference_input(self, tensors: dict[str, Tensor], full_forward_pass: bool = False) -> dict[str, Any]:
+    def _get_inference_input(self, tensors: dict[str, Tensor], **_: Any) -> dict[str, Any]:
         return {
             MODULE_KEYS.X_KEY: tensors[REGISTRY_KEYS.X_KEY],
             MODULE_KEYS.SIZE_FACTOR_KEY: tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY),

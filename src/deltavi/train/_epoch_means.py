@@ -5,7 +5,7 @@ Lightning walks over everything that is logged at every step; on a small model t
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from scvi.module.base import LossOutput
@@ -29,7 +29,9 @@ class EpochMeans:
 
     def add(self, output: LossOutput) -> None:
         """Add what a module says of a mini-batch."""
-        n_cells = cast("int", output.n_obs_minibatch)
+        n_cells = output.n_obs_minibatch
+        # it is the length of the reconstruction loss where the module does not say
+        assert n_cells is not None
         sums: dict[str, Any] = {
             f"{self.mode}_loss": output.loss.detach() * n_cells,
             f"reconstruction_loss_{self.mode}": output.reconstruction_loss_sum,

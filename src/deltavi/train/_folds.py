@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from scvi import settings as scvi_settings
+from scvi.data import AnnDataManager
 from scvi.dataloaders import DataSplitter
 from torch.utils.data import BatchSampler, DataLoader, Dataset, SubsetRandomSampler
 
@@ -71,7 +72,7 @@ class FoldedDataset(Dataset[dict[str, Any]]):
         return {**self.cells[positions], _keys.FOLD: self.folds[positions].astype(np.float32)[:, None]}
 
 
-class FoldSplitter(DataSplitter):  # type: ignore[misc]
+class FoldSplitter(DataSplitter):
     """scvi-tools' splitter, whose training mini-batches say in which fold each cell is.
 
     Parameters
@@ -86,7 +87,9 @@ class FoldSplitter(DataSplitter):  # type: ignore[misc]
         As in :class:`scvi.dataloaders.DataSplitter`.
     """
 
-    def __init__(self, adata_manager: Any, *, folds: np.ndarray, sampling_seed: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self, adata_manager: AnnDataManager, *, folds: np.ndarray, sampling_seed: int = 0, **kwargs: Any
+    ) -> None:
         super().__init__(adata_manager, **kwargs)
         self.folds, self.sampling_seed = folds, sampling_seed
 

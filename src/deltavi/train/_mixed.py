@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 from scvi import settings as scvi_settings
+from scvi.data import AnnDataManager
 from scvi.dataloaders import DataSplitter
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -143,7 +144,7 @@ class RepeatingDataset(Dataset[dict[str, Any]]):
         return thinned
 
 
-class MixedSplitter(DataSplitter):  # type: ignore[misc]
+class MixedSplitter(DataSplitter):
     """scvi-tools' splitter with :class:`MixedBatches` for training.
 
     Parameters
@@ -160,7 +161,7 @@ class MixedSplitter(DataSplitter):  # type: ignore[misc]
 
     def __init__(
         self,
-        adata_manager: Any,
+        adata_manager: AnnDataManager,
         *,
         sampling_seed: int = 0,
         repeated_share: float = REPEATED_SHARE,

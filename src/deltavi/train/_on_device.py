@@ -10,7 +10,7 @@ from scvi.dataloaders import DataSplitter
 KINDS = ("cuda",)
 
 
-class DeviceSplitter(DataSplitter):  # type: ignore[misc]
+class DeviceSplitter(DataSplitter):
     """scvi-tools' splitter; on a GPU, counts of a sparse matrix in memory are kept there while the model trains.
 
     Order and content of mini-batches are the same on any device. What is backed, dense, or loaded by several

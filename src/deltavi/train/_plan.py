@@ -8,7 +8,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from scvi import REGISTRY_KEYS
+from scvi.module.base import BaseModuleClass
 
 from deltavi._compat import TrainingPlan
 from deltavi._errors import DeltaviError
@@ -27,7 +29,7 @@ FULL_PRECISION = ("32", "32-true", "64", "64-true")
 SMALLEST_BATCH = 3
 
 
-class ObjectivePlan(TrainingPlan):  # type: ignore[misc]
+class ObjectivePlan(TrainingPlan):
     """Training plan whose ``validation_loss`` is the objective at its final KL weight.
 
     scvi-tools monitors an evidence lower bound with the KL term unweighted, and its validation loss changes
@@ -44,7 +46,7 @@ class ObjectivePlan(TrainingPlan):  # type: ignore[misc]
         Arguments of :class:`scvi.train.TrainingPlan`.
     """
 
-    def __init__(self, module: torch.nn.Module, *, lr_schedule: Schedule = "constant", **kwargs: Any) -> None:
+    def __init__(self, module: BaseModuleClass, *, lr_schedule: Schedule = "constant", **kwargs: Any) -> None:
         if lr_schedule not in get_args(Schedule):
             raise DeltaviError(f"lr_schedule must be one of {get_args(Schedule)}, not {lr_schedule!r}.")
         super().__init__(module, **kwargs)
@@ -55,7 +57,7 @@ class ObjectivePlan(TrainingPlan):  # type: ignore[misc]
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """Loss of a mini-batch; what it records is logged when the epoch ends, unless every step is asked for."""
         if self.on_step:
-            return super().training_step(batch, batch_idx)  # type: ignore[no-any-return]
+            return super().training_step(batch, batch_idx)
         kl_weight = self.kl_weight
         _, _, output = self.forward(batch, loss_kwargs={**self.loss_kwargs, "kl_weight": kl_weight})
         self.train_means.add(output)
@@ -87,9 +89,9 @@ class ObjectivePlan(TrainingPlan):  # type: ignore[misc]
         """Note the number of cells."""
         self.n_cells_of_step = len(batch[REGISTRY_KEYS.X_KEY])
 
-    def log(self, name: str, value: Any, **kwargs: Any) -> None:
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
         """Log with the number of cells: tensors of a mini-batch that are not by cell make lightning wonder."""
-        super().log(name, value, **{"batch_size": self.n_cells_of_step, **kwargs})
+        super().log(name, value, *args, **{"batch_size": self.n_cells_of_step, **kwargs})
 
     def _log_training(self, kl_weight: torch.Tensor) -> None:
         means = self.train_means.take(self.n_obs_training)
@@ -108,9 +110,9 @@ class ObjectivePlan(TrainingPlan):  # type: ignore[misc]
             weights, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=in_one_pass
         )
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Add the schedule to scvi-tools' optimiser."""
-        config: dict[str, Any] = super().configure_optimizers()
+        config = super().configure_optimizers()
         if self.lr_schedule == "one_cycle":
             scheduler = torch.optim.lr_scheduler.OneCycleLR(
                 config["optimizer"],
@@ -125,7 +127,9 @@ class ObjectivePlan(TrainingPlan):  # type: ignore[misc]
             config["lr_scheduler"] = {"scheduler": stairs, "interval": "step"}
         elif self.reduce_lr_on_plateau:
             # what it watches is there in epochs that end with a validation only
-            config["lr_scheduler"]["frequency"] = max(1, self.trainer.check_val_every_n_epoch or 1)
+            plateau = config["lr_scheduler"]
+            assert isinstance(plateau, dict)
+            plateau["frequency"] = max(1, self.trainer.check_val_every_n_epoch or 1)
         return config
 
 

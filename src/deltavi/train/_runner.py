@@ -15,7 +15,7 @@ from deltavi._errors import DeltaviError
 REFUSALS = (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError)
 
 
-class QuietTrainer(Trainer):  # type: ignore[misc]
+class QuietTrainer(Trainer):
     """Trainer after whose failure nothing is printed until :attr:`muted` is closed."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -31,7 +31,7 @@ class QuietTrainer(Trainer):  # type: ignore[misc]
             raise
 
 
-class Runner(TrainRunner):  # type: ignore[misc]
+class Runner(TrainRunner):
     """Runs a training.
 
     Parameters
@@ -46,6 +46,7 @@ class Runner(TrainRunner):  # type: ignore[misc]
     """
 
     _trainer_cls = QuietTrainer
+    trainer: QuietTrainer
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         try:

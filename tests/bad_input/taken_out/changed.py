@@ -18,8 +18,8 @@ MUTATIONS: tuple[OwnTest, ...] = (
     OwnTest(EVERY_METHOD, MANAGER, "            self._require_same_matrix()", "            pass"),
     OwnTest(EVERY_METHOD, MANAGER, "            columns.require_unedited(adata)", "            pass"),
     OwnTest(EVERY_METHOD, MANAGER, "                columns.require_written(adata)", "                pass"),
-    OwnTest(EVERY_METHOD, "model/_files.py", "            model.adata_manager.validate()", "            pass"),
-    OwnTest(EVERY_METHOD, "model/_scvi_exchange.py", "            model.adata_manager.validate()", "            pass"),
+    OwnTest(EVERY_METHOD, "model/_files.py", "            self.adata_manager.validate()", "            pass"),
+    OwnTest(EVERY_METHOD, "model/_scvi_exchange.py", "            self.adata_manager.validate()", "            pass"),
     OwnTest(EVERY_METHOD, CHANGES, "    if now.n_negative and not before.n_negative:", "    if False:"),
     OwnTest(EVERY_METHOD, CHANGES, "    if registered.is_reordered(x):", "    if False:"),
     OwnTest(

@@ -104,7 +104,7 @@ MUTATIONS: tuple[OwnTest, ...] = (
     OwnTest(
         f"{OPTIONS}::test_a_rate_falls_at_validations_only",
         "train/_plan.py",
-        'config["lr_scheduler"]["frequency"] = ',
+        'plateau["frequency"] = ',
         "_ = ",
     ),
     OwnTest(f"{OPTIONS}::test_what_is_no_callback", TRAINING, "if not isinstance(callback, Callback):", "if False:"),

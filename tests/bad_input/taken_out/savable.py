@@ -22,7 +22,7 @@ MUTATIONS: tuple[OwnTest, ...] = (
     OwnTest(
         COPIES + "test_a_copied_mapped_query_answers_but_is_not_trained_on",
         COPY,
-        'or getattr(self, "is_mapped_", False)',
+        "or self.is_mapped_",
         "or False",
     ),
     OwnTest(COPIES + "test_a_copy_answers_like_the_original", COPY, "        self.id = str(uuid4())", "        pass"),

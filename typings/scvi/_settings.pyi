@@ -1,0 +1,9 @@
+from pathlib import Path
+
+class ScviConfig:
+    @property
+    def dl_num_workers(self) -> int: ...
+    @property
+    def logging_dir(self) -> Path: ...
+    @property
+    def seed(self) -> int | None: ...

@@ -1,0 +1,1 @@
+from scvi.data._manager import AnnDataManager as AnnDataManager
