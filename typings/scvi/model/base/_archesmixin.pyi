@@ -7,7 +7,7 @@ class ArchesMixin:
     @classmethod
     def load_query_data(
         cls,
-        adata: AnnData = None,
+        adata: AnnData | None = None,
         reference_model: str | BaseModelClass | None = None,
         registry: dict[str, Any] | None = None,
         inplace_subset_query_vars: bool = False,
