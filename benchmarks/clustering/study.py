@@ -2,7 +2,7 @@
 
     python -m benchmarks clustering --write docs/benchmarks/clustering.md
 
-The methods are in methods.py; Leiden needs python-igraph. Every granularity of a run is a row of the table.
+The methods are in methods.py; Leiden needs igraph. Every granularity of a run is a row of the table.
 """
 
 from __future__ import annotations
