@@ -76,11 +76,11 @@ def publish_between_marks(sections: Iterable[str], path: Path | None) -> None:
     text = "\n\n".join(sections)
     print(f"\n{text}")
     if path is not None:
-        page = path.read_text()
-        if any(page.count(mark) != 1 for mark in MARKS):
-            raise SystemExit(f"{path} needs one {MARKS[0]} and one {MARKS[1]}")
-        begin, end = page.index(MARKS[0]) + len(MARKS[0]), page.index(MARKS[1])
-        write_text(path, f"{page[:begin]}\n\n{text}\n\n{page[end:]}")
+        before, begin, rest = path.read_text().partition(MARKS[0])
+        _, end, after = rest.partition(MARKS[1])
+        if not (begin and end) or any(mark in before + after for mark in MARKS):
+            raise SystemExit(f"{path} needs one {MARKS[0]} and then one {MARKS[1]}")
+        write_text(path, f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 def write_text(path: Path, text: str) -> None:
