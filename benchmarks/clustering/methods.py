@@ -45,10 +45,6 @@ class Cells:
         """Column of the batches, where there are several."""
         return "batch" if self.adata.obs["batch"].nunique() > 1 else None
 
-    def copy(self) -> AnnData:
-        """A copy of the cells that a model may write into."""
-        return self.adata.copy()
-
 
 @dataclass(frozen=True, eq=False)
 class Clustering:
@@ -78,7 +74,7 @@ def latent_of_scvi(cells: Cells, seed: int) -> Space:
     """Latent space of SCVI with the defaults of scvi-tools; the latest one is kept for the methods that ask for it."""
     import scvi
 
-    started, adata = time.process_time(), cells.copy()
+    started, adata = time.process_time(), cells.adata.copy()
     scvi.settings.seed, scvi.settings.num_threads = seed, 1
     scvi.model.SCVI.setup_anndata(adata, batch_key=cells.batch_key)
     model = scvi.model.SCVI(adata)
@@ -92,7 +88,7 @@ def trained_mixvi(cells: Cells, seed: int) -> tuple[MIXVI, float]:
     """MIXVI without labels and its processor seconds; the latest one is kept for the methods that ask for it."""
     from deltavi.model import MIXVI
 
-    started, adata = time.process_time(), cells.copy()
+    started, adata = time.process_time(), cells.adata.copy()
     MIXVI.setup_anndata(adata, batch_key=cells.batch_key, size_factor_key="total_counts")
     model = MIXVI(adata, seed=seed)
     model.train(**QUIET)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -43,12 +43,12 @@ def over_seeds(table: pd.DataFrame, metric: str, digits: int) -> pd.Series:
     return means.groupby("method", sort=False).agg(lambda values: spread(values, digits))
 
 
-def averages(table: pd.DataFrame) -> pd.DataFrame:
-    """Every score of every method, over all hold-outs."""
-    columns = {
-        shown: over_seeds(table, metric, 1 if metric == "e_distance" else 3) for metric, shown in COLUMNS.items()
-    }
-    return pd.DataFrame(columns).rename_axis("method")
+def averages(table: pd.DataFrame, columns: Mapping[str, str], of_distance: int = 1) -> pd.DataFrame:
+    """Scores of every method over all hold-outs, the ceiling last; `of_distance` digits of the E-distance."""
+    digits = {"e_distance": of_distance}
+    shown = {title: over_seeds(table, metric, digits.get(metric, 3)) for metric, title in columns.items()}
+    names = [name for name in table["method"].unique() if name != CEILING] + [CEILING]
+    return pd.DataFrame(shown).loc[names].rename_axis("method")
 
 
 def by_hold_out(table: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -78,7 +78,7 @@ def page(evaluation: PerturbationEvaluation, options: argparse.Namespace) -> Ite
     """Sections of the page."""
     table = evaluation.table
     first = evaluation.methods[0]
-    names = [name for name in table["method"].unique() if name != CEILING] + [CEILING]
+    means = averages(table, COLUMNS)
     held = "donor" if options.hold_out == "donor" else "cell type"
     yield f"# Held-out responses: {Path(options.file).stem}" + (f", by {options.hold_out}" if options.hold_out else "")
     yield (
@@ -88,11 +88,11 @@ def page(evaluation: PerturbationEvaluation, options: argparse.Namespace) -> Ite
         "seeds of the mean over all hold-outs. Higher is better but for MSE, E-distance and MMD; variance ratio and "
         "zeros should be those of the two halves. Every score has its formula on the page of the metrics."
     )
-    yield "## Mean\n\n" + markdown(averages(table).loc[names])
+    yield "## Mean\n\n" + markdown(means)
     yield f"## Against the best baseline\n\n{evaluation.verdict(first)}"
     for metric in BY_HOLD_OUT:
         shown = COLUMNS[metric]
-        yield f"## {shown[0].upper()}{shown[1:]}\n\n{markdown(by_hold_out(table, metric).loc[names])}"
+        yield f"## {shown[0].upper()}{shown[1:]}\n\n{markdown(by_hold_out(table, metric).loc[means.index])}"
     mine = table[(table["method"] == first) & table["coverage"].notna()]
     if len(mine):
         rank = stats.spearmanr(mine["doubt"], mine["mse_of_changes"])

@@ -22,7 +22,7 @@ from sklearn.decomposition import PCA
 
 from benchmarks.harness.command import QUIET, add_names, parsed, parser, settle
 from benchmarks.harness.page import made_by, markdown, publish
-from benchmarks.perturbation.page import PACKAGES, over_seeds
+from benchmarks.perturbation.page import PACKAGES, averages
 from benchmarks.perturbation.study import add_options
 from deltavi.model import PPCA, SCGEN
 from deltavi.perturbation import CEILING
@@ -62,16 +62,6 @@ def everywhere(adata: AnnData) -> list[str]:
     """Perturbations that all cell lines saw."""
     seen = pd.crosstab(adata.obs["condition"], adata.obs["cell_type"])
     return [str(name) for name in seen.index[(seen > 0).all(axis=1)] if name != CONTROL]
-
-
-def averages(evaluation: PerturbationEvaluation) -> pd.DataFrame:
-    """Mean scores of every method over all that was held out."""
-    table = evaluation.table
-    names = [name for name in table["method"].unique() if name != CEILING] + [CEILING]
-    columns = {
-        shown: over_seeds(table, metric, 2 if metric == "e_distance" else 3) for metric, shown in COLUMNS.items()
-    }
-    return pd.DataFrame(columns).loc[names].rename_axis("method")
 
 
 def by_case(evaluation: PerturbationEvaluation, column: str) -> pd.DataFrame:
@@ -129,7 +119,8 @@ def page(
     )
     titles = {"lines": "## A cell line left out", "pairs": "## Pairs from single perturbations"}
     for part, evaluation in found.items():
-        yield f"{titles[part]}\n\n{markdown(averages(evaluation))}\n\n{evaluation.verdict(evaluation.methods[0])}"
+        means = markdown(averages(evaluation.table, COLUMNS, of_distance=2))
+        yield f"{titles[part]}\n\n{means}\n\n{evaluation.verdict(evaluation.methods[0])}"
         if part == "lines":
             same, apart = smoothed
             yield (
