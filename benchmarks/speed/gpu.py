@@ -19,7 +19,7 @@ from benchmarks.harness.runs import save
 from benchmarks.speed.page import made_with, ratio, seconds
 from benchmarks.speed.pairs import Data, Line, timings
 from benchmarks.speed.rows import LIKELIHOODS, latent, training_case
-from benchmarks.speed.study import quick, sized, told
+from benchmarks.speed.study import QUICK, sized, told
 
 
 def epochs(data: Data, options: argparse.Namespace) -> Iterator[list[Line]]:
@@ -51,7 +51,7 @@ def main(study: str, arguments: list[str]) -> None:
     made = sized(study, __doc__)
     made.add_argument("--accelerator", default="gpu", help="cpu, to see that everything runs")
     made.set_defaults(epochs=5)
-    options = parsed(made, arguments, quick())
+    options = parsed(made, arguments, QUICK)
     if options.accelerator == "gpu" and not torch.cuda.is_available():
         print("There is no CUDA device: nothing to measure.")
         return

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -35,6 +34,7 @@ SIZES = {
     "target-epochs": (None, 4, "of SCVI in row target (default: its own)"),
     "target-pairs": (3, 1, "seeds of row target"),
 }
+QUICK = {name.replace("-", "_"): small for name, (_, small, _) in SIZES.items()}
 
 
 def sized(study: str, about: str | None) -> argparse.ArgumentParser:
@@ -46,11 +46,6 @@ def sized(study: str, about: str | None) -> argparse.ArgumentParser:
     made.add_argument("--only", default="", help="timed cases whose name holds this text, such as: zero-inflated")
     made.add_argument("--csv", type=Path, help="table of all pairs, if not beside the page")
     return made
-
-
-def quick() -> dict[str, Any]:
-    """Sizes with `--quick`."""
-    return {name.replace("-", "_"): small for name, (_, small, _) in SIZES.items()}
 
 
 def told(row: str, pairs: Iterable[list[Line]]) -> Iterator[pd.DataFrame]:
@@ -90,7 +85,7 @@ def main(study: str, arguments: list[str]) -> None:
     made = sized(study, __doc__)
     add_names(made, "--rows", ROWS)
     made.set_defaults(accelerator="cpu")
-    options = parsed(made, arguments, quick())
+    options = parsed(made, arguments, QUICK)
     options.csv = options.csv or (options.write and options.write.with_suffix(".csv"))
     if options.csv is None and not options.quick:
         made.error("--write or --csv must say where the pairs are to be kept")
