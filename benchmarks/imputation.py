@@ -1,39 +1,33 @@
 """Denoising, judged by molecules that were not seen (molecular cross-validation; Batson et al. 2019).
 
-    python benchmarks/imputation.py --write docs/benchmarks/imputation.md
+    python -m benchmarks imputation --seeds 2 --write docs/benchmarks/imputation.md
 
 Every molecule of real counts goes to one of two halves at random. A model learns from one half, and its expected
-counts are compared with the other half, of the same cells, by the Poisson deviance. One process, one thread.
+counts are compared with the other half, of the same cells, by the Poisson deviance.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
 import time
-import warnings
-from collections.abc import Callable
-from importlib.metadata import version
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ.setdefault(name, "1")
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse, special
 
-import numpy as np  # noqa: E402 - the thread count must be set before NumPy is loaded
-import pandas as pd  # noqa: E402
-import torch  # noqa: E402
-from anndata import AnnData  # noqa: E402
-from annotation_page import markdown, spread  # noqa: E402
-from annotation_tasks import default_folder  # noqa: E402
-from clustering_tasks import TASKS, build  # noqa: E402
-from scipy import sparse, special  # noqa: E402
+from benchmarks.harness import runs
+from benchmarks.harness.command import QUIET
+from benchmarks.harness.data import SETS, build
+from benchmarks.harness.page import made_by, markdown, spread
+from benchmarks.harness.runs import Rows, Run, Study
+from deltavi.data import log_normalise
+from deltavi.model import PPCA, VAE
 
-from deltavi.data import log_normalise  # noqa: E402
-from deltavi.model import PPCA, VAE  # noqa: E402
-
-QUIET: dict[str, Any] = {"enable_progress_bar": False, "accelerator": "cpu"}
+PACKAGES = ("deltavi", "scikit-learn", "torch")
 
 
 def halves(counts: sparse.csr_matrix, seed: int) -> tuple[AnnData, np.ndarray]:
@@ -98,64 +92,57 @@ def counted(gene_likelihood: Any) -> Callable[[AnnData, int], np.ndarray]:
     return method
 
 
-METHODS: dict[str, Callable[[AnnData, int], np.ndarray]] = {
-    "counts as they are": observed,
-    "mean profile": mean_profile,
-    "PPCA, 10 factors": linear(10, "isotropic"),
-    "PPCA, 30 factors": linear(30, "isotropic"),
-    "factor analysis, 10 factors": linear(10, "diagonal"),
-    "VAE, negative binomial": counted("nb"),
-    "VAE, zero-inflated": counted("zinb"),
+# Name on the page, and what is expected of the cells with a seed.
+METHODS: dict[str, tuple[str, Callable[[AnnData, int], np.ndarray]]] = {
+    "observed": ("counts as they are", observed),
+    "mean": ("mean profile", mean_profile),
+    "ppca_10": ("PPCA, 10 factors", linear(10, "isotropic")),
+    "ppca_30": ("PPCA, 30 factors", linear(30, "isotropic")),
+    "factors_10": ("factor analysis, 10 factors", linear(10, "diagonal")),
+    "vae_nb": ("VAE, negative binomial", counted("nb")),
+    "vae_zinb": ("VAE, zero-inflated", counted("zinb")),
 }
 
 
-def page(runs: pd.DataFrame) -> str:
-    """The page."""
-    cells = runs.groupby(["method", "task"], sort=False)["deviance"].apply(spread, digits=2)
-    table = cells.unstack().loc[list(METHODS)].rename_axis("method")
-    table["seconds"] = runs.groupby("method")["seconds"].mean().map("{:.0f}".format)
-    packages = ", ".join(f"{name} {version(name)}" for name in ("deltavi", "scikit-learn", "torch"))
-    n_seeds, tasks = runs["seed"].nunique(), ",".join(runs["task"].unique())
-    return (
+@lru_cache(maxsize=1)
+def counts_of(task: str, data: Path) -> sparse.csr_matrix:
+    """Counts of a data set."""
+    return sparse.csr_matrix(build(task, data).X)
+
+
+def work(run: Run, data: Path) -> Rows:
+    """The row of one run."""
+    cells, hidden = halves(counts_of(run.task, data), run.seed)
+    started = time.process_time()
+    expected = METHODS[run.method][1](cells, run.seed)
+    seconds = time.process_time() - started
+    return [{"deviance": deviance(hidden, expected), "seconds": seconds}]
+
+
+def page(records: pd.DataFrame, command: str) -> Iterator[str]:
+    """Sections of the page; `records` has one row per task, method and seed."""
+    by_run = records.groupby(["method", "task"], sort=False)["deviance"]
+    table = by_run.apply(spread, digits=2).unstack().loc[list(records["method"].unique()), records["task"].unique()]
+    table["seconds"] = records.groupby("method")["seconds"].mean().map("{:.0f}".format)
+    yield (
         "# Denoising\n\nEvery molecule goes to one of two halves at random (molecular cross-validation; Batson et al. "
         "2019). A model learns from one half, and its expected counts are compared with the other half of the same "
         "cells: mean Poisson deviance of an entry, in thousandths of a nat, lower is better. 2,000 genes. What linear "
         "models expect of log1p CP10k is taken back to counts and scaled to the total of the cell; to these and to the "
         "counts themselves a hundredth of the mean profile is added, since a molecule that was not expected at all "
-        f"costs without bound. The VAE is asked by `impute()`.\n\n{markdown(table)}\n\nMean ± standard deviation over "
-        f"seeds (n = {n_seeds}), of halves and of training; processor seconds. Made by `python "
-        f"benchmarks/imputation.py --tasks {tasks} --seeds {n_seeds} --write docs/benchmarks/imputation.md` with "
-        f"{packages} on Python {platform.python_version()}, {platform.machine()}, one thread.\n"
+        "costs without bound. The VAE is asked by `impute()`."
+    )
+    yield markdown(table.rename({name: title for name, (title, _) in METHODS.items()}).rename_axis("method"))
+    yield (
+        f"Mean ± standard deviation over seeds (n = {records['seed'].nunique()}), of halves and of training; processor "
+        f"seconds. {made_by(command, PACKAGES)}"
     )
 
 
-def main() -> None:
-    """Run every method on every data set and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=default_folder(), help="folder of the h5ad files")
-    parser.add_argument("--tasks", default=",".join(TASKS), help="comma-separated (default: all)")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--write", type=Path, help="Markdown file to write")
-    options = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    rows = []
-    for task in options.tasks.split(","):
-        counts = sparse.csr_matrix(build(task, options.data).X)
-        for seed in range(options.seeds):
-            for name, method in METHODS.items():
-                torch.set_num_threads(1)
-                cells, hidden = halves(counts, seed)
-                started = time.process_time()
-                expected = method(cells, seed)
-                seconds = time.process_time() - started
-                found = {"task": task, "seed": seed, "method": name, "deviance": deviance(hidden, expected)}
-                rows.append({**found, "seconds": seconds})
-                print(rows[-1], flush=True)
-    text = page(pd.DataFrame(rows))
-    print(text)
-    if options.write:
-        options.write.write_text(text)
+QUICK = {"tasks": ["pbmc3k"], "methods": ["observed", "mean", "ppca_10"]}
+STUDY = Study("imputation", __doc__, list(SETS), list(METHODS), work, page, quick=QUICK)
 
 
-if __name__ == "__main__":
-    main()
+def main(study: str, arguments: list[str]) -> None:
+    """Do the runs that are asked for, and write the page."""
+    runs.main(STUDY, arguments)

@@ -18,8 +18,9 @@ from deltavi._entries import number, whole_number
 from deltavi._errors import DeltaviError, examples
 from deltavi._reading import known_arguments
 from deltavi.pl._calibration import COLORS
-from deltavi.pl._confusion import DARK_ABOVE, DIGIT_WIDTH, LINE_HEIGHT, MIN_SHARE, NUMBER_SIZE, Labels
+from deltavi.pl._confusion import Labels
 from deltavi.pl._figure import BLUE, DARK, GREY, PALE, PlotResult, SaveTarget, axes_for, figure_file, finish, hide_frame
+from deltavi.pl._heat_map import DARK_ABOVE, DIGIT_WIDTH, TILTED, heat_map, percents, write_numbers
 
 FloatArray = NDArray[np.float64]
 UNLABELLED = "unlabelled"
@@ -161,11 +162,14 @@ def responsibilities(
     widest = DIGIT_WIDTH * max(len("100"), *map(len, above))  # of the numbers in and above the map
     size = _map_size(list(means.index), names, widest, [below, heading])
     (panel,) = axes_for(1, ax, panel_size=size, left=_width_of(means.index))
-    panel.imshow(means, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    style = TILTED if max(map(len, names)) > len("100") else {}
+    heat_map(panel, means.set_axis(names, axis=1), largest=1, columns=style)
     panel.set_xlabel(below)
     panel.set_title(heading, fontsize="medium", pad=20)
-    _name_map(panel, list(means.index), names)
-    _write_numbers(panel, means.to_numpy(), right, above, widest)
+    values, colors = means.to_numpy(), {"corner": {"color": GREY}, "style": {"color": DARK}}
+    column = write_numbers(panel, percents(values), values > DARK_ABOVE, (right, above), widest=widest, **colors)
+    if column < widest:
+        panel.tick_params(axis="x", labelrotation=90, labelsize=min(8.0, 0.8 * column))  # small, but apart
     return finish([panel], made_here=ax is None, show=show, save=save)
 
 
@@ -370,31 +374,3 @@ def _map_size(rows: list[str], columns: list[str], widest: float, texts: list[st
     """Size of a map with room for every number and name, in inches, without the names on the left."""
     width = len(columns) * max(CELL_SIZE, (widest + 4) / 72)
     return max(1.0 + width, _width_of(texts)), 1.2 + CELL_SIZE * len(rows) + 0.75 * _width_of(columns)
-
-
-def _name_map(ax: Axes, rows: list[str], columns: list[str]) -> None:
-    tilted: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-    ax.set_xticks(np.arange(len(columns)), columns, **(tilted if max(map(len, columns)) > len("100") else {}))
-    ax.set_yticks(np.arange(len(rows)), rows)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-
-
-def _write_numbers(ax: Axes, means: FloatArray, right: list[str], above: list[str], widest: float) -> None:
-    """Write numbers of cells beside and above the map, and percent into it, as far as there is room."""
-    ax.figure.figure.draw_without_rendering()  # the size of the map is known only after its layout
-    box, points = ax.get_window_extent(), 72 / ax.figure.figure.dpi
-    fits_down = box.height * points / means.shape[0] >= LINE_HEIGHT
-    column = box.width * points / means.shape[1]
-    fits_across = column >= widest
-    if not fits_across:
-        ax.tick_params(axis="x", labelrotation=90, labelsize=min(8.0, 0.8 * column))  # small, but apart
-    _write(ax, "cells", (1, 1), "axes fraction", (5, 4), fontsize=NUMBER_SIZE, color=GREY)
-    for i, text in enumerate(right if fits_down else []):
-        _write(ax, text, (1, i), ("axes fraction", "data"), (5, 0), fontsize=NUMBER_SIZE, va="center")
-    for j, text in enumerate(above if fits_across else []):
-        _write(ax, text, (j, 1), ("data", "axes fraction"), (0, 4), fontsize=NUMBER_SIZE, ha="center")
-    for (i, j), mean in np.ndenumerate(means):
-        if fits_across and fits_down and mean >= MIN_SHARE:
-            color = "white" if mean > DARK_ABOVE else DARK
-            ax.text(j, i, f"{100 * mean:.0f}", ha="center", va="center", fontsize=NUMBER_SIZE, color=color)

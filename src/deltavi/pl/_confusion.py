@@ -18,6 +18,7 @@ from deltavi._errors import DeltaviError, UnknownCategoryError, examples, unknow
 from deltavi._reading import known_arguments
 from deltavi.metrics._per_cell import by_cell
 from deltavi.pl._figure import DARK, PlotResult, SaveTarget, axes_for, figure_file, finish
+from deltavi.pl._heat_map import DARK_ABOVE, DIGIT_WIDTH, heat_map, percents, write_numbers
 
 FloatArray = NDArray[np.float64]
 Labels = Sequence[Any] | pd.Series | NDArray[Any]
@@ -27,13 +28,6 @@ NORMALIZE = ("true", None)
 CELL_SIZE, SMALL_CELL_SIZE = 0.36, 0.26
 MANY = 20
 CHARACTER_WIDTH = 0.085  # inches
-# Numbers are set so small that this is the width of a digit and the height of a line, in points.
-NUMBER_SIZE = "x-small"
-DIGIT_WIDTH, LINE_HEIGHT = 4.5, 9.0
-# Of the colour scale: where white is easier to read than dark grey.
-DARK_ABOVE = 0.63
-# Smaller shares are drawn, but not written: most of the map would be zeros.
-MIN_SHARE = 0.005
 
 
 @known_arguments
@@ -92,14 +86,18 @@ def confusion(
     shares = counts.div(counts.sum(axis=1), axis=0)
     percent = normalize == "true"
     top = 1.0 if percent else float(counts.to_numpy().max())
-    texts = _texts(counts, shares if percent else None)
-    (panel,) = _axes(counts, texts, ax)
-    panel.imshow(shares if percent else counts, cmap="Blues", vmin=0, vmax=top, aspect="auto", interpolation="nearest")
-    _name_labels(panel, counts)
+    drawn = shares if percent else counts
+    texts = percents(shares.to_numpy()) if percent else counts.map(lambda n: f"{n:,}" if n else "").to_numpy()
+    right, above = ([f"{n:,}" for n in counts.sum(axis=axis)] for axis in (1, 0))
+    widest = DIGIT_WIDTH * max(map(len, [*above, *texts.flat]))
+    (panel,) = _axes(counts, widest, ax)
+    heat_map(panel, drawn, largest=top)
+    panel.set(xlabel="predicted label", ylabel="true label")
     panel.set_title("% of true label" if percent else "number of cells", fontsize="medium", pad=20)
     if unassigned in counts.columns:
         panel.axvline(counts.shape[1] - 1.5, color=DARK, linewidth=0.8)
-    _write_numbers(panel, counts, texts, dark=(shares if percent else counts).to_numpy() > DARK_ABOVE * top)
+    dark = drawn.to_numpy() > DARK_ABOVE * top
+    write_numbers(panel, texts, dark, (right, above), widest=widest, corner={}, style={"va": "bottom"})
     return finish([panel], made_here=ax is None, show=show, save=save)
 
 
@@ -157,70 +155,10 @@ def _clustered(counts: pd.DataFrame, names: list[str]) -> list[str]:
     return [names[i] for i in leaves_list(tree)]
 
 
-def _texts(counts: pd.DataFrame, shares: pd.DataFrame | None) -> NDArray[np.str_]:
-    """What to write into each cell of the map: whole percent of `shares`, or the counts; nothing for next to none."""
-    if shares is None:
-        return np.array([[f"{n:,}" if n else "" for n in row] for row in counts.to_numpy()])
-    return np.array([[f"{100 * s:.0f}" if s >= MIN_SHARE else "" for s in row] for row in shares.to_numpy()])
-
-
-def _axes(counts: pd.DataFrame, texts: NDArray[np.str_], ax: Axes | Sequence[Axes] | None) -> list[Axes]:
-    """The axes given, or those of a figure with room for every number and name."""
+def _axes(counts: pd.DataFrame, widest: float, ax: Axes | Sequence[Axes] | None) -> list[Axes]:
+    """The axes given, or those of a figure with room for every number, the longest in points, and every name."""
     side = CELL_SIZE if max(counts.shape) <= MANY else SMALL_CELL_SIZE
-    width = max(side, (_widest(counts, texts) + 4) / 72)
+    width = max(side, (widest + 4) / 72)
     names = CHARACTER_WIDTH * max(map(len, [*counts.index, *counts.columns]))
     size = (1.0 + width * counts.shape[1], 1.0 + side * counts.shape[0] + 0.75 * names)
     return axes_for(1, ax, panel_size=size, left=names)
-
-
-def _widest(counts: pd.DataFrame, texts: NDArray[np.str_]) -> float:
-    """Width of the longest number that stands in or above a cell of the map, in points."""
-    above = max(len(f"{n:,}") for n in counts.sum(axis=0))
-    return DIGIT_WIDTH * max(above, max(map(len, texts.flat)))
-
-
-def _name_labels(ax: Axes, counts: pd.DataFrame) -> None:
-    ax.set_yticks(np.arange(counts.shape[0]), list(counts.index))
-    ax.set_xticks(np.arange(counts.shape[1]), list(counts.columns), rotation=45, ha="right", rotation_mode="anchor")
-    ax.tick_params(length=0)
-    ax.set(xlabel="predicted label", ylabel="true label")
-    ax.spines[:].set_visible(False)
-
-
-def _write_numbers(ax: Axes, counts: pd.DataFrame, texts: NDArray[np.str_], *, dark: NDArray[np.bool_]) -> None:
-    """Write numbers of cells beside and above the map, and `texts` into it, as far as there is room."""
-    width, height = _cell_size(ax, counts.shape)
-    fits_across, fits_down = width >= _widest(counts, texts), height >= LINE_HEIGHT
-    _write_margin(ax, "cells", (1, 1), across=None)
-    if fits_down:
-        for i, n_cells in enumerate(counts.sum(axis=1)):
-            _write_margin(ax, f"{n_cells:,}", (1, i), across=False)
-    if fits_across:
-        for j, n_cells in enumerate(counts.sum(axis=0)):
-            _write_margin(ax, f"{n_cells:,}", (j, 1), across=True)
-    if fits_across and fits_down:
-        for (i, j), text in np.ndenumerate(texts):
-            if text:
-                color = "white" if dark[i, j] else DARK
-                ax.text(j, i, str(text), ha="center", va="center", fontsize=NUMBER_SIZE, color=color)
-
-
-def _cell_size(ax: Axes, shape: tuple[int, int]) -> tuple[float, float]:
-    """Width and height of a cell of the map in points, known only once the layout has been worked out."""
-    ax.figure.figure.draw_without_rendering()
-    box, points = ax.get_window_extent(), 72 / ax.figure.figure.dpi
-    return box.width * points / shape[1], box.height * points / shape[0]
-
-
-def _write_margin(ax: Axes, text: str, position: tuple[float, float], *, across: bool | None) -> None:
-    """Write a number above a column (`across`) or on the right of a row; None is the corner between them."""
-    ax.annotate(
-        text,
-        xy=position,
-        xycoords=("data" if across else "axes fraction", "data" if across is False else "axes fraction"),
-        xytext=(0 if across else 5, 0 if across is False else 4),
-        textcoords="offset points",
-        ha="center" if across else "left",
-        va="center" if across is False else "bottom",
-        fontsize=NUMBER_SIZE,
-    )

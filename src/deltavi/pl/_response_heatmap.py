@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from deltavi._reading import known_arguments
 from deltavi.pl._expression import each_once
 from deltavi.pl._figure import DARK, PALE, PlotResult, SaveTarget, axes_for, figure_file, finish
+from deltavi.pl._heat_map import TILTED, heat_map
 from deltavi.pl._response import RankBy, Responses, responses
 
 FloatArray = NDArray[np.float64]
@@ -97,8 +99,15 @@ def response_heatmap(
     found = found.of_genes(genes, n_genes, rank_by)
     values, drawn, names = _side_by_side(found), list(found.predicted.columns), list(found.predicted.index.astype(str))
     (panel,) = axes_for(1, ax, panel_size=_size(values, drawn), left=CHARACTER_WIDTH * max(map(len, names)))
-    image = _draw(panel, values)
-    _name(panel, names, drawn, paired=found.real is not None)
+    panel.set_facecolor(PALE)  # shows where there is no value
+    largest = float(np.nanmax(np.abs(values))) or 1.0
+    below = drawn if found.real is None else ["predicted", "real"] * len(drawn)
+    # a single pair has wide columns
+    style = TILTED if found.real is None else {"rotation": 0 if len(drawn) == 1 else 90, "fontsize": "small"}
+    image = heat_map(panel, pd.DataFrame(values, names, below), largest=largest, signed=True, columns=style)
+    panel.tick_params(axis="y", labelsize="small")
+    if found.real is not None:
+        _name_pairs(panel, drawn)
     if title is not None:
         panel.set_title(title, fontsize="medium")
     _draw_scale(panel, image)
@@ -118,29 +127,10 @@ def _size(values: FloatArray, labels: list[str]) -> tuple[float, float]:
     return max(MIN_WIDTH, CELL_WIDTH * n_columns) + SCALE_WIDTH, height
 
 
-def _draw(ax: Axes, values: FloatArray) -> AxesImage:
-    largest = float(np.nanmax(np.abs(values))) or 1.0
-    ax.set_facecolor(PALE)  # shows where there is no value
-    return ax.imshow(values, cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest")
-
-
-def _name(ax: Axes, genes: list[str], labels: list[str], *, paired: bool) -> None:
-    """Name genes on the left; below, labels or what the columns of a pair are, and then labels above."""
-    ax.set_yticks(np.arange(len(genes)), genes, fontsize="small")
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    if not paired:
-        ax.set_xticks(np.arange(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
-        return
-    rotation = 0 if len(labels) == 1 else 90  # a single pair has wide columns
-    ax.set_xticks(np.arange(2 * len(labels)), ["predicted", "real"] * len(labels), rotation=rotation, fontsize="small")
+def _name_pairs(ax: Axes, labels: list[str]) -> None:
+    """Set pairs of columns apart, with a label above each, tilted where the longest is wider than its pair."""
     for i in range(1, len(labels)):
         ax.axvline(2 * i - 0.5, color="white", linewidth=4)
-    _name_above(ax, labels)
-
-
-def _name_above(ax: Axes, labels: list[str]) -> None:
-    """Write a label above every pair of columns, tilted where the longest is wider than its pair."""
     above = ax.secondary_xaxis("top")
     above.set_xticks([2 * i + 0.5 for i in range(len(labels))], labels)
     above.tick_params(length=0)

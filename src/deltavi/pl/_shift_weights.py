@@ -15,6 +15,7 @@ from deltavi import _keys
 from deltavi._errors import DeltaviError, InputDataError, examples, unknown_category
 from deltavi._reading import known_arguments
 from deltavi.pl._figure import DARK, PALE, VERMILION, PlotResult, SaveTarget, axes_for, figure_file, finish
+from deltavi.pl._heat_map import heat_map, write_cells
 
 COLUMNS = ("query", "training_label", "weight")
 # Of a cell of the map and of a character, in inches.
@@ -73,8 +74,7 @@ def shift_weights(
     found = _weights(predicted)
     table, trust = found.table, found.trust
     (panel,) = axes_for(1, ax, panel_size=_size(found), left=CHARACTER_WIDTH * max(map(len, table.index)))
-    _draw(panel, table.to_numpy())
-    _name(panel, table)
+    _draw(panel, table)
     for boundary in found.boundaries:
         panel.axvline(boundary, color=DARK, linewidth=0.8)
     if trust is not None:
@@ -152,25 +152,17 @@ def _size(found: _Weights) -> tuple[float, float]:
     return width, height
 
 
-def _draw(ax: Axes, weights: np.ndarray) -> None:
+def _draw(ax: Axes, table: pd.DataFrame) -> None:
     """Draw the map and write the weights into it."""
+    weights = table.to_numpy()
     largest = max(1.0, float(np.abs(weights).max()))
-    ax.imshow(weights, cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest")
+    heat_map(ax, table, largest=largest, signed=True)
+    ax.set(xlabel="training label", ylabel="predicted label")
     ax.set_xticks(np.arange(1, weights.shape[1]) - 0.5, minor=True)
     ax.set_yticks(np.arange(1, weights.shape[0]) - 0.5, minor=True)
     ax.grid(which="minor", color=PALE, linewidth=0.6)
-    for (i, j), weight in np.ndenumerate(weights):
-        if abs(weight) >= MIN_WEIGHT:
-            color = "white" if abs(weight) > DARK_ABOVE * largest else DARK
-            ax.text(j, i, f"{weight:.2f}", ha="center", va="center", fontsize="x-small", color=color)
-
-
-def _name(ax: Axes, table: pd.DataFrame) -> None:
-    ax.set_yticks(np.arange(table.shape[0]), list(table.index))
-    ax.set_xticks(np.arange(table.shape[1]), list(table.columns), rotation=45, ha="right", rotation_mode="anchor")
-    ax.tick_params(which="both", length=0)
-    ax.set(xlabel="training label", ylabel="predicted label")
-    ax.spines[:].set_visible(False)
+    texts = np.array([[f"{w:.2f}" if abs(w) >= MIN_WEIGHT else "" for w in row] for row in weights])
+    write_cells(ax, texts, np.abs(weights) > DARK_ABOVE * largest)
 
 
 def _write_doubts(ax: Axes, trust: pd.DataFrame) -> None:

@@ -1,0 +1,1 @@
+"""Annotation of cell types beside other methods."""

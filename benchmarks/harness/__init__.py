@@ -1,0 +1,1 @@
+"""Everything that the studies share: command line, data, tables of runs, pages."""

@@ -1,0 +1,110 @@
+"""The page of the held-out responses: tables of every method, wins, coverage of the intervals, and trust."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pandas as pd
+from scipy import stats
+
+from benchmarks.harness.page import DASH, made_by, markdown
+from deltavi.perturbation import CEILING
+from deltavi.tl import PerturbationEvaluation
+
+COLUMNS = {
+    "correlation_of_changes": "correlation of changes",
+    "correlation_of_changes_top": "top 100",
+    "correlation_of_changes_top20": "top 20",
+    "r2_of_means_top": "R2 of means, top 100",
+    "mse_top": "MSE, top 100",
+    "e_distance": "E-distance",
+    "mmd": "MMD",
+    "variance_ratio": "variance ratio",
+    "zero_fraction": "zeros",
+}
+BY_HOLD_OUT = {"correlation_of_changes": 3, "r2_of_means_top": 3, "e_distance": 1, "variance_ratio": 2}
+PACKAGES = ("deltavi", "scvi-tools", "torch", "anndata")
+
+
+def spread(values: pd.Series, digits: int) -> str:
+    """Mean and, of several seeds, the standard deviation over them."""
+    if values.notna().sum() == 0:
+        return DASH
+    deviation = values.std()
+    text = f"{values.mean():.{digits}f}"
+    return f"{text} ± {deviation:.{digits}f}" if len(values) > 1 and deviation > 0.5 * 10**-digits else text
+
+
+def over_seeds(table: pd.DataFrame, metric: str, digits: int) -> pd.Series:
+    """Mean over hold-outs of each seed, then mean and deviation over seeds, by method."""
+    means = table.groupby(["method", "seed"], sort=False)[metric].mean()
+    return means.groupby("method", sort=False).agg(lambda values: spread(values, digits))
+
+
+def averages(table: pd.DataFrame, columns: Mapping[str, str], of_distance: int = 1) -> pd.DataFrame:
+    """Scores of every method over all hold-outs, the ceiling last; `of_distance` digits of the E-distance."""
+    digits = {"e_distance": of_distance}
+    shown = {title: over_seeds(table, metric, digits.get(metric, 3)) for metric, title in columns.items()}
+    names = [name for name in table["method"].unique() if name != CEILING] + [CEILING]
+    return pd.DataFrame(shown).loc[names].rename_axis("method")
+
+
+def by_hold_out(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """One score of every method on every hold-out, mean over seeds."""
+    means = table.pivot_table(index="method", columns="hold_out", values=metric)
+    return means.map(lambda value: DASH if pd.isna(value) else f"{value:.{BY_HOLD_OUT[metric]}f}").rename_axis("method")
+
+
+def certainty_table(found: pd.DataFrame) -> pd.DataFrame:
+    """Coverage, doubt and error of one method, by hold-out."""
+    shown = {
+        "coverage": "genes in their interval",
+        "coverage_top": "of the 100 predicted to change most",
+        "half_width": "half width, log1p CP10k",
+        "doubt": "doubt",
+        "mse_of_changes": "mean squared error of the change, 1e-3",
+    }
+    mean = found.groupby("hold_out", sort=False)[list(shown)].mean()
+    mean["mse_of_changes"] *= 1e3
+    mean.loc["mean"] = mean.mean()
+    digits = {"coverage": 3, "coverage_top": 2, "half_width": 3, "doubt": 2, "mse_of_changes": 1}
+    text = {shown[name]: mean[name].map(lambda value, n=name: f"{value:.{digits[n]}f}") for name in shown}
+    return pd.DataFrame(text).rename_axis("held out")
+
+
+def page(evaluation: PerturbationEvaluation, options: argparse.Namespace) -> Iterator[str]:
+    """Sections of the page."""
+    table = evaluation.table
+    first = evaluation.methods[0]
+    means = averages(table, COLUMNS)
+    held = "donor" if options.hold_out == "donor" else "cell type"
+    yield f"# Held-out responses: {Path(options.file).stem}" + (f", by {options.hold_out}" if options.hold_out else "")
+    yield (
+        f"Each of {table['hold_out'].nunique()} {held}s in turn is left without its stimulated cells, which are then "
+        f"predicted from its control cells. {'Genes chosen without' if options.no_leak else 'Genes chosen with'} the "
+        f"held-out cells; 2,000 genes, log1p CP10k. {table['seed'].nunique()} seeds at most: a deviation is one over "
+        "seeds of the mean over all hold-outs. Higher is better but for MSE, E-distance and MMD; variance ratio and "
+        "zeros should be those of the two halves. Every score has its formula on the page of the metrics."
+    )
+    yield "## Mean\n\n" + markdown(means)
+    yield f"## Against the best baseline\n\n{evaluation.verdict(first)}"
+    for metric in BY_HOLD_OUT:
+        shown = COLUMNS[metric]
+        yield f"## {shown[0].upper()}{shown[1:]}\n\n{markdown(by_hold_out(table, metric).loc[means.index])}"
+    mine = table[(table["method"] == first) & table["coverage"].notna()]
+    if len(mine):
+        rank = stats.spearmanr(mine["doubt"], mine["mse_of_changes"])
+        yield (
+            f"## How sure\n\nShare of genes of {first} whose measured change of the mean lies in its 90 % interval, "
+            "and the doubt of each prediction beside its mean squared error. Rank correlation of doubt "
+            f"and error: {rank.statistic:.2f} over {len(mine)} predictions.\n\n{markdown(certainty_table(mine))}"
+        )
+    seconds = table[table["kind"] == "model"].groupby("method", sort=False)["seconds"].mean()
+    yield (
+        "Processor seconds to train and predict, by method: "
+        + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
+        + "."
+    )
+    yield made_by(options.command, PACKAGES, "one thread per process")

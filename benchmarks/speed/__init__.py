@@ -1,0 +1,1 @@
+"""Speed beside scvi-tools and scanpy."""
