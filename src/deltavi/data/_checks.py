@@ -149,10 +149,15 @@ def stored_blocks(x: Any) -> Iterator[tuple[np.ndarray, sparse.csr_matrix | np.n
 
 def scan_matrix(x: Any) -> MatrixReport:
     """Count everything that can be wrong with `x` ``(n_cells, n_genes)``, reading it once."""
+    return scan_and_total(x)[0]
+
+
+def scan_and_total(x: Any) -> tuple[MatrixReport, np.ndarray]:
+    """What :func:`scan_matrix` finds, and the sum of absolute values of each cell, ``(n_cells,)``."""
     scan = _Scan()
     for numbers, block in stored_blocks(x):
         scan.read(numbers, block)
-    return scan.report(x.shape)
+    return scan.report(x.shape), np.concatenate([np.zeros(0), *scan.totals])
 
 
 class _Scan:
@@ -165,7 +170,7 @@ class _Scan:
         self.bad_cells: list[int] = []
         self.bad_genes: list[int] = []
         self.empty: list[int] = []
-        self.totals: list[float] = []
+        self.totals: list[np.ndarray] = []
         self.maximum = 0.0
 
     def read(self, numbers: np.ndarray, block: sparse.csr_matrix | np.ndarray) -> None:
@@ -206,7 +211,7 @@ class _Scan:
         cell_totals = np.asarray(sizes.sum(1), dtype=np.float64).ravel()
         self.sums["n_empty_cells"] += int((cell_totals == 0).sum())
         self.empty.extend(numbers[cell_totals == 0][:3].tolist())
-        self.totals.extend(cell_totals[:3].tolist())
+        self.totals.append(cell_totals)
 
     def report(self, shape: tuple[int, int]) -> MatrixReport:
         """Everything that was found in a matrix of this shape."""
@@ -223,7 +228,7 @@ class _Scan:
             empty_cells=tuple(self.empty[:3]),
             n_negative_cells=len(self.below),
             negative_cells=tuple(self.below[:3]),
-            first_cell_totals=tuple(self.totals[:100]),
+            first_cell_totals=tuple(total for block in self.totals for total in block[:3].tolist())[:100],
             **sums,
         )
 
