@@ -183,7 +183,7 @@ class _Scan:
             self._read_totals(numbers, block)
         else:
             self._read_values(numbers, block, values.astype(np.float64))
-            self._read_totals(numbers, abs(block))
+            self._read_totals(numbers, _sizes(block))
 
     def _read_values(self, numbers: np.ndarray, block: Any, values: np.ndarray) -> None:
         sums = self.sums
@@ -231,6 +231,13 @@ class _Scan:
             first_cell_totals=tuple(total for block in self.totals for total in block[:3].tolist())[:100],
             **sums,
         )
+
+
+def _sizes(block: sparse.csr_matrix | np.ndarray) -> sparse.csr_matrix | np.ndarray:
+    """Absolute values; those that SciPy takes sort the indices of the matrix in place."""
+    if isinstance(block, np.ndarray):
+        return np.abs(block)
+    return sparse.csr_matrix((np.abs(block.data), block.indices, block.indptr), shape=block.shape, copy=False)
 
 
 def are_plain_counts(values: np.ndarray) -> bool:

@@ -18,7 +18,7 @@ from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness, model_seed
 from deltavi._reading import reads
 from deltavi.annotation import ClassifiedCells, informative_genes
-from deltavi.data._checks import ANY_VALUES, MatrixReport, Offer, cell_totals, require_counts, row_blocks
+from deltavi.data._checks import ANY_VALUES, MatrixReport, Offer, are_relative, cell_totals, require_counts, row_blocks
 from deltavi.data._covariates import SizeFactorField
 from deltavi.data._fields import ExpressionField
 from deltavi.data._labels import LabelField
@@ -306,7 +306,7 @@ class ACTINN(AttributionMixin):
         if self.chooses_penalty:
             self.module.get_buffer("weight_l2").fill_(L2_OF_ONE_CELL / math.sqrt(len(cells)))
         matrix = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-        totals = self._totals(matrix)
+        totals = self._totals(matrix, cells)
         if self.filter_genes or self.scale:
             mean, sd = log_moments(matrix, cells, totals)
             if self.filter_genes:
@@ -338,15 +338,18 @@ class ACTINN(AttributionMixin):
             saved = extra["folds"]
             self.folds_ = pd.Series(np.asarray(saved["folds"]), index=pd.Index(saved["cells"], dtype=object))
 
-    def _totals(self, matrix: Any) -> np.ndarray:
-        """Total of each cell of the model, ``(n_cells,)``."""
+    def _totals(self, matrix: Any, cells: np.ndarray) -> np.ndarray:
+        """Total of each cell of the model, of which only those of `cells` are used, ``(n_cells,)``."""
+        counted = cell_totals(matrix)
         key = self._setup_argument("size_factor_key")
         if key is None:
-            return cell_totals(matrix)
-        unit = float(self._state(REGISTRY_KEYS.SIZE_FACTOR_KEY)[SizeFactorField.UNIT_KEY])
-        # kept, so that a query is read in the same unit
-        self.module.get_buffer("size_factor_unit").fill_(unit)
-        return np.asarray(self.adata.obs[key], dtype=np.float64) * unit
+            return counted
+        given = np.asarray(self.adata.obs[key], dtype=np.float64)
+        if are_relative(given[cells], counted[cells]):
+            # as if their mean were the mean total; kept, so that a query is read in the same unit. Cells without a
+            # label are no training cells, and may be on another scale
+            self.module.get_buffer("size_factor_unit").fill_(counted[cells].mean() / given[cells].mean())
+        return given * float(self.module.get_buffer("size_factor_unit"))
 
     def _check_query(self, manager: DataManager, offer: Offer) -> None:
         if self.check_input:
