@@ -36,6 +36,7 @@ FORBIDDEN = {
     "train": {"model", "tl", "pl", "cli"},
     "model": {"tl", "pl", "cli"},
     "tl": {"cli", "pl"},
+    "get": {"model", "module", "train", "tl", "pl", "cli"},
 }
 PUBLIC: list[ModuleType] = [data, metrics, model, module, perturbation, pl, tl]
 

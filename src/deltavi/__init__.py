@@ -1,8 +1,8 @@
 """deltavi: predicting what single cells become.
 
 ``deltavi.model`` holds the models, ``deltavi.tl`` whole analyses, ``deltavi.perturbation`` shifts, baselines and
-comparisons, ``deltavi.errors`` the exceptions and warnings to catch, ``deltavi.metrics``, ``deltavi.pl`` and
-``deltavi.data`` what their names say.
+comparisons, ``deltavi.get`` tables of what a prediction keeps, ``deltavi.errors`` the exceptions and warnings to
+catch, ``deltavi.metrics``, ``deltavi.pl`` and ``deltavi.data`` what their names say.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deltavi import data, errors, metrics, model, module, perturbation, pl, tl
+    from deltavi import data, errors, get, metrics, model, module, perturbation, pl, tl
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "data", "errors", "metrics", "model", "module", "perturbation", "pl", "tl"]
+__all__ = ["__version__", "data", "errors", "get", "metrics", "model", "module", "perturbation", "pl", "tl"]
 
 
 def __getattr__(name: str) -> Any:

@@ -192,3 +192,14 @@ def test_rounding_does_not_hide_a_common_total() -> None:
     assert scan_matrix(x).look_scaled
     x[0] *= 1.1
     assert not scan_matrix(x).look_scaled
+
+
+@pytest.mark.parametrize("value", [np.nan, -1.0, 0.5])
+def test_a_scan_leaves_unsorted_indices_as_they_are(value: float) -> None:
+    x = sparse.csr_matrix((np.array([3.0, 1.0, value]), np.array([4, 0, 2]), np.array([0, 2, 3])), shape=(2, 5))
+    x.has_sorted_indices = False
+    before = x.indices.copy(), x.data.copy()
+    report = scan_matrix(x)
+    assert not report.are_counts or report.n_nan
+    np.testing.assert_array_equal(x.indices, before[0])
+    np.testing.assert_array_equal(x.data, before[1])

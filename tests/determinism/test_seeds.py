@@ -71,7 +71,9 @@ def test_one_seed_one_model(case: Case) -> None:
 def test_another_seed_another_model(case: Case) -> None:
     first, other = (weights(case.trained(seed=seed)) for seed in (5, 6))
     assert not equal(first["history train_loss"], other["history train_loss"])
-    trained = [name for name in first if name.endswith(".weight") and first[name].ndim == 2]
+    # maps that start at zero may still be there after an epoch
+    moved = [name for name in first if name.endswith(".weight") and first[name].ndim == 2 and first[name].any()]
+    trained = [name for name in moved if other[name].any()]
     assert trained
     assert not any(equal(first[name], other[name]) for name in trained)
 

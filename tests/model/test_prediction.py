@@ -14,7 +14,8 @@ from deltavi.data import simulate_perturbation
 from deltavi.errors import DeltaviError
 from deltavi.metrics import correlation_of_changes, variance_ratio, zero_fraction
 from deltavi.model import SCGEN, VAE
-from deltavi.model._training_means import TrainingMeans, group_means, stretched
+from deltavi.model._group_sums import group_means
+from deltavi.model._training_means import TrainingMeans, stretched
 from deltavi.perturbation import Shift, estimate_shift
 from deltavi.perturbation.coupling import log_cp10k
 from tests.model.conftest import QUIET, SETUP, dense, log_normalised, small_adata, train

@@ -149,10 +149,15 @@ def stored_blocks(x: Any) -> Iterator[tuple[np.ndarray, sparse.csr_matrix | np.n
 
 def scan_matrix(x: Any) -> MatrixReport:
     """Count everything that can be wrong with `x` ``(n_cells, n_genes)``, reading it once."""
+    return scan_and_total(x)[0]
+
+
+def scan_and_total(x: Any) -> tuple[MatrixReport, np.ndarray]:
+    """What :func:`scan_matrix` finds, and the sum of absolute values of each cell, ``(n_cells,)``."""
     scan = _Scan()
     for numbers, block in stored_blocks(x):
         scan.read(numbers, block)
-    return scan.report(x.shape)
+    return scan.report(x.shape), np.concatenate([np.zeros(0), *scan.totals])
 
 
 class _Scan:
@@ -165,7 +170,7 @@ class _Scan:
         self.bad_cells: list[int] = []
         self.bad_genes: list[int] = []
         self.empty: list[int] = []
-        self.totals: list[float] = []
+        self.totals: list[np.ndarray] = []
         self.maximum = 0.0
 
     def read(self, numbers: np.ndarray, block: sparse.csr_matrix | np.ndarray) -> None:
@@ -178,7 +183,7 @@ class _Scan:
             self._read_totals(numbers, block)
         else:
             self._read_values(numbers, block, values.astype(np.float64))
-            self._read_totals(numbers, abs(block))
+            self._read_totals(numbers, _sizes(block))
 
     def _read_values(self, numbers: np.ndarray, block: Any, values: np.ndarray) -> None:
         sums = self.sums
@@ -206,7 +211,7 @@ class _Scan:
         cell_totals = np.asarray(sizes.sum(1), dtype=np.float64).ravel()
         self.sums["n_empty_cells"] += int((cell_totals == 0).sum())
         self.empty.extend(numbers[cell_totals == 0][:3].tolist())
-        self.totals.extend(cell_totals[:3].tolist())
+        self.totals.append(cell_totals)
 
     def report(self, shape: tuple[int, int]) -> MatrixReport:
         """Everything that was found in a matrix of this shape."""
@@ -223,9 +228,16 @@ class _Scan:
             empty_cells=tuple(self.empty[:3]),
             n_negative_cells=len(self.below),
             negative_cells=tuple(self.below[:3]),
-            first_cell_totals=tuple(self.totals[:100]),
+            first_cell_totals=tuple(total for block in self.totals for total in block[:3].tolist())[:100],
             **sums,
         )
+
+
+def _sizes(block: sparse.csr_matrix | np.ndarray) -> sparse.csr_matrix | np.ndarray:
+    """Absolute values; those that SciPy takes sort the indices of the matrix in place."""
+    if isinstance(block, np.ndarray):
+        return np.abs(block)
+    return sparse.csr_matrix((np.abs(block.data), block.indices, block.indptr), shape=block.shape, copy=False)
 
 
 def are_plain_counts(values: np.ndarray) -> bool:

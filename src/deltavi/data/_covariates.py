@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,11 @@ from anndata import AnnData
 from scvi.data.fields import NumericalJointObsField, NumericalObsField
 
 from deltavi._errors import InputDataError, InputDataWarning, UnknownCategoryError, examples
+from deltavi.data._checks import are_relative
 from deltavi.data._columns import numbers
+
+if TYPE_CHECKING:
+    from deltavi.data._fields import ExpressionField
 
 # Beyond the range of the training cells by so many of their standard deviations a value is far off.
 FAR_OFF = 3.0
@@ -108,7 +112,40 @@ def standardised(values: np.ndarray, moments: dict[str, Any]) -> np.ndarray:
 
 
 class SizeFactorField(NumericalObsField):
-    """Size factor of each cell: a positive, finite number."""
+    """Size factor of each cell: a positive, finite number.
+
+    The registry keeps whether the factors are relative, smaller than the counts they belong to as pooled estimates
+    around one are, and how many counts a factor of one stands for, so that a query is read in the same unit.
+
+    Parameters
+    ----------
+    registry_key, attr_key
+        As in scvi-tools.
+    expression
+        Field of the matrix that the factors belong to, registered before this one.
+    """
+
+    UNIT_KEY, RELATIVE_KEY = "unit", "is_relative"
+
+    def __init__(self, registry_key: str, attr_key: str | None, *, expression: ExpressionField) -> None:
+        # without a column it is empty
+        super().__init__(registry_key, attr_key, required=False)
+        self._expression = expression
+
+    def register_field(self, adata: AnnData) -> dict[str, Any]:
+        state = super().register_field(adata)
+        given, counted = numbers(adata, self.attr_key), self._expression.cell_totals()
+        is_relative = are_relative(given, counted)
+        # as if their mean were the mean total
+        unit = float(counted.mean() / given.mean()) if is_relative else 1.0
+        return {**state, self.RELATIVE_KEY: is_relative, self.UNIT_KEY: unit}
+
+    def transfer_field(
+        self, state_registry: dict[str, Any], adata_target: AnnData, **transfer_kwargs: Any
+    ) -> dict[str, Any]:
+        state = super().transfer_field(state_registry, adata_target, **transfer_kwargs)
+        kept = {name: state_registry[name] for name in (self.RELATIVE_KEY, self.UNIT_KEY) if name in state_registry}
+        return {**state, **kept}
 
     def validate_field(self, adata: AnnData) -> None:
         if self.attr_key not in adata.obs:

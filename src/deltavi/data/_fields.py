@@ -14,7 +14,7 @@ from scvi.data.fields import CategoricalJointObsField, CategoricalObsField, Laye
 from deltavi import _keys
 from deltavi._errors import DeltaviError, InputDataError, examples
 from deltavi._text import as_text
-from deltavi.data._checks import MatrixReport, require_finite, scan_matrix, warn_unusual
+from deltavi.data._checks import MatrixReport, require_finite, scan_and_total, warn_unusual
 from deltavi.data._columns import UNSEEN, codes_of, column, extended, used_categories, warn_unseen
 from deltavi.data._matrix import loadable, rounded
 from deltavi.data._names import (
@@ -43,6 +43,7 @@ class ExpressionField(LayerField):
 
     def __init__(self, registry_key: str, layer: str | None) -> None:
         super().__init__(registry_key, layer, is_count_data=False, correct_data_format=False)
+        self._totals: np.ndarray | None = None
 
     @property
     def where(self) -> str:
@@ -55,7 +56,8 @@ class ExpressionField(LayerField):
     def require_finite(self, adata: AnnData, *, quiet: bool = True) -> MatrixReport:
         """What a scan of the matrix finds; raise where that is NaN or infinite values."""
         self.validate_field(adata)
-        report = scan_matrix(loadable(self.get_field_data(adata), where=self.where, quiet=quiet))
+        matrix = loadable(self.get_field_data(adata), where=self.where, quiet=quiet)
+        report, self._totals = scan_and_total(matrix)
         require_finite(report, where=self.where, cells=adata.obs_names, genes=adata.var_names, layer=self.attr_key)
         if report.max_value > float(np.finfo(np.float32).max):
             raise InputDataError(
@@ -63,6 +65,11 @@ class ExpressionField(LayerField):
                 "one that models compute in. They are no counts: repair them."
             )
         return report
+
+    def cell_totals(self) -> np.ndarray:
+        """Sum of each cell that was last scanned, ``(n_cells,)``."""
+        assert self._totals is not None
+        return self._totals
 
     def register_field(self, adata: AnnData) -> dict[str, Any]:
         report = self.require_finite(adata, quiet=False)

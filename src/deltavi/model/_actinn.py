@@ -196,12 +196,13 @@ class ACTINN(AttributionMixin):
 
     @classmethod
     def _fields(cls, setup: dict[str, Any]) -> list[Any]:
+        expression = ExpressionField(REGISTRY_KEYS.X_KEY, setup.get("layer"))
         return [
-            ExpressionField(REGISTRY_KEYS.X_KEY, setup.get("layer")),
+            expression,
             LabelField(
                 REGISTRY_KEYS.LABELS_KEY, setup["labels_key"], unlabeled_category=setup.get("unlabeled_category")
             ),
-            SizeFactorField(REGISTRY_KEYS.SIZE_FACTOR_KEY, setup.get("size_factor_key"), required=False),
+            SizeFactorField(REGISTRY_KEYS.SIZE_FACTOR_KEY, setup.get("size_factor_key"), expression=expression),
         ]
 
     def get_latent_representation(
@@ -345,7 +346,8 @@ class ACTINN(AttributionMixin):
             return counted
         given = np.asarray(self.adata.obs[key], dtype=np.float64)
         if are_relative(given[cells], counted[cells]):
-            # as if their mean were the mean total; kept, so that a query is read in the same unit
+            # as if their mean were the mean total; kept, so that a query is read in the same unit. Cells without a
+            # label are no training cells, and may be on another scale
             self.module.get_buffer("size_factor_unit").fill_(counted[cells].mean() / given[cells].mean())
         return given * float(self.module.get_buffer("size_factor_unit"))
 

@@ -112,11 +112,12 @@ class CountModel(CopiesMixin):
     @classmethod
     def _fields(cls, setup: dict[str, Any]) -> list[Any]:
         """AnnData fields for the arguments of ``setup_anndata``."""
+        expression = ExpressionField(REGISTRY_KEYS.X_KEY, setup.get("layer"))
         fields: list[Any] = [
-            ExpressionField(REGISTRY_KEYS.X_KEY, setup.get("layer")),
+            expression,
             CategoryField(REGISTRY_KEYS.BATCH_KEY, setup.get("batch_key")),
             CategoryField(REGISTRY_KEYS.LABELS_KEY, setup.get("labels_key"), optional_in_query=True),
-            SizeFactorField(REGISTRY_KEYS.SIZE_FACTOR_KEY, setup.get("size_factor_key"), required=False),
+            SizeFactorField(REGISTRY_KEYS.SIZE_FACTOR_KEY, setup.get("size_factor_key"), expression=expression),
             CategoricalCovariatesField(REGISTRY_KEYS.CAT_COVS_KEY, setup.get("categorical_covariate_keys")),
             ContinuousCovariatesField(REGISTRY_KEYS.CONT_COVS_KEY, setup.get("continuous_covariate_keys")),
         ]
@@ -259,6 +260,16 @@ class CountModel(CopiesMixin):
             )
             wanted = torch.device("cpu")
         super().to_device(wanted)
+
+    def _after_training(self) -> None:
+        """Keep of the training cells what answers need; each class calls the next one."""
+
+    def _extra_state(self) -> dict[str, Any]:
+        """Collect what a model keeps beside its weights, JSON-able; each class adds to that of the next one."""
+        return {}
+
+    def _restore_extra_state(self, extra: dict[str, Any]) -> None:
+        """Take back what :meth:`_extra_state` collected; each class calls the next one."""
 
     def _check_if_trained(self, warn: bool = True, message: str = "") -> None:
         # scvi-tools only warns in some methods; an untrained model has no answer worth giving

@@ -18,9 +18,9 @@ from deltavi._random import isolated_randomness
 from deltavi.likelihood import Likelihood
 from deltavi.metrics._matrix import as_matrix, gene_means
 from deltavi.model._decoding import CellDecoder, profile_of
+from deltavi.model._group_sums import group_means
 from deltavi.model._request import Request
 from deltavi.model._shifts import ShiftsMixin
-from deltavi.model._training_means import group_means
 from deltavi.perturbation._combination import combined_response
 from deltavi.perturbation._estimators import GroupMeans, responses_of, storable
 from deltavi.perturbation.coupling import coupling

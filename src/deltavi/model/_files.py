@@ -90,13 +90,6 @@ class FilesMixin(AttachedCellsMixin, StoredRegistryMixin):
         in_use = self._adata.filename if self._adata is not None and self._adata.isbacked else None
         write_model(target, self.module.state_dict(), description, cells=cells, keep=in_use)
 
-    def _extra_state(self) -> dict[str, Any]:
-        """What a model keeps beside its weights; JSON-able."""
-        return {}
-
-    def _restore_extra_state(self, extra: dict[str, Any]) -> None:
-        """Inverse of :meth:`_extra_state`."""
-
     @classmethod
     def load(
         cls,

@@ -21,6 +21,7 @@ from deltavi._text import as_text
 from deltavi.data._checks import are_relative, cell_totals
 from deltavi.data._columns import category_names, column, require_known, used_categories
 from deltavi.data._conditions import same_condition
+from deltavi.data._covariates import SizeFactorField
 from deltavi.data._leftovers import require_free_sources
 from deltavi.data._valid_cells import valid_cells
 from deltavi.model._consensus import Consensus, ResponseEvidence, report_evidence, unmoved
@@ -193,9 +194,11 @@ class PerturbationMixin(OwnResponseMixin):
         return result
 
     def _extra_state(self) -> dict[str, Any]:
-        return {} if self.training_means is None else {"training_means": self.training_means.as_dict()}
+        state = super()._extra_state()
+        return state if self.training_means is None else {**state, "training_means": self.training_means.as_dict()}
 
     def _restore_extra_state(self, extra: dict[str, Any]) -> None:
+        super()._restore_extra_state(extra)
         if "training_means" in extra:
             # older files have whole numbers with the decimals that pandas gave them
             renamed = {str(c): as_text(c) for key in CATEGORY_KEYS for c in self._categories(key)}
@@ -278,6 +281,7 @@ class PerturbationMixin(OwnResponseMixin):
 
     def _after_training(self) -> None:
         """Keep mean position and expression of every label in every condition."""
+        super()._after_training()
         if self._setup_argument("condition_key") is None:
             return
         adata, labels_key = self._validate_anndata(), self._setup_argument("labels_key")
@@ -349,13 +353,17 @@ class PerturbationMixin(OwnResponseMixin):
     def _totals(self, adata: AnnData) -> np.ndarray:
         """Total counts of each cell for CP10k: the registered size factor, or the sum over the model's genes.
 
-        Size factors smaller than the counts they belong to are relative ones, such as pooled estimates around one;
-        they are scaled so that their mean is the mean total.
+        Relative size factors, such as pooled estimates around one, count in the unit of the training cells, so that
+        the total of a cell does not depend on which others are asked about.
         """
         layer, key = self._setup_argument("layer"), self._setup_argument("size_factor_key")
         matrix = adata.X if layer is None else adata.layers[layer]
-        counted = cell_totals(matrix)
         if key is None:
-            return counted
+            return cell_totals(matrix)
         given = np.asarray(adata.obs[key], dtype=np.float64)
+        state = self._state(REGISTRY_KEYS.SIZE_FACTOR_KEY)
+        if SizeFactorField.UNIT_KEY in state:
+            return given * float(state[SizeFactorField.UNIT_KEY])
+        # a file of a version that did not keep it
+        counted = cell_totals(matrix)
         return given * (counted.mean() / given.mean()) if are_relative(given, counted) else given

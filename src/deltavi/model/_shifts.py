@@ -15,6 +15,7 @@ from deltavi import _keys
 from deltavi._errors import DeltaviError, examples
 from deltavi._random import isolated_randomness
 from deltavi._text import as_text
+from deltavi.data._columns import require_known
 from deltavi.likelihood._base import to_numpy
 from deltavi.model._base import CountModel
 from deltavi.model._decoding import CellDecoder
@@ -156,6 +157,14 @@ class ShiftsMixin(VAEMixin, CountModel):
         return bool(getattr(module, "condition_in_decoder", False) or getattr(module, "conditional", False))
 
     def _condition_code(self, name: str) -> int:
+        """Code of a condition, as the networks are told it; of joined conditions only those that are told none.
+
+        Raises
+        ------
+        UnknownCategoryError
+            If the networks are told conditions, and `name` is none of them.
+        """
         known = [as_text(c) for c in self._categories(_keys.CONDITION)]
-        # the networks are told no condition where one that was not measured is asked for
-        return known.index(name) if name in known else 0
+        if not self._knows_conditions():
+            return known.index(name) if name in known else 0
+        return known.index(require_known("condition", name, known))

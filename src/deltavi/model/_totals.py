@@ -10,7 +10,8 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
 from deltavi._compat import SETUP_ARGS_KEY
-from deltavi.data._checks import are_relative, cell_totals, row_blocks
+from deltavi.data._checks import row_blocks
+from deltavi.data._covariates import SizeFactorField
 from deltavi.model._vae_base import VAEBase
 from deltavi.module._settings import COUNT_LIKELIHOODS
 
@@ -30,27 +31,22 @@ class TotalCountsMixin(VAEBase):
 
     def _activation(self, adata: AnnData) -> dict[str, Any]:
         """Shares of the given total, with a rest for genes outside the model; free rates for relative factors."""
-        factors = self._size_factors(adata)
-        if factors is None:
+        state = self._size_factor_state(adata)
+        if state is None:
             return {}
-        return {"scale_activation": "exp" if are_relative(*factors) else "softmax_rest"}
+        return {"scale_activation": "exp" if state[SizeFactorField.RELATIVE_KEY] else "softmax_rest"}
 
     def _size_factor_unit(self, adata: AnnData) -> float:
         """Total counts that a size factor of one stands for: one, or the mean total where factors are relative."""
-        factors = self._size_factors(adata)
-        if factors is None or not are_relative(*factors):
-            return 1.0
-        given, counted = factors
-        return float(counted.mean() / given.mean())
+        state = self._size_factor_state(adata)
+        return 1.0 if state is None else float(state[SizeFactorField.UNIT_KEY])
 
-    def _size_factors(self, adata: AnnData) -> tuple[np.ndarray, np.ndarray] | None:
-        """Registered size factor and counted total of each cell, ``(n_cells,)`` each."""
+    def _size_factor_state(self, adata: AnnData) -> dict[str, Any] | None:
+        """What registration found of the size factors of `adata`; ``None`` where there are none."""
         manager = self._get_most_recent_anndata_manager(adata, required=True)
-        key = manager.registry[SETUP_ARGS_KEY].get("size_factor_key")
-        if key is None:
+        if manager.registry[SETUP_ARGS_KEY].get("size_factor_key") is None:
             return None
-        given = np.asarray(adata.obs[key], dtype=np.float64)
-        return given, cell_totals(manager.get_from_registry(REGISTRY_KEYS.X_KEY))
+        return dict(manager.get_state_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY))
 
     def _start_module(self) -> None:
         """Let the decoder start at the mean share of every gene, which no step then has to be spent on."""

@@ -257,9 +257,6 @@ class TrainingMixin(UnsupervisedTrainingMixin, FilesMixin):
     def _before_training(self, split: CellSplit) -> None:
         """Hook for what a model learns of its training cells before the first step."""
 
-    def _after_training(self) -> None:
-        """Hook for what a model keeps of its training cells."""
-
 
 def default_epochs(n_cells: int, batch_size: int, most_epochs: int = EPOCHS_RANGE[1]) -> int:
     """Epochs that give about `DEFAULT_STEPS` optimiser steps, within `EPOCHS_RANGE`.

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from deltavi._errors import DeltaviError, examples
-from deltavi.data._checks import row_blocks
+from deltavi.model._group_sums import Groups, group_sums
 from deltavi.perturbation._estimators import ALL_CELLS, ESTIMATORS, Evidence, GroupMeans, Shift
 from deltavi.perturbation.shift import check_options, given_vector
 
@@ -83,24 +82,23 @@ class TrainingMeans:
         conditions, labels
             ``(n_cells,)`` names.
         """
-        everyone = np.full(len(conditions), ALL_CELLS, dtype=object)
-        groups = everyone if labels is None else labels
         weights = None if totals is None else 1e4 / np.maximum(totals, 1.0)
-        inside = {condition: conditions == condition for condition in dict.fromkeys(conditions)}
+        groups = Groups(conditions, labels)
 
-        def means(
-            values: Any, grouping: NDArray[Any], factors: NDArray[Any] | None = None, *, log: bool = False
-        ) -> dict[str, GroupMeans]:
-            return {name: group_means(values, grouping, mask, factors, log=log) for name, mask in inside.items()}
+        def means(values: Any, *logs: bool) -> list[tuple[dict[str, GroupMeans], dict[str, GroupMeans]]]:
+            sums = group_sums(values, groups.codes, weights=None if values is positions else weights, logs=logs)
+            return [groups.split(*of_values) for of_values in sums]
 
+        ((of_positions, overall_positions),) = means(positions, False)
+        of_expression, *of_logs = means(expression, *((False,) if totals is None else (False, True)))
         return cls(
-            positions=means(positions, groups),
-            expression=means(expression, groups, weights),
-            overall_positions=means(positions, everyone),
-            overall_expression=means(expression, everyone, weights),
+            positions=of_positions,
+            expression=of_expression[0],
+            overall_positions=overall_positions,
+            overall_expression=of_expression[1],
             has_labels=labels is not None,
             is_log=totals is None,
-            log_expression=means(expression, groups, weights, log=totals is not None),
+            log_expression=of_logs[0][0] if of_logs else of_expression[0],
         )
 
     def shift(
@@ -236,50 +234,6 @@ def _merged(parts: list[GroupMeans]) -> tuple[int, NDArray[np.float64], NDArray[
 
 def _row(group: GroupMeans, label: str) -> NDArray[np.float64]:
     return np.asarray(group.means[group.labels.index(label)], dtype=np.float64)
-
-
-def group_means(
-    values: Any,
-    groups: NDArray[Any],
-    inside: NDArray[np.bool_],
-    weights: NDArray[Any] | None = None,
-    *,
-    log: bool = False,
-) -> GroupMeans:
-    """Means by group of the cells `inside`; read in blocks, never densified.
-
-    Parameters
-    ----------
-    values
-        ``(n_cells, n_columns)`` dense, sparse or backed.
-    groups
-        ``(n_cells,)`` names.
-    inside
-        ``(n_cells,)`` cells to use.
-    weights
-        ``(n_cells,)`` factor that each cell is multiplied by.
-    log
-        Take log1p of what is multiplied.
-    """
-    codes, names = pd.factorize(groups[inside], sort=True)
-    code_of = np.full(len(groups), -1)
-    code_of[inside] = codes
-    sums, squares = np.zeros((2, len(names), values.shape[1]))
-    for rows, block in row_blocks(values):
-        used = np.flatnonzero(code_of[rows] >= 0)
-        cells = sparse.csr_matrix(block)[used].astype(np.float64)
-        if weights is not None:
-            cells = sparse.diags(weights[rows][used]) @ cells
-        cells = cells.log1p() if log else cells
-        member = sparse.csr_matrix(
-            (np.ones(len(used)), (code_of[rows][used], np.arange(len(used)))), shape=(len(names), len(used))
-        )
-        sums += (member @ cells).toarray()
-        squares += (member @ cells.power(2)).toarray()
-    sizes = np.bincount(codes, minlength=len(names))
-    means = sums / sizes[:, None]
-    deviations = np.maximum(squares - sizes[:, None] * means**2, 0.0)
-    return GroupMeans.of(tuple(str(n) for n in names), means, deviations, tuple(int(n) for n in sizes))
 
 
 def stretched(

@@ -274,3 +274,8 @@ ESTIMATORS: Mapping[str, Callable[[Evidence], Shift]] = MappingProxyType(
 def storable(key: str) -> str:
     """A key that h5ad files can hold: they take "/" for a level of their hierarchy and no empty name or dot."""
     return {"": "%00", ".": "%2E"}.get(key, key.replace("/", "%2F"))
+
+
+def label_of(column: object) -> str:
+    """The label that a column of a prediction is about; h5ad files take neither "/" nor some other names."""
+    return {"%00": "", "%2E": "."}.get(str(column), str(column).replace("%2F", "/"))

@@ -15,7 +15,7 @@ from deltavi import _keys
 from deltavi._entries import whole_number
 from deltavi._errors import DeltaviError, InputDataError, UnknownCategoryError, examples, unknown_category
 from deltavi.metrics._matrix import gene_means
-from deltavi.perturbation._estimators import ALL_CELLS
+from deltavi.perturbation._estimators import ALL_CELLS, label_of
 from deltavi.pl._expression import AlignedExpression, align_expression, positions_of
 
 RankBy: TypeAlias = Literal["predicted", "real"]
@@ -123,11 +123,6 @@ def _held(predicted: AnnData, key: str, genes: pd.Index[Any]) -> pd.DataFrame | 
         return None
     table = pd.DataFrame(predicted.varm[key]).set_axis(predicted.var_names, axis=0).loc[genes]
     return table.rename(columns=label_of)
-
-
-def label_of(column: Any) -> str:
-    """The label that a column of a prediction is about; h5ad files take neither "/" nor some other names."""
-    return {"%00": "", "%2E": "."}.get(str(column), str(column).replace("%2F", "/"))
 
 
 def _only_label(change: pd.DataFrame | None, control: AnnData | None, *, needed: bool) -> str:

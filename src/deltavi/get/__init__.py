@@ -1,0 +1,6 @@
+"""What a prediction keeps in ``uns`` and ``varm``, as tidy tables."""
+
+from deltavi.get._prediction import changes, provenance, uncertainty, weights
+from deltavi.get._provenance import Provenance
+
+__all__ = ["Provenance", "changes", "provenance", "uncertainty", "weights"]

@@ -1,0 +1,203 @@
+"""Tables of a predicted AnnData, in memory or read from an h5ad file of any version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from deltavi import _keys
+from deltavi._entries import names, require_anndata
+from deltavi._errors import GeneMatchError, InputDataError, examples, nearest
+from deltavi._reading import known_arguments
+from deltavi._text import as_text
+from deltavi.data._columns import require_known
+from deltavi.get._provenance import Provenance
+from deltavi.perturbation._estimators import label_of
+
+WEIGHTS = {"query": str, "training_label": str, "weight": float, "n_control": int, "n_target": int, "magnitude": float}
+
+
+@known_arguments
+def weights(predicted: AnnData) -> pd.DataFrame:
+    """Weight of every training label in the shift of every label that was predicted.
+
+    Parameters
+    ----------
+    predicted
+        Predicted cells, as ``predict_perturbation`` returns them.
+
+    Returns
+    -------
+    A row for each pair, with columns ``query`` (label that was predicted), ``training_label``, ``weight`` (they sum to
+    one in each query, once for every condition that a target joins), ``n_control`` and ``n_target`` (training cells of
+    the label in each condition), ``magnitude`` (factor the shift was stretched by), and ``own_weight``, the weight of
+    the query's own treated cells in the whole answer: above zero it describes measured cells rather than predicts. A
+    baseline keeps the first three.
+
+    Raises
+    ------
+    InputDataError
+        If the cells are no prediction, or one that has no weights, as by the components of a mixture.
+
+    Examples
+    --------
+    >>> deltavi.get.weights(predicted).nlargest(3, "weight")  # doctest: +SKIP
+    """
+    held = _held(predicted)
+    if "weights" not in held:
+        raise InputDataError("The prediction has no weights of training labels: its shift is not made of labels.")
+    table = held["weights"] if isinstance(held["weights"], pd.DataFrame) else _of_baseline(held["weights"])
+    plain = pd.DataFrame({name: table[name].astype(kind).to_numpy() for name, kind in WEIGHTS.items() if name in table})
+    own = held.get("own_weights")
+    if own is not None:
+        by_query = dict(zip(own["query"].astype(str), own["own_weight"].astype(float), strict=True))
+        plain["own_weight"] = [by_query.get(query, np.nan) for query in plain["query"]]
+    return plain
+
+
+@known_arguments
+def uncertainty(predicted: AnnData) -> pd.DataFrame:
+    """How far every label that was predicted lies from the training labels.
+
+    Parameters
+    ----------
+    predicted
+        Predicted cells, as ``predict_perturbation`` returns them.
+
+    Returns
+    -------
+    A row for each label, with columns ``query``, ``doubt`` (relative kriging variance, about zero on top of a well
+    measured label and one far from all), ``usual_doubt`` (the largest that a training label has when the others predict
+    it; NaN with fewer than three) and ``is_extrapolated``, whether the first is above the second.
+
+    Raises
+    ------
+    InputDataError
+        If the cells are no prediction, or one by a model without labels.
+    """
+    held = _held(predicted)
+    if "trust" not in held:
+        raise InputDataError("The prediction says nothing of its doubt, which needs labels: pass labels_key at setup.")
+    table = pd.DataFrame(held["trust"])
+    plain = pd.DataFrame(
+        {
+            "query": table["query"].astype(str).to_numpy(),
+            "doubt": table["doubt"].to_numpy(dtype=float),
+            "usual_doubt": table["usual_doubt"].to_numpy(dtype=float),
+        }
+    )
+    return plain.assign(is_extrapolated=plain["doubt"] > plain["usual_doubt"])
+
+
+@known_arguments
+def changes(
+    predicted: AnnData, *, labels: str | Sequence[str] | None = None, genes: str | Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Change of the mean of every gene in every label that was predicted, with its 90 % interval.
+
+    Parameters
+    ----------
+    predicted
+        Predicted cells, as ``predict_perturbation`` returns them.
+    labels
+        Labels to keep, in this order; by default all.
+    genes
+        Genes to keep, in this order; by default all.
+
+    Returns
+    -------
+    A row for each label and gene, with columns ``label``, ``gene``, ``change``, ``lower`` and ``upper`` (log1p CP10k;
+    bounds are NaN with fewer than three training labels).
+
+    Raises
+    ------
+    InputDataError
+        If the cells are no prediction, or one by a model without labels.
+    UnknownCategoryError
+        If a label was not predicted.
+    GeneMatchError
+        If there is no such gene.
+
+    Examples
+    --------
+    >>> found = deltavi.get.changes(predicted, labels="B")  # doctest: +SKIP
+    >>> found[found["lower"] > 0].sort_values("change", ascending=False).head()  # doctest: +SKIP
+    """
+    _held(predicted)
+    keys = {"change": _keys.VARM_CHANGE, "lower": _keys.VARM_LOWER, "upper": _keys.VARM_UPPER}
+    missing = [key for key in keys.values() if key not in predicted.varm]
+    if missing:
+        raise InputDataError(f"The prediction has no varm {examples(missing)}, which need labels: pass labels_key.")
+    tables = {name: pd.DataFrame(predicted.varm[key]).rename(columns=label_of) for name, key in keys.items()}
+    known = list(tables["change"])
+    kept = known if labels is None else [require_known("label", label, known) for label in names("labels", labels)]
+    places = _gene_positions(genes, predicted.var_names)
+    columns = {name: table[kept].to_numpy(dtype=float)[places].ravel(order="F") for name, table in tables.items()}
+    chosen = np.asarray(predicted.var_names.astype(str), dtype=object)[places]
+    return pd.DataFrame(
+        {"label": np.repeat(np.asarray(kept, dtype=object), len(chosen)), "gene": np.tile(chosen, len(kept)), **columns}
+    )
+
+
+@known_arguments
+def provenance(predicted: AnnData) -> Provenance:
+    """How a prediction was made: model, conditions, shift, shares and seed.
+
+    Parameters
+    ----------
+    predicted
+        Predicted cells, as ``predict_perturbation`` or a baseline returns them.
+
+    Raises
+    ------
+    InputDataError
+        If the cells are no prediction.
+    """
+    held = _held(predicted)
+    seed = held.get("seed")
+    return Provenance(
+        model=str(held.get("model", "")),
+        control=str(held["control"]),
+        target=str(held["target"]),
+        shift=str(held.get("shift", "")),
+        consensus=float(held.get("consensus", 0.0)),
+        dose=float(held.get("dose", 1.0)),
+        seed=None if seed is None else int(seed),
+        version=str(held.get("deltavi_version", "")),
+    )
+
+
+def _held(predicted: AnnData) -> Mapping[str, Any]:
+    """What a prediction keeps of itself."""
+    held = require_anndata(predicted).uns.get(_keys.UNS_PREDICTION)
+    if not isinstance(held, Mapping) or "control" not in held or "target" not in held:
+        raise InputDataError(
+            f"The cells are no prediction: uns[{_keys.UNS_PREDICTION!r}], which predict_perturbation writes and "
+            "anndata.concat leaves out, is not there. Read what is wanted before cells are joined."
+        )
+    return held
+
+
+def _of_baseline(weights: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
+    rows = [
+        (label_of(query), label_of(label), weight) for query, row in weights.items() for label, weight in row.items()
+    ]
+    return pd.DataFrame(rows, columns=["query", "training_label", "weight"])
+
+
+def _gene_positions(genes: str | Sequence[str] | None, known: pd.Index[Any]) -> np.ndarray:
+    """Positions of the genes asked for, ``(n_chosen,)``."""
+    if genes is None:
+        return np.arange(len(known))
+    wanted = [as_text(gene) for gene in names("genes", genes)]
+    places = pd.Index(known.astype(str)).get_indexer(pd.Index(wanted, dtype=object))
+    if (places < 0).any():
+        absent = [gene for gene, place in zip(wanted, places, strict=True) if place < 0]
+        close = nearest(absent[0], known.astype(str))
+        hint = "" if close is None else f" Did you mean {close!r}?"
+        raise GeneMatchError(f"{len(absent)} genes are not among those predicted: {examples(absent)}.{hint}")
+    return np.asarray(places)

@@ -1,0 +1,37 @@
+"""How a prediction was made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How a prediction was made.
+
+    Attributes
+    ----------
+    model
+        Name of the model; empty for a baseline.
+    control, target
+        Conditions it starts from, and predicts.
+    shift
+        Estimator of the shift; empty where the answer has none.
+    consensus
+        Share, from 0 to 1, of the response that the training labels showed; zero where none was added.
+    dose
+        Factor of the response.
+    seed
+        Seed of quantiles and draws; ``None`` where nothing is drawn.
+    version
+        Version of deltavi that made it; empty where that is not kept.
+    """
+
+    model: str
+    control: str
+    target: str
+    shift: str
+    consensus: float
+    dose: float
+    seed: int | None
+    version: str
