@@ -13,8 +13,8 @@ import torch
 from anndata import AnnData
 
 from deltavi.errors import NotTrainedError, UnseenCategoryWarning
-from tests.model.conftest import QUIET, dense
-from tests.model.contract import ModelContract
+from deltavi.testing._cells import QUIET, dense
+from deltavi.testing._contract import ModelContract
 
 
 class CountContract(ModelContract):

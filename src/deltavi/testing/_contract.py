@@ -16,8 +16,8 @@ from anndata import AnnData
 from scipy import sparse
 
 from deltavi.errors import DeltaviError, ModelFileError, NotTrainedError
-from tests.model.conftest import QUIET, dense
-from tests.models import SmallModel
+from deltavi.testing._cells import QUIET, dense
+from deltavi.testing._small_model import SmallModel
 
 
 class ModelContract:

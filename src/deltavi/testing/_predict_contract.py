@@ -16,8 +16,8 @@ from scipy import sparse
 
 from deltavi.annotation import fit_temperature
 from deltavi.errors import CalibrationWarning, DeltaviError, InputDataWarning, NotTrainedError
-from tests.model.conftest import QUIET, dense
-from tests.model.contract import ModelContract
+from deltavi.testing._cells import QUIET, dense
+from deltavi.testing._contract import ModelContract
 
 
 class PredictContract:

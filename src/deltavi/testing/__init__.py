@@ -1,0 +1,1 @@
+"""Shared tests of models: a model that is added gets them by one entry."""
