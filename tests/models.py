@@ -14,8 +14,9 @@ from typing import Any
 from anndata import AnnData
 
 from deltavi.model import ACTINN, LABELVI, MIXVI, PPCA, SCGEN, VAE
+from deltavi.testing import SmallModel
 from deltavi.testing._cells import SETUP
-from deltavi.testing._small_model import PERTURBATION, SMALL, SmallModel
+from deltavi.testing._small_model import PERTURBATION, SMALL
 
 __all__ = ["EVERY", "MODELS", "PERTURBATION", "SMALL", "VARIANTS", "SmallModel"]
 __all__ += ["classes_of", "entry_of", "make", "names_of"]

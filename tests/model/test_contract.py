@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deltavi.testing._contract_of import contract_of
+from deltavi.testing import contract_of
 from tests.models import EVERY, VARIANTS
 
 globals().update({f"Test{name}": contract_of(entry) for name, entry in EVERY.items()})

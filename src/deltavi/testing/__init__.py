@@ -1,1 +1,26 @@
-"""Shared tests of models: a model that is added gets them by one entry."""
+"""Tests that a model gets by one entry, also one outside of this package; they need the extra ``test``.
+
+An entry, :class:`SmallModel`, names the class of a model and declares what it can do; :func:`contract_of` makes a class
+of tests of it, which pytest collects. :class:`ModelContract` is for every model, :class:`CountContract` for those that
+decode expression, :class:`PredictContract` for those that learn labels.
+"""
+
+from __future__ import annotations
+
+try:
+    import pytest
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError('deltavi.testing needs pytest: pip install "deltavi[test]".', name=error.name) from error
+
+# so that a failed assertion of these files shows its values
+pytest.register_assert_rewrite(f"{__name__}._contract", f"{__name__}._count_contract", f"{__name__}._predict_contract")
+pytest.register_assert_rewrite(f"{__name__}._contract_of")
+
+from deltavi.testing._cells import small_adata  # noqa: E402
+from deltavi.testing._contract import ModelContract  # noqa: E402
+from deltavi.testing._contract_of import contract_of  # noqa: E402
+from deltavi.testing._count_contract import CountContract  # noqa: E402
+from deltavi.testing._predict_contract import PredictContract  # noqa: E402
+from deltavi.testing._small_model import SmallModel  # noqa: E402
+
+__all__ = ["CountContract", "ModelContract", "PredictContract", "SmallModel", "contract_of", "small_adata"]

@@ -1,4 +1,4 @@
-"""Small simulated cells, and how a model of them is set up and trained without a word."""
+"""Small simulated cells, and keywords with which a model of them is set up and trained quietly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,21 @@ SETUP = {"condition_key": "condition", "labels_key": "cell_type", "batch_key": "
 
 
 def small_adata(*, seed: int = 0, n_genes: int = 40, n_per_group: int = 12) -> AnnData:
-    """Counts of three cell types, two conditions and two batches; raw counts in X."""
+    """Simulated cells of three types, two conditions and two batches; raw counts in X.
+
+    Parameters
+    ----------
+    seed
+        Seed of the simulation.
+    n_genes
+        Genes.
+    n_per_group
+        Cells of each type, condition and batch; with the default 144 in all.
+
+    Returns
+    -------
+    AnnData with ``condition`` (``"control"``, ``"stimulated"``), ``cell_type``, ``batch`` and ``total_counts`` in obs.
+    """
     simulated = simulate_perturbation(
         n_genes=n_genes, n_cell_types=3, n_batches=2, n_cells_per_group=n_per_group, seed=seed
     )
@@ -33,4 +47,5 @@ def log_normalised(adata: AnnData) -> AnnData:
 
 
 def dense(matrix: Any) -> np.ndarray:
+    """A matrix, dense or sparse, as an array."""
     return np.asarray(matrix.todense()) if sparse.issparse(matrix) else np.asarray(matrix)

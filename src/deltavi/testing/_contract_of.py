@@ -14,15 +14,15 @@ from deltavi.testing._small_model import SmallModel
 
 
 class InClosedForm(CountContract):
-    """A model without steps: what is about epochs, seeds of training and batches does not concern it."""
+    """Tests of a model that is fitted in closed form: without epochs, seeds of training and new batches."""
 
-    test_same_seed_same_model_other_seed_another = None
-    test_early_stopping_watches_the_objective_at_its_final_weight = None
-    test_users_callbacks_are_kept = None
+    test_same_seed_same_model_other_seed_another = None  # type: ignore[assignment]
+    test_early_stopping_watches_the_objective_at_its_final_weight = None  # type: ignore[assignment]
+    test_users_callbacks_are_kept = None  # type: ignore[assignment]
     test_a_senseless_number_of_epochs_is_refused = None
-    test_query_mapping_learns_a_new_batch = None
-    test_query_mapping_needs_a_trained_model = None
-    test_an_unseen_batch_is_averaged_with_a_warning = None
+    test_query_mapping_learns_a_new_batch = None  # type: ignore[assignment]
+    test_query_mapping_needs_a_trained_model = None  # type: ignore[assignment]
+    test_an_unseen_batch_is_averaged_with_a_warning = None  # type: ignore[assignment]
 
     def test_training_keeps_a_history_under_scvi_names(self, fit: tuple[Any, AnnData]) -> None:
         model, _ = fit
@@ -40,7 +40,18 @@ class InClosedForm(CountContract):
 
 
 def contract_of(entry: SmallModel) -> type[ModelContract]:
-    """The contract that what an entry can do asks for, as a class of tests."""
+    """Class of the tests that concern a model, to be collected by pytest under a name that begins with ``Test``.
+
+    Parameters
+    ----------
+    entry
+        The model, and what it can do.
+
+    Examples
+    --------
+    >>> entry = SmallModel(name="Mine", model_class=Mine)  # doctest: +SKIP
+    >>> TestMine = contract_of(entry)  # doctest: +SKIP
+    """
     of_all = CountContract if entry.decodes else ModelContract
     of_labels = (PredictContract,) if entry.annotates else ()
     bases = (*of_labels, of_all if entry.by_epochs else InClosedForm)

@@ -1,4 +1,4 @@
-"""What every model that decodes counts must do, beyond what every model does."""
+"""Tests that a model that decodes expression must pass: predictions, query mapping and the verbs of scvi-tools."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from deltavi.testing._contract import ModelContract
 
 
 class CountContract(ModelContract):
-    """Inherit, and set `entry`."""
+    """Tests of what a model that decodes can do, beyond those of every model."""
 
     verbs: ClassVar[tuple[str, ...]] = (*ModelContract.verbs, "predict_perturbation")
 
     @classmethod
     def answers(cls, model: Any, adata: AnnData | None = None) -> dict[str, np.ndarray]:
+        """Latent positions, and predicted expression."""
         predicted = model.predict_perturbation(adata, control="control", target="stimulated")
         return {**super().answers(model, adata), "prediction": dense(predicted.X)}
 

@@ -1,4 +1,4 @@
-"""A model as the shared tests need it: its class, how it is set up and trained, and what it can do."""
+"""Entry of a model for the shared tests: its class, keywords of setup and training, and what it can do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SmallModel:
     Parameters
     ----------
     name
-        Name of the entry; of those in `MODELS` that of the class.
+        Name of the entry.
     model_class
         Class of the model.
     setup, init, training
