@@ -83,9 +83,9 @@ class ModelContract:
 
     def test_global_random_state_is_untouched(self) -> None:
         adata = self.data()
-        numpy_before, torch_before = np.random.get_state(legacy=False)["state"]["key"].copy(), torch.random.get_rng_state()
+        numpy_before, torch_before = _numpy_state(), torch.random.get_rng_state()
         self.fitted(adata).get_latent_representation()
-        assert np.array_equal(numpy_before, np.random.get_state(legacy=False)["state"]["key"])
+        assert np.array_equal(numpy_before, _numpy_state())
         assert torch.equal(torch_before, torch.random.get_rng_state())
 
     def test_adata_is_untouched_but_for_the_documented_keys(self) -> None:
@@ -198,6 +198,11 @@ class ModelContract:
             loaded.get_latent_representation()
         with pytest.raises(DeltaviError, match="train on"):
             loaded.train(max_epochs=1)
+
+
+def _numpy_state() -> np.ndarray:
+    """Copy of the state of NumPy's global generator."""
+    return np.array(np.random.get_state(legacy=False)["state"]["key"])
 
 
 def assert_same(answers: dict[str, np.ndarray], expected: dict[str, np.ndarray], *, atol: float) -> None:
