@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from anndata import AnnData
 
+from deltavi.testing._bad_input_contract import BadInputContract
 from deltavi.testing._contract import ModelContract
 from deltavi.testing._count_contract import CountContract
 from deltavi.testing._predict_contract import PredictContract
@@ -39,13 +40,15 @@ class InClosedForm(CountContract):
         np.testing.assert_array_equal(*latents)
 
 
-def contract_of(entry: SmallModel) -> type[ModelContract]:
+def contract_of(entry: SmallModel, *, bad_input: bool = True) -> type[ModelContract]:
     """Class of the tests that concern a model, to be collected by pytest under a name that begins with ``Test``.
 
     Parameters
     ----------
     entry
         The model, and what it can do.
+    bad_input
+        Whether the tests of bad input are among them.
 
     Examples
     --------
@@ -54,5 +57,6 @@ def contract_of(entry: SmallModel) -> type[ModelContract]:
     """
     of_all = CountContract if entry.decodes else ModelContract
     of_labels = (PredictContract,) if entry.annotates else ()
-    bases = (*of_labels, of_all if entry.by_epochs else InClosedForm)
+    of_input = (BadInputContract,) if bad_input else ()
+    bases = (*of_labels, of_all if entry.by_epochs else InClosedForm, *of_input)
     return type(f"Test{entry.name}", bases, {"entry": entry, "__module__": __name__})
