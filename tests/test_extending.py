@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from deltavi.errors import DeltaviError, ModelFileError, UnknownArgumentError
+from deltavi.errors import DeltaviError, ModelFileError, NotTrainedError, UnknownArgumentError
 from deltavi.model import VAE
 from deltavi.testing import BadInputContract, CountContract, ModelContract, small_adata
 from tests.model.conftest import QUIET, SETUP, dense
@@ -152,25 +152,53 @@ def test_scvi_tools_has_no_such_model(own: Any, tmp_path: Path) -> None:
         own.export_scvi(tmp_path / "scvi")
 
 
+class Backwards(VampVAE):  # type: ignore[misc]
+    """A method that is replaced, and hands on whatever it is given."""
+
+    def get_latent_representation(self, *args: Any, **kwargs: Any) -> Any:
+        return super().get_latent_representation(*args, **kwargs)[::-1]
+
+
+def test_a_method_may_hand_on_all_arguments(own: Any) -> None:
+    model = copy.deepcopy(own)
+    model.__class__ = Backwards
+    query, expected = small_adata(seed=1), own.get_latent_representation(small_adata(seed=1))[::-1]
+    np.testing.assert_array_equal(model.get_latent_representation(query), expected)
+    np.testing.assert_array_equal(model.get_latent_representation(adata=query, batch_size=7), expected)
+    with pytest.raises(UnknownArgumentError, match=r"no argument 'batchsize'.*Did you mean 'batch_size'"):
+        model.get_latent_representation(query, batchsize=7)
+    model.is_trained_ = False
+    with pytest.raises(NotTrainedError):
+        model.get_latent_representation(query)
+
+
 # -- from outside ----------------------------------------------------------------------------------------------
+
+BROKEN = """
+class Broken(VampVAE):
+    def get_latent_representation(self, *args, **kwargs):
+        return super().get_latent_representation(*args, **kwargs) + torch.rand(1).item()
+
+
+TestBroken = contract_of(SmallModel(name="Broken", model_class=Broken, init=SMALL))
+"""
 
 
 def test_its_tests_are_found_outside_of_the_package(tmp_path: Path) -> None:
-    """As an author would run them: two files in a folder of their own, and a test that fails shows its values."""
+    """As an author would run them: two files in a folder of their own; a test that fails shows its values."""
     for name in ("vamp_vae.py", "test_vamp_vae.py"):
         (tmp_path / name).write_text(files()[name])
-    broken = (
-        files()["test_vamp_vae.py"].replace("VampVAE)", "Broken)").replace("model_class=VampVAE", "model_class=Broken")
-    )
-    shaken = "def get_latent_representation(self, *args, **kwargs):\n        return 0.5 + super()"
-    shaken += ".get_latent_representation(*args, **kwargs)[::-1]\n"
-    (tmp_path / "test_broken.py").write_text(
-        broken.replace("SMALL =", f"class Broken(VampVAE):\n    {shaken}\n\nSMALL =").replace(
-            "TestVampVAE", "TestBroken"
-        )
-    )
+    with (tmp_path / "test_vamp_vae.py").open("a") as file:
+        file.write(f"import torch\n\n{BROKEN}")
     chosen = "test_latent_representation or row14 or scvi_names"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert re.search(r"^1 failed, 5 passed", done.stdout.splitlines()[-1]), done.stdout
-    assert "FAILED test_broken.py::TestBroken::test_latent_representation" in done.stdout
+    assert re.match(r"1 failed, 5 passed", done.stdout.splitlines()[-1]), done.stdout
+    assert "FAILED test_vamp_vae.py::TestBroken::test_latent_representation" in done.stdout
+
+
+def test_a_failure_of_the_contract_shows_its_values(own: Any) -> None:
+    own = copy.deepcopy(own)
+    own.history_ = {"train_loss": own.history["train_loss"]}
+    with pytest.raises(AssertionError, match="'elbo_train'"):
+        ModelContract().test_training_keeps_a_history_under_scvi_names((own, own.adata))
