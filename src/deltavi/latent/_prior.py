@@ -17,7 +17,7 @@ from deltavi.latent._labelled import log_density
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """What a prior may depend on, of the cells of a mini-batch.
+    """Cells of a mini-batch, as far as a prior may depend on them.
 
     Parameters
     ----------
@@ -83,7 +83,10 @@ class Prior(nn.Module, ABC):
 
 
 class StandardNormal(Prior):
-    """N(0, I), whose divergence has a closed form."""
+    """N(0, I), the prior of a plain VAE; its divergence from a Gaussian posterior has a closed form.
+
+    It has no parameters and nothing to initialise.
+    """
 
     def log_prob(self, z: Tensor, given: Given) -> Tensor:
         return log_density(standard_normal_like(z), z)

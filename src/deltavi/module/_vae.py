@@ -368,7 +368,7 @@ class VAE(AnywhereMixin, BoundsMixin):
             return None
         if self.library == "learned":
             return learned_library_state(
-                self.l_encoder, self.library_prior, encoder_input, batch_index, *covariates, n_samples=n_samples
+                self.l_encoder, self.library_prior, encoder_input, *covariates, batch=batch_index, n_samples=n_samples
             )
         return known_log_library(x, size_factor if self.library == "size_factor" else None, n_samples=n_samples)
 
