@@ -25,6 +25,7 @@ OF_THE_COMMAND_LINE = {"CommandError", "DataReadError", "OutputFolderError", "Te
 # classes of Python that are raised, by file, and why that file may
 OF_PYTHON = {
     ("__init__.py", "AttributeError"): "the protocol of a module's attributes",
+    ("testing/__init__.py", "ModuleNotFoundError"): "the protocol of an import",
     ("model/_scgen.py", "AttributeError"): "the protocol of an object's attributes",
     ("module/_generated.py", "KeyError"): "the protocol of a mapping",
     ("module/_labelled_vae.py", "NotImplementedError"): "an abstract method",

@@ -2,7 +2,8 @@
 
 ``deltavi.model`` holds the models, ``deltavi.tl`` whole analyses, ``deltavi.perturbation`` shifts, baselines and
 comparisons, ``deltavi.errors`` the exceptions and warnings to catch, ``deltavi.metrics``, ``deltavi.pl`` and
-``deltavi.data`` what their names say.
+``deltavi.data`` what their names say. A model of one's own is built of ``deltavi.module``, ``deltavi.latent`` and
+``deltavi.likelihood``, and tested by ``deltavi.testing``, which needs the extra ``test``.
 """
 
 from __future__ import annotations
@@ -11,11 +12,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deltavi import data, errors, metrics, model, module, perturbation, pl, tl
+    from deltavi import data, errors, latent, likelihood, metrics, model, module, perturbation, pl, testing, tl
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "data", "errors", "metrics", "model", "module", "perturbation", "pl", "tl"]
+__all__ = [
+    "__version__",
+    "data",
+    "errors",
+    "latent",
+    "likelihood",
+    "metrics",
+    "model",
+    "module",
+    "perturbation",
+    "pl",
+    "testing",
+    "tl",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What a row is put before: a model of each class, how it is fitted in no time, and what it is asked."""
+"""A model that bad input is put before, and assertions on what it answers."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Case:
     # -- answers ---------------------------------------------------------------------------------------------
 
     def ask(self, model: Any, adata: AnnData | None = None, *, drawn: bool = True, **options: Any) -> pd.DataFrame:
-        """What the model is for, a row per cell that it answers for, by cell name.
+        """Answers of the verb that the model is for, a row per cell that has one, by cell name.
 
         Where an answer is partly drawn, by the name of the cell, what is expected alone unless `drawn`.
         """
@@ -143,7 +143,7 @@ class Bench:
     caplog: pytest.LogCaptureFixture
 
     def logged(self, call: Callable[[], Any]) -> tuple[Any, str]:
-        """What `call` returns, and what it logs."""
+        """Result of `call`, and its messages to the log."""
         self.caplog.clear()
         with self.caplog.at_level("INFO", logger="deltavi"):
             found = call()
@@ -193,7 +193,7 @@ def refused(
 
 
 def warned(call: Callable[[], Any], category: type[DeltaviWarning], *words: str) -> Any:
-    """What `call` returns; it warns once, in exactly this class, with the words."""
+    """Result of `call`, which must warn once, in exactly this class, with the words."""
     # warnings of others are given on
     with pytest.warns(DeltaviWarning) as caught:
         found = call()

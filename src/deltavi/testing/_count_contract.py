@@ -18,7 +18,15 @@ from deltavi.testing._contract import ModelContract
 
 
 class CountContract(ModelContract):
-    """Tests of what a model that decodes can do, beyond those of every model."""
+    """Tests of what a model that decodes can do, beyond those of every model.
+
+    Predictions of a perturbation, query mapping, imputation and the verbs of scvi-tools.
+
+    Attributes
+    ----------
+    verbs
+        Methods that an untrained model refuses.
+    """
 
     verbs: ClassVar[tuple[str, ...]] = (*ModelContract.verbs, "predict_perturbation")
 

@@ -21,7 +21,13 @@ from deltavi.testing._contract import ModelContract
 
 
 class PredictContract(ModelContract):
-    """Tests of what a model that learns labels can do; its cells hold them in ``obs["cell_type"]``."""
+    """Tests of what a model that learns labels can do; its cells hold them in ``obs["cell_type"]``.
+
+    Attributes
+    ----------
+    verbs
+        Methods that an untrained model refuses.
+    """
 
     verbs: ClassVar[tuple[str, ...]] = (*ModelContract.verbs, "predict", "get_open_set_scores", "calibrate")
 
