@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import deltavi
-from deltavi import data, metrics, model, module, perturbation, pl, tl
+from deltavi import data, errors, latent, likelihood, metrics, model, module, perturbation, pl, testing, tl
 from tests.figures import Function, figures, is_private_import
 from tests.models import classes_of
 
@@ -38,7 +38,7 @@ FORBIDDEN = {
     "tl": {"cli", "pl"},
     "get": {"model", "module", "train", "tl", "pl", "cli"},
 }
-PUBLIC: list[ModuleType] = [data, metrics, model, module, perturbation, pl, tl]
+PUBLIC: list[ModuleType] = [data, latent, likelihood, metrics, model, module, perturbation, pl, testing, tl]
 
 
 def imported(path: Path) -> set[str]:
@@ -105,7 +105,8 @@ def public_objects() -> list[tuple[str, Any]]:
 
 @pytest.mark.parametrize(("name", "thing"), public_objects(), ids=[name for name, _ in public_objects()])
 def test_public_things_are_documented(name: str, thing: Any) -> None:
-    if not callable(thing):
+    if not (inspect.isclass(thing) or inspect.isroutine(thing)):
+        # a type or a number is explained where it stands
         return
     text = inspect.getdoc(thing) or ""
     assert len(text.splitlines()) > 1, f"{name} needs a docstring"
@@ -115,6 +116,21 @@ def test_public_things_are_documented(name: str, thing: Any) -> None:
         assert len(positional) <= 3, f"{name} takes {len(positional)} positional arguments"
         for parameter in parameters:
             assert parameter.name in text, f"{name} does not document {parameter.name}"
+
+
+@pytest.mark.parametrize("name", errors.__all__)
+def test_errors_say_when_they_come(name: str) -> None:
+    assert len((getattr(errors, name).__doc__ or "").split()) > 4
+
+
+PARTS = [getattr(m, name) for m in (latent, likelihood, testing) for name in m.__all__]
+
+
+@pytest.mark.parametrize("cls", [part for part in PARTS if inspect.isclass(part)])
+def test_methods_of_parts_are_documented(cls: type) -> None:
+    for name, method in inspect.getmembers(cls, inspect.isroutine):
+        if not name.startswith(("_", "test_")) and method.__module__.startswith("deltavi"):
+            assert inspect.getdoc(method), f"{cls.__name__}.{name} needs a docstring"
 
 
 @pytest.mark.parametrize("cls", classes_of())
@@ -132,11 +148,14 @@ def test_top_level_is_what_the_documentation_says() -> None:
         "__version__",
         "data",
         "errors",
+        "latent",
+        "likelihood",
         "metrics",
         "model",
         "module",
         "perturbation",
         "pl",
+        "testing",
         "tl",
     }
     for name in deltavi.__all__:
@@ -157,6 +176,34 @@ def test_importing_warns_of_nothing_and_changes_no_global_state() -> None:
         "assert (np.random.get_state()[1] == state).all()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+
+
+def test_only_tests_need_the_tools_of_tests() -> None:
+    for path in FILES:
+        if path.relative_to(SOURCE).parts[0] == "testing":
+            continue
+        # the package itself names it for type checkers, and imports it when it is asked for
+        assert path == SOURCE / "__init__.py" or "testing" not in imported(path), path.name
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.split(".")[0] for name in names} & {"pytest", "_pytest", "hypothesis"}, path.name
+
+
+def test_importing_needs_no_tool_of_tests() -> None:
+    """In a fresh interpreter where pytest cannot be imported; the shared tests say how it is installed."""
+    parts = ", ".join(f"deltavi.{name}" for name in deltavi.__all__ if name not in ("__version__", "testing"))
+    code = (
+        "import sys\n"
+        "sys.modules['pytest'] = None\n"
+        f"import deltavi, deltavi.cli, {parts}\n"
+        "try:\n"
+        "    from deltavi import testing\n"
+        "except ModuleNotFoundError as error:\n"
+        "    print(error, error.name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == 'deltavi.testing needs pytest: pip install "deltavi[test]". pytest'
 
 
 def test_every_module_imports() -> None:

@@ -25,8 +25,12 @@ OF_THE_COMMAND_LINE = {"CommandError", "DataReadError", "OutputFolderError", "Te
 # classes of Python that are raised, by file, and why that file may
 OF_PYTHON = {
     ("__init__.py", "AttributeError"): "the protocol of a module's attributes",
+    ("testing/__init__.py", "ModuleNotFoundError"): "the protocol of an import",
     ("model/_scgen.py", "AttributeError"): "the protocol of an object's attributes",
     ("module/_generated.py", "KeyError"): "the protocol of a mapping",
+    ("module/_anywhere.py", "NotImplementedError"): "an abstract method",
+    ("module/_bounds.py", "NotImplementedError"): "an abstract method",
+    ("module/_classified.py", "NotImplementedError"): "an abstract method",
     ("module/_labelled_vae.py", "NotImplementedError"): "an abstract method",
     ("_devices.py", "ValueError"): "caught where it is raised",
     ("io/_manifest.py", "ValueError"): "becomes a ModelFileError in the reader of the manifest",

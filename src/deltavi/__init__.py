@@ -2,7 +2,9 @@
 
 ``deltavi.model`` holds the models, ``deltavi.tl`` whole analyses, ``deltavi.perturbation`` shifts, baselines and
 comparisons, ``deltavi.get`` tables of what a prediction keeps, ``deltavi.errors`` the exceptions and warnings to
-catch, ``deltavi.metrics``, ``deltavi.pl`` and ``deltavi.data`` what their names say.
+catch, ``deltavi.metrics``, ``deltavi.pl`` and ``deltavi.data`` what their names say. A model of one's own is built of
+``deltavi.module``, ``deltavi.latent`` and ``deltavi.likelihood``, and tested by ``deltavi.testing``, which needs the
+extra ``test``.
 """
 
 from __future__ import annotations
@@ -11,11 +13,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deltavi import data, errors, get, metrics, model, module, perturbation, pl, tl
+    from deltavi import data, errors, get, latent, likelihood, metrics, model, module, perturbation, pl, testing, tl
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "data", "errors", "get", "metrics", "model", "module", "perturbation", "pl", "tl"]
+__all__ = [
+    "__version__",
+    "data",
+    "errors",
+    "get",
+    "latent",
+    "likelihood",
+    "metrics",
+    "model",
+    "module",
+    "perturbation",
+    "pl",
+    "testing",
+    "tl",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from deltavi.testing._bad_input import SharedRow, shared_rows
 from tests.bad_input.bench import CASES, Bench
 from tests.models import names_of
 
@@ -58,10 +59,18 @@ def row(number: int, given: str, must: str, *, without: Mapping[str, str] | None
 def all_rows() -> list[Row]:
     """Every row, in order."""
     # imported here, as they import the decorator
-    from tests.bad_input import asked, batches, cells, faults, files, genes, kept, labels, odds, storage, values
+    from tests.bad_input import asked, batches, cells, faults, files, kept, labels, odds, storage, values
 
-    assert all((asked, batches, cells, faults, files, genes, kept, labels, odds, storage, values))
-    return [_rows[number] for number in sorted(_rows)]
+    assert all((asked, batches, cells, faults, files, kept, labels, odds, storage, values))
+    rows = [*_rows.values(), *(_of_package(one) for one in shared_rows())]
+    return sorted(rows, key=lambda row: row.number)
+
+
+def _of_package(shared: SharedRow) -> Row:
+    """A row that any model can be given, on the models of the package."""
+    reasons = {name: shared.reason_against(case.entry) for name, case in CASES.items()}
+    without = {name: reason for name, reason in reasons.items() if reason is not None}
+    return Row(shared.number, shared.given, shared.must, shared.check, without)
 
 
 # -- reasons that several rows share ---------------------------------------------------------------------------

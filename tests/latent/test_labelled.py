@@ -82,7 +82,7 @@ def test_label_kl_of_an_unlabelled_cell_is_the_sum_over_labels(hierarchy: LabelH
     probabilities = torch.randn(N_CELLS, N_LABELS, dtype=torch.float64).softmax(-1)
     log_posterior = torch.randn(N_CELLS, dtype=torch.float64)
     weights = label_weights(probabilities.log(), torch.full((N_CELLS, 1), -1))
-    kl = label_kl(terms, weights, hierarchy.log_prior, log_posterior)
+    kl = label_kl(terms, weights, log_prior=hierarchy.log_prior, log_posterior_z1=log_posterior)
     for cell in range(N_CELLS):
         q = probabilities[cell]
         z1_term = log_posterior[cell] - sum(q[y] * terms.log_conditional[y, cell] for y in range(N_LABELS))
@@ -96,7 +96,7 @@ def test_label_kl_of_a_labelled_cell_has_the_label_and_its_prior_only(hierarchy:
     draw = torch.arange(N_LABELS, dtype=torch.float64).unsqueeze(-1)
     terms = LabelTerms(log_conditional=draw, kl=10 + draw, log_ratio=draw)
     weights = label_weights(torch.randn(1, N_LABELS, dtype=torch.float64), torch.tensor([[2]]))
-    kl = label_kl(terms, weights, hierarchy.log_prior, torch.zeros(1, dtype=torch.float64))
+    kl = label_kl(terms, weights, log_prior=hierarchy.log_prior, log_posterior_z1=torch.zeros(1, dtype=torch.float64))
     assert kl["z1"].item() == -2.0
     assert kl["z2"].item() == 12.0
     assert kl["y"].item() == pytest.approx(-math.log(0.3))
@@ -106,7 +106,9 @@ def test_one_hot_weights_have_finite_gradients() -> None:
     logits = torch.randn(3, N_LABELS, requires_grad=True)
     weights = label_weights(logits, torch.tensor([[0], [-1], [3]]))
     zeros = torch.zeros(N_LABELS, 3)
-    kl = label_kl(LabelTerms(zeros, zeros, zeros), weights, torch.zeros(N_LABELS), torch.zeros(3))
+    kl = label_kl(
+        LabelTerms(zeros, zeros, zeros), weights, log_prior=torch.zeros(N_LABELS), log_posterior_z1=torch.zeros(3)
+    )
     kl["y"].sum().backward()
     assert torch.isfinite(logits.grad).all()
     assert (logits.grad[[0, 2]] == 0).all()
@@ -119,7 +121,7 @@ def test_probabilities_that_underflow_have_finite_gradients() -> None:
     weights = label_weights(logits, torch.tensor([[-1]]))
     assert weights.values[0, 2] == 0
     zeros = torch.zeros(3, 1)
-    kl = label_kl(LabelTerms(zeros, zeros, zeros), weights, torch.zeros(3), torch.zeros(1))
+    kl = label_kl(LabelTerms(zeros, zeros, zeros), weights, log_prior=torch.zeros(3), log_posterior_z1=torch.zeros(1))
     (kl["y"] + kl["z1"] + weights.entropy).sum().backward()
     assert torch.isfinite(logits.grad).all()
 

@@ -90,6 +90,6 @@ def test_learned_library_kl_against_the_batch_prior(x: torch.Tensor) -> None:
     assert len(net.encoder.fc_layers) == 1
     prior = LibraryPrior(np.array([[1.0, 3.0]]), np.array([[0.25, 1.0]]))
     batch = torch.tensor([[0], [1]] * 4 + [[1]])
-    state = learned_library_state(net, prior, x, batch)
+    state = learned_library_state(net, prior, x, batch=batch)
     assert state.sample.shape == (9, 1)
     torch.testing.assert_close(state.kl["l"], kl_divergence(state.posterior, prior(batch)).sum(-1))

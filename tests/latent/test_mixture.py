@@ -100,7 +100,7 @@ def test_a_fresh_component_is_the_standard_normal_but_for_the_floor() -> None:
 def test_every_parameter_learns() -> None:
     mixture, w = moving(), drawn(N_CELLS, N_W).requires_grad_()
     z = drawn(N_CELLS, N_LATENT)
-    latent_term(mixture(z, w, one_hot_rows()), posterior(), z, soft()).sum().backward()
+    latent_term(mixture(z, w, one_hot_rows()), posterior(), z, weights=soft()).sum().backward()
     for name, parameter in mixture.named_parameters():
         assert (parameter.grad != 0).any(), name
     assert (w.grad != 0).any()
@@ -111,7 +111,7 @@ def test_every_parameter_learns() -> None:
 
 def test_closed_term_is_the_weighed_sum_of_divergences() -> None:
     components, weights = still(), soft()
-    found = latent_term(components, posterior(), posterior().loc, weights)
+    found = latent_term(components, posterior(), posterior().loc, weights=weights)
     expected = torch.zeros(N_CELLS, dtype=torch.float64)
     for k in range(K):
         component = Normal(components.loc[k], components.scale[k])
@@ -126,8 +126,8 @@ def test_the_mean_of_sampled_terms_is_the_closed_one() -> None:
     z = q.rsample((n,))
     components = Normal(still().loc.unsqueeze(1), still().scale.unsqueeze(1))
     repeated = LabelWeights(weights.values.expand(n, -1, -1), weights.entropy.expand(n, -1))
-    sampled = latent_term(components, q, z, repeated, "mc")
-    closed = latent_term(still(), q, q.loc, weights)
+    sampled = latent_term(components, q, z, weights=repeated, how="mc")
+    closed = latent_term(still(), q, q.loc, weights=weights)
     error = sampled.std(0) / math.sqrt(n)
     assert ((sampled.mean(0) - closed).abs() < 5 * error).all()
 
@@ -136,7 +136,7 @@ def test_a_known_component_is_the_only_one_that_counts() -> None:
     code = torch.arange(N_CELLS).view(-1, 1) % K
     weights = label_weights(drawn(N_CELLS, K), code)
     components = still()
-    found = latent_term(components, posterior(), posterior().loc, weights)
+    found = latent_term(components, posterior(), posterior().loc, weights=weights)
     own = Normal(
         components.loc[code.squeeze(), torch.arange(N_CELLS)], components.scale[code.squeeze(), torch.arange(N_CELLS)]
     )

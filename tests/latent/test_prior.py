@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
-from deltavi.latent import GaussianState, Given, Prior, StandardNormal, VampPrior
+from deltavi.latent import PRIORS, GaussianState, Given, Prior, PriorKind, StandardNormal, VampPrior
 
 N_CELLS, N_LATENT, N_GENES = 7, 3, 5
 
@@ -106,3 +107,18 @@ def test_a_prior_of_a_users_own_needs_its_density_only(given: Given, posterior: 
     exact = kl_divergence(posterior, Normal(0.0, 2.0)).sum(-1)
     kl = Wide().kl(GaussianState(sample=draws, posterior=posterior), given)
     torch.testing.assert_close(kl, exact, atol=0.05, rtol=0)
+
+
+def test_names_of_priors_are_those_of_the_type() -> None:
+    assert get_args(PriorKind) == tuple(PRIORS)
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_a_prior_is_made_for_a_size(name: PriorKind, given: Given, posterior: Normal) -> None:
+    prior = PRIORS[name].of_size(n_input=N_GENES, n_latent=N_LATENT, n_components=4).double()
+    prior.initialise(lambda k: torch.rand(k, N_GENES, generator=generator(5)).double())
+    kl = prior.kl(GaussianState(sample=posterior.sample(), posterior=posterior), given)
+    assert kl.shape == (N_CELLS,)
+    assert torch.isfinite(kl).all()
+    # components that are not asked for are not there
+    assert all(len(value) == 4 for value in prior.parameters())

@@ -1,55 +1,13 @@
-"""The contract on every model of the package, and on other settings of them."""
+"""The contract on every model of the package, and on other settings of them; bad input is in ``tests/bad_input``."""
 
 from __future__ import annotations
 
-from typing import Any
+from deltavi.testing import contract_of
+from tests.models import EVERY, VARIANTS
 
-import numpy as np
-from anndata import AnnData
-
-from tests.model.contract import ModelContract
-from tests.model.count_contract import CountContract
-from tests.model.predict_contract import PredictContract
-from tests.models import EVERY, VARIANTS, SmallModel
+globals().update({f"Test{name}": contract_of(entry, bad_input=False) for name, entry in EVERY.items()})
 
 
-class InClosedForm(CountContract):
-    """A model without steps: what is about epochs, seeds of training and batches does not concern it."""
-
-    test_same_seed_same_model_other_seed_another = None
-    test_early_stopping_watches_the_objective_at_its_final_weight = None
-    test_users_callbacks_are_kept = None
-    test_a_senseless_number_of_epochs_is_refused = None
-    test_query_mapping_learns_a_new_batch = None
-    test_query_mapping_needs_a_trained_model = None
-    test_an_unseen_batch_is_averaged_with_a_warning = None
-
-    def test_training_keeps_a_history_under_scvi_names(self, fit: tuple[Any, AnnData]) -> None:
-        model, _ = fit
-        assert model.is_trained
-        assert model.history["train_loss"].shape == (1, 1)
-
-    def test_a_tail_of_one_cell_trains(self) -> None:
-        model = self.fitted(self.data()[:33].copy())
-        assert len(model.train_indices) == 33
-        assert len(model.validation_indices) == 0
-
-    def test_the_same_cells_give_the_same_model(self) -> None:
-        latents = [self.fitted(self.data(), seed=seed).get_latent_representation() for seed in (3, 4)]
-        np.testing.assert_array_equal(*latents)
-
-
-def contract_of(entry: SmallModel) -> type[ModelContract]:
-    """The contract that what an entry can do asks for, as a class of tests."""
-    of_all = CountContract if entry.decodes else ModelContract
-    of_labels = (PredictContract,) if entry.annotates else ()
-    bases = (*of_labels, of_all if entry.by_epochs else InClosedForm)
-    return type(f"Test{entry.name}", bases, {"entry": entry, "__module__": __name__})
-
-
-globals().update({f"Test{name}": contract_of(entry) for name, entry in EVERY.items()})
-
-
-class TestFactorAnalysis(contract_of(VARIANTS["FactorAnalysis"])):  # type: ignore[misc]
+class TestFactorAnalysis(contract_of(VARIANTS["FactorAnalysis"], bad_input=False)):  # type: ignore[misc]
     # with fewer cells than genes noise may vanish, and the fit does not settle
     test_a_tail_of_one_cell_trains = None

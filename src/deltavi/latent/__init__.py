@@ -34,9 +34,10 @@ from deltavi.latent._mixture import (
     prior_term,
 )
 from deltavi.latent._networks import Architecture, hidden_layers, linear_layer, run_layers, soft_one_hot
-from deltavi.latent._prior import Given, Prior, StandardNormal, VampPrior
+from deltavi.latent._prior import PRIORS, Given, Prior, PriorKind, StandardNormal, VampPrior
 
 __all__ = [
+    "PRIORS",
     "Architecture",
     "ComponentPriorKind",
     "GaussianEncoder",
@@ -52,6 +53,7 @@ __all__ = [
     "LinearGaussian",
     "MixtureComponents",
     "Prior",
+    "PriorKind",
     "StandardNormal",
     "Usage",
     "VampPrior",

@@ -20,7 +20,7 @@ POINT_SCALE = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class GaussianState:
-    """What an encoder says about one Gaussian latent variable.
+    """Posterior, draws and divergence of one Gaussian latent variable.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class GaussianEncoder(nn.Module):
         super().__init__()
         self.deterministic = posterior == "deterministic"
         self.encoder: FCLayers | None = hidden_layers(n_input, architecture, covariates)
-        build = linear_layer(n_input, n_latent, architecture, covariates)
+        build = linear_layer(n_input, n_latent, architecture=architecture, covariates=covariates)
         self.mean_encoder = build()
         if not self.deterministic:
             self.var_encoder = build()
@@ -90,7 +90,13 @@ class GaussianEncoder(nn.Module):
 
 
 def standard_normal_like(z: Tensor) -> Normal:
-    """Standard normal prior of the shape of `z`."""
+    """Standard normal prior of the shape of `z`.
+
+    Parameters
+    ----------
+    z
+        Latent positions of any shape.
+    """
     return Normal(torch.zeros_like(z), torch.ones_like(z), validate_args=False)
 
 

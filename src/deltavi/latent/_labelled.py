@@ -16,14 +16,22 @@ LABEL_SCALE = 1.0
 
 
 def log_density(distribution: Distribution, value: Tensor) -> Tensor:
-    """Log density of a vector whose entries are independent, nats; the last axis is summed."""
+    """Log density of a vector whose entries are independent, nats; the last axis is summed.
+
+    Parameters
+    ----------
+    distribution
+        Of every entry.
+    value
+        ``(..., n)``.
+    """
     per_entry: Tensor = distribution.log_prob(value)
     return per_entry.sum(-1)
 
 
 @dataclass(frozen=True, eq=False)
 class LabelWeights:
-    """What weighs the labels of each cell in the sums over y.
+    """Weights of the labels of each cell in the sums over y.
 
     Parameters
     ----------
@@ -206,7 +214,7 @@ class LabelHierarchy(nn.Module):
 
 
 def label_kl(
-    terms: LabelTerms, weights: LabelWeights, log_prior: Tensor, log_posterior_z1: Tensor
+    terms: LabelTerms, weights: LabelWeights, *, log_prior: Tensor, log_posterior_z1: Tensor
 ) -> dict[str, Tensor]:
     """Sums over y, exact: what the labels add to the negative bound.
 

@@ -37,12 +37,28 @@ class LibraryPrior(nn.Module):
 
 
 def observed_log_library(x: Tensor) -> Tensor:
-    """Log of each cell's total counts, ``(n_cells, 1)``; an empty cell counts as one molecule."""
+    """Log of each cell's total counts, ``(n_cells, 1)``; an empty cell counts as one molecule.
+
+    Parameters
+    ----------
+    x
+        Raw counts ``(n_cells, n_genes)``.
+    """
     return x.sum(1, keepdim=True).clamp_min(1.0).log()
 
 
 def known_log_library(x: Tensor, size_factor: Tensor | None, *, n_samples: int = 1) -> Tensor:
-    """Log of the given size factor ``(n_cells, 1)``, or else of the total counts, ``([n_samples,] n_cells, 1)``."""
+    """Log of the given size factor, or else of the total counts, ``([n_samples,] n_cells, 1)``.
+
+    Parameters
+    ----------
+    x
+        Raw counts ``(n_cells, n_genes)``.
+    size_factor
+        ``(n_cells, 1)`` on the scale of counts, or ``None``.
+    n_samples
+        Draws it is repeated for; more than one adds a leading axis.
+    """
     library = observed_log_library(x) if size_factor is None else size_factor.log()
     return library if n_samples == 1 else library.unsqueeze(0).expand(n_samples, *library.shape)
 
@@ -51,17 +67,43 @@ def learned_library_state(
     encoder: GaussianEncoder,
     prior: LibraryPrior,
     x: Tensor,
-    batch: Tensor,
     *covariates: Tensor,
+    batch: Tensor,
     n_samples: int = 1,
 ) -> GaussianState:
-    """Encode log library size and add KL[q(l | x) || p(l | batch)] under the name ``"l"``."""
+    """Encode log library size and add KL[q(l | x) || p(l | batch)] under the name ``"l"``.
+
+    Parameters
+    ----------
+    encoder
+        Network that yields q(l | x).
+    prior
+        Prior of each batch.
+    x
+        ``(n_cells, n_input)`` input of the encoder.
+    covariates
+        ``(n_cells, n_categories)`` one-hot rows of each encoded covariate.
+    batch
+        ``(n_cells, 1)`` codes; -1 is the average of all.
+    n_samples
+        Number of draws; more than one adds a leading axis to ``sample``.
+    """
     state: GaussianState = encoder(x, *covariates, n_samples=n_samples)
     kl = kl_divergence(state.posterior, prior(batch)).sum(-1)
     return GaussianState(sample=state.sample, posterior=state.posterior, kl={"l": kl})
 
 
 def library_encoder(n_input: int, architecture: Architecture, covariates: tuple[int, ...]) -> GaussianEncoder:
-    """Encoder of log library size: always one hidden layer, as in scVI."""
+    """Encoder of log library size: always one hidden layer, as in scVI.
+
+    Parameters
+    ----------
+    n_input
+        Width of the input.
+    architecture
+        Shape of the other encoder, but for the number of layers.
+    covariates
+        Number of categories of every encoded covariate.
+    """
     shallow = Architecture(**{**architecture.__dict__, "n_layers": 1})
     return GaussianEncoder(n_input, 1, architecture=shallow, covariates=covariates)

@@ -132,7 +132,7 @@ def component_log_joint(components: Normal, z: Tensor, log_weights: Tensor) -> T
 
 
 def latent_term(
-    components: Normal, posterior: Normal, z: Tensor, weights: LabelWeights, how: LatentTerm = "closed"
+    components: Normal, posterior: Normal, z: Tensor, *, weights: LabelWeights, how: LatentTerm = "closed"
 ) -> Tensor:
     """Divergence of z from the mixture, the components weighed by q(y | z), ``([n_samples,] n_cells)`` nats.
 
@@ -226,7 +226,7 @@ def balanced_term(weights: LabelWeights, log_prior: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Usage:
-    """How a mixture uses its components.
+    """Use that a mixture makes of its components.
 
     Parameters
     ----------
@@ -252,7 +252,20 @@ def _log_beta(concentration: Tensor) -> Tensor:
 
 
 def check_mixture(*, n_components: int, n_labels: int, alpha: float) -> None:
-    """Raise where a mixture cannot be: fewer components than labels, or no Dirichlet."""
+    """Raise where a mixture cannot be: fewer components than labels, or no Dirichlet.
+
+    Parameters
+    ----------
+    n_components, n_labels
+        Components, and labels that each take one.
+    alpha
+        Concentration of the Dirichlet.
+
+    Raises
+    ------
+    DeltaviError
+        If there are too few components, or `alpha` is not positive and finite.
+    """
     if n_components < n_labels:
         raise DeltaviError(
             f"n_components={n_components} leaves labels without a component: there are {n_labels}. Ask for at least "

@@ -65,7 +65,17 @@ class Layers(FCLayers):
 
 
 def hidden_layers(n_input: int, architecture: Architecture, covariates: tuple[int, ...]) -> FCLayers | None:
-    """Hidden stack from `n_input` to ``architecture.n_hidden``, or ``None`` for a linear map."""
+    """Hidden stack from `n_input` to ``architecture.n_hidden``, or ``None`` for a linear map.
+
+    Parameters
+    ----------
+    n_input
+        Width of the input.
+    architecture
+        Shape of the stack.
+    covariates
+        Number of categories of every covariate.
+    """
     if architecture.n_layers == 0:
         return None
     return Layers(
@@ -84,9 +94,19 @@ def hidden_layers(n_input: int, architecture: Architecture, covariates: tuple[in
 
 
 def linear_layer(
-    n_input: int, n_output: int, architecture: Architecture, covariates: tuple[int, ...]
+    n_input: int, n_output: int, *, architecture: Architecture, covariates: tuple[int, ...]
 ) -> Callable[[], nn.Module]:
-    """Factory of output layers: on the hidden stack, or straight on input and covariates at depth zero."""
+    """Factory of output layers: on the hidden stack, or straight on input and covariates at depth zero.
+
+    Parameters
+    ----------
+    n_input, n_output
+        Width of the input of the stack, and of the output.
+    architecture
+        Shape of the stack that the layers end.
+    covariates
+        Number of categories of every covariate.
+    """
     if architecture.n_layers > 0:
         return lambda: nn.Linear(architecture.n_hidden, n_output, bias=architecture.bias)
     return lambda: Layers(
@@ -102,7 +122,17 @@ def linear_layer(
 
 
 def run_layers(layers: nn.Module, x: Tensor, covariates: tuple[Tensor, ...]) -> Tensor:
-    """Apply `layers`, handing covariates to those that take them."""
+    """Apply `layers`, handing covariates to those that take them.
+
+    Parameters
+    ----------
+    layers
+        As :func:`hidden_layers` or :func:`linear_layer` makes them.
+    x
+        ``([n_samples,] n_cells, n_input)``.
+    covariates
+        ``(n_cells, n_categories)`` one-hot rows of every covariate.
+    """
     output = layers(x, *covariates) if isinstance(layers, FCLayers) else layers(x)
     return output  # type: ignore[no-any-return]
 

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from deltavi.latent._labelled import log_density
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """What a prior may depend on, of the cells of a mini-batch.
+    """Cells of a mini-batch, as far as a prior may depend on them.
 
     Parameters
     ----------
@@ -39,6 +40,19 @@ class Prior(nn.Module, ABC):
     A subclass gives :meth:`log_prob`; :meth:`kl` estimates the divergence from it by the draws at hand, and is
     replaced where there is a closed form.
     """
+
+    @classmethod
+    def of_size(cls, *, n_input: int, n_latent: int, n_components: int) -> Self:
+        """Prior for a module of a size; a subclass whose parameters depend on the size replaces this.
+
+        Parameters
+        ----------
+        n_input, n_latent
+            Width of the expression that the encoder takes, and latent dimensions.
+        n_components
+            Components, where the prior is a mixture.
+        """
+        return cls()
 
     @abstractmethod
     def log_prob(self, z: Tensor, given: Given) -> Tensor:
@@ -83,7 +97,10 @@ class Prior(nn.Module, ABC):
 
 
 class StandardNormal(Prior):
-    """N(0, I), whose divergence has a closed form."""
+    """N(0, I), the prior of a plain VAE; its divergence from a Gaussian posterior has a closed form.
+
+    It has no parameters and nothing to initialise.
+    """
 
     def log_prob(self, z: Tensor, given: Given) -> Tensor:
         return log_density(standard_normal_like(z), z)
@@ -108,6 +125,10 @@ class VampPrior(Prior):
         super().__init__()
         self.pseudo_inputs = nn.Parameter(torch.zeros(n_pseudo_inputs, n_input))
 
+    @classmethod
+    def of_size(cls, *, n_input: int, n_latent: int, n_components: int) -> Self:
+        return cls(n_input, n_components)
+
     def log_prob(self, z: Tensor, given: Given) -> Tensor:
         components = given.encode(self.pseudo_inputs)
         per_component = log_density(components, z.unsqueeze(-2))
@@ -117,3 +138,8 @@ class VampPrior(Prior):
         rows = expression(len(self.pseudo_inputs))
         with torch.no_grad():
             self.pseudo_inputs.copy_(rows)
+
+
+# Priors that a module can be asked for by name.
+PriorKind = Literal["normal", "vamp"]
+PRIORS: dict[PriorKind, type[Prior]] = {"normal": StandardNormal, "vamp": VampPrior}

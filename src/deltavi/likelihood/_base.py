@@ -1,4 +1,4 @@
-"""What every likelihood of an expression vector can do."""
+"""Base of every likelihood of an expression vector."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Likelihood(ABC):
 
     @property
     def parameters(self) -> dict[str, Tensor]:
-        """What the distribution is made of, under scvi-tools' names, each of the shape of the expression."""
+        """Parameters of the distribution under scvi-tools' names, each of the shape of the expression."""
         return {"mean": self.rate}
 
     @abstractmethod

@@ -87,12 +87,16 @@ _is_drawing: ContextVar[bool] = ContextVar("is_drawing", default=False)
 def of_trained(verb: Callable[..., Any]) -> Callable[..., Any]:
     """`verb`, which an untrained model refuses, with its arguments read."""
     signature = inspect.signature(verb)
+    hands_on = any(p.kind is p.VAR_POSITIONAL for p in signature.parameters.values())
 
     @wraps(verb)
     def asked(self: CountModel, *args: Any, **kwargs: Any) -> Any:
         self._require_trained(verb.__name__)
         name, model_class = verb.__name__, type(self)
         known_keywords(kwargs, verb_keywords(model_class, name), among=f"{model_class.__name__}.{name}")
+        if hands_on:
+            # the verb of the base class, which knows their names, reads them
+            return verb(self, *args, **kwargs)
         given = read_all(READERS, arguments(verb, signature, (self, *args), kwargs))
         with compared_once():
             if given.get("dataloader") is not None:

@@ -105,7 +105,7 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.px_decoder = hidden_layers(n_input, architecture, covariates)
-        head = linear_layer(n_input, n_genes, architecture, covariates)
+        head = linear_layer(n_input, n_genes, architecture=architecture, covariates=covariates)
         # a list of two, so that parameters carry the names scvi-tools gives them
         self.px_scale_decoder = nn.ModuleList([head(), SCALE_ACTIVATIONS[activation]])
         self.px_r_decoder = head() if with_dispersion else None

@@ -140,7 +140,9 @@ class LABELVI(LabelledVAE):
     def _label_terms(self, z1: Tensor, posterior: Any, once: Tensor, weights: LabelWeights) -> dict[str, Tensor]:
         """Terms of z1, y and z2 of each cell, averaged over samples, ``(n_cells,)``."""
         of_cells = type(posterior)(posterior.loc[once], posterior.scale[once], validate_args=False)
-        kl = label_kl(self.labels.terms(z1), weights, self.labels.log_prior, log_density(of_cells, z1))
+        kl = label_kl(
+            self.labels.terms(z1), weights, log_prior=self.labels.log_prior, log_posterior_z1=log_density(of_cells, z1)
+        )
         return {name: value.mean(0) if value.dim() > 1 else value for name, value in kl.items()}
 
     def _reconstruction(

@@ -178,7 +178,9 @@ class MIXVI(MixtureTerms, LabelledVAE):
         logits = self._component_logits(components, at, tensors)
         weights = label_weights(logits[..., once, :], code[once])
         kl = {
-            "z": latent_term(_of(components, once), _of(posterior, once), z[..., once, :], weights, self.z_term),
+            "z": latent_term(
+                _of(components, once), _of(posterior, once), z[..., once, :], weights=weights, how=self.z_term
+            ),
             "y": self._y_term(weights, z[..., once, :]),
         }
         kl = {name: value.mean(0) if value.dim() > 1 else value for name, value in kl.items()}

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 from deltavi._errors import DeltaviError
-from deltavi.latent import LibraryKind
+from deltavi.latent import PRIORS, LibraryKind
 from deltavi.module._decoder import GeneLikelihood, ScaleActivation
 
 Where = Literal["none", "encoder", "decoder", "both"]
-PriorKind = Literal["normal", "vamp"]
 WHERE = ("none", "encoder", "decoder", "both")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "gene_likelihood": ("zinb", "nb", "poisson", "normal", "bernoulli"),
@@ -20,7 +19,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "use_layer_norm": WHERE,
     "activation": ("relu", "leaky_relu"),
     "posterior": ("gaussian", "deterministic"),
-    "prior": ("normal", "vamp"),
+    "prior": tuple(PRIORS),
 }
 # Likelihoods of raw counts; the others have no library size.
 COUNT_LIKELIHOODS = ("zinb", "nb", "poisson")

@@ -17,6 +17,7 @@ from deltavi._compat import MODULE_KEYS
 from deltavi._errors import DeltaviError
 from deltavi._reading import reads
 from deltavi.latent import (
+    PRIORS,
     Architecture,
     GaussianEncoder,
     GaussianState,
@@ -24,8 +25,7 @@ from deltavi.latent import (
     LibraryKind,
     LibraryPrior,
     Prior,
-    StandardNormal,
-    VampPrior,
+    PriorKind,
     known_log_library,
     learned_library_state,
     library_encoder,
@@ -49,7 +49,6 @@ from deltavi.module._readers import READERS
 from deltavi.module._settings import (
     COUNT_LIKELIHOODS,
     WITHOUT_DISPERSION,
-    PriorKind,
     Where,
     check_settings,
     default_activation,
@@ -110,7 +109,8 @@ class VAE(AnywhereMixin, BoundsMixin):
     weight_l2
         Multiplier of the squared weights of all linear maps, added to the loss.
     prior, n_pseudo_inputs
-        ``"normal"``, N(0, I), or ``"vamp"``, :class:`deltavi.latent.VampPrior` with that many components.
+        Name in :data:`deltavi.latent.PRIORS`: ``"normal"``, N(0, I), or ``"vamp"``,
+        :class:`deltavi.latent.VampPrior` with that many components.
     """
 
     @reads(READERS)
@@ -190,7 +190,7 @@ class VAE(AnywhereMixin, BoundsMixin):
         encoder = architecture("encoder", n_layers, dropout_rate)
         self._new_encoder = partial(GaussianEncoder, n_encoder_input, architecture=encoder, covariates=encoded)
         self.z_encoder = self._new_encoder(n_latent, posterior=posterior)
-        self.prior: Prior = VampPrior(n_input, n_pseudo_inputs) if prior == "vamp" else StandardNormal()
+        self.prior: Prior = PRIORS[prior].of_size(n_input=n_input, n_latent=n_latent, n_components=n_pseudo_inputs)
         if library == "learned":
             if library_log_means is None or library_log_vars is None:
                 raise DeltaviError("A learned library needs library_log_means and library_log_vars.")
@@ -368,7 +368,7 @@ class VAE(AnywhereMixin, BoundsMixin):
             return None
         if self.library == "learned":
             return learned_library_state(
-                self.l_encoder, self.library_prior, encoder_input, batch_index, *covariates, n_samples=n_samples
+                self.l_encoder, self.library_prior, encoder_input, *covariates, batch=batch_index, n_samples=n_samples
             )
         return known_log_library(x, size_factor if self.library == "size_factor" else None, n_samples=n_samples)
 

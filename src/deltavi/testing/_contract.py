@@ -1,8 +1,4 @@
-"""What every model must do; a test class per entry of the registry of small models inherits it.
-
-`ModelContract` is for all of them; `CountContract` adds what a model that decodes counts can do, and
-`PredictContract`, a mix-in, what a model that knows labels can do.
-"""
+"""Tests that every model must pass: training, answers and files."""
 
 from __future__ import annotations
 
@@ -16,32 +12,46 @@ from anndata import AnnData
 from scipy import sparse
 
 from deltavi.errors import DeltaviError, ModelFileError, NotTrainedError
-from tests.model.conftest import QUIET, dense
-from tests.models import SmallModel
+from deltavi.testing._cells import QUIET, dense
+from deltavi.testing._small_model import SmallModel
 
 
 class ModelContract:
-    """Inherit, and set `entry`."""
+    """Tests of what every model can do; :func:`contract_of` makes a class of them for an entry.
+
+    Attributes
+    ----------
+    entry
+        The model, as a subclass sets it.
+    verbs
+        Methods that an untrained model refuses.
+    """
 
     entry: ClassVar[SmallModel]
-    # verbs that an untrained model refuses
     verbs: ClassVar[tuple[str, ...]] = ("get_latent_representation",)
+    # what is asked of training labels is computed, and not learned
+    pytestmark: ClassVar[list[pytest.MarkDecorator]] = [
+        pytest.mark.filterwarnings("ignore:Measured cells under:UserWarning")
+    ]
 
     @classmethod
     def data(cls, seed: int = 0) -> AnnData:
+        """Cells of a seed that the model can read."""
         return cls.entry.cells(seed)
 
     @classmethod
     def untrained(cls, adata: AnnData, **kwargs: Any) -> Any:
+        """A model of `adata` before training; `kwargs` replace settings of the entry."""
         return cls.entry.untrained(adata, **kwargs)
 
     @classmethod
     def fitted(cls, adata: AnnData, **kwargs: Any) -> Any:
+        """A model of `adata` after two epochs; `kwargs` replace settings of the entry."""
         return cls.entry.trained(adata, epochs=2, **kwargs)
 
     @classmethod
     def answers(cls, model: Any, adata: AnnData | None = None) -> dict[str, np.ndarray]:
-        """What the model says of each cell, a row per cell that it speaks of, by verb."""
+        """Answers of the model, a row for each cell that has one, by verb; of `adata`, or of the training cells."""
         return {"latent": model.get_latent_representation(adata)}
 
     @pytest.fixture(scope="class")
@@ -73,9 +83,9 @@ class ModelContract:
 
     def test_global_random_state_is_untouched(self) -> None:
         adata = self.data()
-        numpy_before, torch_before = np.random.get_state()[1].copy(), torch.random.get_rng_state()
+        numpy_before, torch_before = _numpy_state(), torch.random.get_rng_state()
         self.fitted(adata).get_latent_representation()
-        assert np.array_equal(numpy_before, np.random.get_state()[1])
+        assert np.array_equal(numpy_before, _numpy_state())
         assert torch.equal(torch_before, torch.random.get_rng_state())
 
     def test_adata_is_untouched_but_for_the_documented_keys(self) -> None:
@@ -188,6 +198,11 @@ class ModelContract:
             loaded.get_latent_representation()
         with pytest.raises(DeltaviError, match="train on"):
             loaded.train(max_epochs=1)
+
+
+def _numpy_state() -> np.ndarray:
+    """Copy of the state of NumPy's global generator."""
+    return np.array(np.random.get_state(legacy=False)["state"]["key"])
 
 
 def assert_same(answers: dict[str, np.ndarray], expected: dict[str, np.ndarray], *, atol: float) -> None:

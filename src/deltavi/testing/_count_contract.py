@@ -1,4 +1,4 @@
-"""What every model that decodes counts must do, beyond what every model does."""
+"""Tests that a model that decodes expression must pass: predictions, query mapping and the verbs of scvi-tools."""
 
 from __future__ import annotations
 
@@ -13,17 +13,26 @@ import torch
 from anndata import AnnData
 
 from deltavi.errors import NotTrainedError, UnseenCategoryWarning
-from tests.model.conftest import QUIET, dense
-from tests.model.contract import ModelContract
+from deltavi.testing._cells import QUIET, dense
+from deltavi.testing._contract import ModelContract
 
 
 class CountContract(ModelContract):
-    """Inherit, and set `entry`."""
+    """Tests of what a model that decodes can do, beyond those of every model.
+
+    Predictions of a perturbation, query mapping, imputation and the verbs of scvi-tools.
+
+    Attributes
+    ----------
+    verbs
+        Methods that an untrained model refuses.
+    """
 
     verbs: ClassVar[tuple[str, ...]] = (*ModelContract.verbs, "predict_perturbation")
 
     @classmethod
     def answers(cls, model: Any, adata: AnnData | None = None) -> dict[str, np.ndarray]:
+        """Latent positions, and predicted expression."""
         predicted = model.predict_perturbation(adata, control="control", target="stimulated")
         return {**super().answers(model, adata), "prediction": dense(predicted.X)}
 

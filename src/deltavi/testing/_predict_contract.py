@@ -1,4 +1,4 @@
-"""What every model that knows labels must do, beyond what every model does."""
+"""Tests that a model that learns labels must pass: labels, probabilities, rejection and calibration."""
 
 from __future__ import annotations
 
@@ -16,17 +16,24 @@ from scipy import sparse
 
 from deltavi.annotation import fit_temperature
 from deltavi.errors import CalibrationWarning, DeltaviError, InputDataWarning, NotTrainedError
-from tests.model.conftest import QUIET, dense
-from tests.model.contract import ModelContract
+from deltavi.testing._cells import QUIET, dense
+from deltavi.testing._contract import ModelContract
 
 
-class PredictContract:
-    """Mix in before :class:`ModelContract`; data hold labels in ``obs["cell_type"]``."""
+class PredictContract(ModelContract):
+    """Tests of what a model that learns labels can do; its cells hold them in ``obs["cell_type"]``.
+
+    Attributes
+    ----------
+    verbs
+        Methods that an untrained model refuses.
+    """
 
     verbs: ClassVar[tuple[str, ...]] = (*ModelContract.verbs, "predict", "get_open_set_scores", "calibrate")
 
     @classmethod
     def answers(cls, model: Any, adata: AnnData | None = None) -> dict[str, np.ndarray]:
+        """Latent positions, labels and what is known of them."""
         scores = model.get_open_set_scores(adata)
         return {
             **super().answers(model, adata),
@@ -47,6 +54,7 @@ class PredictContract:
 
     @classmethod
     def fitted_partly(cls, adata: AnnData) -> Any:
+        """A model after two epochs, to which ``"unknown"`` is no label."""
         return cls.entry.but(setup={"unlabeled_category": "unknown"}).trained(adata, epochs=2)
 
     # -- genes -----------------------------------------------------------------------------------------------
@@ -269,7 +277,7 @@ class PredictContract:
             scaled = logits / temperature
             log_probabilities = scaled - np.logaddexp.reduce(scaled, axis=1, keepdims=True)
             prior = model.temperature_prior.penalty(np.log(temperature))
-            return prior - log_probabilities[np.arange(len(codes)), codes].sum()
+            return float(prior - log_probabilities[np.arange(len(codes)), codes].sum())
 
         best = model.calibration.temperature
         assert all(objective(best) <= objective(factor * best) for factor in (0.5, 0.9, 1.1, 2.0))

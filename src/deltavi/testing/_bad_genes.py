@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import anndata as ad
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi._errors import DuplicateNameWarning, GeneMatchError, GeneMatchWarning
-from tests.bad_input.bench import (
+from deltavi.errors import DuplicateNameWarning, GeneMatchError, GeneMatchWarning
+from deltavi.testing._bad_input import row
+from deltavi.testing._bench import (
     N_CELLS,
     N_GENES,
     Bench,
@@ -24,8 +26,7 @@ from tests.bad_input.bench import (
     untouched,
     warned,
 )
-from tests.bad_input.registry import row
-from tests.model.conftest import dense
+from deltavi.testing._cells import dense
 
 
 def renamed(adata: AnnData, rename: Callable[[str], str]) -> AnnData:
@@ -78,7 +79,7 @@ def repeated_cells(bench: Bench) -> None:
         with untouched(adata, registered=True):
             model = warned(lambda: case.fitted(adata), DuplicateNameWarning, *words)
         answers = [case.ask(fit, drawn=False).to_numpy() for fit in (model, expected)]
-        np.testing.assert_array_equal(*answers)
+        np.testing.assert_array_equal(answers[0], answers[1])
         with untouched(query):
             found = warned(lambda: case.ask(model, query, drawn=False), DuplicateNameWarning, *words)
     np.testing.assert_array_equal(found.to_numpy(), case.ask(expected, case.cells(), drawn=False).to_numpy())
@@ -137,7 +138,7 @@ def few_genes(bench: Bench) -> None:
     for n_genes, share in ((4, "10%"), (1, "2.5%")):
         query = case.cells()[:, :n_genes].copy()
         words = (f"Only {share}", "at least 50%", "min_gene_overlap")
-        refused(lambda query=query: case.ask(model, query), GeneMatchError, *words, of=query)
+        refused(partial(case.ask, model, query), GeneMatchError, *words, of=query)
     bench.monkeypatch.setattr(model, "min_gene_overlap", 0.02)
     with pytest.warns(GeneMatchWarning, match="39 of 40"), silent_about(".*no counts at all"):
         found = case.ask(model, query)
@@ -149,7 +150,7 @@ def no_genes(bench: Bench) -> None:
     case, model = bench.case, bench.case.trained
     bench.monkeypatch.setattr(model, "min_gene_overlap", 0.0)
     for query in (other_genes(case.cells()), other_genes(case.cells()[:, :3].copy())):
-        refused(lambda query=query: case.ask(model, query), GeneMatchError, "Only 0%", of=query)
+        refused(partial(case.ask, model, query), GeneMatchError, "Only 0%", of=query)
 
 
 @row(22, "genes that the model does not know", "they are left out, which is logged")
@@ -183,7 +184,7 @@ def another_vocabulary(bench: Bench) -> None:
     case = bench.case
     for rename, hint in VOCABULARIES:
         query = renamed(case.cells(), rename)
-        refused(lambda query=query: case.ask(case.trained, query), GeneMatchError, "Only 0%", hint, of=query)
+        refused(partial(case.ask, case.trained, query), GeneMatchError, "Only 0%", hint, of=query)
     ensembl = case.untrained(renamed(case.cells(), VOCABULARIES[2][0]))
     query, hint = case.cells(), "query has gene symbols, the model Ensembl identifiers"
     refused(lambda: ensembl._validate_anndata(query), GeneMatchError, hint, of=query)
