@@ -86,6 +86,43 @@ def test_nothing_is_printed_but_by_the_command_line_and_on_request() -> None:
             assert not (isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.stdout.write"), path.name
 
 
+# methods that write the file they are given
+WRITERS = {"savefig", "to_csv", "to_parquet", "write_h5ad", "write_text", "write_bytes", "save_file"}
+
+
+def written_places(tree: ast.AST) -> list[str]:
+    """Where a file is opened to be written, or a method writes one in another place than it was handed as `part`."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        owner = [node.func.value] if isinstance(node.func, ast.Attribute) else []
+        is_of_writer = any(isinstance(place, ast.Name) and place.id == "part" for place in (*node.args[:1], *owner))
+        modes = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+        opened = name == "open" and any(set(mode) <= set("rwxabt+") and set(mode) & set("wxa+") for mode in modes)
+        renamed = ast.unparse(node.func) in ("os.replace", "os.rename", "shutil.move", "os.fsync")
+        if opened or renamed or (name in WRITERS and not is_of_writer):
+            found.append(f"{node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+def test_all_that_is_written_goes_through_one_writer() -> None:
+    """`io` hands a hidden file, `part`, to what fills it, sends it down to the disk and moves it in its place."""
+    given = {"figure.savefig(save, dpi=SAVE_DPI, bbox_inches='tight')"}  # to a file of the caller's that is open
+    for path in FILES:
+        if path.parent.name == "io":
+            continue
+        places = written_places(ast.parse(path.read_text()))
+        assert {place.split(": ")[1] for place in places} <= given, f"{path.relative_to(SOURCE)}, {places}"
+
+
+@pytest.mark.parametrize("line", ["p.open('w')", "open(p, 'xb')", "t.to_csv(p)", "p.write_text(t)", "os.replace(p, q)"])
+def test_a_file_written_elsewhere_would_be_seen(line: str) -> None:
+    assert written_places(ast.parse(line))
+    assert not written_places(ast.parse("lambda part: (t.to_csv(part), part.write_text(t), open(p, 'rb'), p.open())"))
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_files_stay_small(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400
