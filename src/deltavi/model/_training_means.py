@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from deltavi._cp10k import cp10k_factors
 from deltavi._errors import DeltaviError, examples
 from deltavi.data._checks import row_blocks
 from deltavi.perturbation._estimators import ALL_CELLS, ESTIMATORS, Evidence, GroupMeans, Shift
@@ -85,7 +86,7 @@ class TrainingMeans:
         """
         everyone = np.full(len(conditions), ALL_CELLS, dtype=object)
         groups = everyone if labels is None else labels
-        weights = None if totals is None else 1e4 / np.maximum(totals, 1.0)
+        weights = None if totals is None else cp10k_factors(totals)
         inside = {condition: conditions == condition for condition in dict.fromkeys(conditions)}
 
         def means(

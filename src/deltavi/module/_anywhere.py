@@ -12,10 +12,8 @@ from scvi.module.base import auto_move_data
 from torch import Tensor, nn
 from torch.distributions import Normal
 
+from deltavi._cp10k import CP10K
 from deltavi.likelihood import Likelihood
-
-# Counts of a cell that is nobody's.
-CP10K = 1e4
 
 
 class AnywhereMixin:
