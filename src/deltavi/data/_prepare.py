@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ def select_genes(
 
     Variable genes are ranked within each condition and chosen over all of them, so that a gene is not kept merely
     because it differs between the conditions. They are found by scanpy's ``seurat_v3`` flavour on counts, or, where
-    scikit-misc is missing or cannot fit so few cells, by Pearson residuals; an info message says so.
+    its trend cannot be fitted to so few cells, by Pearson residuals; an info message says so.
 
     Parameters
     ----------
@@ -193,8 +192,6 @@ def _variable_genes(counts: sparse.csr_matrix, condition: pd.Categorical[Any] | 
 
 def _why_no_variance_trend(lean: AnnData) -> str | None:
     """Give the reason not to fit a trend of variance on mean, if there is one."""
-    if find_spec("skmisc") is None:
-        return "scikit-misc is not installed"
     groups = lean.obs.groupby("condition", observed=True).indices.values()
     n_varying = min(_n_varying_genes(lean.X[rows]) for rows in groups)
     # the compiled regression ends the whole process when it gets fewer than four points
