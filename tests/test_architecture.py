@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import itertools
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,6 +40,8 @@ FORBIDDEN = {
     "tl": {"cli", "pl"},
     "get": {"model", "module", "train", "tl", "pl", "cli"},
 }
+# The libraries whose classes are built on.
+BELOW = ("scvi", "anndata", "lightning")
 PUBLIC: list[ModuleType] = [data, latent, likelihood, metrics, model, module, perturbation, pl, testing, tl]
 
 
@@ -60,14 +64,109 @@ def test_imports_point_one_way(part: str) -> None:
         assert not imported(path) & FORBIDDEN[part], f"{path.relative_to(SOURCE)} reaches up"
 
 
-def test_private_names_of_scvi_are_touched_in_one_file_only() -> None:
+def private(name: str) -> bool:
+    """Whether a name is for its own package: one underscore before it."""
+    return name.startswith("_") and not name.startswith("__") and name != "_"
+
+
+def private_imports(tree: ast.AST) -> list[str]:
+    """What is imported under a private name, or from a private module, of the libraries below."""
+    found = []
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{name}" for name in names]
+        found += [n for n in names if n.split(".")[0] in BELOW and any(map(private, n.split(".")))]
+    return found
+
+
+def test_private_names_of_libraries_are_imported_in_one_file_only() -> None:
     for path in FILES:
-        if path.name == "_compat.py":
-            continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "scvi":
-                parts = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
-                assert not any(part.startswith("_") for part in parts), f"{path.name}: {parts}"
+        if path.name != "_compat.py":
+            assert not private_imports(ast.parse(path.read_text())), path.name
+
+
+# Their private attributes that are read, with the reason: no public name says or does the same.
+PRIVATE_READ = {
+    "_adata_ref": "anndata: the AnnData that a view looks at, to read rows of a file without a copy of the view",
+    "_assert_anndata_registered": "manager: its refusal of data that were not set up is given our words",
+    "_get_most_recent_anndata_manager": "models: the setup of data that no model has yet, as setup_anndata left it",
+    "_get_setup_method_args": "models: the plugin contract; each setup_anndata hands it to the manager",
+    "_init_as_actual": "anndata: what a view does to itself when it is written to",
+    "_make_data_loader": "models: the plugin contract; the one way to the mini-batches of an AnnData",
+    "_original_attr_key": "fields: the column that a user named, where the field writes to another",
+    "_per_instance_manager_store": "models: the managers of query data, held weakly so that the data can be freed",
+    "_registry": "manager: what a setup recorded, put back where a transfer fails half way",
+    "_setup_default_attr": "fields: the constant column of data without batches or labels",
+}
+# Their private methods and hooks that are overridden, with the reason.
+PRIVATE_OVERRIDDEN = {
+    "_check_if_trained": "models: a model that was not trained is refused with our error",
+    "_data_splitter_cls": "models: the plugin contract, a hook",
+    "_get_generative_input": "modules: the plugin contract, what of inference decoding is given",
+    "_get_inference_input": "modules: the plugin contract, what of a mini-batch encoding is given",
+    "_get_init_params": "models: the plugin contract, called by each constructor",
+    "_get_user_attributes": "models: the attributes that scvi-tools saves",
+    "_make_array_categorical": "fields: the codes of a categorical column",
+    "_register_manager_for_instance": "models: the managers of query data are held weakly",
+    "_train_runner_cls": "models: the plugin contract, a hook",
+    "_trainer_cls": "train runner: the plugin contract, a hook",
+    "_training_plan_cls": "models: the plugin contract, a hook",
+    "_validate_anndata": "models: query data are aligned by genes and checked, the user's object left alone",
+}
+
+
+# What metaclasses write into each class, ours among them.
+BY_METACLASSES = {"_abc_impl", "_per_instance_manager_store", "_setup_adata_manager_store"}
+BY_NAME = ("getattr", "hasattr", "setattr", "delattr")
+
+
+def private_names(trees: list[ast.Module]) -> tuple[set[str], set[str]]:
+    """Private attributes that are used on any object, and private names that this package itself defines."""
+    used, defined = set(), set()
+    for node in itertools.chain.from_iterable(map(ast.walk, trees)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.Name | ast.arg):
+            defined.add(node.id if isinstance(node, ast.Name) else node.arg)
+        elif isinstance(node, ast.Attribute):
+            of_own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            (defined if of_own and isinstance(node.ctx, ast.Store) else used).add(node.attr)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in BY_NAME:
+            used.update(arg.value for arg in node.args[1:2] if isinstance(arg, ast.Constant))
+    return {name for name in used if private(name)}, {name for name in defined if private(name)}
+
+
+def overridden(cls: type) -> set[str]:
+    """Private names that classes of this package take from those of libraries, in the order in which `cls` looks."""
+    own, theirs = set(), set()
+    for base in cls.__mro__:
+        package = base.__module__.split(".")[0]
+        if package in ("deltavi", *BELOW):
+            (own if package == "deltavi" else theirs).update(filter(private, vars(base)))
+    return own & theirs - BY_METACLASSES
+
+
+def own_classes() -> Iterator[type]:
+    for path in FILES:
+        parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+        found = importlib.import_module(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+        yield from (thing for thing in vars(found).values() if isinstance(thing, type))
+
+
+def test_private_attributes_of_libraries_are_those_of_the_list() -> None:
+    """Both ways: a new one needs a reason, and a reason that nothing needs any more goes."""
+    used, defined = private_names([ast.parse(path.read_text()) for path in FILES])
+    read = {name for name in used - defined if not name.startswith("_deltavi_")}
+    assert read == PRIVATE_READ.keys()
+    assert set().union(*map(overridden, own_classes())) == PRIVATE_OVERRIDDEN.keys()
+
+
+def test_a_private_name_would_be_seen() -> None:
+    text = "class A:\n    def _a(self):\n        self._b = x._a(x._b, _c, y._d, y.__e__, getattr(y, '_f'))\n"
+    assert private_names([ast.parse(text)]) == ({"_a", "_b", "_d", "_f"}, {"_a", "_b", "_c"})
+    lines = ["import scvi._x", "from scvi import _x", "from anndata._core.x import y", "from lightning.a import y"]
+    assert [len(private_imports(ast.parse(line))) for line in lines] == [1, 1, 1, 0]
 
 
 def test_models_reach_their_parts_without_a_cast() -> None:
@@ -92,6 +191,43 @@ def test_nothing_is_printed_but_by_the_command_line_and_on_request() -> None:
             called = node.func if isinstance(node, ast.Call) and id(node) not in on_request else None
             assert not (isinstance(called, ast.Name) and called.id in ("print", "breakpoint")), path.name
             assert not (isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.stdout.write"), path.name
+
+
+# methods that write the file they are given
+WRITERS = {"savefig", "to_csv", "to_parquet", "write_h5ad", "write_text", "write_bytes", "save_file"}
+
+
+def written_places(tree: ast.AST) -> list[str]:
+    """Where a file is opened to be written, or a method writes one in another place than it was handed as `part`."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        owner = [node.func.value] if isinstance(node.func, ast.Attribute) else []
+        is_of_writer = any(isinstance(place, ast.Name) and place.id == "part" for place in (*node.args[:1], *owner))
+        modes = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+        opened = name == "open" and any(set(mode) <= set("rwxabt+") and set(mode) & set("wxa+") for mode in modes)
+        renamed = ast.unparse(node.func) in ("os.replace", "os.rename", "shutil.move", "os.fsync")
+        if opened or renamed or (name in WRITERS and not is_of_writer):
+            found.append(f"{node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+def test_all_that_is_written_goes_through_one_writer() -> None:
+    """`io` hands a hidden file, `part`, to what fills it, sends it down to the disk and moves it in its place."""
+    given = {"figure.savefig(save, dpi=SAVE_DPI, bbox_inches='tight')"}  # to a file of the caller's that is open
+    for path in FILES:
+        if path.parent.name == "io":
+            continue
+        places = written_places(ast.parse(path.read_text()))
+        assert {place.split(": ")[1] for place in places} <= given, f"{path.relative_to(SOURCE)}, {places}"
+
+
+@pytest.mark.parametrize("line", ["p.open('w')", "open(p, 'xb')", "t.to_csv(p)", "p.write_text(t)", "os.replace(p, q)"])
+def test_a_file_written_elsewhere_would_be_seen(line: str) -> None:
+    assert written_places(ast.parse(line))
+    assert not written_places(ast.parse("lambda part: (t.to_csv(part), part.write_text(t), open(p, 'rb'), p.open())"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))

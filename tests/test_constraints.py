@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -34,6 +37,33 @@ def asked() -> list[Requirement]:
     texts = [*project["dependencies"], *project["optional-dependencies"]["test"]]
     requirements = [Requirement(text) for text in texts]
     return [r for r in requirements if r.marker is None or r.marker.evaluate(PYTHON)]
+
+
+def imported() -> set[str]:
+    """Distributions that the package imports anywhere, also within functions."""
+    found = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                found.add((node.module or "").split(".")[0])
+    names = packages_distributions()
+    return {canonicalize_name(names[module][0]) for module in found - sys.stdlib_module_names - {"deltavi"}}
+
+
+def test_what_is_imported_is_declared_and_nothing_else() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    texts = [*project["dependencies"], *project["optional-dependencies"]["explain"]]
+    declared = {canonicalize_name(Requirement(text).name) for text in texts}
+    assert imported() == declared
+
+
+def test_private_parts_of_scvi_are_built_on_up_to_a_version_that_was_tried() -> None:
+    (scvi,) = (requirement for requirement in asked() if requirement.name == "scvi-tools")
+    assert Version("1.5.1") in scvi.specifier
+    assert Version("99") not in scvi.specifier
+    assert all(any(s.operator == ">=" for s in requirement.specifier) for requirement in asked())
 
 
 @pytest.mark.parametrize("requirement", asked() if LOCK.is_file() else [], ids=str)

@@ -136,24 +136,43 @@ def test_both_versions_are_ours_while_a_file_is_replaced(tmp_path: Path, monkeyp
     """A process that is killed before or after the renaming leaves a folder that can be written to again."""
     folder = OutputFolder(tmp_path, NAMES)
     folder.write("scores.csv", lambda path: path.write_text("old"))
-    replace = Path.replace
+    replace = os.replace
     for replaced in (False, True):
 
-        def killed(self: Path, target: Path, replaced: bool = replaced) -> None:
-            if target.name == MANIFEST:
-                replace(self, target)
-                return
-            if replaced:
-                replace(self, target)
-            raise KeyboardInterrupt
+        def killed(source: Path, target: Path, replaced: bool = replaced) -> None:
+            if replaced or target.name == MANIFEST:
+                replace(source, target)
+            if target.name != MANIFEST:
+                raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
-            patched.setattr(Path, "replace", killed)
+            patched.setattr(os, "replace", killed)
             with pytest.raises(KeyboardInterrupt):
                 OutputFolder(tmp_path, NAMES).write("scores.csv", lambda path: path.write_text("new"))
         assert set(contents(tmp_path)) == {"scores.csv", MANIFEST}
         assert (tmp_path / "scores.csv").read_text() == ("new" if replaced else "old")
         OutputFolder(tmp_path, NAMES)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_files_and_their_list_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is sent down before it takes its place, the list before the file that it is to vouch for."""
+    synced: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").resolve().suffix or "folder")
+        fsync(descriptor)
+
+    def moved(source: Path, target: Path) -> None:
+        synced.append(target.name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(os, "replace", moved)
+    OutputFolder(tmp_path, NAMES).write("scores.csv", lambda path: path.write_text("text"))
+    listed = [".json", MANIFEST, "folder"]
+    assert synced == [*listed, ".csv", "scores.csv", "folder", *listed]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"written by": "me"}', '{"written by": "deltavi demo"}', "\x00"])

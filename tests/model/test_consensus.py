@@ -14,13 +14,13 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
+from deltavi._cp10k import log1p_cp10k
 from deltavi.data import simulate_perturbation
 from deltavi.errors import DeltaviError
 from deltavi.model import LABELVI, MIXVI, PPCA, SCGEN, VAE
 from deltavi.model._consensus import ConsensusMixin
 from deltavi.perturbation import Shift, estimate_shift
 from deltavi.perturbation._estimators import responses_of
-from deltavi.perturbation.coupling import log_cp10k
 from deltavi.perturbation.intervals import estimate_response
 from tests.model.conftest import dense, log_normalised, train
 
@@ -52,7 +52,7 @@ def model() -> SCGEN:
 def logs_of(adata: AnnData) -> np.ndarray:
     """Double precision log1p CP10k, or what is on that scale already."""
     x = dense(adata.X).astype(float)
-    return log_cp10k(x, x.sum(1)).astype(float) if (x == np.floor(x)).all() else x
+    return log1p_cp10k(x, x.sum(1)).astype(float) if (x == np.floor(x)).all() else x
 
 
 def kriged(adata: AnnData, query: AnnData) -> Shift:

@@ -43,20 +43,28 @@ def covariance(responses: Responses, width: float) -> np.ndarray:
     return np.array([[np.exp(-squared(a, b) / at) for b in points] for a in points]) + np.diag(noise(responses))
 
 
-def kriging(responses: Responses, query: np.ndarray, width: float) -> Expected:
-    """The system with a Lagrange multiplier for weights that sum to one (Cressie 1993, section 3.2)."""
-    n, between = len(responses.points), covariance(responses, width)
-    to_query = [np.exp(-squared(point, query) / scale(responses.points, width)) for point in responses.points]
+def bordered_weights(between: np.ndarray, to_query: np.ndarray) -> tuple[np.ndarray, float]:
+    """Weights that sum to one, and the Lagrange multiplier that sees to it (Cressie 1993, section 3.2)."""
+    n = len(between)
     bordered = np.ones((n + 1, n + 1))
     bordered[:n, :n], bordered[n, n] = between, 0.0
     *weights, multiplier = np.linalg.solve(bordered, [*to_query, 1.0])
+    return np.array(weights), float(multiplier)
+
+
+def kriging(responses: Responses, query: np.ndarray, width: float) -> Expected:
+    """Weights, what is expected of their error, and the spread of the responses."""
+    n, between = len(responses.points), covariance(responses, width)
+    at = scale(responses.points, width)
+    to_query = np.array([np.exp(-squared(point, query) / at) for point in responses.points])
+    weights, multiplier = bordered_weights(between, to_query)
     # generalised least squares by whitening, for the mean and what is left of it
     lower = np.linalg.cholesky(between)
     ones, changes = np.linalg.solve(lower, np.ones((n, 1))), np.linalg.solve(lower, responses.changes)
     residuals = changes - ones @ np.linalg.lstsq(ones, changes, rcond=None)[0]
     return Expected(
-        weights=np.array(weights),
-        doubt=1 - float(np.dot(weights, to_query)) - float(multiplier),
+        weights=weights,
+        doubt=1 - float(np.dot(weights, to_query)) - multiplier,
         spread=(residuals**2).sum(0) / (n - 1),
     )
 
@@ -67,18 +75,20 @@ def mean_weights(responses: Responses, width: float) -> np.ndarray:
     return solved / solved.sum()
 
 
+def left_out_error(responses: Responses, label: int, width: float) -> np.ndarray:
+    """Error of one label predicted from the others, fitted again without it."""
+    between = covariance(responses, width)
+    others = np.arange(len(between)) != label
+    weights, _ = bordered_weights(between[np.ix_(others, others)], between[others, label])
+    return np.asarray(responses.changes[label] - weights @ responses.changes[others])
+
+
 def preferred_width(responses: Responses) -> float:
     """That at which each label is predicted best from the others, by trying all."""
-    if len(responses.points) < 3:
+    labels = range(len(responses.points))
+    if len(labels) < 3:
         return DEFAULT_WIDTH
-    errors = []
-    for width in WIDTHS:
-        total = 0.0
-        for label in range(len(responses.points)):
-            others = Responses(*(np.delete(values, label, 0) for values in vars(responses).values()))
-            weights = kriging(others, responses.points[label], width).weights
-            total += float(((weights @ others.changes - responses.changes[label]) ** 2).sum())
-        errors.append(total)
+    errors = [sum((left_out_error(responses, i, width) ** 2).sum() for i in labels) for width in WIDTHS]
     return WIDTHS[int(np.argmin(errors))]
 
 

@@ -29,7 +29,6 @@ TOLERANCE = {CEILING: 0.05}
 
 def log_expression(path):
     """Log1p CP10k expression of 2,000 variable genes, dense; the type with too few cells is left out."""
-    pytest.importorskip("skmisc", reason="scanpy's seurat_v3 choice of genes needs scikit-misc")
     adata = anndata.read_h5ad(path)
     adata = adata[adata.obs["cell_type"] != "Megakaryocyte"].copy()
     adata.layers["counts"] = adata.X.copy()

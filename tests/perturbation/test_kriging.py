@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.linalg import cho_factor
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF
 
-from deltavi.perturbation import ShiftBaseline, estimate_shift
+from deltavi.perturbation import ShiftBaseline, _kriging, estimate_shift
 from deltavi.perturbation._estimators import ESTIMATORS, GroupMeans
-from deltavi.perturbation._kriging import DEFAULT_WIDTH, SMALLEST_NOISE, WIDTHS, Responses, best_width, interpolate
+from deltavi.perturbation._kriging import (
+    DEFAULT_WIDTH,
+    SMALLEST_NOISE,
+    WIDTHS,
+    Responses,
+    best_width,
+    interpolate,
+    left_out_errors,
+)
 from tests.perturbation import plain_kriging as plain
 from tests.perturbation.conftest import make_experiment
 
@@ -85,6 +95,23 @@ def test_the_width_is_the_one_that_leave_one_out_prefers() -> None:
         )
     assert len(chosen) > 1
     assert best_width(scene(0, n_labels=2)[0]) == DEFAULT_WIDTH
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("n_labels", [2, 3, 9])
+def test_errors_of_labels_left_out_are_those_of_refitting_the_others(n_labels: int, width: float) -> None:
+    for seed in range(4):
+        responses, _ = scene(seed, n_labels)
+        covariance = interpolate(responses, responses.points[0], width).covariance
+        expected = [plain.left_out_error(responses, label, width) for label in range(n_labels)]
+        np.testing.assert_allclose(left_out_errors(covariance, responses.changes), expected, atol=1e-8)
+
+
+def test_the_width_takes_one_factorisation_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = Mock(wraps=cho_factor)
+    monkeypatch.setattr(_kriging, "cho_factor", counted)
+    best_width(scene(0, n_labels=40)[0])
+    assert counted.call_count == len(WIDTHS)
 
 
 # -- limits ------------------------------------------------------------------------------------------------------

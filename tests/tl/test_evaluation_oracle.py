@@ -178,7 +178,6 @@ def kang_cells(path: Path) -> AnnData:
 @pytest.mark.slow
 def test_the_protocol_on_real_cells(kang_path: Path) -> None:
     """Baselines and ceiling of one type are those of the protocol written in plain numpy."""
-    pytest.importorskip("skmisc", reason="scanpy's seurat_v3 choice of genes needs scikit-misc")
     adata = kang_cells(kang_path)
     table = evaluate_perturbation(
         adata, {"copy": lambda train, query, **_: query.X}, control="control", target="stimulated", hold_out=["NK"],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import anndata
@@ -16,7 +18,7 @@ from deltavi.errors import DeltaviError, FileWriteError
 from deltavi.io import write_file
 from deltavi.model import SCGEN
 from deltavi.perturbation import BASELINES
-from deltavi.tl import Method, PerturbationEvaluation, evaluate_perturbation
+from deltavi.tl import Method, PerturbationEvaluation, _resume, evaluate_perturbation
 from deltavi.tl._resume import described, differences, file_name
 from tests.tl.conftest import ASK, mean_change, noisy
 
@@ -234,6 +236,52 @@ def test_descriptions_tell_values_apart(one: Any, other: Any) -> None:
     assert texts[0] == json.dumps(described(one))
     assert differences(described(one), described(other))
     assert not differences(described(one), described(one))
+
+
+def under_another_python(code: CodeType) -> str:
+    """Every minor version of Python makes other bytecode of a function."""
+    return f"another {code.co_name}"
+
+
+def in_words(number: int) -> str:
+    return f"{number:d}"  # a comment
+
+
+def test_functions_are_told_by_their_source_under_every_python(
+    adata: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = lambda query: query * 2  # noqa: E731
+    functions = [mean_change, noisy, make_adder(1), in_words, alone]
+    before = [described(function) for function in functions]
+    first = evaluate_perturbation(adata, mean_change, **OPTIONS, folder=tmp_path)
+    monkeypatch.setattr(_resume, "_of_bytecode", under_another_python)
+    assert [described(function) for function in functions] == before
+    assert len({json.dumps(words) for words in before}) == len(functions)
+    again = evaluate_perturbation(adata, mean_change, **OPTIONS, folder=tmp_path)
+    pd.testing.assert_frame_equal(again.table, first.table, check_exact=True)
+    # without a source there is nothing else to tell them by
+    without: dict[str, Any] = {}
+    exec("def made(x): return x", without)
+    both = (without["made"], (lambda x: x, lambda x: x + 1)[0])
+    assert [described(function)["code"] for function in both] == ["another made", "another <lambda>"]
+
+
+def test_comments_and_indentation_tell_nothing() -> None:
+    texts = ["def f(x):\n    # why\n    return '#' + x  # so\n", "def f(x):\n\n    return '#' + x\n"]
+    found = [_resume._without_comments(text) for text in texts]
+    assert found[0] == found[1] == "def f(x):\n\n    return '#' + x"
+    assert _resume._only_lambda("call(1, lambda x: x + 1)") == "lambda x: x + 1"
+
+
+def test_a_wrapper_is_not_taken_for_what_it_wraps() -> None:
+    def twice(function: Any) -> Any:
+        @functools.wraps(function)
+        def wrapper(x: int) -> Any:
+            return function(function(x))
+
+        return wrapper
+
+    assert described(twice(in_words))["code"] != described(in_words)["code"]
 
 
 def test_descriptions_hold_no_place_in_memory() -> None:

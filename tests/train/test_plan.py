@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -84,6 +87,38 @@ def test_the_staircase_falls_by_a_twentieth_every_thousand_steps() -> None:
     assert set(rates[:1000]) == {1e-4}
     np.testing.assert_allclose(rates[1000:2000], 0.95e-4)
     assert rates[2000] == pytest.approx(0.95**2 * 1e-4)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("Adam", torch.optim.Adam), ("AdamW", torch.optim.AdamW)])
+@pytest.mark.parametrize(("precision", "fused"), [(None, True), ("32-true", True), ("16-mixed", False)])
+def test_adam_takes_one_pass_in_full_precision(
+    monkeypatch: pytest.MonkeyPatch,
+    name: Literal["Adam", "AdamW"],
+    kind: type[torch.optim.Optimizer],
+    precision: str | None,
+    fused: bool,
+) -> None:
+    plan = ObjectivePlan(VAE(5), optimizer=name, lr=2e-3, eps=0.02, weight_decay=1e-5)
+    if precision is not None:
+        monkeypatch.setattr(ObjectivePlan, "trainer", SimpleNamespace(precision=precision))
+    optimizer = plan.get_optimizer_creator()(plan.module.parameters())
+    assert type(optimizer) is kind
+    asked = {key: optimizer.defaults[key] for key in ("lr", "eps", "weight_decay", "fused")}
+    assert asked == {"lr": 2e-3, "eps": 0.02, "weight_decay": 1e-5, "fused": fused}
+
+
+def test_another_optimizer_is_made_as_asked() -> None:
+    plan = ObjectivePlan(VAE(5), optimizer="Custom", optimizer_creator=torch.optim.SGD)
+    assert isinstance(plan.configure_optimizers()["optimizer"], torch.optim.SGD)
+    plan.optimizer_name = "another"
+    with pytest.raises(ValueError, match="not understood"):
+        plan.get_optimizer_creator()
+
+
+def test_the_plan_overrides_public_methods_of_scvi_only() -> None:
+    of_scvi = {name for cls in ObjectivePlan.__mro__[1:] for name in vars(cls)}
+    private = {name for name in vars(ObjectivePlan) if name.startswith("_") and not name.startswith("__")}
+    assert not private & of_scvi
 
 
 def test_validation_watches_the_objective_at_the_final_weight(monkeypatch: pytest.MonkeyPatch) -> None:

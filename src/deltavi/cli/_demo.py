@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from deltavi._errors import DeltaviError, unknown_category
 from deltavi.cli._options import SIMULATED_TYPE
-from deltavi.cli._output import output_folder
 from deltavi.cli._reading import add_columns, read_cells, require_columns
 
 if TYPE_CHECKING:
@@ -48,6 +47,9 @@ MOST_WARNINGS = 5
 
 def run_demo(options: argparse.Namespace, console: Console) -> HeldOut | PerturbationEvaluation:
     """Predict, print and write; returns what was found."""
+    # what writes files takes the libraries with it, which help and versions go without
+    from deltavi.cli._output import output_folder
+
     names = OF_ALL if options.all else OF_ONE
     with output_folder(options.out, names) as folder:
         adata = _load(options, console)
@@ -175,19 +177,19 @@ def write_results(result: HeldOut, folder: OutputFolder) -> Iterator[Path]:
     yield folder.write(CELLS, result.predicted.write_h5ad)
     yield folder.write_folder(MODEL_FOLDER, lambda path: result.model.save(path, overwrite=True))
     yield folder.write(SCORES, result.table.to_csv)
-    yield folder.write(FIGURE, lambda path: plot_result(result, path))
+    yield folder.write(FIGURE, lambda part: plot_result(result, part))
 
 
 def write_evaluation(evaluation: PerturbationEvaluation, folder: OutputFolder) -> Iterator[Path]:
     """Write the tables, the settings, the means and a figure, one after the other."""
     with TemporaryDirectory() as scratch:
         for file in evaluation.save(scratch):
-            yield folder.write(file.name, lambda path, file=file: shutil.copyfile(file, path))  # type: ignore[misc]
+            yield folder.write(file.name, lambda part, file=file: shutil.copyfile(file, part))  # type: ignore[misc]
     yield folder.write(SUMMARY, evaluation.summary().to_csv)
     yield folder.write(FIGURE, lambda path: evaluation.plot(metrics=DRAWN, highlight=MODEL, show=False, save=path))
 
 
-def plot_result(result: HeldOut, path: Path) -> None:
+def plot_result(result: HeldOut, part: Path) -> None:
     """Draw predicted against real means, and control, real and predicted cells in one UMAP."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -202,7 +204,7 @@ def plot_result(result: HeldOut, path: Path) -> None:
     left.set_title(f"{result.label}, {result.target}: mean expression")
     pl.prediction_umap(result.control_cells, result.real, result.predicted, ax=right, show=False)
     right.set_title("control, real and predicted cells")
-    figure.savefig(path, dpi=150)
+    figure.savefig(part, dpi=150)
 
 
 def _values(column: Any) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ from uuid import uuid4
 
 import deltavi
 from deltavi._errors import DeltaviError
+from deltavi.io import description_of, write_file, write_synced
 
 # Names of the files that a command wrote, with what tells whether they were changed since.
 MANIFEST = "demo.json"
@@ -65,14 +65,13 @@ class OutputFolder:
 
     def write(self, name: str, write: Callable[[Path], object]) -> Path:
         """Let `write` write a file beside its place, and move it there when it is complete."""
-        part = self.path / f".part-{uuid4().hex}{Path(name).suffix}"
-        try:
+
+        def recorded(part: Path) -> None:
             write(part)
             # both are ours until the new one is in its place
             self._record(name, [*self._ours.get(name, []), _digest(part)])
-            part.replace(self.path / name)
-        finally:
-            part.unlink(missing_ok=True)
+
+        write_file(self.path / name, recorded, follow_links=False)
         self._record(name, self._ours[name][-1:])
         return self.path / name
 
@@ -93,12 +92,8 @@ class OutputFolder:
     def _record(self, name: str, digests: list[str]) -> None:
         self._ours[name] = digests
         content = {"written by": WRITER, "deltavi_version": deltavi.__version__, "files": self._ours}
-        part = self.path / f".part-{uuid4().hex}.json"
-        try:
-            part.write_text(json.dumps(content, indent=1), encoding="utf-8")
-            part.replace(self.path / MANIFEST)
-        finally:
-            part.unlink(missing_ok=True)
+        text = json.dumps(content, indent=1)
+        write_file(self.path / MANIFEST, lambda part: part.write_text(text, encoding="utf-8"), what="The list of files")
 
 
 @contextmanager
@@ -148,10 +143,7 @@ def _probe(folder: Path) -> None:
     """Write a file and remove it."""
     probe = folder / f".part-{uuid4().hex}"
     try:
-        with probe.open("wb") as file:
-            file.write(bytes(PROBE_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(probe, bytes(PROBE_BYTES))
     finally:
         probe.unlink(missing_ok=True)
 
@@ -168,8 +160,7 @@ def _why(path: Path, error: OSError | ValueError) -> str:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return str(description_of(path)["sha256"])
 
 
 def _read_manifest(path: Path) -> dict[str, list[str]]:

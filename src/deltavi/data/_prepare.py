@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from deltavi import _keys
+from deltavi._cp10k import log1p_cp10k_rows
 from deltavi._entries import one_name, require_anndata, shown, whole_number
 from deltavi._errors import InputDataError, KeyClashError, examples, unknown_category
 from deltavi._reading import known_arguments
@@ -22,7 +22,6 @@ from deltavi.data._counts import counts_of, row_sums
 logger = logging.getLogger("deltavi")
 
 TOTAL_COUNTS = "total_counts"
-TARGET_SUM = 1e4
 MIN_GENES_FOR_TREND = 20
 
 
@@ -34,7 +33,7 @@ def select_genes(
 
     Variable genes are ranked within each condition and chosen over all of them, so that a gene is not kept merely
     because it differs between the conditions. They are found by scanpy's ``seurat_v3`` flavour on counts, or, where
-    scikit-misc is missing or cannot fit so few cells, by Pearson residuals; an info message says so.
+    its trend cannot be fitted to so few cells, by Pearson residuals; an info message says so.
 
     Parameters
     ----------
@@ -74,7 +73,7 @@ def select_genes(
     condition = _condition(adata, condition_key)
     counts = counts_of(adata, layer)
     total_counts = _total_counts(adata, counts)
-    logs = log1p_cp10k(counts, total_counts)
+    logs = log1p_cp10k_rows(counts, total_counts)
     with kept_threads():
         keep = _variable_genes(counts, condition, n_top)
     # both read a subset into memory and leave the original alone, but a backed one has no copy in memory
@@ -120,15 +119,7 @@ def log_normalise(
         raise KeyClashError(f"layers[{key_added!r}] exists; name another with key_added, or delete it.")
     counts = counts_of(adata, layer)
     totals = row_sums(counts) if size_factor_key is None else _totals_of(adata, size_factor_key)
-    adata.layers[key_added] = log1p_cp10k(counts, totals)
-
-
-def log1p_cp10k(counts: sparse.csr_matrix, total_counts: NDArray[np.float64]) -> sparse.csr_matrix:
-    """Natural log of one plus counts per 10,000, CSR of the shape of `counts`; a cell without counts stays zero."""
-    factor = np.divide(TARGET_SUM, total_counts, out=np.zeros_like(total_counts), where=total_counts > 0)
-    scaled = counts.copy()
-    scaled.data = np.log1p(scaled.data * np.repeat(factor, np.diff(scaled.indptr))).astype(counts.dtype)
-    return scaled
+    adata.layers[key_added] = log1p_cp10k_rows(counts, totals)
 
 
 def _totals_of(adata: AnnData, key: str) -> NDArray[np.float64]:
@@ -201,8 +192,6 @@ def _variable_genes(counts: sparse.csr_matrix, condition: pd.Categorical[Any] | 
 
 def _why_no_variance_trend(lean: AnnData) -> str | None:
     """Give the reason not to fit a trend of variance on mean, if there is one."""
-    if find_spec("skmisc") is None:
-        return "scikit-misc is not installed"
     groups = lean.obs.groupby("condition", observed=True).indices.values()
     n_varying = min(_n_varying_genes(lean.X[rows]) for rows in groups)
     # the compiled regression ends the whole process when it gets fewer than four points

@@ -1,6 +1,6 @@
 """Safe model files, and one place for all that is written to disk."""
 
-from deltavi.io._atomic import filled_folder, write_file, write_files
+from deltavi.io._atomic import description_of, filled_folder, write_file, write_files, write_synced
 from deltavi.io._folder import require_replaceable
 from deltavi.io._format import encode, read_model, saved_cells, write_model
 from deltavi.io._manifest import FORMAT_VERSION
@@ -8,6 +8,7 @@ from deltavi.io._place import require_file, require_folder, require_writable, re
 
 __all__ = [
     "FORMAT_VERSION",
+    "description_of",
     "encode",
     "filled_folder",
     "read_model",
@@ -20,4 +21,5 @@ __all__ = [
     "write_file",
     "write_files",
     "write_model",
+    "write_synced",
 ]

@@ -18,18 +18,27 @@ from deltavi.io._place import made, remove_files, require_folder, require_writab
 NOT_ON_DISK = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
 
 
-def write_file(path: Path, write: Callable[[Path], object], *, what: str = "The file") -> None:
+def write_file(
+    path: Path, write: Callable[[Path], object], *, what: str = "The file", follow_links: bool = True
+) -> None:
     """Let `write` write a file beside `path`, which takes that place once it is complete.
+
+    Parameters
+    ----------
+    path, write, what
+        See :func:`write_files`.
+    follow_links
+        Whether a link at `path` stays, and the file that it leads to is replaced; else the link itself is.
 
     Raises
     ------
     FileWriteError
         If the disk is full or the folder read-only; the message says what is there now.
     """
-    write_files({path: write}, what=what)
+    write_files({path: write}, what=what, follow_links=follow_links)
 
 
-def write_files(writers: Mapping[Path, Callable[[Path], object]], *, what: str) -> None:
+def write_files(writers: Mapping[Path, Callable[[Path], object]], *, what: str, follow_links: bool = True) -> None:
     """Write several files as :func:`write_file` does: none takes its place before all are complete.
 
     Parameters
@@ -38,14 +47,15 @@ def write_files(writers: Mapping[Path, Callable[[Path], object]], *, what: str) 
         File -> what writes it to the path that it is given, which has the same suffix.
     what
         What they are, for the message.
+    follow_links
+        See :func:`write_file`.
 
     Raises
     ------
     FileWriteError
         If the disk is full or the folder read-only; the message says what is there now.
     """
-    # where a link is named, the file that it leads to is replaced
-    begun = {path: _beside(Path(os.path.realpath(path))) for path in writers}
+    begun = {path: _beside(Path(os.path.realpath(path)) if follow_links else path) for path in writers}
     is_switching = False
     try:
         for path, (_, part) in begun.items():

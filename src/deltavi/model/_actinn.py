@@ -14,6 +14,7 @@ from anndata import AnnData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
+from deltavi._cp10k import cp10k_factors
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness, model_seed
 from deltavi._reading import reads
@@ -29,7 +30,6 @@ from deltavi.model._classification import BATCH_SIZE
 from deltavi.model._training import EPOCHS_RANGE
 from deltavi.model._vae import named_arguments
 from deltavi.module import ACTINN as ACTINNModule
-from deltavi.module._actinn import TARGET_SUM
 from deltavi.module._readers import READERS_OF_ACTINN, with_defaults
 from deltavi.train import CellSplit, FoldSplitter, assign_folds, split_labelled
 
@@ -372,8 +372,7 @@ def log_moments(matrix: Any, cells: np.ndarray, totals: np.ndarray) -> tuple[np.
     """
     sums, squares = np.zeros(matrix.shape[1]), np.zeros(matrix.shape[1])
     for rows, block in row_blocks(matrix, cells):
-        scale = TARGET_SUM / np.where(totals[rows] > 0, totals[rows], 1.0)
-        scaled = sparse.diags(scale) @ sparse.csr_matrix(block, dtype=np.float64)
+        scaled = sparse.diags(cp10k_factors(totals[rows])) @ sparse.csr_matrix(block, dtype=np.float64)
         scaled.data = np.log2(1 + scaled.data)
         sums += np.asarray(scaled.sum(0)).ravel()
         squares += np.asarray(scaled.power(2).sum(0)).ravel()

@@ -13,6 +13,7 @@ import torch
 from anndata import AnnData
 
 from deltavi import _keys
+from deltavi._cp10k import cp10k_factors
 from deltavi._entries import choice, share
 from deltavi._random import isolated_randomness
 from deltavi.likelihood import Likelihood
@@ -145,7 +146,7 @@ class ConsensusMixin(ShiftsMixin):
         groups, inside = np.full(n_cells, "", dtype=object), np.zeros(n_cells, dtype=bool)
         groups[request.cells], inside[request.cells] = request.groups, True
         factors = np.ones(n_cells)
-        factors[request.cells] = 1e4 / np.maximum(request.totals, 1.0)
+        factors[request.cells] = cp10k_factors(request.totals)
         matrix = request.adata.X if layer is None else request.adata.layers[layer]
         of_counts = self.module.of_counts
         return group_means(matrix, groups, inside, factors if of_counts else None, log=of_counts)

@@ -12,10 +12,11 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from deltavi._compat import MODULE_KEYS
+from deltavi._cp10k import log1p_cp10k
 from deltavi.likelihood import Likelihood
 from deltavi.likelihood._base import to_numpy
 from deltavi.module import VAE
-from deltavi.perturbation.coupling import couple, log_cp10k
+from deltavi.perturbation.coupling import couple
 from deltavi.perturbation.noise import normals, uniforms
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def predict_cells(
         return Predicted(profile=coupled.astype(np.float32), rate=rate, counts=None)
     counts = target.quantile(uniforms(generators, n_genes))
     if profile == "cell":
-        values: Any = sparse.csr_matrix(log_cp10k(coupled, totals))
+        values: Any = sparse.csr_matrix(log1p_cp10k(coupled, totals))
     else:
         values = expected_log(target, totals, generators)
     return Predicted(profile=values, rate=rate, counts=sparse.csr_matrix(counts.astype(np.float32)))
@@ -137,7 +138,7 @@ def predict_cells(
 
 def profile_of(values: NDArray[Any], totals: NDArray[Any], *, of_counts: bool) -> NDArray[Any]:
     """Values of cells on the scale of a profile: log1p CP10k of counts; other expression is on its scale already."""
-    return log_cp10k(values, totals) if of_counts else values
+    return log1p_cp10k(values, totals) if of_counts else values
 
 
 def expected_log(
@@ -145,7 +146,9 @@ def expected_log(
 ) -> NDArray[np.float32]:
     """Expectation of log1p CP10k under `likelihood`, by stratified draws, ``(n_cells, n_genes)``."""
     offset = uniforms(generators, likelihood.rate.shape[-1])
-    draws = (log_cp10k(likelihood.quantile((k + offset) / EXPECTATION_DRAWS), totals) for k in range(EXPECTATION_DRAWS))
+    draws = (
+        log1p_cp10k(likelihood.quantile((k + offset) / EXPECTATION_DRAWS), totals) for k in range(EXPECTATION_DRAWS)
+    )
     return np.asarray(sum(draws) / EXPECTATION_DRAWS, dtype=np.float32)
 
 
@@ -177,7 +180,7 @@ def predictive_interval(
     for _ in range(n_samples):
         likelihood = decode(z + scale * normals(generators, z.shape[1]))
         drawn = likelihood.quantile(uniforms(generators, likelihood.rate.shape[-1]))
-        draws.append(log_cp10k(drawn, totals) if likelihood.of_counts else drawn.astype(np.float32))
+        draws.append(log1p_cp10k(drawn, totals) if likelihood.of_counts else drawn.astype(np.float32))
     lower, upper = np.quantile(np.stack(draws), INTERVAL, axis=0).astype(np.float32)
     return lower, upper
 

@@ -57,9 +57,9 @@ def cells_writer(cells: AnnData | None, write_kwargs: dict[str, Any]) -> Callabl
     if cells is None:
         raise DeltaviError("The model was loaded without data: there are no cells to save with it.")
 
-    def write(file: Path) -> None:
+    def write(part: Path) -> None:
         try:
-            write_h5ad(file, writable_cells(cells), **write_kwargs)
+            write_h5ad(part, writable_cells(cells), **write_kwargs)
         except OSError:
             raise
         except Exception as error:

@@ -12,6 +12,7 @@ import torch
 from scvi.model.base import VAEMixin
 
 from deltavi import _keys
+from deltavi._cp10k import cp10k_factors
 from deltavi._errors import DeltaviError, examples
 from deltavi._random import isolated_randomness
 from deltavi._text import as_text
@@ -127,7 +128,7 @@ class ShiftsMixin(VAEMixin, CountModel):
         cells = request.cells[chosen]
         loader = self._make_data_loader(adata=request.adata, indices=cells, batch_size=len(cells))
         decode = CellDecoder(self.module, next(iter(loader)))
-        totals = request.totals[chosen]
+        factors = cp10k_factors(request.totals[chosen])
         control, target = (self._condition_code(name) for name in conditions)
 
         def log_mean(displacement: np.ndarray, condition: int) -> np.ndarray:
@@ -135,7 +136,7 @@ class ShiftsMixin(VAEMixin, CountModel):
                 rate = to_numpy(decode(positions + displacement, condition=condition).mean)
             if not self.module.of_counts:
                 return np.asarray(rate.mean(0))
-            return np.asarray(np.log1p((rate * (1e4 / np.maximum(totals, 1.0))[:, None]).mean(0)))
+            return np.asarray(np.log1p((rate * factors[:, None]).mean(0)))
 
         start = log_mean(np.zeros(positions.shape[1]), control)
         return lambda displacement: log_mean(displacement, target) - start

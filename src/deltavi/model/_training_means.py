@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from deltavi._cp10k import cp10k_factors
 from deltavi._errors import DeltaviError, examples
 from deltavi.model._group_sums import Groups, group_sums
 from deltavi.perturbation._estimators import ALL_CELLS, ESTIMATORS, Evidence, GroupMeans, Shift
@@ -82,7 +83,7 @@ class TrainingMeans:
         conditions, labels
             ``(n_cells,)`` names.
         """
-        weights = None if totals is None else 1e4 / np.maximum(totals, 1.0)
+        weights = None if totals is None else cp10k_factors(totals)
         groups = Groups(conditions, labels)
 
         def means(values: Any, *logs: bool) -> list[tuple[dict[str, GroupMeans], dict[str, GroupMeans]]]:

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deltavi import _keys
+from deltavi._cp10k import CP10K, cp10k_totals_of
 from deltavi._reading import reads
 from deltavi.module._classified import Classified, ClassifyingModule
 from deltavi.module._decoder import weight_penalty
 from deltavi.module._readers import READERS_OF_ACTINN
 
 # Total that every cell is scaled to before the logarithm.
-TARGET_SUM = 1e4
 
 
 class Network(nn.Module):
@@ -168,7 +168,7 @@ class ACTINN(ClassifyingModule):
         x = tensors[REGISTRY_KEYS.X_KEY]
         size_factor = tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
         total = x.sum(1, keepdim=True) if size_factor is None else size_factor * self.get_buffer("size_factor_unit")
-        return torch.log2(1 + TARGET_SUM * x / torch.where(total > 0, total, 1.0))
+        return torch.log2(1 + CP10K * x / cp10k_totals_of(total))
 
     @auto_move_data
     def class_logits(self, expression: Tensor, tensors: dict[str, Tensor]) -> Tensor:

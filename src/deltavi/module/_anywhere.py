@@ -12,13 +12,11 @@ from scvi.module.base import BaseModuleClass, auto_move_data
 from torch import Tensor, nn
 from torch.distributions import Normal
 
+from deltavi._cp10k import CP10K
 from deltavi.likelihood import Likelihood
 
 if TYPE_CHECKING:
     from deltavi.module._vae import VAE
-
-# Counts of a cell that is nobody's.
-CP10K = 1e4
 
 
 class AnywhereMixin(BaseModuleClass):

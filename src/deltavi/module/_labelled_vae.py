@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from deltavi import _keys
 from deltavi._compat import MODULE_KEYS
+from deltavi._cp10k import log1p_cp10k_of
 from deltavi._entries import init_keywords, known_keywords
 from deltavi._errors import DeltaviError
 from deltavi._reading import reads
@@ -22,7 +23,6 @@ from deltavi.module._vae import VAE
 
 EncoderInput = Literal["log1p", "log1p_cp10k"]
 # Counts that every cell is scaled to where the encoder takes relative expression.
-CP10K = 1e4
 
 
 class LabelledVAE(ClassifyingModule, VAE):
@@ -204,7 +204,7 @@ class LabelledVAE(ClassifyingModule, VAE):
         if self.encoder_input == "log1p" or not self.log_variational:
             return super()._expression(x, size_factor)
         total = x.sum(-1, keepdim=True) if size_factor is None else size_factor * self.size_factor_unit
-        return (x * (CP10K / torch.where(total > 0, total, 1.0))).log1p()
+        return log1p_cp10k_of(x, total)
 
     def _get_generative_input(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Any], **kwargs: Any

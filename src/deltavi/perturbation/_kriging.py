@@ -2,8 +2,10 @@
 
 Labels whose control cells look alike are taken to respond alike. The covariance of two responses falls with the squared
 distance of the profiles; a response measured in few cells is noisy, which shortens its weight; far from all labels the
-prediction falls back to their common mean. How wide the covariance is, the training labels say themselves. Source:
-Cressie (1993), Statistics for Spatial Data, ch. 3; Rasmussen and Williams (2006), Gaussian Processes, ch. 2.
+prediction falls back to their common mean. How wide the covariance is, the training labels say themselves: each is
+predicted from the others, all at once from one factorisation (Dubrule 1983, Cross validation of kriging in a unique
+neighborhood). Source: Cressie (1993), Statistics for Spatial Data, ch. 3; Rasmussen and Williams (2006), Gaussian
+Processes, ch. 2 and section 5.4.2.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial.distance import cdist
 
 if TYPE_CHECKING:
@@ -59,6 +62,32 @@ class Responses:
 
 
 @dataclass(frozen=True, eq=False)
+class Covariance:
+    """Covariance of measured responses, relative to the variance of true ones, ready to be solved for.
+
+    Attributes
+    ----------
+    factor
+        ``(n_labels, n_labels)`` its Cholesky factor, and where it lies, as :func:`scipy.linalg.cho_factor` gives it.
+    scale
+        Squared distance at which it has fallen to 1 / e.
+    """
+
+    factor: tuple[Vector, bool]
+    scale: float
+
+    @classmethod
+    def of(cls, between: Vector, noise: Vector, scale: float) -> Covariance:
+        """Covariance of labels at squared distances `between` ``(n_labels, n_labels)``, measured with `noise`."""
+        return cls(cho_factor(np.exp(-between / scale) + np.diag(noise), lower=True), scale)
+
+    def solve(self, values: Vector) -> Vector:
+        """The inverse times `values` ``(n_labels, ...)``."""
+        # no gene at all is no right-hand side to LAPACK
+        return np.asarray(cho_solve(self.factor, values)) if values.size else np.zeros_like(values)
+
+
+@dataclass(frozen=True, eq=False)
 class Interpolation:
     """Weights of the training labels in the response of a query.
 
@@ -71,20 +100,20 @@ class Interpolation:
         measured label, about 1 (a little more, as the mean has to be estimated) far away from all.
     residuals
         ``(n_labels, n_values)`` responses less their mean.
-    inverse
-        ``(n_labels, n_labels)`` inverse of the covariance of the measured responses.
+    covariance
+        Of the measured responses.
     """
 
     weights: Vector
     doubt: float
     residuals: Vector
-    inverse: Vector
+    covariance: Covariance
 
     @cached_property
     def spread(self) -> Vector:
         """``(n_values,)`` variance of the response between labels, noise taken off on average."""
         freedom = max(len(self.residuals) - 1, 1)
-        return np.asarray(np.einsum("ug,ug->g", self.residuals, self.inverse @ self.residuals) / freedom)
+        return np.asarray(np.einsum("ug,ug->g", self.residuals, self.covariance.solve(self.residuals)) / freedom)
 
 
 def interpolate(responses: Responses, query: Vector, width: float | None = None) -> Interpolation:
@@ -101,44 +130,57 @@ def interpolate(responses: Responses, query: Vector, width: float | None = None)
     """
     n_labels = len(responses.points)
     if n_labels == 1:
-        return Interpolation(np.ones(1), 1.0, np.zeros_like(responses.changes), np.ones((1, 1)))
+        alone = Covariance.of(np.zeros((1, 1)), np.zeros(1), 1.0)
+        return Interpolation(np.ones(1), 1.0, np.zeros_like(responses.changes), alone)
     width = best_width(responses) if width is None else width
     between = _squared_distances(responses.points, responses.points)
-    scale = width * between[np.triu_indices(n_labels, 1)].mean()
-    if scale <= ROUNDING * (responses.points**2).sum(1).max():
-        # all labels coincide: none is closer to the query than another
-        scale = 1.0
-    to_query = np.exp(-_squared_distances(responses.points, query[None])[:, 0] / scale)
-    inverse = np.linalg.inv(np.exp(-between / scale) + np.diag(_relative_noise(responses)))
-    total = inverse.sum()
-    of_mean = inverse.sum(0) / total
-    of_residual = inverse @ to_query
+    covariance = Covariance.of(between, _relative_noise(responses), _scale(responses.points, between, width))
+    to_query = np.exp(-_squared_distances(responses.points, query[None])[:, 0] / covariance.scale)
+    of_mean, of_residual = covariance.solve(np.column_stack([np.ones(n_labels), to_query])).T
+    total = of_mean.sum()
+    of_mean = of_mean / total
     missing = 1 - of_residual.sum()
     return Interpolation(
         weights=of_residual + missing * of_mean,
         doubt=float(max(1 - to_query @ of_residual + missing**2 / total, 0.0)),
         residuals=responses.changes - of_mean @ responses.changes,
-        inverse=inverse,
+        covariance=covariance,
     )
 
 
 def best_width(responses: Responses) -> float:
-    """The one of `WIDTHS` at which labels predict one another best; each is predicted from the others in turn."""
+    """The one of `WIDTHS` at which labels predict one another best; each is predicted from the others in turn.
+
+    The noise, and the distance that a width is a multiple of, are those of all labels.
+    """
     n_labels = len(responses.points)
     if n_labels < FEWEST_LABELS:
         return DEFAULT_WIDTH
-    # distances, squared sums and total noise are all that counts: as many dimensions as labels hold them
-    few = Responses(
-        _coordinates(responses.points), _coordinates(responses.changes), responses.errors.sum(1, keepdims=True)
-    )
-    errors = [sum(_squared_error(few, label, width) for label in range(n_labels)) for width in WIDTHS]
+    between, noise = _squared_distances(responses.points, responses.points), _relative_noise(responses)
+    # squared sums are all that counts: as many dimensions as labels hold them
+    changes = _coordinates(responses.changes)
+    scales = [_scale(responses.points, between, width) for width in WIDTHS]
+    errors = [float((left_out_errors(Covariance.of(between, noise, scale), changes) ** 2).sum()) for scale in scales]
     return WIDTHS[int(np.argmin(errors))]
 
 
-def _squared_error(responses: Responses, label: int, width: float) -> float:
-    others = responses.without(label)
-    weights = interpolate(others, responses.points[label], width).weights
-    return float(((weights @ others.changes - responses.changes[label]) ** 2).sum())
+def left_out_errors(covariance: Covariance, changes: Vector) -> Vector:
+    """Measured change of every label less its prediction from all others, ``(n_labels, n_values)``.
+
+    A label that is left out takes its row and column out of the covariance. What the others then predict follows from
+    the inverse of the whole, with the mean projected out.
+    """
+    inverse = covariance.solve(np.eye(len(changes)))
+    of_mean = inverse.sum(0)
+    projected = inverse - np.outer(of_mean, of_mean) / of_mean.sum()
+    return np.asarray(projected @ changes / np.diag(projected)[:, None])
+
+
+def _scale(points: Vector, between: Vector, width: float) -> float:
+    """Squared distance at which a covariance of this width has fallen to 1 / e."""
+    scale = float(width * between[np.triu_indices(len(points), 1)].mean())
+    # where all labels coincide none is closer to the query than another
+    return 1.0 if scale <= ROUNDING * float((points**2).sum(1).max()) else scale
 
 
 def _relative_noise(responses: Responses) -> Vector:

@@ -67,9 +67,3 @@ def _couple_gaussian(observed: NDArray[np.floating], source: Gaussian, target: L
     stretch = np.sqrt(to_numpy(target.variance) / to_numpy(source.variance))
     moved = to_numpy(target.mean) + stretch * (np.asarray(observed, dtype=np.float64) - to_numpy(source.mean))
     return np.asarray(np.maximum(moved, 0.0))
-
-
-def log_cp10k(counts: NDArray[np.floating], totals: NDArray[np.floating]) -> NDArray[np.float32]:
-    """log1p of counts per ten thousand, given each cell's total ``(n_cells,)``; an empty cell stays zero."""
-    scale = 1e4 / np.maximum(np.asarray(totals, dtype=np.float64), 1.0)
-    return np.log1p(np.asarray(counts, dtype=np.float64) * scale[:, None]).astype(np.float32)

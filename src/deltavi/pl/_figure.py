@@ -149,7 +149,7 @@ def write_figure(figure: Figure, save: SaveTarget) -> None:
     """Write a figure at once: where that fails, one that was there before stays."""
     if isinstance(save, Path):
         write_file(save, lambda part: figure.savefig(part, dpi=SAVE_DPI, bbox_inches="tight"), what="The figure")
-    else:
+    else:  # a file that is open, which takes what it is given
         figure.savefig(save, dpi=SAVE_DPI, bbox_inches="tight")
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import io
 import json
 import os
 import re
+import textwrap
+import tokenize
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from hashlib import blake2b, sha1
@@ -18,6 +23,8 @@ from deltavi._errors import DeltaviError, examples
 from deltavi.io import filled_folder, require_folder, resolved, write_file
 
 if TYPE_CHECKING:
+    from types import CodeType
+
     from anndata import AnnData
 
 IDENTITY = "evaluation.json"
@@ -204,11 +211,9 @@ def _described_code(value: Any) -> Any:
     name = getattr(value, "__qualname__", None)
     code = getattr(value, "__code__", None)
     if code is not None:
-        # functions within a function stand among its constants, with their places in memory
-        constants = [_without_address(repr(constant)) for constant in code.co_consts]
         return {
             "function": f"{value.__module__}.{name}",
-            "code": _of_bytes(code.co_code, repr((constants, code.co_names)).encode()),
+            "code": _of_source(code) or _of_bytecode(code),
             "bound": [_described_plainly(bound) for bound in _bound(value)],
         }
     if isinstance(value, type):
@@ -219,6 +224,38 @@ def _described_code(value: Any) -> Any:
         "is": _without_address(repr(value)),
         "of": state,
     }
+
+
+def _of_source(code: CodeType) -> str | None:
+    """Digest of the source, which is the same under every Python, comments left out; None where it cannot be found."""
+    try:
+        text = _without_comments(textwrap.dedent(inspect.getsource(code)))
+        # a lambda has no name: where several begin in one line, each is found for the other
+        return _of_bytes((_only_lambda(text) if code.co_name == "<lambda>" else text).encode())
+    except (OSError, TypeError, ValueError, SyntaxError, tokenize.TokenError):  # typed in, or a piece of an expression
+        return None
+
+
+def _without_comments(source: str) -> str:
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column].rstrip()
+    return "\n".join(lines).strip()
+
+
+def _only_lambda(source: str) -> str:
+    """Source of the lambda in a statement; ValueError where it has none or several."""
+    (found,) = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Lambda))
+    return ast.get_source_segment(source, found) or ""
+
+
+def _of_bytecode(code: CodeType) -> str:
+    """Digest of what Python made of a function, which differs between its minor versions."""
+    # functions within a function stand among its constants, with their places in memory
+    constants = [_without_address(repr(constant)) for constant in code.co_consts]
+    return _of_bytes(code.co_code, repr((constants, code.co_names)).encode())
 
 
 def _described_plainly(value: Any) -> Any:

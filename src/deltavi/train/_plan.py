@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -25,6 +26,8 @@ SHORTEST_CYCLE = 20
 STAIR_STEPS, STAIR_FACTOR = 1000, 0.95
 # What lightning calls the precisions in which gradients are what they seem.
 FULL_PRECISION = ("32", "32-true", "64", "64-true")
+# The optimisers of scvi-tools' plan that torch can run in one pass over the weights.
+ADAMS: dict[str, type[torch.optim.Adam]] = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
 # Batch normalisation cannot normalise a batch of one cell, and hardly one of two.
 SMALLEST_BATCH = 3
 
@@ -102,13 +105,23 @@ class ObjectivePlan(TrainingPlan):
             in_bar = name == "train_loss"
             self.log(name, value, on_step=False, on_epoch=True, prog_bar=in_bar, sync_dist=self.use_sync_dist)
 
-    def _optimizer_creator_fn(self, optimizer_cls: Any) -> Any:
-        """Adam in one pass over the weights; mixed precision scales gradients in between, which it cannot do."""
-        precision = "32" if self._trainer is None else str(self._trainer.precision)
-        in_one_pass = precision in FULL_PRECISION and self.device.type in ("cpu", "cuda")
+    def get_optimizer_creator(self) -> Callable[[Any], torch.optim.Optimizer]:
+        """Adam in one pass over the weights where that can be; any other optimiser is left to scvi-tools."""
+        optimizer_cls = ADAMS.get(self.optimizer_name)
+        if optimizer_cls is None:
+            return super().get_optimizer_creator()
+        fused = self._takes_one_pass()
         return lambda weights: optimizer_cls(
-            weights, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=in_one_pass
+            weights, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=fused
         )
+
+    def _takes_one_pass(self) -> bool:
+        """Mixed precision scales gradients between passes; of the devices, two are known to do it in one."""
+        try:
+            precision = str(self.trainer.precision)
+        except RuntimeError:  # no trainer yet
+            precision = "32"
+        return precision in FULL_PRECISION and self.device.type in ("cpu", "cuda")
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Add the schedule to scvi-tools' optimiser."""
