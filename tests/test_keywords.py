@@ -13,7 +13,7 @@ import pytest
 import scvi.train
 from anndata import AnnData
 
-from deltavi import data, metrics, model, module, perturbation, pl, tl
+from deltavi import data, get, metrics, model, module, perturbation, pl, tl
 from deltavi._entries import init_keywords
 from deltavi._reading import known_arguments
 from deltavi.errors import DeltaviError, UnknownArgumentError
@@ -24,7 +24,7 @@ from deltavi.model._verb_keywords import verb_keywords
 from tests.model.conftest import QUIET, small_adata
 from tests.models import classes_of, entry_of
 
-PUBLIC: list[ModuleType] = [data, metrics, model, module, perturbation, pl, tl]
+PUBLIC: list[ModuleType] = [data, get, metrics, model, module, perturbation, pl, tl]
 # what torch and scvi-tools call themselves, and no user with keywords of ours
 OF_BASES = (
     "save",
