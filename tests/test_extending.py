@@ -14,9 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.distributions import Normal
 
 from deltavi.errors import DeltaviError, ModelFileError, NotTrainedError, UnknownArgumentError
+from deltavi.latent import GaussianEncoder, GaussianState
+from deltavi.likelihood import Likelihood, Poisson
 from deltavi.model import VAE
+from deltavi.module import VAE as VAEModule
 from deltavi.testing import BadInputContract, CountContract, ModelContract, small_adata
 from tests.model.conftest import QUIET, SETUP, dense
 
@@ -170,6 +175,47 @@ def test_a_method_may_hand_on_all_arguments(own: Any) -> None:
     model.is_trained_ = False
     with pytest.raises(NotTrainedError):
         model.get_latent_representation(query)
+
+
+class Residual(torch.nn.Module):
+    """An encoder that adds a linear map to that of the package."""
+
+    def __init__(self, encoder: GaussianEncoder, n_input: int, n_latent: int) -> None:
+        super().__init__()
+        self.encoder, self.linear = encoder, torch.nn.Linear(n_input, n_latent)
+
+    def forward(self, x: Tensor, *covariates: Tensor, n_samples: int = 1) -> GaussianState:
+        posterior = self.encoder(x, *covariates).posterior
+        moved = Normal(posterior.loc + self.linear(x), posterior.scale)
+        sample = moved.rsample() if n_samples == 1 else moved.rsample((n_samples,))
+        return GaussianState(sample=sample, posterior=moved)
+
+
+class OtherParts(VAEModule):
+    def __init__(self, n_input: int, **settings: Any) -> None:
+        super().__init__(n_input, **settings)
+        self.z_encoder = Residual(self.z_encoder, n_input, self.n_latent)
+
+    def decode(self, *args: Any, **kwargs: Any) -> Likelihood:
+        return Poisson(super().decode(*args, **kwargs).mean)
+
+
+class OtherVAE(VAE):
+    _module_cls = OtherParts
+
+
+def test_encoder_and_likelihood_can_be_replaced(tmp_path: Path) -> None:
+    model = fitted(OtherVAE, gene_likelihood="nb")
+    model.save(tmp_path / "model")
+    loaded, query = OtherVAE.load(tmp_path / "model"), small_adata(seed=1)
+    predicted = [dense(one.predict_perturbation(query, **PERTURBATION).X) for one in (model, loaded)]
+    np.testing.assert_array_equal(*predicted)
+    latent = [one.get_latent_representation(query) for one in (model, loaded)]
+    np.testing.assert_allclose(*latent, atol=1e-5)
+    plain = fitted(VAE, gene_likelihood="nb")
+    assert not np.allclose(latent[0], plain.get_latent_representation(query), atol=0.1)
+    assert bound(model) != bound(plain)
+    assert float(model.get_marginal_ll(n_mc_samples=50)) < 0
 
 
 # -- from outside ----------------------------------------------------------------------------------------------
