@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deltavi._reading import known_arguments
 
+
+@known_arguments
 @dataclass(frozen=True)
 class Provenance:
     """How a prediction was made.
