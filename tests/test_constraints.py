@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 import tomllib
+from collections.abc import Iterable
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "constraints.txt"
+SHARED_TESTS = ROOT / "src" / "deltavi" / "testing"
 PINNED = re.compile(r"([a-z0-9][a-z0-9-]*)==([0-9][0-9a-z.]*)")
 PYTHON = {"python_version": "3.11", "python_full_version": "3.11.0", "extra": ""}
 
@@ -39,10 +41,10 @@ def asked() -> list[Requirement]:
     return [r for r in requirements if r.marker is None or r.marker.evaluate(PYTHON)]
 
 
-def imported() -> set[str]:
-    """Distributions that the package imports anywhere, also within functions."""
+def imported(paths: Iterable[Path]) -> set[str]:
+    """Distributions that files import anywhere, also within functions."""
     found = set()
-    for path in (ROOT / "src").rglob("*.py"):
+    for path in paths:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 found |= {alias.name.split(".")[0] for alias in node.names}
@@ -56,7 +58,14 @@ def test_what_is_imported_is_declared_and_nothing_else() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     texts = [*project["dependencies"], *project["optional-dependencies"]["explain"]]
     declared = {canonicalize_name(Requirement(text).name) for text in texts}
-    assert imported() == declared
+    assert imported(set((ROOT / "src").rglob("*.py")) - set(SHARED_TESTS.rglob("*.py"))) == declared
+
+
+def test_shared_tests_need_their_extra_and_no_more() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    texts = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    further = imported(SHARED_TESTS.rglob("*.py")) - {canonicalize_name(Requirement(text).name) for text in texts}
+    assert not further
 
 
 def test_private_parts_of_scvi_are_built_on_up_to_a_version_that_was_tried() -> None:
