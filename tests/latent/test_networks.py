@@ -57,7 +57,7 @@ def test_hidden_layers_are_those_of_scvi(covariates: tuple[int, ...], shape: tup
 @pytest.mark.parametrize("covariates", [(), (1,), (4,), (2, 3)], ids=str)
 def test_a_linear_map_is_that_of_scvi(covariates: tuple[int, ...]) -> None:
     torch.manual_seed(1)
-    layers = linear_layer(N_INPUT, 4, Architecture(n_layers=0), covariates)()
+    layers = linear_layer(N_INPUT, 4, architecture=Architecture(n_layers=0), covariates=covariates)()
     assert isinstance(layers, FCLayers)
     assert_same(layers, torch.randn(N_CELLS, N_INPUT), *rows_of(covariates, (N_CELLS,)))
 
