@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from deltavi._cp10k import cp10k_factors
 from deltavi.model import _group_sums
 from deltavi.model._group_sums import group_means, group_sums
 from deltavi.model._training_means import TrainingMeans
@@ -35,7 +36,7 @@ def means(**replaced: Any) -> TrainingMeans:
 def test_they_are_those_of_each_condition_by_itself(labels: Any, totals: Any) -> None:
     found = means(labels=labels, totals=totals)
     everyone = np.full(N, ALL_CELLS, dtype=object)
-    weights = None if totals is None else 1e4 / np.maximum(totals, 1.0)
+    weights = None if totals is None else cp10k_factors(totals)
     assert list(found.positions) == list(dict.fromkeys(CONDITIONS))
     for condition in found.positions:
         inside, groups = condition == CONDITIONS, everyone if labels is None else labels

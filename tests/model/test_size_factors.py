@@ -70,12 +70,19 @@ def test_totals_of_all_genes_stay_as_they_are() -> None:
     assert model.module.scale_activation == "softmax_rest"
 
 
-def test_every_model_has_the_same_unit() -> None:
+def test_the_unit_of_annotation_is_that_of_the_cells_it_learns_from() -> None:
     adata = relative()
-    units = [fitted(model_class, relative()) for model_class in (LABELVI, ACTINN)]
-    mean_total = dense(adata.X).sum(1).mean()
-    for model in units:
-        assert float(model.module.size_factor_unit) == pytest.approx(mean_total, rel=1e-6)
+    totals = dense(adata.X).sum(1)
+    unit = totals.mean() / adata.obs["pooled"].mean()
+    assert float(fitted(LABELVI, relative()).module.size_factor_unit) == pytest.approx(unit, rel=1e-6)
+    actinn = fitted(ACTINN, adata)
+    # networks in turn learn from all labelled cells
+    assert float(actinn.module.size_factor_unit) == pytest.approx(unit, rel=0.2)
+    query = relative(seed=1)
+    query.obs_names = "query-" + query.obs_names
+    few = query[: query.n_obs // 3].copy()
+    of_all, of_few = (actinn.predict(cells, soft=True) for cells in (query, few))
+    np.testing.assert_allclose(of_few, of_all.loc[few.obs_names], rtol=1e-5, atol=1e-6)
 
 
 def test_a_condition_that_the_networks_do_not_know_is_an_error() -> None:
