@@ -125,6 +125,11 @@ def outcome_of(model: LABELVI, adata: AnnData) -> tuple[str, float, str]:
         return "error", time.process_time() - started, f"{type(error).__name__}: {error}"
     seconds = time.process_time() - started
     if seconds > SECONDS:
+        # the garbage of all tests before it may have been collected in between: what is slow is so twice
+        started = time.process_time()
+        answers(model, adata)
+        seconds = time.process_time() - started
+    if seconds > SECONDS:
         return "slow", seconds, ""
     if isinstance(said, np.ndarray) and not (said.shape == (adata.n_obs, 2) and np.isfinite(said).all()):
         return "different", seconds, f"an answer of shape {said.shape}"
