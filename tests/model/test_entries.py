@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 
 from deltavi import module as modules
 from deltavi.data import kang, log_normalise, select_genes, simulate_perturbation, valid_cells
+from deltavi.data._genes import gene_positions
 from deltavi.errors import DeltaviError, GeneMatchError, UnknownArgumentError, UnknownCategoryError
 from deltavi.model import SCGEN, VAE
-from deltavi.model._verbs import INHERITED, OWN, gene_positions
+from deltavi.model._verbs import INHERITED, OWN
 from tests.model.conftest import QUIET, SETUP, dense, log_normalised, small_adata
 from tests.models import MODELS, PERTURBATION
 

@@ -7,11 +7,14 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from deltavi._errors import DuplicateNameWarning, GeneMatchError, GeneMatchWarning, examples
+from deltavi._entries import names, positions, scalar
+from deltavi._errors import DeltaviError, DuplicateNameWarning, GeneMatchError, GeneMatchWarning, examples, nearest
+from deltavi._text import as_text
 
 logger = logging.getLogger("deltavi")
 
@@ -177,3 +180,54 @@ def _share(query: pd.Index, model: pd.Index) -> float:
 def _ensembl_share(names: pd.Index) -> float:
     head = names[:1000]
     return float(np.mean([bool(ENSEMBL.match(name)) for name in head])) if len(head) else 0.0
+
+
+def gene_positions(
+    gene_list: Any, genes: pd.Index, *, name: str = "gene_list", held_by: str = "the model", listed: str = "gene_names"
+) -> np.ndarray:
+    """Positions of the genes asked for, by name or by a mask, ``(n_chosen,)``.
+
+    Parameters
+    ----------
+    gene_list
+        Names, or a mask over `genes`.
+    genes
+        Known genes.
+    name
+        Argument they were given as.
+    held_by, listed
+        Thing that knows the genes, and its attribute that lists them, for the message.
+
+    Raises
+    ------
+    DeltaviError
+        If there is no such gene, none is named, or a name stands twice.
+    """
+    if _is_mask(gene_list):
+        found = positions(gene_list, len(genes), name=name, cells=genes, what="genes")
+    else:
+        wanted = names(name, gene_list)
+        found = genes.get_indexer(pd.Index([as_text(gene) for gene in wanted], dtype=object))
+        if (found < 0).any():
+            absent = [gene for gene, place in zip(wanted, found, strict=True) if place < 0]
+            raise GeneMatchError(
+                f"{len(absent)} genes of {name} are not among the {len(genes)} of {held_by}: {examples(absent)}."
+                f"{_nearest_genes(absent, genes)} Those are in {listed}, such as {examples(genes[:3])}."
+            )
+    if not len(found):
+        raise DeltaviError(f"{name} names no gene: name at least one, or pass None for all.")
+    return np.asarray(found)
+
+
+def _nearest_genes(absent: list[Any], genes: pd.Index) -> str:
+    """Nearest names of genes that are not there; there are too many to list."""
+    close = [found for gene in absent[:3] if (found := nearest(gene, genes)) is not None]
+    return f" Did you mean {examples(close)}?" if close else ""
+
+
+def _is_mask(values: Any) -> bool:
+    dtype = getattr(values, "dtype", None)
+    if dtype is not None and str(dtype) != "object":
+        return "bool" in str(dtype)
+    listed = isinstance(values, list | tuple | np.ndarray | pd.Series | pd.Index) and np.ndim(values) == 1
+    return listed and len(values) > 0 and all(isinstance(scalar(value), bool) for value in values)

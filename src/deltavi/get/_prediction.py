@@ -11,10 +11,10 @@ from anndata import AnnData
 
 from deltavi import _keys
 from deltavi._entries import names, require_anndata
-from deltavi._errors import GeneMatchError, InputDataError, examples, nearest
+from deltavi._errors import InputDataError, examples
 from deltavi._reading import known_arguments
-from deltavi._text import as_text
 from deltavi.data._columns import require_known
+from deltavi.data._genes import gene_positions
 from deltavi.get._provenance import Provenance
 from deltavi.perturbation._estimators import label_of
 
@@ -135,9 +135,14 @@ def changes(
     tables = {name: pd.DataFrame(predicted.varm[key]).rename(columns=label_of) for name, key in keys.items()}
     known = list(tables["change"])
     kept = known if labels is None else [require_known("label", label, known) for label in names("labels", labels)]
-    places = _gene_positions(genes, predicted.var_names)
+    every = pd.Index(predicted.var_names.astype(str))
+    places = (
+        np.arange(len(every))
+        if genes is None
+        else gene_positions(genes, every, name="genes", held_by="the prediction", listed="var_names")
+    )
     columns = {name: table[kept].to_numpy(dtype=float)[places].ravel(order="F") for name, table in tables.items()}
-    chosen = np.asarray(predicted.var_names.astype(str), dtype=object)[places]
+    chosen = np.asarray(every, dtype=object)[places]
     return pd.DataFrame(
         {"label": np.repeat(np.asarray(kept, dtype=object), len(chosen)), "gene": np.tile(chosen, len(kept)), **columns}
     )
@@ -187,17 +192,3 @@ def _of_baseline(weights: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
         (label_of(query), label_of(label), weight) for query, row in weights.items() for label, weight in row.items()
     ]
     return pd.DataFrame(rows, columns=["query", "training_label", "weight"])
-
-
-def _gene_positions(genes: str | Sequence[str] | None, known: pd.Index[Any]) -> np.ndarray:
-    """Positions of the genes asked for, ``(n_chosen,)``."""
-    if genes is None:
-        return np.arange(len(known))
-    wanted = [as_text(gene) for gene in names("genes", genes)]
-    places = pd.Index(known.astype(str)).get_indexer(pd.Index(wanted, dtype=object))
-    if (places < 0).any():
-        absent = [gene for gene, place in zip(wanted, places, strict=True) if place < 0]
-        close = nearest(absent[0], known.astype(str))
-        hint = "" if close is None else f" Did you mean {close!r}?"
-        raise GeneMatchError(f"{len(absent)} genes are not among those predicted: {examples(absent)}.{hint}")
-    return np.asarray(places)

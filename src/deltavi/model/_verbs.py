@@ -17,11 +17,12 @@ import pandas as pd
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
-from deltavi._entries import flag, known_keywords, names, positions, require_anndata, scalar, seed_number, share
-from deltavi._errors import DeltaviError, GeneMatchError, examples, nearest, unknown_category
+from deltavi._entries import flag, known_keywords, names, positions, require_anndata, seed_number, share
+from deltavi._errors import DeltaviError, unknown_category
 from deltavi._random import isolated_randomness
 from deltavi._reading import Reader, arguments, either, one_of, optional, read_all, real, whole
 from deltavi._text import as_text
+from deltavi.data._genes import gene_positions
 from deltavi.data._manager import compared_once
 from deltavi.model._compared import TEMPORARY_COLUMN, read_groups
 from deltavi.model._verb_keywords import verb_keywords
@@ -227,44 +228,6 @@ def _read_genes(model: CountModel, given: dict[str, Any]) -> np.ndarray | None:
     places = gene_positions(given["gene_list"], genes)
     given["gene_list"] = genes[np.sort(places)].tolist()
     return np.asarray(np.argsort(np.argsort(places)))
-
-
-def gene_positions(gene_list: Any, genes: pd.Index, *, name: str = "gene_list") -> np.ndarray:
-    """Positions of the genes asked for, by name or by a mask, ``(n_chosen,)``.
-
-    Raises
-    ------
-    DeltaviError
-        If there is no such gene, none is named, or a name stands twice.
-    """
-    if _is_mask(gene_list):
-        found = positions(gene_list, len(genes), name=name, cells=genes, what="genes")
-    else:
-        wanted = names(name, gene_list)
-        found = genes.get_indexer(pd.Index([as_text(gene) for gene in wanted], dtype=object))
-        if (found < 0).any():
-            raise _unknown_genes([gene for gene, place in zip(wanted, found, strict=True) if place < 0], genes, name)
-    if not len(found):
-        raise DeltaviError(f"{name} names no gene: name at least one, or pass None for all.")
-    return np.asarray(found)
-
-
-def _unknown_genes(absent: list[Any], genes: pd.Index, name: str) -> GeneMatchError:
-    """Error for genes that the model does not know, with the nearest names; there are too many to list."""
-    close = [found for gene in absent[:3] if (found := nearest(gene, genes)) is not None]
-    hint = f" Did you mean {examples(close)}?" if close else ""
-    return GeneMatchError(
-        f"{len(absent)} genes of {name} are not among the {len(genes)} of the model: {examples(absent)}.{hint} "
-        f"Those are in gene_names, such as {examples(genes[:3])}."
-    )
-
-
-def _is_mask(values: Any) -> bool:
-    dtype = getattr(values, "dtype", None)
-    if dtype is not None and str(dtype) != "object":
-        return "bool" in str(dtype)
-    listed = isinstance(values, list | tuple | np.ndarray | pd.Series | pd.Index) and np.ndim(values) == 1
-    return listed and len(values) > 0 and all(isinstance(scalar(value), bool) for value in values)
 
 
 def _ordered(answer: Any, order: np.ndarray | None) -> Any:

@@ -76,7 +76,7 @@ MUTATIONS: tuple[OwnTest, ...] = (
     ),
     OwnTest(
         ASKED + "test_genes_that_are_not_there",
-        VERBS,
+        "data/_genes.py",
         "if (found < 0).any():",
         "if False:",
     ),
