@@ -100,6 +100,12 @@ def standard_normal_like(z: Tensor) -> Normal:
     return Normal(torch.zeros_like(z), torch.ones_like(z), validate_args=False)
 
 
+def kl_from_standard_normal(posterior: Normal) -> Tensor:
+    """KL[q || N(0, I)] of each cell, ``(n_cells,)`` nats."""
+    kl: Tensor = kl_divergence(posterior, standard_normal_like(posterior.loc)).sum(-1)
+    return kl
+
+
 def gaussian_state(encoder: GaussianEncoder, x: Tensor, *covariates: Tensor, n_samples: int = 1) -> GaussianState:
     """Latent structure of the plain VAE: encode, and add KL[q(z | x) || N(0, I)] under the name ``"z"``.
 
@@ -117,5 +123,5 @@ def gaussian_state(encoder: GaussianEncoder, x: Tensor, *covariates: Tensor, n_s
     state: GaussianState = encoder(x, *covariates, n_samples=n_samples)
     if encoder.deterministic:
         return state
-    kl = kl_divergence(state.posterior, standard_normal_like(state.posterior.loc)).sum(-1)
-    return GaussianState(sample=state.sample, posterior=state.posterior, kl={"z": kl})
+    kl = {"z": kl_from_standard_normal(state.posterior)}
+    return GaussianState(sample=state.sample, posterior=state.posterior, kl=kl)

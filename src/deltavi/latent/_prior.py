@@ -10,9 +10,9 @@ from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Normal
 
-from deltavi.latent._gaussian import GaussianState, standard_normal_like
+from deltavi.latent._gaussian import GaussianState, kl_from_standard_normal, standard_normal_like
 from deltavi.latent._labelled import log_density
 
 
@@ -106,8 +106,7 @@ class StandardNormal(Prior):
         return log_density(standard_normal_like(z), z)
 
     def kl(self, state: GaussianState, given: Given) -> Tensor:
-        kl: Tensor = kl_divergence(state.posterior, standard_normal_like(state.posterior.loc)).sum(-1)
-        return kl
+        return kl_from_standard_normal(state.posterior)
 
 
 class VampPrior(Prior):
