@@ -50,7 +50,7 @@ class Function:
 
     @property
     def is_public(self) -> bool:
-        """Whether users write down its arguments: also where they make an object."""
+        """True where users write down its arguments: also where they make an object."""
         return self.node.name == "__init__" or not self.node.name.startswith("_")
 
     @property
@@ -108,7 +108,7 @@ def n_any() -> int:
 
 
 def is_private_import(node: ast.AST, package: str) -> bool:
-    """Whether a statement imports from an underscored module of another package of deltavi."""
+    """True of a statement that imports from an underscored module of another package of deltavi."""
     if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("deltavi."):
         return False
     _, other, *rest = (node.module or "").split(".")

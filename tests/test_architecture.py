@@ -65,12 +65,12 @@ def test_imports_point_one_way(part: str) -> None:
 
 
 def private(name: str) -> bool:
-    """Whether a name is for its own package: one underscore before it."""
+    """True of a name that is for its own package: one underscore before it."""
     return name.startswith("_") and not name.startswith("__") and name != "_"
 
 
 def private_imports(tree: ast.AST) -> list[str]:
-    """What is imported under a private name, or from a private module, of the libraries below."""
+    """Names imported under a private name, or from a private module, of the libraries below."""
     found = []
     for node in ast.walk(tree):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
@@ -198,7 +198,7 @@ WRITERS = {"savefig", "to_csv", "to_parquet", "write_h5ad", "write_text", "write
 
 
 def written_places(tree: ast.AST) -> list[str]:
-    """Where a file is opened to be written, or a method writes one in another place than it was handed as `part`."""
+    """Places where a file is opened to be written, or a method writes one elsewhere than it was handed as `part`."""
     found = []
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):

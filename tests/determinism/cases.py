@@ -68,7 +68,7 @@ class Case:
 
     @property
     def conditional(self) -> bool:
-        """Whether its components move with a condition."""
+        """True where its components move with a condition."""
         return bool(self.init.get("conditional"))
 
     @property
@@ -78,7 +78,7 @@ class Case:
 
     @property
     def names(self) -> bool:
-        """Whether it names cells, by labels or by components."""
+        """True where it names cells, by labels or by components."""
         return self.entry.annotates or self.entry.clusters
 
     @property

@@ -57,7 +57,7 @@ def first_read(method: ast.FunctionDef) -> tuple[int, int] | None:
 
 
 def checked(cache: Path, *shadows: str) -> subprocess.CompletedProcess[str]:
-    """What mypy says of model/, with the settings of the package."""
+    """Report of mypy on model/, with the settings of the package."""
     options = ["--no-error-summary", "--hide-error-context", "--cache-dir", str(cache), *shadows]
     mypy = [sys.executable, "-m", "mypy", *options, "-p", "deltavi.model"]
     return subprocess.run(mypy, cwd=ROOT, capture_output=True, text=True, check=False)

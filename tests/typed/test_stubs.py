@@ -1,4 +1,4 @@
-"""What typings/ says of scvi-tools is true of the one that is installed."""
+"""Types that typings/ gives scvi-tools are true of the one that is installed."""
 
 from __future__ import annotations
 

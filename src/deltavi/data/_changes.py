@@ -160,7 +160,7 @@ def _stored(values: pd.Series) -> tuple[pd.Index | None, np.ndarray] | None:
 
 
 def _is_stored(values: pd.Series, before: tuple[pd.Index | None, np.ndarray] | None) -> bool:
-    """Whether a column is stored as it was, which is found sooner than what it means."""
+    """Compare a column with how it was stored, which is found sooner than what it means."""
     now = _stored(values)
     if now is None or before is None or not np.array_equal(now[1], before[1]):
         return False

@@ -153,7 +153,7 @@ def scan_matrix(x: Any) -> MatrixReport:
 
 
 def scan_and_total(x: Any) -> tuple[MatrixReport, np.ndarray]:
-    """What :func:`scan_matrix` finds, and the sum of absolute values of each cell, ``(n_cells,)``."""
+    """Report of :func:`scan_matrix`, and the sum of absolute values of each cell, ``(n_cells,)``."""
     scan = _Scan()
     for numbers, block in stored_blocks(x):
         scan.read(numbers, block)
@@ -241,7 +241,7 @@ def _sizes(block: sparse.csr_matrix | np.ndarray) -> sparse.csr_matrix | np.ndar
 
 
 def are_plain_counts(values: np.ndarray) -> bool:
-    """Whether all of `values` are finite whole numbers from zero on."""
+    """True where all of `values` are finite whole numbers from zero on."""
     if not len(values):
         return True
     # NaN is not at least zero

@@ -61,7 +61,7 @@ def weights(predicted: AnnData) -> pd.DataFrame:
 
 @known_arguments
 def uncertainty(predicted: AnnData) -> pd.DataFrame:
-    """How far every label that was predicted lies from the training labels.
+    """Distance of every label that was predicted from the training labels.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def changes(
 
 @known_arguments
 def provenance(predicted: AnnData) -> Provenance:
-    """How a prediction was made: model, conditions, shift, shares and seed.
+    """Record of how a prediction was made: model, conditions, shift, shares and seed.
 
     Parameters
     ----------
@@ -177,7 +177,7 @@ def provenance(predicted: AnnData) -> Provenance:
 
 
 def _held(predicted: AnnData) -> Mapping[str, Any]:
-    """What a prediction keeps of itself."""
+    """Entries of ``uns`` that a prediction keeps of itself."""
     held = require_anndata(predicted).uns.get(_keys.UNS_PREDICTION)
     if not isinstance(held, Mapping) or "control" not in held or "target" not in held:
         raise InputDataError(

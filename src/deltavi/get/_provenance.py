@@ -1,4 +1,4 @@
-"""How a prediction was made."""
+"""Record of how a prediction was made."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from deltavi._reading import known_arguments
 @known_arguments
 @dataclass(frozen=True)
 class Provenance:
-    """How a prediction was made.
+    """Record of how a prediction was made.
 
     Attributes
     ----------

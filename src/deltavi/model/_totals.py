@@ -42,7 +42,7 @@ class TotalCountsMixin(VAEBase):
         return 1.0 if state is None else float(state[SizeFactorField.UNIT_KEY])
 
     def _size_factor_state(self, adata: AnnData) -> dict[str, Any] | None:
-        """What registration found of the size factors of `adata`; ``None`` where there are none."""
+        """Findings of the registration on the size factors of `adata`; ``None`` where there are none."""
         manager = self._get_most_recent_anndata_manager(adata, required=True)
         if manager.registry[SETUP_ARGS_KEY].get("size_factor_key") is None:
             return None

@@ -1,4 +1,4 @@
-"""What every model with a VAE for its module shares, beside how it is set up and made."""
+"""Base of every model with a VAE for its module, but for how it is set up and made."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class BoundsMixin(BaseModuleClass):
         return likelihood.log_prob(x, nonzeros if cells is None else nonzeros.kept(cells))
 
     def _given(self, batch_index: Tensor, condition: Tensor | None = None) -> Given:
-        """What the prior may depend on."""
+        """Cells of a mini-batch, as far as the prior may depend on them."""
         raise NotImplementedError
 
     @torch.inference_mode()

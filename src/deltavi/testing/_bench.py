@@ -55,7 +55,7 @@ class Case:
 
     @property
     def annotates(self) -> bool:
-        """Whether labels are learned, of which some may be missing."""
+        """True where labels are learned, of which some may be missing."""
         return self.entry.annotates
 
     @property

@@ -63,17 +63,17 @@ class SmallModel:
 
     @property
     def has_conditions(self) -> bool:
-        """Whether its setup names a column of conditions."""
+        """True where its setup names a column of conditions."""
         return "condition_key" in self.setup
 
     @property
     def has_labels(self) -> bool:
-        """Whether its setup names a column of labels."""
+        """True where its setup names a column of labels."""
         return "labels_key" in self.setup
 
     @property
     def has_batches(self) -> bool:
-        """Whether its setup names a column of batches."""
+        """True where its setup names a column of batches."""
         return "batch_key" in self.setup
 
     def cells(self, seed: int = 0) -> AnnData:
