@@ -9,6 +9,7 @@ import pytest
 import scvi.module
 import torch
 
+from deltavi.errors import DeltaviError
 from deltavi.latent import Architecture
 from deltavi.module import VAE
 from deltavi.module._decoder import Decoder
@@ -125,3 +126,9 @@ def test_decoding_anywhere_knows_the_condition_and_no_batch() -> None:
     library, average = torch.full((4, 1), np.log(1e4)), torch.full((4, 1), -1)
     expected = module.decode(z, library, average, torch.zeros(4, 1, dtype=torch.long)).mean.log1p()
     torch.testing.assert_close(first, expected)
+
+
+@pytest.mark.parametrize("given", [np.array(2), 2, "2", {"a": 2}])
+def test_sizes_of_covariates_are_a_list(given: Any) -> None:
+    with pytest.raises(DeltaviError, match="n_cats_per_cov must be a list of whole numbers"):
+        VAE(5, n_cats_per_cov=given)

@@ -27,7 +27,8 @@ def widths(name: str, value: Any) -> tuple[int, ...]:
 
 def several_sizes(name: str, value: Any) -> tuple[int, ...]:
     """`value` as a list of numbers of categories."""
-    if isinstance(value, str | bytes | dict) or not hasattr(value, "__iter__"):
+    # an array without an axis has the method, and cannot be walked through
+    if isinstance(value, str | bytes | dict) or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) == 0:
         raise DeltaviError(f"{name} must be a list of whole numbers, not {shown(value)}.")
     return tuple(whole_number(name, size, least=1) for size in value)
 
