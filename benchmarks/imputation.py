@@ -24,8 +24,8 @@ from benchmarks.harness.command import QUIET
 from benchmarks.harness.data import SETS, build
 from benchmarks.harness.page import made_by, markdown, spread
 from benchmarks.harness.runs import Rows, Run, Study
-from deltavi.data import log_normalise
 from deltavi.model import PPCA, VAE
+from deltavi.pp import log_normalise
 
 PACKAGES = ("deltavi", "scikit-learn", "torch")
 

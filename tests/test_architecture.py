@@ -16,7 +16,21 @@ from typing import Any
 import pytest
 
 import deltavi
-from deltavi import data, errors, get, latent, likelihood, metrics, model, module, perturbation, pl, testing, tl
+from deltavi import (
+    datasets,
+    errors,
+    get,
+    latent,
+    likelihood,
+    metrics,
+    model,
+    module,
+    perturbation,
+    pl,
+    pp,
+    testing,
+    tl,
+)
 from tests.figures import Function, figures, is_private_import
 from tests.models import classes_of
 
@@ -30,11 +44,17 @@ FORBIDDEN = {
     "perturbation": {"module", "model", "train", "tl", "pl"},
     "annotation": {
         *("likelihood", "latent", "module", "model", "train", "tl", "pl", "perturbation"),
-        *("data", "io", "metrics"),
+        *("registry", "datasets", "pp", "io", "metrics"),
     },
     "metrics": {"model", "module", "train", "tl", "pl", "perturbation"},
-    "data": {"model", "module", "latent", "likelihood", "train", "tl", "pl", "perturbation"},
-    "io": {"model", "module", "latent", "likelihood", "train", "tl", "pl", "perturbation", "data"},
+    "arrays": {
+        *("likelihood", "latent", "module", "model", "train", "tl", "pl", "perturbation", "metrics", "registry"),
+        *("datasets", "pp", "io", "annotation"),
+    },
+    "registry": {"model", "module", "latent", "likelihood", "train", "tl", "pl", "perturbation", "datasets", "pp"},
+    "datasets": {"model", "module", "latent", "likelihood", "train", "tl", "pl", "perturbation", "pp"},
+    "pp": {"model", "module", "latent", "likelihood", "train", "tl", "pl", "perturbation", "datasets"},
+    "io": {"model", "module", "latent", "likelihood", "train", "tl", "pl", "perturbation", "registry"},
     "train": {"model", "tl", "pl", "cli"},
     "model": {"tl", "pl", "cli"},
     "tl": {"cli", "pl"},
@@ -42,7 +62,9 @@ FORBIDDEN = {
 }
 # The libraries whose classes are built on.
 BELOW = ("scvi", "anndata", "lightning")
-PUBLIC: list[ModuleType] = [data, get, latent, likelihood, metrics, model, module, perturbation, pl, testing, tl]
+PUBLIC: list[ModuleType] = [
+    *(datasets, get, latent, likelihood, metrics, model, module, perturbation, pl, pp, testing, tl),
+]
 
 
 def imported(path: Path) -> set[str]:
@@ -282,7 +304,7 @@ def test_methods_of_models_document_their_arguments(cls: type) -> None:
 def test_top_level_is_what_the_documentation_says() -> None:
     assert set(deltavi.__all__) == {
         "__version__",
-        "data",
+        "datasets",
         "errors",
         "get",
         "latent",
@@ -292,6 +314,7 @@ def test_top_level_is_what_the_documentation_says() -> None:
         "module",
         "perturbation",
         "pl",
+        "pp",
         "testing",
         "tl",
     }
@@ -376,7 +399,7 @@ def test_figures_see_what_they_count() -> None:
     for line, expected in {
         "from deltavi.model._vae import VAE": True,
         "from deltavi.model import VAE": False,
-        "from deltavi.data._checks import x": False,
+        "from deltavi.registry.checks import x": False,
         "from deltavi._errors import x": False,
     }.items():
-        assert is_private_import(ast.parse(line).body[0], "data") == expected
+        assert is_private_import(ast.parse(line).body[0], "metrics") == expected

@@ -14,8 +14,8 @@ from scipy import sparse
 
 import deltavi
 from deltavi._cp10k import cp10k_factors, log1p_cp10k, log1p_cp10k_of, log1p_cp10k_rows
-from deltavi.data._prepare import log_normalise
 from deltavi.module import ACTINN, LABELVI
+from deltavi.pp.prepare import log_normalise
 
 SOURCE = Path(deltavi.__file__).parent
 

@@ -13,7 +13,7 @@ import pytest
 import scvi.train
 from anndata import AnnData
 
-from deltavi import data, get, metrics, model, module, perturbation, pl, tl
+from deltavi import datasets, get, metrics, model, module, perturbation, pl, pp, tl
 from deltavi._entries import init_keywords
 from deltavi._reading import known_arguments
 from deltavi.errors import DeltaviError, UnknownArgumentError
@@ -24,7 +24,7 @@ from deltavi.model._verb_keywords import verb_keywords
 from tests.model.conftest import QUIET, small_adata
 from tests.models import classes_of, entry_of
 
-PUBLIC: list[ModuleType] = [data, get, metrics, model, module, perturbation, pl, tl]
+PUBLIC: list[ModuleType] = [datasets, get, metrics, model, module, perturbation, pl, pp, tl]
 # what torch and scvi-tools call themselves, and no user with keywords of ours
 OF_BASES = (
     "save",
@@ -80,7 +80,7 @@ def test_a_function_or_class_that_is_called_with_a_keyword_it_does_not_have(name
 @pytest.mark.parametrize(
     ("call", "nearest"),
     [
-        (lambda: data.select_genes(None, n_topp=3), "n_top"),
+        (lambda: pp.highly_variable_genes(None, n_top=3), "n_top_genes"),
         (lambda: metrics.e_distance(None, None, max_cell=3), "max_cells"),
         (lambda: pl.reg_mean(None, titel="a"), "title"),
         (lambda: perturbation.Shift(vectro=None), "vector"),

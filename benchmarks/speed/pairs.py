@@ -23,8 +23,8 @@ from scipy import sparse
 from scvi.model import SCVI
 
 from benchmarks.harness.data import KANG, UNKNOWN, build, choose_genes, kang_cells
-from deltavi.data import log_normalise
 from deltavi.model import VAE
+from deltavi.pp import log_normalise
 
 BATCH_SIZE = 128
 KL_WARMUP = 0.5  # share of the epochs, the default of deltavi

@@ -2,9 +2,9 @@
 
 ``deltavi.model`` holds the models, ``deltavi.tl`` whole analyses, ``deltavi.perturbation`` shifts, baselines and
 comparisons, ``deltavi.get`` tables of what a prediction keeps, ``deltavi.errors`` the exceptions and warnings to
-catch, ``deltavi.metrics``, ``deltavi.pl`` and ``deltavi.data`` what their names say. A model of one's own is built of
-``deltavi.module``, ``deltavi.latent`` and ``deltavi.likelihood``, and tested by ``deltavi.testing``, which needs the
-extra ``test``.
+catch, ``deltavi.pp`` the preparation of cells, ``deltavi.datasets``, ``deltavi.metrics`` and ``deltavi.pl`` data,
+scores and plots. A model of one's own is built of ``deltavi.module``, ``deltavi.latent`` and ``deltavi.likelihood``,
+and tested by ``deltavi.testing``, which needs the extra ``test``.
 """
 
 from __future__ import annotations
@@ -13,13 +13,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deltavi import data, errors, get, latent, likelihood, metrics, model, module, perturbation, pl, testing, tl
+    from deltavi import (
+        datasets,
+        errors,
+        get,
+        latent,
+        likelihood,
+        metrics,
+        model,
+        module,
+        perturbation,
+        pl,
+        pp,
+        testing,
+        tl,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
-    "data",
+    "datasets",
     "errors",
     "get",
     "latent",
@@ -29,6 +43,7 @@ __all__ = [
     "module",
     "perturbation",
     "pl",
+    "pp",
     "testing",
     "tl",
 ]

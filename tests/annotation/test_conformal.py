@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from deltavi.annotation import conformal_p_values
-from deltavi.annotation._conformal import cells_needed
+from deltavi.annotation.conformal import cells_needed
 from deltavi.errors import DeltaviError
 
 

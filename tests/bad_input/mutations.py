@@ -29,12 +29,12 @@ LIBRARIES = ("torch", "scvi", "scanpy", "lightning.pytorch", "sklearn.mixture", 
 
 
 CHECKS, FIELDS, GENES, LABELS = (f"data/_{name}.py" for name in ("checks", "fields", "genes", "labels"))
-COLUMNS = "data/_columns.py"
-MATRIX, NAMES, BASE, FORMAT = "data/_matrix.py", "data/_names.py", "model/_base.py", "io/_format.py"
+COLUMNS = "registry/columns.py"
+MATRIX, NAMES, BASE, FORMAT = "registry/matrix.py", "registry/names.py", "model/_base.py", "io/_format.py"
 TOO_FEW_GENES = "if match.overlap < min_overlap or match.overlap == 0.0:"
 OF_ROWS = (
     Mutation(1, "VAE", CHECKS, "if report.n_nan + report.n_infinite == 0:", "if True:"),
-    Mutation(2, "SCGEN", "data/_valid_cells.py", "good[numbers[np.unique(rows[wrong])]] = False", "pass"),
+    Mutation(2, "SCGEN", "registry/valid_cells.py", "good[numbers[np.unique(rows[wrong])]] = False", "pass"),
     Mutation(3, "VAE", CHECKS, 'sums["n_infinite"] += int(np.isinf(values).sum())', "pass"),
     Mutation(
         4, "VAE", CHECKS, "return self.n_negative == 0 and self.n_fractional == 0", "return not self.n_fractional"
@@ -90,7 +90,7 @@ OF_ROWS = (
     Mutation(39, "VAE", COLUMNS, "    if len(unseen):", "    if False:"),
     Mutation(40, "VAE", COLUMNS, "    if len(unseen):", "    if any(unseen):"),
     Mutation(41, "VAE", NAMES, "if 2 * len(single) > len(cells) > 2:", "if False:"),
-    Mutation(42, "VAE", "data/_changes.py", "if changed.any():", "if False:"),
+    Mutation(42, "VAE", "registry/_changes.py", "if changed.any():", "if False:"),
     Mutation(43, "VAE", BASE, 'transfer["attached"] = True', 'transfer["attached"] = False'),
     Mutation(43, "ACTINN", LABELS, "self._require_same(state_registry, adata_target)", "pass"),
     Mutation(45, "ACTINN", MATRIX, 'if x.format == "coo" and not quiet:', "if False:"),
@@ -103,7 +103,7 @@ OF_ROWS = (
     Mutation(51, "VAE", BASE, "if adata.n_obs == 0 or adata.n_vars == 0:", "if False:"),
     Mutation(52, "VAE", "train/_plan.py", "if n_train < SMALLEST_BATCH:", "if False:"),
     Mutation(53, "VAE", "train/_plan.py", "if 0 < tail < SMALLEST_BATCH <= n_train - tail:", "if False:"),
-    Mutation(55, "VAE", "model/_verbs.py", "self._require_trained(verb.__name__)", "pass"),
+    Mutation(55, "VAE", "model/verbs.py", "self._require_trained(verb.__name__)", "pass"),
     Mutation(55, "ACTINN", BASE, "if not self.is_trained_:", "if False:"),
     Mutation(56, "SCGEN", "model/_files.py", '_require_trained("Query mapping")', "is_trained"),
     Mutation(57, "VAE", "model/_training.py", 'whole_number("max_epochs", max_epochs, least=1)', "max_epochs"),
@@ -130,7 +130,7 @@ OF_ROWS = (
     Mutation(67, "VAE", "model/_files.py", 'torch.device("meta")', 'torch.device("cpu")'),
     Mutation(68, "ACTINN", "io/_folder.py", "remove_files([*self.begun, self.manifest])", "[]"),
     Mutation(70, "ACTINN", BASE, "if not _is_present(wanted):", "if False:"),
-    Mutation(73, "ACTINN", "data/_leftovers.py", "if name == table and not is_own]", "if False]"),
+    Mutation(73, "ACTINN", "registry/leftovers.py", "if name == table and not is_own]", "if False]"),
     Mutation(74, "PPCA", "latent/_factors.py", "if n_latent >= min(n_cells - 1, n_genes):", "if False:"),
     Mutation(74, "MIXVI", "model/_mixture_training.py", "if self.module.n_components > len(split.train):", "if False:"),
     Mutation(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from deltavi.data import log_normalise
 from deltavi.errors import InputDataError
+from deltavi.pp import log_normalise
 from tests.bad_input.bench import N_CELLS, N_GENES, Bench, assert_same, refused, untouched
 from tests.bad_input.registry import row
 from tests.model.conftest import dense, small_adata
@@ -26,7 +26,7 @@ def counts_for_logs(bench: Bench) -> None:
         np.testing.assert_allclose(model.module.classifier_input(tensors).numpy(), expected, rtol=1e-5)
         return
     reads = {} if case.reads_logs else {"gene_likelihood": "normal"}
-    way_out = "deltavi.data.log_normalise" if case.reads_logs else "sc.pp.log1p"
+    way_out = "deltavi.pp.log_normalise" if case.reads_logs else "sc.pp.log1p"
     words = ("looks like raw counts", f"values up to {dense(counts.X).max():.6g}", way_out)
     refused(lambda: case.untrained(counts, **reads), InputDataError, *words, of=counts, registered=True)
     # none is larger than logarithms are

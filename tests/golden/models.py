@@ -13,7 +13,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from deltavi import model as models
-from deltavi.data import log_normalise
+from deltavi.pp import log_normalise
 
 HERE = Path(__file__).parent
 OBS = ["condition", "cell_type", "batch"]

@@ -19,7 +19,7 @@ from scvi.model import SCVI
 
 from deltavi.errors import DeltaviError, ModelFileError
 from deltavi.io._inert import read_torch_file
-from deltavi.io._scvi import read_scvi
+from deltavi.io.scvi import read_scvi
 from deltavi.model import VAE
 from tests.model.conftest import small_adata
 

@@ -22,7 +22,7 @@ from deltavi.metrics import (
     top_differential_genes,
 )
 from deltavi.metrics._differential import agreement
-from deltavi.metrics._significance import GENES_AT_ONCE, moments, welch_p, wilcoxon_p
+from deltavi.metrics.significance import GENES_AT_ONCE, moments, welch_p, wilcoxon_p
 
 SEEDS = st.integers(0, 2**32 - 1)
 TESTS = ["welch", "wilcoxon"]

@@ -48,7 +48,7 @@ def wide(seed: int = 0) -> AnnData:
 
 @pytest.mark.parametrize("form", ["csr", "dense", "int", "backed"])
 def test_moments_equal_numpys_in_any_storage(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deltavi.data._checks.BLOCK_ROWS", 17)
+    monkeypatch.setattr("deltavi.registry.checks.BLOCK_ROWS", 17)
     adata = wide()
     x = dense(adata.X).astype(np.float64)
     x[5] = 0

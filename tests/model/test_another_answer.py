@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from anndata import AnnData, read_h5ad
 
-from deltavi.data import select_genes
 from deltavi.errors import DeltaviError, DeltaviWarning, LibrarySizeWarning, NotHeldOutWarning, UnknownBatchWarning
 from deltavi.model import ACTINN, LABELVI, MIXVI, SCGEN, VAE
+from deltavi.pp import highly_variable_genes
 from deltavi.tl import predict_held_out
 from tests.model.conftest import QUIET, log_normalised, small_adata, train
 from tests.models import classes_of, entry_of
@@ -152,7 +152,7 @@ def size_factor(cls: Any, adata: AnnData, **setup: Any) -> Any:
 
 @pytest.mark.parametrize("cls", classes_of(reads="counts"))
 def test_totals_that_a_selection_stored_are_used(cls: Any, caplog: pytest.LogCaptureFixture) -> None:
-    few = select_genes(small_adata(), n_top=20)
+    few = highly_variable_genes(small_adata(), n_top_genes=20)
     with caplog.at_level(logging.INFO, "deltavi"):
         assert size_factor(cls, few.copy(), layer="counts") == "total_counts"
     assert "size_factor_key='total_counts'" in caplog.text
@@ -162,7 +162,7 @@ def test_totals_that_a_selection_stored_are_used(cls: Any, caplog: pytest.LogCap
 
 
 def test_the_choice_is_kept_in_files_and_asked_of_queries(tmp_path: Any) -> None:
-    few = select_genes(small_adata(), n_top=20)
+    few = highly_variable_genes(small_adata(), n_top_genes=20)
     model = train(VAE, few.copy(), epochs=1, setup={**KEYS, "layer": "counts"}, n_hidden=8, n_latent=3)
     plain = train(VAE, few.copy(), epochs=1, setup={**KEYS, "layer": "counts", "size_factor_key": False}, n_hidden=8)
     query = few.copy()
@@ -178,7 +178,7 @@ def test_the_choice_is_kept_in_files_and_asked_of_queries(tmp_path: Any) -> None
 
 @pytest.mark.parametrize("change", ["gone", "halved", "zero"])
 def test_a_stored_total_that_is_no_longer_right_is_not_used(change: str) -> None:
-    few = select_genes(small_adata(), n_top=20)
+    few = highly_variable_genes(small_adata(), n_top_genes=20)
     if change == "gone":
         del few.obs["total_counts"]
     else:
@@ -188,7 +188,7 @@ def test_a_stored_total_that_is_no_longer_right_is_not_used(change: str) -> None
 
 
 def test_no_mark_where_all_genes_are_kept() -> None:
-    assert "deltavi_total_counts" not in select_genes(small_adata(), n_top=1000).uns
+    assert "deltavi_total_counts" not in highly_variable_genes(small_adata(), n_top_genes=1000).uns
 
 
 @pytest.mark.parametrize("name", ["total_counts", "n_counts", "nCount_RNA", "nUMI", "n_umi", "total_umis", "sum"])

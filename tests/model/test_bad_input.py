@@ -14,7 +14,6 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi.data import valid_cells
 from deltavi.errors import (
     DeltaviError,
     DuplicateNameWarning,
@@ -26,6 +25,7 @@ from deltavi.errors import (
     UnknownCategoryError,
 )
 from deltavi.model import SCGEN, VAE
+from deltavi.pp import valid_cells
 from tests.model.conftest import QUIET, SETUP, dense, log_normalised, small_adata, train
 from tests.models import classes_of, entry_of
 
@@ -432,7 +432,7 @@ def test_any_numeric_storage_trains_the_same_model(convert: Any) -> None:
 
 
 def test_a_coo_matrix_is_converted_beside_the_users(adata: AnnData, caplog: pytest.LogCaptureFixture) -> None:
-    from deltavi.data._matrix import loadable
+    from deltavi.registry.matrix import loadable
 
     with caplog.at_level(logging.INFO, logger="deltavi"):
         converted = loadable(adata.X.tocoo(), where="adata.X")
@@ -449,7 +449,7 @@ def test_bool_is_read_as_counts_with_a_warning(adata: AnnData) -> None:
 
 
 def test_objects_are_refused(adata: AnnData) -> None:
-    from deltavi.data._matrix import loadable
+    from deltavi.registry.matrix import loadable
 
     with pytest.raises(InputDataError, match="object"):
         loadable(dense(adata.X).astype(object), where="adata.X")
@@ -478,8 +478,8 @@ def test_backed_files_train_and_predict(tmp_path: Path, trained: SCGEN, kind: st
 def test_a_backed_file_is_never_held_in_memory_whole(tmp_path: Path, kind: str) -> None:
     import tracemalloc
 
-    from deltavi.data._checks import scan_matrix
-    from deltavi.data._matrix import loadable
+    from deltavi.registry.checks import scan_matrix
+    from deltavi.registry.matrix import loadable
 
     rng = np.random.default_rng(0)
     n_cells, n_genes = 60_000, 400

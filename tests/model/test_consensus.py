@@ -15,12 +15,12 @@ from anndata import AnnData
 from scipy import sparse
 
 from deltavi._cp10k import log1p_cp10k
-from deltavi.data import simulate_perturbation
+from deltavi.datasets import simulate_perturbation
 from deltavi.errors import DeltaviError
 from deltavi.model import LABELVI, MIXVI, PPCA, SCGEN, VAE
 from deltavi.model._consensus import ConsensusMixin
 from deltavi.perturbation import Shift, estimate_shift
-from deltavi.perturbation._estimators import responses_of
+from deltavi.perturbation.estimators import responses_of
 from deltavi.perturbation.intervals import estimate_response
 from tests.model.conftest import dense, log_normalised, train
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from anndata import AnnData
 
-from deltavi.data import simulate_perturbation
+from deltavi.datasets import simulate_perturbation
 from deltavi.errors import DeltaviError
 from deltavi.model import SCGEN, VAE
 from tests.models import MODELS

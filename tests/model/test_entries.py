@@ -18,11 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deltavi import module as modules
-from deltavi.data import kang, log_normalise, select_genes, simulate_perturbation, valid_cells
-from deltavi.data._genes import gene_positions
+from deltavi.datasets import kang, simulate_perturbation
 from deltavi.errors import DeltaviError, GeneMatchError, UnknownArgumentError, UnknownCategoryError
 from deltavi.model import SCGEN, VAE
-from deltavi.model._verbs import INHERITED, OWN
+from deltavi.model.verbs import INHERITED, OWN
+from deltavi.pp import highly_variable_genes, log_normalise, valid_cells
+from deltavi.registry.genes import gene_positions
 from tests.model.conftest import QUIET, SETUP, dense, log_normalised, small_adata
 from tests.models import MODELS, PERTURBATION
 
@@ -183,7 +184,7 @@ def test_any_value_of_any_setting_of_a_module(module_class: Any) -> None:
 
 
 FUNCTIONS: dict[Callable[..., Any], dict[str, Any]] = {
-    select_genes: {"n_top": 5},
+    highly_variable_genes: {"n_top_genes": 5},
     log_normalise: {},
     valid_cells: {},
     simulate_perturbation: {"n_genes": 5, "n_cells_per_group": 1, "n_cell_types": 2},

@@ -13,7 +13,7 @@ from deltavi._cp10k import cp10k_factors
 from deltavi.model import _group_sums
 from deltavi.model._group_sums import group_means, group_sums
 from deltavi.model._training_means import TrainingMeans
-from deltavi.perturbation._estimators import ALL_CELLS
+from deltavi.perturbation.estimators import ALL_CELLS
 
 N, G = 2100, 12
 RNG = np.random.default_rng(0)

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
-from deltavi.data import simulate_perturbation
+from deltavi.datasets import simulate_perturbation
 from deltavi.errors import DeltaviError, LabelWarning, NotTrainedError, UnseenCategoryWarning
 from deltavi.model import LABELVI, SCGEN, VAE
 from tests.model.conftest import QUIET, SETUP, dense, log_normalised, small_adata, train

@@ -13,9 +13,9 @@ from anndata import AnnData
 from scipy import sparse, stats
 from sklearn.decomposition import PCA
 
-from deltavi.data import log_normalise
 from deltavi.errors import DeltaviError, InputDataError, KeyClashError, NotTrainedError, UnknownCategoryError
 from deltavi.model import PPCA, VAE
+from deltavi.pp import log_normalise
 from tests.model.conftest import QUIET, dense, log_normalised, small_adata
 
 SETUP = {"condition_key": "condition", "labels_key": "cell_type"}

@@ -16,10 +16,10 @@ from anndata import AnnData
 from scipy import sparse
 
 import deltavi
-from deltavi.data import log_normalise
 from deltavi.errors import ConvergenceWarning, DeltaviError, InputDataError, InputDataWarning
 from deltavi.latent import _factors
 from deltavi.model import PPCA
+from deltavi.pp import log_normalise
 from tests.model.conftest import dense
 from tests.model.linear import ASK, NOISE, NOISES, answers, assert_same, counts, fitted, logs, untrained, with_value
 
@@ -194,7 +194,7 @@ def test_the_way_out_for_a_query_of_counts_works(layer: str | None) -> None:
         query.layers[layer] = query.X.copy()
     with pytest.raises(InputDataError, match="The query looks like raw counts") as caught:
         model.get_latent_representation(query)
-    made = re.search(r"deltavi.data.log_normalise\(.*?\)", str(caught.value))
+    made = re.search(r"deltavi.pp.log_normalise\(.*?\)", str(caught.value))
     put = re.search(r"adata\.\S+ = adata\.layers\['logs'\]", str(caught.value))
     assert made is not None
     assert put is not None
@@ -211,7 +211,7 @@ def test_a_query_without_the_layer_is_told_how_to_make_it() -> None:
     query = counts()
     with pytest.raises(DeltaviError, match=r"layers\['logs'\], which the query does not have") as caught:
         model.log_likelihood(query)
-    assert "deltavi.data.log_normalise(adata, key_added='logs')" in str(caught.value)
+    assert "deltavi.pp.log_normalise(adata, key_added='logs')" in str(caught.value)
     log_normalise(query, key_added="logs")
     np.testing.assert_allclose(model.log_likelihood(query), model.log_likelihood(), rtol=1e-4)
 

@@ -15,7 +15,6 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi.data import _matrix
 from deltavi.errors import (
     DeltaviError,
     DuplicateNameWarning,
@@ -25,6 +24,7 @@ from deltavi.errors import (
     UnknownArgumentError,
 )
 from deltavi.model import PPCA
+from deltavi.registry import matrix
 from tests.model.conftest import dense
 from tests.model.linear import NOISE, NOISES, answers, assert_same, fitted, logs
 
@@ -172,7 +172,7 @@ def test_backed_files(tmp_path: Path, noise: str, kind: str) -> None:
 def test_a_backed_file_is_never_in_memory_whole(
     tmp_path: Path, noise: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_matrix, "ENTRIES_PER_PASS", 100_000)
+    monkeypatch.setattr(matrix, "ENTRIES_PER_PASS", 100_000)
     rng = np.random.default_rng(0)
     x = sparse.random(48_000, 200, density=0.3, format="csr", dtype=np.float32, random_state=rng)
     size = {"dense": 4 * x.shape[0] * x.shape[1]}.get(kind, x.data.nbytes + x.indices.nbytes)

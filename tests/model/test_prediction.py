@@ -11,7 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from deltavi._cp10k import log1p_cp10k
-from deltavi.data import simulate_perturbation
+from deltavi.datasets import simulate_perturbation
 from deltavi.errors import DeltaviError
 from deltavi.metrics import correlation_of_changes, variance_ratio, zero_fraction
 from deltavi.model import SCGEN, VAE

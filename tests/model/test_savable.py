@@ -15,11 +15,11 @@ import pytest
 import torch
 from anndata import AnnData
 
-from deltavi.data import simulate_perturbation
-from deltavi.data._writable import writable_columns
+from deltavi.datasets import simulate_perturbation
 from deltavi.errors import DeltaviError
 from deltavi.model import PPCA, SCGEN, VAE
 from deltavi.model._given import plain_settings
+from deltavi.registry.writable import writable_columns
 from deltavi.tl import evaluate_perturbation
 from tests.models import classes_of
 

@@ -13,7 +13,7 @@ import pytest
 import scvi
 from anndata import AnnData
 
-from deltavi.data import simulate_perturbation
+from deltavi.datasets import simulate_perturbation
 from deltavi.errors import DeltaviError, InputDataError, InputDataWarning, TrainingDivergedError
 from deltavi.model import VAE
 from deltavi.model._bound import require_plausible_bound

@@ -18,7 +18,7 @@ from anndata import AnnData
 from scvi.model import SCVI
 
 from deltavi.errors import DeltaviError, ModelFileError, ModelWriteError, NotTrainedError
-from deltavi.io._export import write_export
+from deltavi.io.export import write_export
 from deltavi.model import LABELVI, PPCA, SCGEN, VAE
 from tests.io.every_fault import strikes, tree
 from tests.model.conftest import QUIET, small_adata

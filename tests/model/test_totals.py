@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from deltavi.model import LABELVI, SCGEN, VAE
-from deltavi.module._decoder import Decoder
+from deltavi.module.decoder import Decoder
 from tests.model.conftest import QUIET, SETUP, small_adata
 
 SMALL = {"n_hidden": 16, "n_latent": 4}

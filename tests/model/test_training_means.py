@@ -11,7 +11,7 @@ import pytest
 from deltavi.io import read_model, write_model
 from deltavi.model._training_means import TrainingMeans
 from deltavi.perturbation import Shift
-from deltavi.perturbation._estimators import GroupMeans
+from deltavi.perturbation.estimators import GroupMeans
 
 
 def training_means(rows: slice = slice(None), *, counts: bool = True) -> TrainingMeans:

@@ -20,8 +20,8 @@ from lightning.pytorch.loggers import CSVLogger
 from deltavi.errors import DeltaviError, TrainingTerminated
 from deltavi.model import LABELVI, MIXVI, SCGEN, VAE, _training_options
 from deltavi.model._faults import sigterm_raised
-from deltavi.train import _loggers
-from deltavi.train._progress import EpochBar
+from deltavi.train import loggers
+from deltavi.train.progress import EpochBar
 from tests.model.conftest import QUIET, SETUP, small_adata
 from tests.model.faults import CASES, At, train
 
@@ -162,14 +162,14 @@ def test_a_bar_is_shown_where_it_is_seen(monkeypatch: pytest.MonkeyPatch) -> Non
     for out, err in ((False, False), (True, False), (False, True)):
         monkeypatch.setattr(sys, "stdout", Stream(out))
         monkeypatch.setattr(sys, "stderr", Stream(err))
-        assert _loggers.bar_is_seen() == (out or err)
+        assert loggers.bar_is_seen() == (out or err)
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", Stream(False))
-    assert not _loggers.bar_is_seen()
+    assert not loggers.bar_is_seen()
     notebook = type(sys)("IPython")
     notebook.get_ipython = Shell  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "IPython", notebook)
-    assert _loggers.bar_is_seen()
+    assert loggers.bar_is_seen()
 
 
 @pytest.mark.parametrize("seen", [False, True])

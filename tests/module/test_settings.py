@@ -12,7 +12,7 @@ import torch
 from deltavi.errors import DeltaviError
 from deltavi.latent import Architecture
 from deltavi.module import VAE
-from deltavi.module._decoder import Decoder
+from deltavi.module.decoder import Decoder
 
 SIZES: dict[str, Any] = {"n_hidden": 9, "n_latent": 3, "dropout_rate": 0.3}
 

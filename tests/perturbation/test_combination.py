@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from anndata import AnnData
 
-from deltavi.data import select_genes, simulate_perturbation
+from deltavi.datasets import simulate_perturbation
 from deltavi.errors import DeltaviError, UnknownCategoryError
 from deltavi.model import SCGEN
 from deltavi.perturbation import Shift, ShiftBaseline
-from deltavi.perturbation._combination import check_dose, combined_response, combined_shift, parts_of
+from deltavi.perturbation.combination import check_dose, combined_response, combined_shift, parts_of
 from deltavi.perturbation.intervals import ResponseEstimate
+from deltavi.pp import highly_variable_genes
 
 KNOWN = ["A", "B", "A+C", "control"]
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
@@ -78,7 +79,7 @@ def cells() -> AnnData:
     treated = np.flatnonzero(names == "stimulated")
     names[treated[::2]], names[treated[1::2]] = "A", "B"
     adata.obs["condition"] = names
-    return select_genes(adata, n_top=200)
+    return highly_variable_genes(adata, n_top_genes=200)
 
 
 @pytest.fixture(scope="module")

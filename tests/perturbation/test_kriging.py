@@ -14,7 +14,6 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF
 
 from deltavi.perturbation import ShiftBaseline, _kriging, estimate_shift
-from deltavi.perturbation._estimators import ESTIMATORS, GroupMeans
 from deltavi.perturbation._kriging import (
     DEFAULT_WIDTH,
     SMALLEST_NOISE,
@@ -24,6 +23,7 @@ from deltavi.perturbation._kriging import (
     interpolate,
     left_out_errors,
 )
+from deltavi.perturbation.estimators import ESTIMATORS, GroupMeans
 from tests.perturbation import plain_kriging as plain
 from tests.perturbation.conftest import make_experiment
 

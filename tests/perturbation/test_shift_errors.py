@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 from deltavi.errors import DeltaviError, GeneMatchError, InputDataError
 from deltavi.perturbation import estimate_shift
-from deltavi.perturbation._estimators import ESTIMATORS
+from deltavi.perturbation.estimators import ESTIMATORS
 
 POINTS = np.arange(12.0).reshape(6, 2)
 CONTROL = np.array([True, True, True, False, False, False])

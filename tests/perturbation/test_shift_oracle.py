@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltavi.perturbation import Shift, estimate_shift
-from deltavi.perturbation._estimators import ESTIMATORS
+from deltavi.perturbation.estimators import ESTIMATORS
 from deltavi.perturbation.shift import estimate_shifts
 from tests.perturbation import plain_kriging
 

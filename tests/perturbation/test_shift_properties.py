@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltavi.perturbation import estimate_shift
-from deltavi.perturbation._estimators import ESTIMATORS, similarity_weights
+from deltavi.perturbation.estimators import ESTIMATORS, similarity_weights
 
 SEEDS = st.integers(0, 2**32 - 1)
 WEIGHTED = ["paired", "similarity", "nearest", "scgen"]

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from deltavi.data import select_genes, simulate_perturbation
+from deltavi.datasets import simulate_perturbation
+from deltavi.pp import highly_variable_genes
 
 matplotlib.use("Agg")
 
@@ -27,7 +28,7 @@ def closed_figures() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def cells() -> dict[str, AnnData]:
     """Control and real cells of one simulated type, and a prediction by the mean shift of the other types."""
-    adata = select_genes(simulate_perturbation(n_genes=200, n_cell_types=3, n_cells_per_group=30, seed=6))
+    adata = highly_variable_genes(simulate_perturbation(n_genes=200, n_cell_types=3, n_cells_per_group=30, seed=6))
     group = adata.obs["cell_type"].astype(str) + "/" + adata.obs["condition"].astype(str)
 
     def of(cell_type: str, condition: str) -> AnnData:
@@ -46,7 +47,9 @@ def several() -> dict[str, AnnData]:
     The prediction knows the control means and says that every gene changes by a random number in each type; three
     genes of intervals are known to hold the measured change, or to miss it.
     """
-    adata = select_genes(simulate_perturbation(n_genes=60, n_cell_types=2, n_batches=1, n_cells_per_group=30, seed=3))
+    adata = highly_variable_genes(
+        simulate_perturbation(n_genes=60, n_cell_types=2, n_batches=1, n_cells_per_group=30, seed=3)
+    )
     names = {"type_1": "CD4/CD8", "type_2": "B"}
     adata.obs["cell_type"] = adata.obs["cell_type"].astype(str).map(names).astype("category")
     is_control = (adata.obs["condition"] == "control").to_numpy()

@@ -8,8 +8,9 @@ import pytest
 from anndata import AnnData
 
 from deltavi import pl
-from deltavi.data import select_genes, simulate_perturbation
+from deltavi.datasets import simulate_perturbation
 from deltavi.model import SCGEN
+from deltavi.pp import highly_variable_genes
 
 from .test_response_heatmap import genes, image, labels, means
 
@@ -20,7 +21,7 @@ def experiment() -> AnnData:
         n_genes=60, n_cell_types=4, n_batches=1, n_cells_per_group=15, conditions=("control", "A", "B"), seed=2
     )
     adata.obs["cell_type"] = adata.obs["cell_type"].cat.rename_categories({"type_1": "CD4/CD8", "type_2": "."})
-    return select_genes(adata)
+    return highly_variable_genes(adata)
 
 
 @pytest.fixture(scope="module")

@@ -177,9 +177,10 @@ class TestInput:
         assert len(words(ax)) == 3
 
     def test_real_cells(self, kang_path):
-        from deltavi.data import kang, select_genes
+        from deltavi.datasets import kang
+        from deltavi.pp import highly_variable_genes
 
-        adata = select_genes(kang(kang_path), condition_key="condition")
+        adata = highly_variable_genes(kang(kang_path), condition_key="condition")
         groups = {
             c: adata[(adata.obs["condition"] == c) & (adata.obs["cell_type"] == "CD4T")]
             for c in ("control", "stimulated")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from anndata import AnnData
 
-from deltavi.data import simulate_perturbation
+from deltavi.datasets import simulate_perturbation
 from deltavi.tl import PerturbationEvaluation, evaluate_perturbation
 
 # Settings of every evaluation here; few genes, so that the choice of genes matters.

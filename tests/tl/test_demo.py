@@ -17,7 +17,7 @@ from anndata import AnnData
 from deltavi.cli import build_parser, main, run_demo
 from deltavi.cli._console import Console
 from deltavi.cli._demo import format_table
-from deltavi.data import simulate_perturbation
+from deltavi.datasets import simulate_perturbation
 from deltavi.errors import DeltaviError, UnknownArgumentError, UnknownCategoryError
 from deltavi.model import MIXVI, SCGEN
 from deltavi.perturbation import BASELINES, CEILING

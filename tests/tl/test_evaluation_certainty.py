@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 from anndata import AnnData
 
-from deltavi.data import simulate_perturbation
+from deltavi.datasets import simulate_perturbation
 from deltavi.model import SCGEN
 from deltavi.tl import Method, PerturbationEvaluation, evaluate_perturbation
 from deltavi.tl._certainty import CERTAINTY, N_TOP, certainty, evidence_of

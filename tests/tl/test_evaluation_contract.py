@@ -17,7 +17,7 @@ from anndata import AnnData
 from scipy import sparse
 from threadpoolctl import threadpool_info
 
-from deltavi.data import simulate_perturbation
+from deltavi.datasets import simulate_perturbation
 from deltavi.metrics import PredictionScore
 from deltavi.model import PPCA, SCGEN
 from deltavi.perturbation import BASELINES, CEILING
@@ -292,9 +292,9 @@ def test_batches_are_registered_on_request(adata: AnnData) -> None:
 
 
 def _prepared(adata: AnnData) -> AnnData:
-    from deltavi.data import select_genes
+    from deltavi.pp import highly_variable_genes
 
-    return select_genes(adata, n_top=40)
+    return highly_variable_genes(adata, n_top_genes=40)
 
 
 @pytest.mark.slow

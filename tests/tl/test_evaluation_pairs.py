@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from anndata import AnnData
 
-from deltavi.data import simulate_perturbation
+from deltavi.datasets import simulate_perturbation
 from deltavi.errors import DeltaviError
 from deltavi.model import PPCA
 from deltavi.perturbation import ShiftBaseline

@@ -21,8 +21,8 @@ from deltavi.tl import Method
 from deltavi.tl._experiment import _scores_of_top_genes, prepare, training_ranking
 from deltavi.tl._masks import CellIdentities
 from deltavi.tl._methods import resolve_methods, rows_of
-from deltavi.tl._quiet import collected_warnings, one_thread
 from deltavi.tl._splits import SMALLEST_GROUP, question_of, resolve_hold_outs
+from deltavi.tl.quiet import collected_warnings, one_thread
 from tests.tl.conftest import mean_change
 
 KEYS = {"condition_key": "condition", "labels_key": "cell_type"}

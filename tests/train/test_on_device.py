@@ -13,11 +13,11 @@ from lightning.pytorch.callbacks import Callback
 from scvi import settings
 from scvi.dataloaders import DataSplitter
 
-from deltavi.data import _device_rows
-from deltavi.data._batches import OrderedDataset
-from deltavi.data._device_rows import KeptRows, SentRows
 from deltavi.model import LABELVI, SCGEN, VAE
-from deltavi.train import _on_device
+from deltavi.registry import _device_rows
+from deltavi.registry._batches import OrderedDataset
+from deltavi.registry._device_rows import KeptRows, SentRows
+from deltavi.train import on_device
 from tests.model.conftest import QUIET, SETUP, dense, small_adata
 
 ROOM = {KeptRows: 10**9, SentRows: 0}
@@ -40,7 +40,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 @pytest.fixture
 def moved(made: list[Any], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The same where the CPU counts as a device that works on its own."""
-    monkeypatch.setattr(_on_device, "KINDS", ("cpu",))
+    monkeypatch.setattr(on_device, "KINDS", ("cpu",))
     return made
 
 
@@ -71,7 +71,7 @@ def test_training_is_the_same(
 ) -> None:
     expected = trained(model)
     assert not made
-    monkeypatch.setattr(_on_device, "KINDS", ("cpu",))
+    monkeypatch.setattr(on_device, "KINDS", ("cpu",))
     monkeypatch.setattr(_device_rows, "free_bytes", lambda _: ROOM[kind])
     found = trained(model)
     # once for training and validation together
@@ -139,7 +139,7 @@ def test_models_with_mini_batches_of_their_own_keep_them(moved: list[Any]) -> No
 
 
 def test_several_loading_processes_keep_their_counts(moved: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    splitter = _on_device.DeviceSplitter(registered_manager(), train_size=0.8, batch_size=32)
+    splitter = on_device.DeviceSplitter(registered_manager(), train_size=0.8, batch_size=32)
     splitter.trainer = FakeTrainer()
     splitter.setup()
     monkeypatch.setattr(settings, "dl_num_workers", 1)
@@ -152,7 +152,7 @@ def test_several_loading_processes_keep_their_counts(moved: list[Any], monkeypat
 
 @pytest.mark.parametrize("change", [{"world_size": 2}, {"kind": "meta"}])
 def test_other_machines_take_the_usual_way(moved: list[Any], change: dict[str, Any]) -> None:
-    splitter = _on_device.DeviceSplitter(registered_manager(), train_size=0.8, batch_size=32)
+    splitter = on_device.DeviceSplitter(registered_manager(), train_size=0.8, batch_size=32)
     splitter.setup()
     for trainer in (FakeTrainer(**change), None):
         splitter.trainer = trainer
@@ -164,7 +164,7 @@ def test_other_machines_take_the_usual_way(moved: list[Any], change: dict[str, A
 def test_without_a_trainer_it_is_the_splitter_of_scvi() -> None:
     splitters = [
         cls(registered_manager(), train_size=0.8, batch_size=32, shuffle_set_split=False)
-        for cls in (_on_device.DeviceSplitter, DataSplitter)
+        for cls in (on_device.DeviceSplitter, DataSplitter)
     ]
     for splitter in splitters:
         splitter.setup()

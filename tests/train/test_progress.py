@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 
-from deltavi.data import simulate_perturbation
+from deltavi.datasets import simulate_perturbation
 from deltavi.errors import TrainingDivergedError
 from deltavi.model import VAE
-from deltavi.train._progress import EpochBar, epoch_bars, is_terminal, progress_bar
+from deltavi.train.progress import EpochBar, epoch_bars, is_terminal, progress_bar
 
 
 class Screen(io.StringIO):

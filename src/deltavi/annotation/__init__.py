@@ -1,11 +1,11 @@
 """Annotation: pure functions that turn a classifier's raw answers into probabilities and a verdict on strangers."""
 
 from deltavi.annotation._calibration import Calibration, ClassifiedCells
-from deltavi.annotation._conformal import conformal_p_values
 from deltavi.annotation._gene_filter import informative_genes
 from deltavi.annotation._merging import merged_components
 from deltavi.annotation._open_set import OpenSetScorer
 from deltavi.annotation._temperature import TemperaturePrior, fit_temperature, softmax
+from deltavi.annotation.conformal import conformal_p_values
 
 __all__ = [
     "Calibration",

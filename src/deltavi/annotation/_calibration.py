@@ -7,9 +7,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from deltavi.annotation._conformal import MIN_GROUP, cells_needed, conformal_p_values
 from deltavi.annotation._open_set import OpenSetScorer
 from deltavi.annotation._temperature import WEAK_PRIOR, TemperaturePrior, fit_temperature, softmax
+from deltavi.annotation.conformal import MIN_GROUP, cells_needed, conformal_p_values
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,7 +64,7 @@ def _quietly(n_threads: int | None) -> Iterator[None]:
     import torch
 
     from deltavi._threads import kept_threads
-    from deltavi.tl._quiet import quiet_trainer
+    from deltavi.tl.quiet import quiet_trainer
 
     with kept_threads(), quiet_trainer():
         torch.set_num_threads(n_threads or 1)
@@ -138,7 +138,7 @@ def _hold_out_all(
 def _load(options: argparse.Namespace, console: Console) -> AnnData:
     """The data: simulated cells, or those of a file."""
     if options.data is None:
-        from deltavi.data import simulate_perturbation
+        from deltavi.datasets import simulate_perturbation
 
         return simulate_perturbation(n_genes=1000, n_cell_types=6, n_cells_per_group=120, seed=options.seed)
     adata = read_cells(options.data, note=console.note)
@@ -149,7 +149,7 @@ def _load(options: argparse.Namespace, console: Console) -> AnnData:
 
 def _require_names(adata: AnnData, options: argparse.Namespace) -> None:
     """Raise where a column, layer, condition or label does not exist; the message names the option."""
-    from deltavi.data._columns import column
+    from deltavi.registry.columns import column
 
     require_columns(adata, condition_key=options.condition_key, labels_key=options.labels_key)
     if options.layer is not None and options.layer not in adata.layers:
@@ -209,6 +209,6 @@ def plot_result(result: HeldOut, part: Path) -> None:
 
 def _values(column: Any) -> list[str]:
     """Distinct names of a column."""
-    from deltavi.perturbation._inputs import as_names, known_names
+    from deltavi.perturbation.inputs import as_names, known_names
 
     return known_names(as_names(column))

@@ -13,10 +13,10 @@ from deltavi import _keys
 from deltavi._entries import names, require_anndata
 from deltavi._errors import InputDataError, examples
 from deltavi._reading import known_arguments
-from deltavi.data._columns import require_known
-from deltavi.data._genes import gene_positions
 from deltavi.get._provenance import Provenance
-from deltavi.perturbation._estimators import label_of
+from deltavi.perturbation.estimators import label_of
+from deltavi.registry.columns import require_known
+from deltavi.registry.genes import gene_positions
 
 WEIGHTS = {"query": str, "training_label": str, "weight": float, "n_control": int, "n_target": int, "magnitude": float}
 

@@ -1,10 +1,10 @@
 """Safe model files, and one place for all that is written to disk."""
 
-from deltavi.io._atomic import description_of, filled_folder, write_file, write_files, write_synced
 from deltavi.io._folder import require_replaceable
 from deltavi.io._format import encode, read_model, saved_cells, write_model
 from deltavi.io._manifest import FORMAT_VERSION
 from deltavi.io._place import require_file, require_folder, require_writable, resolved
+from deltavi.io.atomic import description_of, filled_folder, write_file, write_files, write_synced
 
 __all__ = [
     "FORMAT_VERSION",

@@ -14,9 +14,9 @@ from typing import Any
 from uuid import uuid4
 
 from deltavi._errors import ModelFileError, ModelWriteError
-from deltavi.io._atomic import description_of, is_as_described, not_written, sync_file, sync_folder, write_synced
 from deltavi.io._manifest import CELLS, DESCRIPTION, MANIFEST, TENSORS, manifest_text, part_file, read_manifest
 from deltavi.io._place import made, remove_files, require_folder, require_space, require_writable
+from deltavi.io.atomic import description_of, is_as_described, not_written, sync_file, sync_folder, write_synced
 
 Part = bytes | Callable[[Path], object]
 

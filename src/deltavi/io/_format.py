@@ -22,7 +22,6 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from deltavi._errors import ModelFileError
-from deltavi.io._atomic import is_as_described
 from deltavi.io._folder import Part, write_parts
 from deltavi.io._manifest import (
     CELLS,
@@ -38,6 +37,7 @@ from deltavi.io._manifest import (
     without_repeats,
 )
 from deltavi.io._place import PathLike, resolved
+from deltavi.io.atomic import is_as_described
 
 __all__ = ["DESCRIPTION", "MANIFEST", "TENSORS", "decode", "encode", "read_model", "saved_cells", "write_model"]
 

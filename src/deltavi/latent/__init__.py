@@ -1,7 +1,6 @@
 """Latent structures: they know priors, posteriors and KL terms, and nothing of counts."""
 
 from deltavi.latent._factors import LinearGaussian, common_factors, principal_factors
-from deltavi.latent._gaussian import GaussianEncoder, GaussianState, gaussian_state, standard_normal_like
 from deltavi.latent._independence import condition_mmd
 from deltavi.latent._labelled import (
     LabelConditional,
@@ -35,6 +34,7 @@ from deltavi.latent._mixture import (
 )
 from deltavi.latent._networks import Architecture, hidden_layers, linear_layer, run_layers, soft_one_hot
 from deltavi.latent._prior import PRIORS, Given, Prior, PriorKind, StandardNormal, VampPrior
+from deltavi.latent.gaussian import GaussianEncoder, GaussianState, gaussian_state, standard_normal_like
 
 __all__ = [
     "PRIORS",

@@ -12,7 +12,7 @@ from scipy.sparse.linalg import eigsh
 from sklearn.decomposition import PCA
 
 from deltavi._errors import ConvergenceWarning, DeltaviError, InputDataError, examples
-from deltavi.data._checks import row_blocks
+from deltavi.registry.checks import row_blocks
 
 # Up to so many genes their covariance is decomposed; beyond, the matrix itself by Lanczos iterations.
 MOST_GENES = 5000

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Normal, kl_divergence
 from torch.nn import functional as F
 
-from deltavi.latent._gaussian import VARIANCE_FLOOR, standard_normal_like
+from deltavi.latent.gaussian import VARIANCE_FLOOR, standard_normal_like
 
 # Standard deviation of the first layer's label columns at the start, relative to that of a unit input.
 LABEL_SCALE = 1.0

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from deltavi.latent._gaussian import GaussianEncoder, GaussianState
 from deltavi.latent._networks import Architecture, soft_one_hot
+from deltavi.latent.gaussian import GaussianEncoder, GaussianState
 
 LibraryKind = Literal["observed", "size_factor", "learned", "none"]
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.distributions import Dirichlet, Normal, kl_divergence
 
 from deltavi._errors import DeltaviError
-from deltavi.latent._gaussian import VARIANCE_FLOOR
 from deltavi.latent._labelled import LabelWeights, log_density
+from deltavi.latent.gaussian import VARIANCE_FLOOR
 
 ComponentPriorKind = Literal["collapsed", "dirichlet", "uniform", "balanced", "learned"]
 LatentTerm = Literal["closed", "mc"]

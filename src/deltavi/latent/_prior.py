@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from deltavi.latent._gaussian import GaussianState, kl_from_standard_normal, standard_normal_like
 from deltavi.latent._labelled import log_density
+from deltavi.latent.gaussian import GaussianState, kl_from_standard_normal, standard_normal_like
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli as TorchBernoulli
 from torch.nn import functional as F
 
-from deltavi.likelihood._base import Likelihood, to_numpy
+from deltavi.likelihood.base import Likelihood, to_numpy
 
 
 class BernoulliOfGenes(TorchBernoulli):

@@ -17,9 +17,9 @@ from scipy import special, stats
 from torch import Tensor
 
 from deltavi._compat import log_nb_positive, log_zinb_positive, scvi_distributions
-from deltavi.likelihood._base import Likelihood, to_numpy
 from deltavi.likelihood._log_prob import negative_binomial_log_prob, poisson_log_prob, zero_inflated_log_prob
 from deltavi.likelihood._nonzero import Nonzeros
+from deltavi.likelihood.base import Likelihood, to_numpy
 
 if TYPE_CHECKING:
     from torch.distributions import Distribution

@@ -12,7 +12,7 @@ from scipy import special
 from torch import Tensor
 
 from deltavi._compat import scvi_distributions
-from deltavi.likelihood._base import Likelihood, to_numpy
+from deltavi.likelihood.base import Likelihood, to_numpy
 
 if TYPE_CHECKING:
     from torch.distributions import Distribution

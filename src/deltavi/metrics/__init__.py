@@ -11,18 +11,18 @@ from deltavi.metrics._differential import (
     differential_overlap,
     overlap_top,
 )
-from deltavi.metrics._genes import principal_axes, top_differential_genes
-from deltavi.metrics._means import (
+from deltavi.metrics._mmd import mmd
+from deltavi.metrics._rank import rank_among_conditions
+from deltavi.metrics._score import PredictionScore, score_prediction
+from deltavi.metrics._variances import r2_of_variances
+from deltavi.metrics.genes import principal_axes, top_differential_genes
+from deltavi.metrics.means import (
     correlation_of_changes,
     direction_accuracy,
     mse_of_changes,
     mse_of_means,
     r2_of_means,
 )
-from deltavi.metrics._mmd import mmd
-from deltavi.metrics._rank import rank_among_conditions
-from deltavi.metrics._score import PredictionScore, score_prediction
-from deltavi.metrics._variances import r2_of_variances
 
 __all__ = [
     "Calibration",

@@ -11,16 +11,16 @@ from pandas.api.types import infer_dtype
 
 from deltavi._errors import DeltaviError, UnknownCategoryError, examples
 from deltavi._reading import known_arguments
-from deltavi.metrics._matrix import check_count, without_names
-from deltavi.metrics._per_cell import by_cell
-from deltavi.metrics._tables import cell_names
+from deltavi.arrays.matrix import check_count, without_names
+from deltavi.arrays.per_cell import by_cell
+from deltavi.arrays.tables import cell_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from deltavi.metrics._matrix import Vector
+    from deltavi.arrays.matrix import Vector
 
 SUM_TOLERANCE = 1e-3
 MAX_LISTED = 10

@@ -8,15 +8,15 @@ import numpy as np
 import scipy.sparse as sp
 
 from deltavi._reading import known_arguments
-from deltavi.metrics._matrix import as_matrix, gene_variances
+from deltavi.arrays.matrix import as_matrix, gene_variances
+from deltavi.arrays.tables import align
 from deltavi.metrics._pairs import pair_distances
-from deltavi.metrics._tables import align
 from deltavi.metrics._variances import ratio_of_variances
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from deltavi.metrics._matrix import Matrix
+    from deltavi.arrays.matrix import Matrix
     from deltavi.metrics._pairs import PairDistances
 
 

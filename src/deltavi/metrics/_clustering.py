@@ -14,15 +14,15 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from deltavi._entries import seed_number
 from deltavi._errors import DeltaviError, examples
 from deltavi._reading import known_arguments
-from deltavi.metrics._per_cell import by_cell, one_per_cell
-from deltavi.metrics._tables import cell_names
+from deltavi.arrays.per_cell import by_cell, one_per_cell
+from deltavi.arrays.tables import cell_names
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
     from numpy.typing import NDArray
 
-    from deltavi.metrics._matrix import Vector
+    from deltavi.arrays.matrix import Vector
 
 
 @known_arguments

@@ -11,16 +11,16 @@ from scipy import stats
 from deltavi._entries import number
 from deltavi._errors import DeltaviError, unknown_category
 from deltavi._reading import known_arguments
-from deltavi.metrics._matrix import check_count
-from deltavi.metrics._means import change
-from deltavi.metrics._significance import check_two_cells, moments, welch_p, welch_t, wilcoxon_p
-from deltavi.metrics._tables import align
+from deltavi.arrays.matrix import check_count
+from deltavi.arrays.tables import align
+from deltavi.metrics.means import change
+from deltavi.metrics.significance import check_two_cells, moments, welch_p, welch_t, wilcoxon_p
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from deltavi.metrics._matrix import Matrix, Vector
-    from deltavi.metrics._significance import Moments
+    from deltavi.arrays.matrix import Matrix, Vector
+    from deltavi.metrics.significance import Moments
 
 Test: TypeAlias = Literal["welch", "wilcoxon"]
 

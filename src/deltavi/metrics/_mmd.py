@@ -13,7 +13,7 @@ from deltavi.metrics._pairs import pair_distances
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from deltavi.metrics._matrix import Matrix, Vector
+    from deltavi.arrays.matrix import Matrix, Vector
     from deltavi.metrics._pairs import PairDistances
 
 # Half to twice the median distance, in equal steps of the logarithm.

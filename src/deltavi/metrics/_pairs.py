@@ -8,13 +8,13 @@ import numpy as np
 import scipy.sparse as sp
 
 from deltavi._entries import seed_number
-from deltavi.metrics._matrix import check_count
-from deltavi.metrics._tables import align, axes_of
+from deltavi.arrays.matrix import check_count
+from deltavi.arrays.tables import align, axes_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from deltavi.metrics._matrix import Matrix, Vector
+    from deltavi.arrays.matrix import Matrix, Vector
 
 # Squared norms and products cancel to about this share of the norms; what is less is no distance.
 CANCELLATION = 1e-13

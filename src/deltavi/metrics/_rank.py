@@ -9,12 +9,12 @@ import numpy as np
 
 from deltavi._errors import DeltaviError, unknown_category
 from deltavi._reading import known_arguments
-from deltavi.metrics._matrix import gene_means
-from deltavi.metrics._means import change
-from deltavi.metrics._tables import align
+from deltavi.arrays.matrix import gene_means
+from deltavi.arrays.tables import align
+from deltavi.metrics.means import change
 
 if TYPE_CHECKING:
-    from deltavi.metrics._matrix import Matrix, Vector
+    from deltavi.arrays.matrix import Matrix, Vector
 
 RankMetric: TypeAlias = Literal["cosine", "euclidean"]
 

@@ -6,22 +6,22 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from deltavi._reading import known_arguments
+from deltavi.arrays.matrix import check_count
+from deltavi.arrays.tables import align, axes_of
 from deltavi.metrics._cells import e_distance_of_pairs, zero_fraction
 from deltavi.metrics._differential import ALPHA, MIN_CHANGE, agreement, calls_by_welch, common_top
-from deltavi.metrics._genes import ranked_genes
-from deltavi.metrics._matrix import check_count
-from deltavi.metrics._means import change, mean_square, pearson, sign_agreement
 from deltavi.metrics._mmd import mmd_of_pairs
 from deltavi.metrics._pairs import pair_distances
-from deltavi.metrics._significance import check_two_cells, moments
-from deltavi.metrics._tables import align, axes_of
 from deltavi.metrics._variances import ratio_of_variances
+from deltavi.metrics.genes import ranked_genes
+from deltavi.metrics.means import change, mean_square, pearson, sign_agreement
+from deltavi.metrics.significance import check_two_cells, moments
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from deltavi.metrics._matrix import Matrix
-    from deltavi.metrics._significance import Moments
+    from deltavi.arrays.matrix import Matrix
+    from deltavi.metrics.significance import Moments
 
 MAX_CELLS = 500
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from deltavi._reading import known_arguments
-from deltavi.metrics._chosen import chosen_genes
-from deltavi.metrics._means import pearson
-from deltavi.metrics._significance import moments
-from deltavi.metrics._tables import align
+from deltavi.arrays.chosen import chosen_genes
+from deltavi.arrays.tables import align
+from deltavi.metrics.means import pearson
+from deltavi.metrics.significance import moments
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from deltavi.metrics._matrix import Matrix, Vector
+    from deltavi.arrays.matrix import Matrix, Vector
 
 
 @known_arguments

@@ -19,18 +19,26 @@ from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness, model_seed
 from deltavi._reading import reads
 from deltavi.annotation import ClassifiedCells, informative_genes
-from deltavi.data._checks import ANY_VALUES, MatrixReport, Offer, are_relative, cell_totals, require_counts, row_blocks
-from deltavi.data._covariates import SizeFactorField
-from deltavi.data._fields import ExpressionField
-from deltavi.data._labels import LabelField
-from deltavi.data._manager import DataManager
 from deltavi.model._asked_split import labelled_split, only_labelled
 from deltavi.model._attribution import AttributionMixin
 from deltavi.model._classification import BATCH_SIZE
 from deltavi.model._training import EPOCHS_RANGE
 from deltavi.model._vae import named_arguments
 from deltavi.module import ACTINN as ACTINNModule
-from deltavi.module._readers import READERS_OF_ACTINN, with_defaults
+from deltavi.module.readers import READERS_OF_ACTINN, with_defaults
+from deltavi.registry.checks import (
+    ANY_VALUES,
+    MatrixReport,
+    Offer,
+    are_relative,
+    cell_totals,
+    require_counts,
+    row_blocks,
+)
+from deltavi.registry.covariates import SizeFactorField
+from deltavi.registry.fields import ExpressionField
+from deltavi.registry.labels import LabelField
+from deltavi.registry.manager import DataManager
 from deltavi.train import CellSplit, FoldSplitter, assign_folds, split_labelled
 
 NEEDS = f"ACTINN needs raw counts, which it normalises itself. {ANY_VALUES}"
@@ -177,7 +185,7 @@ class ACTINN(AttributionMixin):
             Layer with raw counts, instead of X.
         size_factor_key
             obs column with each cell's total counts over all genes, where the matrix holds a selection of genes. By
-            default the one that :func:`deltavi.data.select_genes` stored; ``False`` for the sums of the matrix.
+            default the one that :func:`deltavi.pp.highly_variable_genes` stored; ``False`` for the sums of the matrix.
         **kwargs
             Used by :meth:`load`.
 

@@ -11,8 +11,8 @@ from deltavi._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY
 from deltavi._entries import require_anndata
 from deltavi._errors import DeltaviError, ModelFileError
 from deltavi._reading import known_arguments
-from deltavi.data._names import names_checksum
 from deltavi.model._base import CountModel, aligned_copy
+from deltavi.registry.names import names_checksum
 
 
 class AttachedCellsMixin(CountModel):

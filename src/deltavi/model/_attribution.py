@@ -20,10 +20,10 @@ from deltavi import _keys
 from deltavi._entries import Indices, positions
 from deltavi._errors import DeltaviError, unknown_category
 from deltavi._random import isolated_randomness
-from deltavi.data._writable import writable_columns
-from deltavi.metrics._matrix import check_count
+from deltavi.arrays.matrix import check_count
 from deltavi.model._classification import ClassificationMixin
-from deltavi.module._classified import ClassifyingModule
+from deltavi.module.classified import ClassifyingModule
+from deltavi.registry.writable import writable_columns
 
 Logits: TypeAlias = Callable[..., Tensor]
 Integrate: TypeAlias = Callable[..., Tensor]

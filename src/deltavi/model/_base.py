@@ -34,23 +34,23 @@ from deltavi._entries import known_keywords, require_anndata
 from deltavi._errors import DeltaviError, DeltaviWarning, NotTrainedError
 from deltavi._random import taking_turns
 from deltavi._reading import known_arguments
-from deltavi.data._checks import MatrixReport, Offer, scale_check
-from deltavi.data._columns import user_columns
-from deltavi.data._covariates import ContinuousCovariatesField, SizeFactorField
-from deltavi.data._depth import chosen_size_factor
-from deltavi.data._fields import (
+from deltavi.model._copies import CopiesMixin
+from deltavi.model._given import plain_settings, plain_setup
+from deltavi.model.verbs import INHERITED, OWN, of_trained
+from deltavi.registry.checks import MatrixReport, Offer, scale_check
+from deltavi.registry.columns import user_columns
+from deltavi.registry.covariates import ContinuousCovariatesField, SizeFactorField
+from deltavi.registry.depth import chosen_size_factor
+from deltavi.registry.fields import (
     CategoricalCovariatesField,
     CategoryField,
     ExpressionField,
 )
-from deltavi.data._genes import match_genes, require_unique_genes, warn_duplicate_cells
-from deltavi.data._leftovers import drop, left_behind
-from deltavi.data._manager import DataManager
-from deltavi.data._matrix import loadable, take_columns
-from deltavi.data._source import elsewhere, matrix_name, matrix_of, refuse_mask
-from deltavi.model._copies import CopiesMixin
-from deltavi.model._given import plain_settings, plain_setup
-from deltavi.model._verbs import INHERITED, OWN, of_trained
+from deltavi.registry.genes import match_genes, require_unique_genes, warn_duplicate_cells
+from deltavi.registry.leftovers import drop, left_behind
+from deltavi.registry.manager import DataManager
+from deltavi.registry.matrix import loadable, take_columns
+from deltavi.registry.source import elsewhere, matrix_name, matrix_of, refuse_mask
 
 logger = logging.getLogger("deltavi")
 
@@ -338,6 +338,6 @@ def _expression(adata: AnnData, layer: str | None) -> Any:
         raise DeltaviError(
             f"The model reads layers[{layer!r}], which the query does not have. If its X holds raw counts and the "
             f"model was trained on such: adata.layers[{layer!r}] = adata.X.copy(); if it was trained on log1p CP10k: "
-            f"deltavi.data.log_normalise(adata, key_added={layer!r})."
+            f"deltavi.pp.log_normalise(adata, key_added={layer!r})."
         )
     return matrix_of(adata, layer)

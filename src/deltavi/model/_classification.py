@@ -18,12 +18,12 @@ from deltavi._errors import CalibrationWarning, DeltaviError, InputDataWarning, 
 from deltavi._random import isolated_randomness
 from deltavi._reading import known_arguments
 from deltavi.annotation import Calibration, ClassifiedCells, TemperaturePrior
-from deltavi.annotation._conformal import cells_needed
-from deltavi.data._names import checksum
-from deltavi.likelihood._base import to_numpy
+from deltavi.annotation.conformal import cells_needed
+from deltavi.likelihood.base import to_numpy
 from deltavi.model._new_batches import warn_of_new_batches
 from deltavi.model._training import TrainingMixin
-from deltavi.module._classified import ClassifyingModule
+from deltavi.module.classified import ClassifyingModule
+from deltavi.registry.names import checksum
 
 BATCH_SIZE = 512
 

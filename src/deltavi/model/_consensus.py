@@ -16,15 +16,15 @@ from deltavi import _keys
 from deltavi._cp10k import cp10k_factors
 from deltavi._entries import choice, share
 from deltavi._random import isolated_randomness
+from deltavi.arrays.matrix import as_matrix, gene_means
 from deltavi.likelihood import Likelihood
-from deltavi.metrics._matrix import as_matrix, gene_means
 from deltavi.model._decoding import CellDecoder, profile_of
 from deltavi.model._group_sums import group_means
-from deltavi.model._request import Request
 from deltavi.model._shifts import ShiftsMixin
-from deltavi.perturbation._combination import combined_response
-from deltavi.perturbation._estimators import GroupMeans, responses_of, storable
+from deltavi.model.request import Request
+from deltavi.perturbation.combination import combined_response
 from deltavi.perturbation.coupling import coupling
+from deltavi.perturbation.estimators import GroupMeans, responses_of, storable
 from deltavi.perturbation.intervals import Calibration, ResponseEstimate
 from deltavi.perturbation.matching import match_means
 from deltavi.perturbation.noise import cell_generators, uniforms

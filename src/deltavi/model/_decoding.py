@@ -14,7 +14,7 @@ from scvi import REGISTRY_KEYS
 from deltavi._compat import MODULE_KEYS
 from deltavi._cp10k import log1p_cp10k
 from deltavi.likelihood import Likelihood
-from deltavi.likelihood._base import to_numpy
+from deltavi.likelihood.base import to_numpy
 from deltavi.module import VAE
 from deltavi.perturbation.coupling import couple
 from deltavi.perturbation.noise import normals, uniforms

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from scvi.train import Trainer
 
 from deltavi._errors import DeltaviError, OutOfMemoryError, TrainingDivergedError, TrainingTerminated
-from deltavi.data._names import names_checksum
+from deltavi.registry.names import names_checksum
 from deltavi.train import CellSplit, LastGoodEpoch, joined_history
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from deltavi.data._checks import row_blocks
-from deltavi.perturbation._estimators import ALL_CELLS, GroupMeans
+from deltavi.perturbation.estimators import ALL_CELLS, GroupMeans
+from deltavi.registry.checks import row_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

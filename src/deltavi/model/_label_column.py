@@ -11,12 +11,12 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
 from deltavi._errors import DeltaviError
-from deltavi.data._columns import category_names, column
-from deltavi.data._labels import LabelField
 from deltavi.model._asked_split import labelled_split
 from deltavi.model._classification import BATCH_SIZE, ClassificationMixin
 from deltavi.model._vae_base import VAEBase
-from deltavi.module._labelled_vae import LabelledVAE
+from deltavi.module.labelled_vae import LabelledVAE
+from deltavi.registry.columns import category_names, column
+from deltavi.registry.labels import LabelField
 from deltavi.train import CellSplit, split_labelled
 
 

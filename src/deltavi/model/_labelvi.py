@@ -23,7 +23,7 @@ from deltavi.model._totals import TotalCountsMixin
 from deltavi.model._training import EPOCHS_RANGE
 from deltavi.model._vae import VAE, named_arguments
 from deltavi.module import LABELVI as LABELVIModule
-from deltavi.module._readers import READERS
+from deltavi.module.readers import READERS
 from deltavi.train import CellSplit, MixedSplitter
 
 # Repeated draws are sequenced less deeply, down to this share of their molecules: the classifier then rests on what a
@@ -147,7 +147,7 @@ class LABELVI(LabelColumnMixin, AttributionMixin, TotalCountsMixin, VAE):
         size_factor_key
             obs column with each cell's total counts over all genes. Give it where the matrix holds a selection of
             genes: what a selection leaves of a cell's counts depends on its type. By default the one that
-            :func:`deltavi.data.select_genes` stored; ``False`` for the sums of the matrix.
+            :func:`deltavi.pp.highly_variable_genes` stored; ``False`` for the sums of the matrix.
         categorical_covariate_keys, continuous_covariate_keys
             obs columns of further covariates of the decoder.
         **kwargs

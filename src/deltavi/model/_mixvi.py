@@ -16,18 +16,18 @@ from deltavi._errors import DeltaviError, InputDataWarning, KeyClashError, Unsee
 from deltavi._random import model_seed
 from deltavi._reading import known_arguments, reads
 from deltavi.annotation import Calibration
-from deltavi.data._checks import Offer, cell_totals
-from deltavi.data._manager import DataManager
 from deltavi.model._attribution import AttributionMixin
 from deltavi.model._classification import BATCH_SIZE
 from deltavi.model._mixture_training import WARMUP, MixtureTrainingMixin
-from deltavi.model._routes import RoutesMixin
 from deltavi.model._totals import TotalCountsMixin
 from deltavi.model._training import EPOCHS_RANGE
 from deltavi.model._vae import VAE, named_arguments, settings_of
+from deltavi.model.routes import RoutesMixin
 from deltavi.module import MIXVI as MIXVIModule
-from deltavi.module._decoder import GeneLikelihood
-from deltavi.module._readers import READERS, with_defaults
+from deltavi.module.decoder import GeneLikelihood
+from deltavi.module.readers import READERS, with_defaults
+from deltavi.registry.checks import Offer, cell_totals
+from deltavi.registry.manager import DataManager
 from deltavi.train import MixedSplitter
 
 # Nats of every dimension of w that cost nothing: without any, w falls silent and the route through it says little.
@@ -174,7 +174,7 @@ class MIXVI(
             obs column of the batch, donor or study.
         size_factor_key
             obs column with each cell's total counts over all genes, where the matrix holds a selection of genes. By
-            default the one that :func:`deltavi.data.select_genes` stored; ``False`` for the sums of the matrix.
+            default the one that :func:`deltavi.pp.highly_variable_genes` stored; ``False`` for the sums of the matrix.
         categorical_covariate_keys, continuous_covariate_keys
             obs columns of further covariates of the decoder.
         **kwargs

@@ -12,7 +12,7 @@ from scvi import REGISTRY_KEYS
 
 from deltavi._entries import Indices, positions
 from deltavi._errors import UnknownBatchWarning, examples
-from deltavi.data._columns import UNSEEN
+from deltavi.registry.columns import UNSEEN
 
 if TYPE_CHECKING:
     from deltavi.model._classification import ClassificationMixin

@@ -11,7 +11,7 @@ from anndata import AnnData
 from scvi.model.base import RNASeqMixin
 
 from deltavi._errors import DeltaviError
-from deltavi.likelihood._base import to_numpy
+from deltavi.likelihood.base import to_numpy
 from deltavi.model._base import CountModel
 from deltavi.module import VAE
 

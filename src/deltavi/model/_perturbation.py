@@ -18,19 +18,19 @@ from deltavi._entries import one_name, require_anndata
 from deltavi._errors import DeltaviError, UnknownCategoryError, examples
 from deltavi._random import isolated_randomness
 from deltavi._text import as_text
-from deltavi.data._checks import are_relative, cell_totals
-from deltavi.data._columns import category_names, column, require_known, used_categories
-from deltavi.data._conditions import same_condition
-from deltavi.data._covariates import SizeFactorField
-from deltavi.data._leftovers import require_free_sources
-from deltavi.data._valid_cells import valid_cells
 from deltavi.model._consensus import Consensus, ResponseEvidence, report_evidence, unmoved
 from deltavi.model._decoding import CellDecoder, Predicted, Profile, predict_cells, predictive_interval, stack
-from deltavi.model._own_response import OwnResponseMixin
-from deltavi.model._request import Request, assemble, check_options, of_labels
 from deltavi.model._training_means import TrainingMeans
-from deltavi.perturbation._estimators import ALL_CELLS
+from deltavi.model.own_response import OwnResponseMixin
+from deltavi.model.request import Request, assemble, check_options, of_labels
+from deltavi.perturbation.estimators import ALL_CELLS
 from deltavi.perturbation.noise import cell_generators
+from deltavi.registry.checks import are_relative, cell_totals
+from deltavi.registry.columns import category_names, column, require_known, used_categories
+from deltavi.registry.conditions import same_condition
+from deltavi.registry.covariates import SizeFactorField
+from deltavi.registry.leftovers import require_free_sources
+from deltavi.registry.valid_cells import valid_cells
 
 logger = logging.getLogger("deltavi")
 

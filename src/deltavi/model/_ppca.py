@@ -17,17 +17,17 @@ from deltavi._entries import Indices, positions, seed_number
 from deltavi._errors import DeltaviError, examples
 from deltavi._random import model_seed
 from deltavi._reading import known_arguments, reads
-from deltavi.data._checks import MatrixReport, Offer, require_log_normalised, row_blocks
-from deltavi.data._manager import DataManager
-from deltavi.data._names import names_checksum
 from deltavi.latent import LinearGaussian, common_factors, principal_factors
-from deltavi.latent._gaussian import VARIANCE_FLOOR
+from deltavi.latent.gaussian import VARIANCE_FLOOR
 from deltavi.model._asked_split import asked_split
 from deltavi.model._checkpoint import check_checkpoint
 from deltavi.model._training import TrainingMixin
 from deltavi.model._training_options import loading_options, plan_options, trainer_options
 from deltavi.model._vae import VAE, named_arguments
-from deltavi.module._readers import READERS
+from deltavi.module.readers import READERS
+from deltavi.registry.checks import MatrixReport, Offer, require_log_normalised, row_blocks
+from deltavi.registry.manager import DataManager
+from deltavi.registry.names import names_checksum
 
 DISPERSIONS: dict[str, Literal["shared", "gene"]] = {"isotropic": "shared", "diagonal": "gene"}
 # Cells whose likelihood is the loss that training notes.
@@ -36,11 +36,11 @@ MOST_JUDGED = 20_000
 FOREIGN_KEYS = ("batch_key", "size_factor_key", "categorical_covariate_keys", "continuous_covariate_keys")
 # What to do about a matrix on another scale, when fitting and of a query.
 FIT_NEEDS = (
-    "PPCA needs log1p CP10k: of raw counts deltavi.data.log_normalise(adata) writes layers['log1p_cp10k'], and "
+    "PPCA needs log1p CP10k: of raw counts deltavi.pp.log_normalise(adata) writes layers['log1p_cp10k'], and "
     "PPCA.setup_anndata(adata, layer='log1p_cp10k') reads it."
 )
 QUERY_NEEDS = (
-    "PPCA needs log1p CP10k, as it was fitted to: of raw counts deltavi.data.log_normalise(adata, key_added='logs') "
+    "PPCA needs log1p CP10k, as it was fitted to: of raw counts deltavi.pp.log_normalise(adata, key_added='logs') "
     "makes it, and {target} = adata.layers['logs'] puts it where the model reads."
 )
 
@@ -121,7 +121,7 @@ class PPCA(VAE):
         adata
             Cells to learn from; in memory or backed, dense or sparse.
         layer
-            Layer with log1p CP10k, instead of X; :func:`deltavi.data.log_normalise` makes one.
+            Layer with log1p CP10k, instead of X; :func:`deltavi.pp.log_normalise` makes one.
         condition_key
             obs column of the perturbation, needed for :meth:`predict_perturbation`.
         labels_key
@@ -383,7 +383,7 @@ def _refuse_foreign(arguments: dict[str, Any]) -> None:
     foreign = [key for key in FOREIGN_KEYS if arguments.get(key) is not None]
     if foreign:
         raise DeltaviError(
-            f"PPCA takes no {examples(foreign)}: it corrects for nothing. deltavi.data.log_normalise divides by size "
+            f"PPCA takes no {examples(foreign)}: it corrects for nothing. deltavi.pp.log_normalise divides by size "
             "factors (size_factor_key=...), and VAE and SCGEN model batches and covariates."
         )
 

@@ -11,8 +11,8 @@ from anndata.io import write_h5ad
 
 from deltavi._entries import keywords_of, known_keywords
 from deltavi._errors import DeltaviError, ModelFileError, UnknownArgumentError, examples
-from deltavi.data._writable import writable_cells
 from deltavi.io import require_replaceable, resolved
+from deltavi.registry.writable import writable_cells
 
 SAVE_ARGUMENTS = ("dir_path", "overwrite", "save_anndata")
 # keywords of scvi-tools' models that mean nothing here

@@ -14,15 +14,15 @@ from deltavi import _keys
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness, model_seed
 from deltavi._reading import reads
-from deltavi.data._columns import category_names, column
-from deltavi.data._writable import writable_columns
 from deltavi.model._decoding import CellDecoder, Predicted, predict_cells, stack
 from deltavi.model._totals import TotalCountsMixin
 from deltavi.model._training import EPOCHS_RANGE
 from deltavi.model._vae import VAE
-from deltavi.module._readers import READERS
+from deltavi.module.readers import READERS
 from deltavi.perturbation.batches import batch_moves
 from deltavi.perturbation.noise import cell_generators
+from deltavi.registry.columns import category_names, column
+from deltavi.registry.writable import writable_columns
 
 # What the comparison on held-out cell types chose for counts.
 COUNT_DEFAULTS: dict[str, Any] = {"n_hidden": 256, "n_latent": 100, "n_layers": 1, "dropout_rate": 0.1}

@@ -28,13 +28,10 @@ from deltavi._compat import (
 from deltavi._errors import DeltaviError, ModelFileError
 from deltavi._random import isolated_randomness
 from deltavi._reading import known_arguments
-from deltavi.data._columns import column, used_categories
-from deltavi.data._covariates import ContinuousCovariatesField
-from deltavi.data._manager import DataManager
 from deltavi.io import resolved
-from deltavi.io._atomic import is_as_described
-from deltavi.io._export import require_exportable, write_export
-from deltavi.io._scvi import EXPORT_MARK, SETUP_ARGUMENTS, SETUP_LISTS, ScviFile, export_mark, read_scvi
+from deltavi.io.atomic import is_as_described
+from deltavi.io.export import require_exportable, write_export
+from deltavi.io.scvi import EXPORT_MARK, SETUP_ARGUMENTS, SETUP_LISTS, ScviFile, export_mark, read_scvi
 from deltavi.model._faults import finish
 from deltavi.model._files import _blaming
 from deltavi.model._saving import cells_writer
@@ -48,6 +45,9 @@ from deltavi.model._scvi_settings import (
 )
 from deltavi.model._training import TrainingMixin
 from deltavi.module import VAE
+from deltavi.registry.columns import column, used_categories
+from deltavi.registry.covariates import ContinuousCovariatesField
+from deltavi.registry.manager import DataManager
 
 logger = logging.getLogger("deltavi")
 

@@ -12,7 +12,7 @@ from torch import nn
 from deltavi._errors import DeltaviError, ModelFileError
 from deltavi.latent import StandardNormal
 from deltavi.module import VAE
-from deltavi.module._settings import ALLOWED, COUNT_LIKELIHOODS, WITHOUT_DISPERSION
+from deltavi.module.settings import ALLOWED, COUNT_LIKELIHOODS, WITHOUT_DISPERSION
 
 # Arguments of SCVI and of its module, with the defaults that a file does not repeat.
 SCVI_DEFAULTS: dict[str, Any] = {

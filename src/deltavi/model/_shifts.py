@@ -16,11 +16,9 @@ from deltavi._cp10k import cp10k_factors
 from deltavi._errors import DeltaviError, examples
 from deltavi._random import isolated_randomness
 from deltavi._text import as_text
-from deltavi.data._columns import require_known
-from deltavi.likelihood._base import to_numpy
+from deltavi.likelihood.base import to_numpy
 from deltavi.model._base import CountModel
 from deltavi.model._decoding import CellDecoder
-from deltavi.model._request import Request
 from deltavi.model._training_means import (
     UNSCALED,
     TrainingMeans,
@@ -29,9 +27,11 @@ from deltavi.model._training_means import (
     vectors_table,
     weights_table,
 )
+from deltavi.model.request import Request
 from deltavi.module import VAE
-from deltavi.perturbation._combination import combined_shift, parts_of
-from deltavi.perturbation._estimators import Shift
+from deltavi.perturbation.combination import combined_shift, parts_of
+from deltavi.perturbation.estimators import Shift
+from deltavi.registry.columns import require_known
 
 # Query cells that decide how far a shift is stretched.
 MAGNITUDE_CELLS = 300

@@ -10,10 +10,10 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
 from deltavi._compat import SETUP_ARGS_KEY
-from deltavi.data._checks import row_blocks
-from deltavi.data._covariates import SizeFactorField
 from deltavi.model._vae_base import VAEBase
-from deltavi.module._settings import COUNT_LIKELIHOODS
+from deltavi.module.settings import COUNT_LIKELIHOODS
+from deltavi.registry.checks import row_blocks
+from deltavi.registry.covariates import SizeFactorField
 
 
 class TotalCountsMixin(VAEBase):

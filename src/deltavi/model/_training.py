@@ -18,7 +18,6 @@ from deltavi._collector import spared_collector
 from deltavi._entries import Indices, seed_number, share, whole_number
 from deltavi._errors import DeltaviError, DeltaviWarning
 from deltavi._random import isolated_randomness
-from deltavi.data._names import names_checksum
 from deltavi.model._asked_split import asked_split
 from deltavi.model._bound import require_plausible_bound
 from deltavi.model._checkpoint import check_checkpoint, checkpoints
@@ -32,10 +31,11 @@ from deltavi.model._training_options import (
     plan_options,
     trainer_options,
 )
+from deltavi.registry.names import names_checksum
 from deltavi.train import CellSplit, LastGoodEpoch, ObjectivePlan, joined_history, split_cells
-from deltavi.train._on_device import DeviceSplitter
-from deltavi.train._progress import epoch_bars
-from deltavi.train._runner import Runner
+from deltavi.train.on_device import DeviceSplitter
+from deltavi.train.progress import epoch_bars
+from deltavi.train.runner import Runner
 
 # Optimiser steps that train a model of a few thousand cells well; more cells mean fewer epochs.
 DEFAULT_STEPS = 1400

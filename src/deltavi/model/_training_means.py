@@ -12,7 +12,7 @@ import pandas as pd
 from deltavi._cp10k import cp10k_factors
 from deltavi._errors import DeltaviError, examples
 from deltavi.model._group_sums import Groups, group_sums
-from deltavi.perturbation._estimators import ALL_CELLS, ESTIMATORS, Evidence, GroupMeans, Shift
+from deltavi.perturbation.estimators import ALL_CELLS, ESTIMATORS, Evidence, GroupMeans, Shift
 from deltavi.perturbation.shift import check_options, given_vector
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from scvi.train import SaveCheckpoint, Trainer
 
 from deltavi._entries import choice, flag, init_keywords, keywords_of, known_keywords, number, scalar, whole_number
 from deltavi._errors import DeltaviError, nearest
-from deltavi.train._loggers import bar_is_seen, with_history
-from deltavi.train._on_device import DeviceSplitter
+from deltavi.train.loggers import bar_is_seen, with_history
+from deltavi.train.on_device import DeviceSplitter
 
 if TYPE_CHECKING:
     from deltavi.model._training import TrainingMixin

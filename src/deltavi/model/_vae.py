@@ -12,8 +12,8 @@ from deltavi._random import isolated_randomness, model_seed
 from deltavi._reading import reads
 from deltavi.model._vae_base import VAEBase
 from deltavi.module import VAE as VAEModule
-from deltavi.module._readers import READERS
-from deltavi.module._settings import COUNT_LIKELIHOODS
+from deltavi.module.readers import READERS
+from deltavi.module.settings import COUNT_LIKELIHOODS
 
 # Settings of a module that the registered data determine.
 FROM_DATA = "It follows from the data that were set up."
@@ -151,7 +151,7 @@ class VAE(VAEBase):
             obs column of the batch or donor.
         size_factor_key
             obs column with each cell's total counts over all genes, where the matrix holds a selection of genes. By
-            default the one that :func:`deltavi.data.select_genes` stored; ``False`` for the sums of the matrix.
+            default the one that :func:`deltavi.pp.highly_variable_genes` stored; ``False`` for the sums of the matrix.
         categorical_covariate_keys, continuous_covariate_keys
             obs columns of further covariates of the decoder.
         **kwargs

@@ -15,16 +15,16 @@ from deltavi import _keys
 from deltavi._entries import Indices, positions
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness
-from deltavi.data._checks import MatrixReport, Offer, scale_check
-from deltavi.data._manager import DataManager, compared_once
-from deltavi.likelihood._base import to_numpy
+from deltavi.likelihood.base import to_numpy
 from deltavi.model._decoding import CellDecoder
 from deltavi.model._library_prior import library_prior
 from deltavi.model._parameters import ParametersMixin
 from deltavi.model._perturbation import PerturbationMixin
 from deltavi.model._scvi_exchange import ScviExchangeMixin
 from deltavi.module import VAE as VAEModule
-from deltavi.module._settings import COUNT_LIKELIHOODS
+from deltavi.module.settings import COUNT_LIKELIHOODS
+from deltavi.registry.checks import MatrixReport, Offer, scale_check
+from deltavi.registry.manager import DataManager, compared_once
 
 # Cells encoded at a time where no gradient is kept.
 CELLS_ENCODED = 512

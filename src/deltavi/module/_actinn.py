@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from deltavi import _keys
 from deltavi._cp10k import CP10K, cp10k_totals_of
 from deltavi._reading import reads
-from deltavi.module._classified import Classified, ClassifyingModule
-from deltavi.module._decoder import weight_penalty
-from deltavi.module._readers import READERS_OF_ACTINN
+from deltavi.module.classified import Classified, ClassifyingModule
+from deltavi.module.decoder import weight_penalty
+from deltavi.module.readers import READERS_OF_ACTINN
 
 # Total that every cell is scaled to before the logarithm.
 

@@ -15,8 +15,8 @@ from deltavi._entries import choice
 from deltavi._reading import reads
 from deltavi.latent import LabelHierarchy, LabelWeights, label_kl, label_weights, log_density
 from deltavi.likelihood import Dispersion, Likelihood
-from deltavi.module._labelled_vae import EncoderInput, LabelledVAE, first_draws
-from deltavi.module._readers import READERS
+from deltavi.module.labelled_vae import EncoderInput, LabelledVAE, first_draws
+from deltavi.module.readers import READERS
 
 LabelPrior = Literal["uniform", "empirical", "learned"]
 

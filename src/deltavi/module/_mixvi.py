@@ -28,9 +28,9 @@ from deltavi.latent import (
     soft_one_hot,
 )
 from deltavi.likelihood import Likelihood
-from deltavi.module._labelled_vae import EncoderInput, LabelledVAE, first_draws
 from deltavi.module._mixture_terms import MixtureTerms, check_mixture_settings
-from deltavi.module._readers import READERS
+from deltavi.module.labelled_vae import EncoderInput, LabelledVAE, first_draws
+from deltavi.module.readers import READERS
 
 ClassifierKind = Literal["z", "mean", "posterior"]
 

@@ -34,7 +34,8 @@ from deltavi.latent import (
 from deltavi.likelihood import Dispersion, Likelihood
 from deltavi.module._anywhere import AnywhereMixin, encode_anywhere
 from deltavi.module._bounds import BoundsMixin
-from deltavi.module._decoder import (
+from deltavi.module._generated import Generated
+from deltavi.module.decoder import (
     Decoder,
     DispersionKind,
     GeneLikelihood,
@@ -44,9 +45,8 @@ from deltavi.module._decoder import (
     initial_log_dispersion,
     weight_penalty,
 )
-from deltavi.module._generated import Generated
-from deltavi.module._readers import READERS
-from deltavi.module._settings import (
+from deltavi.module.readers import READERS
+from deltavi.module.settings import (
     COUNT_LIKELIHOODS,
     WITHOUT_DISPERSION,
     Where,

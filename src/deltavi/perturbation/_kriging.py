@@ -19,7 +19,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial.distance import cdist
 
 if TYPE_CHECKING:
-    from deltavi.metrics._matrix import Vector
+    from deltavi.arrays.matrix import Vector
 
 # Widths tried, in units of the mean squared distance between training labels.
 WIDTHS = tuple(2.0**power for power in range(-2, 5))

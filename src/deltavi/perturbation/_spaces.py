@@ -9,12 +9,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from deltavi._errors import DeltaviError
-from deltavi.metrics._genes import fit_principal_components
+from deltavi.metrics.genes import fit_principal_components
 
 if TYPE_CHECKING:
     from sklearn.decomposition import PCA
 
-    from deltavi.metrics._matrix import Vector
+    from deltavi.arrays.matrix import Vector
 
 
 class GeneSpace:

@@ -14,15 +14,15 @@ from deltavi import _keys
 from deltavi._errors import DeltaviError, InputDataError, examples, unknown_category
 from deltavi._reading import known_arguments
 from deltavi._text import as_text, meant
-from deltavi.data._columns import category_names, require_known
-from deltavi.data._conditions import same_condition
-from deltavi.data._leftovers import require_free_sources
-from deltavi.metrics._tables import text_names
-from deltavi.perturbation._combination import SEPARATOR, check_dose, combined_shift, parts_of
-from deltavi.perturbation._estimators import ALL_CELLS, Shift, storable
-from deltavi.perturbation._inputs import check_unique_genes, known_names, log_expression, name_column, select
+from deltavi.arrays.tables import text_names
 from deltavi.perturbation._spaces import GeneSpace, build_space
+from deltavi.perturbation.combination import SEPARATOR, check_dose, combined_shift, parts_of
+from deltavi.perturbation.estimators import ALL_CELLS, Shift, storable
+from deltavi.perturbation.inputs import check_unique_genes, known_names, log_expression, name_column, select
 from deltavi.perturbation.shift import estimate_shifts
+from deltavi.registry.columns import category_names, require_known
+from deltavi.registry.conditions import same_condition
+from deltavi.registry.leftovers import require_free_sources
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deltavi.likelihood import Gaussian, Likelihood
-from deltavi.likelihood._base import to_numpy
+from deltavi.likelihood.base import to_numpy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,9 +13,9 @@ from anndata import AnnData
 from deltavi._entries import flag, names, seed_number, shown
 from deltavi._errors import DeltaviError, InputDataError, unknown_category
 from deltavi._reading import known_arguments
+from deltavi.arrays.matrix import Matrix, check_count
+from deltavi.arrays.tables import align, axes_of
 from deltavi.metrics import PredictionScore, score_prediction
-from deltavi.metrics._matrix import Matrix, check_count
-from deltavi.metrics._tables import align, axes_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

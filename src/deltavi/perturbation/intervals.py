@@ -17,7 +17,7 @@ from deltavi.perturbation._kriging import FEWEST_LABELS, Responses, best_width, 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from deltavi.metrics._matrix import Vector
+    from deltavi.arrays.matrix import Vector
 
 # Share of the genes, by decreasing predicted change, in each class that is calibrated on its own.
 CLASSES = (0.05, 0.15, 0.8)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from deltavi.metrics._matrix import Vector
+    from deltavi.arrays.matrix import Vector
 
 # Passes over the cells; each takes most of what is left of the gap.
 STEPS = 3

@@ -12,18 +12,18 @@ from pandas.api.types import infer_dtype
 from deltavi._entries import number, shown
 from deltavi._errors import DeltaviError, GeneMatchError, InputDataError, nearest
 from deltavi._reading import known_arguments
-from deltavi.metrics._matrix import as_matrix, gene_means, gene_variances
-from deltavi.metrics._per_cell import by_cell, require_unmasked
-from deltavi.metrics._tables import are_counted, cell_names, gene_names, places, text_names
-from deltavi.perturbation._estimators import ALL_CELLS, ESTIMATORS, METRICS, Evidence, GroupMeans, Shift
-from deltavi.perturbation._inputs import as_names
+from deltavi.arrays.matrix import as_matrix, gene_means, gene_variances
+from deltavi.arrays.per_cell import by_cell, require_unmasked
+from deltavi.arrays.tables import are_counted, cell_names, gene_names, places, text_names
+from deltavi.perturbation.estimators import ALL_CELLS, ESTIMATORS, METRICS, Evidence, GroupMeans, Shift
+from deltavi.perturbation.inputs import as_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import ArrayLike, NDArray
 
-    from deltavi.metrics._matrix import Matrix, Vector
+    from deltavi.arrays.matrix import Matrix, Vector
 
 __all__ = ["Shift", "estimate_shift", "estimate_shifts"]
 

@@ -16,7 +16,7 @@ from deltavi import _entries as entries
 from deltavi import _keys
 from deltavi._errors import DeltaviError, UnknownCategoryError, examples, unknown_category
 from deltavi._reading import known_arguments
-from deltavi.metrics._per_cell import by_cell
+from deltavi.arrays.per_cell import by_cell
 from deltavi.pl._figure import DARK, PlotResult, SaveTarget, axes_for, figure_file, finish
 from deltavi.pl._heat_map import DARK_ABOVE, DIGIT_WIDTH, heat_map, percents, write_numbers
 

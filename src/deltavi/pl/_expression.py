@@ -16,10 +16,10 @@ from scipy import sparse
 
 from deltavi import _entries as entries
 from deltavi._errors import GeneMatchError, InputDataError, unknown_category
-from deltavi.metrics._chosen import named_positions
-from deltavi.metrics._matrix import without_names
-from deltavi.metrics._scale import require_one_scale
-from deltavi.metrics._tables import gene_names, text_names
+from deltavi.arrays.chosen import named_positions
+from deltavi.arrays.matrix import without_names
+from deltavi.arrays.scale import require_one_scale
+from deltavi.arrays.tables import gene_names, text_names
 
 logger = logging.getLogger("deltavi")
 

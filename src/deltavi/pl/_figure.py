@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from deltavi._entries import shown
 from deltavi._errors import DeltaviError, FileWriteError
 from deltavi.io import require_file, require_writable, resolved, write_file
-from deltavi.io._atomic import not_written
+from deltavi.io.atomic import not_written
 
 SaveTarget: TypeAlias = str | os.PathLike[str]
 PlotResult: TypeAlias = Axes | list[Axes] | None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from deltavi._entries import number
 from deltavi._errors import DeltaviError, examples, unknown_category
 from deltavi._reading import known_arguments
-from deltavi.metrics._per_cell import by_cell
+from deltavi.arrays.per_cell import by_cell
 from deltavi.pl._figure import (
     BLUE,
     DARK,

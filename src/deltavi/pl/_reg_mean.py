@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from deltavi._reading import known_arguments
+from deltavi.arrays.matrix import gene_means
 from deltavi.metrics import r2_of_means
-from deltavi.metrics._matrix import gene_means
 from deltavi.pl._expression import Expression
 from deltavi.pl._figure import PlotResult, SaveTarget
 from deltavi.pl._regression import Choice, Statistic, draw_regression

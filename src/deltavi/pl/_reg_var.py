@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from deltavi._reading import known_arguments
 from deltavi.metrics import r2_of_variances
-from deltavi.metrics._significance import moments
+from deltavi.metrics.significance import moments
 from deltavi.pl._expression import Expression
 from deltavi.pl._figure import PlotResult, SaveTarget
 from deltavi.pl._regression import Choice, FloatArray, Statistic, draw_regression

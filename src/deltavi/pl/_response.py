@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from deltavi import _keys
 from deltavi._entries import whole_number
 from deltavi._errors import DeltaviError, InputDataError, UnknownCategoryError, examples, unknown_category
-from deltavi.metrics._matrix import gene_means
-from deltavi.perturbation._estimators import ALL_CELLS, label_of
+from deltavi.arrays.matrix import gene_means
+from deltavi.perturbation.estimators import ALL_CELLS, label_of
 from deltavi.pl._expression import AlignedExpression, align_expression, positions_of
 
 RankBy: TypeAlias = Literal["predicted", "real"]

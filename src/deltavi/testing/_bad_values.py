@@ -11,8 +11,8 @@ from anndata import AnnData
 from scipy import sparse
 
 import deltavi
-from deltavi.data import valid_cells
 from deltavi.errors import InputDataError, InputDataWarning
+from deltavi.pp import valid_cells
 from deltavi.testing._bad_input import READS_LOGS, row
 from deltavi.testing._bench import N_CELLS, Bench, Case, assert_names, assert_same, refused, untouched, warned
 from deltavi.testing._cells import dense, small_adata

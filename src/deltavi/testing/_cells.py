@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi.data import simulate_perturbation
+from deltavi.datasets import simulate_perturbation
 
 QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 SETUP = {"condition_key": "condition", "labels_key": "cell_type", "batch_key": "batch"}

@@ -8,8 +8,8 @@ import numpy as np
 from anndata import AnnData
 
 from deltavi import _keys
-from deltavi.metrics._matrix import gene_means
-from deltavi.perturbation._estimators import storable
+from deltavi.arrays.matrix import gene_means
+from deltavi.perturbation.estimators import storable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

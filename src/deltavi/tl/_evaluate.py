@@ -16,11 +16,11 @@ from deltavi import _entries as entries
 from deltavi._entries import flag, seed_number, shown, whole_number
 from deltavi._errors import DeltaviError, unknown_category
 from deltavi._reading import known_arguments
-from deltavi.data._columns import user_columns
-from deltavi.data._counts import counts_of
-from deltavi.data._prepare import TOTAL_COUNTS
 from deltavi.perturbation import BASELINES
-from deltavi.perturbation._inputs import check_unique_genes
+from deltavi.perturbation.inputs import check_unique_genes
+from deltavi.pp.prepare import TOTAL_COUNTS
+from deltavi.registry.columns import user_columns
+from deltavi.registry.counts import counts_of
 from deltavi.tl._evaluation import (
     COLUMNS,
     PREDICTION_COLUMNS,
@@ -31,7 +31,6 @@ from deltavi.tl._evaluation import (
 )
 from deltavi.tl._masks import CellIdentities
 from deltavi.tl._methods import resolve_methods
-from deltavi.tl._quiet import collected_warnings
 from deltavi.tl._resume import RunFolder, data_fingerprint, described
 from deltavi.tl._runs import (
     ALL_BASELINES,
@@ -47,7 +46,8 @@ from deltavi.tl._runs import (
     run_tasks,
 )
 from deltavi.tl._splits import HoldOut, Question, Skipped, question_of, resolve_hold_outs
-from deltavi.train._progress import progress_bar
+from deltavi.tl.quiet import collected_warnings
+from deltavi.train.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,7 +149,7 @@ def evaluate_perturbation(
 
     Examples
     --------
-    >>> from deltavi.data import simulate_perturbation
+    >>> from deltavi.datasets import simulate_perturbation
     >>> from deltavi.model import PPCA
     >>> from deltavi.tl import evaluate_perturbation
     >>> cells = simulate_perturbation(n_genes=200, n_cell_types=4, n_batches=1, n_cells_per_group=30)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from deltavi.data import select_genes
 from deltavi.metrics import principal_axes, top_differential_genes
 from deltavi.perturbation import compare
-from deltavi.perturbation._inputs import as_names
+from deltavi.perturbation.inputs import as_names
+from deltavi.pp import highly_variable_genes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,11 +62,11 @@ def prepare(
     """
     visible = adata[~held_out]
     if genes_from_all_cells:
-        genes = select_genes(adata, n_top=n_genes, condition_key=condition_key, layer=layer).var_names
-        train = select_genes(visible, n_top=adata.n_vars, layer=layer)[:, genes].copy()
+        genes = highly_variable_genes(adata, n_top_genes=n_genes, condition_key=condition_key, layer=layer).var_names
+        train = highly_variable_genes(visible, n_top_genes=adata.n_vars, layer=layer)[:, genes].copy()
     else:
-        train = select_genes(visible, n_top=n_genes, condition_key=condition_key, layer=layer)
-    real = select_genes(adata[held_out], n_top=adata.n_vars, layer=layer)[:, train.var_names].copy()
+        train = highly_variable_genes(visible, n_top_genes=n_genes, condition_key=condition_key, layer=layer)
+    real = highly_variable_genes(adata[held_out], n_top_genes=adata.n_vars, layer=layer)[:, train.var_names].copy()
     return Experiment(train, train[query[~held_out]].copy(), real, _axes(train, real, held_out))
 
 

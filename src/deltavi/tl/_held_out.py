@@ -9,12 +9,12 @@ from deltavi._entries import seed_number, whole_number
 from deltavi._errors import DeltaviError, examples
 from deltavi._reading import known_arguments
 from deltavi.model import SCGEN, VAE
-from deltavi.model._own_response import held_out_by_caller
+from deltavi.model.own_response import held_out_by_caller
 from deltavi.perturbation import baseline_predictions, compare, verdict
 from deltavi.tl._experiment import prepare
 from deltavi.tl._methods import Method
-from deltavi.tl._quiet import quiet_trainer
 from deltavi.tl._splits import question_of, single_label
+from deltavi.tl.quiet import quiet_trainer
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,8 +11,8 @@ import pandas as pd
 from pandas.api.types import infer_dtype
 
 from deltavi._errors import InputDataError, examples
-from deltavi.metrics._per_cell import by_cell
-from deltavi.metrics._tables import text_names
+from deltavi.arrays.per_cell import by_cell
+from deltavi.arrays.tables import text_names
 
 if TYPE_CHECKING:
     from anndata import AnnData

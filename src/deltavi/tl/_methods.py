@@ -16,14 +16,14 @@ from deltavi._entries import choice, keywords_of, known_keywords
 from deltavi._errors import DeltaviError, examples
 from deltavi._random import isolated_randomness
 from deltavi._reading import known_arguments, read_all
-from deltavi.data._prepare import TOTAL_COUNTS
 from deltavi.model import PPCA, SCGEN, VAE
-from deltavi.model._own_response import held_out_by_caller
-from deltavi.model._request import check_options
-from deltavi.model._routes import ROUTES
-from deltavi.model._verbs import READERS
+from deltavi.model.own_response import held_out_by_caller
+from deltavi.model.request import check_options
+from deltavi.model.routes import ROUTES
+from deltavi.model.verbs import READERS
 from deltavi.perturbation import BASELINES, CEILING
-from deltavi.perturbation._estimators import ESTIMATORS
+from deltavi.perturbation.estimators import ESTIMATORS
+from deltavi.pp.prepare import TOTAL_COUNTS
 from deltavi.tl._certainty import evidence_of
 from deltavi.tl._returned import checked_prediction
 

@@ -10,9 +10,9 @@ from anndata import AnnData
 
 from deltavi import _keys
 from deltavi._errors import GeneMatchError, InputDataError, examples
-from deltavi.metrics._matrix import as_matrix
-from deltavi.metrics._scale import require_logs
-from deltavi.metrics._tables import are_counted, cell_names, gene_names, places, text_names
+from deltavi.arrays.matrix import as_matrix
+from deltavi.arrays.scale import require_logs
+from deltavi.arrays.tables import are_counted, cell_names, gene_names, places, text_names
 
 Rows = slice | np.ndarray
 

@@ -16,12 +16,12 @@ from anndata import AnnData
 from scipy import sparse
 
 from deltavi.perturbation import BASELINES, CEILING, baseline_predictions
-from deltavi.perturbation._inputs import as_names
+from deltavi.perturbation.inputs import as_names
 from deltavi.tl._certainty import UNKNOWN, certainty
 from deltavi.tl._experiment import Experiment, prepare, score, training_ranking
 from deltavi.tl._methods import Conditions, Method, Prediction, Predictor, run_method
-from deltavi.tl._quiet import collected_warnings, one_thread
 from deltavi.tl._resume import RunFolder, described
+from deltavi.tl.quiet import collected_warnings, one_thread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,9 +13,9 @@ from anndata import AnnData
 
 from deltavi._errors import DeltaviError, InputDataError, UnknownCategoryError, examples, unknown_category
 from deltavi._reading import known_arguments
-from deltavi.data._columns import column, require_known, used_categories
-from deltavi.perturbation._combination import SEPARATOR
-from deltavi.perturbation._inputs import as_names, known_names
+from deltavi.perturbation.combination import SEPARATOR
+from deltavi.perturbation.inputs import as_names, known_names
+from deltavi.registry.columns import column, require_known, used_categories
 from deltavi.tl._masks import checked_mask
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tests.bad_input.mutated import OwnTest
 
-LIE, OTHER = "tests/data/test_where_counts_lie.py", "tests/model/test_another_answer.py"
-SOURCE, DEPTH, OWN = "data/_source.py", "data/_depth.py", "model/_own_response.py"
+LIE, OTHER = "tests/registry/test_where_counts_lie.py", "tests/model/test_another_answer.py"
+SOURCE, DEPTH, OWN = "registry/source.py", "registry/depth.py", "model/own_response.py"
 MUTATIONS: tuple[OwnTest, ...] = (
     OwnTest(
         f"{LIE}::test_counts_in_raw_are_offered_with_the_line_to_write",
@@ -24,25 +24,25 @@ MUTATIONS: tuple[OwnTest, ...] = (
     ),
     OwnTest(
         f"{LIE}::test_corrected_counts_get_three_ways_out",
-        "data/_checks.py",
+        "registry/checks.py",
         "if not found and not report.n_negative and not report.look_scaled:",
         "if False:",
     ),
     OwnTest(
         f"{LIE}::test_counts_whose_logarithm_was_undone_are_read_as_whole",
-        "data/_manager.py",
+        "registry/manager.py",
         'found = rounded(found, self._scan, where="The expression matrix")',
         "pass",
     ),
     OwnTest(
         f"{LIE}::test_small_numbers_and_other_fractions_are_no_counts",
-        "data/_checks.py",
+        "registry/checks.py",
         "maximum < 0.5:",
         "maximum < -1:",
     ),
     OwnTest(
         f"{LIE}::test_the_byte_order_of_other_computers",
-        "data/_matrix.py",
+        "registry/matrix.py",
         'return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))',
         "return x",
     ),
@@ -54,7 +54,7 @@ MUTATIONS: tuple[OwnTest, ...] = (
     ),
     OwnTest(
         f"{LIE}::test_a_genome_before_the_names_is_recognised",
-        "data/_genes.py",
+        "registry/genes.py",
         "for said in (_prefix_of_query, _prefix_of_model, _spaces):",
         "for said in (_spaces,):",
     ),

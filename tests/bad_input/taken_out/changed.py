@@ -6,10 +6,10 @@ from tests.bad_input.mutated import OwnTest
 
 TESTS = "tests/model/test_changed_data.py::"
 EVERY_METHOD = f"{TESTS}test_every_method_says_what_changed[VAE]"
-CHANGES, FINGERPRINT, MANAGER = "data/_changes.py", "data/_fingerprint.py", "data/_manager.py"
-LEFT, BASE, ATTACHED = "data/_leftovers.py", "model/_base.py", "model/_attached.py"
-JOINED = "tests/data/test_leftovers.py::"
-SEEN, LOOKS = "tests/data/test_fingerprint.py::", f"{TESTS}test_the_error_says_what_the_matrix_looks_like_now"
+CHANGES, FINGERPRINT, MANAGER = "registry/_changes.py", "registry/_fingerprint.py", "registry/manager.py"
+LEFT, BASE, ATTACHED = "registry/leftovers.py", "model/_base.py", "model/_attached.py"
+JOINED = "tests/registry/test_leftovers.py::"
+SEEN, LOOKS = "tests/registry/test_fingerprint.py::", f"{TESTS}test_the_error_says_what_the_matrix_looks_like_now"
 WRITTEN = f"{SEEN}test_a_file_that_was_written_to_is_read_at_more_places"
 
 MUTATIONS: tuple[OwnTest, ...] = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.bad_input.mutated import OwnTest
 
 READ, ASKED = "tests/test_entries.py::", "tests/model/test_entries.py::"
-ENTRIES, DEVICES, VERBS, COMPARED = "_entries.py", "_devices.py", "model/_verbs.py", "model/_compared.py"
+ENTRIES, DEVICES, VERBS, COMPARED = "_entries.py", "_devices.py", "model/verbs.py", "model/_compared.py"
 
 MUTATIONS: tuple[OwnTest, ...] = (
     OwnTest(
@@ -76,7 +76,7 @@ MUTATIONS: tuple[OwnTest, ...] = (
     ),
     OwnTest(
         ASKED + "test_genes_that_are_not_there",
-        "data/_genes.py",
+        "registry/genes.py",
         "if (found < 0).any():",
         "if False:",
     ),

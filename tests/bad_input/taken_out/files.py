@@ -87,16 +87,16 @@ MUTATIONS: tuple[OwnTest, ...] = (
         "os.path.realpath(path) != in_use and",
         "True and",
     ),
-    OwnTest(EXPORT, "io/_scvi.py", 'self.mark.get("weights") == export_mark(self.weights, None)["weights"]', "True"),
+    OwnTest(EXPORT, "io/scvi.py", 'self.mark.get("weights") == export_mark(self.weights, None)["weights"]', "True"),
     OwnTest(
         "tests/model/test_scvi_exchange.py::test_a_fault_anywhere_in_exporting",
-        "io/_export.py",
+        "io/export.py",
         "            os.replace(former_cells, cells)",
         "            pass",
     ),
-    OwnTest(FILES, "io/_atomic.py", "left = remove_files(part for _, part in begun.values())", "left = []"),
+    OwnTest(FILES, "io/atomic.py", "left = remove_files(part for _, part in begun.values())", "left = []"),
     OwnTest(
-        f"{EVERY}::test_a_link_to_a_file_stays_a_link", "io/_atomic.py", "Path(os.path.realpath(path))", "Path(path)"
+        f"{EVERY}::test_a_link_to_a_file_stays_a_link", "io/atomic.py", "Path(os.path.realpath(path))", "Path(path)"
     ),
     OwnTest(EVALUATION, "tl/_evaluation.py", "    if foreign:", "    if False:"),
     OwnTest(EVALUATION, "tl/_resume.py", "            for name in (RUNS, PREDICTIONS):", "            for name in ():"),

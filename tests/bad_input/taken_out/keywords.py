@@ -36,13 +36,13 @@ MUTATIONS: tuple[OwnTest, ...] = (
     ),
     OwnTest(
         f"{WALK}::test_a_module_that_hands_keywords_on_answers_by_its_own_name[LABELVI]",
-        "module/_labelled_vae.py",
+        "module/labelled_vae.py",
         "known_keywords(kwargs, init_keywords(type(self))",
         "dict(kwargs={}",
     ),
     OwnTest(
         f"{WALK}::test_a_misspelt_argument_of_a_verb_is_answered_with_the_nearest",
-        "model/_verbs.py",
+        "model/verbs.py",
         "known_keywords(kwargs, verb_keywords(model_class, name), among=",
         "dict(among=",
     ),
@@ -110,7 +110,7 @@ MUTATIONS: tuple[OwnTest, ...] = (
     OwnTest(f"{OPTIONS}::test_what_is_no_callback", TRAINING, "if not isinstance(callback, Callback):", "if False:"),
     OwnTest(
         f"{OPTIONS}::test_history_is_kept_beside_any_logger",
-        "train/_loggers.py",
+        "train/loggers.py",
         "return [SimpleLogger(save_dir=on_disk, save_log_on_disk=on_disk is not None), *loggers]",
         "return loggers",
     ),
@@ -122,7 +122,7 @@ MUTATIONS: tuple[OwnTest, ...] = (
     ),
     OwnTest(
         f"{OPTIONS}::test_options_that_leave_a_model_untrained",
-        "train/_runner.py",
+        "train/runner.py",
         "except REFUSALS as error:",
         "except () as error:",
     ),
@@ -134,7 +134,7 @@ MUTATIONS: tuple[OwnTest, ...] = (
     ),
     OwnTest(
         f"{OPTIONS}::test_an_error_is_not_printed_as_another",
-        "train/_runner.py",
+        "train/runner.py",
         "self.muted.enter_context(redirect_stdout(io.StringIO()))",
         "pass",
     ),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from tests.bad_input.mutated import Mutation
 
 FORMAT, FOLDER, PLACE = "io/_format.py", "io/_folder.py", "io/_place.py"
-MANAGER, FINGERPRINT, LEFT = "data/_manager.py", "data/_fingerprint.py", "data/_leftovers.py"
-TABLES, VERBS, ENTRIES, GIVEN = "metrics/_tables.py", "model/_verbs.py", "_entries.py", "train/_given.py"
-COVARIATES, SOURCE, TRAINING = "data/_covariates.py", "data/_source.py", "model/_training_options.py"
+MANAGER, FINGERPRINT, LEFT = "registry/manager.py", "registry/_fingerprint.py", "registry/leftovers.py"
+TABLES, VERBS, ENTRIES, GIVEN = "arrays/tables.py", "model/verbs.py", "_entries.py", "train/_given.py"
+COVARIATES, SOURCE, TRAINING = "registry/covariates.py", "registry/source.py", "model/_training_options.py"
 
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation(76, "VAE", FORMAT, 'if CELLS not in manifest["parts"]:', "if not (path / CELLS).exists():"),
@@ -26,7 +26,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(84, "PPCA", GIVEN, "    if len(both):", "    if False:"),
     Mutation(84, "ACTINN", GIVEN, "if (times > 1).any():", "if False:"),
     Mutation(85, "SCGEN", TRAINING, "if held_out and not n_held_out:", "if False:"),
-    Mutation(86, "LABELVI", "data/_columns.py", "if not is_readable(kind)]", "if False]"),
+    Mutation(86, "LABELVI", "registry/columns.py", "if not is_readable(kind)]", "if False]"),
     Mutation(87, "VAE", "model/_copies.py", "        self.id = str(uuid4())", "        pass"),
     Mutation(
         88,
@@ -50,14 +50,14 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(92, "SCGEN", "model/_library_prior.py", "    if len(narrow):", "    if False:"),
     Mutation(93, "LABELVI", "model/_bound.py", "if value > LARGEST_BOUND}", "if value > 1e99}"),
-    Mutation(94, "PPCA", "model/_own_response.py", "        if not found:", "        if True:"),
-    Mutation(95, "LABELVI", "data/_depth.py", "    if found:", "    if False:"),
+    Mutation(94, "PPCA", "model/own_response.py", "        if not found:", "        if True:"),
+    Mutation(95, "LABELVI", "registry/depth.py", "    if found:", "    if False:"),
     Mutation(96, "ACTINN", SOURCE, "if adata.raw is not None and holds(adata.raw.X, kind):", "if False:"),
     Mutation(96, "PPCA", SOURCE, "    if found:", "    if False:"),
     Mutation(
         97,
         "MIXVI",
-        "data/_genes.py",
+        "registry/genes.py",
         "for said in (_prefix_of_query, _prefix_of_model, _spaces):",
         "for said in (_spaces,):",
     ),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tests.bad_input.mutated import OwnTest
 
-COPIES, SAVABLE, TEXT = "tests/model/test_copies.py::", "tests/model/test_savable.py::", "tests/data/test_text.py::"
-COLUMNS, GIVEN, COPY = "data/_columns.py", "model/_given.py", "model/_copies.py"
+COPIES, SAVABLE, TEXT = "tests/model/test_copies.py::", "tests/model/test_savable.py::", "tests/registry/test_text.py::"
+COLUMNS, GIVEN, COPY = "registry/columns.py", "model/_given.py", "model/_copies.py"
 
 MUTATIONS: tuple[OwnTest, ...] = (
     OwnTest(
@@ -27,8 +27,8 @@ MUTATIONS: tuple[OwnTest, ...] = (
     ),
     OwnTest(COPIES + "test_a_copy_answers_like_the_original", COPY, "        self.id = str(uuid4())", "        pass"),
     OwnTest(
-        "tests/data/test_conditions.py::test_parts_that_stand_beside_the_control_are_pointed_at",
-        "perturbation/_combination.py",
+        "tests/registry/test_conditions.py::test_parts_that_stand_beside_the_control_are_pointed_at",
+        "perturbation/combination.py",
         "    if not written:",
         "    if True:",
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.bad_input.mutated import OwnTest
 
 TESTS = "tests/model/test_scales.py::"
-COVARIATES, PRIOR, BOUND = "data/_covariates.py", "model/_library_prior.py", "model/_bound.py"
+COVARIATES, PRIOR, BOUND = "registry/covariates.py", "model/_library_prior.py", "model/_bound.py"
 FINITE = f"{TESTS}test_covariates_and_size_factors_are_finite_numbers"
 MOMENTS = f"{TESTS}test_moments_are_those_of_training_and_are_saved"
 FLOOR = f"{TESTS}test_a_library_that_hardly_varies_has_a_floor"

@@ -8,7 +8,7 @@ EVALUATION, METRICS = "tests/tl/test_evaluation_tables.py", "tests/metrics/test_
 REFUSED = f"{EVALUATION}::test_what_cannot_be_matched_is_refused"
 MISMATCH = f"{METRICS}::test_what_does_not_match_is_refused"
 OF_CELLS = f"{METRICS}::test_values_of_other_cells_are_refused[clustering_scores]"
-RETURNED, TABLES, CHOSEN = "tl/_returned.py", "metrics/_tables.py", "metrics/_chosen.py"
+RETURNED, TABLES, CHOSEN = "tl/_returned.py", "arrays/tables.py", "arrays/chosen.py"
 
 MUTATIONS: tuple[OwnTest, ...] = (
     OwnTest(
@@ -30,9 +30,7 @@ MUTATIONS: tuple[OwnTest, ...] = (
     OwnTest(f"{MISMATCH}[gene more]", TABLES, "(len(extra) and not further):", "False:"),
     OwnTest(f"{MISMATCH}[positions in two orders]", TABLES, "if not self.one_order:", "if False:"),
     OwnTest(f"{MISMATCH}[unknown gene]", CHOSEN, "    if unknown:", "    if False:"),
-    OwnTest(
-        f"{MISMATCH}[counts beside logs]", "metrics/_scale.py", "if raw and len(raw) < len(matrices):", "if False:"
-    ),
-    OwnTest(f"{MISMATCH}[masked]", "metrics/_matrix.py", "if isinstance(x, np.ma.MaskedArray)", "if False"),
-    OwnTest(OF_CELLS, "metrics/_per_cell.py", "    if difference:", "    if False:"),
+    OwnTest(f"{MISMATCH}[counts beside logs]", "arrays/scale.py", "if raw and len(raw) < len(matrices):", "if False:"),
+    OwnTest(f"{MISMATCH}[masked]", "arrays/matrix.py", "if isinstance(x, np.ma.MaskedArray)", "if False"),
+    OwnTest(OF_CELLS, "arrays/per_cell.py", "    if difference:", "    if False:"),
 )

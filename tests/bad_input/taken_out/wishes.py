@@ -92,7 +92,7 @@ OF_COMMANDS: tuple[OwnTest, ...] = (
     ),
     OwnTest(
         "tests/train/test_progress.py::test_no_bar_without_a_terminal",
-        "train/_progress.py",
+        "train/progress.py",
         "wanted and (in_notebook or is_terminal(sys.stderr))",
         "wanted",
     ),
@@ -115,8 +115,8 @@ OF_COMMANDS: tuple[OwnTest, ...] = (
         "    if not question.targets:",
     ),
     OwnTest(
-        "tests/data/test_kang.py::TestFromAPath::test_a_file_that_holds_something_else",
-        "data/_kang.py",
+        "tests/datasets/test_kang.py::TestFromAPath::test_a_file_that_holds_something_else",
+        "datasets/_kang.py",
         "    except Exception as error:",
         "    except KeyError as error:",
     ),

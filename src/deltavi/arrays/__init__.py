@@ -1,0 +1,1 @@
+"""Arrays: matrices and tables as metrics, plots and predictions take them, checked and matched by name."""

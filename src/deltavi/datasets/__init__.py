@@ -1,0 +1,6 @@
+"""Datasets: a public experiment, and simulated ones with known truth."""
+
+from deltavi.datasets._kang import kang
+from deltavi.datasets._simulate import simulate_perturbation
+
+__all__ = ["kang", "simulate_perturbation"]

@@ -1,0 +1,113 @@
+"""What a prediction is asked for, and the AnnData it is handed back in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from deltavi import _keys
+from deltavi._entries import choice, names
+from deltavi._errors import DeltaviError
+from deltavi._text import names_of
+from deltavi.model._decoding import Predicted
+from deltavi.perturbation.estimators import ALL_CELLS
+from deltavi.registry.columns import require_known
+from deltavi.registry.writable import writable_columns
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """Cells to predict.
+
+    Parameters
+    ----------
+    adata
+        AnnData in the model's form.
+    cells
+        Positions of the cells to predict.
+    groups
+        ``(n_cells,)`` label of each of them, or one group for all.
+    totals
+        ``(n_cells,)`` total counts of each of them, for CP10k.
+    """
+
+    adata: AnnData
+    cells: np.ndarray
+    groups: np.ndarray
+    totals: np.ndarray
+
+    def some_of(self, group: str, n: int) -> np.ndarray:
+        """Up to `n` cells of a group, as positions among the cells; the same ones whatever their order."""
+        members = np.flatnonzero(self.groups == group)
+        names = np.asarray(self.adata.obs_names[self.cells[members]], dtype=str)
+        in_order: np.ndarray = members[np.argsort(names, kind="stable")]
+        return np.asarray(in_order[np.linspace(0, len(members) - 1, min(len(members), n)).astype(int)])
+
+
+def assemble(
+    request: Request,
+    predicted: Predicted,
+    *,
+    genes: np.ndarray,
+    condition_key: str,
+    target: str,
+    conditions: list[str],
+) -> AnnData:
+    """Predicted cells as an AnnData that can be joined with the real ones.
+
+    Parameters
+    ----------
+    request
+        The cells that were predicted.
+    predicted
+        Their prediction.
+    genes
+        Genes of the model.
+    condition_key
+        obs column that is set to `target`.
+    target
+        Predicted condition.
+    conditions
+        All conditions, the categories of that column.
+    """
+    obs = writable_columns(request.adata.obs.iloc[request.cells])
+    known = condition_key in obs
+    before = names_of(obs[condition_key]) if known else np.full(len(obs), _keys.NO_SOURCE, dtype=object)
+    obs[_keys.OBS_SOURCE_CONDITION] = pd.Categorical(before)
+    obs[_keys.OBS_SOURCE_CELL] = obs.index.astype(str).to_numpy(dtype=object)
+    obs[condition_key] = pd.Categorical([target] * len(obs), categories=[*dict.fromkeys([*conditions, target])])
+    # named apart from the cells they came from, so that both fit into one AnnData
+    obs.index = obs.index.astype(str) + f"-{target}"
+    layers: dict[str, Any] = {
+        _keys.LAYER_RATE: predicted.rate,
+        _keys.LAYER_COUNTS: predicted.counts,
+        _keys.LAYER_LOWER: predicted.lower,
+        _keys.LAYER_UPPER: predicted.upper,
+    }
+    present = {name: value for name, value in layers.items() if value is not None}
+    return AnnData(X=predicted.profile, obs=obs, var=pd.DataFrame(index=pd.Index(genes.astype(str))), layers=present)
+
+
+def of_labels(groups: np.ndarray, labels: str | Sequence[str] | None) -> np.ndarray:
+    """Cells of the chosen `labels`, ``(n_cells,)`` bool."""
+    if labels is None:
+        return np.ones(len(groups), dtype=bool)
+    given = names("labels", labels)
+    if not given:
+        raise DeltaviError("labels is empty; name at least one label, or pass None for all.")
+    present = sorted(set(groups))
+    if present == [ALL_CELLS]:
+        raise DeltaviError(f"labels={labels!r} was asked for, but the cells have no label column.")
+    return np.isin(groups, [require_known("label", label, present) for label in given])
+
+
+def check_options(profile: str, invalid_cells: str, distance: str) -> None:
+    """Raise where an option of a prediction makes no sense."""
+    choice("profile", profile, ("cell", "decoded"))
+    choice("distance", distance, ("decoded", "latent"))
+    choice("invalid_cells", invalid_cells, ("error", "drop"))

@@ -1,0 +1,225 @@
+"""What count VAEs with labels share: their input, their cross entropy, and how they classify."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.module.base import LossOutput, auto_move_data
+from torch import Tensor
+from torch.nn import functional as F
+
+from deltavi import _keys
+from deltavi._compat import MODULE_KEYS
+from deltavi._cp10k import log1p_cp10k_of
+from deltavi._entries import init_keywords, known_keywords
+from deltavi._errors import DeltaviError
+from deltavi._reading import reads
+from deltavi.module._vae import VAE
+from deltavi.module.classified import Classified, ClassifyingModule
+from deltavi.module.decoder import weight_penalty
+from deltavi.module.readers import READERS
+
+EncoderInput = Literal["log1p", "log1p_cp10k"]
+# Counts that every cell is scaled to where the encoder takes relative expression.
+
+
+class LabelledVAE(ClassifyingModule, VAE):
+    """A count VAE that also names cells; a subclass gives ``logits_of`` and its loss.
+
+    Parameters
+    ----------
+    n_input
+        Genes.
+    n_labels
+        Labels.
+    classification_weight
+        Weight of the mean cross entropy over labelled cells, beside the mean negative bound over all cells. On the
+        scale of sums over cells it is alpha = weight x (cells / labelled cells).
+    class_balance
+        How much rare labels count in the cross entropy: 0 as often as they occur, 1 all alike; in between, label y
+        weighs frequency^(1 - class_balance).
+    logit_adjustment
+        Multiplier of log frequencies added to the logits in training only (Menon et al. 2021).
+    encoder_input
+        ``"log1p"`` of counts as in scVI, or ``"log1p_cp10k"``, which does not change with sequencing depth; the total
+        is the size factor where one is registered.
+    size_factor_unit
+        Counts that a size factor of one stands for.
+    **kwargs
+        As in :class:`deltavi.module.VAE`.
+    """
+
+    @reads(READERS)
+    def __init__(
+        self,
+        n_input: int,
+        *,
+        n_labels: int,
+        classification_weight: float,
+        class_balance: float,
+        logit_adjustment: float,
+        encoder_input: EncoderInput,
+        size_factor_unit: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        known_keywords(kwargs, init_keywords(type(self)), among=f"deltavi.module.{type(self).__name__}")
+        super().__init__(n_input, n_labels=n_labels, **kwargs)
+        if kwargs.get("posterior", "gaussian") != "gaussian":
+            raise DeltaviError(f"{type(self).__name__} needs a Gaussian posterior: its bound contains its density.")
+        if kwargs.get("prior", "normal") != "normal":
+            raise DeltaviError(f"{type(self).__name__} has a prior of its own: pass prior='normal', or choose VAE.")
+        self.encoder_input = encoder_input
+        self.classification_weight, self.class_balance = classification_weight, class_balance
+        self.logit_adjustment, self.size_factor_unit = logit_adjustment, size_factor_unit
+        self.register_buffer("label_frequencies", torch.full((max(n_labels, 1),), 1.0 / max(n_labels, 1)))
+
+    def set_label_frequencies(self, counts: Tensor) -> None:
+        """Tell the module how often each label occurs among labelled training cells, ``(n_labels,)``."""
+        self.get_buffer("label_frequencies").copy_((counts.float() + 1) / (counts.float() + 1).sum())
+
+    def logits_of(
+        self, z: Tensor, encoder_input: Tensor, covariates: tuple[Tensor, ...], tensors: dict[str, Tensor]
+    ) -> Tensor:
+        """Logits of every label at latent positions, ``(n_cells, n_labels)``.
+
+        Parameters
+        ----------
+        z
+            ``(n_cells, n_latent)`` posterior means.
+        encoder_input, covariates
+            What they were encoded from.
+        tensors
+            The mini-batch: batch, condition and covariates of each cell.
+        """
+        raise NotImplementedError
+
+    # -- parts of the loss --------------------------------------------------------------------------------------
+
+    def _cross_entropy(self, logits: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
+        """Stratified cross entropy over labelled cells, and the share of them that is right.
+
+        The mean within each label that is present, weighted by what the label counts: which labels a mini-batch
+        happens to hold, or was made to hold, does not change what is estimated.
+        """
+        code = code.long().squeeze(-1)
+        known = code >= 0
+        if not known.any():
+            return logits.sum() * 0.0, torch.zeros((), device=logits.device)
+        logits, code = logits[..., known, :], code[known]
+        log_frequencies = self.get_buffer("label_frequencies").log()
+        # a component beyond the labels competes like the rarest of them
+        n_free = logits.shape[-1] - self.n_labels
+        frequencies = torch.cat([log_frequencies, log_frequencies.min().expand(n_free)])
+        adjusted = logits + self.logit_adjustment * frequencies
+        per_cell = -adjusted.log_softmax(-1).gather(-1, code.expand(adjusted.shape[:-1]).unsqueeze(-1)).squeeze(-1)
+        per_cell = per_cell.mean(0) if per_cell.dim() > 1 else per_cell
+        right = (logits.argmax(-1) == code).float().mean()
+        members = F.one_hot(code, self.n_labels).to(per_cell.dtype)
+        n_members = members.sum(0)
+        counts_for = (n_members > 0) * ((1 - self.class_balance) * log_frequencies).exp()
+        means = (members * per_cell.unsqueeze(-1)).sum(0) / n_members.clamp_min(1)
+        return (counts_for * means).sum() / counts_for.sum(), right
+
+    @staticmethod
+    def _kl_library(inference_outputs: dict[str, Any], once: Tensor) -> Tensor:
+        """KL of a learned library size of cells on their regular turn, else zero, ``(n_cells,)``."""
+        kl: Tensor | None = inference_outputs["kl"].get("l")
+        if kl is not None:
+            return kl[once]
+        z: Tensor = inference_outputs[MODULE_KEYS.Z_KEY]
+        return torch.zeros(int(once.sum()), dtype=z.dtype, device=z.device)
+
+    def _loss_output(
+        self,
+        reconstruction: Tensor,
+        kl: dict[str, Tensor],
+        kl_library: Tensor,
+        classified: tuple[Tensor, Tensor],
+        *,
+        kl_weight: Tensor | float,
+    ) -> LossOutput:
+        """Negative bound, mean over cells, plus the weighted cross entropy and penalties.
+
+        `reconstruction`, every term of `kl` and `kl_library` are ``(n_cells,)`` nats; `classified` is cross entropy
+        and accuracy.
+        """
+        cross_entropy, accuracy = classified
+        bound = reconstruction + kl_weight * sum(kl.values()) + kl_library
+        return LossOutput(
+            loss=bound.mean() + self.classification_weight * cross_entropy + self._penalties(),
+            reconstruction_loss=reconstruction,
+            kl_local={
+                MODULE_KEYS.KL_L_KEY: kl_library,
+                **{f"kl_divergence_{name}": value for name, value in kl.items()},
+            },
+            extra_metrics={"classification_loss": cross_entropy.detach(), "accuracy": accuracy},
+        )
+
+    def _penalties(self) -> Tensor | float:
+        return self.weight_l2 * weight_penalty(self) if self.weight_l2 > 0 else 0.0
+
+    # -- classification --------------------------------------------------------------------------------------
+
+    def classifier_input(self, tensors: dict[str, Tensor]) -> Tensor:
+        """Log expression that the encoder takes, ``(n_cells, n_genes)``."""
+        return self.encoded_expression(tensors)
+
+    @auto_move_data
+    def class_logits(self, expression: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+        """Logits of every label at the posterior mean of the latent position, ``(n_cells, n_labels)``.
+
+        Parameters
+        ----------
+        expression
+            ``(n_cells, n_genes)`` as :meth:`classifier_input` gives it.
+        tensors
+            The mini-batch: batch and covariates of each cell.
+        """
+        encoder_input, covariates = self._encoder_input(expression, **self._shared_input(tensors))
+        mean = self.z_encoder(encoder_input, *covariates).posterior.loc
+        return self.logits_of(mean, encoder_input, covariates, tensors)
+
+    @auto_move_data
+    def classify(self, tensors: dict[str, Tensor]) -> Classified:
+        """Logits and position at the posterior mean, and how badly the cell is reconstructed from there."""
+        inference = self.inference(**self._get_inference_input(tensors))
+        mean = inference[MODULE_KEYS.QZ_KEY].loc
+        inference[MODULE_KEYS.Z_KEY] = mean
+        if inference[MODULE_KEYS.QL_KEY] is not None:
+            inference[MODULE_KEYS.LIBRARY_KEY] = inference[MODULE_KEYS.QL_KEY].loc
+        # a label that happens to be known must not make a cell look more ordinary than one without
+        unlabelled = {**tensors, REGISTRY_KEYS.LABELS_KEY: torch.full_like(tensors[REGISTRY_KEYS.BATCH_KEY], -1)}
+        likelihood = self.generative(**self._get_generative_input(unlabelled, inference))["likelihood"]
+        x = tensors[REGISTRY_KEYS.X_KEY]
+        surprise = torch.stack([-self._log_prob(likelihood, tensors), x.sum(-1).clamp_min(1.0).log()], dim=-1)
+        encoder_input, covariates = self._encoder_input(self.classifier_input(tensors), **self._shared_input(tensors))
+        logits = self.logits_of(mean, encoder_input, covariates, tensors)
+        return Classified(logits=logits, features=mean, surprise=surprise)
+
+    # -- parts -----------------------------------------------------------------------------------------------
+
+    def _expression(self, x: Tensor, size_factor: Tensor | None) -> Tensor:
+        if self.encoder_input == "log1p" or not self.log_variational:
+            return super()._expression(x, size_factor)
+        total = x.sum(-1, keepdim=True) if size_factor is None else size_factor * self.size_factor_unit
+        return log1p_cp10k_of(x, total)
+
+    def _get_generative_input(
+        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Any], **kwargs: Any
+    ) -> dict[str, Any]:
+        once = first_draws(tensors)
+        whole = super()._get_generative_input(tensors, inference_outputs, **kwargs)
+        if bool(once.all()):
+            return whole
+        return {name: None if value is None else value[..., once, :] for name, value in whole.items()}
+
+
+def first_draws(tensors: dict[str, Tensor]) -> Tensor:
+    """Which rows of a mini-batch are cells on their regular turn, ``(n_cells,)`` bool; the rest is drawn again."""
+    again = tensors.get(_keys.DRAWN_AGAIN)
+    if again is None:
+        x = tensors[REGISTRY_KEYS.X_KEY]
+        return torch.ones(x.shape[0], dtype=torch.bool, device=x.device)
+    return again.squeeze(-1) == 0

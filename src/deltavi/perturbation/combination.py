@@ -1,0 +1,98 @@
+"""Perturbations given together: "A+B" is what A does plus what B does, unless it was measured itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from deltavi._entries import number, shown
+from deltavi._errors import DeltaviError, UnknownCategoryError, examples, unknown_category
+from deltavi._text import meant
+from deltavi.perturbation.estimators import Shift
+from deltavi.perturbation.intervals import ResponseEstimate
+from deltavi.registry.conditions import SEPARATOR, canonical_name, parts_in, same_condition
+
+
+def parts_of(target: str, known: Iterable[str], *, control: str, kind: str = "condition") -> tuple[str, ...]:
+    """Measured conditions that `target` consists of: itself, or those that a "+" joins in its name, in any order.
+
+    Raises
+    ------
+    UnknownCategoryError
+        It is not among `known`, and not all of its parts are.
+    DeltaviError
+        A part is the control, or the same part stands twice; ask for a dose instead.
+    """
+    names = list(known)
+    measured = same_condition(target, names)
+    if measured is not None:
+        return (measured,)
+    asked = parts_in(target)
+    found = [meant(part, names) for part in asked]
+    for part, name in zip(asked, found, strict=True):
+        if name is None:
+            kind = kind if len(asked) == 1 else f"part of {target!r}"
+            raise _renamed(part, names, control) or unknown_category(kind, part, names)
+    parts = tuple(name for name in found if name is not None)
+    if control in parts or len(set(parts)) < len(parts):
+        raise DeltaviError(
+            f"{target!r} must join different conditions other than the control {control!r}. For more of one condition "
+            "pass dose."
+        )
+    return parts
+
+
+def _renamed(part: str, names: list[str], control: str) -> UnknownCategoryError | None:
+    """Error that offers the renaming where `part` is known together with the control only."""
+    written = [name for name in names if canonical_name(name, control=control) == part and name != part]
+    if not written:
+        return None
+    return UnknownCategoryError(
+        f"{part!r} stands in the data as {examples(written)}, together with the control {control!r}: such "
+        "conditions have to be renamed before the model is set up. deltavi.pp.canonical_conditions(adata, "
+        f"condition_key, control={control!r}) writes {part!r}."
+    )
+
+
+def check_dose(dose: object) -> float:
+    """The dose as a number; raises DeltaviError unless it is finite."""
+    try:
+        return number("dose", dose)
+    except DeltaviError:
+        raise DeltaviError(f"dose must be a number, 1 for the dose that was measured, not {shown(dose)}.") from None
+
+
+__all__ = ["SEPARATOR", "check_dose", "combined_response", "combined_shift", "parts_of"]
+
+
+def combined_shift(shifts: Mapping[str, Shift], dose: float = 1.0) -> Shift:
+    """Sum of the shifts of several conditions, times `dose`; labels say which condition they speak of."""
+    if len(shifts) == 1:
+        (shift,) = shifts.values()
+        return shift if dose == 1 else _scaled(shift, dose)
+    tables = {
+        name: {f"{label} ({part})": n for part, shift in shifts.items() for label, n in vars(shift)[name].items()}
+        for name in ("weights", "n_control", "n_target")
+    }
+    first = next(iter(shifts.values()))
+    vector = np.sum([shift.vector for shift in shifts.values()], axis=0)
+    doubt = max(shift.doubt for shift in shifts.values())
+    return Shift(dose * vector, first.estimator, **tables, doubt=doubt)
+
+
+def _scaled(shift: Shift, dose: float) -> Shift:
+    return replace(shift, vector=dose * shift.vector)
+
+
+def combined_response(estimates: Iterable[ResponseEstimate], dose: float = 1.0) -> ResponseEstimate:
+    """Sum of the responses to several conditions, times `dose`, as if their errors were independent."""
+    parts = list(estimates)
+    return ResponseEstimate(
+        change=dose * np.sum([part.change for part in parts], axis=0),
+        weights=np.concatenate([part.weights for part in parts]),
+        doubt=max(part.doubt for part in parts),
+        usual_doubt=max(part.usual_doubt for part in parts),
+        half_width=abs(dose) * np.sqrt(np.sum([part.half_width**2 for part in parts], axis=0)),
+    )

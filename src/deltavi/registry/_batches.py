@@ -1,0 +1,142 @@
+"""Mini-batches cut from an AnnData: in the order asked for, and fast where the counts lie in memory."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse, special
+from scvi import REGISTRY_KEYS
+
+from deltavi import _keys
+from deltavi._compat import SMALLEST_COUNT, AnnDataManager, AnnTorchDataset
+from deltavi.registry._device_rows import SentRows, only_counts, rows_for
+
+# Cells whose factorials are looked up at a time, so that what is in between stays small.
+CELLS_AT_ONCE = 4096
+
+
+class ResidentRows:
+    """Rows of a sparse matrix in memory, with what a count likelihood can be spared from finding out again.
+
+    Parameters
+    ----------
+    matrix
+        ``(n_cells, n_genes)`` CSR matrix; it is not changed.
+    """
+
+    def __init__(self, matrix: sparse.csr_matrix) -> None:
+        if not matrix.has_canonical_format:
+            matrix = matrix.copy()
+            matrix.sum_duplicates()
+        self.matrix = matrix.astype(np.float32, copy=False)
+        # filled when a cell is first met, so that asking for a few cells does not walk through all
+        self._log_factorials = np.full(matrix.shape[0], np.nan, dtype=np.float32)
+
+    def dense(self, rows: np.ndarray) -> dict[str, Any]:
+        """Expression of these cells, ``(n_rows, n_genes)``."""
+        return {REGISTRY_KEYS.X_KEY: _dense(self.matrix[rows])}
+
+    def with_counts(self, rows: np.ndarray) -> dict[str, Any]:
+        """The same, places of the nonzero counts in it, and the sum of log x! of each cell."""
+        chosen = self.matrix[rows]
+        places = np.empty((2, chosen.nnz), dtype=np.int64)
+        places[0], places[1] = np.repeat(np.arange(len(rows)), np.diff(chosen.indptr)), chosen.indices
+        counted = chosen.data > SMALLEST_COUNT
+        counted = slice(None) if counted.all() else counted
+        return {
+            REGISTRY_KEYS.X_KEY: _dense(chosen),
+            _keys.NONZERO: np.ascontiguousarray(places[:, counted]),
+            _keys.NONZERO_COUNT: chosen.data[counted],
+            _keys.LOG_FACTORIAL: self._log_factorials_of(rows, chosen, places[0]),
+        }
+
+    def log_factorials(self) -> np.ndarray:
+        """Sum of log x! of every cell, ``(n_cells,)``."""
+        n_cells = len(self._log_factorials)
+        for start in range(0, n_cells, CELLS_AT_ONCE):
+            cells = np.arange(start, min(start + CELLS_AT_ONCE, n_cells))
+            chosen = self.matrix[cells]
+            self._log_factorials_of(cells, chosen, np.repeat(np.arange(len(cells)), np.diff(chosen.indptr)))
+        return self._log_factorials
+
+    def _log_factorials_of(self, rows: np.ndarray, chosen: sparse.csr_matrix, row: np.ndarray) -> np.ndarray:
+        if np.isnan(self._log_factorials[rows]).any():
+            # what is no count has no use for it
+            terms = special.gammaln(np.maximum(chosen.data, 0).astype(np.float64) + 1)
+            self._log_factorials[rows] = np.bincount(row, weights=terms, minlength=len(rows))
+        return np.asarray(self._log_factorials[rows])
+
+
+class OrderedDataset(AnnTorchDataset):
+    """Mini-batches in the order that was asked for, also from a backed file.
+
+    h5py wants increasing, distinct rows, and scvi-tools leaves them sorted; a prediction for chosen cells would
+    come back in another order than the cells.
+    """
+
+    def __init__(
+        self, adata_manager: AnnDataManager, getitem_tensors: Any = None, load_sparse_tensor: bool = False
+    ) -> None:
+        super().__init__(adata_manager, getitem_tensors=getitem_tensors, load_sparse_tensor=load_sparse_tensor)
+        # whoever names keys gets those
+        self._keys_were_named = getitem_tensors is not None
+        self.device_rows: SentRows | None = None
+
+    def rows_on(self, device: torch.device) -> SentRows | None:
+        """What makes mini-batches on `device`, for `device_rows`; ``None`` where it cannot give the same as here."""
+        matrix = None if self._resident is None or self._keys_were_named else only_counts(self._resident.matrix)
+        if matrix is None or self._resident is None:
+            return None
+        return rows_for(matrix, device)(matrix, self._resident.log_factorials(), self._columns, device)
+
+    def __getitem__(self, indexes: int | list[int] | slice) -> dict[str, Any]:
+        if self._resident is not None:
+            rows = np.arange(len(self))[indexes] if isinstance(indexes, slice) else np.atleast_1d(indexes)
+            if self.device_rows is not None:
+                return dict(self.device_rows.with_counts(rows))
+            expression = self._resident.dense(rows) if self._keys_were_named else self._resident.with_counts(rows)
+            return {**{key: values[rows] for key, values in self._columns.items()}, **expression}
+        if isinstance(indexes, slice):
+            return _writable(super().__getitem__(indexes))
+        rows, inverse = np.unique(np.atleast_1d(np.asarray(indexes)), return_inverse=True)
+        loaded = _writable(super().__getitem__(rows))
+        # sparse tensors, which only training loads, cannot be put in order, and its mini-batches have none
+        if self.load_sparse_tensor or np.array_equal(inverse, np.arange(len(inverse))):
+            return loaded
+        return {key: value[inverse] for key, value in loaded.items()}
+
+    @cached_property
+    def _resident(self) -> ResidentRows | None:
+        """The expression, where it is a sparse matrix in memory and asked for as usual."""
+        expression = self.data.get(REGISTRY_KEYS.X_KEY)
+        usual = self.keys_and_dtypes.get(REGISTRY_KEYS.X_KEY) is np.float32 and not self.load_sparse_tensor
+        return ResidentRows(expression) if usual and type(expression) is sparse.csr_matrix else None
+
+    @cached_property
+    def _columns(self) -> dict[str, np.ndarray]:
+        """Everything else as arrays."""
+        return {
+            key: _array(self.data[key]).astype(dtype, copy=False)
+            for key, dtype in self.keys_and_dtypes.items()
+            if key != REGISTRY_KEYS.X_KEY and not isinstance(self.data[key], str)
+        }
+
+
+def _dense(chosen: sparse.csr_matrix) -> np.ndarray:
+    # torch hands memory on from batch to batch, where NumPy asks the system for it every time
+    found: np.ndarray = chosen.toarray(out=torch.zeros(*chosen.shape).numpy())
+    return found
+
+
+def _array(values: Any) -> np.ndarray:
+    return values.to_numpy() if isinstance(values, pd.DataFrame) else np.asarray(values)
+
+
+def _writable(loaded: dict[str, Any]) -> dict[str, Any]:
+    """Copies of what is read-only: pandas 3 hands out columns that torch would warn of writing to."""
+    read_only = [key for key, value in loaded.items() if isinstance(value, np.ndarray) and not value.flags.writeable]
+    return {**loaded, **{key: loaded[key].copy() for key in read_only}}

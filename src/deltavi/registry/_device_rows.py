@@ -1,0 +1,138 @@
+"""Mini-batches made on the device that trains: counts stay there if they fit, and travel as sparse parts if not."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from scipy import sparse
+from scvi import REGISTRY_KEYS
+from torch import Tensor
+
+from deltavi import _keys
+from deltavi._compat import SMALLEST_COUNT
+
+# Share of the free memory of a device that counts may take: weights and mini-batches need room beside them.
+SHARE_OF_FREE = 0.25
+
+
+class SentRows:
+    """Rows of a sparse matrix in the memory of the computer, made dense on a device.
+
+    It gives what :class:`deltavi.registry._batches.ResidentRows` does, as tensors on the device. All sizes are known on
+    the side of Python, which therefore never waits for the device.
+
+    Parameters
+    ----------
+    matrix
+        ``(n_cells, n_genes)`` canonical CSR matrix in single precision, whose stored entries are all counts.
+    log_factorials
+        ``(n_cells,)`` sum of log x! of each cell.
+    columns
+        Whatever else a mini-batch holds, a row per cell.
+    device
+        Where mini-batches are made.
+    """
+
+    def __init__(
+        self,
+        matrix: sparse.csr_matrix,
+        log_factorials: np.ndarray,
+        columns: dict[str, np.ndarray],
+        device: torch.device,
+    ) -> None:
+        self.matrix, self.device = matrix, device
+        self._by_cell = {
+            key: kept(values, device) for key, values in {**columns, _keys.LOG_FACTORIAL: log_factorials}.items()
+        }
+
+    def with_counts(self, rows: np.ndarray) -> dict[str, Tensor]:
+        """Everything about these cells."""
+        chosen, cell, gene, count = self._entries(np.asarray(rows, dtype=np.int64))
+        n_genes = self.matrix.shape[1]
+        # a fresh one: the graph of the last step, or who fetches ahead, may still hold the last mini-batch
+        x = count.new_zeros(len(rows) * n_genes)
+        x.scatter_(0, torch.add(gene, cell, alpha=n_genes), count)
+        return {
+            **{key: values.index_select(0, chosen) for key, values in self._by_cell.items()},
+            REGISTRY_KEYS.X_KEY: x.view(len(rows), n_genes),
+            _keys.NONZERO: torch.stack((cell, gene)),
+            _keys.NONZERO_COUNT: count,
+        }
+
+    def _entries(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`rows` on the device; row within the mini-batch, gene and count of each entry."""
+        cut = self.matrix[rows]
+        chosen, lengths = sent(np.stack((rows, np.diff(cut.indptr))), self.device).unbind(0)
+        # column numbers travel in half of the space
+        gene = sent(cut.indices.astype(np.int32, copy=False), self.device).long()
+        return chosen, _repeated(lengths, cut.nnz), gene, sent(cut.data, self.device)
+
+
+class KeptRows(SentRows):
+    """The same, with the matrix on the device too: of a mini-batch only the numbers of its cells travel."""
+
+    @cached_property
+    def _genes(self) -> Tensor:
+        return kept(self.matrix.indices.astype(np.int32, copy=False), self.device)
+
+    @cached_property
+    def _counts(self) -> Tensor:
+        return kept(self.matrix.data, self.device)
+
+    def _entries(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        indptr = self.matrix.indptr
+        starts = indptr[rows].astype(np.int64)
+        lengths = indptr[rows + 1] - starts
+        # entry k of the mini-batch lies so far behind entry k of the matrix, which is the same for a whole row
+        shifts = starts - (lengths.cumsum() - lengths)
+        n_entries = int(lengths.sum())
+        chosen, on_device, shift = sent(np.stack((rows, lengths, shifts)), self.device).unbind(0)
+        cell = _repeated(on_device, n_entries)
+        place = torch.arange(n_entries, device=self.device) + shift.index_select(0, cell)
+        gene = self._genes.index_select(0, place).long()
+        return chosen, cell, gene, self._counts.index_select(0, place)
+
+
+def kept(values: np.ndarray, device: torch.device) -> Tensor:
+    """`values` on the device for good; Python waits for the copy."""
+    return _tensor(values).to(device)
+
+
+def sent(values: np.ndarray, device: torch.device) -> Tensor:
+    """`values` on the device, without waiting for it."""
+    tensor = _tensor(values)
+    if device.type == "cuda":
+        # from other memory CUDA copies only once everything asked for before is done
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def only_counts(matrix: sparse.csr_matrix) -> sparse.csr_matrix | None:
+    """`matrix` without stored zeros; ``None`` if something stored is no count, so that sizes depend on values."""
+    if not matrix.data.all():
+        matrix = matrix.copy()
+        matrix.eliminate_zeros()
+    return matrix if (matrix.data > SMALLEST_COUNT).all() else None
+
+
+def rows_for(matrix: sparse.csr_matrix, device: torch.device) -> type[SentRows]:
+    """Which rows the device has room for."""
+    n_bytes = 8 * matrix.nnz  # a column number and a count
+    return KeptRows if n_bytes < SHARE_OF_FREE * free_bytes(device) else SentRows
+
+
+def free_bytes(device: torch.device) -> int:
+    """Free memory of a device; none where nobody says."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 0
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    # torch warns of memory that it must not write to
+    return torch.from_numpy(np.require(values, requirements=["C", "W"]))
+
+
+def _repeated(lengths: Tensor, n_entries: int) -> Tensor:
+    """Row of each entry, `lengths` of them in each."""
+    return torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths, output_size=n_entries)

@@ -1,0 +1,266 @@
+"""Data manager: hands out a loadable matrix without touching the user's, and only what was registered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
+from torch.utils.data import Subset
+
+from deltavi._compat import (
+    FIELD_REGISTRIES_KEY,
+    MANAGER_UUID_KEY,
+    SCVI_UUID_KEY,
+    STATE_REGISTRY_KEY,
+    AnnDataManager,
+)
+from deltavi._random import taking_turns
+from deltavi.registry._batches import OrderedDataset
+from deltavi.registry._changes import (
+    Columns,
+    changed_matrix,
+    reading,
+    require_same_cells,
+    require_same_genes,
+    written_by,
+)
+from deltavi.registry._fingerprint import MatrixPrint, is_on_disk
+from deltavi.registry.checks import MatrixReport
+from deltavi.registry.columns import codes_of
+from deltavi.registry.covariates import ContinuousCovariatesField
+from deltavi.registry.fields import (
+    CategoricalCovariatesField,
+    CategoryField,
+    ExpressionField,
+)
+from deltavi.registry.matrix import loadable, rounded
+
+# Managers whose AnnData was compared in the block that a thread is in; None outside of such blocks.
+_compared: ContextVar[set[str] | None] = ContextVar("compared", default=None)
+
+
+@contextmanager
+def compared_once() -> Iterator[None]:
+    """Compare each registered AnnData once in this block, however often it is read."""
+    if _compared.get() is not None:
+        yield
+        return
+    token = _compared.set(set())
+    try:
+        yield
+    finally:
+        _compared.reset(token)
+
+
+class DataManager(AnnDataManager):
+    """scvi-tools' manager with the expression matrix converted beside the user's object where needed.
+
+    What it hands out is what was registered with it: cells, genes, values or columns that changed since are an error,
+    and codes that another registration of the same AnnData wrote over are written again.
+
+    Parameters
+    ----------
+    is_watched
+        Whether what is registered is compared later; not where it is read at once and let go.
+    *args, **kwargs
+        As in scvi-tools.
+    """
+
+    adata: Any
+
+    def __init__(self, *args: Any, is_watched: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._converted: tuple[Any, Any] | None = None
+        self._is_watched = is_watched
+        # names, columns and values when registered
+        self._cells: Any = None
+        self._genes: Any = None
+        self._columns: Columns | None = None
+        self._matrix: MatrixPrint | None = None
+
+    # -- registration ----------------------------------------------------------------------------------------
+
+    def register_fields(
+        self, adata: AnnData, source_registry: dict[str, Any] | None = None, **transfer_kwargs: Any
+    ) -> None:
+        with self._undone_on_error(adata):
+            super().register_fields(adata, source_registry, **transfer_kwargs)
+            if self._is_watched:
+                self._remember(adata)
+
+    @contextmanager
+    def _undone_on_error(self, adata: AnnData) -> Iterator[None]:
+        """Leave no columns behind that the next attempt would take for the user's, and no half of a registry."""
+        registries = self._registry[FIELD_REGISTRIES_KEY]
+        before = dict(registries)
+        # a view is refused before anything is written
+        written = () if adata.is_view else (adata.obs, adata.obsm)
+        tables = [(table, {key: table[key].copy() for key in _own(table)}) for table in written]
+        try:
+            yield
+        except Exception:
+            for table, kept in tables:
+                for key in _own(table):
+                    del table[key]
+                for key, value in kept.items():
+                    table[key] = value
+            registries.clear()
+            registries.update(before)
+            raise
+
+    def _remember(self, adata: AnnData) -> None:
+        self._cells, self._genes = adata.obs_names, adata.var_names
+        field = self._expression_field
+        self._matrix = None if field is None else MatrixPrint(field.get_field_data(adata), adata.filename)
+        self._columns = Columns(adata, self._registered_fields())
+
+    @property
+    def written(self) -> set[tuple[str, str]]:
+        """Table and key of each column that registration wrote."""
+        return set(written_by(self._registered_fields()))
+
+    # -- comparison ------------------------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        """Raise where the AnnData no longer holds what was registered; write codes again that another one wrote over.
+
+        Raises
+        ------
+        DeltaviError
+            If cells, genes, the matrix, or a registered column changed or went away.
+        """
+        self._assert_anndata_registered()
+        if not self._is_watched:
+            return
+        compared = _compared.get()
+        again = compared is None or self.id not in compared
+        if again:
+            self.require_same_cells()
+            require_same_genes(self.adata.var_names, self._genes)
+            self._require_same_matrix()
+        # models of several threads may share an AnnData, and write over each other's codes
+        with taking_turns():
+            self._require_same_columns(again)
+        if compared is not None:
+            compared.add(self.id)
+
+    def require_same_cells(self) -> None:
+        """Raise where cells of the AnnData went, came, or have other names or another order."""
+        if self._is_watched:
+            require_same_cells(self.adata.obs_names, self._cells)
+
+    def _require_same_matrix(self) -> None:
+        adata, field, registered = self.adata, self._expression_field, self._matrix
+        if field is None or registered is None:
+            return
+        with reading(field.where, adata):
+            x = field.get_field_data(adata)
+            same = registered.is_same(x)
+        if not same:
+            report = MatrixReport.from_dict(self._state(field)[field.SCAN_KEY])
+            raise changed_matrix(adata, x, where=field.where, registered=registered, report=report)
+
+    def _require_same_columns(self, again: bool) -> None:
+        columns, adata = self._columns, self.adata
+        if columns is not None and again:
+            columns.require_unedited(adata)
+            if self._is_latest:
+                columns.require_written(adata)
+        if not self._is_latest:
+            self._register_again()
+
+    def _register_again(self) -> None:
+        """Write columns and identifiers of the AnnData once more, as they were registered.
+
+        Codes keep their meaning though categories came or went. Nothing is warned of again, and without a filter of
+        warnings: pandas swaps filters in whatever thread it runs, and may make one that is meant for a moment stay.
+        """
+        adata = self.adata
+        # models find their managers by it; whoever clears uns takes it away
+        adata.uns.setdefault(SCVI_UUID_KEY, self.adata_uuid)
+        with self._undone_on_error(adata):
+            for field, state in self._registered_fields():
+                _write_again(field, adata, state)
+        self._columns = Columns(adata, self._registered_fields())
+        adata.uns[MANAGER_UUID_KEY] = self.id
+
+    @property
+    def _is_latest(self) -> bool:
+        return bool(self.adata.uns.get(MANAGER_UUID_KEY) == self.id)
+
+    @property
+    def _expression_field(self) -> ExpressionField | None:
+        return next((field for field in self.fields if isinstance(field, ExpressionField)), None)
+
+    def _registered_fields(self) -> list[tuple[Any, dict[str, Any]]]:
+        """Fields that are not empty, each with what it left in the registry."""
+        return [(field, self._state(field)) for field in self.fields if not field.is_empty]
+
+    def _state(self, field: Any) -> dict[str, Any]:
+        state: dict[str, Any] = self._registry[FIELD_REGISTRIES_KEY][field.registry_key][STATE_REGISTRY_KEY]
+        return state
+
+    # -- data ------------------------------------------------------------------------------------------------
+
+    def get_from_registry(self, registry_key: str) -> Any:
+        if self.adata is not None:
+            self.validate()
+        with taking_turns():
+            if self.adata is not None and not self._is_latest:
+                # another thread registered its own in between
+                self.validate()
+            data = super().get_from_registry(registry_key)
+            return self._loadable(data) if registry_key == REGISTRY_KEYS.X_KEY else data
+
+    def _loadable(self, source: Any) -> Any:
+        # a backed AnnData makes a new wrapper on every access, an in-memory one returns the same object
+        on_disk = is_on_disk(source)
+        if self._converted is not None and (self._converted[0] is source or on_disk):
+            return self._converted[1]
+        found = loadable(source, where="The expression matrix", quiet=True)
+        found = rounded(found, self._scan, where="The expression matrix")
+        # what is read from a file as it is must not outlive that file
+        self._converted = None if found is source else (source, found)
+        return found
+
+    @property
+    def _scan(self) -> MatrixReport:
+        """What the scan of the expression matrix found when it was registered."""
+        state = self._registry[FIELD_REGISTRIES_KEY][REGISTRY_KEYS.X_KEY][STATE_REGISTRY_KEY]
+        return MatrixReport.from_dict(state[ExpressionField.SCAN_KEY])
+
+    def create_torch_dataset(
+        self,
+        indices: Sequence[int] | Sequence[bool] | None = None,
+        data_and_attributes: list[str] | dict[str, Any] | None = None,
+        load_sparse_tensor: bool = False,
+    ) -> Any:
+        with compared_once():
+            self.validate()
+            dataset = OrderedDataset(self, getitem_tensors=data_and_attributes, load_sparse_tensor=load_sparse_tensor)
+            # fetched before anybody can change it
+            _ = dataset.data
+        return dataset if indices is None else Subset(dataset, indices)
+
+
+def _write_again(field: Any, adata: AnnData, state: dict[str, Any]) -> None:
+    """Write what `field` adds to `adata`, by its own registry."""
+    if isinstance(field, CategoryField):
+        field.write_again(adata, state)
+    elif isinstance(field, CategoricalCovariatesField):
+        known = state[field.MAPPINGS_KEY]
+        codes = {key: codes_of(adata.obs[key], np.asarray(known[key])) for key in field.attr_keys}
+        adata.obsm[field.attr_key] = pd.DataFrame(codes, index=adata.obs_names)
+    elif isinstance(field, ContinuousCovariatesField):
+        field.write_again(adata, state)
+
+
+def _own(table: Any) -> list[str]:
+    """Keys of obs or obsm that registration writes."""
+    return [key for key in table if str(key).startswith("_scvi")]

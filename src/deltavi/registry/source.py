@@ -1,0 +1,134 @@
+"""The expression matrix that an AnnData is asked for, and where else in it the values that are needed may lie."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from anndata.abc import CSCDataset
+from numpy.typing import NDArray
+from scipy import sparse
+
+from deltavi._entries import one_name, require_anndata
+from deltavi._errors import InputDataError, UnknownCategoryError, unknown_category
+from deltavi.registry.checks import Kind, MatrixReport, scan_matrix
+
+# Cells looked at where a guess is enough.
+SAMPLED_CELLS = 512
+# Layers that hold the counts of all molecules, the more usual names first; velocyto's are a part of them each.
+USUAL_LAYERS = ("counts", "raw_counts", "raw", "count", "umi", "umis", "matrix", "spliced")
+
+
+def matrix_name(layer: str | None) -> str:
+    """How to call X, or a layer, in a message."""
+    return "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+
+
+def matrix_of(adata: AnnData, layer: str | None = None, *, kind: Kind = "counts") -> Any:
+    """X, or a layer, as `adata` holds it; `kind` is what it is hoped to hold.
+
+    Raises
+    ------
+    UnknownCategoryError
+        If there is no such layer.
+    InputDataError
+        If there is no X, or values are masked.
+    """
+    require_anndata(adata)
+    layer = None if layer is None else one_name("layer", layer, layer_names(adata))
+    if layer is not None and layer not in adata.layers:
+        error = unknown_category("layer", layer, layer_names(adata))
+        raise UnknownCategoryError(f"{error}{elsewhere(adata, layer, kind)}")
+    x = adata.X if layer is None else adata.layers[layer]
+    if x is None:
+        found = elsewhere(adata, layer, kind) or " Pass layer=... if it is there."
+        raise InputDataError(f"{matrix_name(layer)} is empty: there is no expression matrix to read.{found}")
+    refuse_mask(adata, layer)
+    return x
+
+
+def layer_names(adata: AnnData) -> list[str]:
+    """Names of the layers; anndata may list X among them, under no name."""
+    return [name for name in adata.layers if name is not None]
+
+
+def refuse_mask(adata: AnnData, layer: str | None) -> None:
+    """Raise where values of X, or of a layer, are hidden by a mask."""
+    # a view hands out plain arrays, and only its parent still knows the mask
+    whole = adata._adata_ref if adata.is_view else adata
+    x = whole.X if layer is None else whole.layers[layer]
+    if isinstance(x, np.ma.MaskedArray):
+        name = matrix_name(layer)
+        raise InputDataError(
+            f"{name} is a masked array, {x.size - int(x.count())} of whose {x.size} values are hidden: a model "
+            f"would read what is behind the mask. Say what they are, for example {name} = {name}.filled(0), or leave "
+            "those cells or genes out."
+        )
+
+
+def elsewhere(adata: AnnData, layer: str | None, kind: Kind, *, for_model: bool = False) -> str:
+    """Say where else in `adata` values of a `kind` lie, with the line to write; "" where nowhere.
+
+    Parameters
+    ----------
+    adata
+        AnnData whose matrix holds something else.
+    layer
+        Layer that was read; ``None`` for X.
+    kind
+        What is needed.
+    for_model
+        A trained model reads `layer`, so that another one cannot be named.
+    """
+    said, reads = [], matrix_name(layer)
+    if adata.raw is not None and holds(adata.raw.X, kind):
+        line = "adata.raw.to_adata()"
+        line += f" with its X copied to layers[{layer!r}]" if layer is not None and for_model else ""
+        said.append(f"adata.raw holds {kind} of {adata.raw.n_vars} genes: pass {line}.")
+    found = [name for name in layer_names(adata) if name != layer and holds(adata.layers[name], kind)]
+    if found:
+        best = min(found, key=_unusual)
+        line = f"{reads} = adata.layers[{best!r}].copy()" if for_model else f"pass layer={best!r}"
+        said.append(f"adata.layers[{best!r}] holds {kind}: {line}.")
+    if layer is not None and holds(adata.X, kind):
+        said.append(f"adata.X holds {kind}: {f'{reads} = adata.X.copy()' if for_model else 'leave out layer'}.")
+    return "".join(f" {one}" for one in said)
+
+
+def _unusual(name: str) -> int:
+    return USUAL_LAYERS.index(name.lower()) if name.lower() in USUAL_LAYERS else len(USUAL_LAYERS)
+
+
+def holds(x: Any, kind: Kind) -> bool:
+    """Whether a sample of the cells of `x` holds values of a `kind`, and not zeros alone."""
+    report = sampled(x)
+    if report is None or report.n_nonzero == 0:
+        return False
+    return report.are_counts if kind == "counts" else report.look_log_normalised
+
+
+def sampled(x: Any, n: int = SAMPLED_CELLS) -> MatrixReport | None:
+    """Scan of up to `n` cells of `x`; None where it holds no numbers."""
+    rows = some_rows(x, n)
+    return None if rows is None else scan_matrix(rows)
+
+
+def rows_to_look_at(x: Any, n: int = SAMPLED_CELLS) -> NDArray[np.intp]:
+    """Numbers of up to `n` rows: from all over a matrix in memory, else the first, which lie together."""
+    in_memory = isinstance(x, np.ndarray) or sparse.issparse(x)
+    n_rows = int(x.shape[0])
+    last = max(n_rows - 1, 0) if in_memory else min(n, n_rows) - 1
+    return np.unique(np.linspace(0, last, min(n, n_rows)).astype(np.intp))
+
+
+def some_rows(x: Any, n: int = SAMPLED_CELLS) -> Any:
+    """Those rows of `x`; None where it holds no numbers, or rows cannot be read without the rest."""
+    if getattr(x, "ndim", len(getattr(x, "shape", ()))) != 2 or isinstance(x, CSCDataset):
+        return None
+    if np.dtype(getattr(x, "dtype", object)).kind not in "biuf":
+        return None
+    rows = rows_to_look_at(x, n)
+    if sparse.issparse(x):
+        return sparse.csr_matrix(x)[rows] if x.format != "csc" else x[rows]
+    return x[rows] if isinstance(x, np.ndarray) else x[: len(rows)]
