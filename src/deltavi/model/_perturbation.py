@@ -18,8 +18,8 @@ from deltavi._entries import one_name, require_anndata
 from deltavi._errors import DeltaviError, UnknownCategoryError, examples
 from deltavi._random import isolated_randomness
 from deltavi._text import as_text
-from deltavi.model._consensus import Consensus, ResponseEvidence, report_evidence, unmoved
-from deltavi.model._decoding import CellDecoder, Predicted, Profile, predict_cells, predictive_interval, stack
+from deltavi.model._decoding import CellDecoder, Output, Predicted, predict_cells, predictive_interval, stack
+from deltavi.model._empirical_response import EmpiricalWeight, ResponseEvidence, report_evidence, unmoved
 from deltavi.model._training_means import TrainingMeans
 from deltavi.model.own_response import OwnResponseMixin
 from deltavi.model.request import Request, assemble, check_options, of_labels
@@ -52,13 +52,13 @@ class PerturbationMixin(OwnResponseMixin):
         target: str,
         labels: str | Sequence[str] | None = None,
         shift: str | np.ndarray = "similarity",
-        magnitude: float | Literal["observed"] = "observed",
-        profile: Profile = "cell",
+        shift_scale: float | Literal["match"] = "match",
+        output: Output = "cells",
         n_samples: int = 1,
-        temperature: float = 0.2,
-        distance: Literal["decoded", "latent"] = "decoded",
-        consensus: Consensus = "auto",
-        dose: float = 1.0,
+        bandwidth: float = 0.2,
+        similarity_space: Literal["expression", "latent"] = "expression",
+        empirical_weight: EmpiricalWeight = "auto",
+        effect_scale: float = 1.0,
         invalid_cells: Literal["error", "drop"] = "error",
         batch_size: int = BATCH_SIZE,
         seed: int = 0,
@@ -84,29 +84,29 @@ class PerturbationMixin(OwnResponseMixin):
             ``"scgen"`` (see :func:`deltavi.perturbation.estimate_shift`), or a vector ``(n_latent,)``.
             ``"similarity"`` weights training labels by how close their control cells lie to those of the query; where
             no labels were registered it is ``"global"``.
-        magnitude
-            Factor of the shift. ``"observed"`` scales it until the change it decodes to is as large as the change
+        shift_scale
+            Factor of the shift. ``"match"`` scales it until the change it decodes to is as large as the change
             seen in the training labels it comes from (posterior means are drawn towards the prior, and shifts
             between them come out short); the paper's ``"scgen"`` and a given vector are used as they stand.
-        profile
-            ``"cell"`` carries each cell's residual; ``"decoded"`` is the expectation of log expression alone, far too
-            even to pass for cells.
+        output
+            ``"cells"`` carries each cell's residual; ``"mean"`` is the expectation of log expression alone, far less
+            variable than measured cells.
         n_samples
             Draws of the posterior; with more than one, layers ``"lower"`` and ``"upper"`` hold a 90 % predictive
             interval of each cell and gene.
-        temperature
-            Width of the weights of ``"similarity"``.
-        distance
-            Where labels are compared for ``"similarity"`` and ``"nearest"``: between the profiles (log1p CP10k) that
-            their mean latent positions decode to, or between the positions.
-        consensus
-            Share, from 0 to 1, of the response that the training labels showed in the predicted one: the change of
+        bandwidth
+            Width of the weights of ``"similarity"``, relative to the mean distance.
+        similarity_space
+            Where labels are compared for ``"similarity"`` and ``"nearest"``: by the expression (log1p CP10k) that
+            their mean latent positions decode to, or by these positions (``"latent"``).
+        empirical_weight
+            Weight, from 0 to 1, of the measured response of the training labels in the predicted one: the change of
             each gene's mean is that much of the change kriged between labels in gene space (see
-            :func:`deltavi.perturbation.estimate_shift`), and the model's own for the rest. Two opinions that err
-            differently beat either. ``"auto"`` is one half for ``"similarity"`` and ``"kriging"`` with the observed
-            magnitude, and none for a shift or magnitude of the user's choice.
-        dose
-            Factor of the response, 1 for the dose that was measured.
+            :func:`deltavi.perturbation.estimate_shift`), and the model's own for the rest. Averaging two estimators
+            with different errors beats either. ``"auto"`` is one half for ``"similarity"`` and ``"kriging"`` with
+            ``shift_scale="match"``, and none for another shift or scale.
+        effect_scale
+            Factor of the response, 1 for that of the measured perturbation.
         invalid_cells
             ``"drop"`` leaves out cells with NaN, infinite or non-count values; ``"error"`` names them.
         batch_size
@@ -144,7 +144,7 @@ class PerturbationMixin(OwnResponseMixin):
         """
         self._require_trained("predict_perturbation")
         control, target = self._asked(control, target)
-        check_options(profile, invalid_cells, distance)
+        check_options(output, invalid_cells, similarity_space)
         request = self._request(adata, control=control, labels=labels, drop=invalid_cells == "drop")
         before = self._positions(request.adata, request.cells)
         conditions = (control, target)
@@ -153,18 +153,20 @@ class PerturbationMixin(OwnResponseMixin):
             before,
             conditions,
             shift=shift,
-            magnitude=magnitude,
-            temperature=temperature,
-            distance=distance,
-            dose=dose,
+            shift_scale=shift_scale,
+            bandwidth=bandwidth,
+            similarity_space=similarity_space,
+            effect_scale=effect_scale,
         )
-        share = self._share(consensus, shift, magnitude)
-        # a profile that is decoded draws no cells
-        drawn_with = seed if profile == "cell" else None
-        evidence = self._evidence(request, before, after, conditions, share=share, dose=dose, seed=drawn_with)
+        share = self._share(empirical_weight, shift, shift_scale)
+        # an expectation draws no cells
+        drawn_with = seed if output == "cells" else None
+        evidence = self._evidence(
+            request, before, after, conditions, share=share, effect_scale=effect_scale, seed=drawn_with
+        )
         with isolated_randomness(seed):  # loaders and encoders draw, though no draw reaches the answer
             predicted = self._predict(
-                request, before, after, conditions, evidence, profile, n_samples, batch_size=batch_size, seed=seed
+                request, before, after, conditions, evidence, output, n_samples, batch_size=batch_size, seed=seed
             )
         result = assemble(
             request,
@@ -180,8 +182,8 @@ class PerturbationMixin(OwnResponseMixin):
             "control": control,
             "target": target,
             **how,
-            "dose": dose,
-            "profile": profile,
+            "effect_scale": effect_scale,
+            "output": output,
             "n_samples": n_samples,
             "seed": seed,
             "deltavi_version": deltavi.__version__,
@@ -304,7 +306,7 @@ class PerturbationMixin(OwnResponseMixin):
         after: np.ndarray,
         conditions: tuple[str, str],
         evidence: ResponseEvidence | None,
-        profile: Profile,
+        output: Output,
         n_samples: int,
         *,
         batch_size: int,
@@ -331,9 +333,9 @@ class PerturbationMixin(OwnResponseMixin):
                 decode.observed,
                 decode(before[rows], condition=control),
                 moved(own, groups),
-                cells=moved(own, groups, drawn=True) if profile == "cell" else None,
+                cells=moved(own, groups, drawn=True) if output == "cells" else None,
                 totals=totals[rows],
-                profile=profile,
+                output=output,
                 generators=generators,
             )
             if n_samples > 1:

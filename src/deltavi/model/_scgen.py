@@ -203,7 +203,7 @@ class SCGEN(TotalCountsMixin, VAE):
                     decode(before[rows]),
                     decode(after[rows], batch=batch),
                     totals=totals[rows],
-                    profile="cell",
+                    output="cells",
                     generators=cell_generators(adata.obs_names[rows], seed=seed),
                 )
             )

@@ -34,7 +34,7 @@ from deltavi.perturbation.estimators import Shift
 from deltavi.registry.columns import require_known
 
 # Query cells that decide how far a shift is stretched.
-MAGNITUDE_CELLS = 300
+SCALED_CELLS = 300
 
 
 class ShiftsMixin(VAEMixin, CountModel):
@@ -50,26 +50,24 @@ class ShiftsMixin(VAEMixin, CountModel):
         conditions: tuple[str, str],
         *,
         shift: str | np.ndarray,
-        magnitude: float | Literal["observed"],
-        temperature: float,
-        distance: str,
-        dose: float,
+        shift_scale: float | Literal["match"],
+        bandwidth: float,
+        similarity_space: str,
+        effect_scale: float,
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Latent positions after the perturbation, and what a prediction says of how they were found."""
         control, target = conditions
-        coordinates = self._coordinates(control) if distance == "decoded" else None
-        estimate = partial(
-            self._means().shift, control, estimator=shift, temperature=temperature, coordinates=coordinates
-        )
+        coordinates = self._coordinates(control) if similarity_space == "expression" else None
+        estimate = partial(self._means().shift, control, estimator=shift, bandwidth=bandwidth, coordinates=coordinates)
         # a given vector is the whole response, whatever the target consists of
         parts = self._parts(control, target) if isinstance(shift, str) else (target,)
         by_part = {
-            part: self._shifts(request, before, (control, part), partial(estimate, part), magnitude) for part in parts
+            part: self._shifts(request, before, (control, part), partial(estimate, part), shift_scale) for part in parts
         }
         for shifts, factors in by_part.values():
             log_weak_evidence(shifts, factors)
         groups = list(next(iter(by_part.values()))[0])
-        shifts = {group: combined_shift({p: by_part[p][0][group] for p in by_part}, dose) for group in groups}
+        shifts = {group: combined_shift({p: by_part[p][0][group] for p in by_part}, effect_scale) for group in groups}
         factors = {group: float(np.mean([by_part[p][1][group] for p in by_part])) for group in groups}
         moves = [shifts[group].vector for group in request.groups]
         return (before + np.stack(moves)).astype(np.float32) if moves else before, {
@@ -84,7 +82,7 @@ class ShiftsMixin(VAEMixin, CountModel):
         positions: np.ndarray,
         conditions: tuple[str, str],
         estimate: Callable[..., Shift],
-        magnitude: float | Literal["observed"],
+        shift_scale: float | Literal["match"],
     ) -> tuple[dict[str, Shift], dict[str, float]]:
         """Shift of each group of the query, and the factor it was scaled by."""
         means = self._means()
@@ -93,12 +91,12 @@ class ShiftsMixin(VAEMixin, CountModel):
             members = np.flatnonzero(request.groups == group)
             query = positions[members].mean(0)
             shift = estimate(query=query)
-            factor = 1.0 if magnitude == "observed" else float(magnitude)
-            if magnitude != "observed":
+            factor = 1.0 if shift_scale == "match" else float(shift_scale)
+            if shift_scale != "match":
                 shift = replace(shift, vector=factor * shift.vector)
             elif shift.estimator not in UNSCALED:
                 observed = means.observed_change(*conditions, shift)
-                chosen = request.some_of(group, MAGNITUDE_CELLS)
+                chosen = request.some_of(group, SCALED_CELLS)
                 with isolated_randomness(0):
                     decoded = self._decoded_change(request, chosen, positions[chosen], conditions)
                     shift, factor = stretched(shift, observed, decoded)

@@ -109,7 +109,7 @@ class TrainingMeans:
         *,
         query: NDArray[Any],
         estimator: str | NDArray[Any],
-        temperature: float,
+        bandwidth: float,
         coordinates: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
     ) -> Shift:
         """Shift between two conditions for cells whose mean latent position is `query`.
@@ -120,7 +120,7 @@ class TrainingMeans:
             Conditions.
         query
             ``(n_latent,)`` mean latent position of the cells to move.
-        estimator, temperature
+        estimator, bandwidth
             As in :func:`deltavi.perturbation.estimate_shift`.
         coordinates
             Where labels and query are compared: a function of latent positions, by default the positions themselves.
@@ -129,7 +129,7 @@ class TrainingMeans:
             return Shift(given_vector(estimator, len(query)), "vector")
         if estimator == "similarity" and not self.has_labels:
             estimator = "global"
-        check_options(estimator, "euclidean", temperature)
+        check_options(estimator, "euclidean", bandwidth)
         groups = self.overall_positions if estimator == "global" else self.positions
         missing = [condition for condition in (control, target) if condition not in groups]
         if missing:
@@ -139,7 +139,7 @@ class TrainingMeans:
             target=groups[target],
             has_labels=self.has_labels and estimator != "global",
             query=np.asarray(query, dtype=np.float64),
-            temperature=temperature,
+            bandwidth=bandwidth,
             metric="euclidean",
             coordinates=coordinates,
         )
@@ -281,7 +281,7 @@ def weights_table(shifts: dict[str, Shift], factors: dict[str, float]) -> pd.Dat
         for group, shift in shifts.items()
         for label, weight in (shift.weights or {ALL_CELLS: 1.0}).items()
     ]
-    columns = ["query", "training_label", "weight", "n_control", "n_target", "magnitude"]
+    columns = ["query", "training_label", "weight", "n_control", "n_target", "shift_scale"]
     table = pd.DataFrame(rows, columns=columns)
     table.index = table.index.astype(str)
     return table
@@ -296,4 +296,4 @@ def log_weak_evidence(shifts: dict[str, Shift], factors: dict[str, float]) -> No
             message = "%.0f %% of the shift for %r rests on labels of fewer than %d cells (%s)."
             logger.warning(message, 100 * share, group, FEW_CELLS, examples(sorted(few)))
         if shift.estimator not in UNSCALED and factors[group] >= STRETCHES[-1]:
-            logger.warning("The magnitude for %r reached its limit of %g; train longer.", group, STRETCHES[-1])
+            logger.warning("The scale of the shift for %r reached its limit of %g; train longer.", group, STRETCHES[-1])

@@ -15,7 +15,7 @@ from scvi import REGISTRY_KEYS
 
 from deltavi import _keys
 from deltavi._errors import NotHeldOutWarning, examples
-from deltavi.model._consensus import ConsensusMixin, ResponseEvidence
+from deltavi.model._empirical_response import EmpiricalResponseMixin, ResponseEvidence
 from deltavi.model.request import Request
 from deltavi.perturbation.estimators import ALL_CELLS
 from deltavi.registry.columns import category_names
@@ -38,7 +38,7 @@ def held_out_by_caller() -> Iterator[None]:
         _held_out_by_caller.reset(token)
 
 
-class OwnResponseMixin(ConsensusMixin):
+class OwnResponseMixin(EmpiricalResponseMixin):
     """Carries the weight of the labels' own treated cells; the model keeps the means of its training cells."""
 
     def _own_weights(

@@ -76,14 +76,14 @@ class RoutesMixin(ComponentsMixin):
         Raises
         ------
         DeltaviError
-            If a route is asked for without ``conditional=True``, or together with a ``magnitude``.
+            If a route is asked for without ``conditional=True``, or together with a ``shift_scale``.
         """
         shift = kwargs.get("shift")
         if isinstance(shift, str) and shift in ROUTES:
             if not self.module.conditional:
                 raise DeltaviError(f"shift={shift!r} switches the condition: make the model with conditional=True.")
-            if kwargs.get("magnitude", "observed") != "observed":
-                raise DeltaviError(f"magnitude scales a latent shift, and shift={shift!r} takes none.")
+            if kwargs.get("shift_scale", "match") != "match":
+                raise DeltaviError(f"shift_scale is the factor of a latent shift, and shift={shift!r} takes none.")
         adata = self._as_control(adata, control)
         return super().predict_perturbation(adata, control=control, target=target, **kwargs)
 

@@ -31,8 +31,8 @@ from deltavi.perturbation.noise import cell_generators, uniforms
 
 logger = logging.getLogger("deltavi")
 
-Consensus = float | Literal["auto"]
-# Two opinions of about the same quality: the mean of both is hard to improve upon.
+EmpiricalWeight = float | Literal["auto"]
+# Two estimates of about the same quality: the mean of both is hard to improve upon.
 EQUAL_SHARE = 0.5
 # Shifts that look at how labels lie; the others were asked for as they are.
 INTERPOLATING = ("similarity", "kriging")
@@ -81,15 +81,15 @@ def unmoved(target: Likelihood, groups: np.ndarray, *, drawn: bool = False) -> L
     return target
 
 
-class ConsensusMixin(ShiftsMixin):
-    """Carries the consensus of ``predict_perturbation``; the model keeps the means of its training cells."""
+class EmpiricalResponseMixin(ShiftsMixin):
+    """Carries the measured response of ``predict_perturbation``; the model keeps the means of its training cells."""
 
-    def _share(self, consensus: Consensus, shift: str | np.ndarray, magnitude: object) -> float:
-        """Weight of the kriged change; by default none where shift or magnitude was chosen by the user."""
-        if not isinstance(consensus, str):
-            return share("consensus", consensus)
-        choice("consensus", consensus, ("auto",))
-        usual = isinstance(shift, str) and shift in INTERPOLATING and magnitude == "observed"
+    def _share(self, empirical_weight: EmpiricalWeight, shift: str | np.ndarray, shift_scale: object) -> float:
+        """Weight of the kriged change; by default none where the user chose shift or scale."""
+        if not isinstance(empirical_weight, str):
+            return share("empirical_weight", empirical_weight)
+        choice("empirical_weight", empirical_weight, ("auto",))
+        usual = isinstance(shift, str) and shift in INTERPOLATING and shift_scale == "match"
         return EQUAL_SHARE if usual else 0.0
 
     def _evidence(
@@ -100,7 +100,7 @@ class ConsensusMixin(ShiftsMixin):
         conditions: tuple[str, str],
         *,
         share: float,
-        dose: float,
+        effect_scale: float,
         seed: int | None,
     ) -> ResponseEvidence | None:
         """What training labels say of the groups of the query; None where there are no labels or no cells.
@@ -119,7 +119,7 @@ class ConsensusMixin(ShiftsMixin):
             assert control.errors is not None
             # the target cells that it will be compared with are taken to be as many as the control cells
             parts = [part.at(control.means[row], 2 * control.errors[row]) for part in measured]
-            estimates[group] = estimate = combined_response(parts, dose)
+            estimates[group] = estimate = combined_response(parts, effect_scale)
             if share > 0:
                 wish = partial(self._moves, request, group, (before, after), conditions, estimate.change, share=share)
                 with isolated_randomness(MATCHING_SEED):
@@ -216,7 +216,7 @@ def report_evidence(result: AnnData, evidence: ResponseEvidence, groups: np.ndar
         }
     )
     trust.index = trust.index.astype(str)
-    result.uns[_keys.UNS_PREDICTION] |= {"consensus": evidence.share, "trust": trust}
+    result.uns[_keys.UNS_PREDICTION] |= {"empirical_weight": evidence.share, "trust": trust}
     far = trust[trust["doubt"] > trust["usual_doubt"]]
     for _, found in far.iterrows():
         logger.warning(
