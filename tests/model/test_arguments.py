@@ -63,7 +63,7 @@ def test_sampled_counts_have_mean_and_variance_of_the_likelihood() -> None:
         likelihood,
         likelihood,
         totals=np.full(n, 1e4),
-        profile="cell",
+        output="cells",
         generators=cell_generators([str(i) for i in range(n)], seed=0),
     )
     counts = dense(predicted.counts)

@@ -217,7 +217,7 @@ def test_detection_of_genes_is_learned_and_predicted() -> None:
     assert "counts" not in predicted.layers
     rate = np.asarray(predicted.layers["rate"])
     assert ((rate > 0) & (rate < 1)).all()
-    decoded = model.predict_perturbation(control="control", target="stimulated", profile="decoded")
+    decoded = model.predict_perturbation(control="control", target="stimulated", output="mean")
     np.testing.assert_array_equal(decoded.X, rate)
     normalised = model.get_normalized_expression(return_numpy=True)
     assert ((normalised > 0) & (normalised < 1)).all()

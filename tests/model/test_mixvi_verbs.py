@@ -148,10 +148,10 @@ def test_routes_that_lead_nowhere(conditional: MIXVI, clusters: MIXVI) -> None:
     for route in ("z", "w"):
         with pytest.raises(DeltaviError, match=f"shift='{route}' switches the condition.*conditional=True"):
             clusters.predict_perturbation(**SWITCH, shift=route)
-        for magnitude in (1.0, 2):
-            with pytest.raises(DeltaviError, match=f"magnitude scales a latent shift, and shift='{route}'"):
-                conditional.predict_perturbation(**SWITCH, shift=route, magnitude=magnitude)
-        conditional.predict_perturbation(**SWITCH, shift=route, magnitude="observed")
+        for shift_scale in (1.0, 2):
+            with pytest.raises(DeltaviError, match=f"shift_scale is the factor of a latent shift, and shift='{route}'"):
+                conditional.predict_perturbation(**SWITCH, shift=route, shift_scale=shift_scale)
+        conditional.predict_perturbation(**SWITCH, shift=route, shift_scale="match")
     with pytest.raises(DeltaviError, match="'y' does not exist"):
         conditional.predict_perturbation(**SWITCH, shift="y")
     with pytest.raises(NotTrainedError):

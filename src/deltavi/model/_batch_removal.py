@@ -93,7 +93,7 @@ def _decode_moved(
                 decode(before[rows]),
                 decode(after[rows], batch=batch),
                 totals=totals[rows],
-                profile="cell",
+                output="cells",
                 generators=cell_generators(adata.obs_names[rows], seed=seed),
             )
         )

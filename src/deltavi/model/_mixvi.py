@@ -388,7 +388,7 @@ class MIXVI(Annotates, VAE):
         Raises
         ------
         DeltaviError
-            If a route is asked for without ``conditional=True``, or together with a ``magnitude``.
+            If a route is asked for without ``conditional=True``, or together with a ``shift_scale``.
         """
         check_route(self, kwargs)
         adata = as_control(self, adata, control)

@@ -15,8 +15,8 @@ from deltavi import _keys
 from deltavi._random import isolated_randomness
 from deltavi._text import as_text
 from deltavi.model._asked import condition_key, positions_of
-from deltavi.model._consensus import ResponseEvidence, evidence_of, report_evidence, unmoved
 from deltavi.model._decoding import CellDecoder, Predicted, predict_cells, predictive_interval, stack
+from deltavi.model._empirical_response import ResponseEvidence, evidence_of, report_evidence, unmoved
 from deltavi.model._question import Question
 from deltavi.model._shifts import destinations
 from deltavi.model.own_response import own_weights, warn_of_own_cells
@@ -61,8 +61,8 @@ def answer(model: Responds, request: Request, question: Question, *, batch_size:
         "control": control,
         "target": target,
         **how,
-        "dose": question.dose,
-        "profile": question.profile,
+        "effect_scale": question.effect_scale,
+        "output": question.output,
         "n_samples": question.n_samples,
         "seed": question.seed,
         "deltavi_version": deltavi.__version__,
@@ -108,9 +108,9 @@ def _predict(
             decode.observed,
             decode(before[rows], condition=control),
             moved(own, groups),
-            cells=moved(own, groups, drawn=True) if question.profile == "cell" else None,
+            cells=moved(own, groups, drawn=True) if question.output == "cells" else None,
             totals=totals[rows],
-            profile=question.profile,
+            output=question.output,
             generators=generators,
         )
         if n_samples > 1:

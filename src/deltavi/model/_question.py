@@ -11,8 +11,8 @@ import numpy as np
 from deltavi._entries import choice, share
 from deltavi.perturbation.estimators import Evidence, Shift
 
-Consensus = float | Literal["auto"]
-# Two opinions of about the same quality: the mean of both is hard to improve upon.
+EmpiricalWeight = float | Literal["auto"]
+# Two estimates of about the same quality: the mean of both is hard to improve upon.
 EQUAL_SHARE = 0.5
 # Shifts that look at how labels lie; the others were asked for as they are.
 INTERPOLATING = ("similarity", "kriging")
@@ -55,16 +55,16 @@ class Question:
         Conditions to start from and to predict.
     shift
         Name of an estimator or of a route of the model, an estimator, or a vector ``(n_latent,)``.
-    magnitude
-        Factor of the shift, or ``"observed"``.
-    temperature, distance
+    shift_scale
+        Factor of the shift, or ``"match"``.
+    bandwidth, similarity_space
         Options of the estimator.
     share
         Weight of the change seen in the training labels.
-    dose
+    effect_scale
         Factor of the response.
-    profile
-        ``"cell"`` or ``"decoded"``.
+    output
+        ``"cells"`` or ``"mean"``.
     n_samples
         Draws of the posterior.
     seed
@@ -74,12 +74,12 @@ class Question:
     control: Condition
     target: Condition
     shift: str | np.ndarray | ShiftStrategy
-    magnitude: float | Literal["observed"]
-    temperature: float
-    distance: str
+    shift_scale: float | Literal["match"]
+    bandwidth: float
+    similarity_space: str
     share: float
-    dose: float
-    profile: Literal["cell", "decoded"]
+    effect_scale: float
+    output: Literal["cells", "mean"]
     n_samples: int
     seed: int
 
@@ -95,16 +95,16 @@ class Question:
 
     @property
     def cells_drawn_with(self) -> int | None:
-        """Seed of the quantiles that cells are drawn at; None of a decoded profile, which draws none."""
-        return self.seed if self.profile == "cell" else None
+        """Seed of the quantiles that cells are drawn at; None where their mean is asked for."""
+        return self.seed if self.output == "cells" else None
 
 
-def share_of(consensus: Consensus, shift: Any, magnitude: object) -> float:
-    """Weight of the kriged change; by default none where shift or magnitude was chosen by the user."""
-    if not isinstance(consensus, str):
-        return share("consensus", consensus)
-    choice("consensus", consensus, ("auto",))
-    usual = isinstance(shift, str) and shift in INTERPOLATING and magnitude == "observed"
+def share_of(empirical_weight: EmpiricalWeight, shift: Any, shift_scale: object) -> float:
+    """Weight of the kriged change; by default none where the user chose shift or scale."""
+    if not isinstance(empirical_weight, str):
+        return share("empirical_weight", empirical_weight)
+    choice("empirical_weight", empirical_weight, ("auto",))
+    usual = isinstance(shift, str) and shift in INTERPOLATING and shift_scale == "match"
     return EQUAL_SHARE if usual else 0.0
 
 

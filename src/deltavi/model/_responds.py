@@ -13,11 +13,11 @@ from deltavi import _keys
 from deltavi._text import as_text
 from deltavi.model._asked import BATCH_SIZE, conditions_asked, groups_of, request_of
 from deltavi.model._base import CountModel
-from deltavi.model._decoding import Profile
+from deltavi.model._decoding import Output
 from deltavi.model._encoding import get_latent_representation, get_marginal_ll, impute
 from deltavi.model._mean_responses import MEANS
 from deltavi.model._prediction import answer
-from deltavi.model._question import Condition, Consensus, Question, Route, ShiftStrategy, share_of
+from deltavi.model._question import Condition, EmpiricalWeight, Question, Route, ShiftStrategy, share_of
 from deltavi.model._recipe import Part
 from deltavi.model._training_means import TrainingMeans
 from deltavi.model.request import check_options
@@ -49,13 +49,13 @@ class Responds(VAEMixin, CountModel):
         target: str,
         labels: str | Sequence[str] | None = None,
         shift: str | np.ndarray | ShiftStrategy = "similarity",
-        magnitude: float | Literal["observed"] = "observed",
-        profile: Profile = "cell",
+        shift_scale: float | Literal["match"] = "match",
+        output: Output = "cells",
         n_samples: int = 1,
-        temperature: float = 0.2,
-        distance: Literal["decoded", "latent"] = "decoded",
-        consensus: Consensus = "auto",
-        dose: float = 1.0,
+        bandwidth: float = 0.2,
+        similarity_space: Literal["expression", "latent"] = "expression",
+        empirical_weight: EmpiricalWeight = "auto",
+        effect_scale: float = 1.0,
         invalid_cells: Literal["error", "drop"] = "error",
         batch_size: int = BATCH_SIZE,
         seed: int = 0,
@@ -83,29 +83,29 @@ class Responds(VAEMixin, CountModel):
             :class:`deltavi.perturbation.Shift`.
             ``"similarity"`` weights training labels by how close their control cells lie to those of the query; where
             no labels were registered it is ``"global"``.
-        magnitude
-            Factor of the shift. ``"observed"`` scales it until the change it decodes to is as large as the change
+        shift_scale
+            Factor of the shift. ``"match"`` scales it until the change it decodes to is as large as the change
             seen in the training labels it comes from (posterior means are drawn towards the prior, and shifts
             between them come out short); the paper's ``"scgen"`` and a given vector are used as they stand.
-        profile
-            ``"cell"`` carries each cell's residual; ``"decoded"`` is the expectation of log expression alone, far too
-            even to pass for cells.
+        output
+            ``"cells"`` carries each cell's residual; ``"mean"`` is the expectation of log expression alone, far less
+            variable than measured cells.
         n_samples
             Draws of the posterior; with more than one, layers ``"lower"`` and ``"upper"`` hold a 90 % predictive
             interval of each cell and gene.
-        temperature
-            Width of the weights of ``"similarity"``.
-        distance
-            Where labels are compared for ``"similarity"`` and ``"nearest"``: between the profiles (log1p CP10k) that
-            their mean latent positions decode to, or between the positions.
-        consensus
-            Share, from 0 to 1, of the response that the training labels showed in the predicted one: the change of
+        bandwidth
+            Width of the weights of ``"similarity"``, relative to the mean distance.
+        similarity_space
+            Where labels are compared for ``"similarity"`` and ``"nearest"``: by the expression (log1p CP10k) that
+            their mean latent positions decode to, or by these positions (``"latent"``).
+        empirical_weight
+            Weight, from 0 to 1, of the measured response of the training labels in the predicted one: the change of
             each gene's mean is that much of the change kriged between labels in gene space (see
-            :func:`deltavi.perturbation.estimate_shift`), and the model's own for the rest. Two opinions that err
-            differently beat either. ``"auto"`` is one half for ``"similarity"`` and ``"kriging"`` with the observed
-            magnitude, and none for a shift or magnitude of the user's choice.
-        dose
-            Factor of the response, 1 for the dose that was measured.
+            :func:`deltavi.perturbation.estimate_shift`), and the model's own for the rest. Averaging two estimators
+            with different errors beats either. ``"auto"`` is one half for ``"similarity"`` and ``"kriging"`` with
+            ``shift_scale="match"``, and none for another shift or scale.
+        effect_scale
+            Factor of the response, 1 for that of the measured perturbation.
         invalid_cells
             ``"drop"`` leaves out cells with NaN, infinite or non-count values; ``"error"`` names them.
         batch_size
@@ -143,18 +143,18 @@ class Responds(VAEMixin, CountModel):
         """
         self._require_trained("predict_perturbation")
         start, end = conditions_asked(self, control, target)
-        check_options(profile, invalid_cells, distance)
+        check_options(output, invalid_cells, similarity_space)
         request = request_of(self, adata, control=start.name, labels=labels, drop=invalid_cells == "drop")
         question = Question(
             control=start,
             target=end,
             shift=shift,
-            magnitude=magnitude,
-            temperature=temperature,
-            distance=distance,
-            share=share_of(consensus, shift, magnitude),
-            dose=dose,
-            profile=profile,
+            shift_scale=shift_scale,
+            bandwidth=bandwidth,
+            similarity_space=similarity_space,
+            share=share_of(empirical_weight, shift, shift_scale),
+            effect_scale=effect_scale,
+            output=output,
             n_samples=n_samples,
             seed=seed,
         )

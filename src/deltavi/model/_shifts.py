@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from deltavi.model._responds import Responds
 
 # Query cells that decide how far a shift is stretched.
-MAGNITUDE_CELLS = 300
+SCALED_CELLS = 300
 
 
 def destinations(
@@ -43,12 +43,12 @@ def destinations(
     if isinstance(route, str) and route in model.routes:
         return model.routes[route](model, request, before, question), {"shift": route}
     control, target = question.conditions
-    coordinates = coordinates_of(model, question.control.code) if question.distance == "decoded" else None
+    coordinates = coordinates_of(model, question.control.code) if question.similarity_space == "expression" else None
     estimate = partial(
         means_of(model).shift,
         control,
         estimator=question.shift,
-        temperature=question.temperature,
+        bandwidth=question.bandwidth,
         coordinates=coordinates,
     )
     # a given vector is the whole response, whatever the target consists of
@@ -57,7 +57,9 @@ def destinations(
     for shifts, factors in by_part.values():
         log_weak_evidence(shifts, factors)
     groups = list(next(iter(by_part.values()))[0])
-    shifts = {group: combined_shift({p: by_part[p][0][group] for p in by_part}, question.dose) for group in groups}
+    shifts = {
+        group: combined_shift({p: by_part[p][0][group] for p in by_part}, question.effect_scale) for group in groups
+    }
     factors = {group: float(np.mean([by_part[p][1][group] for p in by_part])) for group in groups}
     moves = [shifts[group].vector for group in request.groups]
     return (before + np.stack(moves)).astype(np.float32) if moves else before, {
@@ -76,19 +78,19 @@ def _shifts(
     estimate: Callable[..., Shift],
 ) -> tuple[dict[str, Shift], dict[str, float]]:
     """Shift of each group of the query to a `part` of the target, and the factor it was scaled by."""
-    means, magnitude = means_of(model), question.magnitude
+    means, shift_scale = means_of(model), question.shift_scale
     end = question.target if part == question.target.name else model.condition(part)
     codes = question.control.code, end.code
     shifts, factors = {}, {}
     for group in dict.fromkeys(request.groups):
         members = np.flatnonzero(request.groups == group)
         shift = estimate(query=positions[members].mean(0))
-        factor = 1.0 if magnitude == "observed" else float(magnitude)
-        if magnitude != "observed":
+        factor = 1.0 if shift_scale == "match" else float(shift_scale)
+        if shift_scale != "match":
             shift = replace(shift, vector=factor * shift.vector)
         elif shift.estimator not in UNSCALED:
             observed = means.observed_change(question.control.name, part, shift)
-            chosen = request.some_of(group, MAGNITUDE_CELLS)
+            chosen = request.some_of(group, SCALED_CELLS)
             with isolated_randomness(0):
                 decoded = decoded_change(model, request, chosen, positions[chosen], codes)
                 shift, factor = stretched(shift, observed, decoded)

@@ -110,7 +110,7 @@ class TrainingMeans:
         *,
         query: NDArray[Any],
         estimator: str | NDArray[Any] | ShiftStrategy,
-        temperature: float,
+        bandwidth: float,
         coordinates: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
     ) -> Shift:
         """Shift between two conditions for cells whose mean latent position is `query`.
@@ -121,20 +121,20 @@ class TrainingMeans:
             Conditions.
         query
             ``(n_latent,)`` mean latent position of the cells to move.
-        estimator, temperature
+        estimator, bandwidth
             As in :func:`deltavi.perturbation.estimate_shift`.
         coordinates
             Where labels and query are compared: a function of latent positions, by default the positions themselves.
         """
         if callable(estimator):
-            return estimator(self._evidence(control, target, self.positions, query, temperature, coordinates))
+            return estimator(self._evidence(control, target, self.positions, query, bandwidth, coordinates))
         if not isinstance(estimator, str):
             return Shift(given_vector(estimator, len(query)), "vector")
         if estimator == "similarity" and not self.has_labels:
             estimator = "global"
-        check_options(estimator, "euclidean", temperature)
+        check_options(estimator, "euclidean", bandwidth)
         groups = self.overall_positions if estimator == "global" else self.positions
-        return ESTIMATORS[estimator](self._evidence(control, target, groups, query, temperature, coordinates))
+        return ESTIMATORS[estimator](self._evidence(control, target, groups, query, bandwidth, coordinates))
 
     def _evidence(
         self,
@@ -142,7 +142,7 @@ class TrainingMeans:
         target: str,
         groups: dict[str, GroupMeans],
         query: NDArray[Any],
-        temperature: float,
+        bandwidth: float,
         coordinates: Callable[[NDArray[Any]], NDArray[Any]] | None,
     ) -> Evidence:
         """Means of `groups` in both conditions, as an estimator takes them."""
@@ -154,7 +154,7 @@ class TrainingMeans:
             target=groups[target],
             has_labels=self.has_labels and groups is not self.overall_positions,
             query=np.asarray(query, dtype=np.float64),
-            temperature=temperature,
+            bandwidth=bandwidth,
             metric="euclidean",
             coordinates=coordinates,
         )
@@ -295,7 +295,7 @@ def weights_table(shifts: dict[str, Shift], factors: dict[str, float]) -> pd.Dat
         for group, shift in shifts.items()
         for label, weight in (shift.weights or {ALL_CELLS: 1.0}).items()
     ]
-    columns = ["query", "training_label", "weight", "n_control", "n_target", "magnitude"]
+    columns = ["query", "training_label", "weight", "n_control", "n_target", "shift_scale"]
     table = pd.DataFrame(rows, columns=columns)
     table.index = table.index.astype(str)
     return table
@@ -310,4 +310,4 @@ def log_weak_evidence(shifts: dict[str, Shift], factors: dict[str, float]) -> No
             message = "%.0f %% of the shift for %r rests on labels of fewer than %d cells (%s)."
             logger.warning(message, 100 * share, group, FEW_CELLS, examples(sorted(few)))
         if shift.estimator not in UNSCALED and factors[group] >= STRETCHES[-1]:
-            logger.warning("The magnitude for %r reached its limit of %g; train longer.", group, STRETCHES[-1])
+            logger.warning("The scale of the shift for %r reached its limit of %g; train longer.", group, STRETCHES[-1])

@@ -15,7 +15,7 @@ from scvi import REGISTRY_KEYS
 
 from deltavi import _keys
 from deltavi._errors import NotHeldOutWarning, examples
-from deltavi.model._consensus import ResponseEvidence, label_means
+from deltavi.model._empirical_response import ResponseEvidence, label_means
 from deltavi.model._question import Question
 from deltavi.model.request import Request
 from deltavi.perturbation.estimators import ALL_CELLS

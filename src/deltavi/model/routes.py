@@ -56,8 +56,8 @@ def check_route(model: MIXVI, options: dict[str, Any]) -> None:
     if isinstance(shift, str) and shift in model.routes:
         if not model.module.conditional:
             raise DeltaviError(f"shift={shift!r} switches the condition: make the model with conditional=True.")
-        if options.get("magnitude", "observed") != "observed":
-            raise DeltaviError(f"magnitude scales a latent shift, and shift={shift!r} takes none.")
+        if options.get("shift_scale", "match") != "match":
+            raise DeltaviError(f"shift_scale is the factor of a latent shift, and shift={shift!r} takes none.")
 
 
 def as_control(model: MIXVI, adata: AnnData | None, control: str) -> AnnData | None:

@@ -95,7 +95,7 @@ def evidence_of(
         assert control.errors is not None
         # the target cells that it will be compared with are taken to be as many as the control cells
         parts = [part.at(control.means[row], 2 * control.errors[row]) for part in measured]
-        estimates[group] = estimate = combined_response(parts, question.dose)
+        estimates[group] = estimate = combined_response(parts, question.effect_scale)
         if share > 0:
             matched = partial(_moves, model, request, group, (before, after), question, estimate.change)
             with isolated_randomness(MATCHING_SEED):
@@ -191,7 +191,7 @@ def report_evidence(result: AnnData, evidence: ResponseEvidence, groups: np.ndar
         }
     )
     trust.index = trust.index.astype(str)
-    result.uns[_keys.UNS_PREDICTION] |= {"consensus": evidence.share, "trust": trust}
+    result.uns[_keys.UNS_PREDICTION] |= {"empirical_weight": evidence.share, "trust": trust}
     far = trust[trust["doubt"] > trust["usual_doubt"]]
     for _, found in far.iterrows():
         logger.warning(
