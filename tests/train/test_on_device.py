@@ -15,6 +15,7 @@ from scvi import REGISTRY_KEYS, settings
 from scvi.dataloaders import DataSplitter
 
 from deltavi import _keys
+from deltavi.errors import UnknownArgumentError
 from deltavi.model import LABELVI, VAE
 from deltavi.registry import _device_rows
 from deltavi.registry._batches import OrderedDataset
@@ -147,6 +148,14 @@ def test_the_device_is_free_again_where_training_breaks(name: str, moved: list[A
     [(splitter, cells)] = seen
     assert not splitter._cells
     assert cells.device_rows is None
+
+
+@pytest.mark.parametrize("name", ["LABELVI", "MIXVI", "ACTINN"])
+def test_an_order_of_its_own_takes_no_options_of_loaders(name: str, moved: list[Any]) -> None:
+    model = OF_COUNTS[name].untrained()
+    with pytest.raises(UnknownArgumentError, match=f"'drop_last'.*{name} makes mini-batches of its own"):
+        OF_COUNTS[name].train(model, datasplitter_kwargs={"drop_last": True})
+    assert not moved
 
 
 # -- every order of mini-batches -----------------------------------------------------------------------------

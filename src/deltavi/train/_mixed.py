@@ -140,9 +140,8 @@ class RepeatingDataset(Dataset[dict[str, Any]]):
         kept[again] = self.generator.uniform(self.thinning, 1, size=(int(again.sum()), 1))
         x = loaded[REGISTRY_KEYS.X_KEY]
         cell, gene, count = self._repeated_counts(loaded, rows, again)
-        thinned = {
-            REGISTRY_KEYS.X_KEY: replaced(x, cell, gene, self.generator.binomial(count.astype(np.int64), kept[cell, 0]))
-        }
+        fewer = self.generator.binomial(count.astype(np.int64), kept[cell, 0])
+        thinned = {REGISTRY_KEYS.X_KEY: replaced(x, cell, gene, fewer)}
         if REGISTRY_KEYS.SIZE_FACTOR_KEY in loaded:
             # the total over all genes falls with the counts of those in the matrix
             factors = loaded[REGISTRY_KEYS.SIZE_FACTOR_KEY]
