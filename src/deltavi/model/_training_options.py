@@ -80,9 +80,10 @@ def plan_keywords(model: CountModel) -> list[str]:
 
 def loading_keywords(model: CountModel) -> list[str]:
     """Names that the data splitter of `model` takes; one that makes its own mini-batches takes those of a split."""
-    if not issubclass(model._data_splitter_cls, DeviceSplitter):
+    splitter = model._data_splitter_cls
+    if not issubclass(splitter, DeviceSplitter) or splitter.makes_batches:
         return list(SPLIT_KEYS)
-    of_loaders = init_keywords(model._data_splitter_cls, AnnDataLoader)
+    of_loaders = init_keywords(splitter, AnnDataLoader)
     return [name for name in dict.fromkeys([*SPLIT_KEYS, *of_loaders]) if name not in NOT_OF_LOADING]
 
 
