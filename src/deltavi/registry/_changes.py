@@ -1,4 +1,4 @@
-"""Errors that say what of a registered AnnData changed since it was set up, and the way out."""
+"""Errors that name what changed in a registered AnnData since it was set up, and the way out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WAY_OUT = (
 
 
 def same_names(now: pd.Index, before: pd.Index) -> bool:
-    """Whether names are the same in the same order; their type does not matter."""
+    """True if names are the same in the same order; their type does not matter."""
     if now.is_(before) or now.equals(before):
         return True
     return len(now) == len(before) and bool((np.asarray(now.astype(str)) == np.asarray(before.astype(str))).all())
@@ -76,7 +76,7 @@ def _difference(now: pd.Index, before: pd.Index, kind: str) -> str:
 
 
 class Columns:
-    """What the registered columns of obs held, and what registration wrote of them.
+    """Contents of the registered columns of obs, and of the columns that registration wrote.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ class Columns:
                 )
 
     def _readers(self, adata: AnnData) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
-        """Columns that must stay as they were, and what reads one as numbers, ``(n_cells,)``."""
+        """Columns that must stay unchanged, each with a reader of its numbers, ``(n_cells,)``."""
         for field, state in self._fields:
             for key in _read_by(field, state):
                 yield key, partial(_numbers, field, adata, key, state)
@@ -160,7 +160,7 @@ def _stored(values: pd.Series) -> tuple[pd.Index | None, np.ndarray] | None:
 
 
 def _is_stored(values: pd.Series, before: tuple[pd.Index | None, np.ndarray] | None) -> bool:
-    """Compare a column with how it was stored, which is found sooner than what it means."""
+    """Compare a column with its former storage, which is faster than to compare categories."""
     now = _stored(values)
     if now is None or before is None or not np.array_equal(now[1], before[1]):
         return False
@@ -182,7 +182,7 @@ def _table(adata: AnnData, place: tuple[str, str]) -> Any:
 
 
 def changed_matrix(adata: AnnData, x: Any, *, where: str, registered: MatrixPrint, report: MatrixReport) -> Exception:
-    """Error for a matrix that no longer holds what was registered; read in full to say what it looks like.
+    """Build the error for a matrix that changed since it was registered; it is read in full to describe it.
 
     Parameters
     ----------
@@ -191,11 +191,11 @@ def changed_matrix(adata: AnnData, x: Any, *, where: str, registered: MatrixPrin
     x
         Its matrix.
     where
-        How to call it.
+        Name of the matrix in messages.
     registered
-        Fingerprint of what it held.
+        Fingerprint of the registered matrix.
     report
-        What was found in it when it was registered.
+        Scan of the registered matrix.
     """
     now = scan_matrix(loadable(x, where=where, quiet=True))
     if now.n_nan + now.n_infinite:
@@ -219,7 +219,7 @@ def changed_matrix(adata: AnnData, x: Any, *, where: str, registered: MatrixPrin
 
 
 def _look(before: MatrixReport, now: MatrixReport) -> str:
-    """How the matrix looks, where it is on another scale than before."""
+    """Describe the scale of the matrix now, if it differs from that of the registered one."""
     since = "since setup_anndata"
     was = "counts" if before.are_counts else "the values registered"
     if now.n_negative and not before.n_negative:
@@ -236,7 +236,7 @@ def _look(before: MatrixReport, now: MatrixReport) -> str:
 
 
 def _held_by(adata: AnnData, where: str, registered: MatrixPrint) -> str:
-    """The way back, where a layer or raw still holds what was registered."""
+    """Name a layer or raw that still holds the registered values, with the line that restores them."""
     places = {"adata.X": adata.X} | {f"adata.layers[{key!r}]": x for key, x in adata.layers.items() if key is not None}
     raw = getattr(adata, "raw", None)
     if raw is not None and raw.shape == adata.shape:
@@ -249,7 +249,7 @@ def _held_by(adata: AnnData, where: str, registered: MatrixPrint) -> str:
 
 @contextmanager
 def reading(where: str, adata: AnnData) -> Iterator[None]:
-    """Say of any error in the block that the matrix is gone, or its file cannot be read."""
+    """Turn errors of the block into one that the matrix, or its file, cannot be read."""
     try:
         yield
     except DeltaviError:

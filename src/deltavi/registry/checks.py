@@ -1,4 +1,4 @@
-"""One full scan of an expression matrix, in row blocks, whatever it is stored in."""
+"""Full scan of an expression matrix, in row blocks, for any storage."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ COUNT_LIKELIHOOD = (
     f"A count likelihood needs raw counts; gene_likelihood='normal' takes log-normalised expression. {ANY_VALUES}"
 )
 Kind = Literal["counts", "log-normalised values"]
-# What is said of a kind of values that lies elsewhere than where it was looked for.
+# Text that names another place of the AnnData that holds a kind of values.
 Offer = Callable[[Kind], str]
 
 
 def nowhere_else(kind: Kind) -> str:
-    """Say nothing: where else values could lie is not known."""
+    """Return no text: other places that may hold the values are not known."""
     return ""
 
 
 @dataclass(frozen=True)
 class MatrixReport:
-    """What a full scan of a matrix found; every number counts entries unless it says cells or genes."""
+    """Result of a full scan of a matrix; numbers count entries unless their name has cells or genes."""
 
     n_cells: int
     n_genes: int
@@ -75,7 +75,7 @@ class MatrixReport:
 
     @property
     def look_like_counts(self) -> bool:
-        """Whole numbers for the most part; logarithms of scaled counts hardly ever are."""
+        """Mostly whole numbers; logarithms of scaled counts are rarely whole."""
         return self.n_negative == 0 and 2 * self.n_fractional < self.n_nonzero
 
     @property
@@ -217,7 +217,7 @@ class _Scan:
         """Everything that was found in a matrix of this shape."""
         sums = self.sums
         if self.maximum < 0.5:
-            # nothing but what is left of zeros: these are small numbers, not counts
+            # no value rounds to one: these are small numbers, not counts
             sums["n_fractional"], sums["n_rounding"] = sums["n_fractional"] + sums["n_rounding"], 0
         return MatrixReport(
             n_cells=int(shape[0]),
@@ -251,7 +251,7 @@ def are_plain_counts(values: np.ndarray) -> bool:
 
 
 def differ_by_rounding(values: np.ndarray) -> np.ndarray:
-    """Which of `values` are whole numbers but for rounding, as after undoing a logarithm."""
+    """Mask of `values` that are whole numbers but for rounding, as after inverting a logarithm."""
     whole = np.rint(values)
     distance = np.abs(values - whole)
     near = distance <= np.clip(ROUNDING_SHARE * np.abs(values), ROUNDING, LARGEST_ROUNDING)
@@ -275,7 +275,7 @@ def require_finite(
 
 
 def _negative(report: MatrixReport, cells: Sequence[str]) -> str:
-    """How many values are negative, in which of `cells`; of cells without names, in which rows."""
+    """Text with the number of negative values and their `cells`; their rows if cells have no names."""
     named = examples([cells[i] for i in report.negative_cells] if len(cells) else report.negative_cells)
     return f"{report.n_negative} negative values in {report.n_negative_cells} cells (for example {named})"
 
@@ -288,7 +288,7 @@ def require_counts(
     needs: str = COUNT_LIKELIHOOD,
     offer: Offer = nowhere_else,
 ) -> None:
-    """Raise where a model of raw counts, as `needs` says, would meet anything but non-negative whole numbers."""
+    """Raise if a matrix for a model of raw counts, see `needs`, holds other than non-negative whole numbers."""
     if report.are_counts:
         return
     if report.n_negative:
@@ -318,7 +318,7 @@ def require_log_normalised(
     needs: str = LOG_LIKELIHOOD,
     offer: Offer = nowhere_else,
 ) -> None:
-    """Raise where a Gaussian model, as `needs` says, would meet counts, or values that no logarithm of counts takes."""
+    """Raise if a matrix for a Gaussian model, described by `needs`, holds counts or values too large for log counts."""
     if report.n_negative:
         reason = f"holds {_negative(report, cells)}, as scaled or centred data do and logarithms of counts do not"
     elif report.look_like_counts:
@@ -339,7 +339,7 @@ def require_log_normalised(
 def require_detection(
     report: MatrixReport, *, where: str, cells: Sequence[str] = (), offer: Offer = nowhere_else
 ) -> None:
-    """Raise where a Bernoulli likelihood would meet anything but values from zero to one."""
+    """Raise if a matrix for a Bernoulli likelihood holds values outside of zero to one."""
     if report.n_negative == 0 and report.max_value <= 1:
         return
     negative = f"{_negative(report, cells)} and " if report.n_negative else ""
@@ -351,7 +351,7 @@ def require_detection(
 
 
 def scale_check(gene_likelihood: str) -> Callable[..., None]:
-    """What raises where a matrix is not on the scale a likelihood needs."""
+    """Check that raises if a matrix is not on the scale of a likelihood."""
     other: dict[str, Callable[..., None]] = {"normal": require_log_normalised, "bernoulli": require_detection}
     return other.get(gene_likelihood, require_counts)
 
@@ -373,7 +373,7 @@ def warn_unusual(report: MatrixReport, *, where: str, cells: Sequence[str]) -> N
 def cell_totals(x: Any) -> np.ndarray:
     """Sum of each row of `x`, read in blocks, ``(n_cells,)``."""
     if isinstance(x, CSCDataset):
-        # cut by rows it would be read whole for every block
+        # to cut rows from columns would read the whole file for every block
         return _totals_by_column(x.group["indices"], x.group["data"], n_rows=x.shape[0])
     sums = [np.asarray(block.sum(1), dtype=np.float64).ravel() for _, block in row_blocks(x)]
     return np.concatenate(sums) if sums else np.zeros(0)
@@ -388,5 +388,5 @@ def _totals_by_column(row_of: Any, value_of: Any, *, n_rows: int) -> np.ndarray:
 
 
 def are_relative(size_factors: np.ndarray, totals: np.ndarray) -> bool:
-    """Whether size factors are smaller than the counts they belong to, as pooled estimates around one are."""
+    """True if size factors are smaller than the counts they belong to, as pooled estimates around one are."""
     return len(size_factors) > 0 and bool(np.median(size_factors) < np.median(totals))

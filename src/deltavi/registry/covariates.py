@@ -26,7 +26,7 @@ SMALLEST_SPREAD = 1e-12
 class ContinuousCovariatesField(NumericalJointObsField):
     """Continuous covariates: finite numbers, standardised with the moments of the training cells.
 
-    The registry keeps the moments, so that a query and a loaded model meet the same scale. One of an older file has
+    The registry keeps the moments, so that a query and a loaded model use the same scale. One of an older file has
     none: its covariates are read as they are.
     """
 
@@ -63,7 +63,7 @@ class ContinuousCovariatesField(NumericalJointObsField):
         self._write(adata, self._values(adata), state.get(self.MOMENTS_KEY))
 
     def _values(self, adata: AnnData) -> np.ndarray:
-        """Covariates as they are, ``(n_cells, n_covariates)``."""
+        """Covariates on their own scale, ``(n_cells, n_covariates)``."""
         return np.stack([numbers(adata, key) for key in self.attr_keys], axis=1)
 
     def _write(self, adata: AnnData, values: np.ndarray, moments: dict[str, Any] | None) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def _moments(values: np.ndarray) -> dict[str, Any]:
 
 
 def standardised(values: np.ndarray, moments: dict[str, Any]) -> np.ndarray:
-    """`values` ``(n_cells, n_covariates)`` less the mean, in standard deviations; zero where training saw no spread."""
+    """`values` ``(n_cells, n_covariates)`` less the mean, in standard deviations; zero for constant ones."""
     means, scales = np.asarray(moments["means"]), np.asarray(moments["scales"])
     found: np.ndarray = np.divide(values - means, scales, out=np.zeros_like(values), where=scales > 0)
     return found
@@ -128,7 +128,7 @@ class SizeFactorField(NumericalObsField):
     UNIT_KEY, RELATIVE_KEY = "unit", "is_relative"
 
     def __init__(self, registry_key: str, attr_key: str | None, *, expression: ExpressionField) -> None:
-        # without a column it is empty
+        # a field without a column is empty
         super().__init__(registry_key, attr_key, required=False)
         self._expression = expression
 

@@ -1,4 +1,4 @@
-"""AnnData fields: scvi-tools' registration with full checks and a stated answer to unseen categories."""
+"""AnnData fields: scvi-tools' registration with full checks and a defined code for unseen categories."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from deltavi.registry.source import matrix_name, matrix_of
 
 logger = logging.getLogger("deltavi")
 
-# What a value of a column is called, and several.
+# Names of one value of a column, and of several.
 NOUNS = {
     REGISTRY_KEYS.BATCH_KEY: ("batch", "batches"),
     REGISTRY_KEYS.LABELS_KEY: ("label", "labels"),
@@ -47,14 +47,14 @@ class ExpressionField(LayerField):
 
     @property
     def where(self) -> str:
-        """How to call the matrix in a message."""
+        """Name of the matrix in messages."""
         return matrix_name(self.attr_key)
 
     def validate_field(self, adata: AnnData) -> None:
         matrix_of(adata, self.attr_key)
 
     def require_finite(self, adata: AnnData, *, quiet: bool = True) -> MatrixReport:
-        """What a scan of the matrix finds; raise where that is NaN or infinite values."""
+        """Scan the matrix; raise if it holds NaN or infinite values."""
         self.validate_field(adata)
         matrix = loadable(self.get_field_data(adata), where=self.where, quiet=quiet)
         report, self._totals = scan_and_total(matrix)
@@ -96,7 +96,7 @@ class CategoryField(CategoricalObsField):
     attr_key
         obs column; ``None`` makes a constant one.
     optional_in_query
-        Whether a query may lack the column (labels are then unknown, which is fine for a prediction).
+        True if a query may lack the column (labels are then unknown, which a prediction does not need).
     """
 
     CELLS_KEY = "cells_sha256"
@@ -130,7 +130,7 @@ class CategoryField(CategoricalObsField):
         if self.is_default:
             self._setup_default_attr(adata_target)
         key = self._original_attr_key
-        # what tells whether the cells of training come back with other values
+        # fingerprint of training cells, to detect those that are passed again with other values
         keys = () if extend_categories else (self.CELLS_KEY, self.CODES_KEY)
         kept = {name: state_registry[name] for name in keys if name in state_registry}
         if key not in adata_target.obs and self.optional_in_query:
@@ -160,7 +160,7 @@ class CategoryField(CategoricalObsField):
             warn_small_batches(values, self._original_attr_key)
 
     def _fingerprint(self, adata: AnnData) -> dict[str, Any]:
-        """What tells later whether the same cells come back with other values."""
+        """Fingerprint by which the same cells with other values are detected later."""
         codes = np.asarray(adata.obs[self.attr_key])
         names = sorted_names(adata.obs_names)
         smallest = np.min_scalar_type(-2 - int(codes.max(initial=UNSEEN)))
@@ -169,8 +169,8 @@ class CategoryField(CategoricalObsField):
     def _require_same(self, state: dict[str, Any], adata: AnnData) -> None:
         """Raise where the cells are those of training, by name, and have other values.
 
-        Cells without a known value, here or in training, are not compared: a query may well hide labels. Nor is what
-        comes from a file that was written before values were kept.
+        Cells without a known value, here or in training, are not compared: a query may hide labels. Nor are cells of
+        a model file that was written before values were kept.
         """
         known = np.asarray(state.get(self.CODES_KEY, ()))
         if len(known) != adata.n_obs:
@@ -207,7 +207,7 @@ class CategoryField(CategoricalObsField):
 
 
 class CategoricalCovariatesField(CategoricalJointObsField):
-    """Several categorical columns together, with the same answer to unseen categories."""
+    """Several categorical columns together, with the same code for unseen categories."""
 
     def validate_field(self, adata: AnnData) -> None:
         for key in self.attr_keys:

@@ -1,4 +1,4 @@
-"""Data manager: hands out a loadable matrix without touching the user's, and only what was registered."""
+"""Data manager: provides registered data only, with a loadable matrix made beside the user's."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _compared: ContextVar[set[str] | None] = ContextVar("compared", default=None)
 
 @contextmanager
 def compared_once() -> Iterator[None]:
-    """Compare each registered AnnData once in this block, however often it is read."""
+    """Compare each registered AnnData once in this block, for any number of reads."""
     if _compared.get() is not None:
         yield
         return
@@ -61,13 +61,13 @@ def compared_once() -> Iterator[None]:
 class DataManager(AnnDataManager):
     """scvi-tools' manager with the expression matrix converted beside the user's object where needed.
 
-    What it hands out is what was registered with it: cells, genes, values or columns that changed since are an error,
-    and codes that another registration of the same AnnData wrote over are written again.
+    It provides the data as they were registered: changed cells, genes, values or columns are an error, and codes that
+    another registration of the same AnnData overwrote are written again.
 
     Parameters
     ----------
     is_watched
-        Whether what is registered is compared later; not where it is read at once and let go.
+        True if registered data are compared later; False if they are read once and released.
     *args, **kwargs
         As in scvi-tools.
     """
@@ -96,7 +96,7 @@ class DataManager(AnnDataManager):
 
     @contextmanager
     def _undone_on_error(self, adata: AnnData) -> Iterator[None]:
-        """Leave no columns behind that the next attempt would take for the user's, and no half of a registry."""
+        """Remove columns and registry entries of a failed registration: the next would take them for the user's."""
         registries = self._registry[FIELD_REGISTRIES_KEY]
         before = dict(registries)
         # a view is refused before anything is written
@@ -128,7 +128,7 @@ class DataManager(AnnDataManager):
     # -- comparison ------------------------------------------------------------------------------------------
 
     def validate(self) -> None:
-        """Raise where the AnnData no longer holds what was registered; write codes again that another one wrote over.
+        """Raise if registered data changed; write codes again that another registration overwrote.
 
         Raises
         ------
@@ -144,7 +144,7 @@ class DataManager(AnnDataManager):
             self.require_same_cells()
             require_same_genes(self.adata.var_names, self._genes)
             self._require_same_matrix()
-        # models of several threads may share an AnnData, and write over each other's codes
+        # models of several threads may share an AnnData, and overwrite each other's codes
         with taking_turns():
             self._require_same_columns(again)
         if compared is not None:
@@ -178,11 +178,11 @@ class DataManager(AnnDataManager):
     def _register_again(self) -> None:
         """Write columns and identifiers of the AnnData once more, as they were registered.
 
-        Codes keep their meaning though categories came or went. Nothing is warned of again, and without a filter of
-        warnings: pandas swaps filters in whatever thread it runs, and may make one that is meant for a moment stay.
+        Codes keep their meaning if categories were added or removed. No warning is repeated, and no filter of warnings
+        is set: pandas swaps filters in any thread, and may make a temporary one permanent.
         """
         adata = self.adata
-        # models find their managers by it; whoever clears uns takes it away
+        # models find their managers by it, and it is lost when uns is cleared
         adata.uns.setdefault(SCVI_UUID_KEY, self.adata_uuid)
         with self._undone_on_error(adata):
             for field, state in self._registered_fields():
@@ -199,7 +199,7 @@ class DataManager(AnnDataManager):
         return next((field for field in self.fields if isinstance(field, ExpressionField)), None)
 
     def _registered_fields(self) -> list[tuple[Any, dict[str, Any]]]:
-        """Fields that are not empty, each with what it left in the registry."""
+        """Fields that are not empty, each with its state in the registry."""
         return [(field, self._state(field)) for field in self.fields if not field.is_empty]
 
     def _state(self, field: Any) -> dict[str, Any]:
@@ -225,13 +225,13 @@ class DataManager(AnnDataManager):
             return self._converted[1]
         found = loadable(source, where="The expression matrix", quiet=True)
         found = rounded(found, self._scan, where="The expression matrix")
-        # what is read from a file as it is must not outlive that file
+        # data read directly from a file must not outlive that file
         self._converted = None if found is source else (source, found)
         return found
 
     @property
     def _scan(self) -> MatrixReport:
-        """What the scan of the expression matrix found when it was registered."""
+        """Scan of the expression matrix at registration."""
         state = self._registry[FIELD_REGISTRIES_KEY][REGISTRY_KEYS.X_KEY][STATE_REGISTRY_KEY]
         return MatrixReport.from_dict(state[ExpressionField.SCAN_KEY])
 
@@ -244,13 +244,13 @@ class DataManager(AnnDataManager):
         with compared_once():
             self.validate()
             dataset = OrderedDataset(self, getitem_tensors=data_and_attributes, load_sparse_tensor=load_sparse_tensor)
-            # fetched before anybody can change it
+            # read now, before the AnnData can change
             _ = dataset.data
         return dataset if indices is None else Subset(dataset, indices)
 
 
 def _write_again(field: Any, adata: AnnData, state: dict[str, Any]) -> None:
-    """Write what `field` adds to `adata`, by its own registry."""
+    """Write the columns of `field` to `adata`, by its own registry."""
     if isinstance(field, CategoryField):
         field.write_again(adata, state)
     elif isinstance(field, CategoricalCovariatesField):

@@ -1,4 +1,4 @@
-"""Turn whatever holds the expression into something a loader can cut mini-batches from.
+"""Conversion of expression matrices of any type to one from which a loader can cut mini-batches.
 
 Nothing here changes the user's object: conversions are made beside it and kept by the data manager.
 """
@@ -31,9 +31,9 @@ def loadable(x: Any, *, where: str, quiet: bool = False) -> Any:
     x
         Dense array, any SciPy sparse matrix or array, or a backed dataset.
     where
-        How to call `x` in a message, such as ``"adata.X"``.
+        Name of `x` in messages, such as ``"adata.X"``.
     quiet
-        Say nothing of what is unusual but allowed: it was said before.
+        Leave out warnings of unusual but allowed values, which were given before.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def loadable(x: Any, *, where: str, quiet: bool = False) -> Any:
 
 
 def rounded(x: Any, report: MatrixReport, *, where: str) -> Any:
-    """`x`, as :func:`loadable` gave it, as whole numbers where its `report` says that it holds such but for rounding.
+    """Round `x`, of :func:`loadable`, if by its `report` it holds whole numbers but for rounding.
 
     Raises
     ------

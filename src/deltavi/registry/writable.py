@@ -51,7 +51,7 @@ def writable_cells(adata: AnnData) -> AnnData:
 
 
 def _writable(values: pd.Series) -> Any:
-    """`values` themselves where a file can hold them, else their text or numbers."""
+    """`values` themselves if a file can hold them, else their text or numbers."""
     dtype: Any = values.dtype
     if isinstance(dtype, pd.CategoricalDtype):
         return values if _is_plain(dtype.categories) else pd.Categorical(_texts(values), ordered=False)
@@ -68,7 +68,7 @@ def _writable(values: pd.Series) -> Any:
 
 
 def _is_plain(values: Any) -> bool:
-    """Whether values are text throughout, or numbers of NumPy."""
+    """True if values are all text, or numbers of NumPy."""
     if isinstance(values.dtype, np.dtype) and values.dtype.kind == "O":
         return all(isinstance(value, str) for value in values)
     return isinstance(values.dtype, pd.StringDtype) or getattr(values.dtype, "kind", "") in "biuf"
@@ -87,7 +87,7 @@ def _of_objects(values: pd.Series) -> Any:
 
 
 def _texts(values: pd.Series) -> np.ndarray:
-    """Text of each value, ``None`` where it is missing; of lists, records and the like what Python prints."""
+    """Text of each value, ``None`` if it is missing; of lists, records and the like their ``str``."""
     present = values.dropna()
     if all(is_readable(kind) for kind in {type(value) for value in present}):
         return names_of(values)
