@@ -31,7 +31,7 @@ def chosen_genes(genes: Any, found: Aligned) -> NDArray[np.intp]:
     DeltaviError
         Nothing is chosen, or `genes` is none of these.
     GeneMatchError
-        A gene is not known, a position or the length of a mask does not fit, or positions are ambiguous.
+        A gene is unknown, a position or the length of a mask does not fit, or positions are ambiguous.
     """
     if genes is None:
         return np.arange(found.n_genes)
@@ -60,12 +60,12 @@ def _names(genes: Any) -> list[str]:
 
 
 def named_positions(known: pd.Index[Any], names: list[Any], what: str) -> NDArray[np.intp]:
-    """Positions of genes among those `known`, each once, in the order of `names`.
+    """Positions of genes in `known`, each once, in the order of `names`.
 
     Raises
     ------
     GeneMatchError
-        Some are not known; with the number, three of them and the nearest name of the first.
+        Some are unknown; the message has their number, three of them and the nearest name of the first.
     """
     wanted = list(dict.fromkeys(map(str, names)))
     found = known.get_indexer(pd.Index(wanted, dtype=object))

@@ -26,10 +26,10 @@ def as_matrix(x: Any, name: str) -> Any:
     Parameters
     ----------
     x
-        Dense array, scipy-sparse matrix, DataFrame or AnnData, whose X is read, (n_cells, n_genes). Names are the
-        business of the caller.
+        Dense array, scipy-sparse matrix, DataFrame or AnnData, whose X is read, (n_cells, n_genes). Names are
+        not checked.
     name
-        What the caller calls it; appears in errors.
+        Name of `x` in errors.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def without_names(x: Any, name: str) -> Any:
 
 
 def _values_of(table: pd.DataFrame, name: str) -> NDArray[Any]:
-    """Numbers of a DataFrame, whichever types its columns have; missing ones as NaN."""
+    """Numbers of a DataFrame with columns of any numeric type; missing ones as NaN."""
     text = [column for column, kind in table.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
     if text:
         raise InputDataError(
@@ -124,7 +124,7 @@ def gene_means(matrix: Any) -> Vector:
     n_cells, n_genes = matrix.shape
     if not sp.issparse(matrix):
         return np.asarray(matrix.mean(axis=0, dtype=np.float64))
-    # scipy sums in the precision of the matrix, whatever dtype it is asked for; bincount always sums in double
+    # scipy sums in the precision of the matrix even with another dtype; bincount always sums in double
     return np.asarray(np.bincount(matrix.indices, weights=matrix.data, minlength=n_genes) / n_cells)
 
 

@@ -25,7 +25,7 @@ def by_cell(cells: Any, like: str = "", /, **given: Any) -> dict[str, Any]:
     cells
         Names of the cells as text, or None.
     like
-        What has these names, for messages.
+        Owner of these names, for messages.
     **given
         Series, which name their cells; arrays, lists and Series numbered from 0, which are in order; None stays None.
 
@@ -85,7 +85,7 @@ def _shape(listed: list[Any]) -> tuple[int, ...]:
 
 
 def require_unmasked(values: Any, name: str) -> None:
-    """Raise InputDataError of a masked array that hides entries, which NumPy would read as if they were not."""
+    """Raise InputDataError if a masked array hides entries, since NumPy would read the hidden values."""
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise InputDataError(
             f"{name} has {int(np.ma.getmaskarray(values).sum())} masked entries. Fill them, or leave them out."
@@ -93,7 +93,7 @@ def require_unmasked(values: Any, name: str) -> None:
 
 
 def _require_no_numbers(names: pd.Index[Any], numbers: pd.Index[Any], first: str, other: str) -> None:
-    """Raise where rows numbered from 0 stand beside the same numbers in another order: either may be meant."""
+    """Raise if one index counts from 0 and another has the same numbers in another order, which is ambiguous."""
     if len(names) == len(numbers) and names.isin(numbers).all():
         raise InputDataError(
             f"{other} is numbered from 0, and the index of {first} holds these numbers in another order. Pass "
@@ -110,7 +110,7 @@ def _rows(given: pd.Index[Any], cells: pd.Index[Any], name: str, like: str) -> N
 
 
 def _difference(given: pd.Index[Any], cells: pd.Index[Any], name: str, like: str) -> str:
-    """What differs between two indexes beside the order, and the way out; nothing where nothing does."""
+    """Describe the difference of two indexes beside their order, and the way out; "" if there is none."""
     lost = {like: cells[~cells.isin(given)], name: given[~given.isin(cells)]}
     listed = [f"{len(names)} cells only in {of} ({examples(names)})" for of, names in lost.items() if len(names)]
     if listed:

@@ -1,7 +1,7 @@
 """Model folders are replaced file by file: new parts get names that are free, and the manifest switches to them.
 
 Until the manifest is renamed into place the folder holds the former model, from then on the new one. Only then are the
-former parts removed: those that the former manifest lists, as long as they are what it says. Any other file stays.
+former parts removed: those that the former manifest lists, if they still match it. Any other file stays.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def write_parts(folder: Path, parts: Mapping[str, Part], *, keep: Path | None = 
     folder
         New, empty, or with any files.
     parts
-        Part -> its bytes, or what writes it to the path it is given.
+        Part -> its bytes, or a function that writes it to a path.
     keep
         A file that is in use, and stays even if it is of the former model.
 
@@ -38,7 +38,7 @@ def write_parts(folder: Path, parts: Mapping[str, Part], *, keep: Path | None = 
     ModelFileError
         If it is a file, or has a ``manifest.json`` of something else.
     ModelWriteError
-        If the disk is full or the folder read-only; the message says what is there now.
+        If the disk is full or the folder read-only; the message names what is on the disk now.
     """
     require_folder(folder, error=ModelFileError)
     writing = _Writing(folder)

@@ -3,8 +3,8 @@
 A folder holds ``tensors.safetensors``, ``model.json`` and ``manifest.json``, and ``adata.h5ad`` where the cells were
 saved, too; the manifest names the format, its version, and file, size and checksum of the others. It is written last.
 
-Checksums show damage, not intent: who writes a file can write its checksums. What passes them is read as if a
-stranger had written it, never runs, takes memory in proportion to the size of the file, and fails as `ModelFileError`.
+Checksums detect damage, not intent: an attacker can write valid checksums. Files that pass them are read as untrusted:
+nothing in them is run, memory is bounded by the size of the file, and a fault is a `ModelFileError`.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from deltavi.io.atomic import is_as_described
 
 __all__ = ["DESCRIPTION", "MANIFEST", "TENSORS", "decode", "encode", "read_model", "saved_cells", "write_model"]
 
-# Names of arrays of the description that lie among the tensors.
+# Prefix of the arrays of the description that are stored among the tensors.
 ARRAY_PREFIX = "description/"
-# Types of the arrays that are written out; the name of another could ask for any amount of memory per value.
+# Types of the arrays that are written out; other types could take any amount of memory per value.
 INTEGERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 ARRAY_TYPES = {"object", "bool", *INTEGERS, "float16", "float32", "float64"}
 # Times that a folder is read again because another process replaced the model meanwhile.
@@ -161,7 +161,7 @@ def _verified(path: Path, part: str, manifest: dict[str, Any]) -> bytes:
 def saved_cells(folder: PathLike) -> Path | None:
     """File of the cells that were saved with the model, if they were.
 
-    A file of that name that the manifest does not list is somebody else's; before manifests listed cells, all were.
+    A file of that name counts only if the manifest lists it; with older ones, which list no files, it always counts.
 
     Raises
     ------
@@ -191,9 +191,9 @@ def encode(value: Any, tensors: dict[str, torch.Tensor] | None = None) -> Any:
     Parameters
     ----------
     value
-        What to encode.
+        Value to encode.
     tensors
-        Receives floating-point arrays, which JSON would blow up; without it they are written out.
+        Receives floating-point arrays, which would be large in JSON; without it they are written out.
     """
     if isinstance(value, dict):
         return {"__dict__": [[encode(k, tensors), encode(v, tensors)] for k, v in value.items()]}

@@ -1,4 +1,4 @@
-"""The manifest of a model folder: which files are its own, under which names, with size and checksum."""
+"""Manifest of a model folder: its files, with their names, sizes and checksums."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def part_file(path: Path, part: str, manifest: dict[str, Any]) -> Path:
     Raises
     ------
     ModelFileError
-        If the manifest, which anyone may have written, names any other.
+        If the manifest, which may be untrusted, names another file.
     """
     files = manifest.get("files", {})
     name = files.get(part, part) if isinstance(files, dict) else None
@@ -85,7 +85,7 @@ def size_and_checksum(path: Path, part: str, manifest: dict[str, Any]) -> tuple[
 
 
 def content(file: Path, size: int) -> bytes:
-    """What `file` holds, and no more than a byte over `size`, even if it has grown since."""
+    """Bytes of `file`, at most one more than `size`, even if it has grown since."""
     try:
         with file.open("rb") as opened:
             return opened.read(size + 1)
@@ -94,12 +94,12 @@ def content(file: Path, size: int) -> bytes:
 
 
 def parsed(data: bytes) -> Any:
-    """JSON as it is written here: UTF-8, no key twice, no NaN."""
+    """Parse JSON of the form that is written here: UTF-8, no key twice, no NaN."""
     return json.loads(data.decode(), object_pairs_hook=without_repeats, parse_constant=_refuse_constant)
 
 
 def without_repeats(pairs: Any) -> dict[Any, Any]:
-    """Dictionary of `pairs`; where a key repeats, readers differ in which they take."""
+    """Dictionary of `pairs`; a repeated key is refused, since readers differ in the value they take."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a key stands twice")

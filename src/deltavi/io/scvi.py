@@ -1,4 +1,4 @@
-"""Folders that ``scvi.model.SCVI.save`` writes: what is in them, checked."""
+"""Reader of folders that ``scvi.model.SCVI.save`` writes, with checks of their content."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ SCVI_MODEL = "SCVI"
 SETUP_ARGUMENTS = ("layer", "batch_key", "labels_key", "size_factor_key")
 SETUP_LISTS = ("categorical_covariate_keys", "continuous_covariate_keys")
 LEGACY_FILES = (SAVE_KEYS.LEGACY_MODEL_FNAME, SAVE_KEYS.LEGACY_SETUP_DICT_FNAME)
-# Fields that SCVI registers; the second row is what it keeps of cells in place of their counts.
+# Fields that SCVI registers; the second row replaces the counts of minified cells.
 FIELDS = {
     *("X", "batch", "labels", "size_factor", "extra_categorical_covs", "extra_continuous_covs"),
     *("minify_type", "latent_qzm", "latent_qzv", "observed_lib_size"),
 }
-# Attribute of an exported model that says what was written with it: a digest of the weights, and its cells.
+# Attribute of an exported model: a digest of its weights, and its cells.
 EXPORT_MARK = "deltavi_export_"
 
 
 @dataclass(frozen=True)
 class ScviFile:
-    """What a saved SCVI says.
+    """Content of a saved SCVI.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class ScviFile:
     attributes
         ``is_trained_``, ``history_`` and the indices of training, validation and test cells, where there are any.
     mark
-        What :func:`export_mark` said when this package wrote it.
+        Result of :func:`export_mark` if this package wrote it.
     """
 
     weights: dict[str, torch.Tensor]
@@ -75,7 +75,7 @@ class ScviFile:
 
     @property
     def is_export(self) -> bool:
-        """Whether this package wrote it, and nobody trained it since."""
+        """True if this package wrote it, and it was not trained since."""
         return self.mark is not None and self.mark.get("weights") == export_mark(self.weights, None)["weights"]
 
 
@@ -205,7 +205,7 @@ def _weights(given: dict[Any, Any], path: Path) -> dict[str, torch.Tensor]:
     weights = {name: value for name, value in given.items() if name != "pyro_param_store"}
     for name, tensor in weights.items():
         plain = type(tensor) is torch.Tensor and tensor.device.type == "cpu" and tensor.layout == torch.strided
-        # of one that is not, many values can lie in one place, and the file be far smaller than it says
+        # a tensor that is not contiguous can repeat values, so that a small file describes a large tensor
         if not plain or tensor.is_quantized or tensor.is_complex() or not tensor.is_contiguous():
             raise ModelFileError(f"{path}: {name!r} is no plain tensor.")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):

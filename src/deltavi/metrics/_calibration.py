@@ -1,4 +1,4 @@
-"""Calibration of predicted labels: whether cells called with 90 % are right in nine of ten cases."""
+"""Calibration of predicted labels: the accuracy of labels predicted with 90 % should be nine in ten."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_LISTED = 10
 @known_arguments
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """How far the probabilities of predicted labels can be taken at their word; see :func:`calibration`.
+    """Agreement of predicted probabilities with the frequency of correct labels; see :func:`calibration`.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class Calibration:
     accuracy
         Share of cells whose most probable label is the true one, in [0, 1].
     mean_confidence
-        Mean of the highest probability; above `accuracy`, the classifier is too sure of itself.
+        Mean of the highest probability; above `accuracy`, the classifier is overconfident.
     table
         One row per bin of the highest probability, with ``lower`` (excluded) and ``upper`` (included) edge,
         ``n_cells``, mean ``confidence`` and ``accuracy`` of its cells, which are NaN in an empty bin.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @known_arguments
 @dataclass(frozen=True)
 class ClusteringScores:
-    """How far clusters agree with labels; see :func:`clustering_scores`.
+    """Agreement of clusters with labels; see :func:`clustering_scores`.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ def clustering_scores(
     fit_on: Sequence[bool] | pd.Series[bool] | NDArray[np.bool_] | None = None,
     seed: int = 0,
 ) -> ClusteringScores:
-    """Compare clusters with known labels; names of clusters mean nothing.
+    """Compare clusters with known labels; names of clusters have no effect.
 
     With n_kl the number of cells of cluster k and label l:
 
@@ -79,7 +79,7 @@ def clustering_scores(
     * ``found[l]`` is ``max_k 2 n_kl / (n_k + n_l)``.
 
     Purity misleads where numbers of clusters differ: more clusters are purer. The adjusted Rand index misleads where
-    types differ much in size: it hardly sees a rare one, for which look at `found`. All of them mislead where the
+    types differ much in size: a rare type has little weight in it, for which see `found`. All of them mislead where the
     labels themselves come from a clustering.
 
     Parameters
@@ -89,7 +89,7 @@ def clustering_scores(
     clusters
         Cluster of every cell, in the same order; Series are matched by the names of their cells.
     fit_on
-        For the purity, the cells that decide which label a cluster gets, (n_cells,); the others are judged. By default
+        For the purity, the cells that decide the label of a cluster, (n_cells,); the others are scored. By default
         a random half of the cells, then the other half, and the mean of the two.
     seed
         Seed of that random half.
