@@ -24,9 +24,9 @@ BLOCK_CELLS = 4096
 TOLERANCE, MOST_ROUNDS = 1e-4, 300
 # Up to so many genes all eigenvalues cost no more than the largest.
 FEW_GENES = 200
-# Least noise of a gene relative to the average variance of genes: a gene that never varies would have none.
+# Least noise of a gene relative to the average variance of genes: a constant gene would have none.
 LEAST_NOISE = 1e-6
-# And at all: where cells are alike, what single precision tells apart.
+# Absolute least noise, for equal cells: the resolution of single precision.
 LEAST_VARIANCE = float(np.finfo(np.float32).eps) ** 2
 
 
@@ -71,13 +71,13 @@ def principal_factors(x: Any, n_latent: int, *, seed: int = 0) -> LinearGaussian
     """Maximum likelihood of probabilistic principal components (Tipping and Bishop 1999).
 
     W = U (Lambda - sigma2 I)^(1/2) with the `n_latent` largest eigenvalues of the covariance of `x`, and sigma2 the
-    mean of the others. Those of the covariance itself; where that would be too large, scikit-learn's PCA iterates.
+    mean of the others. They are those of the covariance itself; if that is too large, of scikit-learn's iterative PCA.
 
     Parameters
     ----------
     x
-        ``(n_cells, n_genes)`` log-normalised expression, dense or sparse; a sparse matrix is never densified. What
-        lies in a file is read in blocks of cells, or into memory where iterations need it.
+        ``(n_cells, n_genes)`` log-normalised expression, dense or sparse; a sparse matrix is never densified. Data
+        in a file are read in blocks of cells, or into memory where iterations need it.
     n_latent
         Components.
     seed
@@ -176,13 +176,13 @@ def _by_iteration(x: Any, n_latent: int, seed: int) -> tuple[np.ndarray, float, 
     # of maximum likelihood, whose covariance is divided by n rather than n - 1
     shrink = (n_cells - 1) / n_cells
     variances = shrink * found.explained_variance_
-    # scikit-learn takes the mean over as many others as there are cells, where these are fewer than genes
+    # scikit-learn averages over at most as many others as there are cells
     others = shrink * float(found.noise_variance_) * (min(x.shape) - n_latent)
     return found.mean_, float(variances.sum()) + others, variances, found.components_.T
 
 
 def _in_memory(x: Any) -> Any:
-    """The matrix itself, or in memory what lies in a file; sparse stays sparse."""
+    """The matrix itself, read into memory if it is in a file; sparse stays sparse."""
     if isinstance(x, np.ndarray) or sparse.issparse(x):
         return x
     blocks = [block for _, block in row_blocks(x)]

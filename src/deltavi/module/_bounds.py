@@ -18,7 +18,7 @@ from deltavi.likelihood import Likelihood, Nonzeros
 
 
 class BoundsMixin(BaseModuleClass):
-    """Carries the importance-weighted bound and posterior predictive draws of a module with Gaussian z."""
+    """Base with the importance-weighted bound and posterior predictive draws of a module with Gaussian z."""
 
     of_counts: bool
     library: LibraryKind
@@ -34,11 +34,11 @@ class BoundsMixin(BaseModuleClass):
         if not self.of_counts:
             return likelihood.log_prob(x if cells is None else x[cells])
         nonzeros = Nonzeros.in_batch(tensors)
-        # of counts only the places and values of nonzero ones are looked at
+        # of counts only the positions and values of nonzero ones are used
         return likelihood.log_prob(x, nonzeros if cells is None else nonzeros.kept(cells))
 
     def _given(self, batch_index: Tensor, condition: Tensor | None = None) -> Given:
-        """Cells of a mini-batch, as far as the prior may depend on them."""
+        """Properties of the cells of a mini-batch on which the prior may depend."""
         raise NotImplementedError
 
     @torch.inference_mode()
@@ -99,7 +99,7 @@ class BoundsMixin(BaseModuleClass):
         return log_likelihood + log_prior - log_density(inference_outputs[MODULE_KEYS.QZ_KEY], z)
 
     def _condition_penalty(self, inference_outputs: dict[str, Any], tensors: dict[str, Tensor]) -> Tensor:
-        """What the latent positions tell of the condition, as :func:`deltavi.latent.condition_mmd`, weighted, nats."""
+        """Weighted dependence of latent positions on the condition, :func:`deltavi.latent.condition_mmd`, nats."""
         z = inference_outputs[MODULE_KEYS.Z_KEY]
         penalty: Tensor = self.condition_mmd * condition_mmd(
             z if z.dim() == 2 else z[0],

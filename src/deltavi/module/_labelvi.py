@@ -82,7 +82,7 @@ class LABELVI(LabelledVAE):
         )
         choice("y_prior", y_prior, ("uniform", "empirical", "learned"))
         self.y_prior = y_prior
-        # batch normalisation would remember the mixture of labels in training batches, which is not that of a query
+        # batch normalisation would depend on the shares of labels in training, which differ from those of a query
         self.classifier = Classifier(
             self.n_latent,
             n_hidden=n_hidden,
@@ -92,11 +92,11 @@ class LABELVI(LabelledVAE):
             logits=True,
             use_batch_norm=False,
         )
-        # no dropout here: q(z2 | z1, y) sees few dimensions and all cells
+        # no dropout here: q(z2 | z1, y) has few inputs and is trained on all cells
         self.labels = LabelHierarchy(self.n_latent, n_labels, n_hidden=n_hidden, learn_prior=y_prior == "learned")
 
     def set_label_frequencies(self, counts: Tensor) -> None:
-        """Tell the module how often each label occurs among labelled training cells, ``(n_labels,)``."""
+        """Set the number of labelled training cells of each label, ``(n_labels,)``."""
         super().set_label_frequencies(counts)
         if self.y_prior != "uniform":
             self.labels.set_prior(self.get_buffer("label_frequencies"))

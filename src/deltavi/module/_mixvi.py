@@ -136,7 +136,7 @@ class MIXVI(MixtureTerms, LabelledVAE):
             self.w_encoder = self._new_encoder(n_w)
         self._start_terms(n_latent=n_latent, n_w=n_w, alpha=alpha)
         if classifier != "posterior":
-            # like LABELVI's: batch normalisation would remember the mixture of components in training batches
+            # like LABELVI's: batch normalisation would depend on the shares of components in training
             self.classifier = Classifier(
                 n_latent + sum(covariates),
                 n_hidden=n_hidden,
@@ -148,7 +148,7 @@ class MIXVI(MixtureTerms, LabelledVAE):
             )
         # before its components are placed the model is a VAE with a standard normal prior
         self.is_placed = True
-        # where labels come from clusters, they are let go for the last part of training
+        # labels that come from clusters are dropped for the last part of training
         self.labels_released = False
 
     # -- the model, top to bottom ----------------------------------------------------------------------------
@@ -227,7 +227,7 @@ class MIXVI(MixtureTerms, LabelledVAE):
         z
             ``(n_cells, n_latent)`` posterior means.
         encoder_input, covariates
-            What they were encoded from.
+            Input of their encoder.
         tensors
             The mini-batch.
         """

@@ -1,4 +1,4 @@
-"""The count VAE: encode counts, place the cell in a Gaussian latent space, decode counts."""
+"""Count VAE: counts are encoded into a Gaussian latent space, and decoded."""
 
 from __future__ import annotations
 
@@ -101,9 +101,9 @@ class VAE(AnywhereMixin, BoundsMixin):
     condition_mmd
         Weight, nats, of a penalty that makes cells of a label lie alike in all conditions, as in trVAE.
     use_batch_norm, use_layer_norm
-        Where to normalise.
+        Networks to normalise.
     activation, bias
-        Activation of hidden layers; whether linear maps have a bias.
+        Activation of hidden layers; True if linear maps have a bias.
     posterior
         ``"gaussian"`` or ``"deterministic"`` (autoencoder).
     weight_l2
@@ -292,7 +292,7 @@ class VAE(AnywhereMixin, BoundsMixin):
         return Given(partial(encode_anywhere, self), batch_index, condition)
 
     def _further_states(self, x: Tensor, covariates: tuple[Tensor, ...], n_samples: int) -> dict[str, Any]:
-        """What else a subclass infers from a cell."""
+        """Further latent variables of a cell, in subclasses."""
         return {}
 
     def decode(

@@ -1,4 +1,4 @@
-"""Mini-batches that mix labelled and unlabelled cells, with every label in reach."""
+"""Mini-batches that mix labelled and unlabelled cells, in which every label occurs regularly."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from deltavi import _keys
 
-# Share of a mini-batch that is drawn again from the labelled cells, label by label.
+# Share of a mini-batch that is resampled from the labelled cells, label by label.
 REPEATED_SHARE = 0.25
 
 
 class MixedBatches(Sampler[list[int]]):
     """Every training cell once per epoch, labels spread evenly, and labelled cells drawn again in every mini-batch.
 
-    Regular turns make the bound; repeated draws go through the labels in turn, so that a rare label is seen often,
-    and are told apart by an offset of `n_cells`.
+    The bound is that of regular turns; repeated draws cycle through the labels, so that a rare label occurs often.
+    An offset of `n_cells` marks them.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class MixedBatches(Sampler[list[int]]):
     ) -> None:
         self.cells, self.codes, self.n_cells = np.asarray(cells), np.asarray(codes), n_cells
         self.generator, self.n_repeated = generator, n_repeated
-        # mini-batches of the latest epoch, so far as they were drawn
+        # mini-batches of the latest epoch that were drawn so far
         self.latest: list[list[int]] = []
         starts = np.arange(0, len(self.cells), batch_size)
         if len(starts) > 1 and len(self.cells) - starts[-1] < smallest_batch:
@@ -77,7 +77,7 @@ class MixedBatches(Sampler[list[int]]):
             yield self.latest[-1]
 
     def _labelled_in_turn(self) -> Iterator[int]:
-        """Labels in turn, and within a label its cells in a fresh order each time round."""
+        """Cycle through the labels, and within a label through its cells in a new order each time."""
         queues: list[list[int]] = [[] for _ in self.members]
         while self.members:
             for label in self.generator.permutation(len(self.members)):
@@ -99,7 +99,7 @@ def spread(codes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 class RepeatingDataset(Dataset[dict[str, Any]]):
-    """Cells by position; a position beyond the last cell is a repeated draw and says so.
+    """Cells by position; a position beyond the last cell is a repeated draw and marked as such.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ class RepeatingDataset(Dataset[dict[str, Any]]):
         return {**loaded, _keys.DRAWN_AGAIN: again.astype(np.float32)[:, None]}
 
     def _thinned(self, loaded: dict[str, Any], again: np.ndarray) -> dict[str, np.ndarray]:
-        """Counts and totals as if repeated draws had been sequenced less deeply: a cell's molecules share a chance."""
+        """Thin the counts and totals of repeated draws as by less sequencing, with one probability for each cell."""
         kept = self.generator.uniform(self.thinning, 1, size=(int(again.sum()), 1))
         counts = loaded[REGISTRY_KEYS.X_KEY].copy()
         cells, genes = loaded[_keys.NONZERO] if _keys.NONZERO in loaded else np.nonzero(counts)

@@ -1,4 +1,4 @@
-"""Loggers beside the one that keeps the history of a model, and whether a progress bar can be seen."""
+"""Loggers beside the one that keeps the history of a model, and a check for a visible progress bar."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from deltavi._errors import DeltaviError
 
 
 def with_history(asked: Any, *, on_disk: str | None = None) -> list[Logger] | None:
-    """Loggers of a training, of which the first keeps the history; ``None`` where only that is wanted.
+    """Loggers of a training, of which the first keeps the history; ``None`` if there are no others.
 
     Parameters
     ----------
     asked
-        What the user passed as ``logger``: one or several, true for lightning's default, false or ``None`` for none.
+        The argument ``logger``: one or several, true for lightning's default, false or ``None`` for none.
     on_disk
-        Folder that the history is also written to, if any.
+        Folder to which the history is also written, if any.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def _default_logger() -> Logger:
 
 
 def bar_is_seen() -> bool:
-    """Whether a progress bar would be looked at: in a terminal, or in a notebook."""
+    """True if a progress bar would be visible: in a terminal, or in a notebook."""
     shell = sys.modules.get("IPython")
     running = None if shell is None else shell.get_ipython()
     return getattr(running, "kernel", None) is not None or any(map(_is_terminal, (sys.stdout, sys.stderr)))

@@ -1,4 +1,4 @@
-"""Splitter whose mini-batches are made on the device that trains, where that can be done."""
+"""Splitter whose mini-batches are made on the training device, if possible."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Any
 
 from scvi.dataloaders import DataSplitter
 
-# Kinds of devices that work on their own, and whose memory is not that of the computer.
+# Types of devices that work asynchronously, with memory of their own.
 KINDS = ("cuda",)
 
 
 class DeviceSplitter(DataSplitter):
     """scvi-tools' splitter; on a GPU, counts of a sparse matrix in memory are kept there while the model trains.
 
-    Order and content of mini-batches are the same on any device. What is backed, dense, or loaded by several
-    processes goes the way of scvi-tools, and so does training on several devices.
+    Order and content of mini-batches are the same on any device. Backed or dense
+    data, loading by several processes, and training on several devices use the loaders of scvi-tools.
 
     Parameters
     ----------
@@ -35,13 +35,13 @@ class DeviceSplitter(DataSplitter):
         return self._on_device(super().val_dataloader())
 
     def teardown(self, stage: str | None = None) -> None:
-        """Free the memory of the device: the model keeps its trainer, and that the loaders."""
+        """Free the memory of the device: the model keeps its trainer, which keeps the loaders."""
         for cells in self._cells:
             cells.device_rows = None
         self._cells = []
 
     def on_exception(self, exception: BaseException) -> None:
-        """The same where training does not come to its end."""
+        """Free the memory after a training that failed."""
         self.teardown()
 
     def _on_device(self, loader: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Progress bars: on standard error, and only where somebody watches."""
+"""Progress bars: on standard error, and only in a terminal or a notebook."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lightning.pytorch.callbacks import ProgressBar
 
 
 def progress_bar(total: int, text: str, *, initial: int = 0, wanted: bool = True) -> Any:
-    """Open a bar of tqdm on standard error, or in a notebook; where nobody watches nothing is drawn.
+    """Open a bar of tqdm on standard error, or in a notebook; elsewhere nothing is drawn.
 
     Parameters
     ----------
     total, initial
-        Steps there are, and those that were done before.
+        Number of steps, and of those done before.
     text
-        What is being done.
+        Description of the work.
     wanted
-        False draws nothing anywhere.
+        False for no bar.
     """
     with warnings.catch_warnings():  # without the widgets of notebooks, tqdm warns
         warnings.simplefilter("ignore")
@@ -33,7 +33,7 @@ def progress_bar(total: int, text: str, *, initial: int = 0, wanted: bool = True
 
 
 def is_terminal(stream: Any) -> bool:
-    """Whether `stream` is a terminal; a closed or missing one is none."""
+    """True if `stream` is a terminal; a closed or missing one is none."""
     try:
         return bool(stream.isatty())
     except (AttributeError, ValueError):
@@ -48,7 +48,7 @@ class EpochBar(Callback):
         self._bar: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Settings alone: an open bar cannot be copied."""
+        """Return the settings alone, since an open bar cannot be copied."""
         return {**self.__dict__, "_bar": None}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
