@@ -1,6 +1,6 @@
-"""The scale of counts per ten thousand, in one place for arrays and one for tensors.
+"""Scale of counts per ten thousand, with one function for arrays and one for tensors.
 
-A total below one count, that of an empty cell above all, counts as one: its zeros stay zeros, and no rate is blown up.
+A total below one count, that of an empty cell above all, counts as one: its zeros stay zeros, and no rate is inflated.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SMALLEST_TOTAL = 1.0
 
 
 def cp10k_factors(totals: NDArray[Any]) -> NDArray[np.float64]:
-    """Numbers that turn counts of cells of these `totals` into counts per ten thousand, of the same shape."""
+    """Factors from counts of cells with these `totals` to counts per ten thousand, of the same shape."""
     return np.asarray(CP10K / np.maximum(np.asarray(totals, dtype=np.float64), SMALLEST_TOTAL))
 
 
