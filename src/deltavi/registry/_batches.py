@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,8 @@ from deltavi.registry._device_rows import SentRows, only_counts, rows_for
 
 # Cells whose factorials are looked up at a time, so that what is in between stays small.
 CELLS_AT_ONCE = 4096
+# A mini-batch by keys of the registry: arrays, or tensors of a device.
+Loaded: TypeAlias = dict[str, np.ndarray | torch.Tensor]
 
 
 class ResidentRows:
@@ -36,11 +38,11 @@ class ResidentRows:
         # computed when a cell is first read, so that reading a few cells does not scan all
         self._log_factorials = np.full(matrix.shape[0], np.nan, dtype=np.float32)
 
-    def dense(self, rows: np.ndarray) -> dict[str, Any]:
+    def dense(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Expression of these cells, ``(n_rows, n_genes)``."""
         return {REGISTRY_KEYS.X_KEY: _dense(self.matrix[rows])}
 
-    def with_counts(self, rows: np.ndarray) -> dict[str, Any]:
+    def with_counts(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The same, with the positions of its nonzero counts and the sum of log x! of each cell."""
         chosen = self.matrix[rows]
         places = np.empty((2, chosen.nnz), dtype=np.int64)
@@ -79,7 +81,10 @@ class OrderedDataset(AnnTorchDataset):
     """
 
     def __init__(
-        self, adata_manager: AnnDataManager, getitem_tensors: Any = None, load_sparse_tensor: bool = False
+        self,
+        adata_manager: AnnDataManager,
+        getitem_tensors: list[str] | dict[str, type] | None = None,
+        load_sparse_tensor: bool = False,
     ) -> None:
         super().__init__(adata_manager, getitem_tensors=getitem_tensors, load_sparse_tensor=load_sparse_tensor)
         # keys that are named are returned as they are
@@ -93,7 +98,7 @@ class OrderedDataset(AnnTorchDataset):
             return None
         return rows_for(matrix, device)(matrix, self._resident.log_factorials(), self._columns, device)
 
-    def __getitem__(self, indexes: int | list[int] | slice) -> dict[str, Any]:
+    def __getitem__(self, indexes: int | list[int] | slice) -> Loaded:
         if self._resident is not None:
             rows = np.arange(len(self))[indexes] if isinstance(indexes, slice) else np.atleast_1d(indexes)
             if self.device_rows is not None:
@@ -132,11 +137,13 @@ def _dense(chosen: sparse.csr_matrix) -> np.ndarray:
     return found
 
 
-def _array(values: Any) -> np.ndarray:
+def _array(values: object) -> np.ndarray:
     return values.to_numpy() if isinstance(values, pd.DataFrame) else np.asarray(values)
 
 
-def _writable(loaded: dict[str, Any]) -> dict[str, Any]:
+def _writable(loaded: Loaded) -> Loaded:
     """Copy read-only arrays: columns of pandas 3 are read-only, which torch warns of."""
-    read_only = [key for key, value in loaded.items() if isinstance(value, np.ndarray) and not value.flags.writeable]
-    return {**loaded, **{key: loaded[key].copy() for key in read_only}}
+    return {
+        key: value.copy() if isinstance(value, np.ndarray) and not value.flags.writeable else value
+        for key, value in loaded.items()
+    }

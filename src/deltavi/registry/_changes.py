@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scvi.data.fields import BaseAnnDataField
 
 from deltavi._errors import DeltaviError, InputDataError, examples
+from deltavi._types import State, StoredMatrix, Table
 from deltavi.registry._fingerprint import MatrixPrint
 from deltavi.registry.checks import MatrixReport, scan_matrix
 from deltavi.registry.columns import codes_of, column, numbers
@@ -86,7 +87,7 @@ class Columns:
         Its fields, each with the state it left in the registry.
     """
 
-    def __init__(self, adata: AnnData, fields: Sequence[tuple[Any, dict[str, Any]]]) -> None:
+    def __init__(self, adata: AnnData, fields: Sequence[tuple[BaseAnnDataField, State]]) -> None:
         self._fields = fields
         # a query may lack some, and get them later
         self._held = {key: read() for key, read in self._readers(adata) if key in adata.obs}
@@ -132,7 +133,7 @@ class Columns:
                 yield key, partial(_numbers, field, adata, key, state)
 
 
-def _read_by(field: Any, state: dict[str, Any]) -> list[str]:
+def _read_by(field: BaseAnnDataField, state: State) -> list[str]:
     """Columns of the user that a field reads."""
     if isinstance(field, CategoryField):
         return [] if field.is_default else [state[field.ORIGINAL_ATTR_KEY]]
@@ -141,7 +142,7 @@ def _read_by(field: Any, state: dict[str, Any]) -> list[str]:
     return [field.attr_key] if isinstance(field, SizeFactorField) else []
 
 
-def _numbers(field: Any, adata: AnnData, key: str, state: dict[str, Any]) -> np.ndarray:
+def _numbers(field: BaseAnnDataField, adata: AnnData, key: str, state: State) -> np.ndarray:
     """Codes of a column of categories; numbers of any other, in single precision, in which models read them."""
     if isinstance(field, CategoryField):
         return field.codes(column(adata, key), np.asarray(state[field.CATEGORICAL_MAPPING_KEY], dtype=object))
@@ -167,21 +168,24 @@ def _is_stored(values: pd.Series, before: tuple[pd.Index | None, np.ndarray] | N
     return now[0] is before[0] or (now[0] is not None and before[0] is not None and now[0].equals(before[0]))
 
 
-def written_by(fields: Sequence[tuple[Any, dict[str, Any]]]) -> list[tuple[str, str]]:
+def written_by(fields: Sequence[tuple[BaseAnnDataField, State]]) -> list[tuple[str, str]]:
     """Table and key of each column that registration writes."""
     kinds = CategoryField | CategoricalCovariatesField | ContinuousCovariatesField
     return [(field.attr_name, field.attr_key) for field, _ in fields if isinstance(field, kinds)]
 
 
-def _table(adata: AnnData, place: tuple[str, str]) -> Any:
+def _table(adata: AnnData, place: tuple[str, str]) -> Table:
     name, key = place
-    return getattr(adata, name)[key]
+    found: Table = getattr(adata, name)[key]
+    return found
 
 
 # -- values --------------------------------------------------------------------------------------------------
 
 
-def changed_matrix(adata: AnnData, x: Any, *, where: str, registered: MatrixPrint, report: MatrixReport) -> Exception:
+def changed_matrix(
+    adata: AnnData, x: StoredMatrix, *, where: str, registered: MatrixPrint, report: MatrixReport
+) -> Exception:
     """Build the error for a matrix that changed since it was registered; it is read in full to describe it.
 
     Parameters

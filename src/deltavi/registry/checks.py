@@ -5,14 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
+import h5py
 import numpy as np
 from anndata.abc import CSCDataset
 from scipy import sparse
 
 from deltavi._errors import InputDataError, InputDataWarning, examples
 from deltavi._keys import UNASSIGNED
+from deltavi._types import Rows, State, StoredMatrix
 
 BLOCK_ROWS = 1024
 # Non-zero entries moved at a time where a backed CSC matrix is walked through.
@@ -89,20 +91,20 @@ class MatrixReport:
         totals = np.asarray([t for t in self.first_cell_totals if t > 0])
         return self.n_fractional > 0 and len(totals) > 1 and bool(np.ptp(totals) < 1e-3 * totals.mean())
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> State:
         """Plain JSON-able form, for the registry."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> MatrixReport:
+    def from_dict(cls, saved: State) -> MatrixReport:
         """Inverse of :meth:`as_dict`."""
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
+        fields: State = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
         return cls(**fields)
 
 
 def row_blocks(
-    x: Any, rows: np.ndarray | None = None, *, size: int = BLOCK_ROWS
-) -> Iterator[tuple[np.ndarray, sparse.csr_matrix | np.ndarray]]:
+    x: StoredMatrix, rows: np.ndarray | None = None, *, size: int = BLOCK_ROWS
+) -> Iterator[tuple[np.ndarray, Rows]]:
     """Blocks of `size` rows as ``(row numbers, dense array or CSR)``; only one block is in memory at a time."""
     rows = np.arange(x.shape[0]) if rows is None else np.asarray(rows)
     for start in range(0, len(rows), size):
@@ -113,7 +115,7 @@ def row_blocks(
         yield taken if contiguous else np.sort(taken), _as_block(block)
 
 
-def _as_block(block: Any) -> sparse.csr_matrix | np.ndarray:
+def _as_block(block: Rows) -> Rows:
     rows = sparse.csr_matrix(block) if sparse.issparse(block) else np.asarray(block)
     # SciPy reads the byte order of this computer alone
     rows = rows if rows.dtype.isnative else rows.astype(rows.dtype.newbyteorder("="))
@@ -121,7 +123,7 @@ def _as_block(block: Any) -> sparse.csr_matrix | np.ndarray:
     return rows.astype(np.float32) if rows.dtype.itemsize < SMALLEST_ITEM else rows
 
 
-def entries(block: sparse.csr_matrix | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def entries(block: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Row, column and value of every stored entry of a block."""
     if isinstance(block, np.ndarray):
         rows, columns = np.nonzero(np.ones(block.shape, dtype=bool)) if block.size else (np.array([], int),) * 2
@@ -130,7 +132,7 @@ def entries(block: sparse.csr_matrix | np.ndarray) -> tuple[np.ndarray, np.ndarr
     return rows, block.indices, block.data
 
 
-def stored_blocks(x: Any) -> Iterator[tuple[np.ndarray, sparse.csr_matrix | np.ndarray]]:
+def stored_blocks(x: StoredMatrix) -> Iterator[tuple[np.ndarray, Rows]]:
     """Blocks of all rows as of :func:`row_blocks`, which cannot be written to where they share memory with `x`."""
     if not isinstance(x, sparse.csr_matrix) or x.data.dtype.itemsize < SMALLEST_ITEM or not x.dtype.isnative:
         yield from row_blocks(x)
@@ -147,12 +149,12 @@ def stored_blocks(x: Any) -> Iterator[tuple[np.ndarray, sparse.csr_matrix | np.n
         )
 
 
-def scan_matrix(x: Any) -> MatrixReport:
+def scan_matrix(x: StoredMatrix) -> MatrixReport:
     """Count everything that can be wrong with `x` ``(n_cells, n_genes)``, reading it once."""
     return scan_and_total(x)[0]
 
 
-def scan_and_total(x: Any) -> tuple[MatrixReport, np.ndarray]:
+def scan_and_total(x: StoredMatrix) -> tuple[MatrixReport, np.ndarray]:
     """Report of :func:`scan_matrix`, and the sum of absolute values of each cell, ``(n_cells,)``."""
     scan = _Scan()
     for numbers, block in stored_blocks(x):
@@ -173,7 +175,7 @@ class _Scan:
         self.totals: list[np.ndarray] = []
         self.maximum = 0.0
 
-    def read(self, numbers: np.ndarray, block: sparse.csr_matrix | np.ndarray) -> None:
+    def read(self, numbers: np.ndarray, block: Rows) -> None:
         """Add a block, whose rows have `numbers`."""
         values = block.data if sparse.issparse(block) else block
         values = np.asarray(values).reshape(-1)
@@ -185,7 +187,7 @@ class _Scan:
             self._read_values(numbers, block, values.astype(np.float64))
             self._read_totals(numbers, _sizes(block))
 
-    def _read_values(self, numbers: np.ndarray, block: Any, values: np.ndarray) -> None:
+    def _read_values(self, numbers: np.ndarray, block: Rows, values: np.ndarray) -> None:
         sums = self.sums
         wrong = ~np.isfinite(values)
         if wrong.any():
@@ -207,7 +209,7 @@ class _Scan:
         sums["n_nonzero"] += int((finite != 0).sum())
         self.maximum = max(self.maximum, float(finite.max(initial=0.0)))
 
-    def _read_totals(self, numbers: np.ndarray, sizes: Any) -> None:
+    def _read_totals(self, numbers: np.ndarray, sizes: Rows) -> None:
         cell_totals = np.asarray(sizes.sum(1), dtype=np.float64).ravel()
         self.sums["n_empty_cells"] += int((cell_totals == 0).sum())
         self.empty.extend(numbers[cell_totals == 0][:3].tolist())
@@ -233,7 +235,7 @@ class _Scan:
         )
 
 
-def _sizes(block: sparse.csr_matrix | np.ndarray) -> sparse.csr_matrix | np.ndarray:
+def _sizes(block: Rows) -> Rows:
     """Absolute values; those that SciPy takes sort the indices of the matrix in place."""
     if isinstance(block, np.ndarray):
         return np.abs(block)
@@ -370,7 +372,7 @@ def warn_unusual(report: MatrixReport, *, where: str, cells: Sequence[str]) -> N
         warnings.warn(message, InputDataWarning, stacklevel=4)
 
 
-def cell_totals(x: Any) -> np.ndarray:
+def cell_totals(x: StoredMatrix) -> np.ndarray:
     """Sum of each row of `x`, read in blocks, ``(n_cells,)``."""
     if isinstance(x, CSCDataset):
         # to cut rows from columns would read the whole file for every block
@@ -379,7 +381,7 @@ def cell_totals(x: Any) -> np.ndarray:
     return np.concatenate(sums) if sums else np.zeros(0)
 
 
-def _totals_by_column(row_of: Any, value_of: Any, *, n_rows: int) -> np.ndarray:
+def _totals_by_column(row_of: h5py.Dataset, value_of: h5py.Dataset, *, n_rows: int) -> np.ndarray:
     totals = np.zeros(n_rows)
     for start in range(0, row_of.shape[0], ENTRIES_PER_PASS):
         entries = slice(start, start + ENTRIES_PER_PASS)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pandas as pd
@@ -152,7 +151,7 @@ def warn_unseen(values: pd.Series, codes: np.ndarray, key: str) -> None:
         )
 
 
-def require_known(kind: str, given: object, known: Any) -> str:
+def require_known(kind: str, given: object, known: Iterable[object]) -> str:
     """Text of the category of `known` that equals `given`.
 
     Raises

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from typing import Any
 
 import numpy as np
 from anndata import AnnData
@@ -14,6 +13,7 @@ from anndata.abc import CSCDataset
 from deltavi import _keys
 from deltavi._entries import scalar
 from deltavi._errors import DeltaviError, LibrarySizeWarning
+from deltavi._types import StoredMatrix
 from deltavi.registry.checks import cell_totals, scan_matrix
 from deltavi.registry.columns import numbers
 from deltavi.registry.source import matrix_of, rows_to_look_at, some_rows
@@ -36,7 +36,7 @@ MOST_GENES_KEPT = 0.8
 WAYS_OUT = "Pass {pass_it}; size_factor_key=False takes the sums over the genes of the matrix."
 
 
-def chosen_size_factor(adata: AnnData, layer: str | None, asked: Any) -> Any:
+def chosen_size_factor(adata: AnnData, layer: str | None, asked: object) -> object:
     """Column of totals to register, or None: the requested one, or the one that ``highly_variable_genes`` wrote.
 
     A :class:`LibrarySizeWarning` names other columns, or ``adata.raw``, whose totals cover more genes.
@@ -77,7 +77,7 @@ def _folded(name: object) -> str:
     return re.sub(r"[^a-z0-9]", "", str(name).casefold())
 
 
-def _sampled_sums(x: Any) -> tuple[np.ndarray, np.ndarray] | None:
+def _sampled_sums(x: StoredMatrix) -> tuple[np.ndarray, np.ndarray] | None:
     """Numbers of some rows of `x` and their sums, ``(n_rows,)`` each; None where they hold no counts."""
     if isinstance(x, CSCDataset):
         return np.arange(x.shape[0]), cell_totals(x)

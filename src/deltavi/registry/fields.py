@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,7 @@ from scvi.data.fields import CategoricalJointObsField, CategoricalObsField, Laye
 from deltavi import _keys
 from deltavi._errors import DeltaviError, InputDataError, examples
 from deltavi._text import as_text
+from deltavi._types import State
 from deltavi.registry.checks import MatrixReport, require_finite, scan_and_total, warn_unusual
 from deltavi.registry.columns import UNSEEN, codes_of, column, extended, used_categories, warn_unseen
 from deltavi.registry.matrix import loadable, rounded
@@ -71,7 +71,7 @@ class ExpressionField(LayerField):
         assert self._totals is not None
         return self._totals
 
-    def register_field(self, adata: AnnData) -> dict[str, Any]:
+    def register_field(self, adata: AnnData) -> State:
         report = self.require_finite(adata, quiet=False)
         warn_unusual(report, where=self.where, cells=adata.obs_names)
         if report.n_rounding and report.are_counts:
@@ -106,7 +106,7 @@ class CategoryField(CategoricalObsField):
         super().__init__(registry_key, attr_key)
         self.optional_in_query = optional_in_query
 
-    def register_field(self, adata: AnnData) -> dict[str, Any]:
+    def register_field(self, adata: AnnData) -> State:
         if self.is_default:
             self._setup_default_attr(adata)
         key = self._original_attr_key
@@ -120,12 +120,12 @@ class CategoryField(CategoricalObsField):
 
     def transfer_field(
         self,
-        state_registry: dict[str, Any],
+        state_registry: State,
         adata_target: AnnData,
         extend_categories: bool = False,
         attached: bool = False,
-        **_: Any,
-    ) -> dict[str, Any]:
+        **_: object,
+    ) -> State:
         categories = np.asarray(state_registry[self.CATEGORICAL_MAPPING_KEY], dtype=object)
         if self.is_default:
             self._setup_default_attr(adata_target)
@@ -159,14 +159,14 @@ class CategoryField(CategoricalObsField):
         if self.registry_key == REGISTRY_KEYS.BATCH_KEY:
             warn_small_batches(values, self._original_attr_key)
 
-    def _fingerprint(self, adata: AnnData) -> dict[str, Any]:
+    def _fingerprint(self, adata: AnnData) -> State:
         """Fingerprint by which the same cells with other values are detected later."""
         codes = np.asarray(adata.obs[self.attr_key])
         names = sorted_names(adata.obs_names)
         smallest = np.min_scalar_type(-2 - int(codes.max(initial=UNSEEN)))
         return {self.CELLS_KEY: checksum(names), self.CODES_KEY: codes[names.index].astype(smallest)}
 
-    def _require_same(self, state: dict[str, Any], adata: AnnData) -> None:
+    def _require_same(self, state: State, adata: AnnData) -> None:
         """Raise where the cells are those of training, by name, and have other values.
 
         Cells without a known value, here or in training, are not compared: a query may hide labels. Nor are cells of
@@ -189,7 +189,7 @@ class CategoryField(CategoricalObsField):
                 "training cells, rename them: adata.obs_names = 'query-' + adata.obs_names."
             )
 
-    def write_again(self, adata: AnnData, state: dict[str, Any]) -> None:
+    def write_again(self, adata: AnnData, state: State) -> None:
         """Write the codes of what the column holds by now, after another registration wrote its own."""
         key, codes = state[self.ORIGINAL_ATTR_KEY], np.zeros(adata.n_obs, dtype=np.int64)
         if key not in adata.obs and self.optional_in_query:
@@ -201,7 +201,7 @@ class CategoryField(CategoricalObsField):
             codes = self.codes(values, np.asarray(state[self.CATEGORICAL_MAPPING_KEY], dtype=object))
         adata.obs[self.attr_key] = codes
 
-    def _write(self, adata: AnnData, values: pd.Series, categories: np.ndarray) -> dict[str, Any]:
+    def _write(self, adata: AnnData, values: pd.Series, categories: np.ndarray) -> State:
         adata.obs[self.attr_key] = self.codes(values, categories)
         return {self.CATEGORICAL_MAPPING_KEY: categories, self.ORIGINAL_ATTR_KEY: self._original_attr_key}
 
@@ -213,7 +213,7 @@ class CategoricalCovariatesField(CategoricalJointObsField):
         for key in self.attr_keys:
             column(adata, key)
 
-    def _make_array_categorical(self, adata: AnnData, category_dict: dict[str, Any] | None = None) -> dict[str, Any]:
+    def _make_array_categorical(self, adata: AnnData, category_dict: dict[str, list[str]] | None = None) -> State:
         frame = getattr(adata, self.attr_name)[self.attr_key]
         categories = {
             key: used_categories(column(adata, key), key) if category_dict is None else np.asarray(category_dict[key])

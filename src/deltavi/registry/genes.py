@@ -7,7 +7,6 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -183,7 +182,12 @@ def _ensembl_share(names: pd.Index) -> float:
 
 
 def gene_positions(
-    gene_list: Any, genes: pd.Index, *, name: str = "gene_list", held_by: str = "the model", listed: str = "gene_names"
+    gene_list: object,
+    genes: pd.Index,
+    *,
+    name: str = "gene_list",
+    held_by: str = "the model",
+    listed: str = "gene_names",
 ) -> np.ndarray:
     """Positions of the chosen genes, by name or by a mask, ``(n_chosen,)``.
 
@@ -219,15 +223,16 @@ def gene_positions(
     return np.asarray(found)
 
 
-def _nearest_genes(absent: list[Any], genes: pd.Index) -> str:
+def _nearest_genes(absent: list[object], genes: pd.Index) -> str:
     """Nearest names of genes that are not there; there are too many to list."""
     close = [found for gene in absent[:3] if (found := nearest(gene, genes)) is not None]
     return f" Did you mean {examples(close)}?" if close else ""
 
 
-def _is_mask(values: Any) -> bool:
+def _is_mask(values: object) -> bool:
     dtype = getattr(values, "dtype", None)
     if dtype is not None and str(dtype) != "object":
         return "bool" in str(dtype)
-    listed = isinstance(values, list | tuple | np.ndarray | pd.Series | pd.Index) and np.ndim(values) == 1
-    return listed and len(values) > 0 and all(isinstance(scalar(value), bool) for value in values)
+    if not isinstance(values, list | tuple | np.ndarray | pd.Series | pd.Index) or np.ndim(values) != 1:
+        return False
+    return len(values) > 0 and all(isinstance(scalar(value), bool) for value in values)

@@ -6,7 +6,6 @@ import difflib
 import logging
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,7 @@ from anndata import AnnData
 
 from deltavi._errors import DeltaviError, UnknownCategoryError, UnseenCategoryWarning, examples
 from deltavi._text import as_text, meant, texts_of
+from deltavi._types import State
 from deltavi.registry.columns import column
 from deltavi.registry.fields import CategoryField
 from deltavi.registry.names import folded, warn_mixed_types, warn_near_duplicates, warn_of_names
@@ -49,7 +49,7 @@ class LabelField(CategoryField):
         super().__init__(registry_key, attr_key, optional_in_query=True)
         self.unlabeled_category = None if unlabeled_category is None else as_text(unlabeled_category)
 
-    def register_field(self, adata: AnnData) -> dict[str, Any]:
+    def register_field(self, adata: AnnData) -> State:
         key = self._original_attr_key
         values = column(adata, key)
         counts = label_counts(values)
@@ -69,12 +69,12 @@ class LabelField(CategoryField):
 
     def transfer_field(
         self,
-        state_registry: dict[str, Any],
+        state_registry: State,
         adata_target: AnnData,
         extend_categories: bool = False,
         attached: bool = False,
-        **_: Any,
-    ) -> dict[str, Any]:
+        **_: object,
+    ) -> State:
         unlabeled = state_registry[self.UNLABELED_KEY]
         state = super().transfer_field(state_registry, adata_target)
         if self._original_attr_key in adata_target.obs:

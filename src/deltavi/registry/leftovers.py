@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -55,7 +54,7 @@ def drop(adata: AnnData, left: list[tuple[str, str]], written: set[tuple[str, st
         )
 
 
-def _are_codes(values: Any) -> bool:
+def _are_codes(values: pd.Series) -> bool:
     """True if a column can hold codes: whole numbers from -1 on, fewer than cells; missing in joined samples."""
     dtype = values.dtype
     if isinstance(dtype, pd.CategoricalDtype) or not pd.api.types.is_numeric_dtype(dtype):
@@ -66,7 +65,7 @@ def _are_codes(values: Any) -> bool:
     return bool(np.all((codes == np.floor(codes)) & (codes >= -1) & (codes < max(len(values), 1))))
 
 
-def _is_written_table(values: Any) -> bool:
+def _is_written_table(values: object) -> bool:
     """True if a table can hold covariates: numbers, as a frame, or as the array that a file or a join makes of one."""
     kinds = values.dtypes if isinstance(values, pd.DataFrame) else [getattr(values, "dtype", np.dtype(object))]
     return all(pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind) for kind in kinds)

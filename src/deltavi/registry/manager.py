@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
+from scvi.data.fields import BaseAnnDataField
 from torch.utils.data import Subset
 
 from deltavi._compat import (
@@ -21,7 +22,8 @@ from deltavi._compat import (
     AnnDataManager,
 )
 from deltavi._random import taking_turns
-from deltavi.registry._batches import OrderedDataset
+from deltavi._types import State, StoredMatrix, Table
+from deltavi.registry._batches import Loaded, OrderedDataset
 from deltavi.registry._changes import (
     Columns,
     changed_matrix,
@@ -72,23 +74,22 @@ class DataManager(AnnDataManager):
         As in scvi-tools.
     """
 
-    adata: Any
+    # none until fields are registered
+    adata: AnnData
 
     def __init__(self, *args: Any, is_watched: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._converted: tuple[Any, Any] | None = None
+        self._converted: tuple[StoredMatrix, StoredMatrix] | None = None
         self._is_watched = is_watched
         # names, columns and values when registered
-        self._cells: Any = None
-        self._genes: Any = None
+        self._cells: pd.Index = pd.Index([])
+        self._genes: pd.Index = pd.Index([])
         self._columns: Columns | None = None
         self._matrix: MatrixPrint | None = None
 
     # -- registration ----------------------------------------------------------------------------------------
 
-    def register_fields(
-        self, adata: AnnData, source_registry: dict[str, Any] | None = None, **transfer_kwargs: Any
-    ) -> None:
+    def register_fields(self, adata: AnnData, source_registry: State | None = None, **transfer_kwargs: object) -> None:
         with self._undone_on_error(adata):
             super().register_fields(adata, source_registry, **transfer_kwargs)
             if self._is_watched:
@@ -198,17 +199,17 @@ class DataManager(AnnDataManager):
     def _expression_field(self) -> ExpressionField | None:
         return next((field for field in self.fields if isinstance(field, ExpressionField)), None)
 
-    def _registered_fields(self) -> list[tuple[Any, dict[str, Any]]]:
+    def _registered_fields(self) -> list[tuple[BaseAnnDataField, State]]:
         """Fields that are not empty, each with its state in the registry."""
         return [(field, self._state(field)) for field in self.fields if not field.is_empty]
 
-    def _state(self, field: Any) -> dict[str, Any]:
-        state: dict[str, Any] = self._registry[FIELD_REGISTRIES_KEY][field.registry_key][STATE_REGISTRY_KEY]
+    def _state(self, field: BaseAnnDataField) -> State:
+        state: State = self._registry[FIELD_REGISTRIES_KEY][field.registry_key][STATE_REGISTRY_KEY]
         return state
 
     # -- data ------------------------------------------------------------------------------------------------
 
-    def get_from_registry(self, registry_key: str) -> Any:
+    def get_from_registry(self, registry_key: str) -> StoredMatrix | Table:
         if self.adata is not None:
             self.validate()
         with taking_turns():
@@ -218,7 +219,7 @@ class DataManager(AnnDataManager):
             data = super().get_from_registry(registry_key)
             return self._loadable(data) if registry_key == REGISTRY_KEYS.X_KEY else data
 
-    def _loadable(self, source: Any) -> Any:
+    def _loadable(self, source: StoredMatrix) -> StoredMatrix:
         # a backed AnnData makes a new wrapper on every access, an in-memory one returns the same object
         on_disk = is_on_disk(source)
         if self._converted is not None and (self._converted[0] is source or on_disk):
@@ -238,9 +239,9 @@ class DataManager(AnnDataManager):
     def create_torch_dataset(
         self,
         indices: Sequence[int] | Sequence[bool] | None = None,
-        data_and_attributes: list[str] | dict[str, Any] | None = None,
+        data_and_attributes: list[str] | dict[str, type] | None = None,
         load_sparse_tensor: bool = False,
-    ) -> Any:
+    ) -> OrderedDataset | Subset[Loaded]:
         with compared_once():
             self.validate()
             dataset = OrderedDataset(self, getitem_tensors=data_and_attributes, load_sparse_tensor=load_sparse_tensor)
@@ -249,7 +250,7 @@ class DataManager(AnnDataManager):
         return dataset if indices is None else Subset(dataset, indices)
 
 
-def _write_again(field: Any, adata: AnnData, state: dict[str, Any]) -> None:
+def _write_again(field: BaseAnnDataField, adata: AnnData, state: State) -> None:
     """Write the columns of `field` to `adata`, by its own registry."""
     if isinstance(field, CategoryField):
         field.write_again(adata, state)
@@ -261,6 +262,6 @@ def _write_again(field: Any, adata: AnnData, state: dict[str, Any]) -> None:
         field.write_again(adata, state)
 
 
-def _own(table: Any) -> list[str]:
+def _own(table: Iterable[str]) -> list[str]:
     """Keys of obs or obsm that registration writes."""
     return [key for key in table if str(key).startswith("_scvi")]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from anndata import AnnData
 from anndata.abc import CSCDataset
@@ -12,6 +10,7 @@ from scipy import sparse
 
 from deltavi._entries import one_name, require_anndata
 from deltavi._errors import InputDataError, UnknownCategoryError, unknown_category
+from deltavi._types import Rows, StoredMatrix, is_sparse
 from deltavi.registry.checks import Kind, MatrixReport, scan_matrix
 
 # Cells that are sampled where a guess is enough.
@@ -25,7 +24,7 @@ def matrix_name(layer: str | None) -> str:
     return "adata.X" if layer is None else f"adata.layers[{layer!r}]"
 
 
-def matrix_of(adata: AnnData, layer: str | None = None, *, kind: Kind = "counts") -> Any:
+def matrix_of(adata: AnnData, layer: str | None = None, *, kind: Kind = "counts") -> StoredMatrix:
     """X, or a layer, as `adata` holds it; `kind` names the expected values in errors.
 
     Raises
@@ -100,7 +99,7 @@ def _unusual(name: str) -> int:
     return USUAL_LAYERS.index(name.lower()) if name.lower() in USUAL_LAYERS else len(USUAL_LAYERS)
 
 
-def holds(x: Any, kind: Kind) -> bool:
+def holds(x: StoredMatrix, kind: Kind) -> bool:
     """True if a sample of the cells of `x` holds values of a `kind`, and not zeros alone."""
     report = sampled(x)
     if report is None or report.n_nonzero == 0:
@@ -108,13 +107,13 @@ def holds(x: Any, kind: Kind) -> bool:
     return report.are_counts if kind == "counts" else report.look_log_normalised
 
 
-def sampled(x: Any, n: int = SAMPLED_CELLS) -> MatrixReport | None:
+def sampled(x: StoredMatrix, n: int = SAMPLED_CELLS) -> MatrixReport | None:
     """Scan of up to `n` cells of `x`; None if it holds no numbers."""
     rows = some_rows(x, n)
     return None if rows is None else scan_matrix(rows)
 
 
-def rows_to_look_at(x: Any, n: int = SAMPLED_CELLS) -> NDArray[np.intp]:
+def rows_to_look_at(x: StoredMatrix, n: int = SAMPLED_CELLS) -> NDArray[np.intp]:
     """Numbers of up to `n` rows: evenly spaced in a matrix in memory, else the first, which are contiguous."""
     in_memory = isinstance(x, np.ndarray) or sparse.issparse(x)
     n_rows = int(x.shape[0])
@@ -122,13 +121,13 @@ def rows_to_look_at(x: Any, n: int = SAMPLED_CELLS) -> NDArray[np.intp]:
     return np.unique(np.linspace(0, last, min(n, n_rows)).astype(np.intp))
 
 
-def some_rows(x: Any, n: int = SAMPLED_CELLS) -> Any:
+def some_rows(x: StoredMatrix, n: int = SAMPLED_CELLS) -> Rows | None:
     """Those rows of `x`; None if it holds no numbers, or rows cannot be read without the rest."""
     if getattr(x, "ndim", len(getattr(x, "shape", ()))) != 2 or isinstance(x, CSCDataset):
         return None
     if np.dtype(getattr(x, "dtype", object)).kind not in "biuf":
         return None
     rows = rows_to_look_at(x, n)
-    if sparse.issparse(x):
+    if is_sparse(x):
         return sparse.csr_matrix(x)[rows] if x.format != "csc" else x[rows]
     return x[rows] if isinstance(x, np.ndarray) else x[: len(rows)]

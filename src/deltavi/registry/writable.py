@@ -52,7 +52,7 @@ def writable_cells(adata: AnnData) -> AnnData:
 
 def _writable(values: pd.Series) -> Any:
     """`values` themselves if a file can hold them, else their text or numbers."""
-    dtype: Any = values.dtype
+    dtype = values.dtype
     if isinstance(dtype, pd.CategoricalDtype):
         return values if _is_plain(dtype.categories) else pd.Categorical(_texts(values), ordered=False)
     if isinstance(dtype, pd.SparseDtype):
@@ -67,7 +67,7 @@ def _writable(values: pd.Series) -> Any:
     return values.to_numpy(dtype=float, na_value=np.nan) if numeric else pd.Categorical(_texts(values))
 
 
-def _is_plain(values: Any) -> bool:
+def _is_plain(values: pd.Series | pd.Index) -> bool:
     """True if values are all text, or numbers of NumPy."""
     if isinstance(values.dtype, np.dtype) and values.dtype.kind == "O":
         return all(isinstance(value, str) for value in values)
