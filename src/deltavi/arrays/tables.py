@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from numpy.typing import ArrayLike
 
 from deltavi._errors import GeneMatchError, examples, nearest
-from deltavi.arrays.matrix import as_matrix, check_same_genes
+from deltavi._types import Rows
+from deltavi.arrays.matrix import Matrix, as_matrix, check_same_genes
 from deltavi.arrays.scale import require_one_scale
 
 if TYPE_CHECKING:
@@ -36,11 +38,11 @@ class Aligned:
         True if all tables were given in that order, so that positions are unambiguous.
     """
 
-    matrices: tuple[Any, ...]
-    genes: pd.Index[Any] | None
+    matrices: tuple[Rows, ...]
+    genes: pd.Index | None
     one_order: bool = True
 
-    def __getitem__(self, i: int) -> Any:
+    def __getitem__(self, i: int) -> Rows:
         return self.matrices[i]
 
     @property
@@ -63,7 +65,7 @@ class Aligned:
             )
 
 
-def align(tables: Mapping[str, Any], *, further: bool = False) -> Aligned:
+def align(tables: Mapping[str, Matrix], *, further: bool = False) -> Aligned:
     """Bring expression to one order of genes, that of the first table which names them.
 
     Parameters
@@ -99,7 +101,7 @@ def align(tables: Mapping[str, Any], *, further: bool = False) -> Aligned:
     return Aligned(tuple(matrices.values()), found.genes, one_order)
 
 
-def gene_names(table: Any, name: str) -> pd.Index[Any] | None:
+def gene_names(table: object, name: str) -> pd.Index | None:
     """Names of the genes of a table as text; None of an array.
 
     Raises
@@ -114,24 +116,24 @@ def gene_names(table: Any, name: str) -> pd.Index[Any] | None:
     return None
 
 
-def cell_names(table: Any) -> pd.Index[Any] | None:
+def cell_names(table: object) -> pd.Index | None:
     """Names of the cells of a table as text; None of an array."""
     if isinstance(table, AnnData):
         return text_names(table.obs_names)
     return text_names(table.index) if isinstance(table, pd.DataFrame | pd.Series) else None
 
 
-def text_names(index: pd.Index[Any]) -> pd.Index[Any]:
+def text_names(index: pd.Index) -> pd.Index:
     """Names of any type as text."""
     return pd.Index([str(name) for name in index], dtype=object)
 
 
-def are_counted(names: pd.Index[Any]) -> bool:
+def are_counted(names: pd.Index) -> bool:
     """True if names are the numbers from 0 that pandas and anndata give to rows without a name."""
     return bool(np.array_equal(names.to_numpy(dtype=object), np.arange(len(names)).astype(str).astype(object)))
 
 
-def unique_genes(names: pd.Index[Any], name: str, way_out: str) -> pd.Index[Any]:
+def unique_genes(names: pd.Index, name: str, way_out: str) -> pd.Index:
     text = text_names(names)
     repeated = text[text.duplicated()].unique()
     if len(repeated):
@@ -143,7 +145,7 @@ def unique_genes(names: pd.Index[Any], name: str, way_out: str) -> pd.Index[Any]
 
 
 def places(
-    given: pd.Index[Any], wanted: pd.Index[Any], *, of: str, beside: str, further: bool = False, what: str = "genes"
+    given: pd.Index, wanted: pd.Index, *, of: str, beside: str, further: bool = False, what: str = "genes"
 ) -> NDArray[np.intp]:
     """Positions of the genes `wanted` among those `given`, (n_wanted,).
 
@@ -178,7 +180,7 @@ def places(
     return np.asarray(found, dtype=np.intp)
 
 
-def _named(names: pd.Index[Any], known: pd.Index[Any]) -> str:
+def _named(names: pd.Index, known: pd.Index) -> str:
     """Three of the names, and the known name nearest to the first of them."""
     if not len(names):
         return ""
@@ -187,7 +189,7 @@ def _named(names: pd.Index[Any], known: pd.Index[Any]) -> str:
     return examples(names) + ("" if close is None else f"; {close!r} is there")
 
 
-def axes_of(components: Any, found: Aligned) -> NDArray[np.float64]:
+def axes_of(components: ArrayLike | pd.DataFrame, found: Aligned) -> NDArray[np.float64]:
     """A projection in the order of the genes, (n_genes, n_components).
 
     Raises

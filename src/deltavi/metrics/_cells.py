@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse as sp
 
 from deltavi._reading import known_arguments
+from deltavi._types import is_sparse
 from deltavi.arrays.matrix import as_matrix, gene_variances
 from deltavi.arrays.tables import align
 from deltavi.metrics._pairs import pair_distances
@@ -119,5 +119,5 @@ def zero_fraction(x: Matrix) -> float:
     fraction far below that of real cells is then no evidence of low quality. Source: the textbook definition.
     """
     matrix = as_matrix(x, "x")
-    n_nonzero = matrix.count_nonzero() if sp.issparse(matrix) else np.count_nonzero(matrix)
+    n_nonzero = matrix.count_nonzero() if is_sparse(matrix) else np.count_nonzero(matrix)
     return 1.0 - float(n_nonzero / (matrix.shape[0] * matrix.shape[1]))

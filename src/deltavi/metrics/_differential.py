@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 from scipy import stats
@@ -11,6 +11,7 @@ from scipy import stats
 from deltavi._entries import number
 from deltavi._errors import DeltaviError, unknown_category
 from deltavi._reading import known_arguments
+from deltavi._types import Rows
 from deltavi.arrays.matrix import check_count
 from deltavi.arrays.tables import align
 from deltavi.metrics.means import change
@@ -238,7 +239,7 @@ def _share(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
-def _calls(control: Any, target: Any, alpha: float, min_change: float, test: Test) -> NDArray[np.int8]:
+def _calls(control: Rows, target: Rows, alpha: float, min_change: float, test: Test) -> NDArray[np.int8]:
     """Directions of the genes called in two checked matrices."""
     before, after = moments(control), moments(target)
     if test == "welch":

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from sklearn.decomposition import PCA
 
 from deltavi._reading import known_arguments
+from deltavi._types import is_sparse
 from deltavi.arrays.matrix import as_matrix, check_count
 from deltavi.arrays.tables import align, gene_names
 from deltavi.metrics.significance import check_two_cells, moments, welch_t
@@ -79,13 +79,13 @@ def fit_principal_components(x: Matrix, *, n_components: int, name: str = "x") -
     n_components = check_count(n_components, "n_components")
     matrix = as_matrix(x, name)
     smallest = min(matrix.shape)
-    if sp.issparse(matrix) and n_components >= smallest:
+    if is_sparse(matrix) and n_components >= smallest:
         matrix = matrix.toarray()  # the sparse solver finds fewer than all components, and such a matrix is narrow
     return PCA(min(n_components, smallest), random_state=0).fit(matrix)
 
 
 @known_arguments
-def principal_axes(x: Matrix, *, n_components: int = 50) -> NDArray[Any] | pd.DataFrame:
+def principal_axes(x: Matrix, *, n_components: int = 50) -> np.ndarray | pd.DataFrame:
     """Principal axes of cells: the projection in which the E-distance is usually taken.
 
     Orthonormal directions of decreasing variance in log1p CP10k space, by scikit-learn's PCA with ``random_state=0``.
