@@ -23,7 +23,8 @@ StoredMatrix: TypeAlias = np.ndarray | sparse.spmatrix | sparse.sparray | h5py.D
 # A column or a table of an AnnData.
 Table: TypeAlias = np.ndarray | pd.DataFrame | pd.Series
 
-# Entries of a field in scvi-tools' registry, or arguments of a setup; each field has its own names and values.
+# Entries of a field in scvi-tools' registry, arguments of a setup, or the description of a saved model: names and
+# values differ between fields and models.
 State: TypeAlias = dict[str, Any]
 
 

@@ -10,13 +10,20 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from deltavi._errors import ModelFileError, ModelWriteError
 from deltavi.io._manifest import CELLS, DESCRIPTION, MANIFEST, TENSORS, manifest_text, part_file, read_manifest
 from deltavi.io._place import made, remove_files, require_folder, require_space, require_writable
-from deltavi.io.atomic import description_of, is_as_described, not_written, sync_file, sync_folder, write_synced
+from deltavi.io.atomic import (
+    Described,
+    description_of,
+    is_as_described,
+    not_written,
+    sync_file,
+    sync_folder,
+    write_synced,
+)
 
 Part = bytes | Callable[[Path], object]
 
@@ -149,8 +156,8 @@ class _Writing:
         raise FileExistsError(f"{path.name} exists")
 
 
-def _filled(file: Path, part: Part) -> dict[str, Any]:
-    """Write a part down to the disk; returns its size and checksum."""
+def _filled(file: Path, part: Part) -> Described:
+    """Write a part down to the disk; return its size and checksum."""
     if not isinstance(part, bytes):
         part(file)
         sync_file(file)

@@ -22,6 +22,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from deltavi._errors import ModelFileError
+from deltavi._types import State
 from deltavi.io._folder import Part, write_parts
 from deltavi.io._manifest import (
     CELLS,
@@ -29,6 +30,7 @@ from deltavi.io._manifest import (
     MANIFEST,
     TENSORS,
     UNREADABLE,
+    Manifest,
     content,
     parsed,
     part_file,
@@ -53,7 +55,7 @@ TRIES = 20
 def write_model(
     folder: PathLike,
     tensors: dict[str, torch.Tensor],
-    description: dict[str, Any],
+    description: State,
     *,
     cells: Callable[[Path], object] | None = None,
     keep: Path | None = None,
@@ -95,7 +97,7 @@ def surviving(path: Path) -> Path:
     return max((model for model in left if model.is_dir()), key=lambda model: model.stat().st_mtime, default=path)
 
 
-def read_model(folder: PathLike) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def read_model(folder: PathLike) -> tuple[dict[str, torch.Tensor], State]:
     """Verify and read a model folder.
 
     Returns
@@ -141,7 +143,7 @@ def _verified_parts(path: Path) -> dict[str, bytes]:
     raise ModelFileError(f"{path} is replaced by another process again and again: load it later.")
 
 
-def _verified(path: Path, part: str, manifest: dict[str, Any]) -> bytes:
+def _verified(path: Path, part: str, manifest: Manifest) -> bytes:
     size, checksum = size_and_checksum(path, part, manifest)
     file = part_file(path, part, manifest)
     if not file.is_file():
@@ -185,7 +187,7 @@ def saved_cells(folder: PathLike) -> Path | None:
     raise ModelFileError(f"{file} {state} since the model was saved. Pass the cells to attach: load(..., adata).")
 
 
-def encode(value: Any, tensors: dict[str, torch.Tensor] | None = None) -> Any:
+def encode(value: object, tensors: dict[str, torch.Tensor] | None = None) -> object:
     """JSON form of plain Python, NumPy arrays and pandas frames; anything else is refused.
 
     Parameters
@@ -216,7 +218,7 @@ def encode(value: Any, tensors: dict[str, torch.Tensor] | None = None) -> Any:
     raise TypeError(f"cannot save a {type(value).__name__}: {value!r}")
 
 
-def _encode_array(value: np.ndarray, tensors: dict[str, torch.Tensor] | None) -> Any:
+def _encode_array(value: np.ndarray, tensors: dict[str, torch.Tensor] | None) -> object:
     if tensors is not None and value.dtype.kind == "f" and np.isfinite(value).all():
         name = f"{ARRAY_PREFIX}{len(tensors)}"
         tensors[name] = torch.from_numpy(np.array(value, order="C"))
@@ -225,7 +227,7 @@ def _encode_array(value: np.ndarray, tensors: dict[str, torch.Tensor] | None) ->
     return {"__array__": kind, "shape": list(value.shape), "values": encode(value.reshape(-1).tolist())}
 
 
-def decode(value: Any, tensors: dict[str, torch.Tensor] | None = None) -> Any:
+def decode(value: object, tensors: dict[str, torch.Tensor] | None = None) -> Any:
     """Inverse of :func:`encode`."""
     if isinstance(value, list):
         return [decode(v, tensors) for v in value]
@@ -250,7 +252,7 @@ def decode(value: Any, tensors: dict[str, torch.Tensor] | None = None) -> Any:
     raise ModelFileError(f"unknown entry {next(iter(value), None)!r} in a model description")
 
 
-def _decode_array(kind: str, shape: list[int], values: list[Any]) -> np.ndarray:
+def _decode_array(kind: str, shape: list[int], values: list[object]) -> np.ndarray:
     if kind not in ARRAY_TYPES or any(n < 0 for n in shape):
         raise ModelFileError(f"a model description holds no arrays of {kind!r} with shape {shape}")
     array = np.empty(len(values), dtype=object)
@@ -258,7 +260,7 @@ def _decode_array(kind: str, shape: list[int], values: list[Any]) -> np.ndarray:
     return array.reshape(shape).astype(kind)
 
 
-def _listed(value: Any) -> list[Any]:
+def _listed(value: object) -> list[Any]:
     """`value`, which must be a list: the keys of a dictionary or the letters of a text would pass for one."""
     if not isinstance(value, list):
         raise ModelFileError(f"a list is expected in a model description, not {value!r}")

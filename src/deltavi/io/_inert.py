@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ import torch
 
 from deltavi._errors import ModelFileError, examples
 from deltavi._random import taking_turns
+from deltavi._types import State
 
 # Libraries whose objects scvi-tools saves, and other names in its files.
 DATA_LIBRARIES = ("numpy", "pandas", "pyarrow")
@@ -46,17 +47,21 @@ class Named:
     args: tuple[Any, ...]
     state: Any
 
-    def __new__(cls, *args: Any) -> Named:
+    def __new__(cls, *args: object) -> Named:
         """Keep the arguments without using them."""
         made = object.__new__(cls)
         made.args, made.state = args, None
         return made
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         self.state = state
 
 
-def read_torch_file(file: Path) -> Any:
+# A pickled array: version, shape, type, order of its axes, and content.
+ArrayState: TypeAlias = tuple[object, tuple[int, ...], Named, bool, object]
+
+
+def read_torch_file(file: Path) -> object:
     """Content of a file of ``torch.save``: tensors, plain Python, NumPy arrays, tables of one column.
 
     Any other object stays a :class:`Named`, and a class or function becomes its name.
@@ -119,7 +124,7 @@ def _is_data(name: str) -> bool:
     return name in DATA_NAMES or name.split(".")[0] in DATA_LIBRARIES
 
 
-def _stand_in(name: str) -> tuple[Any, str]:
+def _stand_in(name: str) -> tuple[Callable[..., object], str]:
     """Stand-in for `name`, new for each file, since a file can change its stand-ins."""
     if name == "collections.defaultdict":
         # torch fills no other kind of dictionary
@@ -133,16 +138,16 @@ class _Plain:
     def __init__(self) -> None:
         self.done: dict[int, Any] = {}
         # kept alive, since the address of a deleted object may be reused
-        self.kept: list[Any] = []
+        self.kept: list[object] = []
 
-    def of(self, value: Any) -> Any:
+    def of(self, value: object) -> Any:
         """Plain form of `value`."""
         if id(value) not in self.done:
             self.kept.append(value)
             self.done[id(value)] = self._made(value)
         return self.done[id(value)]
 
-    def _made(self, value: Any) -> Any:
+    def _made(self, value: object) -> object:
         if isinstance(value, dict):
             return {self.of(key): self.of(inner) for key, inner in value.items()}
         if isinstance(value, list | tuple | set):
@@ -151,7 +156,7 @@ class _Plain:
             return value.path
         return self._named(value) if isinstance(value, Named) else value
 
-    def _named(self, value: Named) -> Any:
+    def _named(self, value: Named) -> object:
         if value.path == "builtins.bytes" and value.args == ():
             return b""
         if value.path.endswith(ARRAY_MADE):
@@ -165,7 +170,7 @@ class _Plain:
             return self._table(value)
         return value
 
-    def _array(self, state: Any) -> np.ndarray:
+    def _array(self, state: ArrayState) -> np.ndarray:
         _, shape, kind, is_fortran, content = state
         dtype, content = _type(kind), self.of(content)
         if dtype.kind == "O":
@@ -175,7 +180,7 @@ class _Plain:
             flat = np.frombuffer(content, dtype=dtype).copy()
         return flat.reshape(tuple(shape), order="F" if is_fortran else "C")
 
-    def _table(self, value: Named) -> Any:
+    def _table(self, value: Named) -> pd.DataFrame | Named:
         """Table of one column of numbers, as in histories of training; other tables are returned unchanged."""
         try:
             blocks, (columns, rows) = value.state["_mgr"].args
@@ -186,14 +191,14 @@ class _Plain:
         except (AttributeError, ArithmeticError, LookupError, StopIteration, TypeError, ValueError):
             return value
 
-    def _names(self, data: Any) -> Any:
+    def _names(self, data: object) -> np.ndarray:
         """Values of an index, which is an array, or an array of text that holds one."""
         if isinstance(data, Named) and data.path.endswith(".ArrowStringArray"):
             return self._arrow_text(data.state["_pa_array"])
         parts = data.state if isinstance(data, Named) and not data.path.endswith(ARRAY_MADE) else (data,)
         return next(found for found in map(self.of, parts) if isinstance(found, np.ndarray))
 
-    def _arrow_text(self, array: Any) -> np.ndarray:
+    def _arrow_text(self, array: Named) -> np.ndarray:
         """Values of an array of text: one buffer holds their letters, another the offset at which each ends."""
         if array.path.endswith(".chunked_array"):
             return np.concatenate([self._arrow_text(chunk) for chunk in array.args[0]])
@@ -202,11 +207,11 @@ class _Plain:
         text = self._buffer(letters)
         return np.array([text[start:end].decode() for start, end in pairwise(ends)], dtype=object)
 
-    def _buffer(self, buffer: Any) -> bytes:
+    def _buffer(self, buffer: Named) -> bytes:
         (content,) = buffer.args
         return bytes(self.of(content.args[0] if isinstance(content, Named) else content))
 
-    def _row_names(self, given: dict[str, Any], n_rows: int) -> pd.Index:
+    def _row_names(self, given: State, n_rows: int) -> pd.Index:
         if "data" in given:
             return pd.Index(np.asarray(self._names(given["data"]), dtype=np.int64), name=given.get("name"))
         rows = range(given["start"], given["stop"], given["step"])
@@ -215,7 +220,7 @@ class _Plain:
         return pd.Index(np.asarray(rows, dtype=np.int64), name=given.get("name"))
 
 
-def _type(kind: Any) -> np.dtype[Any]:
+def _type(kind: Named) -> np.dtype:
     """Type of an array, of one of the kinds that are read."""
     (name, *_), order = kind.args, (kind.state or (None, "|"))[1]
     if not isinstance(name, str) or not kind.path.endswith("dtype") or ARRAY_TYPE.fullmatch(name) is None:

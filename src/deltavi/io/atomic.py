@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 from uuid import uuid4
 
 from deltavi._errors import FileWriteError, examples
@@ -16,6 +16,13 @@ from deltavi.io._place import made, remove_files, require_folder, require_writab
 
 # Errors of a folder that mean that it is not on the disk; others mean that folders cannot be synced there at all.
 NOT_ON_DISK = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
+
+
+class Described(TypedDict):
+    """Size in bytes and SHA-256 of a file."""
+
+    size: int
+    sha256: str
 
 
 def write_file(
@@ -167,7 +174,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def description_of(path: Path) -> dict[str, Any]:
+def description_of(path: Path) -> Described:
     """Size and SHA-256 of a file."""
     with path.open("rb") as file:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
