@@ -23,7 +23,7 @@ from deltavi._compat import (
 )
 from deltavi._random import taking_turns
 from deltavi._types import State, StoredMatrix, Table
-from deltavi.registry._batches import Loaded, OrderedDataset
+from deltavi.registry._batches import OrderedDataset
 from deltavi.registry._changes import (
     Columns,
     changed_matrix,
@@ -241,7 +241,7 @@ class DataManager(AnnDataManager):
         indices: Sequence[int] | Sequence[bool] | None = None,
         data_and_attributes: list[str] | dict[str, type] | None = None,
         load_sparse_tensor: bool = False,
-    ) -> OrderedDataset | Subset[Loaded]:
+    ) -> OrderedDataset | Subset[dict[str, np.ndarray]]:
         with compared_once():
             self.validate()
             dataset = OrderedDataset(self, getitem_tensors=data_and_attributes, load_sparse_tensor=load_sparse_tensor)

@@ -5,8 +5,6 @@ Lightning processes every logged value at every step, which on a small model tak
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from scvi.module.base import LossOutput
 from torch import Tensor
@@ -32,7 +30,7 @@ class EpochMeans:
         n_cells = output.n_obs_minibatch
         # the length of the reconstruction loss, if the module does not record it
         assert n_cells is not None
-        sums: dict[str, Any] = {
+        sums: dict[str, Tensor | float] = {
             f"{self.mode}_loss": output.loss.detach() * n_cells,
             f"reconstruction_loss_{self.mode}": output.reconstruction_loss_sum,
             f"kl_local_{self.mode}": output.kl_local_sum,

@@ -51,7 +51,7 @@ def assign_folds(
     return folds
 
 
-class FoldedDataset(Dataset[dict[str, Any]]):
+class FoldedDataset(Dataset[dict[str, np.ndarray]]):
     """Cells by position, each with its fold.
 
     Parameters
@@ -62,13 +62,13 @@ class FoldedDataset(Dataset[dict[str, Any]]):
         ``(n_cells,)`` fold of each cell, -1 for none.
     """
 
-    def __init__(self, cells: Any, folds: np.ndarray) -> None:
+    def __init__(self, cells: Dataset[dict[str, np.ndarray]], folds: np.ndarray) -> None:
         self.cells, self.folds = cells, np.asarray(folds)
 
     def __len__(self) -> int:
         return len(self.folds)
 
-    def __getitem__(self, positions: list[int]) -> dict[str, Any]:
+    def __getitem__(self, positions: list[int]) -> dict[str, np.ndarray]:
         return {**self.cells[positions], _keys.FOLD: self.folds[positions].astype(np.float32)[:, None]}
 
 
@@ -93,7 +93,7 @@ class FoldSplitter(DataSplitter):
         super().__init__(adata_manager, **kwargs)
         self.folds, self.sampling_seed = folds, sampling_seed
 
-    def train_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
+    def train_dataloader(self) -> DataLoader[dict[str, np.ndarray]]:
         """Mini-batches in a new order each epoch."""
         order = SubsetRandomSampler(
             np.asarray(self.train_idx).tolist(), generator=torch.Generator().manual_seed(self.sampling_seed)

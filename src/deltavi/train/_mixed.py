@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from scvi import REGISTRY_KEYS
 from scvi import settings as scvi_settings
 from scvi.data import AnnDataManager
@@ -98,7 +97,7 @@ def spread(codes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return np.argsort(position, kind="stable")
 
 
-class RepeatingDataset(Dataset[dict[str, Any]]):
+class RepeatingDataset(Dataset[dict[str, np.ndarray]]):
     """Cells by position; a position beyond the last cell is a repeated draw and marked as such.
 
     Parameters
@@ -110,7 +109,12 @@ class RepeatingDataset(Dataset[dict[str, Any]]):
     """
 
     def __init__(
-        self, cells: Any, n_cells: int, *, thinning: float = 1.0, generator: np.random.Generator | None = None
+        self,
+        cells: Dataset[dict[str, np.ndarray]],
+        n_cells: int,
+        *,
+        thinning: float = 1.0,
+        generator: np.random.Generator | None = None,
     ) -> None:
         self.cells, self.n_cells, self.thinning = cells, n_cells, thinning
         self.generator = np.random.default_rng(0) if generator is None else generator
@@ -118,15 +122,15 @@ class RepeatingDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return self.n_cells
 
-    def __getitem__(self, positions: list[int]) -> dict[str, Any]:
+    def __getitem__(self, positions: list[int]) -> dict[str, np.ndarray]:
         turns = np.asarray(positions)
-        loaded: dict[str, Any] = self.cells[(turns % self.n_cells).tolist()]
+        loaded: dict[str, np.ndarray] = self.cells[(turns % self.n_cells).tolist()]
         again = turns >= self.n_cells
         if self.thinning < 1 and again.any():
             loaded = {**loaded, **self._thinned(loaded, again)}
         return {**loaded, _keys.DRAWN_AGAIN: again.astype(np.float32)[:, None]}
 
-    def _thinned(self, loaded: dict[str, Any], again: np.ndarray) -> dict[str, np.ndarray]:
+    def _thinned(self, loaded: dict[str, np.ndarray], again: np.ndarray) -> dict[str, np.ndarray]:
         """Thin the counts and totals of repeated draws as by less sequencing, with one probability for each cell."""
         kept = self.generator.uniform(self.thinning, 1, size=(int(again.sum()), 1))
         counts = loaded[REGISTRY_KEYS.X_KEY].copy()
@@ -171,7 +175,7 @@ class MixedSplitter(DataSplitter):
         super().__init__(adata_manager, **kwargs)
         self.sampling_seed, self.repeated_share, self.thinning = sampling_seed, repeated_share, thinning
 
-    def train_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
+    def train_dataloader(self) -> DataLoader[dict[str, np.ndarray]]:
         """Mini-batches of both kinds of cells."""
         batch_size = int(self.data_loader_kwargs.get("batch_size", 128))
         codes = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel()

@@ -32,14 +32,14 @@ class NotedOrder(Sampler[int]):
         return iter(self.latest)
 
 
-def note_order(loader: Any) -> None:
+def note_order(loader: object) -> None:
     """Make `loader` keep the order of each epoch, if torch cuts it into mini-batches."""
     batches = getattr(loader, "sampler", None)
     if isinstance(batches, BatchSampler):
         batches.sampler = NotedOrder(batches.sampler)
 
 
-def cells_of_batch(loader: Any, number: int) -> np.ndarray:
+def cells_of_batch(loader: object, number: int) -> np.ndarray:
     """Positions of the cells of mini-batch `number`, from 0, of the latest epoch; none if it is unknown.
 
     Parameters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -105,7 +105,7 @@ class ObjectivePlan(TrainingPlan):
             in_bar = name == "train_loss"
             self.log(name, value, on_step=False, on_epoch=True, prog_bar=in_bar, sync_dist=self.use_sync_dist)
 
-    def get_optimizer_creator(self) -> Callable[[Any], torch.optim.Optimizer]:
+    def get_optimizer_creator(self) -> Callable[[Iterable[torch.Tensor]], torch.optim.Optimizer]:
         """Make Adam with one fused pass over the weights, if possible; other optimisers are made by scvi-tools."""
         optimizer_cls = ADAMS.get(self.optimizer_name)
         if optimizer_cls is None:
