@@ -26,6 +26,8 @@ Table: TypeAlias = np.ndarray | pd.DataFrame | pd.Series
 # Entries of a field in scvi-tools' registry, arguments of a setup, or the description of a saved model: names and
 # values differ between fields and models.
 State: TypeAlias = dict[str, Any]
+# Inputs or outputs of the parts of a module by scvi-tools' names: tensors, distributions, and KL terms by name.
+Outputs: TypeAlias = dict[str, Any]
 
 
 class DaskArray(Protocol):

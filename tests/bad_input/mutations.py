@@ -28,7 +28,7 @@ from tests.bad_input.taken_out import changed, entries, files, keywords, rows, s
 LIBRARIES = ("torch", "scvi", "scanpy", "lightning.pytorch", "sklearn.mixture", "pytest")
 
 
-CHECKS, FIELDS, GENES, LABELS = (f"data/_{name}.py" for name in ("checks", "fields", "genes", "labels"))
+CHECKS, FIELDS, GENES, LABELS = (f"registry/{name}.py" for name in ("checks", "fields", "genes", "labels"))
 COLUMNS = "registry/columns.py"
 MATRIX, NAMES, BASE, FORMAT = "registry/matrix.py", "registry/names.py", "model/_base.py", "io/_format.py"
 TOO_FEW_GENES = "if match.overlap < min_overlap or match.overlap == 0.0:"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from scvi import REGISTRY_KEYS
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 from deltavi import _keys
 from deltavi._cp10k import CP10K, cp10k_totals_of
 from deltavi._reading import reads
+from deltavi._types import Outputs
 from deltavi.module.classified import Classified, ClassifyingModule
 from deltavi.module.decoder import weight_penalty
 from deltavi.module.readers import READERS_OF_ACTINN
@@ -202,10 +202,10 @@ class ACTINN(ClassifyingModule):
 
     # -- scvi-tools' edge ------------------------------------------------------------------------------------
 
-    def _get_inference_input(self, tensors: dict[str, Tensor], **_: Any) -> dict[str, Any]:
+    def _get_inference_input(self, tensors: dict[str, Tensor], **_: object) -> Outputs:
         return {"expression": self.classifier_input(tensors)}
 
     def _get_generative_input(
-        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **_: Any
-    ) -> dict[str, Any]:
+        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **_: object
+    ) -> Outputs:
         return inference_outputs

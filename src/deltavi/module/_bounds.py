@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from scvi import REGISTRY_KEYS
@@ -13,6 +12,7 @@ from torch.distributions import Distribution
 
 from deltavi import _keys
 from deltavi._compat import MODULE_KEYS
+from deltavi._types import Outputs
 from deltavi.latent import Given, LibraryKind, LibraryPrior, Prior, condition_mmd, log_density
 from deltavi.likelihood import Likelihood, Nonzeros
 
@@ -43,7 +43,7 @@ class BoundsMixin(BaseModuleClass):
 
     @torch.inference_mode()
     def sample(
-        self, tensors: dict[str, Tensor], n_samples: int = 1, generative_kwargs: dict[str, Any] | None = None
+        self, tensors: dict[str, Tensor], n_samples: int = 1, generative_kwargs: Outputs | None = None
     ) -> Tensor:
         """Posterior predictive draw ``(n_cells, n_genes[, n_samples])``, for scvi-tools' sampling methods."""
         _, generative = self.forward(
@@ -88,9 +88,7 @@ class BoundsMixin(BaseModuleClass):
             weights = weights + _log_ratio(prior, inference[MODULE_KEYS.QL_KEY], log_library)
         return weights
 
-    def _log_ratio_of_z(
-        self, likelihood: Likelihood, tensors: dict[str, Tensor], inference_outputs: dict[str, Any]
-    ) -> Tensor:
+    def _log_ratio_of_z(self, likelihood: Likelihood, tensors: dict[str, Tensor], inference_outputs: Outputs) -> Tensor:
         """log p(x | z) p(z) - log q(z | x) of each sample; a prior with latent variables of its own overrides it."""
         z = inference_outputs[MODULE_KEYS.Z_KEY]
         given = self._given(tensors[REGISTRY_KEYS.BATCH_KEY], tensors.get(_keys.CONDITION))
@@ -98,7 +96,7 @@ class BoundsMixin(BaseModuleClass):
         log_prior = self.prior.log_prob(z, given)
         return log_likelihood + log_prior - log_density(inference_outputs[MODULE_KEYS.QZ_KEY], z)
 
-    def _condition_penalty(self, inference_outputs: dict[str, Any], tensors: dict[str, Tensor]) -> Tensor:
+    def _condition_penalty(self, inference_outputs: Outputs, tensors: dict[str, Tensor]) -> Tensor:
         """Weighted dependence of latent positions on the condition, :func:`deltavi.latent.condition_mmd`, nats."""
         z = inference_outputs[MODULE_KEYS.Z_KEY]
         penalty: Tensor = self.condition_mmd * condition_mmd(

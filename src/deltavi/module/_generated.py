@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from deltavi._compat import MODULE_KEYS
+from deltavi._types import Outputs
 from deltavi.likelihood import Likelihood
 
 
-class Generated(dict[str, Any]):
+class Generated(Outputs):
     """``"likelihood"``, and ``"px"``, the distribution of scvi-tools, which is made at its first use.
 
     Training does not use it, and scvi-tools checks every rate and dispersion when a distribution is made.

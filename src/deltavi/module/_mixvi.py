@@ -15,6 +15,7 @@ from deltavi import _keys
 from deltavi._compat import MODULE_KEYS
 from deltavi._errors import DeltaviError
 from deltavi._reading import reads
+from deltavi._types import Outputs
 from deltavi.latent import (
     ComponentPriorKind,
     GaussianState,
@@ -153,14 +154,14 @@ class MIXVI(MixtureTerms, LabelledVAE):
 
     # -- the model, top to bottom ----------------------------------------------------------------------------
 
-    def _further_states(self, x: Tensor, covariates: tuple[Tensor, ...], n_samples: int) -> dict[str, Any]:
+    def _further_states(self, x: Tensor, covariates: tuple[Tensor, ...], n_samples: int) -> Outputs:
         return {"w": self._w_state(x, covariates, n_samples)}
 
     def loss(
         self,
         tensors: dict[str, Tensor],
-        inference_outputs: dict[str, Any],
-        generative_outputs: dict[str, Any],
+        inference_outputs: Outputs,
+        generative_outputs: Outputs,
         kl_weight: Tensor | float = 1.0,
     ) -> LossOutput:
         """Negative bound, mean over cells, plus the weighted cross entropy of labelled cells, in nats.
@@ -195,8 +196,8 @@ class MIXVI(MixtureTerms, LabelledVAE):
     def _loss_before_placement(
         self,
         tensors: dict[str, Tensor],
-        inference_outputs: dict[str, Any],
-        generative_outputs: dict[str, Any],
+        inference_outputs: Outputs,
+        generative_outputs: Outputs,
         kl_weight: Tensor | float,
     ) -> LossOutput:
         """Loss of the VAE, of cells on their regular turn."""
@@ -325,9 +326,7 @@ class MIXVI(MixtureTerms, LabelledVAE):
             return tensors[REGISTRY_KEYS.LABELS_KEY]
         return torch.full_like(tensors[REGISTRY_KEYS.BATCH_KEY], -1)
 
-    def _log_ratio_of_z(
-        self, likelihood: Likelihood, tensors: dict[str, Tensor], inference_outputs: dict[str, Any]
-    ) -> Tensor:
+    def _log_ratio_of_z(self, likelihood: Likelihood, tensors: dict[str, Tensor], inference_outputs: Outputs) -> Tensor:
         z, state = inference_outputs[MODULE_KEYS.Z_KEY], inference_outputs["w"]
         components = self.mixture(z, None if state is None else state.sample, *self._rows(tensors))
         ratio = self._log_prob(likelihood, tensors) - log_density(inference_outputs[MODULE_KEYS.QZ_KEY], z)

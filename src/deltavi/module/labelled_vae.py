@@ -16,6 +16,7 @@ from deltavi._cp10k import log1p_cp10k_of
 from deltavi._entries import init_keywords, known_keywords
 from deltavi._errors import DeltaviError
 from deltavi._reading import reads
+from deltavi._types import Outputs
 from deltavi.module._vae import VAE
 from deltavi.module.classified import Classified, ClassifyingModule
 from deltavi.module.decoder import weight_penalty
@@ -123,7 +124,7 @@ class LabelledVAE(ClassifyingModule, VAE):
         return (counts_for * means).sum() / counts_for.sum(), right
 
     @staticmethod
-    def _kl_library(inference_outputs: dict[str, Any], once: Tensor) -> Tensor:
+    def _kl_library(inference_outputs: Outputs, once: Tensor) -> Tensor:
         """KL of a learned library size of cells on their regular turn, else zero, ``(n_cells,)``."""
         kl: Tensor | None = inference_outputs["kl"].get("l")
         if kl is not None:
@@ -206,9 +207,7 @@ class LabelledVAE(ClassifyingModule, VAE):
         total = x.sum(-1, keepdim=True) if size_factor is None else size_factor * self.size_factor_unit
         return log1p_cp10k_of(x, total)
 
-    def _get_generative_input(
-        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Any], **kwargs: Any
-    ) -> dict[str, Any]:
+    def _get_generative_input(self, tensors: dict[str, Tensor], inference_outputs: Outputs, **kwargs: Any) -> Outputs:
         once = first_draws(tensors)
         whole = super()._get_generative_input(tensors, inference_outputs, **kwargs)
         if bool(once.all()):

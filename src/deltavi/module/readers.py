@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from deltavi._entries import flag, seed_number, share, shown, whole_number
 from deltavi._errors import DeltaviError
@@ -18,14 +17,14 @@ MOST_LAYERS = 1_000
 units = whole(1, MOST_UNITS)
 
 
-def widths(name: str, value: Any) -> tuple[int, ...]:
+def widths(name: str, value: object) -> tuple[int, ...]:
     """`value` as the widths of layers: a number for one, or a list of them."""
     if isinstance(value, list | tuple):
         return tuple(units(name, width) for width in value)
     return (units(name, value),)
 
 
-def several_sizes(name: str, value: Any) -> tuple[int, ...]:
+def several_sizes(name: str, value: object) -> tuple[int, ...]:
     """`value` as a list of numbers of categories."""
     # an array without an axis has the method, and cannot be iterated over
     if isinstance(value, str | bytes | dict) or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) == 0:
