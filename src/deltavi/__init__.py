@@ -10,7 +10,7 @@ and tested by ``deltavi.testing``, which needs the extra ``test``.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from deltavi import (
@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a subpackage at its first use, since torch and scvi-tools take seconds to load."""
     if name in __all__:
         return importlib.import_module(f"deltavi.{name}")

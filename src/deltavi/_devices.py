@@ -32,7 +32,7 @@ def chosen_device(accelerator: object, device: object, *, default: str = "cpu") 
     return found
 
 
-def torch_device(name: str, value: Any) -> torch.device:
+def torch_device(name: str, value: object) -> torch.device:
     """`value` as a device of torch: a name, the number of a GPU, or ``"auto"`` for a GPU where there is one."""
     plain: Any = scalar(value)
     if isinstance(plain, str) and plain == "auto":

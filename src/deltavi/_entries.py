@@ -216,7 +216,7 @@ def init_keywords(*classes: type) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def keywords_of(*functions: Callable[..., Any]) -> list[str]:
+def keywords_of(*functions: Callable[..., object]) -> list[str]:
     """Names of the keywords of `functions`, without ``self``, ``cls`` and ``**kwargs``."""
     found: dict[str, None] = {}
     for function in functions:
@@ -230,7 +230,7 @@ def keywords_of(*functions: Callable[..., Any]) -> list[str]:
 
 
 def positions(
-    indices: Any, n_cells: int, *, name: str = "indices", cells: pd.Index | None = None, what: str = "cells"
+    indices: object, n_cells: int, *, name: str = "indices", cells: pd.Index | None = None, what: str = "cells"
 ) -> np.ndarray:
     """Positions or a mask as positions ``(n_chosen,)``; all cells for ``None``.
 
@@ -370,6 +370,6 @@ def _require_tables(adata: AnnData, name: str) -> None:
         )
 
 
-def _modalities(value: Any) -> str:
+def _modalities(value: object) -> str:
     found = list(getattr(value, "mod", {}))
     return ", ".join(f"mdata[{key!r}]" for key in found[:3]) or "mdata['rna']"

@@ -10,10 +10,10 @@ from typing import Any, ParamSpec, TypeVar
 from deltavi._entries import choice, known_keywords, number, shown, whole_number
 from deltavi._errors import UnknownArgumentError, unknown_category
 
-Reader = Callable[[str, Any], Any]
+Reader = Callable[[str, object], Any]
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
-Thing = TypeVar("Thing", bound=Callable[..., Any])
+Thing = TypeVar("Thing", bound=Callable[..., object])
 
 
 # -- kinds of entries ------------------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ def known_arguments(thing: Thing) -> Thing:
     signature = inspect.signature(thing)
 
     @wraps(thing)
-    def called(*args: Any, **kwargs: Any) -> Any:
+    def called(*args: object, **kwargs: object) -> object:
         try:
             return thing(*args, **kwargs)
         except TypeError:
@@ -96,19 +96,19 @@ def known_arguments(thing: Thing) -> Thing:
     return called  # type: ignore[return-value]
 
 
-def call(function: Callable[..., Result], given: dict[str, Any]) -> Result:
+def call(function: Callable[..., Result], given: Mapping[str, object]) -> Result:
     """`function` of the arguments `given` by name."""
     return function(**given)
 
 
-def read_all(readers: Mapping[str, Reader], given: Mapping[str, Any]) -> dict[str, Any]:
+def read_all(readers: Mapping[str, Reader], given: Mapping[str, object]) -> dict[str, Any]:
     """Read the arguments that `readers` name."""
     return {name: readers[name](name, value) if name in readers else value for name, value in given.items()}
 
 
 def arguments(
-    function: Callable[..., Any], signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> dict[str, Any]:
+    function: Callable[..., object], signature: inspect.Signature, args: Sequence[object], kwargs: Mapping[str, object]
+) -> dict[str, object]:
     """Arguments of a call of `function` by name, without defaults.
 
     Raises

@@ -84,7 +84,7 @@ def folded_text(value: object) -> str:
     return found[1].removeprefix("+") if found[1] not in ("-0", "+0") else "0"
 
 
-def texts_of(values: Any) -> tuple[np.ndarray, list[str]]:
+def texts_of(values: pd.Series | pd.Index | np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Position of each value's text among the distinct ones, -1 where it is missing, and these texts.
 
     Where text and numbers stand in one column, ``0`` and ``"0.0"`` are the same.
@@ -99,7 +99,7 @@ def texts_of(values: Any) -> tuple[np.ndarray, list[str]]:
     return np.array([*(places[text] for text in texts), -1], dtype=np.int64)[positions], kept
 
 
-def names_of(values: Any) -> np.ndarray:
+def names_of(values: pd.Series | pd.Index | np.ndarray) -> np.ndarray:
     """Text of each value, ``None`` where it is missing, ``(n_values,)``."""
     positions, texts = texts_of(values)
     names: np.ndarray = np.array([*texts, None], dtype=object)[positions]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
+from deltavi._types import State
 from deltavi.annotation._open_set import OpenSetScorer
 from deltavi.annotation._temperature import WEAK_PRIOR, TemperaturePrior, fit_temperature, softmax
 from deltavi.annotation.conformal import MIN_GROUP, cells_needed, conformal_p_values
@@ -135,13 +136,13 @@ class Calibration:
         rejected: np.ndarray = self.p_values(cells, self.strangeness(cells), min_group=min_group) <= share
         return rejected
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> State:
         """Plain form, for files."""
         own = {"temperature": self.temperature, "scores": self.scores, "predicted": self.predicted}
         return {**own, "scorer": self.scorer.as_dict()}
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> Self:
+    def from_dict(cls, saved: State) -> Self:
         """Inverse of :meth:`as_dict`."""
         return cls(**{**saved, "scorer": OpenSetScorer.from_dict(saved["scorer"])})
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from sklearn.covariance import LedoitWolf
 from sklearn.neighbors import NearestNeighbors
+
+from deltavi._types import State
 
 # Neighbour in a class whose distance estimates the local density; half of a small class at most.
 N_NEIGHBOURS = 50
@@ -137,7 +139,7 @@ class OpenSetScorer:
         logs: np.ndarray = np.log(np.maximum(distances, SMALLEST))
         return logs
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> State:
         """Plain form, for files."""
         return {
             "whitening": self.whitening,
@@ -149,7 +151,7 @@ class OpenSetScorer:
         }
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> Self:
+    def from_dict(cls, saved: State) -> Self:
         """Inverse of :meth:`as_dict`."""
         surprise = saved["surprise"]
         return cls(

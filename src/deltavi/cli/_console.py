@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from io import StringIO
 from types import FrameType
-from typing import Any, TextIO
+from typing import TextIO
 
 from deltavi._errors import DeltaviWarning
 
@@ -78,7 +78,7 @@ def shown(console: Console) -> Iterator[None]:
     Output printed in the block goes to standard error, except for results.
     """
 
-    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         if issubclass(category, DeltaviWarning):
             console.warn(str(message))
 

@@ -207,7 +207,7 @@ def plot_result(result: HeldOut, part: Path) -> None:
     figure.savefig(part, dpi=150)
 
 
-def _values(column: Any) -> list[str]:
+def _values(column: pd.Series) -> list[str]:
     """Distinct names of a column."""
     from deltavi.perturbation.inputs import as_names, known_names
 

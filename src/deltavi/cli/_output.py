@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import deltavi
@@ -174,7 +173,7 @@ def _read_manifest(path: Path) -> dict[str, list[str]]:
     if not os.path.lexists(path):
         return {}
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         if content["written by"] == WRITER:
             return {str(name): [str(digest) for digest in digests] for name, digests in content["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

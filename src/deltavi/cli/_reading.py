@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deltavi._errors import DeltaviError, nearest, unknown_category
 from deltavi.cli._console import one_line
@@ -199,7 +199,7 @@ def _readable(path: Path, kind: str) -> Iterator[None]:
         raise DataReadError(f"{path} cannot be read as {kind}: {_reason(error)}") from error
 
 
-def _reason(error: Any) -> str:
+def _reason(error: Exception) -> str:
     """Reason for which a file could not be read, in few words."""
     text = one_line(getattr(error, "strerror", None) or error) or type(error).__name__
     text = text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}..."

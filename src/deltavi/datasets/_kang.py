@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import anndata
 import pandas as pd
@@ -166,7 +166,7 @@ def _standardise(adata: AnnData) -> AnnData:
     return adata
 
 
-def _conditions(column: pd.Series[Any]) -> pd.Categorical[Any]:
+def _conditions(column: pd.Series) -> pd.Categorical[str]:
     """Both conditions under this package's names, control first."""
     names = column.astype(str)
     unknown = sorted(set(names) - set(CONDITION_NAMES))
@@ -175,6 +175,6 @@ def _conditions(column: pd.Series[Any]) -> pd.Categorical[Any]:
     return pd.Categorical([CONDITION_NAMES[name] for name in names], categories=["control", "stimulated"])
 
 
-def _category(column: pd.Series[Any], rename: Callable[[str], str]) -> pd.Series[Any]:
+def _category(column: pd.Series, rename: Callable[[str], str]) -> pd.Series:
     """Rename the values of a column and make it categorical; missing values stay missing."""
     return column.astype(object).map(lambda value: rename(str(value)), na_action="ignore").astype("category")

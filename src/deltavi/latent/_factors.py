@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import linalg, sparse
@@ -12,6 +11,7 @@ from scipy.sparse.linalg import eigsh
 from sklearn.decomposition import PCA
 
 from deltavi._errors import ConvergenceWarning, DeltaviError, InputDataError, examples
+from deltavi._types import Rows, StoredMatrix
 from deltavi.registry.checks import row_blocks
 
 # Up to so many genes their covariance is decomposed; beyond, the matrix itself by Lanczos iterations.
@@ -67,7 +67,7 @@ class LinearGaussian:
         return np.asarray(-0.5 * (distance + log_determinant + len(self.mean) * np.log(2 * np.pi)))
 
 
-def principal_factors(x: Any, n_latent: int, *, seed: int = 0) -> LinearGaussian:
+def principal_factors(x: StoredMatrix, n_latent: int, *, seed: int = 0) -> LinearGaussian:
     """Maximum likelihood of probabilistic principal components (Tipping and Bishop 1999).
 
     W = U (Lambda - sigma2 I)^(1/2) with the `n_latent` largest eigenvalues of the covariance of `x`, and sigma2 the
@@ -98,7 +98,7 @@ def principal_factors(x: Any, n_latent: int, *, seed: int = 0) -> LinearGaussian
     return _turned(mean, loadings, np.full(n_genes, noise))
 
 
-def common_factors(x: Any, n_latent: int) -> LinearGaussian:
+def common_factors(x: StoredMatrix, n_latent: int) -> LinearGaussian:
     """Maximum likelihood of factor analysis: noise of its own for every gene.
 
     Alternates between loadings, W = Psi^(1/2) U (Lambda - I)^(1/2) from the largest eigenvalues of
@@ -151,12 +151,12 @@ def _largest(matrix: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     return values[::-1], vectors[:, ::-1]
 
 
-def _moments(x: Any) -> tuple[np.ndarray, np.ndarray]:
+def _moments(x: StoredMatrix) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance of the genes, the latter divided by the number of cells."""
     n_cells, n_genes = x.shape
     sums, squares = np.zeros(n_genes), np.zeros((n_genes, n_genes))
     for _, block in row_blocks(x, size=BLOCK_CELLS):
-        values: Any = block.astype(np.float64)
+        values = block.astype(np.float64)
         sums += np.asarray(values.sum(0)).ravel()
         _require_finite(sums)
         products = values.T @ values
@@ -165,7 +165,7 @@ def _moments(x: Any) -> tuple[np.ndarray, np.ndarray]:
     return mean, squares / n_cells - np.outer(mean, mean)
 
 
-def _by_iteration(x: Any, n_latent: int, seed: int) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
+def _by_iteration(x: StoredMatrix, n_latent: int, seed: int) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
     """Mean and total variance of the genes, and the largest eigenvalues and vectors of their covariance."""
     n_cells = x.shape[0]
     with np.errstate(invalid="ignore"):  # infinite values of both signs; shares of no variance, where cells are alike
@@ -181,7 +181,7 @@ def _by_iteration(x: Any, n_latent: int, seed: int) -> tuple[np.ndarray, float, 
     return found.mean_, float(variances.sum()) + others, variances, found.components_.T
 
 
-def _in_memory(x: Any) -> Any:
+def _in_memory(x: StoredMatrix) -> Rows:
     """The matrix itself, read into memory if it is in a file; sparse stays sparse."""
     if isinstance(x, np.ndarray) or sparse.issparse(x):
         return x

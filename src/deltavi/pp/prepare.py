@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -142,7 +141,7 @@ def _require_column(adata: AnnData, key: object, name: str) -> None:
         )
 
 
-def _condition(adata: AnnData, condition_key: str | None) -> pd.Categorical[Any] | None:
+def _condition(adata: AnnData, condition_key: str | None) -> pd.Categorical | None:
     """Return the condition of every cell, complete, or None."""
     if condition_key is None:
         return None
@@ -174,9 +173,7 @@ def _total_counts(adata: AnnData, counts: sparse.csr_matrix) -> NDArray[np.float
     return known
 
 
-def _variable_genes(
-    counts: sparse.csr_matrix, condition: pd.Categorical[Any] | None, n_top_genes: int
-) -> NDArray[np.bool_]:
+def _variable_genes(counts: sparse.csr_matrix, condition: pd.Categorical | None, n_top_genes: int) -> NDArray[np.bool_]:
     """Mark the genes to keep, shape ``(n_genes,)``."""
     if n_top_genes >= counts.shape[1]:
         return np.ones(counts.shape[1], dtype=bool)
