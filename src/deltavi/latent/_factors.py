@@ -11,7 +11,7 @@ from scipy.sparse.linalg import eigsh
 from sklearn.decomposition import PCA
 
 from deltavi._errors import ConvergenceWarning, DeltaviError, InputDataError, examples
-from deltavi._types import Rows, StoredMatrix
+from deltavi._types import Rows, StoredMatrix, is_sparse
 from deltavi.registry.checks import row_blocks
 
 # Up to so many genes their covariance is decomposed; beyond, the matrix itself by Lanczos iterations.
@@ -160,7 +160,7 @@ def _moments(x: StoredMatrix) -> tuple[np.ndarray, np.ndarray]:
         sums += np.asarray(values.sum(0)).ravel()
         _require_finite(sums)
         products = values.T @ values
-        squares += products.toarray() if sparse.issparse(products) else products
+        squares += products.toarray() if is_sparse(products) else products
     mean = sums / n_cells
     return mean, squares / n_cells - np.outer(mean, mean)
 
