@@ -1,4 +1,4 @@
-"""Which training labels a prediction rests on, and how far it can be trusted."""
+"""Weights of training labels in a prediction, and its uncertainty."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _trust(held: Any, table: pd.DataFrame) -> pd.DataFrame | None:
 
 
 def _boundaries(columns: list[str], parts: list[str]) -> tuple[float, ...]:
-    """Where the training labels of one condition end and those of the next begin, if a target joins several."""
+    """Positions between the training labels of two conditions, if a target joins several."""
     of = [next((part for part in parts if column.endswith(f" ({part})")), "") for column in columns]
     if len(parts) < 2:
         return ()

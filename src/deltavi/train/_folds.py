@@ -1,4 +1,4 @@
-"""Folds: each network of a committee learns from all labelled cells but its own part, which can then judge it."""
+"""Folds: each network of an ensemble is trained on all labelled cells but its own fold, on which it is evaluated."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def assign_folds(
 ) -> np.ndarray:
     """Fold of each labelled cell, ``(n_cells,)``; -1 for cells that are in none.
 
-    Training cells are dealt out first, so that every label of theirs is even over the folds, and labels begin at
-    different folds, so that small ones do not all miss in the same; the other cells follow. In no fold are unlabelled
-    cells, and the only training cell of a label, which every network needs.
+    Training cells are assigned first, so that each label is even over the folds, and labels begin at different folds,
+    so that rare labels are not all absent from the same one; the other cells follow. Unlabelled cells, and the only
+    training cell of a label, which every network needs, are in no fold.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def assign_folds(
     n_folds
         Number of folds; one fold means none.
     generator
-        Source of the permutations. One that also splits cells would tie the folds to the split.
+        Source of the permutations, other than that of the split, so that folds do not depend on the split.
     training
         Positions of the training cells; by default all.
     """
@@ -53,7 +53,7 @@ def assign_folds(
     return folds
 
 
-class FoldedDataset(Dataset[dict[str, Any]]):
+class FoldedDataset(Dataset[dict[str, np.ndarray]]):
     """Cells by position, each with its fold.
 
     Parameters

@@ -1,4 +1,4 @@
-"""Mini-batches that mix labelled and unlabelled cells, with every label in reach."""
+"""Mini-batches that mix labelled and unlabelled cells, in which every label occurs regularly."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from deltavi import _keys
 from deltavi.registry.additions import beside, replaced
 from deltavi.train.on_device import DeviceSplitter, Drawn
 
-# Share of a mini-batch that is drawn again from the labelled cells, label by label.
+# Share of a mini-batch that is resampled from the labelled cells, label by label.
 REPEATED_SHARE = 0.25
 
 
 class MixedBatches(Sampler[list[int]]):
     """Every training cell once per epoch, labels spread evenly, and labelled cells drawn again in every mini-batch.
 
-    Regular turns make the bound; repeated draws go through the labels in turn, so that a rare label is seen often,
-    and are told apart by an offset of `n_cells`.
+    The bound is that of regular turns; repeated draws cycle through the labels, so that a rare label occurs often.
+    An offset of `n_cells` marks them.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class MixedBatches(Sampler[list[int]]):
     ) -> None:
         self.cells, self.codes, self.n_cells = np.asarray(cells), np.asarray(codes), n_cells
         self.generator, self.n_repeated = generator, n_repeated
-        # mini-batches of the latest epoch, so far as they were drawn
+        # mini-batches of the latest epoch that were drawn so far
         self.latest: list[list[int]] = []
         starts = np.arange(0, len(self.cells), batch_size)
         if len(starts) > 1 and len(self.cells) - starts[-1] < smallest_batch:
@@ -78,7 +78,7 @@ class MixedBatches(Sampler[list[int]]):
             yield self.latest[-1]
 
     def _labelled_in_turn(self) -> Iterator[int]:
-        """Labels in turn, and within a label its cells in a fresh order each time round."""
+        """Cycle through the labels, and within a label through its cells in a new order each time."""
         queues: list[list[int]] = [[] for _ in self.members]
         while self.members:
             for label in self.generator.permutation(len(self.members)):
@@ -99,8 +99,8 @@ def spread(codes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return np.argsort(position, kind="stable")
 
 
-class RepeatingDataset(Dataset[dict[str, Any]]):
-    """Cells by position; a position beyond the last cell is a repeated draw and says so.
+class RepeatingDataset(Dataset[dict[str, np.ndarray]]):
+    """Cells by position; a position beyond the last cell is a repeated draw and marked as such.
 
     Where repeated draws are thinned, their expression and totals are. Places of the nonzero counts, these counts and
     the sum of log x! stay those of the cell as it was measured: the likelihood is of regular turns alone.
@@ -126,7 +126,7 @@ class RepeatingDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return self.n_cells
 
-    def __getitem__(self, positions: list[int]) -> dict[str, Any]:
+    def __getitem__(self, positions: list[int]) -> dict[str, np.ndarray]:
         turns = np.asarray(positions)
         rows, again = turns % self.n_cells, turns >= self.n_cells
         loaded: dict[str, Any] = self.dataset[rows.tolist()]

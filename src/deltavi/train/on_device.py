@@ -1,4 +1,4 @@
-"""Splitter whose mini-batches are made on the device that trains, where that can be done."""
+"""Splitter whose mini-batches are made on the training device, if possible."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scvi.data import AnnDataManager
 from scvi.dataloaders import DataSplitter
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-# Kinds of devices that work on their own, and whose memory is not that of the computer.
+# Types of devices that work asynchronously, with memory of their own.
 KINDS = ("cuda",)
 # Cells by position, over the `dataset` that the registry makes; and positions of each mini-batch.
 Drawn: TypeAlias = tuple[Dataset[dict[str, Any]], Sampler[list[int]]]
@@ -61,7 +61,7 @@ class DeviceSplitter(DataSplitter):
         self._move(loader)
         return loader
 
-    def val_dataloader(self) -> Any:
+    def val_dataloader(self) -> DataLoader[dict[str, Any]] | None:
         """Mini-batches to validate on, if there are any."""
         loader = super().val_dataloader()
         if loader is not None:
@@ -69,13 +69,13 @@ class DeviceSplitter(DataSplitter):
         return loader
 
     def teardown(self, stage: str | None = None) -> None:
-        """Free the memory of the device: the model keeps its trainer, and that the loaders."""
+        """Free the memory of the device: the model keeps its trainer, which keeps the loaders."""
         for cells in self._cells:
             cells.device_rows = None
         self._cells = []
 
     def on_exception(self, exception: BaseException) -> None:
-        """The same where training does not come to its end."""
+        """Free the memory after a training that failed."""
         self.teardown()
 
     def _in_order(self, order: Order) -> DataLoader[dict[str, Any]]:
