@@ -13,11 +13,11 @@ from matplotlib.text import Text
 from numpy.typing import ArrayLike, NDArray
 
 from deltavi._errors import examples
+from deltavi._types import FloatArray
 from deltavi.pl._figure import DARK, GREY
 
 logger = logging.getLogger("deltavi")
 
-FloatArray = NDArray[np.float64]
 
 DISTANCES = (7.0, 13.0, 21.0, 31.0, 43.0, 57.0, 73.0)  # points, from the marker to the edge of the name
 N_DIRECTIONS = 24

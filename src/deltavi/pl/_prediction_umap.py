@@ -16,10 +16,9 @@ from deltavi._entries import seed_number, whole_number
 from deltavi._errors import InputDataError, unknown_category
 from deltavi._reading import known_arguments
 from deltavi._threads import kept_threads
+from deltavi._types import FloatArray
 from deltavi.pl._expression import AlignedExpression, Expression, Matrix, align_expression
 from deltavi.pl._figure import BLUE, GREY, PALE, VERMILION, PlotResult, SaveTarget, axes_for, figure_file, finish
-
-FloatArray = NDArray[np.float64]
 
 COLORS = {"control": GREY, "real": BLUE, "predicted": VERMILION}
 LAYOUTS = ("overlay", "panels")

@@ -15,6 +15,7 @@ from deltavi import _entries as entries
 from deltavi._entries import shown
 from deltavi._errors import DeltaviError, examples, unknown_category
 from deltavi._reading import known_arguments
+from deltavi._types import FloatArray
 from deltavi.perturbation.evaluate import CEILING, HIGHER_IS_BETTER, METRIC_NAMES
 from deltavi.pl._figure import (
     BLUE,
@@ -33,7 +34,6 @@ from deltavi.pl._figure import (
 if TYPE_CHECKING:
     from deltavi.tl import PerturbationEvaluation
 
-FloatArray: TypeAlias = NDArray[np.float64]
 
 # Which scores are better: the higher ones, the lower ones, those next to a number, or (None) neither.
 Better: TypeAlias = Literal["higher", "lower"] | float | None

@@ -11,14 +11,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
-from numpy.typing import NDArray
 
 from deltavi import _entries as entries
 from deltavi._errors import NotTrainedError, unknown_category
 from deltavi._reading import known_arguments
+from deltavi._types import FloatArray
 from deltavi.pl._figure import BLUE, VERMILION, PlotResult, SaveTarget, axes_for, figure_file, finish, hide_frame
 
-FloatArray = NDArray[np.float64]
 History: TypeAlias = Mapping[str, Any]
 
 # How the names of logged quantities tell training from validation, whoever logged them.

@@ -22,7 +22,7 @@ to change most; half the mean width of the intervals, log1p CP10k; and the doubt
 UNKNOWN: Mapping[str, float] = dict.fromkeys(CERTAINTY, float("nan"))
 
 
-def evidence_of(predicted: Any) -> AnnData | None:
+def evidence_of(predicted: object) -> AnnData | None:
     """Intervals and doubts of a prediction, without its cells; None where it has none."""
     if not isinstance(predicted, AnnData) or _keys.VARM_LOWER not in predicted.varm:
         return None

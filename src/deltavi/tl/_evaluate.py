@@ -163,7 +163,7 @@ def evaluate_perturbation(
         flag(switch, value)
     names = {"condition_key": condition_key, "labels_key": labels_key}
     question = question_of(adata, control=control, target=target, **names)
-    settings: dict[str, Any] = {
+    settings: dict[str, object] = {
         "control": question.control,
         "condition_key": condition_key,
         "labels_key": labels_key,
@@ -259,7 +259,7 @@ def _require_apart(adata: AnnData, hold_outs: list[HoldOut]) -> None:
         identities.require_apart(part.held_out, f"hold-out {part.name!r} under {part.target!r}")
 
 
-def _identity(adata: AnnData, question: Question, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _identity(adata: AnnData, question: Question, settings: Mapping[str, object]) -> dict[str, object]:
     """Settings shared by all parts in a folder."""
     columns = {"conditions": question.conditions, "labels": question.labels}
     if TOTAL_COUNTS in adata.obs:
@@ -318,7 +318,7 @@ def _finished(task: Task, plan: Plan, place: RunFolder) -> Iterator[Result]:
 
 
 def _assembled(
-    results: list[Result], settings: dict[str, Any], skipped: list[Skipped], baselines: list[str]
+    results: list[Result], settings: Mapping[str, object], skipped: list[Skipped], baselines: list[str]
 ) -> PerturbationEvaluation:
     rows = [row for result in results for row in result.rows if row["kind"] != BASELINE or row["method"] in baselines]
     table = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
@@ -340,7 +340,7 @@ def _assembled(
     )
 
 
-def _case(row: Mapping[str, Any]) -> tuple[Any, ...]:
+def _case(row: Mapping[str, object]) -> tuple[object, ...]:
     return tuple(row[name] for name in ("hold_out", "target", "seed", "label"))
 
 
