@@ -8,8 +8,8 @@ import numpy as np
 from scipy import sparse, stats
 from scipy.spatial.distance import cdist
 
-from deltavi._types import IntArray
-from deltavi.datasets._simulation_parameters import FloatArray, SimulationParameters
+from deltavi._types import FloatArray, IntArray
+from deltavi.datasets._simulation_parameters import SimulationParameters
 
 # Spread of the log expression over genes. With a few thousand counts in a thousand genes, nine zeros in ten entries
 # are only possible when a minority of the genes holds most counts; the cap keeps any single gene from dominating.

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from deltavi._reading import known_arguments
-from deltavi._types import Rows
+from deltavi._types import FloatArray, Rows
 from deltavi.metrics import r2_of_variances
 from deltavi.metrics.significance import moments
 from deltavi.pl._expression import Expression
 from deltavi.pl._figure import PlotResult, SaveTarget
-from deltavi.pl._regression import Choice, FloatArray, Statistic, draw_regression
+from deltavi.pl._regression import Choice, Statistic, draw_regression
 
 
 def _variances(matrix: Rows) -> FloatArray:
