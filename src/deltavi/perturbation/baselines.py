@@ -129,7 +129,7 @@ class ShiftBaseline:
         Returns
         -------
         Predicted cells: X log1p CP10k, float32, (n_control_cells, n_genes); obs of the input cells with the target as
-        condition and the old one in ``deltavi_source_condition``; ``uns["deltavi"]`` says which shift was used and, for
+        condition and the old one in ``deltavi_source_condition``; ``uns["deltavi"]`` records the shift and, for
         every label of the query, its length and the weights of the training labels ("/" in a label becomes "%2F"
         there, since files cannot hold it in a key).
 
@@ -169,7 +169,7 @@ class ShiftBaseline:
         known = known_names(self._conditions)
         names = {"control": meant(control, known), "target": same_condition(target, known)}
         for (kind, name), asked in zip(names.items(), (control, target), strict=True):
-            # a given shift may lead to a condition nobody has measured, and a target may join several
+            # a given shift may lead to a condition that was not measured, and a target may join several
             joined = kind == "target" and SEPARATOR in as_text(asked)
             if name is None and not given and not joined:
                 raise unknown_category(f"{kind} condition", asked, known)

@@ -150,9 +150,9 @@ def verdict(
     table
         From `compare`, or the mean of several such tables. Baselines are all rows but `model` and the two halves.
     model
-        Row to judge.
+        Row to assess.
     metric
-        Column or columns to judge by; each is compared with the baseline that does best on it.
+        Column or columns to compare by; each is compared with the baseline that does best on it.
 
     Returns
     -------

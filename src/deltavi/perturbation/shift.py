@@ -133,7 +133,7 @@ def estimate_shifts(
     queries
         Name -> control cells whose response is wanted, (n_query, n_dims), or None.
     points, is_control, is_target, labels, estimator, temperature, metric
-        As in `estimate_shift`, which also says what is raised.
+        As in `estimate_shift`, which also documents the errors.
     dims
         Names of the dimensions, where `points` does not carry them.
     """

@@ -52,7 +52,7 @@ def components(
     """Draw how many cells each component of a mixture holds, the largest first, and of which labels they are.
 
     A bar is as long as the sum of the responsibilities of its component: the number of cells expected in it. The title
-    tells the effective number of components, exp of the entropy of their shares: K for K components used alike.
+    gives the effective number of components, exp of the entropy of their shares: K for K components used alike.
     Components that hold less than a cell in all are counted under the bars.
 
     Parameters
@@ -66,7 +66,7 @@ def components(
     min_share
         Components with a smaller share of all cells are counted under the bars, not drawn.
     max_labels
-        How many labels to tell apart, those of most cells, at most 28; the rest is drawn as one.
+        Number of labels to distinguish, those of most cells, at most 28; the rest is drawn as one.
     title
         Title of the plot, above the effective number of components.
     ax
@@ -121,7 +121,7 @@ def responsibilities(
 
     A row per label, with the mean responsibility of its cells; labels that share components stand side by side, and
     each component below the label that uses it most. A row dark in several columns is a label that is split, a column
-    dark in several rows a component that does not tell them apart. Beside it and above stand numbers of cells, those of
+    dark in several rows a component that does not separate them. Beside it and above stand numbers of cells, those of
     components expected. Components with less than a cell and numbers for which there is no room are left out.
 
     Parameters

@@ -23,7 +23,7 @@ DISTANCES = (7.0, 13.0, 21.0, 31.0, 43.0, 57.0, 73.0)  # points, from the marker
 N_DIRECTIONS = 24
 MARGIN = 1.5  # points of air around a name
 MARKER_RADIUS = 2.0  # points
-# What a place costs: each further point of distance, each marker covered, each leader covered or crossed, and each
+# Cost of a place: each further point of distance, each marker covered, each leader covered or crossed, and each
 # other named point that the leader runs through, which would seem to be the one named.
 COST_DISTANCE = 0.05
 COST_MARKER = 1.0

@@ -200,7 +200,7 @@ def _range(values: FloatArray, kind: str) -> tuple[float, float]:
 
 
 def _draw_row(ax: Axes, i: int, row: _Row, edges: FloatArray) -> None:
-    """Draw the histogram of a group that stands on the lower edge of its row, and say what share is rejected."""
+    """Draw the histogram of a group that stands on the lower edge of its row, with the share that is rejected."""
     n_cells, floor = np.histogram(row.values, edges)[0], i + 0.4
     ax.stairs(floor - FULLEST_BIN * n_cells / n_cells.max(), edges, baseline=floor, fill=True, color=row.color)
     ax.axhline(floor, color=GREY, linewidth=0.6)
@@ -208,7 +208,7 @@ def _draw_row(ax: Axes, i: int, row: _Row, edges: FloatArray) -> None:
 
 
 def _draw_threshold(ax: Axes, threshold: float, kind: str) -> None:
-    """Draw the line, shade what is rejected, and say so above the first row."""
+    """Draw the line, shade the rejected side, and label it above the first row."""
     low, high = ax.get_xlim()
     ax.axvspan(*((low, threshold) if kind == "p_value" else (threshold, high)), color=PALE, alpha=0.5, zorder=0, lw=0)
     ax.axvline(threshold, color=DARK, linewidth=1, linestyle="--", zorder=3)

@@ -114,7 +114,7 @@ def _joint_umap(cells: AlignedExpression, n_pcs: int, n_neighbors: int, seed: in
     joint = AnnData(_stack([cells[name] for name in COLORS]))
     n_pcs = min(n_pcs, min(joint.shape) - 1)
     with kept_threads(), warnings.catch_warnings():
-        # umap says at import that one of its optional parts is absent; it is not used
+        # umap warns at import of an absent optional part, which is not used
         warnings.simplefilter("ignore", ImportWarning)
         if n_pcs > 0:
             scanpy.pp.pca(joint, n_comps=n_pcs, random_state=seed)

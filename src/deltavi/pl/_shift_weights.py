@@ -25,7 +25,7 @@ WORDS_HEIGHT, DOUBT_WIDTH, MIN_WIDTH = 1.0, 1.6, 2.0
 DARK_ABOVE = 0.55
 # Smaller weights are drawn, but not written: most of the map would be zeros.
 MIN_WEIGHT = 0.005
-# Where the columns of doubts begin, in points right of the map, and how far they are apart.
+# Position of the columns of doubts, in points right of the map, and the distance between them.
 GAP, COLUMN_WIDTH = 8.0, 46.0
 
 

@@ -20,12 +20,12 @@ from deltavi.pl._figure import BLUE, VERMILION, PlotResult, SaveTarget, axes_for
 
 History: TypeAlias = Mapping[str, Any]
 
-# How the names of logged quantities tell training from validation, whoever logged them.
+# Parts of the names of logged quantities by which training and validation are distinguished.
 PART = re.compile(r"^(train|validation|val)_|_(train|validation|val)$")
 STEP = re.compile(r"_step$")
 EPOCH = re.compile(r"_epoch$")
 COLORS = {"train": BLUE, "validation": VERMILION}
-# Where the largest value is so many times the last, only a logarithmic axis shows both.
+# Ratio of the largest value to the last one from which only a logarithmic axis shows both.
 LOG_ABOVE = 5.0
 
 
@@ -149,7 +149,7 @@ def _choose(quantities: dict[str, _Quantity], metrics: Sequence[str] | None) -> 
 
 
 def _draw(ax: Axes, quantity: _Quantity) -> None:
-    for part in sorted(quantity.parts):  # training first, whichever was logged first
+    for part in sorted(quantity.parts):  # training first, in any order of the log
         epochs, values = quantity.parts[part]
         marker = "o" if len(values) == 1 else None
         ax.plot(epochs, values, color=COLORS[part], label=part, linewidth=1.5, marker=marker, markersize=4)
@@ -168,7 +168,7 @@ def _draw(ax: Axes, quantity: _Quantity) -> None:
 
 
 def _mark_best(ax: Axes, epochs: FloatArray, values: FloatArray) -> None:
-    """Mark the lowest value and say it in the legend, away from the lines."""
+    """Mark the lowest value and write it in the legend, away from the lines."""
     best = int(np.argmin(values))
     ax.plot(
         epochs[best],

@@ -306,7 +306,7 @@ def _computed(
 
 
 def _finished(task: Task, plan: Plan, place: RunFolder) -> Iterator[Result]:
-    """Groups of a task that are in the folder, with their predicted cells if those are wanted."""
+    """Groups of a task that are in the folder, with their predicted cells if those are kept."""
     for group in task.groups:
         found = place.read(task.key(group), plan.signature(group, task.hold_out))
         if found is None:

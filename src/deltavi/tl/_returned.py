@@ -98,7 +98,7 @@ def _source_names(predicted: object, wanted: pd.Index) -> pd.Index | None:
 
 
 def _without_affix(names: pd.Index, wanted: pd.Index) -> pd.Index:
-    """Names without what stands before or after all of them, where those of `wanted` remain."""
+    """Names without a prefix or suffix common to all of them, if those of `wanted` remain."""
     first = str(names[0])
     for start, end in ((first.removesuffix(w), first.removeprefix(w)) for w in wanted if w and w in first):
         for kept in (names.str.removeprefix(start), names.str.removesuffix(end)):

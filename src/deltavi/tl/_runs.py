@@ -226,7 +226,7 @@ def _rows(
 def _kept(
     task: Task, plan: Plan, folder: RunFolder | None, cells: Experiment, predictions: Sequence[Prediction], group: Group
 ) -> dict[str, str]:
-    """Write predicted cells where that is asked for; row -> path."""
+    """Write predicted cells if they are to be kept; row -> path."""
     if folder is None or not plan.keep_predictions or group.kind == OF_CEILING:
         return {}
     return {

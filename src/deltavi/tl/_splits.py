@@ -168,7 +168,7 @@ def resolve_hold_outs(question: Question, given: object) -> tuple[list[HoldOut],
     UnknownCategoryError
         If a label or column does not exist.
     DeltaviError
-        If what was asked for by name cannot be evaluated, or nothing can.
+        If a hold-out that was named cannot be evaluated, or none can.
     InputDataError
         If a mask of the user is invalid.
     """
