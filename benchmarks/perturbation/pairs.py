@@ -31,7 +31,7 @@ from deltavi.tl import Method, PerturbationEvaluation, evaluate_perturbation
 FILE = "norman_mcfaline_perturbench.h5ad"
 PARTS = ("pairs", "lines")
 METHODS = {
-    "SCGEN": Method(SCGEN, train_kwargs=QUIET, predict={"": {}, "model alone": {"consensus": 0.0}}),
+    "SCGEN": Method(SCGEN, train_kwargs=QUIET, predict={"": {}, "model alone": {"empirical_weight": 0.0}}),
     "PPCA": Method(PPCA),
 }
 CONTROL, SEPARATOR = "control", "+"

@@ -36,27 +36,29 @@ METHODS: dict[str, Method] = {
         SCGEN,
         predict={
             "": {},
-            "model alone": {"consensus": 0.0},
-            "labels alone": {"consensus": 1.0},
+            "model alone": {"empirical_weight": 0.0},
+            "labels alone": {"empirical_weight": 1.0},
             "kriging in latent space": {"shift": "kriging"},
             "shift of the paper": {"shift": "scgen"},
-            "expectation without residual": {"profile": "decoded"},
+            "expectation without residual": {"output": "mean"},
         },
     ),
     "scGen as published": Method(
         SCGEN,
         **PAPER,
-        predict={"": {"shift": "scgen", "profile": "decoded"}, "with consensus and residual": {}},
+        predict={"": {"shift": "scgen", "output": "mean"}, "with empirical weight and residual": {}},
     ),
-    "conditional VAE": Method(SCGEN, model_kwargs=SWITCHED, predict={"": {"shift": "none"}, "shift and consensus": {}}),
+    "conditional VAE": Method(
+        SCGEN, model_kwargs=SWITCHED, predict={"": {"shift": "none"}, "shift and empirical weight": {}}
+    ),
     "conditional VAE with MMD": Method(
         SCGEN,
         model_kwargs=SWITCHED | {"condition_mmd": 30.0},
-        predict={"": {"shift": "none"}, "shift and consensus": {}},
+        predict={"": {"shift": "none"}, "shift and empirical weight": {}},
     ),
-    "LABELVI": Method(LABELVI, predict={"": {}, "model alone": {"consensus": 0.0}}),
+    "LABELVI": Method(LABELVI, predict={"": {}, "model alone": {"empirical_weight": 0.0}}),
     "MIXVI": Method(
-        MIXVI, model_kwargs={"conditional": True, "n_w": 4}, predict={"": {}, "model alone": {"consensus": 0.0}}
+        MIXVI, model_kwargs={"conditional": True, "n_w": 4}, predict={"": {}, "model alone": {"empirical_weight": 0.0}}
     ),
     "PPCA": Method(PPCA, predict={"": {}}),
 }

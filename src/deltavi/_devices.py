@@ -49,3 +49,10 @@ def torch_device(name: str, value: object) -> torch.device:
             f"{name} must be a device of torch, such as 'cpu', 'cuda', 'cuda:1' or 'mps', not {shown(value)}."
         ) from None
     return device
+
+
+def is_present(device: torch.device) -> bool:
+    """Whether tensors can be moved to `device`; of kinds that are not known here torch itself says so."""
+    if device.type == "cuda":
+        return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    return device.type != "mps" or torch.backends.mps.is_available()

@@ -19,6 +19,7 @@ import torch
 from anndata import AnnData
 
 from deltavi._errors import DeltaviError, UnknownArgumentError, examples, nearest
+from deltavi._former_names import renamed_argument, renamed_value
 from deltavi._text import is_readable
 
 Indices = Sequence[int] | Sequence[bool] | np.ndarray | pd.Series
@@ -125,7 +126,7 @@ def flag(name: str, value: object) -> bool:
 def choice(name: str, value: object, known: Sequence[str]) -> str:
     """`value`, which must be one of `known`."""
     if not isinstance(value, str) or value not in known:
-        close = nearest(shown(value), known)
+        close = renamed_value(str(value), known) or nearest(shown(value), known)
         hint = "" if close is None else f" Did you mean {close!r}?"
         raise DeltaviError(f"{name} must be one of {', '.join(map(repr, known))}, not {shown(value)}.{hint}")
     return value
@@ -171,7 +172,7 @@ def _is_name(value: object) -> bool:
 def known_keywords(
     given: Iterable[str], known: Iterable[str], *, among: str, hints: dict[str, str] | None = None
 ) -> None:
-    """Raise where a keyword is none of `known`, with the nearest of these.
+    """Raise where a keyword is none of `known`, with the one it was renamed to or the nearest of these.
 
     Parameters
     ----------
@@ -189,7 +190,7 @@ def known_keywords(
         if name in listed:
             continue
         hint = (hints or {}).get(name)
-        close = nearest(name, listed)
+        close = renamed_argument(name, listed) or nearest(name, listed)
         hint = hint or ("" if close is None else f"Did you mean {close!r}?")
         raise UnknownArgumentError(
             f"{among} has no argument {name!r}. {hint}{' ' if hint else ''}Known: {', '.join(map(repr, listed))}."

@@ -188,14 +188,14 @@ def together(case: Case) -> dict[str, Verb]:
     """The other verbs of this package; their answers depend on no global generator either."""
     verbs: dict[str, Verb] = {}
     if case.predicts:
-        verbs["predict_perturbation"] = partial(_predicted, consensus=0.0)
-        # the consensus takes the most time, and an interval draws
+        verbs["predict_perturbation"] = partial(_predicted, empirical_weight=0.0)
+        # matching the measured response takes the most time, and an interval draws
         verbs["usual"] = lambda model, adata: dense(
             model.predict_perturbation(adata, **PERTURBATION, n_samples=3).layers["upper"]
         )
     if case.conditional:
-        verbs["by z"] = partial(_predicted, shift="z", consensus=0.0)
-        verbs["by w"] = partial(_predicted, shift="w", consensus=0.0)
+        verbs["by z"] = partial(_predicted, shift="z", empirical_weight=0.0)
+        verbs["by w"] = partial(_predicted, shift="w", empirical_weight=0.0)
     if case.model_class is SCGEN:
         verbs["batch_removal"] = _corrected
     if case.model_class is MIXVI:

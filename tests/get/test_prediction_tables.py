@@ -7,11 +7,12 @@ from typing import Any
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 from anndata import AnnData
 
 import deltavi
-from deltavi import get
+from deltavi import get, pl
 from deltavi.errors import DeltaviError, GeneMatchError, InputDataError, UnknownArgumentError, UnknownCategoryError
 from deltavi.model import SCGEN
 from deltavi.perturbation import ShiftBaseline
@@ -40,7 +41,7 @@ def answer(request: Any, predicted: AnnData, tmp_path: Path) -> AnnData:
 
 def test_weights_are_a_row_for_each_pair_and_sum_to_one(answer: AnnData) -> None:
     table = get.weights(answer)
-    columns = ["query", "training_label", "weight", "n_control", "n_target", "magnitude", "own_weight"]
+    columns = ["query", "training_label", "weight", "n_control", "n_target", "shift_scale", "own_weight"]
     assert table.columns.tolist() == columns
     np.testing.assert_allclose(table.groupby("query")["weight"].sum(), 1.0)
     n_labels = answer.obs["cell_type"].nunique()
@@ -85,8 +86,8 @@ def test_labels_and_genes_are_in_the_order_asked_for(answer: AnnData) -> None:
 def test_provenance(answer: AnnData) -> None:
     found = get.provenance(answer)
     assert (found.model, found.control, found.target, found.seed) == ("SCGEN", "control", "stimulated", 3)
-    assert (found.shift, found.dose, found.version) == ("similarity", 1.0, deltavi.__version__)
-    assert found.consensus == answer.uns["deltavi"]["consensus"]
+    assert (found.shift, found.effect_scale, found.version) == ("similarity", 1.0, deltavi.__version__)
+    assert found.empirical_weight == answer.uns["deltavi"]["empirical_weight"]
 
 
 def test_a_label_that_files_cannot_name_has_its_own_name(predicted: AnnData) -> None:
@@ -127,3 +128,34 @@ def test_names_that_are_not_there(predicted: AnnData) -> None:
         get.changes(predicted, genes=gene + "x")
     with pytest.raises(UnknownArgumentError, match="mean 'genes'"):
         get.changes(predicted, gene=gene)
+
+
+# what predictions were written with -> what they are written with
+FORMER = {
+    "empirical_weight": "consensus",
+    "effect_scale": "dose",
+    "output": "profile",
+    "shift_scale": "magnitude",
+}
+
+
+def as_written_before(answer: AnnData) -> AnnData:
+    """The same prediction under the former names of its entries and of the columns of their tables."""
+    old, held = answer.copy(), answer.uns["deltavi"]
+    assert set(FORMER) <= set(held) | set(held["weights"])
+    old.uns["deltavi"] = {
+        FORMER.get(key, key): value.rename(columns=FORMER) if isinstance(value, pd.DataFrame) else value
+        for key, value in held.items()
+    }
+    assert old.uns["deltavi"].keys() != held.keys()
+    return old
+
+
+def test_a_prediction_under_former_names_is_read_alike(answer: AnnData, tmp_path: Path) -> None:
+    as_written_before(answer).write_h5ad(tmp_path / "old.h5ad")
+    old = ad.read_h5ad(tmp_path / "old.h5ad")
+    for read in (get.weights, get.uncertainty, get.changes):
+        pd.testing.assert_frame_equal(read(old), read(answer))
+    assert get.provenance(old) == get.provenance(answer)
+    titles = [pl.shift_weights(kept, show=False).get_title() for kept in (old, answer)]
+    assert titles[0] == titles[1] != ""

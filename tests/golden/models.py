@@ -41,7 +41,13 @@ def _decoded(model: Any, cells: AnnData) -> dict[str, Any]:
 
 def _moved(model: Any, cells: AnnData) -> dict[str, Any]:
     # settings spelled out: a file must keep its meaning, defaults may change
-    how = {"shift": "similarity", "magnitude": "observed", "temperature": 0.2, "distance": "decoded", "consensus": 0.0}
+    how = {
+        "shift": "similarity",
+        "shift_scale": "match",
+        "bandwidth": 0.2,
+        "similarity_space": "expression",
+        "empirical_weight": 0.0,
+    }
     moved = model.predict_perturbation(cells, control="control", target="stimulated", **how)
     return {**_decoded(model, cells), "rate": moved.layers["rate"]}
 

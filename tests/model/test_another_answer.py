@@ -79,14 +79,15 @@ def test_the_routes_of_a_mixture_cannot_tell_the_weight_and_warn(route: str) -> 
 def test_the_weight_is_that_of_the_labels_own_cells(scgen: SCGEN, shift: str, expected: float) -> None:
     label = names()[0]
     with pytest.warns(NotHeldOutWarning, match=f"{expected:.0%}"):
-        predicted = scgen.predict_perturbation(**ASK, labels=label, shift=shift, distance="latent")
+        predicted = scgen.predict_perturbation(**ASK, labels=label, shift=shift, similarity_space="latent")
     assert own_weight(predicted, label) == pytest.approx(expected)
 
 
 def test_the_weight_is_the_mean_of_shift_and_kriging(scgen: SCGEN) -> None:
     label = names()[0]
     weights = [
-        own_weight(scgen.predict_perturbation(**ASK, labels=label, consensus=share), label) for share in (0, 0.5, 1)
+        own_weight(scgen.predict_perturbation(**ASK, labels=label, empirical_weight=share), label)
+        for share in (0, 0.5, 1)
     ]
     assert weights[1] == pytest.approx((weights[0] + weights[2]) / 2)
     assert weights[0] != weights[2]

@@ -325,10 +325,10 @@ def test_misspelt_conditions_and_labels_list_the_known(trained: SCGEN, arguments
         ({"shift": np.ones(3)}, "shape"),
         ({"shift": np.full(4, np.nan)}, "NaN"),
         ({"n_samples": 0}, "n_samples"),
-        ({"profile": "mean"}, "profile"),
+        ({"output": "decoded"}, "output"),
         ({"invalid_cells": "ignore"}, "invalid_cells"),
-        ({"magnitude": "large"}, "magnitude"),
-        ({"temperature": 0.0}, "temperature"),
+        ({"shift_scale": "large"}, "shift_scale"),
+        ({"bandwidth": 0.0}, "bandwidth"),
     ],
 )
 def test_senseless_arguments(trained: SCGEN, arguments: Any, match: str) -> None:
@@ -647,5 +647,5 @@ def test_weak_evidence_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     kept = adata[~few | (np.cumsum(few) <= 4)].copy()
     model = train(SCGEN, kept, n_hidden=16, n_latent=4)
     with caplog.at_level(logging.WARNING, logger="deltavi"):
-        model.predict_perturbation(labels="type_1", temperature=1e-3, **ASK)
+        model.predict_perturbation(labels="type_1", bandwidth=1e-3, **ASK)
     assert "rests on labels of fewer than 10 cells ('type_1')" in caplog.text

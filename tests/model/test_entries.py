@@ -118,7 +118,7 @@ def arguments_of(verb: Callable[..., Any]) -> list[str]:
 # What a message says in place of the name of an argument.
 SAID = {
     **{"control": "condition", "target": "condition", "labels": "label", "gene_list": "gene", "n_groups": "group"},
-    **{"profile": "profile", "shift": "shift", "idx1": "idx1", "component": "component", "dose": "dose"},
+    **{"output": "output", "shift": "shift", "idx1": "idx1", "component": "component", "effect_scale": "effect_scale"},
 }
 
 
@@ -424,10 +424,10 @@ def test_numbers_of_numpy_and_torch_are_numbers() -> None:
     )
     assert (model.seed, model.module.n_latent) == (3, 2)
     model.train(max_epochs=np.int64(1), batch_size=np.float64(64), seed=np.int32(1), **QUIET)
-    options = {"magnitude": np.float32(1), "dose": np.array(1), "seed": np.int64(3), "n_samples": np.uint8(1)}
+    options = {"shift_scale": np.float32(1), "effect_scale": np.array(1), "seed": np.int64(3), "n_samples": np.uint8(1)}
     found, plain = (
         model.predict_perturbation(**PERTURBATION, **given)
-        for given in (options, {"magnitude": 1.0, "dose": 1, "seed": 3})
+        for given in (options, {"shift_scale": 1.0, "effect_scale": 1, "seed": 3})
     )
     np.testing.assert_array_equal(dense(found.X), dense(plain.X))
 

@@ -15,6 +15,7 @@ from scipy import sparse
 
 from deltavi.errors import DeltaviError, MixtureWarning, NotTrainedError, UnknownCategoryError
 from deltavi.latent import Usage
+from deltavi.model import _mixture_training
 from deltavi.model._decoding import CellDecoder
 from deltavi.model._mixvi import MIXVI
 from tests.model.conftest import QUIET, SETUP, dense, log_normalised, small_adata
@@ -147,10 +148,10 @@ def test_routes_that_lead_nowhere(conditional: MIXVI, clusters: MIXVI) -> None:
     for route in ("z", "w"):
         with pytest.raises(DeltaviError, match=f"shift='{route}' switches the condition.*conditional=True"):
             clusters.predict_perturbation(**SWITCH, shift=route)
-        for magnitude in (1.0, 2):
-            with pytest.raises(DeltaviError, match=f"magnitude scales a latent shift, and shift='{route}'"):
-                conditional.predict_perturbation(**SWITCH, shift=route, magnitude=magnitude)
-        conditional.predict_perturbation(**SWITCH, shift=route, magnitude="observed")
+        for shift_scale in (1.0, 2):
+            with pytest.raises(DeltaviError, match=f"shift_scale is the factor of a latent shift, and shift='{route}'"):
+                conditional.predict_perturbation(**SWITCH, shift=route, shift_scale=shift_scale)
+        conditional.predict_perturbation(**SWITCH, shift=route, shift_scale="match")
     with pytest.raises(DeltaviError, match="'y' does not exist"):
         conditional.predict_perturbation(**SWITCH, shift="y")
     with pytest.raises(NotTrainedError):
@@ -372,14 +373,14 @@ def test_components_that_overlap_are_merged(clusters: MIXVI, monkeypatch: pytest
 
 
 def test_a_component_without_cells_goes_out_of_use_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = MIXVI._place_components
+    place = _mixture_training._place_components
 
     def far_away(self: MIXVI, cells: np.ndarray) -> None:
         place(self, cells)
         with torch.no_grad():
             self.module.mixture.loc[1] = 1e3
 
-    monkeypatch.setattr(MIXVI, "_place_components", far_away)
+    monkeypatch.setattr(_mixture_training, "_place_components", far_away)
     model = fitted(small_adata(), UNLABELLED)
     left = ["component 0", "component 2", "component 3"]
     assert model.component_names.tolist() == left

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from deltavi.model import SCGEN
-from deltavi.model._consensus import ResponseEvidence
+from deltavi.model._empirical_response import ResponseEvidence
 from tests.model.conftest import dense, train
-from tests.model.test_consensus import ASK, SETUP, SMALL, cells
+from tests.model.test_empirical_weight import ASK, SETUP, SMALL, cells
 
-# More cells of a label than the 256 or 300 that magnitude and consensus look at.
+# More cells of a label than the 256 or 300 that the scale of a shift and the measured response look at.
 MANY = 330
 
 
@@ -52,7 +52,7 @@ def test_the_cells_of_every_seed_have_the_agreed_mean(
 
     def spread() -> float:
         """How far the means of well expressed genes differ between seeds."""
-        of = [model.predict_perturbation(query, seed=seed, consensus=1, **ASK) for seed in range(3)]
+        of = [model.predict_perturbation(query, seed=seed, empirical_weight=1, **ASK) for seed in range(3)]
         return float(
             np.std([p.varm["deltavi_change"]["type_2"] for p in of], axis=0)[dense(query.X).mean(0) > 5].mean()
         )
@@ -68,6 +68,6 @@ def test_the_cells_of_every_seed_have_the_agreed_mean(
 def test_few_cells_reach_the_agreed_mean(model: SCGEN) -> None:
     query = model.adata[model.adata.obs["condition"] == "control"]
     query = query[query.obs["cell_type"] == "type_2"][:5].copy()
-    own, agreed, kriged = (model.predict_perturbation(query, consensus=c, **ASK) for c in (0, 0.5, 1))
+    own, agreed, kriged = (model.predict_perturbation(query, empirical_weight=c, **ASK) for c in (0, 0.5, 1))
     changes = [p.varm["deltavi_change"]["type_2"].to_numpy() for p in (own, agreed, kriged)]
     assert np.corrcoef(changes[1], (changes[0] + changes[2]) / 2)[0, 1] > 0.9

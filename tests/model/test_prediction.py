@@ -1,4 +1,4 @@
-"""What a prediction is: means of training cells, magnitude, learning, and batch removal."""
+"""What a prediction is: means of training cells, scale of the shift, learning, and batch removal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from deltavi.datasets import simulate_perturbation
 from deltavi.errors import DeltaviError
 from deltavi.metrics import correlation_of_changes, variance_ratio, zero_fraction
 from deltavi.model import SCGEN, VAE
+from deltavi.model._asked import positions_of, request_of, totals_of
 from deltavi.model._group_sums import group_means
+from deltavi.model._shifts import coordinates_of, decoded_change
 from deltavi.model._training_means import TrainingMeans, stretched
 from deltavi.perturbation import Shift, estimate_shift
 from tests.model.conftest import QUIET, SETUP, dense, log_normalised, small_adata, train
@@ -38,7 +40,7 @@ def test_shift_from_means_equals_shift_from_cells(estimator: str) -> None:
     positions, counts, conditions, labels = cells()
     means = TrainingMeans.from_cells(positions, counts, totals=counts.sum(1), conditions=conditions, labels=labels)
     query = positions[conditions == "control"][:5]
-    shift = means.shift("control", "stimulated", query=query.mean(0), estimator=estimator, temperature=0.2)
+    shift = means.shift("control", "stimulated", query=query.mean(0), estimator=estimator, bandwidth=0.2)
     expected = estimate_shift(
         positions,
         is_control=conditions == "control",
@@ -60,7 +62,7 @@ def test_means_survive_a_file(tmp_path: Any) -> None:
     write_model(tmp_path / "model", {}, {"means": means.as_dict()})
     back = TrainingMeans.from_dict(read_model(tmp_path / "model")[1]["means"])
     for estimator in ("similarity", "global"):
-        ask = {"query": positions[0], "estimator": estimator, "temperature": 0.2}
+        ask = {"query": positions[0], "estimator": estimator, "bandwidth": 0.2}
         before, after = (m.shift("control", "stimulated", **ask) for m in (means, back))
         np.testing.assert_array_equal(before.vector, after.vector)
         np.testing.assert_array_equal(
@@ -111,14 +113,14 @@ def test_nothing_is_stretched_without_a_change() -> None:
     assert stretched(still, np.ones(5), lambda d: np.zeros(5))[1] == 1.0
 
 
-def test_magnitude_is_recorded_and_the_papers_shift_is_left_alone(trained: SCGEN) -> None:
-    fixed = trained.predict_perturbation(magnitude=2.0, **ASK)
-    assert (fixed.uns["deltavi"]["weights"]["magnitude"] == 2.0).all()
-    plain = trained.predict_perturbation(magnitude=1.0, **ASK)
+def test_scale_is_recorded_and_the_papers_shift_is_left_alone(trained: SCGEN) -> None:
+    fixed = trained.predict_perturbation(shift_scale=2.0, **ASK)
+    assert (fixed.uns["deltavi"]["weights"]["shift_scale"] == 2.0).all()
+    plain = trained.predict_perturbation(shift_scale=1.0, **ASK)
     moved = [p.obsm["X_deltavi"] - p.obsm["X_deltavi_control"] for p in (fixed, plain)]
     np.testing.assert_allclose(moved[0], 2 * moved[1], atol=1e-4)
     paper = trained.predict_perturbation(shift="scgen", **ASK)
-    assert (paper.uns["deltavi"]["weights"]["magnitude"] == 1.0).all()
+    assert (paper.uns["deltavi"]["weights"]["shift_scale"] == 1.0).all()
     vector = np.full(4, 0.3)
     given = trained.predict_perturbation(shift=vector, **ASK)
     np.testing.assert_allclose(
@@ -137,14 +139,14 @@ def test_weights_are_told_and_sum_to_one(trained: SCGEN) -> None:
 
 def test_labels_are_compared_by_what_they_decode_to_or_by_position(trained: SCGEN) -> None:
     weights = {
-        where: trained.predict_perturbation(distance=where, **ASK)
+        where: trained.predict_perturbation(similarity_space=where, **ASK)
         .uns["deltavi"]["weights"]
         .set_index(["query", "training_label"])["weight"]
-        for where in ("decoded", "latent")
+        for where in ("expression", "latent")
     }
-    assert not np.allclose(weights["decoded"], weights["latent"])
+    assert not np.allclose(weights["expression"], weights["latent"])
     control = trained.training_means.positions["control"]
-    profiles = trained._coordinates("control")(control.means)
+    profiles = coordinates_of(trained, 0)(control.means)
     rates = [
         trained.predict_perturbation(small_adata(), shift="none", labels=label, **ASK).layers["rate"].mean(0)
         for label in control.labels
@@ -168,7 +170,7 @@ def test_cp10k_uses_the_registered_totals_and_rescales_relative_size_factors(ada
     adata.obs["double"], adata.obs["relative"] = 2.0 * totals, totals / totals.mean()
     for key, expected in (("double", 2.0 * totals), ("relative", totals)):
         model = train(SCGEN, adata.copy(), setup={**SETUP, "size_factor_key": key}, n_hidden=8, n_latent=2)
-        np.testing.assert_allclose(model._totals(model.adata), expected, rtol=1e-5)
+        np.testing.assert_allclose(totals_of(model, model.adata), expected, rtol=1e-5)
         # shares of a factor around one could never reach the counts
         assert model.module.scale_activation == ("softmax_rest" if key == "double" else "exp")
         expected_counts = model.predict_perturbation(shift="none", **ASK).layers["rate"].sum()
@@ -221,7 +223,7 @@ def test_predicted_cells_look_like_cells_and_expectations_do_not(held_out: Any) 
     start = adata[(adata.obs["cell_type"] == "type_2") & (adata.obs["condition"] == "control")].copy()
     real = log_of(adata)[hidden]
     cell = dense(model.predict_perturbation(start, **ASK).X)
-    decoded = dense(model.predict_perturbation(start, profile="decoded", **ASK).X)
+    decoded = dense(model.predict_perturbation(start, output="mean", **ASK).X)
     assert 0.8 < variance_ratio(cell, real) < 1.25
     assert variance_ratio(decoded, real) < 0.5
     assert abs(zero_fraction(cell) - zero_fraction(real)) < 0.05
@@ -243,7 +245,7 @@ def test_the_interval_covers_what_the_model_says(held_out: Any) -> None:
     model, adata, _ = held_out
     start = adata[(adata.obs["cell_type"] == "type_2") & (adata.obs["condition"] == "control")][:40].copy()
     predicted = model.predict_perturbation(start, n_samples=60, **ASK)
-    drawn = log1p_cp10k(dense(predicted.layers["counts"]), model._totals(start))
+    drawn = log1p_cp10k(dense(predicted.layers["counts"]), totals_of(model, start))
     inside = (drawn >= predicted.layers["lower"] - 1e-6) & (drawn <= predicted.layers["upper"] + 1e-6)
     assert inside.mean() > 0.85
 
@@ -271,7 +273,7 @@ def test_the_papers_model_has_the_papers_shape_and_loss() -> None:
         "labels": torch.zeros(8, 1),
     }
     model.module.eval()
-    weight = model._plan_defaults()["max_kl_weight"]
+    weight = model.recipe.plan(model)["max_kl_weight"]
     torch.manual_seed(0)
     _, generative, loss = model.module(tensors, loss_kwargs={"kl_weight": weight})
     squares = ((generative["px"].mean - tensors["X"]) ** 2).sum(1)
@@ -390,14 +392,14 @@ def test_joined_means_are_those_of_all_cells() -> None:
 
 
 def test_the_vector_in_uns_gives_the_prediction_back(trained: SCGEN) -> None:
-    predicted = trained.predict_perturbation(labels="type_1", consensus=0, **ASK)
+    predicted = trained.predict_perturbation(labels="type_1", empirical_weight=0, **ASK)
     vector = predicted.uns["deltavi"]["vectors"].loc["type_1"].to_numpy()
     again = trained.predict_perturbation(labels="type_1", shift=vector, **ASK)
     np.testing.assert_allclose(dense(again.X), dense(predicted.X), atol=1e-5)
 
 
 def test_seed_moves_the_noise_and_nothing_else(trained: SCGEN) -> None:
-    first, second = (trained.predict_perturbation(seed=seed, n_samples=4, consensus=0, **ASK) for seed in (0, 1))
+    first, second = (trained.predict_perturbation(seed=seed, n_samples=4, empirical_weight=0, **ASK) for seed in (0, 1))
     np.testing.assert_allclose(first.layers["rate"], second.layers["rate"])
     assert (first.layers["counts"] != second.layers["counts"]).nnz > 0
     assert (first.X != second.X).nnz > 0
@@ -414,8 +416,8 @@ def test_coupled_and_sampled_counts_are_different_draws(trained: SCGEN) -> None:
 
 def test_temperature_reaches_the_weights(trained: SCGEN) -> None:
     spread = []
-    for temperature in (0.01, 0.2, 50.0):
-        weights = trained.predict_perturbation(temperature=temperature, **ASK).uns["deltavi"]["weights"]["weight"]
+    for bandwidth in (0.01, 0.2, 50.0):
+        weights = trained.predict_perturbation(bandwidth=bandwidth, **ASK).uns["deltavi"]["weights"]["weight"]
         spread.append(float(weights.max() - weights.min()))
     assert spread[0] > spread[1] > spread[2]
     assert spread[2] < 0.05
@@ -424,11 +426,11 @@ def test_temperature_reaches_the_weights(trained: SCGEN) -> None:
 def test_a_decoded_change_starts_from_the_control_condition() -> None:
     adata = small_adata()
     model = train(SCGEN, adata, n_hidden=16, n_latent=4, condition_in_decoder=True)
-    request = model._request(None, control="control", labels=None, drop=False)
-    positions = model._positions(request.adata, request.cells)
+    request = request_of(model, None, control="control", labels=None, drop=False)
+    positions = positions_of(model, request.adata, request.cells)
     chosen = np.arange(10)
-    change = model._decoded_change(request, chosen, positions[chosen], ("control", "stimulated"))
-    none = model._decoded_change(request, chosen, positions[chosen], ("control", "control"))
+    change = decoded_change(model, request, chosen, positions[chosen], (0, 1))
+    none = decoded_change(model, request, chosen, positions[chosen], (0, 0))
     np.testing.assert_allclose(none(np.zeros(4)), 0.0, atol=1e-6)
     assert np.abs(change(np.zeros(4))).max() > 1e-4
 

@@ -78,7 +78,7 @@ def test_means_of_older_files_are_read(tmp_path: Path, without: tuple[str, ...])
             errors = None if "errors" in without else group.errors
             expected = GroupMeans(group.labels, group.means, group.n_cells, errors)
             assert_same_groups({condition: getattr(back, name)[condition]}, {condition: expected}, rtol=0)
-    ask: dict[str, Any] = {"query": np.zeros(4), "estimator": "kriging", "temperature": 0.2}
+    ask: dict[str, Any] = {"query": np.zeros(4), "estimator": "kriging", "bandwidth": 0.2}
     shift, whole = (m.shift("control", "x", **ask) for m in (back, means))
     assert np.isfinite(shift.vector).all()
     assert np.allclose(shift.vector, whole.vector) == ("errors" not in without)

@@ -157,10 +157,10 @@ def test_shift_is_that_of_estimate_shift(adata, split):
 def test_temperature_reaches_the_estimator(experiment, split):
     train, query, _ = split(experiment(response="graded"))
     baseline = ShiftBaseline(train, **KEYS)
-    hot = baseline.predict_perturbation(query, **CONDITIONS, temperature=1e9)
+    hot = baseline.predict_perturbation(query, **CONDITIONS, bandwidth=1e9)
     paired = baseline.predict_perturbation(query, **CONDITIONS, shift="paired")
     np.testing.assert_allclose(hot.X, paired.X, atol=1e-5)
-    cold = baseline.predict_perturbation(query, **CONDITIONS, temperature=1e-9)
+    cold = baseline.predict_perturbation(query, **CONDITIONS, bandwidth=1e-9)
     assert max(cold.uns[USED]["weights"]["NK"].values()) == 1
 
 

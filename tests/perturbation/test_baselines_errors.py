@@ -49,7 +49,7 @@ def test_label_without_control_cells(adata, split):
         ({**CONDITIONS, "labels": []}, "labels is empty"),
         ({**CONDITIONS, "shift": "similar"}, "shift estimator 'similar' does not exist"),
         ({**CONDITIONS, "shift": [1.0]}, r"shape \(1,\)"),
-        ({**CONDITIONS, "temperature": 0}, "temperature must be"),
+        ({**CONDITIONS, "bandwidth": 0}, "bandwidth must be"),
     ],
 )
 def test_bad_options(baseline, options, message):

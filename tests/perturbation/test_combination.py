@@ -1,4 +1,4 @@
-"""Targets that join conditions, and doses."""
+"""Targets that join conditions, and the scale of an effect."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from deltavi.datasets import simulate_perturbation
 from deltavi.errors import DeltaviError, UnknownCategoryError
 from deltavi.model import SCGEN
 from deltavi.perturbation import Shift, ShiftBaseline
-from deltavi.perturbation.combination import check_dose, combined_response, combined_shift, parts_of
+from deltavi.perturbation.combination import check_effect_scale, combined_response, combined_shift, parts_of
 from deltavi.perturbation.intervals import ResponseEstimate
 from deltavi.pp import highly_variable_genes
 
@@ -31,7 +31,7 @@ def test_parts(target: str, parts: tuple[str, ...]) -> None:
         ("D", UnknownCategoryError, "'D'"),
         ("A+D", UnknownCategoryError, "part of 'A\\+D' 'D'"),
         ("A+", UnknownCategoryError, "part of 'A\\+' ''"),
-        ("A+A", DeltaviError, "pass dose"),
+        ("A+A", DeltaviError, "pass effect_scale"),
         ("A+control", DeltaviError, "other than the control"),
     ],
 )
@@ -40,10 +40,10 @@ def test_targets_that_cannot_be_joined(target: str, error: type[Exception], said
         parts_of(target, KNOWN, control="control")
 
 
-@pytest.mark.parametrize("dose", [np.nan, np.inf, "2", None, True])
-def test_doses_that_are_no_number(dose: object) -> None:
-    with pytest.raises(DeltaviError, match="dose must be a number, 1 for the dose that was measured"):
-        check_dose(dose)
+@pytest.mark.parametrize("effect_scale", [np.nan, np.inf, "2", None, True])
+def test_effect_scales_that_are_no_number(effect_scale: object) -> None:
+    with pytest.raises(DeltaviError, match="effect_scale must be a number, 1 for the measured perturbation"):
+        check_effect_scale(effect_scale)
 
 
 def test_shifts_are_added_and_scaled() -> None:
@@ -104,20 +104,21 @@ def test_baseline_adds_the_shifts_of_the_parts(cells: AnnData, shift: str) -> No
     one, other, both = (baseline.predict_perturbation(target=t, **ask) for t in ("A", "B", "A+B"))
     np.testing.assert_allclose(mean(both) - mean(start), mean(one) + mean(other) - 2 * mean(start), atol=1e-5)
     assert set(both.obs["condition"]) == {"A+B"}
-    half = baseline.predict_perturbation(target="A", dose=0.5, **ask)
+    half = baseline.predict_perturbation(target="A", effect_scale=0.5, **ask)
     np.testing.assert_allclose(mean(half) - mean(start), 0.5 * (mean(one) - mean(start)), atol=1e-5)
 
 
 def test_model_adds_latent_shifts_and_changes(model: SCGEN) -> None:
-    ask = {"control": "control", "labels": "type_1", "magnitude": 1.0}
+    ask = {"control": "control", "labels": "type_1", "shift_scale": 1.0}
     one, other, both = (model.predict_perturbation(target=t, **ask) for t in ("A", "B", "A+B"))
     moves = [p.obsm["X_deltavi"] - p.obsm["X_deltavi_control"] for p in (one, other, both)]
     np.testing.assert_allclose(moves[2], moves[0] + moves[1], atol=1e-5)
     assert list(both.obs["condition"].unique()) == ["A+B"]
     assert set(both.uns["deltavi"]["weights"]["training_label"]) >= {"type_2 (A)", "type_2 (B)"}
-    agreed = model.predict_perturbation(control="control", target="A+B", labels="type_1", consensus=1.0)
+    agreed = model.predict_perturbation(control="control", target="A+B", labels="type_1", empirical_weight=1.0)
     singles = [
-        model.predict_perturbation(control="control", target=t, labels="type_1", consensus=1.0) for t in ("A", "B")
+        model.predict_perturbation(control="control", target=t, labels="type_1", empirical_weight=1.0)
+        for t in ("A", "B")
     ]
     wanted = sum(p.varm["deltavi_change"]["type_1"].to_numpy() for p in singles)
     expressed = mean(agreed) > 0.5
@@ -127,13 +128,15 @@ def test_model_adds_latent_shifts_and_changes(model: SCGEN) -> None:
 
 def test_dose_scales_the_response(model: SCGEN) -> None:
     ask = {"control": "control", "target": "A", "labels": "type_1"}
-    changes = [model.predict_perturbation(dose=d, **ask).varm["deltavi_change"]["type_1"] for d in (0.0, 0.5, 1.0)]
+    changes = [
+        model.predict_perturbation(effect_scale=d, **ask).varm["deltavi_change"]["type_1"] for d in (0.0, 0.5, 1.0)
+    ]
     sizes = [float(np.linalg.norm(change)) for change in changes]
     assert sizes[0] < 0.15 * sizes[2]
     assert sizes[0] < sizes[1] < sizes[2]
     for bad in (np.nan, "1", True):
-        with pytest.raises(DeltaviError, match="dose must be a finite number"):
-            model.predict_perturbation(dose=bad, **ask)
+        with pytest.raises(DeltaviError, match="effect_scale must be a finite number"):
+            model.predict_perturbation(effect_scale=bad, **ask)
 
 
 def test_unknown_part_is_named(model: SCGEN, cells: AnnData) -> None:

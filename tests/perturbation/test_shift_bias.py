@@ -112,6 +112,6 @@ def test_similar_types_predict_a_graded_response_better_than_all_types(seed):
 
 def test_similarity_weights_order_the_types_by_closeness():
     _, data = graded_response(0)
-    weights = estimate_shift(estimator="similarity", **data, temperature=1.0).weights
+    weights = estimate_shift(estimator="similarity", **data, bandwidth=1.0).weights
     ordered = [weights[f"type{i}"] for i in range(4)]
     assert ordered == sorted(ordered)

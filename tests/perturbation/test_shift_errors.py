@@ -139,10 +139,10 @@ def test_points_that_are_none(points):
 # options
 
 
-@pytest.mark.parametrize("temperature", [0, -1, np.nan, np.inf])
-def test_temperature_out_of_range(temperature):
-    with pytest.raises(DeltaviError, match="temperature must be a finite number above 0"):
-        shift(temperature=temperature)
+@pytest.mark.parametrize("bandwidth", [0, -1, np.nan, np.inf])
+def test_bandwidth_out_of_range(bandwidth):
+    with pytest.raises(DeltaviError, match="bandwidth must be a finite number above 0"):
+        shift(bandwidth=bandwidth)
 
 
 def test_unknown_metric():

@@ -55,7 +55,7 @@ def test_scgen_by_hand():
 
 def test_similarity_by_hand():
     # the query mean (1, 0) is at squared distance 1 from a and 9 from b, 5 on average
-    result = shift("similarity", query=np.array([[0.0, 1.0], [2.0, -1.0]]), temperature=0.5)
+    result = shift("similarity", query=np.array([[0.0, 1.0], [2.0, -1.0]]), bandwidth=0.5)
     closeness = np.exp(-(9 - 1) / (0.5 * 5))
     weights = np.array([1, closeness]) / (1 + closeness)
     np.testing.assert_allclose(list(result.weights.values()), weights)
@@ -106,7 +106,7 @@ def test_default_is_similarity_at_temperature_a_fifth():
     query = np.array([[1.0, 0.0]])
     result = estimate_shift(POINTS, **SCENE, query=query)
     assert result.estimator == "similarity"
-    assert result.weights == shift("similarity", query=query, temperature=0.2).weights
+    assert result.weights == shift("similarity", query=query, bandwidth=0.2).weights
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
@@ -136,7 +136,7 @@ def random_scene(seed, n_types=5, n_dims=4):
     return points, is_control, labels, rng.normal(0, 2, (7, n_dims))
 
 
-def reference(estimator, points, is_control, labels, query, temperature=0.2):
+def reference(estimator, points, is_control, labels, query, bandwidth=0.2):
     control, target, control_labels, target_labels = (
         points[is_control],
         points[~is_control],
@@ -162,7 +162,7 @@ def reference(estimator, points, is_control, labels, query, temperature=0.2):
         weights = plain_kriging.weights_from_cells(*cells, query.mean(0))
         return weights @ np.array([changes[u] for u in shared])
     distances = ((np.array([means[u] for u in shared]) - query.mean(0)) ** 2).sum(1)
-    weights = np.exp(-(distances - distances.min()) / (temperature * distances.mean()))
+    weights = np.exp(-(distances - distances.min()) / (bandwidth * distances.mean()))
     return weights / weights.sum() @ np.array([changes[u] for u in shared])
 
 

@@ -171,28 +171,28 @@ def test_result_cannot_be_reassigned():
 
 @given(
     distances=st.lists(st.floats(0, 1e100, allow_subnormal=True), min_size=1, max_size=8),
-    temperature=st.floats(1e-6, 1e6),
+    bandwidth=st.floats(1e-6, 1e6),
 )
 @settings(deadline=None)
-def test_similarity_weights_are_weights(distances, temperature):
+def test_similarity_weights_are_weights(distances, bandwidth):
     with np.errstate(all="raise", under="ignore", over="ignore"):
-        weights = similarity_weights(np.array(distances), temperature)
+        weights = similarity_weights(np.array(distances), bandwidth)
     assert np.isfinite(weights).all()
     assert (weights >= 0).all()
     assert weights.sum() == pytest.approx(1)
     assert weights[int(np.argmin(distances))] == weights.max()
 
 
-@given(distance=st.floats(0, 1e6), n=st.integers(1, 6), temperature=st.floats(0.01, 10))
-def test_equal_distances_weigh_equally(distance, n, temperature):
-    np.testing.assert_allclose(similarity_weights(np.full(n, distance), temperature), np.full(n, 1 / n))
+@given(distance=st.floats(0, 1e6), n=st.integers(1, 6), bandwidth=st.floats(0.01, 10))
+def test_equal_distances_weigh_equally(distance, n, bandwidth):
+    np.testing.assert_allclose(similarity_weights(np.full(n, distance), bandwidth), np.full(n, 1 / n))
 
 
 @given(seed=SEEDS)
 @settings(deadline=None, max_examples=30)
 def test_temperature_leads_from_nearest_to_paired(seed):
     data = scene(seed)
-    cold, hot = (estimate("similarity", **data, temperature=t) for t in (1e-9, 1e9))
+    cold, hot = (estimate("similarity", **data, bandwidth=t) for t in (1e-9, 1e9))
     np.testing.assert_allclose(cold.vector, estimate("nearest", **data).vector, atol=1e-6)
     np.testing.assert_allclose(hot.vector, estimate("paired", **data).vector, atol=1e-6)
 
@@ -223,5 +223,5 @@ def test_all_distances_zero_weigh_all_labels_equally():
 
 def test_labels_whose_weight_vanishes_count_no_cells():
     data = scene(2)
-    result = estimate("similarity", **data, temperature=1e-9)
+    result = estimate("similarity", **data, bandwidth=1e-9)
     assert list(result.n_control) == [max(result.weights, key=result.weights.get)]

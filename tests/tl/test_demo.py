@@ -109,7 +109,7 @@ def test_misspelt_questions(adata: AnnData, changes: dict[str, str], error: type
     [
         ({"predict_kwargs": {"shft": "paired"}}, "has no argument 'shft'. Did you mean 'shift'"),
         ({"predict_kwargs": {"shift": "similarty"}}, "Did you mean 'similarity'"),
-        ({"predict_kwargs": {"profile": "cells"}}, "profile"),
+        ({"predict_kwargs": {"output": "cell"}}, "output"),
         ({"predict_kwargs": {"n_samples": 0}}, "n_samples"),
         ({"target": ["stimulated", "other"]}, "target must be one condition, not 'stimulated', 'other'"),
         ({"n_genes": 0}, "n_genes"),
@@ -130,7 +130,7 @@ def test_settings_are_checked_before_anything_is_trained(
 
 
 def test_a_method_knows_the_arguments_of_its_model() -> None:
-    Method(MIXVI, predict={"": {"shift": "z", "profile": "decoded"}}, setup_kwargs={"batch_key": "donor"})
+    Method(MIXVI, predict={"": {"shift": "z", "output": "mean"}}, setup_kwargs={"batch_key": "donor"})
     with pytest.raises(UnknownArgumentError, match=r"MIXVI.predict_perturbation has no argument 'profil'"):
         Method(MIXVI, predict={"": {"profil": "decoded"}})
     with pytest.raises(UnknownArgumentError, match="Did you mean 'batch_key'"):

@@ -315,7 +315,7 @@ def test_a_model_learns_the_response() -> None:
     adata = lean(simulate_perturbation(n_genes=200, n_cell_types=4, n_batches=1, n_cells_per_group=80, seed=0))
     small = {"n_hidden": 32, "n_latent": 10}
     # what training labels showed is the same for both
-    alone = {"": {}, "alone": {"consensus": 0.0}}
+    alone = {"": {}, "alone": {"empirical_weight": 0.0}}
     methods = {
         "trained": Method(SCGEN, small, {"max_epochs": 100, "batch_size": 64}, alone),
         "hardly": Method(SCGEN, small, {"max_epochs": 1}, alone),

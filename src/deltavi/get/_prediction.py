@@ -12,13 +12,21 @@ from anndata import AnnData
 from deltavi import _keys
 from deltavi._entries import names, require_anndata
 from deltavi._errors import InputDataError, examples
+from deltavi._former_names import current_record
 from deltavi._reading import known_arguments
 from deltavi.get._provenance import Provenance
 from deltavi.perturbation.estimators import label_of
 from deltavi.registry.columns import require_known
 from deltavi.registry.genes import gene_positions
 
-WEIGHTS = {"query": str, "training_label": str, "weight": float, "n_control": int, "n_target": int, "magnitude": float}
+WEIGHTS = {
+    "query": str,
+    "training_label": str,
+    "weight": float,
+    "n_control": int,
+    "n_target": int,
+    "shift_scale": float,
+}
 
 
 @known_arguments
@@ -34,7 +42,7 @@ def weights(predicted: AnnData) -> pd.DataFrame:
     -------
     A row for each pair, with columns ``query`` (label that was predicted), ``training_label``, ``weight`` (they sum to
     one in each query, once for every condition that a target joins), ``n_control`` and ``n_target`` (training cells of
-    the label in each condition), ``magnitude`` (factor the shift was stretched by), and ``own_weight``, the weight of
+    the label in each condition), ``shift_scale`` (factor the shift was stretched by), and ``own_weight``, the weight of
     the query's own treated cells in the whole result: above zero, measured cells contribute to the prediction. A
     baseline keeps the first three.
 
@@ -169,8 +177,8 @@ def provenance(predicted: AnnData) -> Provenance:
         control=str(held["control"]),
         target=str(held["target"]),
         shift=str(held.get("shift", "")),
-        consensus=float(held.get("consensus", 0.0)),
-        dose=float(held.get("dose", 1.0)),
+        empirical_weight=float(held.get("empirical_weight", 0.0)),
+        effect_scale=float(held.get("effect_scale", 1.0)),
         seed=None if seed is None else int(seed),
         version=str(held.get("deltavi_version", "")),
     )
@@ -184,7 +192,7 @@ def _held(predicted: AnnData) -> Mapping[str, Any]:
             f"The cells are no prediction: uns[{_keys.UNS_PREDICTION!r}], which predict_perturbation writes and "
             "anndata.concat leaves out, is not there. Read the tables before cells are joined."
         )
-    return held
+    return current_record(held)
 
 
 def _of_baseline(weights: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:

@@ -20,9 +20,9 @@ class Provenance:
         Conditions it starts from, and predicts.
     shift
         Estimator of the shift; empty if the prediction has none.
-    consensus
-        Share, from 0 to 1, of the response that the training labels showed; zero where none was added.
-    dose
+    empirical_weight
+        Weight, from 0 to 1, of the measured response of the training labels; zero where none was added.
+    effect_scale
         Factor of the response.
     seed
         Seed of quantiles and draws; ``None`` where nothing is drawn.
@@ -34,7 +34,7 @@ class Provenance:
     control: str
     target: str
     shift: str
-    consensus: float
-    dose: float
+    empirical_weight: float
+    effect_scale: float
     seed: int | None
     version: str

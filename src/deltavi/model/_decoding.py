@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-Profile = Literal["cell", "decoded"]
+Output = Literal["cells", "mean"]
 # Bounds of the predictive interval.
 INTERVAL = (0.05, 0.95)
 # Draws behind an expectation of log expression; the log of a mean is not the mean of logs.
@@ -113,7 +113,7 @@ def predict_cells(
     target: Likelihood,
     *,
     totals: NDArray[Any],
-    profile: Profile,
+    output: Output,
     generators: Sequence[np.random.Generator],
     cells: Likelihood | None = None,
 ) -> Predicted:
@@ -123,13 +123,13 @@ def predict_cells(
     """
     rate = target.mean.detach().cpu().numpy().astype(np.float32)
     n_genes = observed.shape[1]
-    if not target.of_counts and profile == "decoded":
+    if not target.of_counts and output == "mean":
         return Predicted(profile=np.maximum(rate, 0), rate=rate, counts=None)
     coupled = couple(observed, source, target if cells is None else cells, uniform=uniforms(generators, n_genes))
     if not target.of_counts:
         return Predicted(profile=coupled.astype(np.float32), rate=rate, counts=None)
     counts = target.quantile(uniforms(generators, n_genes))
-    if profile == "cell":
+    if output == "cells":
         values: Any = sparse.csr_matrix(log1p_cp10k(coupled, totals))
     else:
         values = expected_log(target, totals, generators)
@@ -185,4 +185,4 @@ def predictive_interval(
     return lower, upper
 
 
-__all__ = ["CellDecoder", "Predicted", "Profile", "predict_cells", "predictive_interval", "stack"]
+__all__ = ["CellDecoder", "Output", "Predicted", "predict_cells", "predictive_interval", "stack"]

@@ -12,6 +12,7 @@ import pandas as pd
 from deltavi._cp10k import cp10k_factors
 from deltavi._errors import DeltaviError, examples
 from deltavi.model._group_sums import Groups, group_sums
+from deltavi.model._question import ShiftStrategy
 from deltavi.perturbation.estimators import ALL_CELLS, ESTIMATORS, Evidence, GroupMeans, Shift
 from deltavi.perturbation.shift import check_options, given_vector
 
@@ -108,8 +109,8 @@ class TrainingMeans:
         target: str,
         *,
         query: NDArray[Any],
-        estimator: str | NDArray[Any],
-        temperature: float,
+        estimator: str | NDArray[Any] | ShiftStrategy,
+        bandwidth: float,
         coordinates: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
     ) -> Shift:
         """Shift between two conditions for cells whose mean latent position is `query`.
@@ -120,30 +121,43 @@ class TrainingMeans:
             Conditions.
         query
             ``(n_latent,)`` mean latent position of the cells to move.
-        estimator, temperature
+        estimator, bandwidth
             As in :func:`deltavi.perturbation.estimate_shift`.
         coordinates
             Where labels and query are compared: a function of latent positions, by default the positions themselves.
         """
+        if callable(estimator):
+            return estimator(self._evidence(control, target, self.positions, query, bandwidth, coordinates))
         if not isinstance(estimator, str):
             return Shift(given_vector(estimator, len(query)), "vector")
         if estimator == "similarity" and not self.has_labels:
             estimator = "global"
-        check_options(estimator, "euclidean", temperature)
+        check_options(estimator, "euclidean", bandwidth)
         groups = self.overall_positions if estimator == "global" else self.positions
+        return ESTIMATORS[estimator](self._evidence(control, target, groups, query, bandwidth, coordinates))
+
+    def _evidence(
+        self,
+        control: str,
+        target: str,
+        groups: dict[str, GroupMeans],
+        query: NDArray[Any],
+        bandwidth: float,
+        coordinates: Callable[[NDArray[Any]], NDArray[Any]] | None,
+    ) -> Evidence:
+        """Means of `groups` in both conditions, as an estimator takes them."""
         missing = [condition for condition in (control, target) if condition not in groups]
         if missing:
             raise DeltaviError(f"No training cell has condition {missing[0]!r}: a shift cannot be estimated.")
-        evidence = Evidence(
+        return Evidence(
             control=groups[control],
             target=groups[target],
-            has_labels=self.has_labels and estimator != "global",
+            has_labels=self.has_labels and groups is not self.overall_positions,
             query=np.asarray(query, dtype=np.float64),
-            temperature=temperature,
+            bandwidth=bandwidth,
             metric="euclidean",
             coordinates=coordinates,
         )
-        return ESTIMATORS[estimator](evidence)
 
     def observed_change(self, control: str, target: str, shift: Shift) -> NDArray[np.float64]:
         """Change of log1p expression in the training labels behind `shift`, weighted as it is, ``(n_genes,)``."""
@@ -281,7 +295,7 @@ def weights_table(shifts: dict[str, Shift], factors: dict[str, float]) -> pd.Dat
         for group, shift in shifts.items()
         for label, weight in (shift.weights or {ALL_CELLS: 1.0}).items()
     ]
-    columns = ["query", "training_label", "weight", "n_control", "n_target", "magnitude"]
+    columns = ["query", "training_label", "weight", "n_control", "n_target", "shift_scale"]
     table = pd.DataFrame(rows, columns=columns)
     table.index = table.index.astype(str)
     return table
@@ -296,4 +310,4 @@ def log_weak_evidence(shifts: dict[str, Shift], factors: dict[str, float]) -> No
             message = "%.0f %% of the shift for %r rests on labels of fewer than %d cells (%s)."
             logger.warning(message, 100 * share, group, FEW_CELLS, examples(sorted(few)))
         if shift.estimator not in UNSCALED and factors[group] >= STRETCHES[-1]:
-            logger.warning("The magnitude for %r reached its limit of %g; train longer.", group, STRETCHES[-1])
+            logger.warning("The scale of the shift for %r reached its limit of %g; train longer.", group, STRETCHES[-1])

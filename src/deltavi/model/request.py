@@ -106,8 +106,8 @@ def of_labels(groups: np.ndarray, labels: str | Sequence[str] | None) -> np.ndar
     return np.isin(groups, [require_known("label", label, present) for label in given])
 
 
-def check_options(profile: str, invalid_cells: str, distance: str) -> None:
+def check_options(output: str, invalid_cells: str, similarity_space: str) -> None:
     """Raise where an option of a prediction makes no sense."""
-    choice("profile", profile, ("cell", "decoded"))
-    choice("distance", distance, ("decoded", "latent"))
+    choice("output", output, ("cells", "mean"))
+    choice("similarity_space", similarity_space, ("expression", "latent"))
     choice("invalid_cells", invalid_cells, ("error", "drop"))

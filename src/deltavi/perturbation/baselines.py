@@ -16,7 +16,7 @@ from deltavi._reading import known_arguments
 from deltavi._text import as_text, meant
 from deltavi.arrays.tables import text_names
 from deltavi.perturbation._spaces import GeneSpace, build_space
-from deltavi.perturbation.combination import SEPARATOR, check_dose, combined_shift, parts_of
+from deltavi.perturbation.combination import SEPARATOR, check_effect_scale, combined_shift, parts_of
 from deltavi.perturbation.estimators import ALL_CELLS, Shift, storable
 from deltavi.perturbation.inputs import check_unique_genes, known_names, log_expression, name_column, select
 from deltavi.perturbation.shift import estimate_shifts
@@ -98,8 +98,8 @@ class ShiftBaseline:
         target: str,
         labels: str | Sequence[str] | None = None,
         shift: str | ArrayLike = "similarity",
-        temperature: float = 0.2,
-        dose: float = 1.0,
+        bandwidth: float = 0.2,
+        effect_scale: float = 1.0,
         clip: bool = True,
     ) -> AnnData:
         """Predict what the control cells of `adata` look like under the target condition.
@@ -119,9 +119,9 @@ class ShiftBaseline:
         shift
             An estimator of `estimate_shift`, or the shift itself, (n_genes,) or (n_components,); a Series with genes as
             index is matched by name.
-        temperature
+        bandwidth
             Width of the weights of the `similarity` shift.
-        dose
+        effect_scale
             Factor of the shift.
         clip
             Set predictions below zero, which no expression can have, to zero.
@@ -150,10 +150,10 @@ class ShiftBaseline:
         obs, var, x = self._query(adata, control)
         groups = self._groups(obs, labels)
         queries = {name: self._space.points(x[rows]) for name, rows in groups.items()}
-        dose = check_dose(dose)
+        effect_scale = check_effect_scale(effect_scale)
         parts = (target,) if not isinstance(shift, str) else self._parts(control, target)
-        found = {part: self._shifts(queries, control, part, shift, temperature) for part in parts}
-        shifts = {name: combined_shift({part: found[part][name] for part in parts}, dose) for name in queries}
+        found = {part: self._shifts(queries, control, part, shift, bandwidth) for part in parts}
+        shifts = {name: combined_shift({part: found[part][name] for part in parts}, effect_scale) for name in queries}
         predicted = np.empty(x.shape, dtype=np.float32)
         for name, rows in groups.items():
             moved = self._space.moved(x[rows], shifts[name].vector)
@@ -205,7 +205,7 @@ class ShiftBaseline:
         return {name: np.flatnonzero(names == name) for name in wanted}
 
     def _shifts(
-        self, queries: Mapping[str, Any], control: str, target: str, shift: str | ArrayLike, temperature: float
+        self, queries: Mapping[str, Any], control: str, target: str, shift: str | ArrayLike, bandwidth: float
     ) -> dict[str, Shift]:
         """One shift for every query, given by the positions of its control cells."""
         return estimate_shifts(
@@ -215,7 +215,7 @@ class ShiftBaseline:
             is_target=self._conditions == target,
             labels=self._labels,
             estimator=shift,
-            temperature=temperature,
+            bandwidth=bandwidth,
             metric=self._space.nearest_metric if isinstance(shift, str) and shift == "nearest" else "euclidean",
             dims=text_names(self._var.index) if self._space.name == GeneSpace.name else None,
         )

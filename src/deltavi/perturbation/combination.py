@@ -23,7 +23,7 @@ def parts_of(target: str, known: Iterable[str], *, control: str, kind: str = "co
     UnknownCategoryError
         It is not among `known`, and not all of its parts are.
     DeltaviError
-        A part is the control, or the same part stands twice; ask for a dose instead.
+        A part is the control, or the same part stands twice; ask for an effect_scale instead.
     """
     names = list(known)
     measured = same_condition(target, names)
@@ -39,7 +39,7 @@ def parts_of(target: str, known: Iterable[str], *, control: str, kind: str = "co
     if control in parts or len(set(parts)) < len(parts):
         raise DeltaviError(
             f"{target!r} must join different conditions other than the control {control!r}. For more of one condition "
-            "pass dose."
+            "pass effect_scale."
         )
     return parts
 
@@ -56,22 +56,24 @@ def _renamed(part: str, names: list[str], control: str) -> UnknownCategoryError 
     )
 
 
-def check_dose(dose: object) -> float:
-    """The dose as a number; raises DeltaviError unless it is finite."""
+def check_effect_scale(effect_scale: object) -> float:
+    """`effect_scale` as a number; raises DeltaviError unless it is finite."""
     try:
-        return number("dose", dose)
+        return number("effect_scale", effect_scale)
     except DeltaviError:
-        raise DeltaviError(f"dose must be a number, 1 for the dose that was measured, not {shown(dose)}.") from None
+        raise DeltaviError(
+            f"effect_scale must be a number, 1 for the measured perturbation, not {shown(effect_scale)}."
+        ) from None
 
 
-__all__ = ["SEPARATOR", "check_dose", "combined_response", "combined_shift", "parts_of"]
+__all__ = ["SEPARATOR", "check_effect_scale", "combined_response", "combined_shift", "parts_of"]
 
 
-def combined_shift(shifts: Mapping[str, Shift], dose: float = 1.0) -> Shift:
-    """Sum of the shifts of several conditions, times `dose`; labels are prefixed by their condition."""
+def combined_shift(shifts: Mapping[str, Shift], effect_scale: float = 1.0) -> Shift:
+    """Sum of the shifts of several conditions, times `effect_scale`; labels are prefixed by their condition."""
     if len(shifts) == 1:
         (shift,) = shifts.values()
-        return shift if dose == 1 else _scaled(shift, dose)
+        return shift if effect_scale == 1 else _scaled(shift, effect_scale)
     tables = {
         name: {f"{label} ({part})": n for part, shift in shifts.items() for label, n in vars(shift)[name].items()}
         for name in ("weights", "n_control", "n_target")
@@ -79,20 +81,20 @@ def combined_shift(shifts: Mapping[str, Shift], dose: float = 1.0) -> Shift:
     first = next(iter(shifts.values()))
     vector = np.sum([shift.vector for shift in shifts.values()], axis=0)
     doubt = max(shift.doubt for shift in shifts.values())
-    return Shift(dose * vector, first.estimator, **tables, doubt=doubt)
+    return Shift(effect_scale * vector, first.estimator, **tables, doubt=doubt)
 
 
-def _scaled(shift: Shift, dose: float) -> Shift:
-    return replace(shift, vector=dose * shift.vector)
+def _scaled(shift: Shift, effect_scale: float) -> Shift:
+    return replace(shift, vector=effect_scale * shift.vector)
 
 
-def combined_response(estimates: Iterable[ResponseEstimate], dose: float = 1.0) -> ResponseEstimate:
-    """Sum of the responses to several conditions, times `dose`, as if their errors were independent."""
+def combined_response(estimates: Iterable[ResponseEstimate], effect_scale: float = 1.0) -> ResponseEstimate:
+    """Sum of the responses to several conditions, times `effect_scale`, as if their errors were independent."""
     parts = list(estimates)
     return ResponseEstimate(
-        change=dose * np.sum([part.change for part in parts], axis=0),
+        change=effect_scale * np.sum([part.change for part in parts], axis=0),
         weights=np.concatenate([part.weights for part in parts]),
         doubt=max(part.doubt for part in parts),
         usual_doubt=max(part.usual_doubt for part in parts),
-        half_width=abs(dose) * np.sqrt(np.sum([part.half_width**2 for part in parts], axis=0)),
+        half_width=abs(effect_scale) * np.sqrt(np.sum([part.half_width**2 for part in parts], axis=0)),
     )

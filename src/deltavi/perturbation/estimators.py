@@ -119,7 +119,7 @@ class Evidence:
         Whether the groups are labels.
     query
         Mean of the query's control cells, (n_dims,), or None.
-    temperature, metric
+    bandwidth, metric
         Options of `similarity` and `nearest`.
     coordinates
         Where Euclidean distances between labels and the query are measured: a function of positions (n, n_dims), or
@@ -130,7 +130,7 @@ class Evidence:
     target: GroupMeans
     has_labels: bool
     query: Vector | None
-    temperature: float
+    bandwidth: float
     metric: str
     coordinates: Callable[[Vector], Vector] | None = None
 
@@ -188,7 +188,7 @@ def _paired(evidence: Evidence) -> Shift:
 def _similarity(evidence: Evidence) -> Shift:
     control, target = evidence.pairs("similarity")
     distances = evidence.squared_distances(control, "similarity")
-    return _weighted("similarity", control, target, similarity_weights(distances, evidence.temperature))
+    return _weighted("similarity", control, target, similarity_weights(distances, evidence.bandwidth))
 
 
 def _kriging(evidence: Evidence) -> Shift:
@@ -205,9 +205,9 @@ def responses_of(control: GroupMeans, target: GroupMeans, points: Vector) -> Res
     return Responses(points, target.means - control.means, errors)
 
 
-def similarity_weights(distances: Vector, temperature: float) -> Vector:
-    """Weights exp(-(d - min d) / (temperature * mean d)), normalised to sum to one, (n_labels,)."""
-    width = temperature * distances.mean()
+def similarity_weights(distances: Vector, bandwidth: float) -> Vector:
+    """Weights exp(-(d - min d) / (bandwidth * mean d)), normalised to sum to one, (n_labels,)."""
+    width = bandwidth * distances.mean()
     if width == 0:  # every label coincides with the query: none is preferred
         return np.full(len(distances), 1 / len(distances))
     weights = np.exp(-(distances - distances.min()) / width)

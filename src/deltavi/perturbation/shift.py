@@ -41,7 +41,7 @@ def estimate_shift(
     labels: ArrayLike | pd.Series | pd.Categorical | None = None,
     query: Matrix | None = None,
     estimator: str | ArrayLike = "similarity",
-    temperature: float = 0.2,
+    bandwidth: float = 0.2,
     metric: str = "euclidean",
 ) -> Shift:
     """Estimate the shift from control to target cells that query cells should undergo.
@@ -49,7 +49,7 @@ def estimate_shift(
     With m_c(u) and m_t(u) the mean control and target point of label u, and P the labels seen in both conditions:
 
     - ``paired``: mean over u in P of m_t(u) - m_c(u).
-    - ``similarity``: the same, weighted by exp(-(d_u - min d) / (temperature * mean d)), normalised, where d_u is the
+    - ``similarity``: the same, weighted by exp(-(d_u - min d) / (bandwidth * mean d)), normalised, where d_u is the
       squared Euclidean distance between m_c(u) and the mean of `query`.
     - ``nearest``: m_t(u) - m_c(u) of the one u in P whose m_c(u) is closest to the mean of `query` under `metric`.
     - ``kriging``: the same, with the weights of ordinary kriging: the covariance of responses falls with the squared
@@ -80,7 +80,7 @@ def estimate_shift(
         Control cells whose response is wanted, (n_query, n_dims); needed by `similarity`, `kriging` and `nearest`.
     estimator
         One of the names above, or the shift itself, (n_dims,).
-    temperature
+    bandwidth
         Width of the weights of `similarity`, relative to the mean distance, above 0: towards 0 only the nearest label
         counts, and a large value weights all alike, which is `paired`.
     metric
@@ -108,7 +108,7 @@ def estimate_shift(
         is_target=is_target,
         labels=labels,
         estimator=estimator,
-        temperature=temperature,
+        bandwidth=bandwidth,
         metric=metric,
     )
     return shifts[ALL_CELLS]
@@ -122,7 +122,7 @@ def estimate_shifts(
     is_target: ArrayLike,
     labels: ArrayLike | pd.Series | pd.Categorical | None = None,
     estimator: str | ArrayLike = "similarity",
-    temperature: float = 0.2,
+    bandwidth: float = 0.2,
     metric: str = "euclidean",
     dims: pd.Index | None = None,
 ) -> dict[str, Shift]:
@@ -132,7 +132,7 @@ def estimate_shifts(
     ----------
     queries
         Name -> control cells whose response is wanted, (n_query, n_dims), or None.
-    points, is_control, is_target, labels, estimator, temperature, metric
+    points, is_control, is_target, labels, estimator, bandwidth, metric
         As in `estimate_shift`, which also documents the errors.
     dims
         Names of the dimensions, where `points` does not carry them.
@@ -141,7 +141,7 @@ def estimate_shifts(
     dims = gene_names(points, "points") if dims is None else dims
     if not isinstance(estimator, str):
         return {name: Shift(given_vector(estimator, matrix.shape[1], dims), VECTOR) for name in queries}
-    check_options(estimator, metric, temperature)
+    check_options(estimator, metric, bandwidth)
     cells = by_cell(cell_names(points), "points", is_control=is_control, is_target=is_target, labels=labels)
     control, target = _condition_masks(cells["is_control"], cells["is_target"], matrix.shape[0])
     groups = None if labels is None or estimator == "global" else _checked_labels(cells["labels"], matrix.shape[0])
@@ -150,7 +150,7 @@ def estimate_shifts(
         target=_group_means(matrix, target, groups),
         has_labels=groups is not None,
         query=None,
-        temperature=temperature,
+        bandwidth=bandwidth,
         metric=metric,
     )
     means = {
@@ -194,7 +194,7 @@ def given_vector(values: object, n_dims: int, dims: pd.Index | None = None) -> V
     return vector
 
 
-def check_options(estimator: str, metric: str, temperature: float) -> None:
+def check_options(estimator: str, metric: str, bandwidth: float) -> None:
     """Raise DeltaviError unless the estimator exists and the options are ones that it can use."""
     if estimator not in ESTIMATORS:
         known, close = ", ".join(map(repr, ESTIMATORS)), nearest(estimator, ESTIMATORS)
@@ -204,8 +204,8 @@ def check_options(estimator: str, metric: str, temperature: float) -> None:
         raise DeltaviError(f"The metric {shown(metric)} does not exist. Known: {', '.join(map(repr, METRICS))}.")
     if metric != "euclidean" and estimator != "nearest":
         raise DeltaviError(f"metric={metric!r} only applies to estimator='nearest', not to {estimator!r}.")
-    if not is_positive(temperature):
-        raise DeltaviError(f"temperature must be a finite number above 0, got {temperature!r}.")
+    if not is_positive(bandwidth):
+        raise DeltaviError(f"bandwidth must be a finite number above 0, got {bandwidth!r}.")
 
 
 def is_positive(value: object) -> bool:

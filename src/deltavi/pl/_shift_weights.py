@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from matplotlib.axes import Axes
 
 from deltavi import _keys
 from deltavi._errors import DeltaviError, InputDataError, examples, unknown_category
+from deltavi._former_names import current_record
 from deltavi._reading import known_arguments
 from deltavi.pl._figure import DARK, PALE, VERMILION, PlotResult, SaveTarget, axes_for, figure_file, finish
 from deltavi.pl._heat_map import heat_map, write_cells
@@ -98,7 +100,8 @@ class _Weights:
 def _weights(predicted: AnnData | pd.DataFrame) -> _Weights:
     if isinstance(predicted, pd.DataFrame):
         return _Weights(_wide(predicted))
-    held: Any = predicted.uns.get(_keys.UNS_PREDICTION, {}) if isinstance(predicted, AnnData) else {}
+    kept = predicted.uns.get(_keys.UNS_PREDICTION) if isinstance(predicted, AnnData) else None
+    held = current_record(kept) if isinstance(kept, Mapping) else {}
     if "weights" not in held:
         raise InputDataError(
             "predicted must be an AnnData with uns['deltavi']['weights'], as predict_perturbation returns it, or such "

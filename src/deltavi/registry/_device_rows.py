@@ -61,6 +61,11 @@ class SentRows:
             _keys.NONZERO_COUNT: count,
         }
 
+    def on_host(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Row within `rows`, gene and count of each entry, as arrays, in the order of those on the device."""
+        cut = self.matrix[rows]
+        return np.repeat(np.arange(len(rows)), np.diff(cut.indptr)), cut.indices, cut.data
+
     def _entries(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """`rows` on the device; row within the mini-batch, gene and count of each entry."""
         cut = self.matrix[rows]

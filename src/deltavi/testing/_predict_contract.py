@@ -16,6 +16,7 @@ from scipy import sparse
 
 from deltavi.annotation import fit_temperature
 from deltavi.errors import CalibrationWarning, DeltaviError, InputDataWarning, NotTrainedError
+from deltavi.model._classification import labelled_parts
 from deltavi.testing._cells import QUIET, dense
 from deltavi.testing._contract import ModelContract
 
@@ -212,7 +213,7 @@ class PredictContract(ModelContract):
         model = self.untrained(self.data())
         with pytest.warns(CalibrationWarning, match="held out"):
             model.train(max_epochs=1, train_size=0.98, validation_size=0.0, batch_size=32, **QUIET)
-        apart = model._judged_apart(*model._labelled_parts())
+        apart = model._answers_without(*labelled_parts(model))
         if apart is None:
             assert model.calibration.temperature == model.temperature_prior.median
         else:
@@ -269,7 +270,7 @@ class PredictContract(ModelContract):
         held_out = np.asarray(model.validation_indices)
         codes = pd.Index(model.label_names).get_indexer(adata.obs["cell_type"].iloc[held_out].astype(str))
         logits = np.log(model.predict(soft=True, indices=held_out).to_numpy()) * model.calibration.temperature
-        apart = model._judged_apart(*model._labelled_parts())
+        apart = model._answers_without(*labelled_parts(model))
         if apart is not None:
             logits, codes = apart.logits, apart.codes
 

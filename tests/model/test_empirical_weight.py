@@ -18,7 +18,6 @@ from deltavi._cp10k import log1p_cp10k
 from deltavi.datasets import simulate_perturbation
 from deltavi.errors import DeltaviError
 from deltavi.model import LABELVI, MIXVI, PPCA, SCGEN, VAE
-from deltavi.model._consensus import ConsensusMixin
 from deltavi.perturbation import Shift, estimate_shift
 from deltavi.perturbation.estimators import responses_of
 from deltavi.perturbation.intervals import estimate_response
@@ -100,11 +99,11 @@ def assert_same(found: AnnData, expected: AnnData, atol: float = 0.0) -> None:
 # -- how much of the prediction is kriged ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("profile", ["cell", "decoded"])
-def test_without_a_share_the_model_alone_predicts(model: SCGEN, profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    ask = {**ASK, "profile": profile, "n_samples": 3}
-    found, half = (model.predict_perturbation(consensus=share, **ask) for share in (0, 0.5))
-    monkeypatch.setattr(ConsensusMixin, "_evidence", lambda self, *args, **kwargs: None)
+@pytest.mark.parametrize("output", ["cells", "mean"])
+def test_without_a_share_the_model_alone_predicts(model: SCGEN, output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = {**ASK, "output": output, "n_samples": 3}
+    found, half = (model.predict_perturbation(empirical_weight=share, **ask) for share in (0, 0.5))
+    monkeypatch.setattr("deltavi.model._prediction.evidence_of", lambda *args, **kwargs: None)
     expected = model.predict_perturbation(**ask)
     assert not expected.varm
     for name in (None, *expected.layers):
@@ -116,7 +115,10 @@ def test_without_a_share_the_model_alone_predicts(model: SCGEN, profile: str, mo
 
 @pytest.mark.parametrize("shift", ["similarity", "kriging", "paired"])
 def test_the_share_leads_from_the_model_to_the_labels(model: SCGEN, shift: str) -> None:
-    of = [gaps(model.predict_perturbation(shift=shift, consensus=share, **ASK), model.adata) for share in (0, 0.5, 1)]
+    of = [
+        gaps(model.predict_perturbation(shift=shift, empirical_weight=share, **ASK), model.adata)
+        for share in (0, 0.5, 1)
+    ]
     assert size(of[0]) > size(of[1]) > size(of[2])
     assert size(of[2]) < 0.15 * size(of[0])
     assert np.quantile(np.abs(of[2]), 0.9) < 0.15
@@ -126,9 +128,9 @@ def test_the_share_leads_from_the_model_to_the_labels(model: SCGEN, shift: str) 
 
 
 def test_profile_rate_and_counts_move_as_cells_do(model: SCGEN) -> None:
-    """A profile that is decoded is moved by as much; it is the cells whose means are matched."""
-    own, moved = (model.predict_perturbation(profile="decoded", consensus=share, **ASK) for share in (0, 1))
-    whole = [model.predict_perturbation(consensus=share, **ASK) for share in (0, 1)]
+    """An expectation is moved by as much; it is the cells whose means are matched."""
+    own, moved = (model.predict_perturbation(output="mean", empirical_weight=share, **ASK) for share in (0, 1))
+    whole = [model.predict_perturbation(empirical_weight=share, **ASK) for share in (0, 1)]
     cell = np.subtract(*(dense(p.X).mean(0) for p in reversed(whole)))
     decoded = (dense(moved.X) - dense(own.X)).mean(0)
     counts = np.log1p(dense(moved.layers["counts"]).mean(0)) - np.log1p(dense(own.layers["counts"]).mean(0))
@@ -142,7 +144,7 @@ def test_profile_rate_and_counts_move_as_cells_do(model: SCGEN) -> None:
 def test_the_interval_of_a_cell_moves_along(model: SCGEN) -> None:
     """Of the same draws, so that a higher rate never lowers a bound."""
     ask = {**ASK, "labels": "type_2", "n_samples": 20}
-    own, moved = (model.predict_perturbation(consensus=share, **ask) for share in (0, 1))
+    own, moved = (model.predict_perturbation(empirical_weight=share, **ask) for share in (0, 1))
     factor = (moved.layers["rate"] / own.layers["rate"]).mean(0)
     up, down = factor > 1.2, factor < 0.8
     for bound in ("lower", "upper"):
@@ -166,31 +168,31 @@ def test_the_interval_of_a_cell_moves_along(model: SCGEN) -> None:
         ({"shift": "paired"}, 0.0),
         ({"shift": "scgen"}, 0.0),
         ({"shift": np.full(4, 0.1)}, 0.0),
-        ({"magnitude": 1.0}, 0.0),
-        ({"shift": "kriging", "magnitude": 2}, 0.0),
-        ({"shift": "paired", "consensus": 0.25}, 0.25),
-        ({"magnitude": 1.0, "consensus": 1}, 1.0),
+        ({"shift_scale": 1.0}, 0.0),
+        ({"shift": "kriging", "shift_scale": 2}, 0.0),
+        ({"shift": "paired", "empirical_weight": 0.25}, 0.25),
+        ({"shift_scale": 1.0, "empirical_weight": 1}, 1.0),
     ],
 )
 def test_what_share_is_taken(model: SCGEN, options: dict[str, Any], expected: float) -> None:
     predicted = model.predict_perturbation(labels="type_1", **options, **ASK)
-    assert predicted.uns["deltavi"]["consensus"] == expected
-    explicit = model.predict_perturbation(labels="type_1", **{**options, "consensus": expected}, **ASK)
+    assert predicted.uns["deltavi"]["empirical_weight"] == expected
+    explicit = model.predict_perturbation(labels="type_1", **{**options, "empirical_weight": expected}, **ASK)
     assert_same(explicit, predicted)
 
 
 @pytest.mark.parametrize("wrong", [2, -1, -1e-9, float("nan"), float("inf"), True, False, "half", None, [0.5]])
 def test_a_share_that_is_none(model: SCGEN, wrong: Any) -> None:
-    with pytest.raises(DeltaviError, match="consensus must be"):
-        model.predict_perturbation(consensus=wrong, **ASK)
+    with pytest.raises(DeltaviError, match="empirical_weight must be"):
+        model.predict_perturbation(empirical_weight=wrong, **ASK)
 
 
 # -- what is told ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("consensus", [0, 0.5])
-def test_changes_and_their_intervals(model: SCGEN, consensus: float) -> None:
-    predicted = model.predict_perturbation(consensus=consensus, **ASK)
+@pytest.mark.parametrize("empirical_weight", [0, 0.5])
+def test_changes_and_their_intervals(model: SCGEN, empirical_weight: float) -> None:
+    predicted = model.predict_perturbation(empirical_weight=empirical_weight, **ASK)
     assert set(predicted.varm) == set(TABLES)
     change, lower, upper = (predicted.varm[name] for name in TABLES)
     control = logs_of(model.adata)
@@ -205,7 +207,7 @@ def test_changes_and_their_intervals(model: SCGEN, consensus: float) -> None:
         cells_of = np.asarray((model.adata.obs["cell_type"] == label) & (model.adata.obs["condition"] == "control"))
         mean = dense(predicted[predicted.obs["cell_type"] == label].X).mean(0, dtype=float)
         np.testing.assert_allclose(change[label], mean - control[cells_of].mean(0), atol=1e-4)
-    some = model.predict_perturbation(labels=["type_3", "type_1"], consensus=consensus, **ASK)
+    some = model.predict_perturbation(labels=["type_3", "type_1"], empirical_weight=empirical_weight, **ASK)
     assert list(some.varm["deltavi_change"].columns) == ["type_1", "type_3"]
     np.testing.assert_allclose(some.varm["deltavi_upper"], upper[["type_1", "type_3"]], atol=1e-4)
 
@@ -261,7 +263,7 @@ def test_a_slash_in_a_label_fits_into_a_file(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read.varm[name], predicted.varm[name])
         assert list(read.varm[name].columns) == list(predicted.varm[name].columns)
     assert read.uns["deltavi"]["trust"].equals(predicted.uns["deltavi"]["trust"])
-    assert read.uns["deltavi"]["consensus"] == 0.5
+    assert read.uns["deltavi"]["empirical_weight"] == 0.5
 
 
 def test_two_labels_give_no_interval(caplog: pytest.LogCaptureFixture) -> None:
@@ -273,7 +275,7 @@ def test_two_labels_give_no_interval(caplog: pytest.LogCaptureFixture) -> None:
     assert predicted.varm["deltavi_upper"].isna().to_numpy().all()
     assert np.isfinite(predicted.varm["deltavi_change"]).to_numpy().all()
     assert predicted.uns["deltavi"]["trust"]["usual_doubt"].isna().all()
-    assert predicted.uns["deltavi"]["consensus"] == 0.5
+    assert predicted.uns["deltavi"]["empirical_weight"] == 0.5
     assert "extrapolated" not in caplog.text
 
 
@@ -287,9 +289,9 @@ def test_a_model_of_an_older_version_predicts_as_it_did(model: SCGEN, tmp_path: 
     loaded.save(tmp_path / "old")
     old = SCGEN.load(tmp_path / "old", cells())
     assert old.training_means.log_expression is None
-    found, expected = old.predict_perturbation(**ASK), model.predict_perturbation(consensus=0, **ASK)
+    found, expected = old.predict_perturbation(**ASK), model.predict_perturbation(empirical_weight=0, **ASK)
     assert not found.varm
-    assert not {"trust", "consensus"} & set(found.uns["deltavi"])
+    assert not {"trust", "empirical_weight"} & set(found.uns["deltavi"])
     np.testing.assert_array_equal(dense(found.X), dense(expected.X))
 
 
@@ -297,10 +299,10 @@ def test_without_labels_the_model_alone_predicts() -> None:
     model = train(SCGEN, cells(n_per_group=12), setup={"condition_key": "condition"}, **SMALL)
     predicted = model.predict_perturbation(**ASK)
     assert not predicted.varm
-    assert not {"trust", "consensus"} & set(predicted.uns["deltavi"])
-    assert_same(model.predict_perturbation(consensus=1, **ASK), predicted)
-    with pytest.raises(DeltaviError, match="consensus"):
-        model.predict_perturbation(consensus=2, **ASK)
+    assert not {"trust", "empirical_weight"} & set(predicted.uns["deltavi"])
+    assert_same(model.predict_perturbation(empirical_weight=1, **ASK), predicted)
+    with pytest.raises(DeltaviError, match="empirical_weight"):
+        model.predict_perturbation(empirical_weight=2, **ASK)
 
 
 def test_a_query_without_labels_or_cells(model: SCGEN) -> None:
@@ -310,10 +312,10 @@ def test_a_query_without_labels_or_cells(model: SCGEN) -> None:
     assert list(predicted.varm["deltavi_change"].columns) == ["all cells"]
     assert list(predicted.uns["deltavi"]["trust"]["query"]) == ["all cells"]
     for share in (0, 1, "auto"):
-        none = model.predict_perturbation(query[:0].copy(), consensus=share, n_samples=2, **ASK)
+        none = model.predict_perturbation(query[:0].copy(), empirical_weight=share, n_samples=2, **ASK)
         assert none.shape == (0, 40)
         assert not none.varm
-    one = model.predict_perturbation(cells()[:1].copy(), consensus=1, **ASK)
+    one = model.predict_perturbation(cells()[:1].copy(), empirical_weight=1, **ASK)
     assert np.isfinite(dense(one.X)).all()
     assert np.isfinite(one.varm["deltavi_upper"]).to_numpy().all()
 
@@ -336,8 +338,8 @@ FORMS: dict[str, Callable[[AnnData], AnnData]] = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_form_of_a_query_is_irrelevant(model: SCGEN, form: str) -> None:
-    expected = model.predict_perturbation(consensus=1, **ASK)
-    assert_same(model.predict_perturbation(FORMS[form](cells()), consensus=1, **ASK), expected, atol=1e-4)
+    expected = model.predict_perturbation(empirical_weight=1, **ASK)
+    assert_same(model.predict_perturbation(FORMS[form](cells()), empirical_weight=1, **ASK), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
@@ -388,7 +390,7 @@ def test_every_model_comes_closer_to_what_labels_say(model_class: type, options:
         model.train()
     else:
         model = train(model_class, adata, epochs=10, setup=SETUP, **options)
-    predicted = [model.predict_perturbation(consensus=share, **ASK) for share in (0, 0.5, 1)]
+    predicted = [model.predict_perturbation(empirical_weight=share, **ASK) for share in (0, 0.5, 1)]
     found = [size(gaps(p, adata)) for p in predicted]
     assert found[0] > found[1] > found[2]
     assert found[2] < 0.35 * found[0]

@@ -1,0 +1,201 @@
+"""What the training labels say of a response without the model, and predictions that take both into account."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+
+from deltavi import _keys
+from deltavi._cp10k import cp10k_factors
+from deltavi._random import isolated_randomness
+from deltavi.arrays.matrix import as_matrix, gene_means
+from deltavi.likelihood import Likelihood
+from deltavi.model._decoding import CellDecoder, profile_of
+from deltavi.model._group_sums import group_means
+from deltavi.model._question import Question
+from deltavi.model.request import Request
+from deltavi.perturbation.combination import combined_response
+from deltavi.perturbation.coupling import coupling
+from deltavi.perturbation.estimators import GroupMeans, responses_of, storable
+from deltavi.perturbation.intervals import Calibration, ResponseEstimate
+from deltavi.perturbation.matching import match_means
+from deltavi.perturbation.noise import cell_generators, uniforms
+
+if TYPE_CHECKING:
+    from deltavi.model._responds import Responds
+
+logger = logging.getLogger("deltavi")
+
+# Query cells whose mean expression is matched; for what is expected of them, fewer cells are drawn several times.
+MATCHED_CELLS = 256
+# Of those draws: how far rates move must not depend on the seed of a prediction.
+MATCHING_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class ResponseEvidence:
+    """What is known of the response of each group of the query, and how far log rates move because of it.
+
+    Attributes
+    ----------
+    share
+        Weight of the kriged change in the predicted one.
+    control
+        Means of the control cells, one row for each group.
+    estimates
+        Group -> what the training labels say.
+    rate_moves
+        Group -> ``(n_genes,)`` change of log rates (a Gaussian: of means) that gives the mean in expectation.
+    cell_moves
+        Group -> ``(n_genes,)`` change that gives it with the quantiles that the cells of the prediction are drawn at.
+    """
+
+    share: float
+    control: GroupMeans
+    estimates: dict[str, ResponseEstimate]
+    rate_moves: dict[str, np.ndarray]
+    cell_moves: dict[str, np.ndarray]
+
+    def moved(self, target: Likelihood, groups: np.ndarray, *, drawn: bool = False) -> Likelihood:
+        """`target` of cells of these `groups`, moved in expectation or for cells as they are `drawn`."""
+        moves = self.cell_moves if drawn else self.rate_moves
+        if not any(group in moves for group in groups):
+            return target
+        still = np.zeros(self.control.means.shape[1])
+        rows = np.stack([moves.get(str(group), still) for group in groups]).astype(np.float32)
+        return target.moved(torch.from_numpy(rows).to(target.mean.device))
+
+
+def unmoved(target: Likelihood, groups: np.ndarray, *, drawn: bool = False) -> Likelihood:
+    """`target`, where there is no evidence that would move it."""
+    return target
+
+
+def evidence_of(
+    model: Responds, request: Request, before: np.ndarray, after: np.ndarray, question: Question
+) -> ResponseEvidence | None:
+    """Response of the groups of the query in training labels; None where there are no labels or no cells."""
+    control_name, share = question.control.name, question.share
+    pairs = [label_means(model, (control_name, part)) for part in question.target.parts]
+    if any(pair is None for pair in pairs) or not len(request.cells):
+        return None
+    measured = [Calibration.of(responses_of(*pair, pair[0].means)) for pair in pairs if pair is not None]
+    control = _control_means(model, request)
+    estimates: dict[str, ResponseEstimate] = {}
+    rates: dict[str, np.ndarray] = {}
+    cells: dict[str, np.ndarray] = {}
+    for row, group in enumerate(control.labels):
+        assert control.errors is not None
+        # the target cells that it will be compared with are taken to be as many as the control cells
+        parts = [part.at(control.means[row], 2 * control.errors[row]) for part in measured]
+        estimates[group] = estimate = combined_response(parts, question.effect_scale)
+        if share > 0:
+            matched = partial(_moves, model, request, group, (before, after), question, estimate.change)
+            with isolated_randomness(MATCHING_SEED):
+                rates[group] = matched()
+                if question.cells_drawn_with is not None:
+                    cells[group] = matched(drawn_with=question.cells_drawn_with, start=rates[group])
+    return ResponseEvidence(share, control, estimates, rates, cells)
+
+
+def label_means(model: Responds, conditions: tuple[str, str]) -> tuple[GroupMeans, GroupMeans] | None:
+    """Means of log expression of the labels seen in both conditions; None where none are kept or seen."""
+    means = model.training_means
+    if means is None or not means.has_labels or means.log_expression is None:
+        return None
+    groups = [means.log_expression.get(condition) for condition in conditions]
+    control, target = groups
+    if control is None or target is None:
+        return None
+    both = tuple(label for label in control.labels if label in target.labels)
+    return (control.only(both), target.only(both)) if both else None
+
+
+def _control_means(model: Responds, request: Request) -> GroupMeans:
+    """Mean log expression of every group of the query, with its error."""
+    layer, n_cells = model._setup_argument("layer"), request.adata.n_obs
+    groups, inside = np.full(n_cells, "", dtype=object), np.zeros(n_cells, dtype=bool)
+    groups[request.cells], inside[request.cells] = request.groups, True
+    factors = np.ones(n_cells)
+    factors[request.cells] = cp10k_factors(request.totals)
+    matrix = request.adata.X if layer is None else request.adata.layers[layer]
+    of_counts = model.module.of_counts
+    return group_means(matrix, groups, inside, factors if of_counts else None, log=of_counts)
+
+
+@torch.inference_mode()
+def _moves(
+    model: Responds,
+    request: Request,
+    group: str,
+    positions: tuple[np.ndarray, np.ndarray],
+    question: Question,
+    change: np.ndarray,
+    *,
+    drawn_with: int | None = None,
+    start: np.ndarray | None = None,
+) -> np.ndarray:
+    """Moves of log rates ``(n_genes,)`` that bring the model's change of the mean closer to `change`.
+
+    The mean is that of cells drawn at the quantiles of the seed `drawn_with`, or the one to be expected.
+    """
+    chosen = request.some_of(group, MATCHED_CELLS)
+    cells = request.cells[chosen]
+    loader = model._make_data_loader(adata=request.adata, indices=cells, batch_size=len(cells))
+    decode = CellDecoder(model.module, next(iter(loader)))
+    totals = request.totals[chosen]
+    source, target = (decode(z[chosen], condition=code) for z, code in zip(positions, question.codes, strict=True))
+    names = request.adata.obs_names[cells]
+    generators = cell_generators(names, seed=MATCHING_SEED if drawn_with is None else drawn_with)
+    draws = [
+        coupling(decode.observed, source, uniform=uniforms(generators, decode.observed.shape[1]))
+        for _ in range(max(1, MATCHED_CELLS // len(cells)) if drawn_with is None else 1)
+    ]
+
+    def mean_at(move: np.ndarray) -> np.ndarray:
+        there = target.moved(torch.from_numpy(move.astype(np.float32)))
+        means = [profile_of(draw(there), totals, of_counts=target.of_counts).mean(0, dtype=float) for draw in draws]
+        return np.asarray(np.mean(means, axis=0))
+
+    own = mean_at(np.zeros(len(change)))
+    control = profile_of(decode.observed, totals, of_counts=target.of_counts).mean(0, dtype=np.float64)
+    wanted = own + question.share * (change - (own - control))
+    return match_means(mean_at, np.maximum(wanted, 0.0), start=start)
+
+
+def report_evidence(result: AnnData, evidence: ResponseEvidence, groups: np.ndarray) -> None:
+    """Write the change of every gene with its interval, and how far the query lies from the training labels."""
+    names = list(evidence.estimates)
+    changes = pd.DataFrame(index=result.var_names)
+    lower, upper = changes.copy(), changes.copy()
+    for row, name in enumerate(names):
+        predicted = gene_means(as_matrix(result.X[groups == name], "predicted"))
+        before, half = evidence.control.means[row], evidence.estimates[name].half_width
+        column = storable(name)
+        changes[column] = predicted - before
+        lower[column] = predicted - half - before
+        upper[column] = predicted + half - before
+    result.varm.update({_keys.VARM_CHANGE: changes, _keys.VARM_LOWER: lower, _keys.VARM_UPPER: upper})
+    trust = pd.DataFrame(
+        {
+            "query": names,
+            "doubt": [estimate.doubt for estimate in evidence.estimates.values()],
+            "usual_doubt": [estimate.usual_doubt for estimate in evidence.estimates.values()],
+        }
+    )
+    trust.index = trust.index.astype(str)
+    result.uns[_keys.UNS_PREDICTION] |= {"empirical_weight": evidence.share, "trust": trust}
+    far = trust[trust["doubt"] > trust["usual_doubt"]]
+    for _, found in far.iterrows():
+        logger.warning(
+            "The control cells of %r lie farther from the training labels than any of these from the others (doubt "
+            "%.2f, otherwise at most %.2f): its response is extrapolated.",
+            *found,
+        )
