@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from deltavi._reading import known_arguments
 from deltavi._types import FloatArray
 from deltavi.pl._figure import BLUE, VERMILION, PlotResult, SaveTarget, axes_for, figure_file, finish, hide_frame
 
-History: TypeAlias = Mapping[str, Any]
+History: TypeAlias = Mapping[str, object]
 
 # Parts of the names of logged quantities by which training and validation are distinguished.
 PART = re.compile(r"^(train|validation|val)_|_(train|validation|val)$")
@@ -54,7 +54,7 @@ class _Quantity:
 
 @known_arguments
 def training_history(
-    model_or_history: Any,
+    model_or_history: object,
     *,
     metrics: Sequence[str] | None = None,
     ax: Axes | Sequence[Axes] | None = None,
@@ -101,7 +101,7 @@ def training_history(
     return finish(axes, made_here=ax is None, show=show, save=save)
 
 
-def _history_of(model_or_history: Any) -> History:
+def _history_of(model_or_history: object) -> History:
     history = model_or_history if isinstance(model_or_history, Mapping) else getattr(model_or_history, "history", None)
     if not history:
         raise NotTrainedError("There is no training history: train the model first, or pass its history.")
@@ -122,7 +122,7 @@ def _quantities(history: History) -> dict[str, _Quantity]:
     return found
 
 
-def _series(logged: Any) -> tuple[FloatArray, FloatArray]:
+def _series(logged: object) -> tuple[FloatArray, FloatArray]:
     """Epochs and values of one logged quantity, without those missing because nothing was computed then."""
     if isinstance(logged, pd.DataFrame):
         logged = logged.iloc[:, 0]

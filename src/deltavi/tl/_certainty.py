@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 
 from deltavi import _keys
+from deltavi._types import Rows
 from deltavi.arrays.matrix import gene_means
 from deltavi.perturbation.estimators import storable
 
@@ -32,7 +34,7 @@ def evidence_of(predicted: object) -> AnnData | None:
     return lean
 
 
-def certainty(evidence: AnnData | None, label: str, real: Any, control: Any, genes: Any) -> dict[str, float]:
+def certainty(evidence: AnnData | None, label: str, real: Rows, control: Rows, genes: pd.Index) -> dict[str, float]:
     """Coverage and doubt of the prediction of one label.
 
     Parameters

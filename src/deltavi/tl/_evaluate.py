@@ -30,7 +30,7 @@ from deltavi.tl._evaluation import (
     require_own_tables,
 )
 from deltavi.tl._masks import CellIdentities
-from deltavi.tl._methods import resolve_methods
+from deltavi.tl._methods import Given, resolve_methods
 from deltavi.tl._resume import RunFolder, data_fingerprint, described
 from deltavi.tl._runs import (
     ALL_BASELINES,
@@ -59,14 +59,14 @@ IN_FOLDER = "evaluate_perturbation(folder=...)"
 @known_arguments
 def evaluate_perturbation(
     adata: AnnData,
-    methods: Any = None,
+    methods: Given | Iterable[Given] | Mapping[str, Given] | None = None,
     *,
     control: str,
     target: str | Sequence[str] | None = None,
     condition_key: str = "condition",
     labels_key: str = "cell_type",
     layer: str | None = None,
-    hold_out: Any = None,
+    hold_out: str | Iterable[str] | Mapping[str, object] | None = None,
     n_genes: int = 2000,
     genes_from_all_cells: bool = False,
     top_genes: Literal["held-out", "training"] = "held-out",

@@ -67,7 +67,7 @@ class PerturbationEvaluation:
     """
 
     table: pd.DataFrame
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     skipped: pd.DataFrame = field(default_factory=lambda: _empty(SKIPPED_COLUMNS))
     warnings: tuple[str, ...] = ()
     predictions: pd.DataFrame = field(default_factory=lambda: _empty(PREDICTION_COLUMNS))

@@ -65,10 +65,10 @@ class Method:
     """
 
     model_class: type[Any]
-    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    train_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    predict: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
-    setup_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    model_kwargs: Mapping[str, object] = field(default_factory=dict)
+    train_kwargs: Mapping[str, object] = field(default_factory=dict)
+    predict: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: {"": {}})
+    setup_kwargs: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.model_class, BaseModelClass):
@@ -111,7 +111,7 @@ class Method:
 
     def fit(self, train: AnnData, *, condition_key: str, labels_key: str, seed: int) -> Any:
         """Train the model on `train` (log1p CP10k in X, counts in a layer); `train` gets columns of scvi-tools."""
-        setup: dict[str, Any] = {"condition_key": condition_key, "labels_key": labels_key}
+        setup: dict[str, object] = {"condition_key": condition_key, "labels_key": labels_key}
         if not self._reads_logs:
             setup |= {"layer": _keys.LAYER_COUNTS, "size_factor_key": TOTAL_COUNTS}
         self.model_class.setup_anndata(train, **{**setup, **self.setup_kwargs})
