@@ -46,7 +46,7 @@ class Annotates(CountModel):
 
     @property
     def has_labels(self) -> bool:
-        """Whether the model was set up with labels; some models do without."""
+        """True of a model that was set up with labels; some models do without."""
         return self._setup_argument("labels_key") is not None
 
     def predict(
@@ -125,7 +125,7 @@ class Annotates(CountModel):
     def get_open_set_scores(
         self, adata: AnnData | None = None, *, indices: Indices | None = None, batch_size: int = BATCH_SIZE
     ) -> pd.DataFrame:
-        """How strange each cell is to the model, beside what it would be labelled.
+        """Novelty of each cell, with the label it would be given.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Which genes a label rests on: integrated gradients of the classifier, cell by cell."""
+"""Attribution of labels to genes: integrated gradients of the classifier, cell by cell."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class _Explained:
 
     @property
     def gaps(self) -> np.ndarray:
-        """What the attributions leave unexplained, ``(n_cells,)``, in logits."""
+        """Part of the difference that the attributions leave unexplained, ``(n_cells,)``, in logits."""
         totals = self.attributions.sum(axis=1, dtype=np.float64)
         return np.asarray(self.differences - np.asarray(totals).ravel())
 
@@ -215,7 +215,7 @@ def _warn_if_coarse(explained: _Explained, n_steps: int) -> None:
 
 
 def _settings(model: object, label: str | None, n_steps: int) -> dict[str, Any]:
-    """What was done, in types that h5ad files hold."""
+    """Settings of the attribution, in types that h5ad files hold."""
     return {
         "model": type(model).__name__,
         "method": "integrated gradients",

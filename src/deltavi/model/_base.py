@@ -1,4 +1,4 @@
-"""What every model shares: registration, queries matched by name, seeds, training and files.
+"""Base of every model: registration, queries matched by name, seeds, training and files.
 
 The mixins of scvi-tools do the rest (normalised expression, differential expression, evidence lower bound, query
 mapping); they all reach their data through ``_validate_anndata``, where a fresh AnnData becomes an aligned one.
@@ -184,12 +184,12 @@ class CountModel(UnsupervisedTrainingMixin, ArchesMixin, BaseModelClass):
         check(self._scan(), where=self._matrix_name(), cells=self.adata.obs_names, offer=offer)
 
     def _offer(self, query: AnnData | None = None) -> Offer:
-        """What says where else in the model's cells, or those of a query, values of the right kind lie."""
+        """Function that finds where else in the model's cells, or those of a query, values of the right kind lie."""
         source = self.adata if query is None else query
         return partial(elsewhere, source, self._setup_argument("layer"), for_model=query is not None)
 
     def _scan(self) -> MatrixReport:
-        """What the scan of the registered matrix found."""
+        """Findings of the scan of the registered matrix."""
         return MatrixReport.from_dict(self._state(REGISTRY_KEYS.X_KEY)["scan"])
 
     def _matrix_name(self) -> str:

@@ -55,7 +55,7 @@ def _last(history: Any, name: str) -> float:
 
 
 def _causes(model: CountModel) -> list[str]:
-    """What of the registered data is on an unusual scale."""
+    """Registered data that are on an unusual scale."""
     found = []
     largest = model._scan().max_value
     if largest > LARGEST_COUNT:

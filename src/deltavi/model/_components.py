@@ -89,7 +89,7 @@ def merge_components(self: MIXVI, n_groups: int | None = None, *, max_overlap: f
 
 
 def get_nats(self: MIXVI, adata: AnnData | None = None, *, indices: Indices | None = None) -> pd.Series:
-    """What each latent dimension says about a cell: its divergence from the prior, mean over cells, nats.
+    """Divergence of each latent dimension from its prior, mean over cells, in nats.
 
     A dimension of w near zero is not used, and conditions cannot be switched through it.
 

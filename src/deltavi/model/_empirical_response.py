@@ -1,4 +1,4 @@
-"""What the training labels say of a response without the model, and predictions that take both into account."""
+"""Response measured in the training labels, and predictions that combine it with that of the model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MATCHING_SEED = 0
 
 @dataclass(frozen=True, eq=False)
 class ResponseEvidence:
-    """What is known of the response of each group of the query, and how far log rates move because of it.
+    """Measured response of each group of the query, and the change of log rates that follows.
 
     Attributes
     ----------

@@ -186,6 +186,6 @@ def _named(error: BaseException, diverged: str | None, state: str, batch_size: i
 
 
 def is_memory(error: BaseException) -> bool:
-    """Whether `error` says that memory ran out."""
+    """True of an error for lack of memory."""
     known = isinstance(error, MemoryError | torch.OutOfMemoryError)
     return known or (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error)) is not None)

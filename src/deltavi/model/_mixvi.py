@@ -225,7 +225,7 @@ class MIXVI(Annotates, VAE):
 
     @property
     def label_names(self) -> np.ndarray:
-        """What :meth:`predict` can answer: labels, or components where there are none."""
+        """Labels that :meth:`predict` can give, or components where there are none."""
         if self.has_labels:
             return self._categories(REGISTRY_KEYS.LABELS_KEY)
         return self.component_names

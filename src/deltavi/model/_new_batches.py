@@ -59,7 +59,7 @@ def warn_of_new_batches(model: Annotates, adata: AnnData, indices: Indices | Non
 
 
 def _is_new(model: Annotates, codes: np.ndarray) -> np.ndarray:
-    """Which batches, by their codes, the calibration has no cells of."""
+    """Mark the codes of batches that the calibration has no cells of."""
     unseen: np.ndarray = codes == UNSEEN
     if model.calibrated_batches_ is None:
         return unseen

@@ -1,4 +1,4 @@
-"""Where the components of a mixture begin: on labelled cells, and on clusters of the rest."""
+"""Placement of the components of a mixture: on labelled cells, and on clusters of the rest."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Positions:
         return replace(self, z=self.z - self.groups @ offsets)
 
     def offsets_from(self, expected: np.ndarray) -> np.ndarray:
-        """How far each group lies from where its cells are expected, on average over cells zero."""
+        """Offset of each group from where its cells are expected, on average over cells zero."""
         residual = self.z - expected
         offsets = self.groups.T @ residual / np.maximum(self.groups.sum(0), 1)[:, None]
         return np.asarray(offsets - (self.groups @ offsets).mean(0))
@@ -66,7 +66,7 @@ class Positions:
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Where components begin.
+    """Initial components.
 
     Parameters
     ----------

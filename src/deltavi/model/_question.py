@@ -47,7 +47,7 @@ class Condition:
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """What is asked of the cells of a prediction.
+    """Settings of a prediction, as they were asked for.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Recipes: how a model is trained, and what it keeps of its training cells, as data."""
+"""Recipes of training, and parts kept of the training cells, as data."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Stage(Generic[M]):
 
 @dataclass(frozen=True)
 class Recipe(Generic[M]):
-    """How a model is trained.
+    """Training of a model, as data.
 
     Every function is given the model.
 

@@ -162,7 +162,7 @@ class Responds(VAEMixin, CountModel):
 
     @property
     def knows_conditions(self) -> bool:
-        """Whether the networks are given the condition of a cell."""
+        """True of a model whose networks are given the condition of a cell."""
         module = self.module
         return bool(getattr(module, "condition_in_decoder", False) or getattr(module, "conditional", False))
 

@@ -1,4 +1,4 @@
-"""What a setting or weight of our VAE is called in ``scvi.model.SCVI``, and which have no counterpart there."""
+"""Names of settings and weights in ``scvi.model.SCVI``, and those without a counterpart there."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def settings_from_scvi(given: dict[str, Any], size_factor_key: str | None) -> di
 
 
 def _scale_activation(has_size_factor: bool) -> str:
-    """What SCVI turns the last layer of the decoder into expression by; it cannot be chosen there."""
+    """Activation of the last layer of SCVI's decoder, which cannot be chosen there."""
     return "softplus" if has_size_factor else "softmax"
 
 

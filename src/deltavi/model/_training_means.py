@@ -1,4 +1,4 @@
-"""What a model keeps of its training cells: mean position and mean expression of every label in every condition."""
+"""Means of the training cells that a model keeps: position and expression of every label in every condition."""
 
 from __future__ import annotations
 

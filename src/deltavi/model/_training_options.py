@@ -1,4 +1,4 @@
-"""What ``train`` hands on to scvi-tools and lightning: known by name and refused before the first epoch otherwise."""
+"""Arguments that ``train`` hands on to scvi-tools and lightning, unknown ones refused before the first epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a prediction is asked for, and the AnnData it is handed back in."""
+"""Cells of a prediction, and the AnnData it is returned in."""
 
 from __future__ import annotations
 

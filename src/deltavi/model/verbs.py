@@ -1,4 +1,4 @@
-"""What a trained model is asked: cells, genes, batches and numbers, read alike by every verb.
+"""Arguments of the methods of a trained model: cells, genes, batches and numbers, read alike by all.
 
 The verbs of scvi-tools are among them: a mask of any type, a misspelt gene or an unknown batch means the same to all.
 """
