@@ -27,7 +27,7 @@ from deltavi.perturbation import CEILING, baseline_predictions, compare
 PACKAGES = ("deltavi", "scanpy", "scipy", "numpy")
 TESTS: tuple[Literal["welch", "wilcoxon"], ...] = ("welch", "wilcoxon")
 WRONG = "mean shift, wrong sign"
-KEYS = {"condition_key": "condition", "labels_key": "cell_type", "control": "control", "target": "stimulated"}
+KEYS = {"condition_key": "condition", "labels_key": "cell_type", "control": "control", "perturbation": "stimulated"}
 
 
 def log_expression(path: Path, n_genes: int) -> tuple[anndata.AnnData, anndata.AnnData]:

@@ -1,4 +1,4 @@
-"""The page of the held-out responses: tables of every method, wins, coverage of the intervals, and trust."""
+"""The page of the held-out responses: tables of every method, wins, coverage of the intervals, and uncertainty."""
 
 from __future__ import annotations
 
@@ -58,18 +58,18 @@ def by_hold_out(table: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def certainty_table(found: pd.DataFrame) -> pd.DataFrame:
-    """Coverage, doubt and error of one method, by hold-out."""
+    """Coverage, uncertainty and error of one method, by hold-out."""
     shown = {
         "coverage": "genes in their interval",
         "coverage_top": "of the 100 predicted to change most",
         "half_width": "half width, log1p CP10k",
-        "doubt": "doubt",
+        "uncertainty": "uncertainty",
         "mse_of_changes": "mean squared error of the change, 1e-3",
     }
     mean = found.groupby("hold_out", sort=False)[list(shown)].mean()
     mean["mse_of_changes"] *= 1e3
     mean.loc["mean"] = mean.mean()
-    digits = {"coverage": 3, "coverage_top": 2, "half_width": 3, "doubt": 2, "mse_of_changes": 1}
+    digits = {"coverage": 3, "coverage_top": 2, "half_width": 3, "uncertainty": 2, "mse_of_changes": 1}
     text = {shown[name]: mean[name].map(lambda value, n=name: f"{value:.{digits[n]}f}") for name in shown}
     return pd.DataFrame(text).rename_axis("held out")
 
@@ -95,10 +95,10 @@ def page(evaluation: PerturbationEvaluation, options: argparse.Namespace) -> Ite
         yield f"## {shown[0].upper()}{shown[1:]}\n\n{markdown(by_hold_out(table, metric).loc[means.index])}"
     mine = table[(table["method"] == first) & table["coverage"].notna()]
     if len(mine):
-        rank = stats.spearmanr(mine["doubt"], mine["mse_of_changes"])
+        rank = stats.spearmanr(mine["uncertainty"], mine["mse_of_changes"])
         yield (
             f"## How sure\n\nShare of genes of {first} whose measured change of the mean lies in its 90 % interval, "
-            "and the doubt of each prediction beside its mean squared error. Rank correlation of doubt "
+            "and the uncertainty of each prediction beside its mean squared error. Rank correlation of uncertainty "
             f"and error: {rank.statistic:.2f} over {len(mine)} predictions.\n\n{markdown(certainty_table(mine))}"
         )
     seconds = table[table["kind"] == "model"].groupby("method", sort=False)["seconds"].mean()

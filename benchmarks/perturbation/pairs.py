@@ -87,8 +87,8 @@ def smoothing_alone(adata: AnnData) -> tuple[float, float]:
     for line in sorted(set(lines)):
         control = rng.permutation(np.flatnonzero((lines == line) & (conditions == CONTROL)))
         halves = np.array_split(control, 2)
-        for target in everywhere(adata):
-            held_out = (lines == line) & (conditions == target)
+        for perturbation in everywhere(adata):
+            held_out = (lines == line) & (conditions == perturbation)
             axes = PCA(N_COMPONENTS, random_state=0).fit(logs[~held_out])
             real = logs[held_out].mean(0)
             found.append(
@@ -131,7 +131,7 @@ def page(
                 "rewarded: this is what the PCA shifts are ahead by, and in part the two halves too. The E-distance "
                 "and no change say what there is to be had."
             )
-        yield f"Correlation of changes:\n\n{markdown(by_case(evaluation, 'target'))}"
+        yield f"Correlation of changes:\n\n{markdown(by_case(evaluation, 'perturbation'))}"
     yield ADDITIVE
     yield made_by(options.command, PACKAGES, "one thread per process")
 
@@ -139,11 +139,11 @@ def page(
 def evaluated(adata: AnnData, part: str, options: argparse.Namespace) -> PerturbationEvaluation:
     """All methods and baselines on what one part leaves out."""
     joined = pairs(adata)
-    asked: dict[str, Any] = {"target": list(joined), "hold_out": joined} if part == "pairs" else {}
+    asked: dict[str, Any] = {"perturbation": list(joined), "hold_out": joined} if part == "pairs" else {}
     return evaluate_perturbation(
         adata,
         {name: METHODS[name] for name in options.methods},
-        **{"target": everywhere(adata), **asked},
+        **{"perturbation": everywhere(adata), **asked},
         control=CONTROL,
         n_genes=adata.n_vars,
         seeds=range(options.seeds),

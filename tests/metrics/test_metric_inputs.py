@@ -28,7 +28,7 @@ PAIRWISE = {
     "differential_overlap": lambda x, y: metrics.differential_overlap(x, y, control=GOOD),
     "overlap_top": lambda x, y: metrics.overlap_top(x, y, control=GOOD),
     "rank_among_conditions": lambda x, y: metrics.rank_among_conditions(
-        x, {"a": y, "b": GOOD}, target="a", control=GOOD
+        x, {"a": y, "b": GOOD}, perturbation="a", control=GOOD
     ),
     "variance_ratio": lambda x, y: metrics.variance_ratio(x, y),
     "top_differential_genes": lambda x, y: metrics.top_differential_genes(x, y),
@@ -177,7 +177,7 @@ def test_bad_choice_of_genes(genes, error, message):
 def test_ranking_needs_two_cells_of_each_group():
     with pytest.raises(InputDataError, match="control has 1 cell"):
         metrics.top_differential_genes(GOOD[:1], GOOD)
-    with pytest.raises(InputDataError, match="target has 1 cell"):
+    with pytest.raises(InputDataError, match="perturbed has 1 cell"):
         metrics.top_differential_genes(GOOD, GOOD[:1])
 
 

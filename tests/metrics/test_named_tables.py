@@ -51,7 +51,7 @@ OF_TABLES: dict[str, Callable[[Tables], Any]] = {
     "overlap_top": lambda t: metrics.overlap_top(t["p"], t["r"], control=t["c"], n=3),
     "differential_overlap": lambda t: metrics.differential_overlap(t["p"], t["r"], control=t["c"]).f1,
     "rank_among_conditions": lambda t: metrics.rank_among_conditions(
-        t["p"], {"r": t["r"], "o": t["o"]}, target="r", control=t["c"]
+        t["p"], {"r": t["r"], "o": t["o"]}, perturbation="r", control=t["c"]
     ),
     "score_prediction": lambda t: list(
         metrics.score_prediction(t["p"], t["r"], control=t["c"], components=t["axes"], n_top=3).as_dict().values()
@@ -228,11 +228,11 @@ OF_POINTS = pd.Series(list("aabbababa") * 2, index=POINTS.index)
 @given(
     cells=st.tuples(*[st.permutations(range(18))] * 4),
     dims=st.tuples(*[st.permutations(range(N_GENES))] * 2),
-    estimator=st.sampled_from(["paired", "similarity", "nearest", "kriging", "global", "scgen"]),
+    estimator=st.sampled_from(["paired", "similarity", "nearest", "gp", "global", "scgen"]),
 )
 def test_shifts_follow_names(cells: tuple[list[int], ...], dims: tuple[list[int], ...], estimator: str) -> None:
     query = frame(9)
-    told = {"is_control": IS_CONTROL, "is_target": ~IS_CONTROL, "labels": OF_POINTS}
+    told = {"is_control": IS_CONTROL, "is_perturbed": ~IS_CONTROL, "labels": OF_POINTS}
     expected = estimate_shift(POINTS, query=query, estimator=estimator, **told)
     shuffled = {name: values.iloc[order] for (name, values), order in zip(told.items(), cells[1:], strict=True)}
     points = POINTS.iloc[cells[0], dims[0]]
@@ -243,7 +243,7 @@ def test_shifts_follow_names(cells: tuple[list[int], ...], dims: tuple[list[int]
 
 
 def test_a_shift_with_names_is_matched() -> None:
-    told = {"is_control": IS_CONTROL, "is_target": ~IS_CONTROL}
+    told = {"is_control": IS_CONTROL, "is_perturbed": ~IS_CONTROL}
     vector = pd.Series(np.arange(6.0), index=GENES)
     for points, index in ((POINTS, GENES), (POINTS.to_numpy(), [str(i) for i in range(6)])):
         given = vector.set_axis(index)

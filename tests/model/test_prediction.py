@@ -20,7 +20,7 @@ from deltavi.model._training_means import TrainingMeans, stretched
 from deltavi.perturbation import Shift, estimate_shift
 from tests.model.conftest import QUIET, SETUP, dense, log_normalised, small_adata, train
 
-ASK = {"control": "control", "target": "stimulated"}
+ASK = {"control": "control", "perturbation": "stimulated"}
 
 
 # -- means of the training cells -----------------------------------------------------------------------------
@@ -33,7 +33,7 @@ def cells(n: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return rng.standard_normal((n, 4)), rng.poisson(2.0, (n, 7)).astype(float), conditions, labels
 
 
-@pytest.mark.parametrize("estimator", ["paired", "similarity", "kriging", "nearest", "global", "scgen", "none"])
+@pytest.mark.parametrize("estimator", ["paired", "similarity", "gp", "nearest", "global", "scgen", "none"])
 def test_shift_from_means_equals_shift_from_cells(estimator: str) -> None:
     positions, counts, conditions, labels = cells()
     means = TrainingMeans.from_cells(positions, counts, totals=counts.sum(1), conditions=conditions, labels=labels)
@@ -42,7 +42,7 @@ def test_shift_from_means_equals_shift_from_cells(estimator: str) -> None:
     expected = estimate_shift(
         positions,
         is_control=conditions == "control",
-        is_target=conditions == "stimulated",
+        is_perturbed=conditions == "stimulated",
         labels=labels,
         query=query,
         estimator=estimator,

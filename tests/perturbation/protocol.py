@@ -21,7 +21,7 @@ def prediction(train, query, space, shift):
     seen = [u for u in np.unique(types[~control]) if u in types[control]]
     means = np.array([points[control & (types == u)].mean(0) for u in seen])
     changes = np.array([points[~control & (types == u)].mean(0) for u in seen]) - means
-    if shift == "kriging":
+    if shift == "gp":
         cells = [[points[rows & (types == u)].astype(float) for u in seen] for rows in (control, ~control)]
         weights = plain_kriging.weights_from_cells(*cells, start.mean(0, dtype=float))
     else:

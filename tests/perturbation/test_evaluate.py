@@ -19,7 +19,7 @@ ARGUMENTS = {
     "condition_key": "condition",
     "labels_key": "cell_type",
     "control": "control",
-    "target": "stimulated",
+    "perturbation": "stimulated",
 }
 
 

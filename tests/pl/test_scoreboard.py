@@ -224,7 +224,7 @@ class TestEvaluation:
         methods = {"SCGEN": "model", "no change": "baseline", CEILING: "ceiling"}
         case = pd.DataFrame(
             [(label, label, "stimulated", 0, name, kind) for label in "BT" for name, kind in methods.items()],
-            columns=["hold_out", "label", "target", "seed", "method", "kind"],
+            columns=["hold_out", "label", "perturbation", "seed", "method", "kind"],
         ).assign(n_control=20, n_real=30, seconds=1.0)
         names = [score.name for score in fields(PredictionScore)]
         return PerturbationEvaluation(case.join(pd.DataFrame(rng.random((6, len(names))), columns=names)))

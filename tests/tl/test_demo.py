@@ -24,7 +24,7 @@ from deltavi.perturbation import BASELINES, CEILING
 from deltavi.tl import HeldOut, Method, PerturbationEvaluation, predict_held_out
 
 MODEL = "SCGEN"
-ASK = {"label": "type_2", "control": "control", "target": "stimulated"}
+ASK = {"label": "type_2", "control": "control", "perturbation": "stimulated"}
 QUICK: dict[str, Any] = {
     "n_genes": 80,
     "max_epochs": 3,
@@ -95,7 +95,7 @@ def test_input_is_untouched(adata: AnnData) -> None:
     ("changes", "error", "match"),
     [
         ({"label": "type_22"}, UnknownCategoryError, "type_2"),
-        ({"target": "stim"}, UnknownCategoryError, "stimulated"),
+        ({"perturbation": "stim"}, UnknownCategoryError, "stimulated"),
         ({"condition_key": "cond"}, UnknownCategoryError, "condition"),
     ],
 )
@@ -111,7 +111,7 @@ def test_misspelt_questions(adata: AnnData, changes: dict[str, str], error: type
         ({"predict_kwargs": {"shift": "similarty"}}, "Did you mean 'similarity'"),
         ({"predict_kwargs": {"output": "cell"}}, "output"),
         ({"predict_kwargs": {"n_samples": 0}}, "n_samples"),
-        ({"target": ["stimulated", "other"]}, "target must be one condition, not 'stimulated', 'other'"),
+        ({"perturbation": ["stimulated", "other"]}, "perturbation must be one condition, not 'stimulated', 'other'"),
         ({"n_genes": 0}, "n_genes"),
         ({"n_genes": 2.5}, "n_genes"),
         ({"max_epochs": 0}, "max_epochs"),
@@ -260,7 +260,13 @@ def test_the_command_line_hands_everything_on(adata: AnnData, tmp_path: Path, mo
     other.obs["cell_type"] = np.where(other.obs["cell_type"] == "type_1", "z", "other")
     other.layers["L"] = other.X
     other.write_h5ad(tmp_path / "cells.h5ad")
-    adata_keys = {"condition-key": "condition", "labels-key": "cell_type", "control": "x", "target": "y", "layer": "L"}
+    adata_keys = {
+        "condition-key": "condition",
+        "labels-key": "cell_type",
+        "control": "x",
+        "perturbation": "y",
+        "layer": "L",
+    }
     numbers = {"seed": 7, "threads": 2, "genes": 9, "epochs": 4}
     arguments = [part for name, value in {**adata_keys, **numbers}.items() for part in (f"--{name}", str(value))]
     threads = torch.get_num_threads()
@@ -271,7 +277,7 @@ def test_the_command_line_hands_everything_on(adata: AnnData, tmp_path: Path, mo
     expected = {
         "label": "z",
         "control": "x",
-        "target": "y",
+        "perturbation": "y",
         "condition_key": "condition",
         "labels_key": "cell_type",
         "layer": "L",

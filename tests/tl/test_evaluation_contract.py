@@ -37,10 +37,10 @@ def test_one_row_for_everything(evaluation: PerturbationEvaluation) -> None:
     table = evaluation.table
     methods = ["mean change", "noisy", *BASELINES, CEILING]
     assert list(table.columns) == [
-        *("hold_out", "label", "target", "seed", "method", "kind", "n_control", "n_real", "seconds"),
-        *("coverage", "coverage_top", "half_width", "doubt"), *SCORES,
+        *("hold_out", "label", "perturbation", "seed", "method", "kind", "n_control", "n_real", "seconds"),
+        *("coverage", "coverage_top", "half_width", "uncertainty"), *SCORES,
     ]  # fmt: skip
-    for _, part in table.groupby(["hold_out", "label", "target", "seed"]):
+    for _, part in table.groupby(["hold_out", "label", "perturbation", "seed"]):
         assert list(part["method"]) == methods
     assert len(table) == 3 * 2 * len(methods)
     kinds = table.groupby("kind")["method"].unique().map(list).to_dict()
@@ -151,9 +151,9 @@ def test_names_like_numbers_are_names(adata: AnnData) -> None:
     adata.obs["cell_type"] = adata.obs["cell_type"].map({"type_1": 1, "type_2": 2, "type_3": 3}).astype(int)
     adata.obs["condition"] = np.where(adata.obs["condition"] == "control", 0, 1)
     found = evaluate_perturbation(
-        adata, mean_change, **{**ASK, "control": 0, "target": 1}, hold_out=[2], baselines=False
+        adata, mean_change, **{**ASK, "control": 0, "perturbation": 1}, hold_out=[2], baselines=False
     )
-    assert found.table[["hold_out", "label", "target"]].drop_duplicates().to_numpy().tolist() == [["2", "2", "1"]]
+    assert found.table[["hold_out", "label", "perturbation"]].drop_duplicates().to_numpy().tolist() == [["2", "2", "1"]]
 
 
 def test_nothing_of_the_users_changes(adata: AnnData, capfd: Any, recwarn: Any) -> None:

@@ -29,7 +29,7 @@ VALUES = {
 def known() -> PerturbationEvaluation:
     rows = [
         {
-            **dict.fromkeys(COLUMNS, 0.5), "hold_out": name, "label": name, "target": "stim", "seed": seed,
+            **dict.fromkeys(COLUMNS, 0.5), "hold_out": name, "label": name, "perturbation": "stim", "seed": seed,
             "method": method, "kind": KIND[method], "n_control": 20, "n_real": 30, "seconds": 1.5, A: a, B: float(b),
         }
         for (name, seed), pairs in VALUES.items()
@@ -131,7 +131,7 @@ def test_a_donor_and_a_second_target_are_named(known: PerturbationEvaluation) ->
     table = known.table.assign(hold_out="donor 1")
     text = PerturbationEvaluation(table).verdict("mine", metric=A)
     assert "did not for NK of donor 1 (" in text
-    second = pd.concat([known.table, known.table.assign(target="other")])
+    second = pd.concat([known.table, known.table.assign(perturbation="other")])
     text = PerturbationEvaluation(second).verdict("mine", metric=A)
     assert "NK under stim (" in text
     assert "NK under other (" in text
@@ -164,7 +164,7 @@ def test_saved_and_loaded(known: PerturbationEvaluation, tmp_path: Any) -> None:
     table.loc[0, A] = 1 / 3
     table.loc[1, "seconds"] = np.nan
     table.loc[2, ["hold_out", "label"]] = ["NA", "007"]
-    skipped = pd.DataFrame({"hold_out": ["x"], "label": [""], "target": ["1"], "reason": ["4 cells, too few"]})
+    skipped = pd.DataFrame({"hold_out": ["x"], "label": [""], "perturbation": ["1"], "reason": ["4 cells, too few"]})
     evaluation = PerturbationEvaluation(table, {"control": "ctrl", "n": 3}, skipped, ("said", "so"))
     files = evaluation.save(tmp_path / "new")
     assert all(path.is_file() for path in files)

@@ -1,4 +1,4 @@
-"""What a classifier keeps of its labelled cells: a temperature, a scorer of strangeness, held-out scores."""
+"""What a classifier keeps of its labelled cells: a temperature, a scorer of novelty, held-out scores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ClassifiedCells:
         ``(n_cells, n_labels)`` unnormalised log probabilities.
     features
         ``(n_cells, n_features)`` position in which classes are compact.
-    surprise
+    reconstruction_error
         How badly each cell is reconstructed, a row per cell; ``None`` where nothing is.
     codes
         ``(n_cells,)`` known labels, -1 where there is none.
@@ -32,7 +32,7 @@ class ClassifiedCells:
 
     logits: np.ndarray
     features: np.ndarray
-    surprise: np.ndarray | None
+    reconstruction_error: np.ndarray | None
     codes: np.ndarray
     empty: np.ndarray
 
@@ -40,13 +40,13 @@ class ClassifiedCells:
         return len(self.codes)
 
     def __getitem__(self, cells: np.ndarray) -> ClassifiedCells:
-        surprise = None if self.surprise is None else self.surprise[cells]
-        return ClassifiedCells(self.logits[cells], self.features[cells], surprise, self.codes[cells], self.empty[cells])
+        errors = None if self.reconstruction_error is None else self.reconstruction_error[cells]
+        return ClassifiedCells(self.logits[cells], self.features[cells], errors, self.codes[cells], self.empty[cells])
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Turns raw answers into probabilities, strangeness and p-values.
+    """Turns raw answers into probabilities, novelty scores and p-values.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Calibration:
     scorer
         Knows where the classes lie.
     scores
-        ``(n_held_out,)`` strangeness of held-out labelled cells.
+        ``(n_held_out,)`` novelty scores of held-out labelled cells.
     predicted
         ``(n_held_out,)`` the label predicted for each, by which p-values are grouped.
     """
@@ -90,9 +90,9 @@ class Calibration:
         judged = held_out if judged is None else judged
         training, held_out, judged = (cells[_usable(cells)] for cells in (training, held_out, judged))
         temperature = fit_temperature(judged.logits, judged.codes, prior)
-        scorer = OpenSetScorer.fit(training.features, training.surprise, training.codes)
+        scorer = OpenSetScorer.fit(training.features, training.reconstruction_error, training.codes)
         without_scores = cls(temperature, scorer, scores=np.zeros(0), predicted=held_out.logits.argmax(1))
-        return replace(without_scores, scores=without_scores.strangeness(held_out))
+        return replace(without_scores, scores=without_scores.novelty_score(held_out))
 
     @property
     def n_held_out(self) -> int:
@@ -105,20 +105,20 @@ class Calibration:
         probabilities[cells.empty] = 1 / probabilities.shape[1]
         return probabilities
 
-    def strangeness(self, cells: ClassifiedCells) -> np.ndarray:
-        """Strangeness of each cell, NaN for those without counts, ``(n_cells,)``."""
+    def novelty_score(self, cells: ClassifiedCells) -> np.ndarray:
+        """Novelty score of each cell, NaN for those without counts, ``(n_cells,)``."""
         scores = np.full(len(cells), np.nan)
         judged = cells[~cells.empty]
         if len(judged):
-            scores[~cells.empty] = self.scorer.score(judged.features, judged.surprise)
+            scores[~cells.empty] = self.scorer.score(judged.features, judged.reconstruction_error)
         return scores
 
-    def p_values(self, cells: ClassifiedCells, strangeness: np.ndarray, *, min_group: int = MIN_GROUP) -> np.ndarray:
+    def p_values(self, cells: ClassifiedCells, novelty_score: np.ndarray, *, min_group: int = MIN_GROUP) -> np.ndarray:
         """Conformal p-value of each cell, NaN where it has no counts or nothing was held out, ``(n_cells,)``."""
         p_values, judged = np.full(len(cells), np.nan), ~cells.empty
         if self.n_held_out:
             p_values[judged] = conformal_p_values(
-                strangeness[judged],
+                novelty_score[judged],
                 self.scores,
                 groups=cells.logits[judged].argmax(1),
                 calibration_groups=self.predicted,
@@ -132,7 +132,7 @@ class Calibration:
         Groups that are too small to reject such a share are judged together with all cells.
         """
         min_group = max(MIN_GROUP, cells_needed(share))
-        rejected: np.ndarray = self.p_values(cells, self.strangeness(cells), min_group=min_group) <= share
+        rejected: np.ndarray = self.p_values(cells, self.novelty_score(cells), min_group=min_group) <= share
         return rejected
 
     def as_dict(self) -> dict[str, Any]:

@@ -96,12 +96,12 @@ def score_prediction(
     Parameters
     ----------
     predicted, real, control
-        Predicted target cells, real target cells and the control cells that both are changes from: (n_cells, n_genes)
+        Predicted and real perturbed cells, and the control cells that both are changes from: (n_cells, n_genes)
         each, log1p CP10k, dense or sparse, the same genes in the same order.
     components
         Projection for the E-distance and the MMD, (n_genes, n_components); None takes them over the genes.
     n_top
-        Number of top differential genes (real target against control, Welch t), over which the scores named "top", the
+        Number of top differential genes (real against control, Welch t), over which the scores named "top", the
         direction accuracy and the differential overlap are taken.
 
     Returns
@@ -124,7 +124,7 @@ def score_prediction(
     n_top = check_count(n_top, "n_top")
     found = align({"predicted": predicted, "real": real, "control": control})
     x, y, reference = found.matrices
-    check_two_cells(control=reference, target=y)
+    check_two_cells(control=reference, perturbed=y)
     axes = None if components is None else axes_of(components, found)
     cells = moments(x), moments(y), moments(reference)
     distances = pair_distances(x, y, components=axes, max_cells=MAX_CELLS, seed=0)

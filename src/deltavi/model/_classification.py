@@ -29,7 +29,7 @@ BATCH_SIZE = 512
 
 
 class ClassificationMixin(TrainingMixin):
-    """Carries ``predict``, ``get_open_set_scores`` and ``calibrate``; the module gives ``classify``."""
+    """Carries ``predict``, ``get_novelty_scores`` and ``calibrate``; the module gives ``classify``."""
 
     module: ClassifyingModule
     # how sure such a model is before any cell is held out
@@ -123,10 +123,10 @@ class ClassificationMixin(TrainingMixin):
         labels = np.where(rejected & ~observed, _keys.UNASSIGNED, self._named(probabilities))
         return pd.Series(labels, index=names, dtype=object, name="predicted")
 
-    def get_open_set_scores(
+    def get_novelty_scores(
         self, adata: AnnData | None = None, *, indices: Indices | None = None, batch_size: int = BATCH_SIZE
     ) -> pd.DataFrame:
-        """How strange each cell is to the model, beside what it would be labelled.
+        """Novelty of each cell to the model, beside what it would be labelled.
 
         Parameters
         ----------
@@ -139,7 +139,7 @@ class ClassificationMixin(TrainingMixin):
 
         Returns
         -------
-        Frame by cell name. ``"strangeness"``: a score, higher for stranger cells; ``"p_value"``: the share of
+        Frame by cell name. ``"novelty_score"``: a score, higher for stranger cells; ``"p_value"``: the share of
         held-out cells predicted alike that are at least as strange; ``"predicted"``: the most probable label;
         ``"confidence"``: its calibrated probability. Cells without counts are ``"unassigned"``, without score and
         p-value; without held-out cells no p-value exists.
@@ -151,12 +151,12 @@ class ClassificationMixin(TrainingMixin):
         InputDataError, GeneMatchError
             If `adata` holds values or genes the model cannot read.
         """
-        calibration = self._calibrated("get_open_set_scores")
+        calibration = self._calibrated("get_novelty_scores")
         names, cells = self._judged(adata, indices, batch_size)
-        probabilities, strangeness = calibration.probabilities(cells), calibration.strangeness(cells)
+        probabilities, novelty_score = calibration.probabilities(cells), calibration.novelty_score(cells)
         columns = {
-            "strangeness": strangeness,
-            "p_value": calibration.p_values(cells, strangeness),
+            "novelty_score": novelty_score,
+            "p_value": calibration.p_values(cells, novelty_score),
             "predicted": np.where(cells.empty, _keys.UNASSIGNED, self._named(probabilities)),
             "confidence": probabilities.max(1, initial=0.0),
         }
@@ -164,7 +164,7 @@ class ClassificationMixin(TrainingMixin):
 
     @known_arguments
     def calibrate(self) -> None:
-        """Fit temperature and strangeness anew, on the cells the model was trained on; training ends with it.
+        """Fit temperature and novelty score anew, on the cells the model was trained on; training ends with it.
 
         The temperature comes from labelled validation cells, from training cells where part of the model did not see
         them, and from the prior of the model; the position of classes comes from labelled training cells, and what is
@@ -307,7 +307,7 @@ def classify(module: ClassifyingModule, tensors: dict[str, torch.Tensor]) -> Cla
     return ClassifiedCells(
         logits=to_numpy(answer.logits),
         features=to_numpy(answer.features),
-        surprise=None if answer.surprise is None else to_numpy(answer.surprise),
+        reconstruction_error=None if answer.reconstruction_error is None else to_numpy(answer.reconstruction_error),
         codes=to_numpy(tensors[REGISTRY_KEYS.LABELS_KEY]).ravel().astype(int),
         empty=to_numpy(tensors[REGISTRY_KEYS.X_KEY].abs().sum(1)) == 0,
     )
@@ -324,11 +324,11 @@ def with_folds(loader: Iterable[dict[str, torch.Tensor]], folds: np.ndarray) -> 
 
 def joined(parts: Sequence[ClassifiedCells]) -> ClassifiedCells:
     """One after the other."""
-    surprises = [part.surprise for part in parts if part.surprise is not None]
+    errors = [part.reconstruction_error for part in parts if part.reconstruction_error is not None]
     return ClassifiedCells(
         logits=np.concatenate([part.logits for part in parts]),
         features=np.concatenate([part.features for part in parts]),
-        surprise=np.concatenate(surprises) if surprises else None,
+        reconstruction_error=np.concatenate(errors) if errors else None,
         codes=np.concatenate([part.codes for part in parts]),
         empty=np.concatenate([part.empty for part in parts]),
     )
@@ -338,7 +338,7 @@ def _nothing(module: ClassifyingModule, n_labels: int) -> ClassifiedCells:
     return ClassifiedCells(
         logits=np.zeros((0, n_labels)),
         features=np.zeros((0, module.n_latent)),
-        surprise=None,
+        reconstruction_error=None,
         codes=np.zeros(0, dtype=int),
         empty=np.zeros(0, dtype=bool),
     )
@@ -350,7 +350,7 @@ def _check_reject(reject: float, soft: bool, n_held_out: int) -> None:
     if soft:
         raise DeltaviError(
             "reject says which cells get no label, and probabilities have no place for that: ask for soft=True alone, "
-            "and for the p-value of each cell with get_open_set_scores()."
+            "and for the p-value of each cell with get_novelty_scores()."
         )
     if n_held_out < cells_needed(reject):
         raise DeltaviError(

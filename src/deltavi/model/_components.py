@@ -104,7 +104,7 @@ class ComponentsMixin(VAEBase):
         first = {int(group): names[int(np.flatnonzero(groups == group)[0])] for group in np.unique(groups)}
         return pd.Series([first[int(group)] for group in groups], index=names, dtype=object, name="group")
 
-    def get_nats(self, adata: AnnData | None = None, *, indices: Indices | None = None) -> pd.Series:
+    def get_kl_per_dimension(self, adata: AnnData | None = None, *, indices: Indices | None = None) -> pd.Series:
         """What each latent dimension says about a cell: its divergence from the prior, mean over cells, nats.
 
         A dimension of w near zero is not used, and conditions cannot be switched through it.
@@ -125,12 +125,14 @@ class ComponentsMixin(VAEBase):
         NotTrainedError
             Before training.
         """
-        self._require_trained("get_nats")
+        self._require_trained("get_kl_per_dimension")
         aligned = self._validate_anndata(adata)
         names = [f"z {i}" for i in range(self.module.n_latent)] + [f"w {i}" for i in range(self.module.n_w)]
         chosen = positions(indices, aligned.n_obs)
-        values = pd.DataFrame(self._over_batches(self.module.nats, aligned, chosen, len(names)), columns=names)
-        return values.mean().rename("nats")
+        values = pd.DataFrame(
+            self._over_batches(self.module.kl_per_dimension, aligned, chosen, len(names)), columns=names
+        )
+        return values.mean().rename("kl")
 
     def _shares_of(self, cells: np.ndarray) -> np.ndarray:
         """Share of every component, in use or not, in some of the model's cells, ``(n_cells, n_components)``."""

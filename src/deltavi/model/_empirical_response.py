@@ -35,7 +35,7 @@ EmpiricalWeight = float | Literal["auto"]
 # Two estimates of about the same quality: the mean of both is hard to improve upon.
 EQUAL_SHARE = 0.5
 # Shifts that look at how labels lie; the others were asked for as they are.
-INTERPOLATING = ("similarity", "kriging")
+INTERPOLATING = ("similarity", "gp")
 # Query cells whose mean expression is matched; for what is expected of them, fewer cells are drawn several times.
 MATCHED_CELLS = 256
 # Of those draws: how far rates move must not depend on the seed of a prediction.
@@ -117,7 +117,7 @@ class EmpiricalResponseMixin(ShiftsMixin):
         cells: dict[str, np.ndarray] = {}
         for row, group in enumerate(control.labels):
             assert control.errors is not None
-            # the target cells that it will be compared with are taken to be as many as the control cells
+            # the perturbed cells that it will be compared with are taken to be as many as the control cells
             parts = [part.at(control.means[row], 2 * control.errors[row]) for part in measured]
             estimates[group] = estimate = combined_response(parts, effect_scale)
             if share > 0:
@@ -134,11 +134,11 @@ class EmpiricalResponseMixin(ShiftsMixin):
         if means is None or not means.has_labels or means.log_expression is None:
             return None
         groups = [means.log_expression.get(condition) for condition in conditions]
-        control, target = groups
-        if control is None or target is None:
+        control, perturbed = groups
+        if control is None or perturbed is None:
             return None
-        both = tuple(label for label in control.labels if label in target.labels)
-        return (control.only(both), target.only(both)) if both else None
+        both = tuple(label for label in control.labels if label in perturbed.labels)
+        return (control.only(both), perturbed.only(both)) if both else None
 
     def _control_means(self, request: Request) -> GroupMeans:
         """Mean log expression of every group of the query, with its error."""
@@ -208,19 +208,19 @@ def report_evidence(result: AnnData, evidence: ResponseEvidence, groups: np.ndar
         lower[column] = predicted - half - before
         upper[column] = predicted + half - before
     result.varm.update({_keys.VARM_CHANGE: changes, _keys.VARM_LOWER: lower, _keys.VARM_UPPER: upper})
-    trust = pd.DataFrame(
+    uncertainty = pd.DataFrame(
         {
             "query": names,
-            "doubt": [estimate.doubt for estimate in evidence.estimates.values()],
-            "usual_doubt": [estimate.usual_doubt for estimate in evidence.estimates.values()],
+            "uncertainty": [estimate.uncertainty for estimate in evidence.estimates.values()],
+            "max_training_uncertainty": [estimate.max_training_uncertainty for estimate in evidence.estimates.values()],
         }
     )
-    trust.index = trust.index.astype(str)
-    result.uns[_keys.UNS_PREDICTION] |= {"empirical_weight": evidence.share, "trust": trust}
-    far = trust[trust["doubt"] > trust["usual_doubt"]]
+    uncertainty.index = uncertainty.index.astype(str)
+    result.uns[_keys.UNS_PREDICTION] |= {"empirical_weight": evidence.share, "uncertainty": uncertainty}
+    far = uncertainty[uncertainty["uncertainty"] > uncertainty["max_training_uncertainty"]]
     for _, found in far.iterrows():
         logger.warning(
-            "The control cells of %r lie farther from the training labels than any of these from the others (doubt "
-            "%.2f, otherwise at most %.2f): its response is extrapolated.",
+            "The control cells of %r lie farther from the training labels than any of these from the others "
+            "(uncertainty %.2f, otherwise at most %.2f): its response is extrapolated.",
             *found,
         )

@@ -18,8 +18,9 @@ from torch.overrides import TorchFunctionMode
 import deltavi
 from deltavi._compat import SETUP_ARGS_KEY
 from deltavi._devices import chosen_device
-from deltavi._entries import flag, keywords_of, known_keywords, require_anndata
+from deltavi._entries import flag, init_keywords, keywords_of, known_keywords, require_anndata
 from deltavi._errors import DeltaviError, ModelFileError
+from deltavi._former_names import current_init, current_state
 from deltavi._reading import known_arguments
 from deltavi.io import read_model, resolved, saved_cells, write_model
 from deltavi.model._attached import AttachedCellsMixin, in_gene_order
@@ -170,7 +171,7 @@ class FilesMixin(AttachedCellsMixin, StoredRegistryMixin):
             attributes = description["attributes"]
             for name in attributes.keys() & set(SAVED_ATTRIBUTES):
                 setattr(model, name, attributes[name])
-            model._restore_extra_state(description["extra"])
+            model._restore_extra_state(current_state(description["extra"]))
         model.is_loaded_ = True
         model.to_device(device)
         model.module.eval()
@@ -181,7 +182,8 @@ class FilesMixin(AttachedCellsMixin, StoredRegistryMixin):
         """Model of the described shape, with fresh weights, attached to `adata` where there is one."""
         registry = description["registry"]
         given = description["init_params"]
-        init = {**given["non_kwargs"], **{k: v for kwargs in given["kwargs"].values() for k, v in kwargs.items()}}
+        named = {**given["non_kwargs"], **{k: v for kwargs in given["kwargs"].values() for k, v in kwargs.items()}}
+        init = current_init(named, init_keywords(cls))
         if adata is None:
             return cls(None, registry=registry, **init)
         adata = in_gene_order(adata, registry, cls)

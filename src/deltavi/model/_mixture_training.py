@@ -20,7 +20,7 @@ from deltavi.module import MIXVI
 from deltavi.train import CellSplit
 
 # Share of the epochs before components are placed: the plain VAE first finds where the cells lie.
-WARMUP = 0.3
+PRIOR_WARMUP = 0.3
 # Components beyond the labels, and components without any.
 FREE_COMPONENTS, UNLABELLED_COMPONENTS = 5, 12
 # By default there are no more free components than the cells divided by this.
@@ -32,13 +32,13 @@ SILENT_W = 0.1
 
 
 class MixtureTrainingMixin(ComponentsMixin, LabelColumnMixin):
-    """Comes before what trains; the module has a mixture, the model ``release_labels``."""
+    """Comes before what trains; the module has a mixture, the model ``drop_labels_after``."""
 
     module: MIXVI
     # share of the epochs before components are placed
-    warmup: float
-    # share of the epochs after which labels are let go, if they are
-    release_labels: float | None
+    prior_warmup: float
+    # share of the epochs after which labels are dropped, if they are
+    drop_labels_after: float | None
     _asked_components: int | None
 
     def train(  # type: ignore[override]  # what is handed on is among the keywords
@@ -97,7 +97,7 @@ class MixtureTrainingMixin(ComponentsMixin, LabelColumnMixin):
                 "fewer with n_components."
             )
         self.module.get_buffer("n_cells").fill_(len(split.train))
-        self.module.is_placed = self.module.labels_released = False
+        self.module.is_placed = self.module.labels_dropped = False
         if self.has_labels:
             self._learn_label_frequencies(split)
 
@@ -106,17 +106,17 @@ class MixtureTrainingMixin(ComponentsMixin, LabelColumnMixin):
         if self.module.is_placed:
             return []
         callbacks = [AtEpoch(self._placed_from(max_epochs), lambda: self._place_components(cells))]
-        if self.release_labels is not None:
-            release = self._settled_from(max_epochs)
-            callbacks.append(AtEpoch(release, lambda: setattr(self.module, "labels_released", True)))
+        if self.drop_labels_after is not None:
+            dropped_from = self._settled_from(max_epochs)
+            callbacks.append(AtEpoch(dropped_from, lambda: setattr(self.module, "labels_dropped", True)))
         return callbacks
 
     def _placed_from(self, max_epochs: int) -> int:
-        return math.floor(float(self.warmup) * max_epochs)
+        return math.floor(float(self.prior_warmup) * max_epochs)
 
     def _settled_from(self, max_epochs: int) -> int:
-        placed_from, share = self._placed_from(max_epochs), self.release_labels
-        # labels are not let go before components lie on them
+        placed_from, share = self._placed_from(max_epochs), self.drop_labels_after
+        # labels are not dropped before components lie on them
         return placed_from if share is None else max(placed_from + 1, math.ceil(share * max_epochs))
 
     def _place_components(self, cells: np.ndarray) -> None:
@@ -153,7 +153,7 @@ class MixtureTrainingMixin(ComponentsMixin, LabelColumnMixin):
         self._prune_empty()
         super()._after_training()
         self._note_usage()
-        nats = float(self.get_nats().filter(like="w ").sum()) if self.module.n_w else SILENT_W
+        nats = float(self.get_kl_per_dimension().filter(like="w ").sum()) if self.module.n_w else SILENT_W
         if nats < SILENT_W:
             _warn(
                 f"w says {nats:.2g} nats about a cell, next to nothing: predictions by the route 'w' hold one profile "
@@ -190,13 +190,13 @@ class MixtureTrainingMixin(ComponentsMixin, LabelColumnMixin):
 
     def _extra_state(self) -> dict[str, Any]:
         usage = {} if self.usage_ is None else {"usage": list(self.usage_.shares)}
-        released = {"labels_released": self.module.labels_released}
-        return {**super()._extra_state(), **usage, **released}
+        dropped = {"labels_dropped": self.module.labels_dropped}
+        return {**super()._extra_state(), **usage, **dropped}
 
     def _restore_extra_state(self, extra: dict[str, Any]) -> None:
         super()._restore_extra_state(extra)
         self.usage_ = Usage(tuple(extra["usage"])) if "usage" in extra else None
-        self.module.labels_released = extra.get("labels_released", False)
+        self.module.labels_dropped = extra.get("labels_dropped", False)
 
 
 def _warn(message: str) -> None:

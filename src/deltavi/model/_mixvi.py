@@ -18,7 +18,7 @@ from deltavi._reading import known_arguments, reads
 from deltavi.annotation import Calibration
 from deltavi.model._attribution import AttributionMixin
 from deltavi.model._classification import BATCH_SIZE
-from deltavi.model._mixture_training import WARMUP, MixtureTrainingMixin
+from deltavi.model._mixture_training import PRIOR_WARMUP, MixtureTrainingMixin
 from deltavi.model._totals import TotalCountsMixin
 from deltavi.model._training import EPOCHS_RANGE
 from deltavi.model._vae import VAE, named_arguments, settings_of
@@ -33,7 +33,7 @@ from deltavi.train import MixedSplitter
 # Nats of every dimension of w that cost nothing: without any, w falls silent and the route through it says little.
 FREE_BITS_W = 0.25
 # Share of the epochs in which a model that starts from clusters takes them for labels.
-RELEASE = 0.6
+DROP_CLUSTERS_AFTER = 0.6
 
 
 class MIXVI(
@@ -62,11 +62,11 @@ class MIXVI(
         for free (``free_bits_w``), or it would fall silent.
     conditional
         Let components and decoder depend on the condition.
-    warmup
+    prior_warmup
         Share of the epochs before components are placed, in which the prior is a standard normal distribution and
         labels are not used.
-    release_labels
-        Share of the epochs after which labels are let go, see :meth:`from_clusters`.
+    drop_labels_after
+        Share of the epochs after which labels are dropped, see :meth:`from_clusters`.
     gene_likelihood
         ``"nb"``, ``"zinb"`` or ``"poisson"`` on raw counts, ``"normal"`` on log-normalised expression, ``"bernoulli"``
         on detection (values from zero to one).
@@ -103,8 +103,8 @@ class MIXVI(
         n_latent: int = 10,
         n_w: int = 0,
         conditional: bool = False,
-        warmup: float = WARMUP,
-        release_labels: float | None = None,
+        prior_warmup: float = PRIOR_WARMUP,
+        drop_labels_after: float | None = None,
         gene_likelihood: GeneLikelihood = "nb",
         n_hidden: int = 128,
         dropout_rate: float = 0.1,
@@ -116,9 +116,10 @@ class MIXVI(
             raise DeltaviError("MIXVI needs an AnnData that MIXVI.setup_anndata has registered.")
         kwargs = self._settings_of_totals(adata, gene_likelihood, kwargs)
         kwargs.setdefault("free_bits_w", FREE_BITS_W if n_w else 0.0)
-        self._asked_components, self.release_labels, self.warmup = n_components, release_labels, warmup
-        if not 0 <= number("warmup", warmup) < 1:
-            raise DeltaviError(f"warmup is a share of the epochs, in [0, 1), not {warmup!r}.")
+        self._asked_components = n_components
+        self.drop_labels_after, self.prior_warmup = drop_labels_after, prior_warmup
+        if not 0 <= number("prior_warmup", prior_warmup) < 1:
+            raise DeltaviError(f"prior_warmup is a share of the epochs, in [0, 1), not {prior_warmup!r}.")
         super().__init__(
             adata,
             registry,
@@ -135,8 +136,8 @@ class MIXVI(
             self._check_label_names()
         if conditional or kwargs.get("w_prior") == "learned":
             self._check_condition()
-        if release_labels is not None and not self.has_labels:
-            raise DeltaviError("release_labels lets labels go, and the model was set up without: pass labels_key.")
+        if drop_labels_after is not None and not self.has_labels:
+            raise DeltaviError("drop_labels_after drops labels, and the model was set up without: pass labels_key.")
         # a file remembers the number, whatever the default will be one day
         n_components = self.module.n_components
         self.init_params_ = self._get_init_params(locals())
@@ -202,8 +203,10 @@ class MIXVI(
         return self.component_names
 
     @classmethod
-    def from_clusters(cls, adata: AnnData, key: str, *, release_labels: float = RELEASE, **kwargs: Any) -> Self:
-        """Start from clusters: they name components, and are let go before training ends.
+    def from_clusters(
+        cls, adata: AnnData, key: str, *, drop_labels_after: float = DROP_CLUSTERS_AFTER, **kwargs: Any
+    ) -> Self:
+        """Start from clusters: they name components, and are dropped before training ends.
 
         For the first part of training clusters are labels, as if they were known types; then the model goes on
         without them, so that cells may change their component (as Kolb 2023 does with Louvain clusters).
@@ -214,8 +217,8 @@ class MIXVI(
             Cells to learn from.
         key
             obs column of the clusters, such as ``"leiden"``.
-        release_labels
-            Share of the epochs after which clusters are let go.
+        drop_labels_after
+            Share of the epochs after which clusters are dropped.
         **kwargs
             Arguments of :meth:`setup_anndata`, and of the model. By default there are as many components as clusters.
 
@@ -242,7 +245,7 @@ class MIXVI(
         setup = {name: kwargs.pop(name) for name in set(of_setup) & set(kwargs)}
         cls.setup_anndata(adata, labels_key=key, **setup)
         kwargs.setdefault("n_components", int(adata.obs[key].nunique()))
-        return cls(adata, release_labels=release_labels, **kwargs)
+        return cls(adata, drop_labels_after=drop_labels_after, **kwargs)
 
     # -- answers ---------------------------------------------------------------------------------------------
 
@@ -338,7 +341,7 @@ class MIXVI(
 
     @known_arguments
     def calibrate(self) -> None:
-        """Fit temperature and strangeness anew, as in :meth:`deltavi.model.LABELVI.calibrate`.
+        """Fit temperature and novelty score anew, as in :meth:`deltavi.model.LABELVI.calibrate`.
 
         Raises
         ------

@@ -49,7 +49,7 @@ class PerturbationMixin(OwnResponseMixin):
         adata: AnnData | None = None,
         *,
         control: str,
-        target: str,
+        perturbation: str,
         labels: str | Sequence[str] | None = None,
         shift: str | np.ndarray = "similarity",
         shift_scale: float | Literal["match"] = "match",
@@ -67,20 +67,20 @@ class PerturbationMixin(OwnResponseMixin):
 
         Each cell is encoded, moved by the shift of its label, and decoded with its own library size, batch and
         covariates. Its expression is then moved from what the model expects of it as it is to what it expects after
-        the shift, at the same quantile, so that it keeps its own residual, and zeros where the target has them.
+        the shift, at the same quantile, so that it keeps its own residual, and zeros where the perturbation has them.
 
         Parameters
         ----------
         adata
             Cells to predict, with any gene order; by default those of the model. Cells of condition `control` are
             predicted, or all cells if the condition column is missing.
-        control, target
-            Conditions to start from and to predict. A target that was not measured may join measured ones, as in
+        control, perturbation
+            Conditions to start from and to predict. A perturbation that was not measured may join measured ones, as in
             ``"A+B"``: their shifts, and the changes seen in the training labels, are added.
         labels
             Predict cells of these labels only; a label may be new to the model.
         shift
-            How to estimate the move: ``"similarity"``, ``"kriging"``, ``"paired"``, ``"nearest"``, ``"global"``,
+            How to estimate the move: ``"similarity"``, ``"gp"``, ``"paired"``, ``"nearest"``, ``"global"``,
             ``"scgen"`` (see :func:`deltavi.perturbation.estimate_shift`), or a vector ``(n_latent,)``.
             ``"similarity"`` weights training labels by how close their control cells lie to those of the query; where
             no labels were registered it is ``"global"``.
@@ -103,7 +103,7 @@ class PerturbationMixin(OwnResponseMixin):
             Weight, from 0 to 1, of the measured response of the training labels in the predicted one: the change of
             each gene's mean is that much of the change kriged between labels in gene space (see
             :func:`deltavi.perturbation.estimate_shift`), and the model's own for the rest. Averaging two estimators
-            with different errors beats either. ``"auto"`` is one half for ``"similarity"`` and ``"kriging"`` with
+            with different errors beats either. ``"auto"`` is one half for ``"similarity"`` and ``"gp"`` with
             ``shift_scale="match"``, and none for another shift or scale.
         effect_scale
             Factor of the response, 1 for that of the measured perturbation.
@@ -118,14 +118,15 @@ class PerturbationMixin(OwnResponseMixin):
         -------
         AnnData of the predicted cells. X: log1p CP10k (without counts: the scale of the input). layers: ``"rate"``
         expected counts, ``"counts"`` counts sampled from the likelihood. obs: that of the input, with the condition
-        set to `target` and the cell's origin in ``"deltavi_source_condition"`` and ``"deltavi_source_cell"``. obsm:
-        latent positions after (``"X_deltavi"``) and before (``"X_deltavi_control"``). uns ``"deltavi"``: what
-        was done, with the weight of each training label, and in ``"own_weights"`` that of each label's own cells under
-        `target`: where it is not zero the answer describes measured cells rather than predicts them. With labels, varm
-        ``"deltavi_change"``, ``"deltavi_lower"`` and ``"deltavi_upper"``: change of each gene's mean in each label of
-        the query, log1p CP10k, and its 90 % interval (as wide as it has to be for training labels predicted from one
-        another; NaN with fewer than three); uns ``"deltavi"["trust"]``: how far the query lies from the training
-        labels (``doubt``, see :class:`deltavi.perturbation.Shift`), and the largest ``usual_doubt`` among these.
+        set to `perturbation` and the cell's origin in ``"deltavi_source_condition"`` and ``"deltavi_source_cell"``.
+        obsm: latent positions after (``"X_deltavi"``) and before (``"X_deltavi_control"``). uns ``"deltavi"``: what was
+        done, with the weight of each training label, and in ``"own_weights"`` that of each label's own cells under
+        `perturbation`: where it is not zero the answer describes measured cells rather than predicts them. With labels,
+        varm ``"deltavi_change"``, ``"deltavi_lower"`` and ``"deltavi_upper"``: change of each gene's mean in each label
+        of the query, log1p CP10k, and its 90 % interval (as wide as it has to be for training labels predicted from one
+        another; NaN with fewer than three); uns ``"deltavi"["uncertainty"]``: how far the query lies from the training
+        labels (``uncertainty``, see :class:`deltavi.perturbation.Shift`), and the largest of these,
+        ``max_training_uncertainty``.
 
         Raises
         ------
@@ -139,15 +140,15 @@ class PerturbationMixin(OwnResponseMixin):
         Warns
         -----
         NotHeldOutWarning
-            If the cells are training cells, and cells of their label under `target` (of their batch, where batches are
-            registered) were so, too. Of cells of another AnnData, as of a new donor, it is logged.
+            If the cells are training cells, and cells of their label under `perturbation` (of their batch, where
+            batches are registered) were so, too. Of cells of another AnnData, as of a new donor, it is logged.
         """
         self._require_trained("predict_perturbation")
-        control, target = self._asked(control, target)
+        control, perturbation = self._asked(control, perturbation)
         check_options(output, invalid_cells, similarity_space)
         request = self._request(adata, control=control, labels=labels, drop=invalid_cells == "drop")
         before = self._positions(request.adata, request.cells)
-        conditions = (control, target)
+        conditions = (control, perturbation)
         after, how = self._destinations(
             request,
             before,
@@ -173,14 +174,14 @@ class PerturbationMixin(OwnResponseMixin):
             predicted,
             genes=self.gene_names,
             condition_key=self._condition_key(),
-            target=target,
+            perturbation=perturbation,
             conditions=[as_text(c) for c in self._categories(_keys.CONDITION)],
         )
         result.obsm[_keys.OBSM_LATENT_BEFORE], result.obsm[_keys.OBSM_LATENT_AFTER] = before, after
         result.uns[_keys.UNS_PREDICTION] = {
             "model": type(self).__name__,
             "control": control,
-            "target": target,
+            "perturbation": perturbation,
             **how,
             "effect_scale": effect_scale,
             "output": output,
@@ -214,15 +215,17 @@ class PerturbationMixin(OwnResponseMixin):
             raise DeltaviError("No condition was registered: pass condition_key to setup_anndata.")
         return str(key)
 
-    def _asked(self, control: object, target: object) -> tuple[str, str]:
-        """Names of control and target, as the model has them."""
+    def _asked(self, control: object, perturbation: object) -> tuple[str, str]:
+        """Names of control and perturbation, as the model has them."""
         self._condition_key()
         known = self._categories(_keys.CONDITION)
-        control, target = (one_name(name, value, known) for name, value in (("control", control), ("target", target)))
+        control, perturbation = (
+            one_name(name, value, known) for name, value in (("control", control), ("perturbation", perturbation))
+        )
         start = require_known("condition", control, known)
-        end = same_condition(target, [as_text(category) for category in known]) or as_text(target)
+        end = same_condition(perturbation, [as_text(category) for category in known]) or as_text(perturbation)
         if start == end:
-            raise DeltaviError(f"control and target are both {start!r}: there is nothing to predict.")
+            raise DeltaviError(f"control and perturbation are both {start!r}: there is nothing to predict.")
         self._parts(start, end)
         return start, end
 
@@ -314,7 +317,7 @@ class PerturbationMixin(OwnResponseMixin):
     ) -> Predicted:
         totals = request.totals
         names = request.adata.obs_names[request.cells]
-        control, target = (self._condition_code(name) for name in conditions)
+        control, perturbation = (self._condition_code(name) for name in conditions)
         moved = unmoved if evidence is None else evidence.moved
         parts: list[Predicted] = []
         start = 0
@@ -328,7 +331,7 @@ class PerturbationMixin(OwnResponseMixin):
             rows = slice(start, start + tensors[REGISTRY_KEYS.X_KEY].shape[0])
             decode = CellDecoder(self.module, tensors)
             generators = cell_generators(names[rows], seed=seed)
-            own, groups = decode(after[rows], condition=target), request.groups[rows]
+            own, groups = decode(after[rows], condition=perturbation), request.groups[rows]
             part = predict_cells(
                 decode.observed,
                 decode(before[rows], condition=control),
@@ -340,7 +343,7 @@ class PerturbationMixin(OwnResponseMixin):
             )
             if n_samples > 1:
                 lower, upper = predictive_interval(
-                    lambda z, decode=decode, groups=groups: moved(decode(z, condition=target), groups),  # type: ignore[misc]
+                    lambda z, decode=decode, groups=groups: moved(decode(z, condition=perturbation), groups),  # type: ignore[misc]
                     after[rows],
                     decode.posterior_scale,
                     totals=totals[rows],

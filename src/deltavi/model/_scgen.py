@@ -42,7 +42,7 @@ PAPER_DEFAULTS: dict[str, Any] = {
 PAPER_KL_WEIGHT = 0.5 * 5e-5
 # Names of the scgen package, and what to call here.
 NAMES_OF_SCGEN = {
-    "predict": "call predict_perturbation(control=..., target=..., labels=...).",
+    "predict": "call predict_perturbation(control=..., perturbation=..., labels=...).",
     "reg_mean_plot": "call deltavi.pl.reg_mean.",
     "reg_var_plot": "call deltavi.pl.reg_var.",
 }
@@ -80,7 +80,8 @@ class SCGEN(TotalCountsMixin, VAE):
     ... )
     >>> model = deltavi.model.SCGEN(adata)  # doctest: +SKIP
     >>> model.train()  # doctest: +SKIP
-    >>> predicted = model.predict_perturbation(control="control", target="stimulated", labels="B")  # doctest: +SKIP
+    >>> ask = {"control": "control", "perturbation": "stimulated"}
+    >>> predicted = model.predict_perturbation(**ask, labels="B")  # doctest: +SKIP
     """
 
     default_batch_size: ClassVar[int] = 256

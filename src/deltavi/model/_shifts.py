@@ -56,11 +56,11 @@ class ShiftsMixin(VAEMixin, CountModel):
         effect_scale: float,
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Latent positions after the perturbation, and what a prediction says of how they were found."""
-        control, target = conditions
+        control, perturbation = conditions
         coordinates = self._coordinates(control) if similarity_space == "expression" else None
         estimate = partial(self._means().shift, control, estimator=shift, bandwidth=bandwidth, coordinates=coordinates)
-        # a given vector is the whole response, whatever the target consists of
-        parts = self._parts(control, target) if isinstance(shift, str) else (target,)
+        # a given vector is the whole response, whatever the perturbation consists of
+        parts = self._parts(control, perturbation) if isinstance(shift, str) else (perturbation,)
         by_part = {
             part: self._shifts(request, before, (control, part), partial(estimate, part), shift_scale) for part in parts
         }
@@ -127,7 +127,7 @@ class ShiftsMixin(VAEMixin, CountModel):
         loader = self._make_data_loader(adata=request.adata, indices=cells, batch_size=len(cells))
         decode = CellDecoder(self.module, next(iter(loader)))
         factors = cp10k_factors(request.totals[chosen])
-        control, target = (self._condition_code(name) for name in conditions)
+        control, perturbation = (self._condition_code(name) for name in conditions)
 
         def log_mean(displacement: np.ndarray, condition: int) -> np.ndarray:
             with torch.inference_mode():
@@ -137,15 +137,15 @@ class ShiftsMixin(VAEMixin, CountModel):
             return np.asarray(np.log1p((rate * factors[:, None]).mean(0)))
 
         start = log_mean(np.zeros(positions.shape[1]), control)
-        return lambda displacement: log_mean(displacement, target) - start
+        return lambda displacement: log_mean(displacement, perturbation) - start
 
-    def _parts(self, control: str, target: str) -> tuple[str, ...]:
-        """Measured conditions that the target consists of."""
+    def _parts(self, control: str, perturbation: str) -> tuple[str, ...]:
+        """Measured conditions that the perturbation consists of."""
         known = [as_text(c) for c in self._categories(_keys.CONDITION)]
-        parts = parts_of(target, known, control=control)
+        parts = parts_of(perturbation, known, control=control)
         if len(parts) > 1 and self._knows_conditions():
             raise DeltaviError(
-                f"{target!r} was not measured, and this model decodes by condition: it cannot join "
+                f"{perturbation!r} was not measured, and this model decodes by condition: it cannot join "
                 f"{examples(parts, len(parts))}. Use a model without condition_in_decoder or conditional."
             )
         return parts

@@ -105,7 +105,7 @@ class TrainingMeans:
     def shift(
         self,
         control: str,
-        target: str,
+        perturbation: str,
         *,
         query: NDArray[Any],
         estimator: str | NDArray[Any],
@@ -116,7 +116,7 @@ class TrainingMeans:
 
         Parameters
         ----------
-        control, target
+        control, perturbation
             Conditions.
         query
             ``(n_latent,)`` mean latent position of the cells to move.
@@ -131,12 +131,12 @@ class TrainingMeans:
             estimator = "global"
         check_options(estimator, "euclidean", bandwidth)
         groups = self.overall_positions if estimator == "global" else self.positions
-        missing = [condition for condition in (control, target) if condition not in groups]
+        missing = [condition for condition in (control, perturbation) if condition not in groups]
         if missing:
             raise DeltaviError(f"No training cell has condition {missing[0]!r}: a shift cannot be estimated.")
         evidence = Evidence(
             control=groups[control],
-            target=groups[target],
+            perturbed=groups[perturbation],
             has_labels=self.has_labels and estimator != "global",
             query=np.asarray(query, dtype=np.float64),
             bandwidth=bandwidth,
@@ -145,10 +145,10 @@ class TrainingMeans:
         )
         return ESTIMATORS[estimator](evidence)
 
-    def observed_change(self, control: str, target: str, shift: Shift) -> NDArray[np.float64]:
+    def observed_change(self, control: str, perturbation: str, shift: Shift) -> NDArray[np.float64]:
         """Change of log1p expression in the training labels behind `shift`, weighted as it is, ``(n_genes,)``."""
         groups = self.expression if shift.weights else self.overall_expression
-        before, after = groups[control], groups[target]
+        before, after = groups[control], groups[perturbation]
         weights = shift.weights or {ALL_CELLS: 1.0}
         change = np.zeros(before.means.shape[1])
         for label, weight in weights.items():
@@ -277,11 +277,11 @@ def vectors_table(shifts: dict[str, Shift]) -> pd.DataFrame:
 def weights_table(shifts: dict[str, Shift], factors: dict[str, float]) -> pd.DataFrame:
     """Weight and cells of every training label in the shift of every query group, one row each."""
     rows = [
-        (group, label, weight, shift.n_control.get(label, 0), shift.n_target.get(label, 0), factors[group])
+        (group, label, weight, shift.n_control.get(label, 0), shift.n_perturbed.get(label, 0), factors[group])
         for group, shift in shifts.items()
         for label, weight in (shift.weights or {ALL_CELLS: 1.0}).items()
     ]
-    columns = ["query", "training_label", "weight", "n_control", "n_target", "shift_scale"]
+    columns = ["query", "training_label", "weight", "n_control", "n_perturbed", "shift_scale"]
     table = pd.DataFrame(rows, columns=columns)
     table.index = table.index.astype(str)
     return table
@@ -290,7 +290,7 @@ def weights_table(shifts: dict[str, Shift], factors: dict[str, float]) -> pd.Dat
 def log_weak_evidence(shifts: dict[str, Shift], factors: dict[str, float]) -> None:
     """Say where a shift rests on few cells, or could not be stretched as far as it should be."""
     for group, shift in shifts.items():
-        few = {k for k, n in shift.n_control.items() if min(n, shift.n_target.get(k, 0)) < FEW_CELLS}
+        few = {k for k, n in shift.n_control.items() if min(n, shift.n_perturbed.get(k, 0)) < FEW_CELLS}
         share = sum(weight for label, weight in shift.weights.items() if label in few)
         if share > 0.5:
             message = "%.0f %% of the shift for %r rests on labels of fewer than %d cells (%s)."

@@ -54,15 +54,15 @@ class OwnResponseMixin(EmpiricalResponseMixin):
         table.index = table.index.astype(str)
         return table
 
-    def _measured(self, target: str) -> dict[str, int]:
+    def _measured(self, perturbation: str) -> dict[str, int]:
         """Treated training cells of each label; of all cells together where there are no labels."""
         means = self.training_means
-        if means is None or target not in means.positions:
+        if means is None or perturbation not in means.positions:
             return {}
-        return {str(label): n for label, n in means.positions[target].counts().items()}
+        return {str(label): n for label, n in means.positions[perturbation].counts().items()}
 
-    def _weight_in_shift(self, group: str, target: str, how: dict[str, Any]) -> float:
-        measured = self._measured(target)
+    def _weight_in_shift(self, group: str, perturbation: str, how: dict[str, Any]) -> float:
+        measured = self._measured(perturbation)
         if group not in measured or how["shift"] in NOT_OF_LABELS:
             return 0.0
         if "weights" not in how:
@@ -83,38 +83,38 @@ class OwnResponseMixin(EmpiricalResponseMixin):
             if group in pair[0].labels
         }
 
-    def _warn_of_own_cells(self, request: Request, target: str, own: pd.DataFrame) -> None:
+    def _warn_of_own_cells(self, request: Request, perturbation: str, own: pd.DataFrame) -> None:
         """Warn where the answer describes the training cells; log it where the cells are others."""
         weights = dict(zip(own["query"], own["own_weight"], strict=True))
-        measured = [group for group in weights if group in self._measured(target) and weights[group] != 0]
+        measured = [group for group in weights if group in self._measured(perturbation) and weights[group] != 0]
         if not measured or _held_out_by_caller.get():
             return
-        described = self._described(request, target)
+        described = self._described(request, perturbation)
         found = [group for group in measured if group in described]
         said = examples([f"{group!r} ({_percent(weights[group])})" for group in found or measured], 10).replace('"', "")
         if not found:
             logger.info(
                 "Cells of these labels under %r, of other donors perhaps, were among the training cells, and have this "
                 "weight in the answer: %s.",
-                target,
+                perturbation,
                 said,
             )
             return
         warnings.warn(
-            f"Measured cells under {target!r} of the labels asked for were among the training cells, and weigh in the "
-            f"answer: {said}. It describes them rather than predicts them. To predict, hold them out: "
-            f"{self._lines(found, target)} deltavi.tl.predict_held_out does all of it.",
+            f"Measured cells under {perturbation!r} of the labels asked for were among the training cells, and weigh "
+            f"in the answer: {said}. It describes them rather than predicts them. To predict, hold them out: "
+            f"{self._lines(found, perturbation)} deltavi.tl.predict_held_out does all of it.",
             NotHeldOutWarning,
             stacklevel=3,
         )
 
-    def _lines(self, labels: list[str], target: str) -> str:
+    def _lines(self, labels: list[str], perturbation: str) -> str:
         condition, key = self._setup_argument("condition_key"), self._setup_argument("labels_key")
         of_labels = "" if key is None else f"adata.obs[{key!r}].isin({labels[:3]!r}) & "
-        mask = f"measured = {of_labels}(adata.obs[{condition!r}] == {target!r})"
+        mask = f"measured = {of_labels}(adata.obs[{condition!r}] == {perturbation!r})"
         return f"{mask}; then set up and train on adata[~measured].copy()."
 
-    def _described(self, request: Request, target: str) -> set[str]:
+    def _described(self, request: Request, perturbation: str) -> set[str]:
         """Groups of the request some of whose cells are training cells with treated ones beside them.
 
         Beside them means of the same label and, where batches are registered, of the same batch.
@@ -128,7 +128,7 @@ class OwnResponseMixin(EmpiricalResponseMixin):
         else:
             known = cells.index.astype(str).isin(sorted_names(training.obs_names))
         labels, batches = ("labels_key", REGISTRY_KEYS.LABELS_KEY), ("batch_key", REGISTRY_KEYS.BATCH_KEY)
-        treated = self._text(training.obs, "condition_key", _keys.CONDITION) == target
+        treated = self._text(training.obs, "condition_key", _keys.CONDITION) == perturbation
         seen = (self._text(training.obs, *names)[treated] for names in (labels, batches))
         pairs = set(zip(*seen, strict=True))
         asked = set(zip(request.groups[known], self._text(cells, *batches)[known], strict=True))

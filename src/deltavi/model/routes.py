@@ -58,19 +58,19 @@ class RoutesMixin(ComponentsMixin):
         return np.asarray(self._over_batches(self.module.w_means, aligned, chosen, self.module.n_w), dtype=np.float32)
 
     def predict_perturbation(
-        self, adata: AnnData | None = None, *, control: str, target: str, **kwargs: Any
+        self, adata: AnnData | None = None, *, control: str, perturbation: str, **kwargs: Any
     ) -> AnnData:
         """Predict how cells would look under another condition.
 
         As :meth:`deltavi.model.SCGEN.predict_perturbation`, with two further values of ``shift`` for a model with
-        ``conditional=True``: ``"z"`` keeps the cell's latent position and decodes it under `target`; ``"w"`` keeps
-        its component and its w, and decodes the mean of that component under `target`. The route ``"w"`` leaves of a
-        cell what w says about it; where that is little (:meth:`get_nats`), all cells of a component are predicted
-        alike but for their residual.
+        ``conditional=True``: ``"z"`` keeps the cell's latent position and decodes it under `perturbation`; ``"w"``
+        keeps its component and its w, and decodes the mean of that component under `perturbation`. The route ``"w"``
+        leaves of a cell what w says about it; where that is little (:meth:`get_kl_per_dimension`), all cells of a
+        component are predicted alike but for their residual.
 
         Parameters
         ----------
-        adata, control, target, **kwargs
+        adata, control, perturbation, **kwargs
             As there; ``shift`` may also be ``"z"`` or ``"w"``.
 
         Raises
@@ -85,7 +85,7 @@ class RoutesMixin(ComponentsMixin):
             if kwargs.get("shift_scale", "match") != "match":
                 raise DeltaviError(f"shift_scale is the factor of a latent shift, and shift={shift!r} takes none.")
         adata = self._as_control(adata, control)
-        return super().predict_perturbation(adata, control=control, target=target, **kwargs)
+        return super().predict_perturbation(adata, control=control, perturbation=perturbation, **kwargs)
 
     def _as_control(self, adata: AnnData | None, control: str) -> AnnData | None:
         """Cells without a column of conditions are of `control`, which a conditional encoder has to know."""
@@ -105,10 +105,10 @@ class RoutesMixin(ComponentsMixin):
             return super()._destinations(request, before, conditions, **options)
         return self._routed(request, before, conditions[1], route), {"shift": route}
 
-    def _routed(self, request: Request, before: np.ndarray, target: str, route: str) -> np.ndarray:
+    def _routed(self, request: Request, before: np.ndarray, perturbation: str, route: str) -> np.ndarray:
         if route == "z" or not len(before):
             return before
-        code = self._condition_code(target)
+        code = self._condition_code(perturbation)
         means: np.ndarray = self._over_batches(
             lambda tensors: self.module.component_means(tensors, condition=code),
             request.adata,

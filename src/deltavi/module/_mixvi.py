@@ -149,7 +149,7 @@ class MIXVI(MixtureTerms, LabelledVAE):
         # before its components are placed the model is a VAE with a standard normal prior
         self.is_placed = True
         # where labels come from clusters, they are let go for the last part of training
-        self.labels_released = False
+        self.labels_dropped = False
 
     # -- the model, top to bottom ----------------------------------------------------------------------------
 
@@ -278,7 +278,7 @@ class MIXVI(MixtureTerms, LabelledVAE):
         return means
 
     @auto_move_data
-    def nats(self, tensors: dict[str, Tensor]) -> Tensor:
+    def kl_per_dimension(self, tensors: dict[str, Tensor]) -> Tensor:
         """Divergence of each dimension of z, and then of w, from its prior, ``(n_cells, n_latent + n_w)``."""
         posterior, state = self._inferred(tensors)
         components = self.mixture(posterior.loc, None if state is None else state.posterior.loc, *self._rows(tensors))
@@ -321,7 +321,7 @@ class MIXVI(MixtureTerms, LabelledVAE):
 
     def _codes(self, tensors: dict[str, Tensor]) -> Tensor:
         """Label of each cell, -1 where it is unknown and where nothing is labelled, ``(n_cells, 1)``."""
-        if self.n_labels and not self.labels_released:
+        if self.n_labels and not self.labels_dropped:
             return tensors[REGISTRY_KEYS.LABELS_KEY]
         return torch.full_like(tensors[REGISTRY_KEYS.BATCH_KEY], -1)
 

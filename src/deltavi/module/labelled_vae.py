@@ -193,10 +193,12 @@ class LabelledVAE(ClassifyingModule, VAE):
         unlabelled = {**tensors, REGISTRY_KEYS.LABELS_KEY: torch.full_like(tensors[REGISTRY_KEYS.BATCH_KEY], -1)}
         likelihood = self.generative(**self._get_generative_input(unlabelled, inference))["likelihood"]
         x = tensors[REGISTRY_KEYS.X_KEY]
-        surprise = torch.stack([-self._log_prob(likelihood, tensors), x.sum(-1).clamp_min(1.0).log()], dim=-1)
+        reconstruction_error = torch.stack(
+            [-self._log_prob(likelihood, tensors), x.sum(-1).clamp_min(1.0).log()], dim=-1
+        )
         encoder_input, covariates = self._encoder_input(self.classifier_input(tensors), **self._shared_input(tensors))
         logits = self.logits_of(mean, encoder_input, covariates, tensors)
-        return Classified(logits=logits, features=mean, surprise=surprise)
+        return Classified(logits=logits, features=mean, reconstruction_error=reconstruction_error)
 
     # -- parts -----------------------------------------------------------------------------------------------
 

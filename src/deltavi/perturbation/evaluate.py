@@ -70,11 +70,11 @@ def compare(
     Parameters
     ----------
     predictions
-        Name -> predicted target cells, AnnData (X is used), DataFrame or matrix, (n_cells, n_genes), log1p CP10k.
+        Name -> predicted perturbed cells, AnnData (X is used), DataFrame or matrix, (n_cells, n_genes), log1p CP10k.
     real, control
-        Real target cells and the control cells, on the same scale. The genes of AnnData and DataFrames are matched by
-        name to those of the first that has names, `real` if it has; further ones are left out. Matrices have the same
-        genes in that order.
+        Real perturbed cells and the control cells, on the same scale. The genes of AnnData and DataFrames are matched
+        by name to those of the first that has names, `real` if it has; further ones are left out. Matrices have the
+        same genes in that order.
     components
         Projection for the E-distance, (n_genes, n_components); see `deltavi.metrics.principal_axes`. The rows of a
         DataFrame are matched by name.

@@ -62,7 +62,7 @@ def evaluate_perturbation(
     methods: Any = None,
     *,
     control: str,
-    target: str | Sequence[str] | None = None,
+    perturbation: str | Sequence[str] | None = None,
     condition_key: str = "condition",
     labels_key: str = "cell_type",
     layer: str | None = None,
@@ -91,19 +91,19 @@ def evaluate_perturbation(
         Raw counts of all genes, (n_cells, n_genes). It is not changed.
     methods
         One or several of: a model class, a :class:`Method`, a function
-        ``f(train, query, *, control, target, condition_key, labels_key, seed)`` that returns predicted cells as AnnData
-        or matrix (n_query, n_genes), log1p CP10k; or a mapping from name to such. SCGEN when None. Functions get log1p
-        CP10k in X and raw counts in ``layers["counts"]``.
-    control, target
+        ``f(train, query, *, control, perturbation, condition_key, labels_key, seed)`` that returns predicted cells as
+        AnnData or matrix (n_query, n_genes), log1p CP10k; or a mapping from name to such. SCGEN when None. Functions
+        get log1p CP10k in X and raw counts in ``layers["counts"]``.
+    control, perturbation
         Condition to start from, and one or several to predict; every other condition when None.
     condition_key, labels_key
         obs columns of condition and label.
     layer
         Layer with the raw counts; X when None.
     hold_out
-        What to hold out: None each label under each target in turn; the name of an obs column, such as a donor, the
-        target cells of each of its values in turn, of all labels; several label names these labels; a mapping from
-        name to a boolean mask over all cells, or to a :class:`Split`, your own splits.
+        What to hold out: None each label under each perturbation in turn; the name of an obs column, such as a donor,
+        the perturbed cells of each of its values in turn, of all labels; several label names these labels; a mapping
+        from name to a boolean mask over all cells, or to a :class:`Split`, your own splits.
     n_genes
         Number of variable genes.
     genes_from_all_cells
@@ -162,7 +162,7 @@ def evaluate_perturbation(
     for switch, value in {**switches, "keep_predictions": keep_predictions}.items():
         flag(switch, value)
     names = {"condition_key": condition_key, "labels_key": labels_key}
-    question = question_of(adata, control=control, target=target, **names)
+    question = question_of(adata, control=control, perturbation=perturbation, **names)
     settings: dict[str, Any] = {
         "control": question.control,
         "condition_key": condition_key,
@@ -196,8 +196,8 @@ def evaluate_perturbation(
     groups = _groups(plan, wanted, ceiling)
     results = _computed(cells, hold_outs, numbers, groups, plan, place, n_jobs, progress)
     settings |= {
-        "targets": list(question.targets),
-        "hold_outs": [[part.name, part.target, *part.labels] for part in hold_outs],
+        "perturbations": list(question.perturbations),
+        "hold_outs": [[part.name, part.perturbation, *part.labels] for part in hold_outs],
         "seeds": list(numbers),
         "baselines": wanted,
         "ceiling": bool(ceiling),
@@ -256,7 +256,7 @@ def _lean(adata: AnnData, layer: str | None) -> AnnData:
 def _require_apart(adata: AnnData, hold_outs: list[HoldOut]) -> None:
     identities = CellIdentities(adata)
     for part in hold_outs:
-        identities.require_apart(part.held_out, f"hold-out {part.name!r} under {part.target!r}")
+        identities.require_apart(part.held_out, f"hold-out {part.name!r} under {part.perturbation!r}")
 
 
 def _identity(adata: AnnData, question: Question, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -327,7 +327,13 @@ def _assembled(
     order = sorted(range(len(rows)), key=lambda i: places[_case(rows[i])])
     said = [f"{result.key[-1]} on {result.key[0]}: {text}" for result in results for text in result.warnings]
     kept = [
-        {"hold_out": result.key[0], "target": result.key[1], "seed": int(result.key[2]), "method": name, "file": file}
+        {
+            "hold_out": result.key[0],
+            "perturbation": result.key[1],
+            "seed": int(result.key[2]),
+            "method": name,
+            "file": file,
+        }
         for result in results
         for name, file in result.predictions.items()
     ]
@@ -341,7 +347,7 @@ def _assembled(
 
 
 def _case(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("hold_out", "target", "seed", "label"))
+    return tuple(row[name] for name in ("hold_out", "perturbation", "seed", "label"))
 
 
 __all__ = ["evaluate_perturbation"]

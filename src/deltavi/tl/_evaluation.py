@@ -24,14 +24,14 @@ from deltavi.tl._certainty import CERTAINTY
 from deltavi.tl._resume import WHAT, json_writer, read_json
 
 SCORES = tuple(score.name for score in fields(PredictionScore))
-CASE = ["hold_out", "label", "target"]
+CASE = ["hold_out", "label", "perturbation"]
 """Columns that say what was predicted."""
 TEXT = [*CASE, "method", "kind"]
-ABOUT = ["hold_out", "label", "target", "seed", "method", "kind", "n_control", "n_real", "seconds", *CERTAINTY]
+ABOUT = ["hold_out", "label", "perturbation", "seed", "method", "kind", "n_control", "n_real", "seconds", *CERTAINTY]
 ABOUT_FIRST = ABOUT[:6]
 COLUMNS = [*ABOUT, *SCORES]
 SKIPPED_COLUMNS = [*CASE, "reason"]
-PREDICTION_COLUMNS = ["hold_out", "target", "seed", "method", "file"]
+PREDICTION_COLUMNS = ["hold_out", "perturbation", "seed", "method", "file"]
 JUDGED_BY = ("correlation_of_changes", "e_distance")
 # Hold-outs that a sentence names; where there are more, `wins` has them all.
 MOST_NAMED = 7
@@ -50,12 +50,12 @@ class PerturbationEvaluation:
     Parameters
     ----------
     table
-        One row per hold-out, label, target, seed and method. ``kind`` is ``"model"``, ``"baseline"`` or ``"ceiling"``;
-        ``n_control`` and ``n_real`` count the cells compared; ``seconds`` is processor time to train and predict, of
-        which each baseline has an equal share; ``coverage``, ``coverage_top``, ``half_width`` and ``doubt`` say how
-        sure a prediction was, where it says so: shares of genes whose measured change lies in the 90 % interval, of
-        all and of the 100 predicted to change most, half the mean width, and the doubt; the others are the fields of
-        :class:`deltavi.metrics.PredictionScore`.
+        One row per hold-out, label, perturbation, seed and method. ``kind`` is ``"model"``, ``"baseline"`` or
+        ``"ceiling"``; ``n_control`` and ``n_real`` count the cells compared; ``seconds`` is processor time to train and
+        predict, of which each baseline has an equal share; ``coverage``, ``coverage_top``, ``half_width`` and
+        ``uncertainty`` say how sure a prediction was, where it says so: shares of genes whose measured change lies in
+        the 90 % interval, of all and of the 100 predicted to change most, half the mean width, and the uncertainty; the
+        others are the fields of :class:`deltavi.metrics.PredictionScore`.
     settings
         What was asked for.
     skipped
@@ -133,8 +133,8 @@ class PerturbationEvaluation:
 
         Returns
         -------
-        One row per hold-out, label and target, with the ``score``, the ``best_baseline`` and ``baseline_score``, the
-        ``margin`` (positive where the method is better) and ``wins``; ``wins.sum()`` counts them.
+        One row per hold-out, label and perturbation, with the ``score``, the ``best_baseline`` and ``baseline_score``,
+        the ``margin`` (positive where the method is better) and ``wins``; ``wins.sum()`` counts them.
 
         Raises
         ------
@@ -178,7 +178,7 @@ class PerturbationEvaluation:
         wins = self.wins(method, metric)
         shown, n_wins = METRIC_NAMES.get(metric, metric.replace("_", " ")), int(wins["wins"].sum())
         text = f"On {shown} it beat the best baseline in {n_wins} of {len(wins)} comparisons"
-        several = wins["target"].nunique() > 1
+        several = wins["perturbation"].nunique() > 1
         lost = [_loss(row, several) for _, row in wins[~wins["wins"]].iterrows()]
         more = f" and {len(lost) - MOST_NAMED} more" if len(lost) > MOST_NAMED else ""
         return f"{text}; it did not for {', '.join(lost[:MOST_NAMED])}{more}." if lost else f"{text}."
@@ -328,10 +328,10 @@ def _against_best(score: float, baselines: pd.Series[float], sign: int) -> dict[
     return {"score": score, "best_baseline": name, "baseline_score": values[best], "margin": margin, "wins": margin > 0}
 
 
-def _loss(row: pd.Series[Any], several_targets: bool) -> str:
+def _loss(row: pd.Series[Any], several_perturbations: bool) -> str:
     """What was predicted, under as short a name as it can have, and the two scores."""
     name = row["label"] if row["hold_out"] == row["label"] else f"{row['label']} of {row['hold_out']}"
-    case = f"{name} under {row['target']}" if several_targets else str(name)
+    case = f"{name} under {row['perturbation']}" if several_perturbations else str(name)
     return f"{case} ({row['score']:.4g} against {row['baseline_score']:.4g} of {row['best_baseline']})"
 
 

@@ -77,7 +77,7 @@ def _axes(train: AnnData, real: AnnData, held_out: NDArray[np.bool_]) -> NDArray
     return np.asarray(principal_axes(everything[places]))
 
 
-def training_ranking(train: AnnData, *, control: str, target: str, condition_key: str, labels_key: str) -> Any:
+def training_ranking(train: AnnData, *, control: str, perturbation: str, condition_key: str, labels_key: str) -> Any:
     """Positions of the genes that respond most in training, (n_genes,), the first the strongest.
 
     Genes are ranked within each label that training saw in both conditions (Welch ``|t|``), and the ranks averaged.
@@ -85,7 +85,7 @@ def training_ranking(train: AnnData, *, control: str, target: str, condition_key
     conditions, labels = as_names(train.obs[condition_key]), as_names(train.obs[labels_key])
     ranks = []
     for label in sorted({name for name in labels if name is not None}):
-        groups = [np.flatnonzero((labels == label) & (conditions == name)) for name in (control, target)]
+        groups = [np.flatnonzero((labels == label) & (conditions == name)) for name in (control, perturbation)]
         if min(map(len, groups)) >= 2:
             order = top_differential_genes(train.X[groups[0]], train.X[groups[1]], n=train.n_vars)
             ranks.append(np.argsort(order))

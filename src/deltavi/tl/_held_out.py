@@ -31,8 +31,8 @@ class HeldOut:
 
     Parameters
     ----------
-    label, control, target
-        What was held out: cells of `label` under `target`, predicted from those under `control`.
+    label, control, perturbation
+        What was held out: cells of `label` under `perturbation`, predicted from those under `control`.
     predicted
         Predicted cells; see :meth:`deltavi.model.SCGEN.predict_perturbation`.
     real, control_cells
@@ -45,7 +45,7 @@ class HeldOut:
 
     label: str
     control: str
-    target: str
+    perturbation: str
     predicted: AnnData
     real: AnnData
     control_cells: AnnData
@@ -64,7 +64,7 @@ def predict_held_out(
     *,
     label: str,
     control: str,
-    target: str,
+    perturbation: str,
     condition_key: str = "condition",
     labels_key: str = "cell_type",
     layer: str | None = None,
@@ -77,7 +77,7 @@ def predict_held_out(
     predict_kwargs: dict[str, Any] | None = None,
     train_kwargs: dict[str, Any] | None = None,
 ) -> HeldOut:
-    """Train a model without the cells of `label` under `target`, predict them, and score every method.
+    """Train a model without the cells of `label` under `perturbation`, predict them, and score every method.
 
     :func:`evaluate_perturbation` does this for every label in turn and for several methods.
 
@@ -87,7 +87,7 @@ def predict_held_out(
         Raw counts of all genes. It is not changed.
     label
         Label whose response is held out.
-    control, target
+    control, perturbation
         Conditions to start from and to predict.
     condition_key, labels_key
         obs columns of condition and label.
@@ -123,12 +123,15 @@ def predict_held_out(
     max_epochs = None if max_epochs is None else whole_number("max_epochs", max_epochs, least=1)
     method = Method(model_class, model_kwargs or {}, train_kwargs or {}, {"": predict_kwargs or {}})
     method = replace(method, train_kwargs={"max_epochs": max_epochs, **method.train_kwargs})
-    question = question_of(adata, control=control, target=target, condition_key=condition_key, labels_key=labels_key)
-    if len(question.targets) != 1:
+    question = question_of(
+        adata, control=control, perturbation=perturbation, condition_key=condition_key, labels_key=labels_key
+    )
+    if len(question.perturbations) != 1:
         raise DeltaviError(
-            f"target must be one condition, not {examples(question.targets)}: evaluate_perturbation holds out several."
+            f"perturbation must be one condition, not {examples(question.perturbations)}: evaluate_perturbation "
+            "holds out several."
         )
-    hold_out = single_label(question, label, question.targets[0])
+    hold_out = single_label(question, label, question.perturbations[0])
     cells = prepare(
         adata,
         hold_out.held_out,
@@ -139,7 +142,7 @@ def predict_held_out(
         genes_from_all_cells=genes_from_all_cells,
     )
     names = {"condition_key": condition_key, "labels_key": labels_key}
-    conditions = {"control": question.control, "target": hold_out.target}
+    conditions = {"control": question.control, "perturbation": hold_out.perturbation}
     predictions = baseline_predictions(cells.train, cells.query, **names, **conditions)
     with quiet_trainer():
         model = method.fit(cells.train, seed=seed, **names)
@@ -147,7 +150,9 @@ def predict_held_out(
         predicted = model.predict_perturbation(cells.query, **{**conditions, "seed": seed, **(predict_kwargs or {})})
     all_predictions = {model_class.__name__: predicted, **predictions}
     table = compare(all_predictions, cells.real, cells.query, components=cells.components, seed=seed)
-    return HeldOut(hold_out.name, question.control, hold_out.target, predicted, cells.real, cells.query, table, model)
+    return HeldOut(
+        hold_out.name, question.control, hold_out.perturbation, predicted, cells.real, cells.query, table, model
+    )
 
 
 __all__ = ["HeldOut", "predict_held_out"]

@@ -97,11 +97,11 @@ class Method:
             known_keywords(arguments, keywords_of(*taken_by), among=f"{self.model_class.__name__}.{verb}")
         for setting in self.predict.values():
             _check_values(setting)
-        asked = {name for setting in self.predict.values() for name in setting} & {"adata", "control", "target"}
+        asked = {name for setting in self.predict.values() for name in setting} & {"adata", "control", "perturbation"}
         if asked:
             raise DeltaviError(
                 f"predict holds {examples(sorted(asked))}, which the evaluation sets. Ask for other conditions with "
-                "its own control and target."
+                "its own control and perturbation."
             )
 
     def rows(self, name: str) -> list[str]:
@@ -206,7 +206,7 @@ def _made_already(name: str, model: object) -> DeltaviError:
 
 def _require_signature(function: Predictor, name: object) -> None:
     """Raise where a function cannot be called as methods are."""
-    told = dict.fromkeys(("control", "target", "condition_key", "labels_key", "seed"), "")
+    told = dict.fromkeys(("control", "perturbation", "condition_key", "labels_key", "seed"), "")
     try:
         found = signature(function)
     except (TypeError, ValueError):  # of compiled functions
@@ -241,7 +241,7 @@ class Conditions:
     """What a method is told beside the cells."""
 
     control: str
-    target: str
+    perturbation: str
     condition_key: str
     labels_key: str
 
@@ -281,7 +281,7 @@ def run_method(
 def _run_model(
     name: str, method: Method, cells: Experiment, conditions: Conditions, seed: int
 ) -> Iterator[tuple[str, Any, float]]:
-    ask = {"control": conditions.control, "target": conditions.target, "seed": seed}
+    ask = {"control": conditions.control, "perturbation": conditions.perturbation, "seed": seed}
     keys = {"condition_key": conditions.condition_key, "labels_key": conditions.labels_key}
     started, train = time.process_time(), cells.train.copy()
     silent = replace(method, train_kwargs={"enable_progress_bar": False, **method.train_kwargs})

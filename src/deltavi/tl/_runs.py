@@ -79,7 +79,7 @@ class Task:
 
     def key(self, group: Group) -> tuple[str, ...]:
         """What the rows of a group are filed under."""
-        return (self.hold_out.name, self.hold_out.target, str(self.seed), group.kind, group.name)
+        return (self.hold_out.name, self.hold_out.perturbation, str(self.seed), group.kind, group.name)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _cells_at(path: str) -> AnnData:
 def run_task(adata: AnnData, task: Task, plan: Plan, folder: RunFolder | None) -> Iterator[Result]:
     """Prepare one hold-out and compute its groups; each is filed as soon as it is finished."""
     hold_out = task.hold_out
-    conditions = Conditions(plan.control, hold_out.target, plan.condition_key, plan.labels_key)
+    conditions = Conditions(plan.control, hold_out.perturbation, plan.condition_key, plan.labels_key)
     with one_thread(), collected_warnings():
         cells = prepare(
             adata,
@@ -147,7 +147,9 @@ def run_task(adata: AnnData, task: Task, plan: Plan, folder: RunFolder | None) -
                     for row in _rows(task, group, cells, predictions, label, plan, ranking)
                 ]
         except Exception as error:
-            error.add_note(f"This was {group.name!r} on the hold-out {hold_out.name!r} under {hold_out.target!r}.")
+            error.add_note(
+                f"This was {group.name!r} on the hold-out {hold_out.name!r} under {hold_out.perturbation!r}."
+            )
             raise
         yield _filed(task, group, plan, folder, rows, said, _kept(task, plan, folder, cells, predictions, group))
 
@@ -205,7 +207,12 @@ def _rows(
     seconds = {prediction.name: prediction.seconds for prediction in predictions}
     measured = cells.real.X[real], cells.query.X[control], cells.query.var_names
     sure = {prediction.name: certainty(prediction.evidence, label, *measured) for prediction in predictions}
-    shared = {"hold_out": task.hold_out.name, "label": label, "target": task.hold_out.target, "seed": task.seed}
+    shared = {
+        "hold_out": task.hold_out.name,
+        "label": label,
+        "perturbation": task.hold_out.perturbation,
+        "seed": task.seed,
+    }
     counted = {"n_control": int(control.sum()), "n_real": int(real.sum())}
     names = [CEILING] if group.kind == OF_CEILING else list(seconds)
     return [
@@ -237,12 +244,12 @@ def _kept(
 
 
 def _as_cells(prediction: Prediction, query: AnnData, task: Task, plan: Plan) -> AnnData:
-    """Predicted cells on their own: log1p CP10k in X, obs of the control cells under the target condition."""
+    """Predicted cells on their own: log1p CP10k in X, obs of the control cells under the perturbed condition."""
     obs = query.obs.copy()
-    obs[plan.condition_key] = task.hold_out.target
+    obs[plan.condition_key] = task.hold_out.perturbation
     matrix = prediction.matrix
     made = AnnData(sparse.csr_matrix(matrix) if sparse.issparse(matrix) else np.asarray(matrix), obs=obs)
     made.var_names = query.var_names
-    names = {"method": prediction.name, "hold_out": task.hold_out.name, "target": task.hold_out.target}
+    names = {"method": prediction.name, "hold_out": task.hold_out.name, "perturbation": task.hold_out.perturbation}
     made.uns["evaluation"] = {**names, "seed": task.seed}
     return made
