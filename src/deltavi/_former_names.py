@@ -6,7 +6,10 @@ A former argument is no alias: it is refused, with its name of today.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # entries of uns["deltavi"] and columns of the tables in it -> today's
 RECORD: Mapping[str, str] = {
@@ -28,6 +31,7 @@ RECORD_VALUES: Mapping[str, Mapping[str, str]] = {
 
 # arguments of functions -> today's; the second part is what users of scgen write
 ARGUMENTS: Mapping[str, tuple[str, ...]] = {
+    "ceiling": ("split_half",),
     "consensus": ("empirical_weight",),
     "distance": ("similarity_space",),
     "dose": ("effect_scale",),
@@ -45,12 +49,26 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
 }
 # parts of a model in its file -> today's
 STATE: Mapping[str, str] = {"labels_released": "labels_dropped", "surprise": "reconstruction_error"}
+# scores, and methods and kinds in tables of an evaluation -> today's
+SCORES: Mapping[str, str] = {
+    "correlation_of_changes": "pearson_delta",
+    "correlation_of_changes_top": "pearson_delta_top",
+    "correlation_of_changes_top20": "pearson_delta_top20",
+    "correlation_of_changes_top50": "pearson_delta_top50",
+    "differential_overlap": "deg_overlap",
+    "mse_of_changes": "mse_delta",
+}
+ROWS: Mapping[str, str] = {
+    "ceiling": "split_half",
+    "kriging shift": "GP shift",
+    "two halves of the real cells": "split-half ceiling",
+}
 # values of arguments -> today's
 VALUES: Mapping[str, tuple[str, ...]] = {
+    **{old: (new,) for old, new in {**SCORES, **ROWS}.items()},
     "cell": ("cells",),
     "decoded": ("mean", "expression"),
     "kriging": ("gp",),
-    "kriging shift": ("GP shift",),
     "observed": ("match",),
     "strangeness": ("novelty_score",),
 }
@@ -69,6 +87,14 @@ def renamed_value(value: str, known: Collection[str]) -> str | None:
 def current_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """Entries that a prediction keeps of itself, and the columns of their tables, by their names of today."""
     return dict(_current_entry(RECORD.get(key, key), value) for key, value in record.items())
+
+
+def current_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Table of an evaluation, its columns, methods and kinds by their names of today."""
+    if not {"target", *SCORES} & set(table.columns):
+        return table
+    current = table.rename(columns={**RECORD, **SCORES})
+    return current.assign(**{name: current[name].replace(ROWS) for name in ("method", "kind") if name in current})
 
 
 def current_init(given: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:

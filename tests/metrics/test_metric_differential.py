@@ -16,9 +16,9 @@ from scipy import stats
 from deltavi.errors import DeltaviError, GeneMatchError, InputDataError, UnknownCategoryError
 from deltavi.metrics import (
     DifferentialOverlap,
+    deg_overlap,
     differential_genes,
     differential_overlap,
-    overlap_top,
     top_differential_genes,
 )
 from deltavi.metrics._differential import agreement
@@ -213,25 +213,25 @@ class TestOverlapTop:
     def test_it_is_the_share_of_the_rankings_in_common(self, seed, n):
         control, real, predicted = groups(seed)
         a, b = ({*top_differential_genes(control, cells, n=n)} & changed(control, cells) for cells in (predicted, real))
-        assert overlap_top(predicted, real, control=control, n=n) == pytest.approx(len(a & b) / len(b))
+        assert deg_overlap(predicted, real, control=control, n=n) == pytest.approx(len(a & b) / len(b))
         sparse = [sp.csr_matrix(cells) for cells in (predicted, real, control)]
-        assert overlap_top(sparse[0], sparse[1], control=sparse[2], n=n) == pytest.approx(len(a & b) / len(b))
+        assert deg_overlap(sparse[0], sparse[1], control=sparse[2], n=n) == pytest.approx(len(a & b) / len(b))
 
     def test_no_change_has_no_top_genes(self):
         control, real, _ = groups(0)
-        assert overlap_top(control[::-1].astype(np.float32), real, control=control, n=30) == 0.0
-        assert overlap_top(real, control, control=control, n=30) == 0.0
+        assert deg_overlap(control[::-1].astype(np.float32), real, control=control, n=30) == 0.0
+        assert deg_overlap(real, control, control=control, n=30) == 0.0
 
     def test_perfect_prediction_shares_all_even_where_few_genes_change(self):
         control, real, _ = groups(1)
         real = control.copy()
         real[:, :3] += np.random.default_rng(0).random((40, 3))
-        assert overlap_top(real, real, control=control, n=20) == 1.0
-        assert overlap_top(groups(1)[2], real, control=control, n=30) == 1.0  # all three are among the thirty
+        assert deg_overlap(real, real, control=control, n=20) == 1.0
+        assert deg_overlap(groups(1)[2], real, control=control, n=30) == 1.0  # all three are among the thirty
 
     def test_direction_does_not_count(self):
         control, real, _ = groups(4)
-        assert overlap_top(2 * control.mean(axis=0) - real, real, control=control, n=5) == 1.0
+        assert deg_overlap(2 * control.mean(axis=0) - real, real, control=control, n=5) == 1.0
 
     def test_one_vector_for_all_cells_puts_silent_genes_first(self):
         """The warning in the docstring."""
@@ -270,14 +270,14 @@ class TestBadInput:
             "real": (predicted, real[:1], control),
             "control": (predicted, real, control[:1]),
         }.items():
-            for metric in (differential_overlap, overlap_top):
+            for metric in (differential_overlap, deg_overlap):
                 with pytest.raises(InputDataError, match=f"{name} has 1 cell"):
                     metric(cells[0], cells[1], control=cells[2])
 
     def test_control_with_other_genes_and_count(self):
         control, real, predicted = groups(0)
-        for metric in (differential_overlap, overlap_top):
+        for metric in (differential_overlap, deg_overlap):
             with pytest.raises(GeneMatchError, match="control has 4"):
                 metric(predicted, real, control=control[:, :4])
         with pytest.raises(DeltaviError, match="n must be"):
-            overlap_top(predicted, real, control=control, n=0)
+            deg_overlap(predicted, real, control=control, n=0)

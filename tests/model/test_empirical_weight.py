@@ -104,7 +104,7 @@ def assert_same(found: AnnData, expected: AnnData, atol: float = 0.0) -> None:
 def test_without_a_share_the_model_alone_predicts(model: SCGEN, output: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ask = {**ASK, "output": output, "n_samples": 3}
     found, half = (model.predict_perturbation(empirical_weight=share, **ask) for share in (0, 0.5))
-    monkeypatch.setattr(EmpiricalResponseMixin, "_evidence", lambda self, *args, **kwargs: None)
+    monkeypatch.setattr(EmpiricalResponseMixin, "_response_evidence", lambda self, *args, **kwargs: None)
     expected = model.predict_perturbation(**ask)
     assert not expected.varm
     for name in (None, *expected.layers):

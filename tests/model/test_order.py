@@ -58,7 +58,7 @@ def test_the_cells_of_every_seed_have_the_agreed_mean(
         )
 
     drawn = spread()
-    expected = ResponseEvidence.moved
+    expected = ResponseEvidence.shifted
     monkeypatch.setattr(
         ResponseEvidence, "moved", lambda self, perturbation, groups, drawn=False: expected(self, perturbation, groups)
     )

@@ -13,7 +13,7 @@ from scipy import sparse
 from deltavi._cp10k import log1p_cp10k
 from deltavi.datasets import simulate_perturbation
 from deltavi.errors import DeltaviError
-from deltavi.metrics import correlation_of_changes, variance_ratio, zero_fraction
+from deltavi.metrics import pearson_delta, variance_ratio, zero_fraction
 from deltavi.model import SCGEN, VAE
 from deltavi.model._group_sums import group_means
 from deltavi.model._training_means import TrainingMeans, stretched
@@ -212,7 +212,7 @@ def test_an_unseen_response_is_predicted_better_than_by_a_mean_shift(held_out: A
         of = [np.asarray((adata.obs["cell_type"] == label) & (adata.obs["condition"] == c)) for c in ASK.values()]
         changes.append(logs[of[1]].mean(0) - logs[of[0]].mean(0))
     mean_shift = np.maximum(control + np.mean(changes, 0), 0)
-    scores = [correlation_of_changes(p, logs[hidden], control=control) for p in (dense(predicted.X), mean_shift)]
+    scores = [pearson_delta(p, logs[hidden], control=control) for p in (dense(predicted.X), mean_shift)]
     assert scores[0] > scores[1]
 
 

@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse as sp
 
 from deltavi.errors import DeltaviError
-from deltavi.metrics import correlation_of_changes
+from deltavi.metrics import pearson_delta
 from deltavi.perturbation import BASELINES, ShiftBaseline, baseline_predictions, estimate_shift
 from tests.perturbation import protocol
 
@@ -189,10 +189,10 @@ def test_every_shift_recovers_a_common_response(experiment, split, held_out):
     for name, predicted in predictions.items():
         error = np.abs(predicted.X.mean(0) - real.X.mean(0)).max()
         if name == "no change":
-            assert correlation_of_changes(predicted.X, real.X, control=query.X) == 0
+            assert pearson_delta(predicted.X, real.X, control=query.X) == 0
         else:
             assert error < no_change / 5, name
-            assert correlation_of_changes(predicted.X, real.X, control=query.X) > 0.9, name
+            assert pearson_delta(predicted.X, real.X, control=query.X) > 0.9, name
 
 
 def test_similarity_beats_the_mean_shift_where_the_response_is_graded(experiment, split):

@@ -205,7 +205,7 @@ def test_a_method_that_returns_something_else(
         ({"x": 3}, "method 'x' is 3"),
         ({"": mean_change}, "empty name"),
         ({"mean shift": mean_change}, "'mean shift' is the name of a baseline"),
-        ({"two halves of the real cells": mean_change}, "the ceiling"),
+        ({"split-half ceiling": mean_change}, "the ceiling"),
         ({"SCGEN": Method(SCGEN, predict={"a": {}}), "SCGEN, a": SCGEN}, "'SCGEN, a'"),
     ],
 )

@@ -15,7 +15,7 @@ from anndata import AnnData
 from deltavi.datasets import simulate_perturbation
 from deltavi.metrics import principal_axes, score_prediction, top_differential_genes
 from deltavi.model import PPCA, SCGEN
-from deltavi.perturbation import BASELINES, CEILING, baseline_predictions, compare
+from deltavi.perturbation import BASELINES, SPLIT_HALF, baseline_predictions, compare
 from deltavi.pp import highly_variable_genes
 from deltavi.tl import Method, PerturbationEvaluation, Split, evaluate_perturbation, predict_held_out
 from deltavi.tl._evaluation import SCORES
@@ -58,7 +58,7 @@ def test_a_type_by_hand(adata: AnnData, evaluation: PerturbationEvaluation, labe
 
 def test_a_donor_by_hand(adata: AnnData) -> None:
     """All types of a donor are hidden at once, and scored one by one."""
-    table = evaluate_perturbation(adata, mean_change, **ASK, hold_out="batch", ceiling=False).table
+    table = evaluate_perturbation(adata, mean_change, **ASK, hold_out="batch", split_half=False).table
     assert len(table) == 2 * 3 * (1 + len(BASELINES))
     hidden, start = masks(adata, batch="batch_2")
     train = highly_variable_genes(adata[~hidden], n_top_genes=40, condition_key="condition")
@@ -113,8 +113,8 @@ def test_top_genes_from_training(adata: AnnData) -> None:
         if name in SCORES:
             assert trained.loc["mean_change", name] == pytest.approx((difference[order[:size]] ** 2).mean(), rel=1e-4)
     changed = [name for name in SCORES if not np.array_equal(truth[name], trained[name], equal_nan=True)]
-    assert {"mse_top", "correlation_of_changes_top", "r2_of_means_top", "direction_accuracy"} <= set(changed)
-    assert not {"correlation_of_changes", "e_distance", "variance_ratio", "zero_fraction"} & set(changed)
+    assert {"mse_top", "pearson_delta_top", "r2_of_means_top", "direction_accuracy"} <= set(changed)
+    assert not {"pearson_delta", "e_distance", "variance_ratio", "zero_fraction"} & set(changed)
 
 
 def test_a_model_gives_what_predict_held_out_gives(adata: AnnData) -> None:
@@ -197,7 +197,7 @@ def test_the_protocol_on_real_cells(kang_path: Path) -> None:
         )
         for name in ("no change", "mean shift", "nearest shift", "similarity shift", "PCA mean shift")
     }
-    expected[CEILING] = protocol.score(*protocol.halves(logs.X[held_out]), logs.X[query], components)
+    expected[SPLIT_HALF] = protocol.score(*protocol.halves(logs.X[held_out]), logs.X[query], components)
     wanted = pd.DataFrame(expected).T
     found = table.loc[wanted.index, wanted.columns].astype(float)
     exact = [name for name in wanted.index if not name.startswith("PCA")]

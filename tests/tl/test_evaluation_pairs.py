@@ -12,7 +12,7 @@ from deltavi.model import PPCA
 from deltavi.perturbation import ShiftBaseline
 from deltavi.tl import evaluate_perturbation
 
-ASK = {"control": "control", "ceiling": False, "progress": False, "n_genes": 60}
+ASK = {"control": "control", "split_half": False, "progress": False, "n_genes": 60}
 
 
 @pytest.fixture
@@ -39,14 +39,14 @@ def cells() -> AnnData:
 def test_a_pair_is_the_sum_of_its_parts(cells: AnnData) -> None:
     pair = (cells.obs["condition"] == "A+B").to_numpy()
     found = evaluate_perturbation(cells, PPCA, perturbation="A+B", hold_out={"A+B": pair}, **ASK).table
-    score = found.groupby("method")["correlation_of_changes"].mean()
+    score = found.groupby("method")["pearson_delta"].mean()
     assert set(found["label"]) == {"type_1", "type_2", "type_3"}
     assert score["mean shift"] > 0.9
     assert score["PPCA"] > 0.9
     assert score["no change"] == 0
     # one part alone explains less than both
     half = evaluate_perturbation(cells, {"A alone": only_a}, perturbation="A+B", hold_out={"A+B": pair}, **ASK).table
-    alone = half[half["method"] == "A alone"]["correlation_of_changes"].mean()
+    alone = half[half["method"] == "A alone"]["pearson_delta"].mean()
     assert alone < score["mean shift"] - 0.1
 
 
@@ -64,7 +64,7 @@ def test_the_table_is_that_of_the_added_shifts(cells: AnnData) -> None:
         cells, {"added": added}, perturbation="A+B", hold_out={"A+B": pair}, baselines=["mean shift"], **ASK
     )
     by_hand, own = (
-        evaluation.table[evaluation.table["method"] == name].set_index("label")["mse_of_changes"]
+        evaluation.table[evaluation.table["method"] == name].set_index("label")["mse_delta"]
         for name in ("added", "mean shift")
     )
     np.testing.assert_allclose(own, by_hand, rtol=1e-5)

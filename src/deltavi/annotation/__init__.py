@@ -1,4 +1,4 @@
-"""Annotation: pure functions that turn a classifier's raw answers into probabilities and a verdict on strangers."""
+"""Annotation: pure functions that turn a classifier's raw answers into probabilities and a novelty score."""
 
 from deltavi.annotation._calibration import Calibration, ClassifiedCells
 from deltavi.annotation._gene_filter import informative_genes

@@ -170,9 +170,9 @@ def places(
     if len(missing) or (len(extra) and not further):
         lacks = f"lacks {len(missing)} of {len(wanted)} {what} ({_named(missing, given)}) of {beside}"
         has = f"has {len(extra)} {what} that {beside} lacks ({_named(extra, wanted)})"
-        said = " and ".join([lacks] * bool(len(missing)) + [has] * bool(len(extra) and not further))
+        difference = " and ".join([lacks] * bool(len(missing)) + [has] * bool(len(extra) and not further))
         raise GeneMatchError(
-            f"{of} {said}; it holds {examples(given)}. Subset both to their common {what}, under the same naming "
+            f"{of} {difference}; it holds {examples(given)}. Subset both to their common {what}, under the same naming "
             "scheme."
         )
     return np.asarray(found, dtype=np.intp)

@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from deltavi.tl import HeldOut, PerturbationEvaluation
 
 SHOWN = {
-    "correlation_of_changes": "correlation of changes",
-    "correlation_of_changes_top": "same, top 100 genes",
+    "pearson_delta": "Pearson delta",
+    "pearson_delta_top": "same, top 100 genes",
     "r2_of_means_top": "R2 of means, top 100",
     "mse_top": "MSE, top 100",
     "e_distance": "E-distance",
     "variance_ratio": "variance ratio",
     "zero_fraction": "zeros",
 }
-DRAWN = ["correlation_of_changes", "correlation_of_changes_top", "e_distance"]
+DRAWN = ["pearson_delta", "pearson_delta_top", "e_distance"]
 MODEL = "SCGEN"
 CELLS, MODEL_FOLDER, SCORES, FIGURE, SUMMARY = "predicted.h5ad", "model", "scores.csv", "figure.png", "summary.csv"
 OF_ONE = (CELLS, MODEL_FOLDER, SCORES, FIGURE)
@@ -99,7 +99,7 @@ def _hold_out_one(adata: AnnData, options: argparse.Namespace, folder: OutputFol
         train_kwargs={"enable_progress_bar": False} if options.quiet else {},
         **_asked(options),
     )
-    console.result(f"{format_table(result.table)}\n\n{result.verdict}")
+    console.result(f"{format_table(result.table)}\n\n{result.conclusion}")
     for path in write_results(result, folder):
         console.result(f"wrote {path}")
     return result
@@ -127,7 +127,7 @@ def _hold_out_all(
     if len(evaluation.warnings) > MOST_WARNINGS:
         console.note(f"{len(evaluation.warnings) - MOST_WARNINGS} more warnings are in settings.json.")
     means = cast("pd.DataFrame", evaluation.summary().xs("mean", axis=1, level="statistic"))
-    console.result(f"{format_table(means)}\n\n{evaluation.verdict()}")
+    console.result(f"{format_table(means)}\n\n{evaluation.conclusion()}")
     for skipped in evaluation.skipped.itertuples():
         console.result(f"left out: {skipped.hold_out} under {skipped.perturbation}: {skipped.reason}")
     for path in write_evaluation(evaluation, folder):

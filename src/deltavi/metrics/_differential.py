@@ -174,7 +174,7 @@ def differential_overlap(
 
 
 @known_arguments
-def overlap_top(predicted: Matrix, real: Matrix, *, control: Matrix, n: int = 100) -> float:
+def deg_overlap(predicted: Matrix, real: Matrix, *, control: Matrix, n: int = 100) -> float:
     """Share of the `n` most differential genes of real cells that are so in predicted cells ("common DEGs").
 
     ``|top(predicted, control) & top(real, control)| / |top(real, control)|``, where top is the at most `n` genes of
@@ -209,7 +209,7 @@ def overlap_top(predicted: Matrix, real: Matrix, *, control: Matrix, n: int = 10
 
 
 def common_top(predicted: Moments, real: Moments, control: Moments, n: int) -> float:
-    """`overlap_top` from moments."""
+    """`deg_overlap` from moments."""
     chosen, expected = (set(_changed_most(control, cells, n)) for cells in (predicted, real))
     return len(chosen & expected) / len(expected) if expected else 0.0
 

@@ -20,7 +20,7 @@ RankMetric: TypeAlias = Literal["cosine", "euclidean"]
 
 
 @known_arguments
-def rank_among_conditions(
+def perturbation_discrimination(
     predicted: Matrix,
     real_by_condition: Mapping[str, Matrix],
     *,

@@ -325,7 +325,7 @@ class ACTINN(AttributionMixin):
             n = np.bincount(codes[cells], minlength=len(self.label_names))
             self.module.get_buffer("label_weight").copy_(torch.from_numpy(len(cells) / (len(n) * np.maximum(n, 1))))
 
-    def _judged_apart(self, training: np.ndarray, held_out: np.ndarray) -> ClassifiedCells | None:
+    def _out_of_fold(self, training: np.ndarray, held_out: np.ndarray) -> ClassifiedCells | None:
         """Training cells with the logits of the network that did not see them, and held-out cells in the same way."""
         folds = self._folds()
         apart = np.concatenate([training[folds[training] >= 0], held_out])

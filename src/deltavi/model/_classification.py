@@ -1,4 +1,4 @@
-"""What a cell is: labels with calibrated probabilities, and a verdict on cells of no known type."""
+"""What a cell is: labels with calibrated probabilities, and the rejection of cells of no known type."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ class ClassificationMixin(TrainingMixin):
         self.calibration = Calibration.fit(
             self._classified(None, training, BATCH_SIZE)[1],
             self._classified(None, held_out, BATCH_SIZE)[1],
-            judged=self._judged_apart(training, held_out),
+            judged=self._out_of_fold(training, held_out),
             prior=self.temperature_prior,
         )
         self.calibrated_batches_ = None
@@ -228,7 +228,7 @@ class ClassificationMixin(TrainingMixin):
         if "calibration" in extra:
             self.calibration = Calibration.from_dict(extra["calibration"])
 
-    def _judged_apart(self, training: np.ndarray, held_out: np.ndarray) -> ClassifiedCells | None:
+    def _out_of_fold(self, training: np.ndarray, held_out: np.ndarray) -> ClassifiedCells | None:
         """Labelled cells with answers of what never saw their labels, where there are more than those held out."""
         return None
 

@@ -38,13 +38,13 @@ EQUAL_SHARE = 0.5
 INTERPOLATING = ("similarity", "gp")
 # Query cells whose mean expression is matched; for what is expected of them, fewer cells are drawn several times.
 MATCHED_CELLS = 256
-# Of those draws: how far rates move must not depend on the seed of a prediction.
+# Of those draws: the offsets of rates must not depend on the seed of a prediction.
 MATCHING_SEED = 0
 
 
 @dataclass(frozen=True, eq=False)
 class ResponseEvidence:
-    """What is known of the response of each group of the query, and how far log rates move because of it.
+    """What is known of the response of each group of the query, and by how much log rates are offset because of it.
 
     Attributes
     ----------
@@ -54,30 +54,30 @@ class ResponseEvidence:
         Means of the control cells, one row for each group.
     estimates
         Group -> what the training labels say.
-    rate_moves
+    rate_offsets
         Group -> ``(n_genes,)`` change of log rates (a Gaussian: of means) that gives the mean in expectation.
-    cell_moves
+    cell_offsets
         Group -> ``(n_genes,)`` change that gives it with the quantiles that the cells of the prediction are drawn at.
     """
 
     share: float
     control: GroupMeans
     estimates: dict[str, ResponseEstimate]
-    rate_moves: dict[str, np.ndarray]
-    cell_moves: dict[str, np.ndarray]
+    rate_offsets: dict[str, np.ndarray]
+    cell_offsets: dict[str, np.ndarray]
 
-    def moved(self, target: Likelihood, groups: np.ndarray, *, drawn: bool = False) -> Likelihood:
-        """`target` of cells of these `groups`, moved in expectation or for cells as they are `drawn`."""
-        moves = self.cell_moves if drawn else self.rate_moves
-        if not any(group in moves for group in groups):
+    def shifted(self, target: Likelihood, groups: np.ndarray, *, drawn: bool = False) -> Likelihood:
+        """`target` of cells of these `groups`, shifted in expectation or for cells as they are `drawn`."""
+        offsets = self.cell_offsets if drawn else self.rate_offsets
+        if not any(group in offsets for group in groups):
             return target
-        still = np.zeros(self.control.means.shape[1])
-        rows = np.stack([moves.get(str(group), still) for group in groups]).astype(np.float32)
-        return target.moved(torch.from_numpy(rows).to(target.mean.device))
+        zeros = np.zeros(self.control.means.shape[1])
+        rows = np.stack([offsets.get(str(group), zeros) for group in groups]).astype(np.float32)
+        return target.shifted_by(torch.from_numpy(rows).to(target.mean.device))
 
 
-def unmoved(target: Likelihood, groups: np.ndarray, *, drawn: bool = False) -> Likelihood:
-    """`target`, where there is no evidence that would move it."""
+def unshifted(target: Likelihood, groups: np.ndarray, *, drawn: bool = False) -> Likelihood:
+    """`target`, where there is no evidence that would shift it."""
     return target
 
 
@@ -92,7 +92,7 @@ class EmpiricalResponseMixin(ShiftsMixin):
         usual = isinstance(shift, str) and shift in INTERPOLATING and shift_scale == "match"
         return EQUAL_SHARE if usual else 0.0
 
-    def _evidence(
+    def _response_evidence(
         self,
         request: Request,
         before: np.ndarray,
@@ -121,11 +121,13 @@ class EmpiricalResponseMixin(ShiftsMixin):
             parts = [part.at(control.means[row], 2 * control.errors[row]) for part in measured]
             estimates[group] = estimate = combined_response(parts, effect_scale)
             if share > 0:
-                wish = partial(self._moves, request, group, (before, after), conditions, estimate.change, share=share)
+                offsets_of = partial(
+                    self._log_rate_offsets, request, group, (before, after), conditions, estimate.change, share=share
+                )
                 with isolated_randomness(MATCHING_SEED):
-                    rates[group] = wish()
+                    rates[group] = offsets_of()
                     if seed is not None:
-                        cells[group] = wish(drawn_with=seed, start=rates[group])
+                        cells[group] = offsets_of(drawn_with=seed, start=rates[group])
         return ResponseEvidence(share, control, estimates, rates, cells)
 
     def _label_means(self, conditions: tuple[str, str]) -> tuple[GroupMeans, GroupMeans] | None:
@@ -152,7 +154,7 @@ class EmpiricalResponseMixin(ShiftsMixin):
         return group_means(matrix, groups, inside, factors if of_counts else None, log=of_counts)
 
     @torch.inference_mode()
-    def _moves(
+    def _log_rate_offsets(
         self,
         request: Request,
         group: str,
@@ -164,7 +166,7 @@ class EmpiricalResponseMixin(ShiftsMixin):
         drawn_with: int | None = None,
         start: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Moves of log rates ``(n_genes,)`` that bring the model's change of the mean closer to `change`.
+        """Offsets of log rates ``(n_genes,)`` that bring the model's change of the mean closer to `change`.
 
         The mean is that of cells drawn at the quantiles of the seed `drawn_with`, or the one to be expected.
         """
@@ -184,8 +186,8 @@ class EmpiricalResponseMixin(ShiftsMixin):
             for _ in range(max(1, MATCHED_CELLS // len(cells)) if drawn_with is None else 1)
         ]
 
-        def mean_at(move: np.ndarray) -> np.ndarray:
-            there = target.moved(torch.from_numpy(move.astype(np.float32)))
+        def mean_at(offsets: np.ndarray) -> np.ndarray:
+            there = target.shifted_by(torch.from_numpy(offsets.astype(np.float32)))
             means = [profile_of(draw(there), totals, of_counts=target.of_counts).mean(0, dtype=float) for draw in draws]
             return np.asarray(np.mean(means, axis=0))
 

@@ -135,7 +135,7 @@ class FilesMixin(AttachedCellsMixin, StoredRegistryMixin):
         tensors, description = read_model(dir_path)
         if description.get("class") != cls.__name__:
             raise ModelFileError(f"{dir_path} holds a {description.get('class')}; load it with that class.")
-        with _blaming(dir_path):
+        with _as_file_errors(dir_path):
             saved = saved_cells(dir_path) if adata is None else None
             if saved is not None:
                 adata = anndata.read_h5ad(saved)
@@ -152,12 +152,12 @@ class FilesMixin(AttachedCellsMixin, StoredRegistryMixin):
         device: str | torch.device = "cpu",
     ) -> Self:
         """Model with the weights and the description that `source` holds, which anyone may have written."""
-        with _blaming(source):
+        with _as_file_errors(source):
             _require_sizes(description, max(ANY_SIZE, sum(tensor.numel() for tensor in tensors.values())))
             calls = CALLS_PER_TENSOR * (len(tensors) + 1)
             # outermost, as a refusal may fall on the very call that would switch gradients on again
             with (
-                _blaming(source, also=DeltaviError),
+                _as_file_errors(source, also=DeltaviError),
                 torch.set_grad_enabled(torch.is_grad_enabled()),
                 torch.device("meta"),
                 _FewCalls(calls),
@@ -293,7 +293,7 @@ def _plain_registry(registry: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _blaming(source: PathLike, *, also: type[DeltaviError] | tuple[()] = ()) -> Iterator[None]:
+def _as_file_errors(source: PathLike, *, also: type[DeltaviError] | tuple[()] = ()) -> Iterator[None]:
     """Say of any error that is not on purpose that `source` cannot be loaded.
 
     Checksums do not tell whether what a file says makes sense, and it can say anything.

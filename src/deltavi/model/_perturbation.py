@@ -19,7 +19,7 @@ from deltavi._errors import DeltaviError, UnknownCategoryError, examples
 from deltavi._random import isolated_randomness
 from deltavi._text import as_text
 from deltavi.model._decoding import CellDecoder, Output, Predicted, predict_cells, predictive_interval, stack
-from deltavi.model._empirical_response import EmpiricalWeight, ResponseEvidence, report_evidence, unmoved
+from deltavi.model._empirical_response import EmpiricalWeight, ResponseEvidence, report_evidence, unshifted
 from deltavi.model._training_means import TrainingMeans
 from deltavi.model.own_response import OwnResponseMixin
 from deltavi.model.request import Request, assemble, check_options, of_labels
@@ -149,7 +149,7 @@ class PerturbationMixin(OwnResponseMixin):
         request = self._request(adata, control=control, labels=labels, drop=invalid_cells == "drop")
         before = self._positions(request.adata, request.cells)
         conditions = (control, perturbation)
-        after, how = self._destinations(
+        after, how = self._shifted_positions(
             request,
             before,
             conditions,
@@ -162,7 +162,7 @@ class PerturbationMixin(OwnResponseMixin):
         share = self._share(empirical_weight, shift, shift_scale)
         # an expectation draws no cells
         drawn_with = seed if output == "cells" else None
-        evidence = self._evidence(
+        evidence = self._response_evidence(
             request, before, after, conditions, share=share, effect_scale=effect_scale, seed=drawn_with
         )
         with isolated_randomness(seed):  # loaders and encoders draw, though no draw reaches the answer
@@ -318,7 +318,7 @@ class PerturbationMixin(OwnResponseMixin):
         totals = request.totals
         names = request.adata.obs_names[request.cells]
         control, perturbation = (self._condition_code(name) for name in conditions)
-        moved = unmoved if evidence is None else evidence.moved
+        shifted = unshifted if evidence is None else evidence.shifted
         parts: list[Predicted] = []
         start = 0
         # scvi-tools takes an AnnData without cells for none at all
@@ -335,15 +335,15 @@ class PerturbationMixin(OwnResponseMixin):
             part = predict_cells(
                 decode.observed,
                 decode(before[rows], condition=control),
-                moved(own, groups),
-                cells=moved(own, groups, drawn=True) if output == "cells" else None,
+                shifted(own, groups),
+                cells=shifted(own, groups, drawn=True) if output == "cells" else None,
                 totals=totals[rows],
                 output=output,
                 generators=generators,
             )
             if n_samples > 1:
                 lower, upper = predictive_interval(
-                    lambda z, decode=decode, groups=groups: moved(decode(z, condition=perturbation), groups),  # type: ignore[misc]
+                    lambda z, decode=decode, groups=groups: shifted(decode(z, condition=perturbation), groups),  # type: ignore[misc]
                     after[rows],
                     decode.posterior_scale,
                     totals=totals[rows],

@@ -33,7 +33,7 @@ from deltavi.io.atomic import is_as_described
 from deltavi.io.export import require_exportable, write_export
 from deltavi.io.scvi import EXPORT_MARK, SETUP_ARGUMENTS, SETUP_LISTS, ScviFile, export_mark, read_scvi
 from deltavi.model._faults import finish
-from deltavi.model._files import _blaming
+from deltavi.model._files import _as_file_errors
 from deltavi.model._saving import cells_writer
 from deltavi.model._scvi_settings import (
     require_near,
@@ -193,7 +193,7 @@ class ScviExchangeMixin(TrainingMixin):
             raise DeltaviError("adata is minified: it holds latent positions in place of counts. Pass the counts.")
         known, setup = _with_columns(file, settings, adata, condition_key=condition_key, labels_key=labels_key)
         checked = check_input and settings["gene_likelihood"] != "normal"
-        with _blaming(dir_path):
+        with _as_file_errors(dir_path):
             registry = cls._registry_of(file, setup, known)
         description = {
             "registry": registry,
@@ -274,7 +274,7 @@ def _saved_cells(folder: Path, model: ScviFile) -> AnnData | None:
     file = folder / SAVE_KEYS.ADATA_FNAME
     if not file.is_file() or (model.mark is not None and not is_as_described(file, model.mark.get("cells"))):
         return None
-    with _blaming(file):
+    with _as_file_errors(file):
         adata = anndata.read_h5ad(file)
     if ADATA_MINIFY_TYPE_UNS_KEY in adata.uns:
         logger.info("%s is minified: it holds latent positions in place of counts, and is left out.", file)

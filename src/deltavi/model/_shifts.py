@@ -43,7 +43,7 @@ class ShiftsMixin(VAEMixin, CountModel):
     module: VAE
     training_means: TrainingMeans | None = None
 
-    def _destinations(
+    def _shifted_positions(
         self,
         request: Request,
         before: np.ndarray,
@@ -69,8 +69,8 @@ class ShiftsMixin(VAEMixin, CountModel):
         groups = list(next(iter(by_part.values()))[0])
         shifts = {group: combined_shift({p: by_part[p][0][group] for p in by_part}, effect_scale) for group in groups}
         factors = {group: float(np.mean([by_part[p][1][group] for p in by_part])) for group in groups}
-        moves = [shifts[group].vector for group in request.groups]
-        return (before + np.stack(moves)).astype(np.float32) if moves else before, {
+        displacements = [shifts[group].vector for group in request.groups]
+        return (before + np.stack(displacements)).astype(np.float32) if displacements else before, {
             "shift": next(iter(shifts.values())).estimator if shifts else str(shift),
             "weights": weights_table(shifts, factors),
             "vectors": vectors_table(shifts),

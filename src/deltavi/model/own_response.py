@@ -48,8 +48,8 @@ class OwnResponseMixin(EmpiricalResponseMixin):
         groups = [str(group) for group in dict.fromkeys(request.groups)]
         share = 0.0 if evidence is None else evidence.share
         kriged = self._kriged_weights(conditions, evidence) if share else {}
-        moved = {group: self._weight_in_shift(group, conditions[1], how) for group in groups}
-        own = [(1 - share) * moved[group] + share * kriged.get(group, 0.0) for group in groups]
+        in_shift = {group: self._weight_in_shift(group, conditions[1], how) for group in groups}
+        own = [(1 - share) * in_shift[group] + share * kriged.get(group, 0.0) for group in groups]
         table = pd.DataFrame({"query": groups, "own_weight": np.asarray(own, dtype=np.float64)})
         table.index = table.index.astype(str)
         return table
@@ -91,18 +91,20 @@ class OwnResponseMixin(EmpiricalResponseMixin):
             return
         described = self._described(request, perturbation)
         found = [group for group in measured if group in described]
-        said = examples([f"{group!r} ({_percent(weights[group])})" for group in found or measured], 10).replace('"', "")
+        listed = examples([f"{group!r} ({_percent(weights[group])})" for group in found or measured], 10).replace(
+            '"', ""
+        )
         if not found:
             logger.info(
                 "Cells of these labels under %r, of other donors perhaps, were among the training cells, and have this "
                 "weight in the answer: %s.",
                 perturbation,
-                said,
+                listed,
             )
             return
         warnings.warn(
             f"Measured cells under {perturbation!r} of the labels asked for were among the training cells, and weigh "
-            f"in the answer: {said}. It describes them rather than predicts them. To predict, hold them out: "
+            f"in the answer: {listed}. It describes them rather than predicts them. To predict, hold them out: "
             f"{self._lines(found, perturbation)} deltavi.tl.predict_held_out does all of it.",
             NotHeldOutWarning,
             stacklevel=3,

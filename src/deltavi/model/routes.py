@@ -97,12 +97,12 @@ class RoutesMixin(ComponentsMixin):
         cells.obs[key] = pd.Categorical([as_text(control)] * adata.n_obs)
         return cells
 
-    def _destinations(
+    def _shifted_positions(
         self, request: Request, before: np.ndarray, conditions: tuple[str, str], **options: Any
     ) -> tuple[np.ndarray, dict[str, Any]]:
         route = options["shift"]
         if not (isinstance(route, str) and route in ROUTES):
-            return super()._destinations(request, before, conditions, **options)
+            return super()._shifted_positions(request, before, conditions, **options)
         return self._routed(request, before, conditions[1], route), {"shift": route}
 
     def _routed(self, request: Request, before: np.ndarray, perturbation: str, route: str) -> np.ndarray:

@@ -123,13 +123,13 @@ class LabelledVAE(ClassifyingModule, VAE):
         return (counts_for * means).sum() / counts_for.sum(), right
 
     @staticmethod
-    def _kl_library(inference_outputs: dict[str, Any], once: Tensor) -> Tensor:
+    def _kl_library(inference_outputs: dict[str, Any], first: Tensor) -> Tensor:
         """KL of a learned library size of cells on their regular turn, else zero, ``(n_cells,)``."""
         kl: Tensor | None = inference_outputs["kl"].get("l")
         if kl is not None:
-            return kl[once]
+            return kl[first]
         z: Tensor = inference_outputs[MODULE_KEYS.Z_KEY]
-        return torch.zeros(int(once.sum()), dtype=z.dtype, device=z.device)
+        return torch.zeros(int(first.sum()), dtype=z.dtype, device=z.device)
 
     def _loss_output(
         self,
@@ -211,15 +211,15 @@ class LabelledVAE(ClassifyingModule, VAE):
     def _get_generative_input(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Any], **kwargs: Any
     ) -> dict[str, Any]:
-        once = first_draws(tensors)
+        first = is_first_draw(tensors)
         whole = super()._get_generative_input(tensors, inference_outputs, **kwargs)
-        if bool(once.all()):
+        if bool(first.all()):
             return whole
-        return {name: None if value is None else value[..., once, :] for name, value in whole.items()}
+        return {name: None if value is None else value[..., first, :] for name, value in whole.items()}
 
 
-def first_draws(tensors: dict[str, Tensor]) -> Tensor:
-    """Which rows of a mini-batch are cells on their regular turn, ``(n_cells,)`` bool; the rest is drawn again."""
+def is_first_draw(tensors: dict[str, Tensor]) -> Tensor:
+    """Mask of the rows of a mini-batch that are cells on their regular turn, ``(n_cells,)``; others are drawn again."""
     again = tensors.get(_keys.DRAWN_AGAIN)
     if again is None:
         x = tensors[REGISTRY_KEYS.X_KEY]

@@ -98,8 +98,8 @@ class Calibration:
         change = found.weights @ self.responses.changes
         variance = _variance(found.uncertainty, found.spread, change, len(self.responses.points)) + query_error
         # a gene that neither the labels nor the query express borrows no spread from others
-        silent = (found.spread == 0) & (np.asarray(query_error) == 0)
-        expected = np.where(silent, 0.0, np.sqrt(variance))
+        is_unexpressed = (found.spread == 0) & (np.asarray(query_error) == 0)
+        expected = np.where(is_unexpressed, 0.0, np.sqrt(variance))
         half_width = self.needed[_class_of(change)] * expected
         return ResponseEstimate(change, found.weights, found.uncertainty, self.max_training_uncertainty, half_width)
 
@@ -119,9 +119,9 @@ def _left_out(responses: Responses, label: int, width: float) -> tuple[Vector, N
     variance = _variance(found.uncertainty, found.spread, change, len(others.points)) + responses.errors[label]
     errors = np.abs(responses.changes[label] - change)
     # genes that no label expresses have no error, and would make the others look surer than they are
-    heard = (found.spread > 0) | (responses.errors[label] > 0)
-    relative = errors[heard] / np.sqrt(variance[heard])
-    return relative, _class_of(change)[heard], found.uncertainty
+    is_expressed = (found.spread > 0) | (responses.errors[label] > 0)
+    relative = errors[is_expressed] / np.sqrt(variance[is_expressed])
+    return relative, _class_of(change)[is_expressed], found.uncertainty
 
 
 def _variance(uncertainty: float, spread: Vector, change: Vector, n_labels: int) -> Vector:

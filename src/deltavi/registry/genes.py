@@ -117,8 +117,8 @@ def suggest_vocabulary(query: pd.Index, model: pd.Index) -> str:
         return " The names differ by a version suffix: strip it with adata.var_names.str.replace(r'\\.\\d+$', '')."
     if _share(query.str.upper(), model.str.upper()) > 0.5:
         return " The names differ by case: rename them, for example adata.var_names.str.upper()."
-    for said in (_prefix_of_query, _prefix_of_model, _spaces):
-        if found := said(query, model):
+    for explain in (_prefix_of_query, _prefix_of_model, _spaces):
+        if found := explain(query, model):
             return found
     query_ensembl, model_ensembl = _ensembl_share(query), _ensembl_share(model)
     if query_ensembl > 0.5 > model_ensembl:

@@ -81,19 +81,19 @@ def elsewhere(adata: AnnData, layer: str | None, kind: Kind, *, for_model: bool 
     for_model
         A trained model reads `layer`, so that another one cannot be named.
     """
-    said, reads = [], matrix_name(layer)
+    hints, reads = [], matrix_name(layer)
     if adata.raw is not None and holds(adata.raw.X, kind):
         line = "adata.raw.to_adata()"
         line += f" with its X copied to layers[{layer!r}]" if layer is not None and for_model else ""
-        said.append(f"adata.raw holds {kind} of {adata.raw.n_vars} genes: pass {line}.")
+        hints.append(f"adata.raw holds {kind} of {adata.raw.n_vars} genes: pass {line}.")
     found = [name for name in layer_names(adata) if name != layer and holds(adata.layers[name], kind)]
     if found:
         best = min(found, key=_unusual)
         line = f"{reads} = adata.layers[{best!r}].copy()" if for_model else f"pass layer={best!r}"
-        said.append(f"adata.layers[{best!r}] holds {kind}: {line}.")
+        hints.append(f"adata.layers[{best!r}] holds {kind}: {line}.")
     if layer is not None and holds(adata.X, kind):
-        said.append(f"adata.X holds {kind}: {f'{reads} = adata.X.copy()' if for_model else 'leave out layer'}.")
-    return "".join(f" {one}" for one in said)
+        hints.append(f"adata.X holds {kind}: {f'{reads} = adata.X.copy()' if for_model else 'leave out layer'}.")
+    return "".join(f" {one}" for one in hints)
 
 
 def _unusual(name: str) -> int:

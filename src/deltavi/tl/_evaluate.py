@@ -38,7 +38,7 @@ from deltavi.tl._runs import (
     MODEL,
     NO_CHANGE,
     ONLY_NO_CHANGE,
-    THE_CEILING,
+    THE_SPLIT_HALF,
     Group,
     Plan,
     Result,
@@ -71,7 +71,7 @@ def evaluate_perturbation(
     genes_from_all_cells: bool = False,
     top_genes: Literal["held-out", "training"] = "held-out",
     baselines: bool | str | Sequence[str] = True,
-    ceiling: bool = True,
+    split_half: bool = True,
     seeds: int | Sequence[int] = (0,),
     n_jobs: int = 1,
     folder: str | os.PathLike[str] | None = None,
@@ -115,7 +115,7 @@ def evaluate_perturbation(
         labels seen in both conditions.
     baselines
         Baselines beside the methods: all, none but "no change", which always stands there, or those named.
-    ceiling
+    split_half
         Add what one half of the real cells predicts of the other.
     seeds
         Seed or seeds; each is a training of its own.
@@ -155,10 +155,10 @@ def evaluate_perturbation(
     >>> cells = simulate_perturbation(n_genes=200, n_cell_types=4, n_batches=1, n_cells_per_group=30)
     >>> evaluation = evaluate_perturbation(cells, PPCA, control="control", progress=False)
     >>> evaluation.summary("e_distance").index[-1]
-    'two halves of the real cells'
+    'split-half ceiling'
     """
     n_genes, n_jobs = whole_number("n_genes", n_genes, least=1), whole_number("n_jobs", n_jobs)
-    switches = {"genes_from_all_cells": genes_from_all_cells, "ceiling": ceiling, "progress": progress}
+    switches = {"genes_from_all_cells": genes_from_all_cells, "split_half": split_half, "progress": progress}
     for switch, value in {**switches, "keep_predictions": keep_predictions}.items():
         flag(switch, value)
     names = {"condition_key": condition_key, "labels_key": labels_key}
@@ -193,14 +193,14 @@ def evaluate_perturbation(
         cells = _lean(adata, layer)
     _require_apart(cells, hold_outs)
     place = None if folder is None else RunFolder(folder, _identity(cells, question, settings))
-    groups = _groups(plan, wanted, ceiling)
+    groups = _groups(plan, wanted, split_half)
     results = _computed(cells, hold_outs, numbers, groups, plan, place, n_jobs, progress)
     settings |= {
         "perturbations": list(question.perturbations),
         "hold_outs": [[part.name, part.perturbation, *part.labels] for part in hold_outs],
         "seeds": list(numbers),
         "baselines": wanted,
-        "ceiling": bool(ceiling),
+        "split_half": bool(split_half),
         "methods": plan.descriptions,
         "deltavi_version": deltavi.__version__,
     }
@@ -273,10 +273,10 @@ def _identity(adata: AnnData, question: Question, settings: Mapping[str, Any]) -
     }
 
 
-def _groups(plan: Plan, baselines: list[str], ceiling: bool) -> list[Group]:
+def _groups(plan: Plan, baselines: list[str], split_half: bool) -> list[Group]:
     """What is computed together, in the order of the table."""
     shared = ONLY_NO_CHANGE if baselines == [NO_CHANGE] else ALL_BASELINES
-    return [*(Group(MODEL, name) for name in plan.methods), shared, *([THE_CEILING] if ceiling else [])]
+    return [*(Group(MODEL, name) for name in plan.methods), shared, *([THE_SPLIT_HALF] if split_half else [])]
 
 
 def _computed(
@@ -312,7 +312,7 @@ def _finished(task: Task, plan: Plan, place: RunFolder) -> Iterator[Result]:
         if found is None:
             continue
         files = found["predictions"].values()
-        lacking = plan.keep_predictions and group != THE_CEILING and not files
+        lacking = plan.keep_predictions and group != THE_SPLIT_HALF and not files
         if not lacking and all((place.path / name).is_file() for name in files):
             yield Result(task.key(group), found["rows"], found["warnings"], found["predictions"])
 
@@ -325,7 +325,7 @@ def _assembled(
     # what belongs together stands together: all methods of one label, in the order in which they were computed
     places = {key: i for i, key in enumerate(dict.fromkeys(_case(row) for row in rows))}
     order = sorted(range(len(rows)), key=lambda i: places[_case(rows[i])])
-    said = [f"{result.key[-1]} on {result.key[0]}: {text}" for result in results for text in result.warnings]
+    messages = [f"{result.key[-1]} on {result.key[0]}: {text}" for result in results for text in result.warnings]
     kept = [
         {
             "hold_out": result.key[0],
@@ -341,7 +341,7 @@ def _assembled(
         table.iloc[order].reset_index(drop=True),
         settings,
         pd.DataFrame([asdict(part) for part in skipped], columns=pd.Index(SKIPPED_COLUMNS)),
-        tuple(dict.fromkeys(said)),
+        tuple(dict.fromkeys(messages)),
         pd.DataFrame(kept, columns=pd.Index(PREDICTION_COLUMNS)),
     )
 

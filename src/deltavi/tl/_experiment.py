@@ -99,7 +99,7 @@ def score(
     *,
     components: NDArray[np.float64] | None,
     ranking: NDArray[np.intp] | None = None,
-    ceiling: bool = True,
+    split_half: bool = True,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Scores of predictions of the same cells by :func:`deltavi.perturbation.compare`.
@@ -107,7 +107,7 @@ def score(
     With `ranking`, positions of all genes, the scores of top genes are taken over the first of these instead of those
     that the real cells show to respond.
     """
-    options: dict[str, Any] = {"ceiling": ceiling, "seed": seed}
+    options: dict[str, Any] = {"split_half": split_half, "seed": seed}
     table = compare(predictions, real, control, components=components, n_top=N_TOP, **options)
     if ranking is None:
         return table

@@ -10,7 +10,7 @@ from deltavi._errors import DeltaviError, examples
 from deltavi._reading import known_arguments
 from deltavi.model import SCGEN, VAE
 from deltavi.model.own_response import held_out_by_caller
-from deltavi.perturbation import baseline_predictions, compare, verdict
+from deltavi.perturbation import baseline_predictions, compare, conclusion
 from deltavi.tl._experiment import prepare
 from deltavi.tl._methods import Method
 from deltavi.tl._splits import question_of, single_label
@@ -53,9 +53,9 @@ class HeldOut:
     model: PerturbationModel
 
     @property
-    def verdict(self) -> str:
+    def conclusion(self) -> str:
         """One sentence on whether the model beat the best baseline."""
-        return verdict(self.table, type(self.model).__name__)
+        return conclusion(self.table, type(self.model).__name__)
 
 
 @known_arguments

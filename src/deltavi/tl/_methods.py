@@ -21,7 +21,7 @@ from deltavi.model.own_response import held_out_by_caller
 from deltavi.model.request import check_options
 from deltavi.model.routes import ROUTES
 from deltavi.model.verbs import READERS
-from deltavi.perturbation import BASELINES, CEILING
+from deltavi.perturbation import BASELINES, SPLIT_HALF
 from deltavi.perturbation.estimators import ESTIMATORS
 from deltavi.pp.prepare import TOTAL_COUNTS
 from deltavi.tl._certainty import evidence_of
@@ -191,8 +191,8 @@ def as_method(name: object, given: Any) -> Method | Predictor:
         return function
     if isinstance(given, BaseModelClass):
         raise _made_already(f"method {name!r}" if name else "methods", given)
-    said = f"method {name!r} is {given!r}" if name else f"{given!r} is no method"
-    raise DeltaviError(f"{said}; pass a model class, a Method, or a function of (train, query).")
+    problem = f"method {name!r} is {given!r}" if name else f"{given!r} is no method"
+    raise DeltaviError(f"{problem}; pass a model class, a Method, or a function of (train, query).")
 
 
 def _made_already(name: str, model: object) -> DeltaviError:
@@ -226,7 +226,7 @@ def rows_of(name: str, method: Method | Predictor) -> list[str]:
 
 
 def _check_rows(rows: list[str]) -> None:
-    taken = [row for row in rows if row in {*BASELINES, CEILING}]
+    taken = [row for row in rows if row in {*BASELINES, SPLIT_HALF}]
     if taken:
         raise DeltaviError(f"{examples(taken)} is the name of a baseline or of the ceiling; name the method otherwise.")
     repeated = sorted({row for row in rows if rows.count(row) > 1})

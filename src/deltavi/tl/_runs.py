@@ -15,7 +15,7 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi.perturbation import BASELINES, CEILING, baseline_predictions
+from deltavi.perturbation import BASELINES, SPLIT_HALF, baseline_predictions
 from deltavi.perturbation.inputs import as_names
 from deltavi.tl._certainty import UNKNOWN, certainty
 from deltavi.tl._experiment import Experiment, prepare, score, training_ranking
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 NO_CHANGE = "no change"
 """The baseline that stands beside every method."""
 
-MODEL, BASELINE, OF_CEILING = "model", "baseline", "ceiling"
+MODEL, BASELINE, OF_SPLIT_HALF = "model", "baseline", "split_half"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Group:
 
 ALL_BASELINES = Group(BASELINE, "all baselines")
 ONLY_NO_CHANGE = Group(BASELINE, NO_CHANGE)
-THE_CEILING = Group(OF_CEILING, CEILING)
+THE_SPLIT_HALF = Group(OF_SPLIT_HALF, SPLIT_HALF)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +139,7 @@ def run_task(adata: AnnData, task: Task, plan: Plan, folder: RunFolder | None) -
         ranking = training_ranking(cells.train, **conditions.as_dict()) if plan.top_genes == "training" else None
     for group in task.groups:
         try:
-            with one_thread(), collected_warnings() as said:
+            with one_thread(), collected_warnings() as messages:
                 predictions = list(_predict(group, cells, conditions, plan, task.seed))
                 rows = [
                     row
@@ -151,7 +151,7 @@ def run_task(adata: AnnData, task: Task, plan: Plan, folder: RunFolder | None) -
                 f"This was {group.name!r} on the hold-out {hold_out.name!r} under {hold_out.perturbation!r}."
             )
             raise
-        yield _filed(task, group, plan, folder, rows, said, _kept(task, plan, folder, cells, predictions, group))
+        yield _filed(task, group, plan, folder, rows, messages, _kept(task, plan, folder, cells, predictions, group))
 
 
 def _filed(
@@ -160,10 +160,10 @@ def _filed(
     plan: Plan,
     folder: RunFolder | None,
     rows: list[dict[str, Any]],
-    said: list[str],
+    messages: list[str],
     kept: dict[str, str],
 ) -> Result:
-    result = Result(task.key(group), rows, said, kept)
+    result = Result(task.key(group), rows, messages, kept)
     if folder is not None:
         folder.write(result.key, plan.signature(group, task.hold_out), asdict(result))
     return result
@@ -200,7 +200,7 @@ def _rows(
         cells.query.X[control],
         components=cells.components,
         ranking=ranking,
-        ceiling=group.kind == OF_CEILING,
+        split_half=group.kind == OF_SPLIT_HALF,
         seed=task.seed,
     )
     scores: dict[Any, dict[Any, float]] = table.astype(float).to_dict(orient="index")
@@ -214,7 +214,7 @@ def _rows(
         "seed": task.seed,
     }
     counted = {"n_control": int(control.sum()), "n_real": int(real.sum())}
-    names = [CEILING] if group.kind == OF_CEILING else list(seconds)
+    names = [SPLIT_HALF] if group.kind == OF_SPLIT_HALF else list(seconds)
     return [
         {
             **shared,
@@ -233,7 +233,7 @@ def _kept(
     task: Task, plan: Plan, folder: RunFolder | None, cells: Experiment, predictions: Sequence[Prediction], group: Group
 ) -> dict[str, str]:
     """Write predicted cells where that is asked for; row -> path."""
-    if folder is None or not plan.keep_predictions or group.kind == OF_CEILING:
+    if folder is None or not plan.keep_predictions or group.kind == OF_SPLIT_HALF:
         return {}
     return {
         prediction.name: folder.write_cells(

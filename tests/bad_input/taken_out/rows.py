@@ -58,7 +58,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         97,
         "MIXVI",
         "registry/genes.py",
-        "for said in (_prefix_of_query, _prefix_of_model, _spaces):",
-        "for said in (_spaces,):",
+        "for explain in (_prefix_of_query, _prefix_of_model, _spaces):",
+        "for explain in (_spaces,):",
     ),
 )
