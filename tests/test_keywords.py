@@ -18,7 +18,7 @@ from deltavi._entries import init_keywords
 from deltavi._reading import known_arguments
 from deltavi.errors import DeltaviError, UnknownArgumentError
 from deltavi.model import ACTINN, MIXVI, PPCA, SCGEN, VAE
-from deltavi.model._training import TrainingMixin
+from deltavi.model._base import CountModel
 from deltavi.model._training_options import loading_keywords, metrics_of, plan_keywords, trainer_keywords
 from deltavi.model._verb_keywords import verb_keywords
 from tests.model.conftest import QUIET, small_adata
@@ -227,7 +227,7 @@ def test_ppca_knows_what_other_models_train_with_and_nothing_else() -> None:
 
 
 def test_what_is_known_is_what_the_libraries_take() -> None:
-    known = trainer_keywords(TrainingMixin.train)
+    known = trainer_keywords(CountModel.train)
     assert {"max_time", "precision", "early_stopping_patience", "ckpt_path", "shuffle_set_split", "seed"} <= set(known)
     assert not {"self", "datamodule", "model", "training_plan", "trainer_kwargs"} & set(known)
     assert {"lr", "lr_schedule", "optimizer_creator", "compile"} <= set(plan_keywords(fitted(VAE)))

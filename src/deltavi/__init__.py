@@ -1,16 +1,16 @@
-"""deltavi: predicting what single cells become.
+"""deltavi: prediction of the responses of single cells to perturbations.
 
 ``deltavi.model`` holds the models, ``deltavi.tl`` whole analyses, ``deltavi.perturbation`` shifts, baselines and
-comparisons, ``deltavi.get`` tables of what a prediction keeps, ``deltavi.errors`` the exceptions and warnings to
+comparisons, ``deltavi.get`` tables of predictions, ``deltavi.errors`` the exceptions and warnings to
 catch, ``deltavi.pp`` the preparation of cells, ``deltavi.datasets``, ``deltavi.metrics`` and ``deltavi.pl`` data,
-scores and plots. A model of one's own is built of ``deltavi.module``, ``deltavi.latent`` and ``deltavi.likelihood``,
+scores and plots. A new model is built of ``deltavi.module``, ``deltavi.latent`` and ``deltavi.likelihood``,
 and tested by ``deltavi.testing``, which needs the extra ``test``.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from deltavi import (
@@ -49,8 +49,8 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import a subpackage when it is first asked for: torch and scvi-tools take seconds to load."""
+def __getattr__(name: str) -> object:
+    """Import a subpackage at its first use, since torch and scvi-tools take seconds to load."""
     if name in __all__:
         return importlib.import_module(f"deltavi.{name}")
     raise AttributeError(f"module 'deltavi' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Python's garbage collector, kept from walking over everything that was imported at every few training steps."""
+"""Control of Python's garbage collector, so that it does not traverse all imported objects every few training steps."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def spared_collector() -> Iterator[None]:
-    """Set aside what exists now, so that collections inside the block look at what the block makes.
+    """Freeze existing objects, so that collections inside the block traverse only new ones.
 
-    Afterwards everything is as before; a caller who has set objects aside already is left alone.
+    Objects are unfrozen afterwards; nothing is done if the caller has frozen objects already.
     """
     if gc.get_freeze_count():
         yield

@@ -1,4 +1,4 @@
-"""The one place that touches private or moving names of scvi-tools and anndata.
+"""Private or moving names of scvi-tools and anndata, used in this file only.
 
 Tested with scvi-tools 1.4.2 and 1.5, anndata 0.12 and 0.13.
 """

@@ -1,11 +1,11 @@
-"""The scale of counts per ten thousand, in one place for arrays and one for tensors.
+"""Scale of counts per ten thousand, with one function for arrays and one for tensors.
 
-A total below one count, that of an empty cell above all, counts as one: its zeros stay zeros, and no rate is blown up.
+A total below one count, that of an empty cell above all, counts as one: its zeros stay zeros, and no rate is inflated.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,12 +18,12 @@ CP10K = 1e4
 SMALLEST_TOTAL = 1.0
 
 
-def cp10k_factors(totals: NDArray[Any]) -> NDArray[np.float64]:
-    """Numbers that turn counts of cells of these `totals` into counts per ten thousand, of the same shape."""
+def cp10k_factors(totals: np.ndarray) -> NDArray[np.float64]:
+    """Factors from counts of cells with these `totals` to counts per ten thousand, of the same shape."""
     return np.asarray(CP10K / np.maximum(np.asarray(totals, dtype=np.float64), SMALLEST_TOTAL))
 
 
-def log1p_cp10k(counts: NDArray[Any], totals: NDArray[Any]) -> NDArray[np.float32]:
+def log1p_cp10k(counts: np.ndarray, totals: np.ndarray) -> NDArray[np.float32]:
     """Natural log of one plus counts per ten thousand, ``(n_cells, n_genes)``; an empty cell stays zero.
 
     Parameters
@@ -36,7 +36,7 @@ def log1p_cp10k(counts: NDArray[Any], totals: NDArray[Any]) -> NDArray[np.float3
     return np.log1p(np.asarray(counts, dtype=np.float64) * cp10k_factors(totals)[:, None]).astype(np.float32)
 
 
-def log1p_cp10k_rows(counts: sparse.csr_matrix, totals: NDArray[Any]) -> sparse.csr_matrix:
+def log1p_cp10k_rows(counts: sparse.csr_matrix, totals: np.ndarray) -> sparse.csr_matrix:
     """As :func:`log1p_cp10k`, of CSR, whose type is kept."""
     scaled = counts.copy()
     scaled.data = np.log1p(scaled.data * np.repeat(cp10k_factors(totals), np.diff(scaled.indptr))).astype(counts.dtype)

@@ -9,7 +9,7 @@ import torch
 from deltavi._entries import choice, scalar, shown
 from deltavi._errors import DeltaviError
 
-# Kinds of hardware that hold weights; "meta" holds shapes alone.
+# Types of devices that hold weights; "meta" holds shapes alone.
 DEVICES = ("cpu", "cuda", "mps")
 
 
@@ -24,7 +24,7 @@ def chosen_device(accelerator: object, device: object, *, default: str = "cpu") 
     if plain is None or (isinstance(plain, str) and plain == "auto"):
         return torch_device("accelerator", kind)
     if isinstance(plain, int) and kind in ("cpu", "mps"):
-        # there is one of it
+        # there is one such device
         return torch_device("accelerator", kind)
     found = torch_device("device", plain)
     if kind not in ("auto", found.type):
@@ -32,7 +32,7 @@ def chosen_device(accelerator: object, device: object, *, default: str = "cpu") 
     return found
 
 
-def torch_device(name: str, value: Any) -> torch.device:
+def torch_device(name: str, value: object) -> torch.device:
     """`value` as a device of torch: a name, the number of a GPU, or ``"auto"`` for a GPU where there is one."""
     plain: Any = scalar(value)
     if isinstance(plain, str) and plain == "auto":
@@ -41,7 +41,7 @@ def torch_device(name: str, value: Any) -> torch.device:
         if isinstance(plain, int) and not isinstance(plain, bool):
             plain = f"cuda:{plain}"
         device = torch.device(plain)
-        # torch keeps the number of a device in eight bits, without a word
+        # torch keeps the number of a device in eight bits and truncates it
         if device.type not in DEVICES or (isinstance(plain, str) and str(device) != plain):
             raise ValueError(plain)
     except (RuntimeError, TypeError, ValueError):
@@ -49,3 +49,10 @@ def torch_device(name: str, value: Any) -> torch.device:
             f"{name} must be a device of torch, such as 'cpu', 'cuda', 'cuda:1' or 'mps', not {shown(value)}."
         ) from None
     return device
+
+
+def is_present(device: torch.device) -> bool:
+    """Whether tensors can be moved to `device`; of kinds that are not known here torch itself says so."""
+    if device.type == "cuda":
+        return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    return device.type != "mps" or torch.backends.mps.is_available()

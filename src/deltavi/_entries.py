@@ -1,4 +1,4 @@
-"""What a public function is given, read in one way everywhere: numbers, shares, seeds, masks, an AnnData.
+"""Arguments of public functions, read in one way everywhere: numbers, shares, seeds, masks, an AnnData.
 
 Each helper returns the plain Python or NumPy value, or raises a :class:`DeltaviError` that names the argument.
 """
@@ -25,7 +25,7 @@ from deltavi._text import is_readable
 Indices = Sequence[int] | Sequence[bool] | np.ndarray | pd.Series
 # Seeds from zero to here are taken by NumPy, torch and Python alike.
 LARGEST_SEED = 2**32 - 1
-# Characters of a value that a message shows.
+# Number of characters of a value in messages.
 MOST_SHOWN = 80
 
 
@@ -33,7 +33,7 @@ MOST_SHOWN = 80
 
 
 def shown(value: object) -> str:
-    """`value` as a message shows it: on one line, and short."""
+    """`value` as text for messages: on one line, and short."""
     short = Repr()
     short.maxother = short.maxstring = short.maxlong = MOST_SHOWN
     try:
@@ -46,7 +46,7 @@ def shown(value: object) -> str:
 def scalar(value: object) -> object:
     """`value` as plain Python where it is a NumPy number or an array or tensor of no dimensions; else itself.
 
-    Masked entries and times, which NumPy would hand out as numbers, stay what they are.
+    Masked entries and times, which NumPy would convert to numbers, are returned unchanged.
     """
     if isinstance(value, np.ma.MaskedArray | np.timedelta64 | np.datetime64):
         return value
@@ -64,7 +64,7 @@ def whole_number(name: str, value: object, *, least: int | None = None, most: in
         raise DeltaviError(f"{name} must be a whole number{_bounds(least, most)}, not {shown(value)}.")
     found = int(plain)  # type: ignore[call-overload]
     _require_within(name, found, least, most, "a whole number")
-    # beyond this neither NumPy nor torch counts
+    # the largest integer of NumPy and torch
     _require_within(name, found, -sys.maxsize, sys.maxsize, "a whole number")
     return int(found)
 
@@ -179,11 +179,11 @@ def known_keywords(
     given
         Keywords that were passed.
     known
-        Keywords that mean something.
+        Keywords of the function.
     among
         Function that takes them, for the message.
     hints
-        What to say of keywords that users of other packages pass, by name.
+        Advice on keywords of other packages, by name.
     """
     listed = list(dict.fromkeys(known))
     for name in given:
@@ -203,7 +203,7 @@ def init_keywords(*classes: type) -> list[str]:
     Parameters
     ----------
     *classes
-        Classes whose ``__init__`` hands on what it collects to that of the next base.
+        Classes whose ``__init__`` passes its collected keywords to that of the next base.
     """
     found: list[str] = []
     for kind in classes:
@@ -217,8 +217,8 @@ def init_keywords(*classes: type) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def keywords_of(*functions: Callable[..., Any]) -> list[str]:
-    """Names of what `functions` take by keyword, without ``self``, ``cls`` and what collects others."""
+def keywords_of(*functions: Callable[..., object]) -> list[str]:
+    """Names of the keywords of `functions`, without ``self``, ``cls`` and ``**kwargs``."""
     found: dict[str, None] = {}
     for function in functions:
         for parameter in inspect.signature(function).parameters.values():
@@ -231,7 +231,7 @@ def keywords_of(*functions: Callable[..., Any]) -> list[str]:
 
 
 def positions(
-    indices: Any, n_cells: int, *, name: str = "indices", cells: pd.Index | None = None, what: str = "cells"
+    indices: object, n_cells: int, *, name: str = "indices", cells: pd.Index | None = None, what: str = "cells"
 ) -> np.ndarray:
     """Positions or a mask as positions ``(n_chosen,)``; all cells for ``None``.
 
@@ -241,13 +241,13 @@ def positions(
         Positions from 0 in any order, or one truth value for each cell: list, array, tensor, Series or index, also in
         pandas' nullable and Arrow types.
     n_cells
-        Cells there are.
+        Number of cells.
     name
         Argument, for the message.
     cells
-        Names of the cells. A Series of truth values that carries them in another order is brought into theirs.
+        Names of the cells. A Series of truth values with these names in another order is reordered.
     what
-        Rows there are, for the message.
+        Noun for the rows, for the message.
 
     Raises
     ------
@@ -308,14 +308,14 @@ def _plain_array(values: Any, name: str, what: str) -> np.ndarray:
             values = sorted(values)
         if isinstance(values, np.ndarray) and values.dtype != object:
             return np.asarray(values)
-        # nullable and Arrow types, text and objects: pandas finds what they hold
+        # nullable and Arrow types, text and objects: pandas infers the type of their values
         found = pd.array(values)
         is_missing = bool(np.any(pd.isna(found)))
         plain = found.tolist()
         # Python takes True for 1
         is_mixed = len({isinstance(v, bool | np.bool_) for v in values}) > 1
         array = np.asarray(plain, dtype=None if plain else np.int64)
-    except Exception as error:  # containers of other packages raise anything
+    except Exception as error:  # containers of other packages may raise any error
         raise _no_positions(name, f", not {shown(values)}", what) from error
     if is_missing:
         raise DeltaviError(f"{name} has missing entries: give a value for each.")
@@ -328,7 +328,7 @@ def _plain_array(values: Any, name: str, what: str) -> np.ndarray:
 
 
 def require_anndata(value: object, *, name: str = "adata") -> AnnData:
-    """`value`, which must be an AnnData; the message says how to come by one."""
+    """`value`, which must be an AnnData; the message explains how to read one."""
     if isinstance(value, AnnData):
         _require_tables(value, name)
         return value
@@ -371,6 +371,6 @@ def _require_tables(adata: AnnData, name: str) -> None:
         )
 
 
-def _modalities(value: Any) -> str:
+def _modalities(value: object) -> str:
     found = list(getattr(value, "mod", {}))
     return ", ".join(f"mdata[{key!r}]" for key in found[:3]) or "mdata['rna']"

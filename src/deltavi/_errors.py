@@ -1,4 +1,4 @@
-"""Helpers that word the errors of :mod:`deltavi.errors`, which are importable from here as well."""
+"""Helpers for the messages of :mod:`deltavi.errors`, whose classes are importable from here as well."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def examples(values: Iterable[object], n: int = 3) -> str:
 
 
 def nearest(given: object, known: Iterable[object]) -> str | None:
-    """The name of `known` that `given` is but for case, spaces, underscores or a slip; ``None`` where none is close.
+    """Name of `known` closest to `given`, up to case, spaces, underscores or a typo; ``None`` if none is close.
 
     The only one that `given` begins with, or that begins with it, is close as well.
     """

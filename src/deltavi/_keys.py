@@ -39,7 +39,7 @@ UNS_TOTALS = "deltavi_total_counts"
 # uns of an AnnData of attributions
 UNS_ATTRIBUTION = "deltavi"
 
-# label of a cell that is none of the known ones, or says nothing
+# label of a cell that is rejected as none of the known ones, or has no counts
 UNASSIGNED = "unassigned"
 # varm of a prediction: change of the mean of each gene in each label, and its interval
 VARM_CHANGE = "deltavi_change"

@@ -1,4 +1,4 @@
-"""Randomness that is asked for by seed and leaves the user's global state alone."""
+"""Seeded randomness that leaves the global state of generators unchanged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _new_turns() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # a forked process has one thread, and whoever held the lock is not in it to give it back
+    # a forked process has one thread, and the owner of the lock may be missing from it
     os.register_at_fork(after_in_child=_new_turns)
 
 
@@ -43,9 +43,9 @@ def model_seed(seed: int | None) -> int:
 def taking_turns() -> Iterator[None]:
     """Keep other threads of this process out of all such blocks; a thread may be in several of its own.
 
-    For what changes something that threads share: global generators, filters of warnings, columns of an AnnData that
-    several models were set up on. Threads that predict thereby wait for one another, and for one that trains; work
-    for several cores belongs into processes.
+    Used where state is shared between threads: global generators, filters of warnings, columns of an AnnData that
+    several models were set up on. Predictions in threads are thereby serialised, also with training; use
+    processes for parallel work.
     """
     turns = _turns
     with turns:

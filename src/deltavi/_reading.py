@@ -1,4 +1,4 @@
-"""Arguments read by their names before a function sees them: one name means one kind of entry everywhere."""
+"""Arguments read by their names before a function is called: one name has one kind of value everywhere."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any, ParamSpec, TypeVar
 from deltavi._entries import choice, known_keywords, number, shown, whole_number
 from deltavi._errors import UnknownArgumentError, unknown_category
 
-Reader = Callable[[str, Any], Any]
+Reader = Callable[[str, object], Any]
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
-Thing = TypeVar("Thing", bound=Callable[..., Any])
+Thing = TypeVar("Thing", bound=Callable[..., object])
 
 
 # -- kinds of entries ------------------------------------------------------------------------------------------
 
 
 def whole(least: int, most: int | None = None) -> Reader:
-    """Reader of whole numbers from `least` to `most`, which is beyond what a user would ask for."""
+    """Reader of whole numbers from `least` to `most`, by default beyond any sensible value."""
 
     def read(name: str, value: object) -> int:
         return whole_number(name, whole_number(name, value, least=least), most=most)
@@ -50,12 +50,12 @@ def setting(*known: str) -> Reader:
 
 
 def optional(read: Reader) -> Reader:
-    """`read`, to which ``None`` is one more value."""
+    """`read` that also accepts ``None``."""
     return lambda name, value: None if value is None else read(name, value)
 
 
 def either(word: str, read: Reader) -> Reader:
-    """`read`, to which `word` is one more value."""
+    """`read` that also accepts `word`."""
     return lambda name, value: value if isinstance(value, str) and value == word else read(name, value)
 
 
@@ -63,7 +63,7 @@ def either(word: str, read: Reader) -> Reader:
 
 
 def reads(readers: Mapping[str, Reader]) -> Callable[[Callable[Given, Result]], Callable[Given, Result]]:
-    """Decorator of a function whose arguments are read by `readers`, those it hands on by keyword too."""
+    """Decorator of a function whose arguments are read by `readers`, also those it passes on by keyword."""
 
     def decorate(function: Callable[Given, Result]) -> Callable[Given, Result]:
         signature = inspect.signature(function)
@@ -78,38 +78,38 @@ def reads(readers: Mapping[str, Reader]) -> Callable[[Callable[Given, Result]], 
 
 
 def known_arguments(thing: Thing) -> Thing:
-    """Decorator of a public function or class, whose unknown arguments are answered with the nearest known one."""
+    """Decorator of a public function or class, by which errors of unknown arguments name the nearest known one."""
     if isinstance(thing, type):
         thing.__init__ = known_arguments(thing.__init__)  # type: ignore[misc]
         return thing
     signature = inspect.signature(thing)
 
     @wraps(thing)
-    def called(*args: Any, **kwargs: Any) -> Any:
+    def called(*args: object, **kwargs: object) -> object:
         try:
             return thing(*args, **kwargs)
         except TypeError:
-            # what the function itself raises goes on as it is
+            # errors of the function itself are raised unchanged
             arguments(thing, signature, args, kwargs)
             raise
 
     return called  # type: ignore[return-value]
 
 
-def call(function: Callable[..., Result], given: dict[str, Any]) -> Result:
+def call(function: Callable[..., Result], given: Mapping[str, object]) -> Result:
     """`function` of the arguments `given` by name."""
     return function(**given)
 
 
-def read_all(readers: Mapping[str, Reader], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments, of which those that `readers` name are read."""
+def read_all(readers: Mapping[str, Reader], given: Mapping[str, object]) -> dict[str, Any]:
+    """Read the arguments that `readers` name."""
     return {name: readers[name](name, value) if name in readers else value for name, value in given.items()}
 
 
 def arguments(
-    function: Callable[..., Any], signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What a call of `function` gives, by name, without defaults.
+    function: Callable[..., object], signature: inspect.Signature, args: Sequence[object], kwargs: Mapping[str, object]
+) -> dict[str, object]:
+    """Arguments of a call of `function` by name, without defaults.
 
     Raises
     ------

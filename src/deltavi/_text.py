@@ -1,4 +1,4 @@
-"""Categories as text: the one form in which values of any kind are compared, saved and shown."""
+"""Categories as text: the form in which values of any kind are compared, saved and shown."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from uuid import UUID
 import numpy as np
 import pandas as pd
 
-# What registries, files and tables of pandas hold as it is.
+# Types that registries, files and tables of pandas hold unchanged.
 PLAIN = (str, bool, int, float)
-# What is read as text. Complex numbers are no categories.
+# Types that are read as text. Complex numbers are no categories.
 READABLE = (
     *(str, bytes, Number, Enum, UUID, PurePath, np.bool_, np.datetime64, np.timedelta64),
     *(datetime.date, datetime.time, datetime.timedelta, pd.Period, pd.Interval),
 )
 UNREADABLE = (complex, np.complexfloating)
-# Every whole number up to here has a float of its own.
+# Every whole number up to here is exact in double precision.
 LARGEST_WHOLE = 2.0**53
 # The same number, or the same day, as other programs write it.
 WITHOUT_DECIMALS = re.compile(r"([+-]?\d+)\.0*")
@@ -31,12 +31,12 @@ MIDNIGHT = re.compile(r"(\d{4}-\d{2}-\d{2})[ T]00:00(:00(\.0+)?)?")
 
 
 def is_readable(kind: type) -> bool:
-    """Whether values of this type have a text that says which they are."""
+    """True if values of this type have a text that identifies them."""
     return issubclass(kind, READABLE) and not issubclass(kind, UNREADABLE)
 
 
 def as_text(value: object) -> str:
-    """Category as text, the same whatever type its column has.
+    """Category as text, the same for all types of its column.
 
     A whole number has no decimals, which pandas adds where others are missing; a day at midnight is a date, and other
     times are ISO 8601 with a space; bytes are UTF-8; a member of an enumeration is its value; a Decimal is the number
@@ -60,7 +60,7 @@ def as_text(value: object) -> str:
 
 
 def _moment(time: Any) -> str:
-    """Day where nothing tells the hour, else day and time."""
+    """Day if the time is midnight, else day and time."""
     if pd.isna(time):
         return str(time)
     return str(time.date()) if time.tz is None and time == time.normalize() else str(time.isoformat(sep=" "))
@@ -84,7 +84,7 @@ def folded_text(value: object) -> str:
     return found[1].removeprefix("+") if found[1] not in ("-0", "+0") else "0"
 
 
-def texts_of(values: Any) -> tuple[np.ndarray, list[str]]:
+def texts_of(values: pd.Series | pd.Index | np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Position of each value's text among the distinct ones, -1 where it is missing, and these texts.
 
     Where text and numbers stand in one column, ``0`` and ``"0.0"`` are the same.
@@ -99,7 +99,7 @@ def texts_of(values: Any) -> tuple[np.ndarray, list[str]]:
     return np.array([*(places[text] for text in texts), -1], dtype=np.int64)[positions], kept
 
 
-def names_of(values: Any) -> np.ndarray:
+def names_of(values: pd.Series | pd.Index | np.ndarray) -> np.ndarray:
     """Text of each value, ``None`` where it is missing, ``(n_values,)``."""
     positions, texts = texts_of(values)
     names: np.ndarray = np.array([*texts, None], dtype=object)[positions]
@@ -107,7 +107,7 @@ def names_of(values: Any) -> np.ndarray:
 
 
 def meant(given: object, known: Iterable[object]) -> str | None:
-    """Text of the one of `known` that `given` is: by text, or by value where numbers are written in different ways."""
+    """Text of the category of `known` that equals `given`, by text, or by value for numbers in other notations."""
     names = [as_text(value) for value in known]
     text = as_text(given)
     if text in names:

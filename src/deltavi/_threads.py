@@ -1,4 +1,4 @@
-"""Threads of torch, which libraries that start threads of their own set back."""
+"""Number of threads of torch, which libraries with threads of their own reset."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def kept_threads() -> Iterator[None]:
-    """Let torch have as many threads after the block as before; numba sets them back when it first runs."""
+    """Restore the number of threads of torch after the block, since numba resets it at its first run."""
     before = torch.get_num_threads()
     try:
         yield

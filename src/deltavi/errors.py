@@ -62,31 +62,31 @@ class KeyClashError(DeltaviError):
 
 
 class NotTrainedError(DeltaviError, RuntimeError):
-    """The model was asked for an answer before it was trained."""
+    """The model was used for a prediction before it was trained."""
 
 
 class ModelFileError(DeltaviError):
-    """A saved model is missing, damaged, or was written by something this version cannot read."""
+    """A saved model is missing, damaged, or of a format that this version cannot read."""
 
 
 class DataFileError(DeltaviError, FileNotFoundError):
-    """A data file is in none of the places looked at, or could not be downloaded and verified."""
+    """A data file is in none of the searched places, or could not be downloaded and verified."""
 
 
 class FileWriteError(DeltaviError, OSError):
-    """A file could not be written, as to a full disk or a read-only folder; the message says what is there now."""
+    """A file could not be written, as to a full disk or a read-only folder; the message describes the files."""
 
 
 class ModelWriteError(ModelFileError, FileWriteError):
-    """A model could not be written, as to a full disk or a read-only folder; the message says what is there now."""
+    """A model could not be written, as to a full disk or a read-only folder; the message describes the files."""
 
 
 class TrainingDivergedError(DeltaviError):
-    """The loss or a weight became NaN or infinite, and the model is that of its last good epoch; or it ended absurd."""
+    """The loss or a weight became NaN or infinite (the model is that of its last finite epoch), or the loss is huge."""
 
 
 class OutOfMemoryError(DeltaviError, MemoryError):
-    """Memory ran out in training; the model went back to its last good epoch."""
+    """Memory ran out in training; the model is restored to its last finite epoch."""
 
 
 class TrainingTerminated(SystemExit):
@@ -95,7 +95,7 @@ class TrainingTerminated(SystemExit):
     Parameters
     ----------
     message
-        What was ended, and what state the model is in.
+        Description of the training that was ended, and of the state of the model.
     """
 
     def __init__(self, message: str = "Training was ended by SIGTERM.") -> None:
@@ -119,7 +119,7 @@ class GeneMatchWarning(DeltaviWarning):
 
 
 class UnseenCategoryWarning(DeltaviWarning):
-    """A query holds batches, covariate values or, where it is learned, labels that training never saw."""
+    """A query holds batches, covariate values or, where it is learned, labels that are absent from training."""
 
 
 class LibrarySizeWarning(DeltaviWarning):
@@ -127,11 +127,11 @@ class LibrarySizeWarning(DeltaviWarning):
 
 
 class NotHeldOutWarning(DeltaviWarning):
-    """A prediction was asked for of what was among the training cells; the answer describes them."""
+    """The predicted cells were among the training cells; the prediction describes measured cells."""
 
 
 class UnknownBatchWarning(DeltaviWarning):
-    """Cells are to be rejected in batches that the calibration did not see."""
+    """Cells are to be rejected in batches that are absent from calibration."""
 
 
 class CalibrationWarning(DeltaviWarning):
@@ -143,11 +143,11 @@ class LabelWarning(DeltaviWarning):
 
 
 class MixtureWarning(DeltaviWarning):
-    """A mixture that uses fewer of its components than it should."""
+    """A mixture uses fewer of its components than it should."""
 
 
 class ConvergenceWarning(DeltaviWarning):
-    """A fit ended before it had settled."""
+    """A fit ended before it converged."""
 
 
 class CheckpointWarning(DeltaviWarning):

@@ -9,6 +9,8 @@ import pandas as pd
 from anndata import AnnData
 
 from deltavi._errors import DeltaviError, InputDataError, LabelWarning, UnknownCategoryError
+from deltavi.model._classification import labelled_parts
+from deltavi.model._label_column import label_codes
 from tests.bad_input.bench import (
     N_CELLS,
     PERTURBATION,
@@ -76,7 +78,7 @@ def missing_labels(bench: Bench) -> None:
         assert "obs['cell_type'] is missing for 4 of 144 cells; they are unlabelled" in said
         assert label_names(model) == TYPES
         assert model.predict(keep_observed=True).iloc[wrong].isin(TYPES).all()
-        assert not set(wrong) & set(model._labelled_parts()[0])
+        assert not set(wrong) & set(labelled_parts(model)[0])
 
 
 @row(
@@ -162,7 +164,7 @@ def label_of_one_cell(bench: Bench) -> None:
         model = warned(lambda: case.untrained(adata), LabelWarning, *words)
     for seed in range(3):
         case.train(model, seed=seed)
-        training, held_out = model._labelled_parts()
+        training, held_out = labelled_parts(model)
         assert 5 in training
         assert 5 not in held_out
         assert len(held_out)
@@ -175,13 +177,13 @@ def label_left_to_validation(bench: Bench) -> None:
     case = bench.case
     adata = with_labels(case, dict.fromkeys((10, 90), "rare") | dict.fromkeys((20, 60, 70, 80), "few"))
     model = case.untrained(adata)
-    codes = model._label_codes()
+    codes = label_codes(model)
     rare, few = np.flatnonzero(codes == label_names(model).index("rare")), np.flatnonzero(codes == 0)
     assert label_names(model)[0] == "few"
     by_chance = 0
     for seed in range(50):
         options = {"train_size": 0.4, "validation_size": None, "batch_size": 32}
-        split = model._split_cells(**options, generator=np.random.default_rng(seed))
+        split = model.recipe.split(model, **options, generator=np.random.default_rng(seed))
         assert set(codes[split.train]) == set(range(5))
         # of four there is one to check with
         assert set(few) & set(split.validation)
@@ -211,7 +213,7 @@ def numbers_for_labels(bench: Bench) -> None:
             with untouched(adata, registered=True):
                 model = case.untrained(adata, setup={"unlabeled_category": name})
             assert label_names(model) == ["1", "2"]
-            assert (model._label_codes() < 0).sum() == 48
+            assert (label_codes(model) < 0).sum() == 48
 
 
 @row(36, "text and numbers in one column of labels", "a warning; all are read as text")

@@ -147,7 +147,7 @@ def too_many_components(bench: Bench) -> None:
     model.setup_anndata(alike)
     mixture = model(alike, n_components=7, **{key: value for key, value in case.init.items() if key != "n_components"})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(mixture), "_has_collapsed", lambda self: False)
+        patch.setattr("deltavi.model._mixture_training.has_collapsed", lambda self: False)
         mixture.train(max_epochs=3, batch_size=32, enable_progress_bar=False, accelerator="cpu")
     in_use = len(mixture.component_names)
     assert in_use <= 3

@@ -18,7 +18,8 @@ from sklearn.metrics import roc_auc_score
 from deltavi.annotation import fit_temperature, informative_genes
 from deltavi.errors import DeltaviError, UnknownCategoryError
 from deltavi.model import ACTINN
-from deltavi.model._actinn import log_moments
+from deltavi.model._actinn_training import folds_of, log_moments
+from deltavi.model._label_column import label_codes
 from deltavi.train import CellSplit, assign_folds, split_labelled
 from tests.model.conftest import QUIET, dense, small_adata
 
@@ -119,7 +120,7 @@ def test_balanced_label_weights() -> None:
     adata = wide()
     adata = adata[~((adata.obs["cell_type"] == "type_1") & (np.arange(adata.n_obs) % 5 > 0))].copy()
     model = fitted(adata, class_weight="balanced")
-    n = np.bincount(model._label_codes()[model.train_indices])
+    n = np.bincount(label_codes(model)[model.train_indices])
     np.testing.assert_allclose(model.module.label_weight, n.sum() / (3 * n), rtol=1e-6)
     assert fitted(adata).module.label_weight.tolist() == [1, 1, 1]
 
@@ -147,7 +148,7 @@ def test_the_penalty_falls_with_the_root_of_labelled_training_cells(given: float
 
 def test_temperature_comes_from_networks_that_did_not_see_the_cell(tmp_path: Path) -> None:
     model = fitted(wide(), epochs=3)
-    codes, folds, learned = model._label_codes(), model.folds_.to_numpy(), np.asarray(model.train_indices)
+    codes, folds, learned = label_codes(model), model.folds_.to_numpy(), np.asarray(model.train_indices)
     assert set(folds) == {0, 1}
     own = [model.module.networks[k] for k in folds]
     x = torch.from_numpy(log2_cp10k(dense(model.adata.X).astype(np.float64))).float()
@@ -158,7 +159,7 @@ def test_temperature_comes_from_networks_that_did_not_see_the_cell(tmp_path: Pat
     assert model.calibration.temperature == pytest.approx(expected, rel=1e-3)
     model.save(tmp_path / "model")
     again = ACTINN.load(tmp_path / "model", wide())
-    np.testing.assert_array_equal(again._folds(), folds)
+    np.testing.assert_array_equal(folds_of(again), folds)
     again.calibrate()
     assert again.calibration.temperature == pytest.approx(expected, rel=1e-3)
 
@@ -171,7 +172,7 @@ def test_folds_go_with_the_names_of_cells(tmp_path: Path) -> None:
     model.save(tmp_path / "model")
     order = np.random.default_rng(1).permutation(adata.n_obs)
     moved = ACTINN.load(tmp_path / "model", adata[order].copy())
-    np.testing.assert_array_equal(moved._folds(), model.folds_.to_numpy()[order])
+    np.testing.assert_array_equal(folds_of(moved), model.folds_.to_numpy()[order])
     with pytest.raises(DeltaviError, match="another order"):
         moved.calibrate()
     gentle = {"max_epochs": 1, "batch_size": 32, "plan_kwargs": {"lr": 1e-9}, **QUIET}
@@ -182,7 +183,7 @@ def test_folds_go_with_the_names_of_cells(tmp_path: Path) -> None:
     assert part.calibration.temperature > 2
     strangers = wide(seed=1)
     strangers.obs_names = [f"new {k}" for k in range(strangers.n_obs)]
-    assert (ACTINN.load(tmp_path / "model", strangers)._folds() == -1).all()
+    assert (folds_of(ACTINN.load(tmp_path / "model", strangers)) == -1).all()
 
 
 @pytest.mark.parametrize("train_size", [0.25, 0.5, 0.9])
@@ -209,14 +210,15 @@ def with_labels(adata: AnnData, types: np.ndarray) -> ACTINN:
     ACTINN.setup_anndata(adata, labels_key="cell_type")
     model = ACTINN(adata, n_hidden=(16,), n_networks=2, weight_l2=0.01)
     split = CellSplit(np.arange(60), np.arange(60, 75), np.arange(75, adata.n_obs))
-    model._split_cells = lambda **_: split
-    model.train(max_epochs=2, batch_size=32, **QUIET)
+    model.train(max_epochs=2, batch_size=32, train_indices=split.train, validation_indices=split.validation, **QUIET)
     return model
 
 
 def test_a_network_learns_nothing_of_its_fold(monkeypatch: pytest.MonkeyPatch) -> None:
     # number 0 leaves out every other cell, whatever the labels
-    monkeypatch.setattr("deltavi.model._actinn.assign_folds", lambda codes, *_, **__: np.arange(len(codes)) % 2)
+    monkeypatch.setattr(
+        "deltavi.model._actinn_training.assign_folds", lambda codes, *_, **__: np.arange(len(codes)) % 2
+    )
     types = wide().obs["cell_type"].astype(str).to_numpy(dtype=object)
     left_out = np.arange(0, 60, 2)
     first = left_out[0]
@@ -249,11 +251,12 @@ def test_relative_size_factors_are_read_in_units_of_the_training_cells() -> None
 # -- training ------------------------------------------------------------------------------------------------
 
 
-def test_epochs_are_those_of_the_program_unless_cells_are_few() -> None:
+def test_epochs_are_those_of_the_program_unless_cells_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     model = ACTINN.__new__(ACTINN)
     for n_labelled, expected in ((100_000, 50), (2560, 50), (1280, 100), (60, 400)):
-        model._label_codes = lambda n=n_labelled: np.r_[np.zeros(n, dtype=int), -np.ones(500, dtype=int)]
-        assert model._default_epochs(128) == expected
+        codes = np.r_[np.zeros(n_labelled, dtype=int), -np.ones(500, dtype=int)]
+        monkeypatch.setattr("deltavi.model._actinn_training.label_codes", lambda _, codes=codes: codes)
+        assert model.recipe.epochs(model, 128) == expected
 
 
 def test_the_published_network_and_optimiser() -> None:

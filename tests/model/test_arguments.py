@@ -15,7 +15,9 @@ from scipy import sparse
 from deltavi.errors import DeltaviError, DeltaviWarning, InputDataError, ModelFileError, UnknownArgumentError
 from deltavi.likelihood import Dispersion, NegativeBinomial
 from deltavi.model import SCGEN, VAE
+from deltavi.model._asked import positions_of, request_of
 from deltavi.model._decoding import CellDecoder, predict_cells
+from deltavi.model._shifts import coordinates_of, decoded_change
 from deltavi.model._training_means import stretched
 from deltavi.perturbation import Shift
 from deltavi.perturbation.noise import cell_generators
@@ -36,15 +38,15 @@ def test_a_prediction_switches_the_condition_of_the_decoder(adata: AnnData) -> N
     control = np.asarray(model.adata.obs["condition"] == "control")
     np.testing.assert_allclose(predicted.layers["rate"], rates[1][control], rtol=1e-3)
     assert not np.allclose(rates[0], rates[1], rtol=1e-3)
-    profiles = [model._coordinates(name)(latent[:3]) for name in ("control", "stimulated")]
+    profiles = [coordinates_of(model, code)(latent[:3]) for code in (0, 1)]
     assert not np.allclose(*profiles)
 
 
 def test_a_decoded_change_is_that_of_mean_cp10k(trained: SCGEN) -> None:
-    request = trained._request(small_adata(), control="control", labels=None, drop=False)
-    positions, move = trained._positions(request.adata, request.cells), np.full(4, 0.3)
+    request = request_of(trained, small_adata(), control="control", labels=None, drop=False)
+    positions, move = positions_of(trained, request.adata, request.cells), np.full(4, 0.3)
     everyone = np.arange(len(positions))
-    change = trained._decoded_change(request, everyone, positions, ("control", "stimulated"))(move)
+    change = decoded_change(trained, request, everyone, positions, (0, 1))(move)
 
     def log_mean(shift: np.ndarray) -> np.ndarray:
         rate = trained.predict_perturbation(small_adata(), shift=shift, **ASK).layers["rate"]

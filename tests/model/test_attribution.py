@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import deltavi
 from deltavi.errors import DeltaviError, NotTrainedError, UnknownCategoryError
-from deltavi.model._attribution import AttributionMixin
+from deltavi.model._annotates import Annotates
 
 N_CELLS, N_GENES = 23, 12
 LABELS = ["B", "NK", "T"]
@@ -52,7 +52,7 @@ class Module(nn.Module):
         return self.layers[1].weight.detach().numpy()
 
 
-class Model(AttributionMixin):
+class Model(Annotates):
     """As much of a model as attributions need."""
 
     labels: Sequence[str] = LABELS

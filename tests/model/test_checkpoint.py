@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lightning.pytorch.callbacks import Callback
 from deltavi.errors import CheckpointWarning, DeltaviError, ModelFileError, ModelWriteError, TrainingDivergedError
 from deltavi.io import _folder
 from deltavi.model import MIXVI, PPCA, VAE, _saving
+from deltavi.model._faults import finish
 from tests.model.conftest import log_normalised, small_adata
 from tests.model.faults import CASES, At, raises, same, spoils, train, weights_of
 
@@ -68,7 +70,7 @@ def test_a_checkpoint_is_the_model_of_its_epoch_and_training_takes_no_notice(nam
         answers = case.answers(loaded)
         assert all(np.isfinite(values).all() for values in answers.values())
         # what is kept of the training cells is of these weights
-        loaded._after_training()
+        finish(loaded)
         assert same(case.answers(loaded), answers, atol=1e-4)
     last = case.model_class.load(tmp_path / "kept", small_adata())
     assert same(case.answers(last), case.answers(model), atol=1e-5)
@@ -77,13 +79,13 @@ def test_a_checkpoint_is_the_model_of_its_epoch_and_training_takes_no_notice(nam
 
 
 def test_what_a_checkpoint_draws_and_places_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    finish = MIXVI._after_training
+    settled, *others = MIXVI.keeps
 
-    def drawing(model: Any) -> None:
+    def drawing(model: MIXVI) -> None:
         torch.rand(3)
-        finish(model)
+        settled.fit(model)
 
-    monkeypatch.setattr(MIXVI, "_after_training", drawing)
+    monkeypatch.setattr(MIXVI, "keeps", (replace(settled, fit=drawing), *others))
     # placed in the fourth epoch, and for the three checkpoints before
     model, undisturbed = (CASES["MIXVI"].untrained(prior_warmup=0.6) for _ in range(2))
     train(model, checkpoint=tmp_path / "kept")

@@ -18,7 +18,6 @@ from deltavi._cp10k import log1p_cp10k
 from deltavi.datasets import simulate_perturbation
 from deltavi.errors import DeltaviError
 from deltavi.model import LABELVI, MIXVI, PPCA, SCGEN, VAE
-from deltavi.model._empirical_response import EmpiricalResponseMixin
 from deltavi.perturbation import Shift, estimate_shift
 from deltavi.perturbation.estimators import responses_of
 from deltavi.perturbation.intervals import estimate_response
@@ -104,7 +103,7 @@ def assert_same(found: AnnData, expected: AnnData, atol: float = 0.0) -> None:
 def test_without_a_share_the_model_alone_predicts(model: SCGEN, output: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ask = {**ASK, "output": output, "n_samples": 3}
     found, half = (model.predict_perturbation(empirical_weight=share, **ask) for share in (0, 0.5))
-    monkeypatch.setattr(EmpiricalResponseMixin, "_response_evidence", lambda self, *args, **kwargs: None)
+    monkeypatch.setattr("deltavi.model._prediction.evidence_of", lambda *args, **kwargs: None)
     expected = model.predict_perturbation(**ask)
     assert not expected.varm
     for name in (None, *expected.layers):

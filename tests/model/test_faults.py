@@ -20,8 +20,7 @@ from deltavi.errors import (
     OutOfMemoryError,
     TrainingDivergedError,
 )
-from deltavi.model import MIXVI
-from deltavi.model._faults import is_memory
+from deltavi.model._faults import finish, is_memory
 from tests.model.faults import CASES, PERTURBATION, At, interrupts, raises, same, spoils, train, weights_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::deltavi.errors.MixtureWarning")
@@ -75,7 +74,7 @@ def assert_good(name: str, model: Any, n_epochs: int) -> None:
     answers = case.answers(model)
     assert all(np.isfinite(values).all() for values in answers.values())
     # what is kept of the training cells is of these weights
-    model._after_training()
+    finish(model)
     assert same(case.answers(model), answers, atol=1e-6)
 
 
@@ -279,7 +278,7 @@ def test_components_that_were_not_placed_are_placed_with_a_warning() -> None:
 
 @pytest.mark.parametrize("fault", [KeyboardInterrupt, RuntimeError])
 def test_the_run_after_a_collapse_may_fail_too(fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MIXVI, "_has_collapsed", lambda self: self.usage_ is not None)
+    monkeypatch.setattr("deltavi.model._mixture_training.has_collapsed", lambda self: self.usage_ is not None)
 
     class SecondRun(Callback):
         n_starts = 0
@@ -307,7 +306,7 @@ def test_verbs_say_what_is_missing_where_the_end_of_training_fails(
     model = CASES["LABELVI"].untrained()
     train(model)
     monkeypatch.setattr(model, "calibrate", lambda: raises(stop("no more"))(None))
-    monkeypatch.setattr(model, "_positions", lambda *_: raises(stop("no more"))(None))
+    monkeypatch.setattr("deltavi.model._mean_responses.positions_of", lambda *_: raises(stop("no more"))(None))
     expected = ZeroDivisionError if in_training and stop is MemoryError else stop
     callbacks = [At(2, 1, raises(ZeroDivisionError()))] if in_training else []
     with pytest.raises(expected) as caught:

@@ -16,6 +16,7 @@ from sklearn.metrics import f1_score
 from deltavi.datasets import simulate_perturbation
 from deltavi.errors import DeltaviError, LabelWarning, NotTrainedError, UnseenCategoryWarning
 from deltavi.model import LABELVI, SCGEN, VAE
+from deltavi.model._label_column import label_codes
 from tests.model.conftest import QUIET, SETUP, dense, log_normalised, small_adata, train
 
 LABELS = {**SETUP, "unlabeled_category": "unknown"}
@@ -64,7 +65,7 @@ def test_a_users_callback_sees_mixed_batches_and_changes_nothing() -> None:
 
 def test_every_label_is_in_training_and_in_validation() -> None:
     model = fitted(partly_labelled())
-    codes = model._label_codes()
+    codes = label_codes(model)
     for part in (model.train_indices, model.validation_indices):
         assert set(codes[part]) == {-1, 0, 1, 2}
 
@@ -75,7 +76,7 @@ def test_frequencies_of_training_labels_reach_the_module() -> None:
     LABELVI.setup_anndata(adata := _add_rare(adata), **LABELS)
     model = LABELVI(adata, y_prior="empirical", **SMALL)
     model.train(max_epochs=1, batch_size=32, train_size=0.7, **QUIET)
-    codes = model._label_codes()[model.train_indices]
+    codes = label_codes(model)[model.train_indices]
     counts = np.bincount(codes[codes >= 0], minlength=len(model.label_names)) + 1
     np.testing.assert_allclose(model.module.labels.log_prior.exp().numpy(), counts / counts.sum(), rtol=1e-5)
 

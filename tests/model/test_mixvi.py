@@ -16,7 +16,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from deltavi.errors import DeltaviError, InputDataError, InputDataWarning, KeyClashError, MixtureWarning
 from deltavi.latent import Usage
-from deltavi.model import MIXVI
+from deltavi.model import MIXVI, _mixture_training
 from tests.model.conftest import QUIET, dense, log_normalised, small_adata
 
 SMALL: dict[str, Any] = {"n_hidden": 16, "n_latent": 4}
@@ -34,14 +34,14 @@ def fitted(adata: AnnData, *, setup: dict[str, Any] | None = None, epochs: int =
 
 def test_components_are_placed_once_and_training_goes_on_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[np.ndarray] = []
-    original = MIXVI._place_components
+    original = _mixture_training._place_components
 
     def watched(self: MIXVI, cells: np.ndarray) -> None:
         original(self, cells)
         calls.append(self.module.mixture.loc.detach().numpy().copy())
         assert self.module.training
 
-    monkeypatch.setattr(MIXVI, "_place_components", watched)
+    monkeypatch.setattr(_mixture_training, "_place_components", watched)
     model = fitted(small_adata(), epochs=4)
     assert len(calls) == 1
     after = model.module.mixture.loc.detach().numpy()
@@ -85,7 +85,7 @@ def test_clusters_have_names_shares_and_no_calibration() -> None:
 
 
 def test_labels_name_the_first_components(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MIXVI, "_prune_empty", lambda self: None)
+    monkeypatch.setattr(_mixture_training, "_prune_empty", lambda self: None)
     model = fitted(partly_labelled(), setup=PARTLY, n_components=5)
     labels = list(model.label_names)
     assert model.component_names.tolist() == [*labels, "component 3", "component 4"]
@@ -99,7 +99,7 @@ def test_labels_name_the_first_components(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_components_are_merged_under_the_name_of_their_label(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MIXVI, "_prune_empty", lambda self: None)
+    monkeypatch.setattr(_mixture_training, "_prune_empty", lambda self: None)
     model = fitted(partly_labelled(), setup=PARTLY, n_components=6)
     labels = list(model.label_names)
     merged = model.merge_components(3)

@@ -26,8 +26,9 @@ from deltavi.errors import (
     UnseenCategoryWarning,
 )
 from deltavi.latent import Usage
+from deltavi.model._base import CountModel
+from deltavi.model._label_column import label_codes
 from deltavi.model._mixvi import MIXVI
-from deltavi.model._training import TrainingMixin
 from tests.model.conftest import QUIET, SETUP, dense, small_adata
 
 SMALL: dict[str, Any] = {"n_hidden": 16, "n_latent": 4}
@@ -176,7 +177,7 @@ def test_labels_that_are_read_with_care(
     probabilities = model.predict(soft=True)
     assert list(probabilities) == names
     assert np.isfinite(probabilities).all().all()
-    codes = model._label_codes()
+    codes = label_codes(model)
     # no label is left to validation alone
     assert set(codes[model.train_indices]) >= set(range(len(names)))
 
@@ -342,7 +343,7 @@ def test_three_cells_are_enough_for_one_component() -> None:
 def watched_collapse(monkeypatch: pytest.MonkeyPatch, n_collapses: int) -> list[tuple[Any, dict[str, Any]]]:
     """The first runs end with one component; seed and initial weights of every run."""
     runs: list[tuple[Any, dict[str, Any]]] = []
-    train, usage = TrainingMixin.train, Usage.of
+    train, usage = CountModel.train, Usage.of
 
     def watched(self: Any, max_epochs: int | None = None, **kwargs: Any) -> None:
         runs.append((kwargs.get("seed"), copy.deepcopy(self.module.state_dict())))
@@ -351,7 +352,7 @@ def watched_collapse(monkeypatch: pytest.MonkeyPatch, n_collapses: int) -> list[
     def collapsed(cls: type[Usage], shares: torch.Tensor) -> Usage:
         return Usage((1.0,) + (0.0,) * (shares.shape[1] - 1)) if len(runs) <= n_collapses else usage(shares)
 
-    monkeypatch.setattr(TrainingMixin, "train", watched)
+    monkeypatch.setattr(CountModel, "train", watched)
     monkeypatch.setattr(Usage, "of", classmethod(collapsed))
     return runs
 

@@ -15,6 +15,7 @@ from scipy import sparse
 
 from deltavi.errors import DeltaviError, MixtureWarning, NotTrainedError, UnknownCategoryError
 from deltavi.latent import Usage
+from deltavi.model import _mixture_training
 from deltavi.model._decoding import CellDecoder
 from deltavi.model._mixvi import MIXVI
 from tests.model.conftest import QUIET, SETUP, dense, log_normalised, small_adata
@@ -372,14 +373,14 @@ def test_components_that_overlap_are_merged(clusters: MIXVI, monkeypatch: pytest
 
 
 def test_a_component_without_cells_goes_out_of_use_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = MIXVI._place_components
+    place = _mixture_training._place_components
 
     def far_away(self: MIXVI, cells: np.ndarray) -> None:
         place(self, cells)
         with torch.no_grad():
             self.module.mixture.loc[1] = 1e3
 
-    monkeypatch.setattr(MIXVI, "_place_components", far_away)
+    monkeypatch.setattr(_mixture_training, "_place_components", far_away)
     model = fitted(small_adata(), UNLABELLED)
     left = ["component 0", "component 2", "component 3"]
     assert model.component_names.tolist() == left

@@ -60,7 +60,9 @@ def test_the_cells_of_every_seed_have_the_agreed_mean(
     drawn = spread()
     expected = ResponseEvidence.shifted
     monkeypatch.setattr(
-        ResponseEvidence, "moved", lambda self, perturbation, groups, drawn=False: expected(self, perturbation, groups)
+        ResponseEvidence,
+        "shifted",
+        lambda self, target, groups, drawn=False: expected(self, target, groups),
     )
     assert drawn < 0.5 * spread()
 

@@ -15,7 +15,9 @@ from deltavi.datasets import simulate_perturbation
 from deltavi.errors import DeltaviError
 from deltavi.metrics import pearson_delta, variance_ratio, zero_fraction
 from deltavi.model import SCGEN, VAE
+from deltavi.model._asked import positions_of, request_of, totals_of
 from deltavi.model._group_sums import group_means
+from deltavi.model._shifts import coordinates_of, decoded_change
 from deltavi.model._training_means import TrainingMeans, stretched
 from deltavi.perturbation import Shift, estimate_shift
 from tests.model.conftest import QUIET, SETUP, dense, log_normalised, small_adata, train
@@ -144,7 +146,7 @@ def test_labels_are_compared_by_what_they_decode_to_or_by_position(trained: SCGE
     }
     assert not np.allclose(weights["expression"], weights["latent"])
     control = trained.training_means.positions["control"]
-    profiles = trained._coordinates("control")(control.means)
+    profiles = coordinates_of(trained, 0)(control.means)
     rates = [
         trained.predict_perturbation(small_adata(), shift="none", labels=label, **ASK).layers["rate"].mean(0)
         for label in control.labels
@@ -168,7 +170,7 @@ def test_cp10k_uses_the_registered_totals_and_rescales_relative_size_factors(ada
     adata.obs["double"], adata.obs["relative"] = 2.0 * totals, totals / totals.mean()
     for key, expected in (("double", 2.0 * totals), ("relative", totals)):
         model = train(SCGEN, adata.copy(), setup={**SETUP, "size_factor_key": key}, n_hidden=8, n_latent=2)
-        np.testing.assert_allclose(model._totals(model.adata), expected, rtol=1e-5)
+        np.testing.assert_allclose(totals_of(model, model.adata), expected, rtol=1e-5)
         # shares of a factor around one could never reach the counts
         assert model.module.scale_activation == ("softmax_rest" if key == "double" else "exp")
         expected_counts = model.predict_perturbation(shift="none", **ASK).layers["rate"].sum()
@@ -243,7 +245,7 @@ def test_the_interval_covers_what_the_model_says(held_out: Any) -> None:
     model, adata, _ = held_out
     start = adata[(adata.obs["cell_type"] == "type_2") & (adata.obs["condition"] == "control")][:40].copy()
     predicted = model.predict_perturbation(start, n_samples=60, **ASK)
-    drawn = log1p_cp10k(dense(predicted.layers["counts"]), model._totals(start))
+    drawn = log1p_cp10k(dense(predicted.layers["counts"]), totals_of(model, start))
     inside = (drawn >= predicted.layers["lower"] - 1e-6) & (drawn <= predicted.layers["upper"] + 1e-6)
     assert inside.mean() > 0.85
 
@@ -271,7 +273,7 @@ def test_the_papers_model_has_the_papers_shape_and_loss() -> None:
         "labels": torch.zeros(8, 1),
     }
     model.module.eval()
-    weight = model._plan_defaults()["max_kl_weight"]
+    weight = model.recipe.plan(model)["max_kl_weight"]
     torch.manual_seed(0)
     _, generative, loss = model.module(tensors, loss_kwargs={"kl_weight": weight})
     squares = ((generative["px"].mean - tensors["X"]) ** 2).sum(1)
@@ -424,11 +426,11 @@ def test_temperature_reaches_the_weights(trained: SCGEN) -> None:
 def test_a_decoded_change_starts_from_the_control_condition() -> None:
     adata = small_adata()
     model = train(SCGEN, adata, n_hidden=16, n_latent=4, condition_in_decoder=True)
-    request = model._request(None, control="control", labels=None, drop=False)
-    positions = model._positions(request.adata, request.cells)
+    request = request_of(model, None, control="control", labels=None, drop=False)
+    positions = positions_of(model, request.adata, request.cells)
     chosen = np.arange(10)
-    change = model._decoded_change(request, chosen, positions[chosen], ("control", "stimulated"))
-    none = model._decoded_change(request, chosen, positions[chosen], ("control", "control"))
+    change = decoded_change(model, request, chosen, positions[chosen], (0, 1))
+    none = decoded_change(model, request, chosen, positions[chosen], (0, 0))
     np.testing.assert_allclose(none(np.zeros(4)), 0.0, atol=1e-6)
     assert np.abs(change(np.zeros(4))).max() > 1e-4
 

@@ -12,7 +12,8 @@ from anndata import AnnData
 from deltavi import _keys
 from deltavi.errors import UnknownCategoryError
 from deltavi.model import ACTINN, LABELVI, SCGEN, VAE
-from deltavi.model._base import CountModel
+from deltavi.model._asked import totals_of
+from deltavi.model._recipe import Part
 from tests.model.conftest import QUIET, SETUP, dense, small_adata
 
 INIT = {"n_hidden": 16, "n_latent": 3}
@@ -52,21 +53,21 @@ def test_the_unit_is_that_of_the_training_cells_and_a_file_keeps_it(tmp_path: Pa
     adata = relative()
     model = fitted(SCGEN, adata)
     mean_total = dense(adata.X).sum(1).mean()
-    np.testing.assert_allclose(model._totals(adata), adata.obs["pooled"] * mean_total, rtol=1e-6)
+    np.testing.assert_allclose(totals_of(model, adata), adata.obs["pooled"] * mean_total, rtol=1e-6)
     query = relative(seed=2)
     query.X = query.X * 5
     aligned = model._validate_anndata(query)
-    np.testing.assert_allclose(model._totals(aligned), query.obs["pooled"] * mean_total, rtol=1e-6)
+    np.testing.assert_allclose(totals_of(model, aligned), query.obs["pooled"] * mean_total, rtol=1e-6)
     model.save(tmp_path / "model")
     again = SCGEN.load(tmp_path / "model", adata)
-    np.testing.assert_array_equal(again._totals(again._validate_anndata(query)), model._totals(aligned))
+    np.testing.assert_array_equal(totals_of(again, again._validate_anndata(query)), totals_of(model, aligned))
 
 
 def test_totals_of_all_genes_stay_as_they_are() -> None:
     adata = small_adata()
     adata.obs["pooled"] = 3.0 * dense(adata.X).sum(1)
     model = fitted(SCGEN, adata)
-    np.testing.assert_array_equal(model._totals(adata), adata.obs["pooled"])
+    np.testing.assert_array_equal(totals_of(model, adata), adata.obs["pooled"])
     assert model.module.scale_activation == "softmax_rest"
 
 
@@ -89,32 +90,27 @@ def test_a_condition_that_the_networks_do_not_know_is_an_error() -> None:
     adata = small_adata()
     VAE.setup_anndata(adata, **SETUP)
     told = VAE(adata, condition_in_decoder=True, **INIT)
-    assert told._condition_code("stimulated") == 1
+    assert told.condition("stimulated").code == 1
     with pytest.raises(UnknownCategoryError, match=r"'stimulatde'.*'stimulated'"):
-        told._condition_code("stimulatde")
-    # joined conditions of a model that is told none
-    assert VAE(adata, **INIT)._condition_code("control+stimulated") == 0
+        told.condition("stimulatde")
 
 
-class Counted(CountModel):
-    """Keeps how many cells there were; a part that comes after every other in the order of classes."""
+class CountedVAE(VAE):
+    """A model that also keeps how many cells there were."""
 
-    n_kept: int = 0
-
-    def _after_training(self) -> None:
-        super()._after_training()
-        self.n_kept = self.adata.n_obs
-
-    def _extra_state(self) -> dict[str, Any]:
-        return {**super()._extra_state(), "n_kept": self.n_kept}
-
-    def _restore_extra_state(self, extra: dict[str, Any]) -> None:
-        super()._restore_extra_state(extra)
-        self.n_kept = extra["n_kept"]
+    n_kept: int | None = None
 
 
-class CountedVAE(VAE, Counted):
-    """A model with a part of its own."""
+def count(model: CountedVAE) -> None:
+    model.n_kept = model.adata.n_obs
+
+
+def restore(model: CountedVAE, extra: dict[str, Any]) -> None:
+    model.n_kept = extra["n_kept"]
+
+
+N_KEPT = Part("n_kept", fit=count, saved=lambda model: {"n_kept": model.n_kept}, restore=restore)
+CountedVAE.keeps = (*VAE.keeps, N_KEPT)
 
 
 def test_what_a_part_keeps_goes_with_the_model(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,25 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from scvi import settings
+from scvi import REGISTRY_KEYS, settings
 from scvi.dataloaders import DataSplitter
 
-from deltavi.model import LABELVI, SCGEN, VAE
+from deltavi import _keys
+from deltavi.errors import UnknownArgumentError
+from deltavi.model import LABELVI, VAE
 from deltavi.registry import _device_rows
 from deltavi.registry._batches import OrderedDataset
 from deltavi.registry._device_rows import KeptRows, SentRows
-from deltavi.train import on_device
+from deltavi.train import FoldSplitter, MixedSplitter, on_device
 from tests.model.conftest import QUIET, SETUP, dense, small_adata
+from tests.models import EVERY
 
 ROOM = {KeptRows: 10**9, SentRows: 0}
+# repeated draws of LABELVI are thinned, and with them totals where there are any
+WITH_TOTALS = {"LABELVIWithTotals": EVERY["LABELVI"].but(setup={"size_factor_key": "total_counts"})}
+OF_COUNTS = {
+    name: entry for name, entry in {**EVERY, **WITH_TOTALS}.items() if entry.reads == "counts" and entry.by_epochs
+}
 
 
 @pytest.fixture
@@ -44,15 +53,41 @@ def moved(made: list[Any], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return made
 
 
-def trained(model: Any = VAE, x: Any = None, **kwargs: Any) -> Any:
+@pytest.fixture
+def cells_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Cells of every mini-batch that was made on a device."""
+    found: list[int] = []
+    with_counts = SentRows.with_counts
+
+    def noted(rows: SentRows, chosen: np.ndarray) -> Any:
+        found.append(len(chosen))
+        return with_counts(rows, chosen)
+
+    monkeypatch.setattr(SentRows, "with_counts", noted)
+    return found
+
+
+def trained(x: Any = None, **kwargs: Any) -> Any:
     adata = small_adata()
     adata.X = adata.X if x is None else x
-    model.setup_anndata(adata, **SETUP)
-    fitted = model(adata, n_hidden=8, n_latent=2)
+    VAE.setup_anndata(adata, **SETUP)
+    fitted = VAE(adata, n_hidden=8, n_latent=2)
     fitted.train(
         **{"max_epochs": 3, "batch_size": 32, "train_size": 0.8, "check_val_every_n_epoch": 1, **QUIET, **kwargs}
     )
     return fitted
+
+
+def trained_entry(name: str) -> Any:
+    model = OF_COUNTS[name].untrained()
+    OF_COUNTS[name].train(model, max_epochs=3, check_val_every_n_epoch=1)
+    return model
+
+
+@functools.cache
+def trained_beside_the_device(name: str) -> Any:
+    """A model that tests must not change."""
+    return trained_entry(name)
 
 
 def assert_same_training(found: Any, expected: Any) -> None:
@@ -64,28 +99,32 @@ def assert_same_training(found: Any, expected: Any) -> None:
         assert torch.equal(values, weights[name]), name
 
 
+# -- every model ---------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("kind", list(ROOM))
-@pytest.mark.parametrize("model", [VAE, SCGEN])
+@pytest.mark.parametrize("name", list(OF_COUNTS))
 def test_training_is_the_same(
-    model: Any, kind: type[SentRows], made: list[Any], monkeypatch: pytest.MonkeyPatch
+    name: str, kind: type[SentRows], made: list[Any], cells_made: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = trained(model)
+    expected = trained_beside_the_device(name)
     assert not made
+    assert not cells_made
     monkeypatch.setattr(on_device, "KINDS", ("cpu",))
     monkeypatch.setattr(_device_rows, "free_bytes", lambda _: ROOM[kind])
-    found = trained(model)
+    found = trained_entry(name)
     # once for training and validation together
     assert [type(rows) for rows in made] == [kind]
+    splitter = found.trainer.datamodule
+    # each epoch makes every cell there, and lightning looks at the first of validation before them
+    assert sum(cells_made) >= 3 * (len(splitter.train_idx) + len(splitter.val_idx))
+    assert len(splitter.val_idx)
     assert_same_training(found, expected)
 
 
-def test_without_validation(moved: list[Any]) -> None:
-    trained(train_size=1.0, check_val_every_n_epoch=None)
-    assert len(moved) == 1
-
-
-def test_the_device_is_free_again_afterwards(moved: list[Any]) -> None:
-    model = trained()
+@pytest.mark.parametrize("name", ["VAE", "LABELVI", "ACTINN"])
+def test_the_device_is_free_again_afterwards(name: str, moved: list[Any]) -> None:
+    model = trained_entry(name)
     loader = model.trainer.train_dataloader
     assert len(moved) == 1
     assert loader.dataset.dataset.device_rows is None
@@ -94,18 +133,128 @@ def test_the_device_is_free_again_afterwards(moved: list[Any]) -> None:
     assert len(moved) == 2
 
 
-def test_the_device_is_free_again_where_training_breaks(moved: list[Any]) -> None:
+@pytest.mark.parametrize("name", ["VAE", "LABELVI", "ACTINN"])
+def test_the_device_is_free_again_where_training_breaks(name: str, moved: list[Any]) -> None:
     class Stop(Callback):
         def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-            seen.append(trainer.datamodule)
-            assert trainer.train_dataloader.dataset.dataset.device_rows is moved[0]
+            seen.append((trainer.datamodule, trainer.train_dataloader.dataset.dataset))
+            assert seen[0][1].device_rows is moved[0]
             raise ArithmeticError
 
     seen: list[Any] = []
+    model = OF_COUNTS[name].untrained()
     with pytest.raises(ArithmeticError):
-        trained(callbacks=[Stop()])
-    assert len(seen) == 1
-    assert not seen[0]._cells
+        OF_COUNTS[name].train(model, callbacks=[Stop()])
+    [(splitter, cells)] = seen
+    assert not splitter._cells
+    assert cells.device_rows is None
+
+
+@pytest.mark.parametrize("name", ["LABELVI", "MIXVI", "ACTINN"])
+def test_an_order_of_its_own_takes_no_options_of_loaders(name: str, moved: list[Any]) -> None:
+    model = OF_COUNTS[name].untrained()
+    with pytest.raises(UnknownArgumentError, match=f"'drop_last'.*{name} makes mini-batches of its own"):
+        OF_COUNTS[name].train(model, datasplitter_kwargs={"drop_last": True})
+    assert not moved
+
+
+# -- every order of mini-batches -----------------------------------------------------------------------------
+
+ORDERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "shuffled": (on_device.DeviceSplitter, {}),
+    "mixed": (MixedSplitter, {"sampling_seed": 3}),
+    "thinned": (MixedSplitter, {"sampling_seed": 3, "thinning": 0.2}),
+    "without repeated draws": (MixedSplitter, {"sampling_seed": 3, "repeated_share": 0.0}),
+    "with folds": (FoldSplitter, {"sampling_seed": 3, "folds": np.arange(144) % 4 - 1}),
+}
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+    ),
+]
+
+
+def splitter_of(order: str, trainer: Any = None) -> Any:
+    kind, options = ORDERS[order]
+    # the same cells each time
+    splitter = kind(registered_manager(), train_size=0.8, batch_size=32, shuffle_set_split=False, **options)
+    splitter.setup()
+    splitter.trainer = trainer
+    return splitter
+
+
+def two_epochs(splitter: Any) -> list[dict[str, torch.Tensor]]:
+    """Mini-batches of training, twice, and of validation."""
+    torch.manual_seed(0)
+    loader = splitter.train_dataloader()
+    return [*loader, *loader, *splitter.val_dataloader()]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kind", list(ROOM))
+@pytest.mark.parametrize("order", list(ORDERS))
+def test_mini_batches_are_the_same(
+    order: str, kind: type[SentRows], device: str, made: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = two_epochs(splitter_of(order))
+    assert not made
+    monkeypatch.setattr(on_device, "KINDS", (device,))
+    monkeypatch.setattr(_device_rows, "free_bytes", lambda _: ROOM[kind])
+    found = two_epochs(splitter_of(order, FakeTrainer(kind=device)))
+    assert [type(rows) for rows in made] == [kind]
+    assert len(found) == len(expected)
+    for mine, wanted in zip(found, expected, strict=True):
+        assert set(mine) == set(wanted)
+        for key, values in wanted.items():
+            assert (mine[key].device.type, mine[key].dtype) == (device, values.dtype), key
+            assert torch.equal(mine[key].cpu(), values), key
+
+
+@pytest.mark.parametrize("kind", list(ROOM))
+@pytest.mark.parametrize("order", list(ORDERS))
+def test_all_of_a_mini_batch_is_made_without_looking_at_the_device(
+    order: str, kind: type[SentRows], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tensors on "meta" have no values: what came back from there would raise, what stayed here shows."""
+    expected = two_epochs(splitter_of(order))
+    monkeypatch.setattr(on_device, "KINDS", ("meta",))
+    monkeypatch.setattr(_device_rows, "free_bytes", lambda _: ROOM[kind])
+    for mine, wanted in zip(two_epochs(splitter_of(order, FakeTrainer(kind="meta"))), expected, strict=True):
+        found = {key: (values.device.type, values.dtype, values.shape) for key, values in mine.items()}
+        assert found == {key: ("meta", values.dtype, values.shape) for key, values in wanted.items()}
+
+
+@pytest.mark.parametrize("kind", list(ROOM))
+def test_thinning_changes_expression_and_totals_of_repeated_draws_alone(
+    kind: type[SentRows], moved: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Places of counts, counts and factorials stay those that were measured, which the likelihood wants."""
+    monkeypatch.setattr(_device_rows, "free_bytes", lambda _: ROOM[kind])
+    thinned, whole = (
+        next(iter(splitter_of(order, FakeTrainer()).train_dataloader())) for order in ("thinned", "mixed")
+    )
+    assert [type(rows) for rows in moved] == [kind, kind]
+    again = whole[_keys.DRAWN_AGAIN].squeeze(-1) == 1
+    assert again.sum() == 8
+    changed = {key for key, values in whole.items() if not torch.equal(thinned[key], values)}
+    assert changed == {REGISTRY_KEYS.X_KEY, REGISTRY_KEYS.SIZE_FACTOR_KEY}
+    for key in changed:
+        assert torch.equal(thinned[key][~again], whole[key][~again])
+        assert (thinned[key][again] <= whole[key][again]).all()
+    kept = (thinned[REGISTRY_KEYS.SIZE_FACTOR_KEY] / whole[REGISTRY_KEYS.SIZE_FACTOR_KEY])[again].squeeze(-1)
+    assert ((kept >= 0.2) & (kept < 1)).all()
+    # one share of its molecules for each cell, up to five standard deviations of a binomial
+    found, measured = (batch[REGISTRY_KEYS.X_KEY][again].sum(1) for batch in (thinned, whole))
+    assert ((found - kept * measured).abs() <= 5 * (measured * kept * (1 - kept)).sqrt()).all()
+
+
+# -- what takes the usual way --------------------------------------------------------------------------------
+
+
+def test_without_validation(moved: list[Any]) -> None:
+    trained(train_size=1.0, check_val_every_n_epoch=None)
+    assert len(moved) == 1
 
 
 def test_what_is_no_count_takes_the_usual_way(moved: list[Any]) -> None:
@@ -128,14 +277,6 @@ def test_backed_counts_take_the_usual_way(moved: list[Any], tmp_path: Path) -> N
     VAE(adata, n_hidden=8, n_latent=2).train(max_epochs=1, batch_size=32, **QUIET)
     assert set(moved) == {None}
     adata.file.close()
-
-
-def test_models_with_mini_batches_of_their_own_keep_them(moved: list[Any]) -> None:
-    adata = small_adata()
-    adata.obs["cell_type"] = adata.obs["cell_type"].astype(str)
-    LABELVI.setup_anndata(adata, labels_key="cell_type", unlabeled_category="Unknown")
-    LABELVI(adata, n_hidden=8, n_latent=2).train(max_epochs=1, batch_size=32, **QUIET)
-    assert not moved
 
 
 def test_several_loading_processes_keep_their_counts(moved: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,5 +324,7 @@ class FakeTrainer:
 
 def registered_manager() -> Any:
     adata = small_adata()
-    VAE.setup_anndata(adata, **SETUP)
-    return VAE(adata, n_hidden=8, n_latent=2).adata_manager
+    # every third cell has no label
+    adata.obs["cell_type"] = np.where(np.arange(adata.n_obs) % 3 == 0, "Unknown", adata.obs["cell_type"])
+    LABELVI.setup_anndata(adata, **SETUP, unlabeled_category="Unknown", size_factor_key="total_counts")
+    return LABELVI(adata, n_hidden=8, n_latent=2).adata_manager

@@ -1,4 +1,4 @@
-"""Annotation: pure functions that turn a classifier's raw answers into probabilities and a novelty score."""
+"""Annotation: pure functions from a classifier's outputs to probabilities and to the detection of novel cell types."""
 
 from deltavi.annotation._calibration import Calibration, ClassifiedCells
 from deltavi.annotation._gene_filter import informative_genes

@@ -1,12 +1,13 @@
-"""What a classifier keeps of its labelled cells: a temperature, a scorer of novelty, held-out scores."""
+"""Calibration of a classifier on labelled cells: a temperature, a scorer of novelty, held-out scores."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
+from deltavi._types import State
 from deltavi.annotation._open_set import OpenSetScorer
 from deltavi.annotation._temperature import WEAK_PRIOR, TemperaturePrior, fit_temperature, softmax
 from deltavi.annotation.conformal import MIN_GROUP, cells_needed, conformal_p_values
@@ -14,7 +15,7 @@ from deltavi.annotation.conformal import MIN_GROUP, cells_needed, conformal_p_va
 
 @dataclass(frozen=True, eq=False)
 class ClassifiedCells:
-    """A classifier's raw answers for some cells.
+    """Outputs of a classifier for some cells.
 
     Parameters
     ----------
@@ -23,11 +24,11 @@ class ClassifiedCells:
     features
         ``(n_cells, n_features)`` position in which classes are compact.
     reconstruction_error
-        How badly each cell is reconstructed, a row per cell; ``None`` where nothing is.
+        Reconstruction error of each cell, a row per cell; ``None`` if there is no reconstruction.
     codes
-        ``(n_cells,)`` known labels, -1 where there is none.
+        ``(n_cells,)`` codes of labels, -1 for unlabelled cells.
     empty
-        ``(n_cells,)`` whether the cell has no counts at all, so that nothing can be said of it.
+        ``(n_cells,)`` mask of cells without any counts, which cannot be classified.
     """
 
     logits: np.ndarray
@@ -46,14 +47,14 @@ class ClassifiedCells:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Turns raw answers into probabilities, novelty scores and p-values.
+    """Conversion of outputs into probabilities, novelty scores and p-values.
 
     Parameters
     ----------
     temperature
-        By which logits are divided.
+        Divisor of the logits.
     scorer
-        Knows where the classes lie.
+        Scorer with the positions of the classes.
     scores
         ``(n_held_out,)`` novelty scores of held-out labelled cells.
     predicted
@@ -79,13 +80,13 @@ class Calibration:
         Parameters
         ----------
         training
-            Cells the classifier was trained on: they say where the classes lie.
+            Cells the classifier was trained on, for the positions of the classes.
         held_out
-            Cells it was not trained on: they say how strange is normal.
+            Cells it was not trained on, for the distribution of novelty score.
         judged
-            Cells with logits of what was not trained on them: they say how sure is normal. By default those held out.
+            Cells with logits of networks that were not trained on them, for the temperature. By default those held out.
         prior
-            Of the temperature.
+            Prior of the temperature.
         """
         judged = held_out if judged is None else judged
         training, held_out, judged = (cells[_usable(cells)] for cells in (training, held_out, judged))
@@ -127,21 +128,21 @@ class Calibration:
         return p_values
 
     def rejected(self, cells: ClassifiedCells, share: float) -> np.ndarray:
-        """Whether the p-value of each cell is at most `share`, ``(n_cells,)``.
+        """Mask of cells with a p-value of at most `share`, ``(n_cells,)``.
 
-        Groups that are too small to reject such a share are judged together with all cells.
+        Groups that are too small to reject such a share are tested together with all cells.
         """
         min_group = max(MIN_GROUP, cells_needed(share))
         rejected: np.ndarray = self.p_values(cells, self.novelty_score(cells), min_group=min_group) <= share
         return rejected
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> State:
         """Plain form, for files."""
         own = {"temperature": self.temperature, "scores": self.scores, "predicted": self.predicted}
         return {**own, "scorer": self.scorer.as_dict()}
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> Self:
+    def from_dict(cls, saved: State) -> Self:
         """Inverse of :meth:`as_dict`."""
         return cls(**{**saved, "scorer": OpenSetScorer.from_dict(saved["scorer"])})
 

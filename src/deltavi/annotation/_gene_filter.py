@@ -1,4 +1,4 @@
-"""Which genes a classifier reads: neither the rarest nor the most abundant, neither the steadiest nor the noisiest."""
+"""Genes that a classifier reads: without the extremes of mean expression and of its variation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def informative_genes(
     """Genes within two percentiles of mean expression and then of its coefficient of variation.
 
     The filter of ACTINN (Ma and Pellegrini 2020), both ends included, except that genes without any expression are
-    left out first: they have no coefficient of variation, and how many there are does not change the others' fate.
+    left out first: they have no coefficient of variation, and their number does not affect the choice of the others.
 
     Parameters
     ----------

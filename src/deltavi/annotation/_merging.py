@@ -1,4 +1,4 @@
-"""Fewer groups of mixture components, by how well their cells can be told apart."""
+"""Merging of mixture components whose cells cannot be separated."""
 
 from __future__ import annotations
 

@@ -1,17 +1,18 @@
-"""Novelty of cells to a classifier that knows only its own labels."""
+"""Novelty score of a cell to a classifier: its distance from all training classes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from sklearn.covariance import LedoitWolf
 from sklearn.neighbors import NearestNeighbors
 
 from deltavi._former_names import current_state
+from deltavi._types import State
 
-# Neighbour in a class whose distance says how dense the class is there; half of a small class at most.
+# Neighbour in a class whose distance estimates the local density; half of a small class at most.
 N_NEIGHBOURS = 50
 # Cells of a class that are kept: enough for its shape, and the model's file stays small.
 MOST_PER_CLASS = 2000
@@ -22,7 +23,7 @@ SMALLEST = 1e-9
 
 @dataclass(frozen=True)
 class Scale:
-    """What is ordinary: a median, and the distance from it to the ninth decile as unit."""
+    """Reference scale: a median, and the distance from it to the ninth decile as unit."""
 
     centre: float
     unit: float
@@ -45,8 +46,8 @@ class OpenSetScorer:
 
     The density of a class at a cell is that of the ball that reaches its k-th nearest cell of the class, in
     coordinates in which the covariance within classes is the identity; strange is a cell that lies in the dense part
-    of no class. A cell that its position reconstructs far worse than training cells of the same depth is strange
-    wherever it lies.
+    of no class. A cell that is reconstructed far worse than training cells of the same depth is strange at
+    any position.
 
     Parameters
     ----------
@@ -57,12 +58,12 @@ class OpenSetScorer:
     codes
         ``(n_kept,)`` their labels.
     distance
-        What is an ordinary log distance.
+        Reference scale of the log distance.
     depth_trend
         ``(3,)`` reconstruction error as a polynomial of log total counts, highest power first; ``None`` without
         reconstruction error.
     reconstruction_error
-        What is an ordinary reconstruction error, relative to that trend.
+        Reference scale of the reconstruction error relative to that trend.
     """
 
     whitening: np.ndarray
@@ -74,7 +75,7 @@ class OpenSetScorer:
 
     @classmethod
     def fit(cls, features: np.ndarray, reconstruction_error: np.ndarray | None, codes: np.ndarray) -> Self:
-        """Learn where the classes lie, and what is ordinary.
+        """Fit positions of the classes, and the reference scales.
 
         Parameters
         ----------
@@ -97,7 +98,7 @@ class OpenSetScorer:
             reconstruction_error=None,
         )
         own = scorer._log_distance(features[kept], themselves=True)
-        # the only cell of a class has no neighbour to be at a distance from
+        # the only cell of a class has no neighbour
         own = own[own > np.log(SMALLEST)] if (own > np.log(SMALLEST)).any() else np.zeros(1)
         errors = reconstruction_error
         trend = None if errors is None else np.polyfit(errors[:, 1], _relative(errors), _degree(errors))
@@ -127,7 +128,7 @@ class OpenSetScorer:
         return np.asarray(np.maximum(novelty_score, badly_explained))
 
     def _log_distance(self, features: np.ndarray, *, themselves: bool = False) -> np.ndarray:
-        """Log distance to the k-th cell of the class where that is least; `themselves` are the kept cells, left out."""
+        """Least log distance to the k-th cell of a class; the kept cells `themselves` do not count as neighbours."""
         whitened = (features @ self.whitening).astype(np.float32)
         distances = np.full(len(features), np.inf)
         for code in np.unique(self.codes):
@@ -141,7 +142,7 @@ class OpenSetScorer:
         logs: np.ndarray = np.log(np.maximum(distances, SMALLEST))
         return logs
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> State:
         """Plain form, for files."""
         error = self.reconstruction_error
         return {
@@ -154,7 +155,7 @@ class OpenSetScorer:
         }
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> Self:
+    def from_dict(cls, saved: State) -> Self:
         """Inverse of :meth:`as_dict`."""
         saved = current_state(saved)
         error = saved["reconstruction_error"]
@@ -171,7 +172,7 @@ def _whitening(features: np.ndarray, codes: np.ndarray) -> np.ndarray:
     for code in np.unique(codes):
         deviations[codes == code] -= features[codes == code].mean(0)
     covariance = LedoitWolf(assume_centered=True).fit(deviations).covariance_
-    # features that never vary must not turn into infinite distances
+    # constant features must not lead to infinite distances
     floor = max(float(np.trace(covariance)) / len(covariance), SMALLEST) * 1e-6
     factor: np.ndarray = np.linalg.cholesky(np.linalg.inv(covariance + floor * np.eye(len(covariance))))
     return factor
@@ -194,12 +195,12 @@ def _relative(errors: np.ndarray) -> np.ndarray:
 
 
 def _degree(errors: np.ndarray) -> int:
-    """Degree of the trend: a parabola where there are cells enough of different depth."""
+    """Degree of the trend: a parabola if there are enough cells of different depth."""
     return int(min(2, len(np.unique(errors[:, 1])) - 1))
 
 
 def _excess(errors: np.ndarray, trend: np.ndarray) -> np.ndarray:
-    """How much worse each cell is reconstructed than cells of its depth, relative to what they have."""
+    """Relative excess of the reconstruction error of each cell over that of cells of its depth."""
     expected = np.polyval(trend, errors[:, 1])
     excess: np.ndarray = _relative(errors) - expected
     return excess

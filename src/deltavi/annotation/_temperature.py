@@ -1,4 +1,4 @@
-"""Temperature scaling: make the probabilities of a trained classifier mean what they say."""
+"""Temperature scaling: match the probabilities of a trained classifier to observed frequencies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOG_RANGE = (-5.0, 5.0)
 
 @dataclass(frozen=True)
 class TemperaturePrior:
-    """What is known of a temperature before any cell is held out: a log-normal distribution.
+    """Log-normal prior of a temperature.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def fit_temperature(logits: np.ndarray, codes: np.ndarray, prior: TemperaturePri
     codes
         ``(n_cells,)`` their labels, 0 to ``n_labels - 1``.
     prior
-        Of the temperature; the default is weak, around 1.
+        Prior of the temperature; the default is weak, around 1.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Conformal p-values: how unusual a cell is among held-out cells of known type, with a guarantee."""
+"""Conformal p-values: rank of a cell's score among held-out cells of known type, with a guarantee."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def conformal_p_values(
     """Share of calibration cells that are at least as strange, the cell itself counted in.
 
     p = (1 + #{calibration score >= score}) / (n + 1), where scores that differ by rounding are equal. For a cell
-    exchangeable with the `n` calibration cells P(p <= a) <= a, whatever the score and the distribution (Vovk,
+    exchangeable with the `n` calibration cells P(p <= a) <= a, for any score and distribution (Vovk,
     Gammerman and Shafer 2005). With groups the same holds within each group that has enough calibration cells. The
     smaller groups together make one more group; where even that is too small, its cells are compared with all
     calibration cells, which may reject a few more of them.
@@ -39,7 +39,7 @@ def conformal_p_values(
     groups, calibration_groups
         Group of each cell, such as the predicted label; determined in the same way for both.
     min_group
-        Calibration cells a group needs to be judged by itself.
+        Calibration cells that a group needs to be tested by itself.
 
     Returns
     -------
@@ -76,7 +76,7 @@ def cells_needed(share: float) -> int:
 
 def _rank_share(scores: np.ndarray, calibration_scores: np.ndarray) -> np.ndarray:
     n = len(calibration_scores)
-    # a held-out cell that is asked about again meets its own score
+    # a held-out cell that is tested again is compared with its own score
     n_below = np.searchsorted(np.sort(calibration_scores), scores * (1 - ROUNDING * np.sign(scores)), side="left")
     share: np.ndarray = (1 + n - n_below) / (n + 1)
     return share

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from deltavi.arrays.tables import Aligned
 
 
-def chosen_genes(genes: Any, found: Aligned) -> NDArray[np.intp]:
+def chosen_genes(genes: object, found: Aligned) -> NDArray[np.intp]:
     """Positions of the genes chosen, (n_chosen,); all for None.
 
     Parameters
@@ -31,7 +31,7 @@ def chosen_genes(genes: Any, found: Aligned) -> NDArray[np.intp]:
     DeltaviError
         Nothing is chosen, or `genes` is none of these.
     GeneMatchError
-        A gene is not known, a position or the length of a mask does not fit, or positions are ambiguous.
+        A gene is unknown, a position or the length of a mask does not fit, or positions are ambiguous.
     """
     if genes is None:
         return np.arange(found.n_genes)
@@ -51,7 +51,7 @@ def chosen_genes(genes: Any, found: Aligned) -> NDArray[np.intp]:
     return chosen
 
 
-def _names(genes: Any) -> list[str]:
+def _names(genes: object) -> list[str]:
     """Names, if `genes` holds nothing else."""
     listed = [genes] if isinstance(genes, str) else genes
     if not isinstance(listed, list | tuple | np.ndarray | pd.Index | pd.Series | pd.Categorical):
@@ -59,13 +59,13 @@ def _names(genes: Any) -> list[str]:
     return [str(name) for name in listed] if all(isinstance(name, str) for name in listed) else []
 
 
-def named_positions(known: pd.Index[Any], names: list[Any], what: str) -> NDArray[np.intp]:
-    """Positions of genes among those `known`, each once, in the order of `names`.
+def named_positions(known: pd.Index, names: list[str], what: str) -> NDArray[np.intp]:
+    """Positions of genes in `known`, each once, in the order of `names`.
 
     Raises
     ------
     GeneMatchError
-        Some are not known; with the number, three of them and the nearest name of the first.
+        Some are unknown; the message has their number, three of them and the nearest name of the first.
     """
     wanted = list(dict.fromkeys(map(str, names)))
     found = known.get_indexer(pd.Index(wanted, dtype=object))

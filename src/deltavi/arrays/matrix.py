@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -15,21 +15,22 @@ from sklearn.utils.sparsefuncs import mean_variance_axis
 
 from deltavi._entries import whole_number
 from deltavi._errors import GeneMatchError, InputDataError, examples
+from deltavi._types import Rows, is_sparse
 
-Matrix: TypeAlias = NDArray[Any] | sp.spmatrix | sp.sparray | pd.DataFrame | AnnData
+Matrix: TypeAlias = np.ndarray | sp.spmatrix | sp.sparray | pd.DataFrame | AnnData
 Vector: TypeAlias = NDArray[np.float64]
 
 
-def as_matrix(x: Any, name: str) -> Any:
+def as_matrix(x: object, name: str) -> Rows:
     """Return `x` as a CSR matrix or a two-dimensional array of finite numbers.
 
     Parameters
     ----------
     x
-        Dense array, scipy-sparse matrix, DataFrame or AnnData, whose X is read, (n_cells, n_genes). Names are the
-        business of the caller.
+        Dense array, scipy-sparse matrix, DataFrame or AnnData, whose X is read, (n_cells, n_genes). Names are
+        not checked.
     name
-        What the caller calls it; appears in errors.
+        Name of `x` in errors.
 
     Raises
     ------
@@ -37,7 +38,7 @@ def as_matrix(x: Any, name: str) -> Any:
         `x` is not two-dimensional, not numeric, empty, masked, or holds NaN or infinite values.
     """
     values = without_names(x, name)
-    matrix = values if sp.issparse(values) else _as_array(values)
+    matrix: Rows | None = values if is_sparse(values) else _as_array(values)
     if matrix is None or matrix.ndim != 2:
         raise InputDataError(
             f"{name} must be an array or sparse matrix (n_cells, n_genes), got {type(x).__name__} "
@@ -47,12 +48,12 @@ def as_matrix(x: Any, name: str) -> Any:
         raise InputDataError(f"{name} must hold numbers, got dtype {matrix.dtype}. Convert it to float32 first.")
     if 0 in matrix.shape:
         raise InputDataError(f"{name} is empty: {matrix.shape[0]} cells x {matrix.shape[1]} genes.")
-    matrix = _canonical_rows(matrix) if sp.issparse(matrix) else matrix
+    matrix = _canonical_rows(matrix) if is_sparse(matrix) else matrix
     _check_finite(matrix, name)
     return matrix
 
 
-def without_names(x: Any, name: str) -> Any:
+def without_names(x: object, name: str) -> object:
     """Values of an AnnData or DataFrame, in memory; anything else as it is."""
     if isinstance(x, AnnData):
         values = x.to_memory().X if x.isbacked else x.X
@@ -67,8 +68,8 @@ def without_names(x: Any, name: str) -> Any:
     return x
 
 
-def _values_of(table: pd.DataFrame, name: str) -> NDArray[Any]:
-    """Numbers of a DataFrame, whichever types its columns have; missing ones as NaN."""
+def _values_of(table: pd.DataFrame, name: str) -> np.ndarray:
+    """Numbers of a DataFrame with columns of any numeric type; missing ones as NaN."""
     text = [column for column, kind in table.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
     if text:
         raise InputDataError(
@@ -78,14 +79,14 @@ def _values_of(table: pd.DataFrame, name: str) -> NDArray[Any]:
     return table.to_numpy() if own else table.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
-def _as_array(x: Any) -> NDArray[Any] | None:
+def _as_array(x: object) -> np.ndarray | None:
     try:
         return np.asarray(x.detach().cpu() if isinstance(x, torch.Tensor) else x)
     except (TypeError, ValueError):  # containers, or lists of unequal length
         return None
 
 
-def _canonical_rows(matrix: Any) -> Any:
+def _canonical_rows(matrix: sp.spmatrix | sp.sparray) -> sp.csr_matrix:
     """CSR form without repeated entries, which would spoil variances and counts of zeros."""
     rows = matrix.tocsr()
     if rows.has_canonical_format:
@@ -95,11 +96,11 @@ def _canonical_rows(matrix: Any) -> Any:
     return rows
 
 
-def _check_finite(matrix: Any, name: str) -> None:
+def _check_finite(matrix: Rows, name: str) -> None:
     with np.errstate(invalid="ignore", over="ignore"):
         if np.isfinite(matrix.sum(dtype=np.float64)):  # no full-size mask where all is well
             return
-    if sp.issparse(matrix):
+    if is_sparse(matrix):
         entries = matrix.tocoo()
         rows = np.unique(entries.row[~np.isfinite(entries.data)])
     else:
@@ -111,7 +112,7 @@ def _check_finite(matrix: Any, name: str) -> None:
         )
 
 
-def check_same_genes(matrices: Mapping[str, Any]) -> None:
+def check_same_genes(matrices: Mapping[str, Rows]) -> None:
     """Raise GeneMatchError unless all matrices have the same number of columns."""
     widths = {name: matrix.shape[1] for name, matrix in matrices.items()}
     if len(set(widths.values())) > 1:
@@ -119,19 +120,19 @@ def check_same_genes(matrices: Mapping[str, Any]) -> None:
         raise GeneMatchError(f"The numbers of genes differ: {listed}. Subset all to the same genes in the same order.")
 
 
-def gene_means(matrix: Any) -> Vector:
+def gene_means(matrix: Rows) -> Vector:
     """Mean over cells of every gene of a CSR or dense matrix in double precision, (n_genes,)."""
     n_cells, n_genes = matrix.shape
-    if not sp.issparse(matrix):
-        return np.asarray(matrix.mean(axis=0, dtype=np.float64))
-    # scipy sums in the precision of the matrix, whatever dtype it is asked for; bincount always sums in double
-    return np.asarray(np.bincount(matrix.indices, weights=matrix.data, minlength=n_genes) / n_cells)
+    if is_sparse(matrix):
+        # scipy sums in the precision of the matrix even with another dtype; bincount always sums in double
+        return np.asarray(np.bincount(matrix.indices, weights=matrix.data, minlength=n_genes) / n_cells)
+    return np.asarray(matrix.mean(axis=0, dtype=np.float64))
 
 
-def gene_variances(matrix: Any, *, ddof: int = 0) -> Vector:
+def gene_variances(matrix: Rows, *, ddof: int = 0) -> Vector:
     """Variance over cells of every gene of a CSR or dense matrix in double precision, (n_genes,)."""
     n_cells = matrix.shape[0]
-    if not sp.issparse(matrix):
+    if not is_sparse(matrix):
         return np.asarray(matrix.var(axis=0, dtype=np.float64, ddof=ddof))
     # double precision copies the stored values only: single precision would blur genes of high mean
     variances = mean_variance_axis(matrix.astype(np.float64), axis=0)[1]

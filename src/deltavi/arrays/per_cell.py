@@ -11,13 +11,13 @@ from anndata import AnnData
 
 from deltavi._entries import shown
 from deltavi._errors import InputDataError, examples
-from deltavi.arrays.tables import are_counted, cell_names
+from deltavi.arrays.tables import are_counted, text_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def by_cell(cells: Any, like: str = "", /, **given: Any) -> dict[str, Any]:
+def by_cell(cells: pd.Index | None, like: str = "", /, **given: object) -> dict[str, Any]:
     """Values of cells as arrays, (n_cells,), in the order of `cells`, or else of the first that names them.
 
     Parameters
@@ -25,7 +25,7 @@ def by_cell(cells: Any, like: str = "", /, **given: Any) -> dict[str, Any]:
     cells
         Names of the cells as text, or None.
     like
-        What has these names, for messages.
+        Owner of these names, for messages.
     **given
         Series, which name their cells; arrays, lists and Series numbered from 0, which are in order; None stays None.
 
@@ -38,7 +38,7 @@ def by_cell(cells: Any, like: str = "", /, **given: Any) -> dict[str, Any]:
     arrays: dict[str, Any] = {
         name: None if values is None else one_per_cell(values, name) for name, values in given.items()
     }
-    indexes = {name: cell_names(values) for name, values in given.items() if isinstance(values, pd.Series)}
+    indexes = {name: text_names(values.index) for name, values in given.items() if isinstance(values, pd.Series)}
     every = {**({} if cells is None else {like: cells}), **indexes}
     own = {name: index for name, index in every.items() if not are_counted(index)}
     if not own:
@@ -52,7 +52,7 @@ def by_cell(cells: Any, like: str = "", /, **given: Any) -> dict[str, Any]:
     return arrays
 
 
-def one_per_cell(values: Any, name: str) -> NDArray[Any]:
+def one_per_cell(values: Any, name: str) -> np.ndarray:
     """`values` as an array of objects of one dimension."""
     if isinstance(values, str | bytes | Mapping | Set | AnnData) or getattr(values, "ndim", 1) != 1:
         shape = f" of shape {values.shape}" if hasattr(values, "shape") else ""
@@ -78,22 +78,22 @@ def one_per_cell(values: Any, name: str) -> NDArray[Any]:
     return found
 
 
-def _shape(listed: list[Any]) -> tuple[int, ...]:
+def _shape(listed: list[object]) -> tuple[int, ...]:
     """Shape of lists of lists, as far as they have one."""
     first = next(value for value in listed if isinstance(value, list))
     return (len(listed), len(first))
 
 
-def require_unmasked(values: Any, name: str) -> None:
-    """Raise InputDataError of a masked array that hides entries, which NumPy would read as if they were not."""
+def require_unmasked(values: object, name: str) -> None:
+    """Raise InputDataError if a masked array hides entries, since NumPy would read the hidden values."""
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise InputDataError(
             f"{name} has {int(np.ma.getmaskarray(values).sum())} masked entries. Fill them, or leave them out."
         )
 
 
-def _require_no_numbers(names: pd.Index[Any], numbers: pd.Index[Any], first: str, other: str) -> None:
-    """Raise where rows numbered from 0 stand beside the same numbers in another order: either may be meant."""
+def _require_no_numbers(names: pd.Index, numbers: pd.Index, first: str, other: str) -> None:
+    """Raise if one index counts from 0 and another has the same numbers in another order, which is ambiguous."""
     if len(names) == len(numbers) and names.isin(numbers).all():
         raise InputDataError(
             f"{other} is numbered from 0, and the index of {first} holds these numbers in another order. Pass "
@@ -101,7 +101,7 @@ def _require_no_numbers(names: pd.Index[Any], numbers: pd.Index[Any], first: str
         )
 
 
-def _rows(given: pd.Index[Any], cells: pd.Index[Any], name: str, like: str) -> NDArray[np.intp]:
+def _rows(given: pd.Index, cells: pd.Index, name: str, like: str) -> NDArray[np.intp]:
     """Rows of `given` in the order of `cells`."""
     difference = _difference(given, cells, name, like)
     if difference:
@@ -109,8 +109,8 @@ def _rows(given: pd.Index[Any], cells: pd.Index[Any], name: str, like: str) -> N
     return np.asarray(given.get_indexer(cells), dtype=np.intp)
 
 
-def _difference(given: pd.Index[Any], cells: pd.Index[Any], name: str, like: str) -> str:
-    """What differs between two indexes beside the order, and the way out; nothing where nothing does."""
+def _difference(given: pd.Index, cells: pd.Index, name: str, like: str) -> str:
+    """Describe the difference of two indexes beside their order, and the way out; "" if there is none."""
     lost = {like: cells[~cells.isin(given)], name: given[~given.isin(cells)]}
     listed = [f"{len(names)} cells only in {of} ({examples(names)})" for of, names in lost.items() if len(names)]
     if listed:

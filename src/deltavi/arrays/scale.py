@@ -1,42 +1,41 @@
-"""Scales of expression: raw counts and other unlogged values told from log1p CP10k."""
+"""Scales of expression: raw counts and other unlogged values, distinguished from log1p CP10k."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 
 from deltavi._errors import InputDataError
+from deltavi._types import Rows, is_sparse
 
 # No cell scaled to ten thousand counts can hold more, and larger scales are rare: beyond a million it is not a log.
 LARGEST_LOG = float(np.log1p(1e6))
 # No log1p CP10k value of whole numbers only reaches this; raw counts of thousands of genes do.
 LARGEST_WHOLE_LOG = 10.0
 LARGEST_COUNT = 2.0**31
-# Values that are looked at before all are: most logarithms are told from counts by these.
+# Values that are tested before all of them: these suffice to recognise most logarithms.
 SAMPLE = 1000
 
 
-def are_whole(matrix: Any) -> bool:
-    """Whether a finite matrix, dense or sparse, holds whole numbers only."""
-    values = np.ravel(matrix.data if sp.issparse(matrix) else matrix)
+def are_whole(matrix: Rows) -> bool:
+    """True if a finite matrix, dense or sparse, holds whole numbers only."""
+    values = np.ravel(matrix.data if is_sparse(matrix) else matrix)
     if values.dtype.kind in "iub":
         return True
     return all(np.array_equal(part, np.rint(part)) for part in (values[:SAMPLE], values))
 
 
-def look_raw(matrix: Any) -> bool:
-    """Whether a matrix holds raw counts: non-negative whole numbers only, some of them no logarithms."""
+def look_raw(matrix: Rows) -> bool:
+    """True if a matrix holds raw counts: non-negative whole numbers only, some too large for logarithms."""
     if matrix.dtype.kind == "b" or not are_whole(matrix):
         return False
     # beyond the largest count there are only whole numbers in floating point
     return bool(LARGEST_WHOLE_LOG < matrix.max() <= LARGEST_COUNT and matrix.min() >= 0)
 
 
-def require_one_scale(matrices: Mapping[str, Any]) -> None:
-    """Raise InputDataError where raw counts stand beside other values."""
+def require_one_scale(matrices: Mapping[str, Rows]) -> None:
+    """Raise InputDataError if some matrices hold raw counts and others do not."""
     raw = [name for name, matrix in matrices.items() if look_raw(matrix)]
     if raw and len(raw) < len(matrices):
         raise InputDataError(
@@ -45,7 +44,7 @@ def require_one_scale(matrices: Mapping[str, Any]) -> None:
         )
 
 
-def require_logs(matrix: Any, name: str, *, negative: bool = False) -> None:
+def require_logs(matrix: Rows, name: str, *, negative: bool = False) -> None:
     """Raise InputDataError unless finite values can be log1p CP10k.
 
     Parameters
@@ -53,11 +52,11 @@ def require_logs(matrix: Any, name: str, *, negative: bool = False) -> None:
     matrix
         (n_cells, n_genes), dense or sparse.
     name
-        What the caller calls it.
+        Name of the matrix in errors.
     negative
-        Whether predictions below zero are let through.
+        True if negative values, as in predictions, are accepted.
     """
-    values = matrix.data if sp.issparse(matrix) else matrix
+    values = np.asarray(matrix.data if is_sparse(matrix) else matrix)
     smallest, largest = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     if smallest < 0 and not negative:
         n_negative = int(np.count_nonzero(values < 0))

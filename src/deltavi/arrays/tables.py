@@ -1,21 +1,23 @@
 """Tables that carry names: matched by name or refused, never read by position against other names.
 
-An AnnData names its cells and genes, a DataFrame its rows and columns, a Series its entries. Arrays and lists name
-nothing: they are read by position, beside tables that all have one order.
+An AnnData has names of cells and genes, a DataFrame of rows and columns, a Series of entries. Arrays and lists have
+no names: they are read by position, and only beside tables that all have one order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from numpy.typing import ArrayLike
 
 from deltavi._errors import GeneMatchError, examples, nearest
-from deltavi.arrays.matrix import as_matrix, check_same_genes
+from deltavi._types import Rows
+from deltavi.arrays.matrix import Matrix, as_matrix, check_same_genes
 from deltavi.arrays.scale import require_one_scale
 
 if TYPE_CHECKING:
@@ -31,16 +33,16 @@ class Aligned:
     matrices
         (n_cells, n_genes) each, CSR or dense and finite, in the order in which they were given.
     genes
-        Names of the genes in the order of the matrices; None where no table names them.
+        Names of the genes in the order of the matrices; None if no table has names.
     one_order
-        Whether all tables came in that order, so that positions mean one thing.
+        True if all tables were given in that order, so that positions are unambiguous.
     """
 
-    matrices: tuple[Any, ...]
-    genes: pd.Index[Any] | None
+    matrices: tuple[Rows, ...]
+    genes: pd.Index | None
     one_order: bool = True
 
-    def __getitem__(self, i: int) -> Any:
+    def __getitem__(self, i: int) -> Rows:
         return self.matrices[i]
 
     @property
@@ -49,12 +51,12 @@ class Aligned:
         return int(self.matrices[0].shape[1])
 
     def require_one_order(self, what: str) -> None:
-        """Raise GeneMatchError where positions of genes could mean several things.
+        """Raise GeneMatchError if positions of genes are ambiguous.
 
         Parameters
         ----------
         what
-            What holds or asks for positions; begins the message.
+            Clause that begins the message: the object with positions, and its verb.
         """
         if not self.one_order:
             raise GeneMatchError(
@@ -63,7 +65,7 @@ class Aligned:
             )
 
 
-def align(tables: Mapping[str, Any], *, further: bool = False) -> Aligned:
+def align(tables: Mapping[str, Matrix], *, further: bool = False) -> Aligned:
     """Bring expression to one order of genes, that of the first table which names them.
 
     Parameters
@@ -71,7 +73,7 @@ def align(tables: Mapping[str, Any], *, further: bool = False) -> Aligned:
     tables
         AnnData (X is read), DataFrame, array or sparse matrix, (n_cells, n_genes), by the name in messages.
     further
-        Whether tables may hold more genes than the first of them, which are left out.
+        True if tables may hold more genes than the first of them; these are left out.
 
     Raises
     ------
@@ -99,7 +101,7 @@ def align(tables: Mapping[str, Any], *, further: bool = False) -> Aligned:
     return Aligned(tuple(matrices.values()), found.genes, one_order)
 
 
-def gene_names(table: Any, name: str) -> pd.Index[Any] | None:
+def gene_names(table: object, name: str) -> pd.Index | None:
     """Names of the genes of a table as text; None of an array.
 
     Raises
@@ -114,24 +116,24 @@ def gene_names(table: Any, name: str) -> pd.Index[Any] | None:
     return None
 
 
-def cell_names(table: Any) -> pd.Index[Any] | None:
+def cell_names(table: object) -> pd.Index | None:
     """Names of the cells of a table as text; None of an array."""
     if isinstance(table, AnnData):
         return text_names(table.obs_names)
     return text_names(table.index) if isinstance(table, pd.DataFrame | pd.Series) else None
 
 
-def text_names(index: pd.Index[Any]) -> pd.Index[Any]:
-    """Names as text, whatever their type."""
+def text_names(index: pd.Index) -> pd.Index:
+    """Names of any type as text."""
     return pd.Index([str(name) for name in index], dtype=object)
 
 
-def are_counted(names: pd.Index[Any]) -> bool:
-    """Whether names are the numbers from 0 that pandas and anndata give rows without a name."""
+def are_counted(names: pd.Index) -> bool:
+    """True if names are the numbers from 0 that pandas and anndata give to rows without a name."""
     return bool(np.array_equal(names.to_numpy(dtype=object), np.arange(len(names)).astype(str).astype(object)))
 
 
-def unique_genes(names: pd.Index[Any], name: str, way_out: str) -> pd.Index[Any]:
+def unique_genes(names: pd.Index, name: str, way_out: str) -> pd.Index:
     text = text_names(names)
     repeated = text[text.duplicated()].unique()
     if len(repeated):
@@ -143,20 +145,20 @@ def unique_genes(names: pd.Index[Any], name: str, way_out: str) -> pd.Index[Any]
 
 
 def places(
-    given: pd.Index[Any], wanted: pd.Index[Any], *, of: str, beside: str, further: bool = False, what: str = "genes"
+    given: pd.Index, wanted: pd.Index, *, of: str, beside: str, further: bool = False, what: str = "genes"
 ) -> NDArray[np.intp]:
-    """Positions among the genes `given` of those `wanted`, (n_wanted,).
+    """Positions of the genes `wanted` among those `given`, (n_wanted,).
 
     Parameters
     ----------
     given, wanted
         Names, each once.
     of, beside
-        What has them, for the message.
+        Owners of the names, for the message.
     further
-        Whether genes that are not wanted may be there; they are left out.
+        True if `given` may hold further genes; they are left out.
     what
-        What they are.
+        Noun for the names, for the message.
 
     Raises
     ------
@@ -178,8 +180,8 @@ def places(
     return np.asarray(found, dtype=np.intp)
 
 
-def _named(names: pd.Index[Any], known: pd.Index[Any]) -> str:
-    """Three of the names, and what the first of them may be meant for."""
+def _named(names: pd.Index, known: pd.Index) -> str:
+    """Three of the names, and the known name nearest to the first of them."""
     if not len(names):
         return ""
     # differences of spelling alone: a search for slips among all genes takes long
@@ -187,7 +189,7 @@ def _named(names: pd.Index[Any], known: pd.Index[Any]) -> str:
     return examples(names) + ("" if close is None else f"; {close!r} is there")
 
 
-def axes_of(components: Any, found: Aligned) -> NDArray[np.float64]:
+def axes_of(components: ArrayLike | pd.DataFrame, found: Aligned) -> NDArray[np.float64]:
     """A projection in the order of the genes, (n_genes, n_components).
 
     Raises

@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     arguments
-        What follows ``deltavi`` on the command line; by default what follows it in this process.
+        Arguments after ``deltavi`` on the command line; by default those of this process.
 
     Returns
     -------

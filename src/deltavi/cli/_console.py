@@ -1,4 +1,4 @@
-"""What a command shows, and where: results on standard output, all else on standard error, one line each."""
+"""Output of commands: results on standard output, all else on standard error, one line each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from io import StringIO
 from types import FrameType
-from typing import Any, TextIO
+from typing import TextIO
 
 from deltavi._errors import DeltaviWarning
 
@@ -24,7 +24,7 @@ class Console:
     command
         Name that errors begin with.
     quiet
-        Show results and errors alone.
+        True to show results and errors alone.
     """
 
     def __init__(self, command: str, *, quiet: bool = False) -> None:
@@ -34,7 +34,7 @@ class Console:
         self._shown: set[str] = set()
 
     def result(self, text: str) -> None:
-        """Print a result; where nobody reads it any more, as after ``head``, files are still written."""
+        """Print a result; a closed pipe, as after ``head``, does not keep files from being written."""
         if self._results is None:
             return
         try:
@@ -45,7 +45,7 @@ class Console:
                 self.warn(f"Results cannot be printed: {error.strerror}. They are in the files.")
 
     def note(self, text: str) -> None:
-        """Print what is being done."""
+        """Print a line on progress."""
         if not self.quiet:
             _to_standard_error(text)
 
@@ -57,7 +57,7 @@ class Console:
             self.note(f"warning: {line}")
 
     def error(self, text: str) -> None:
-        """Print what ended the command."""
+        """Print the error that ended the command."""
         _to_standard_error(f"{' '.join(('deltavi', self.command)).strip()}: {one_line(text)}")
 
 
@@ -67,18 +67,18 @@ def one_line(text: object) -> str:
 
 
 def _to_standard_error(text: str) -> None:
-    with suppress(OSError, AttributeError):  # nobody reads it
+    with suppress(OSError, AttributeError):  # the pipe is closed
         print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def shown(console: Console) -> Iterator[None]:
-    """Show what this package warns of, and nothing of other libraries; afterwards all settings are as before.
+    """Show warnings of this package, and none of other libraries; all settings are restored afterwards.
 
-    What is printed in the block goes to standard error, but for results.
+    Output printed in the block goes to standard error, except for results.
     """
 
-    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         if issubclass(category, DeltaviWarning):
             console.warn(str(message))
 
@@ -95,24 +95,24 @@ def shown(console: Console) -> Iterator[None]:
 
 
 class _Lines(logging.Handler):
-    """Handler that passes warnings on, one by one."""
+    """Handler that forwards warnings one by one."""
 
     def __init__(self, pass_on: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
         self._pass_on = pass_on
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Pass on the text of `record`."""
+        """Forward the text of `record`."""
         self._pass_on(record.getMessage())
 
 
 class Terminated(SystemExit):
-    """The process was asked to end, by SIGTERM."""
+    """Termination of the process by SIGTERM."""
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Raise :class:`Terminated` on SIGTERM, so that what is being written is cleaned up."""
+    """Raise :class:`Terminated` on SIGTERM, so that files in progress are removed."""
 
     def stop(_: int, __: FrameType | None) -> None:
         raise Terminated

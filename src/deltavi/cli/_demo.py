@@ -1,4 +1,4 @@
-"""The demonstration: a held-out response predicted, scored, and written into a folder."""
+"""Demonstration: a held-out response is predicted, scored, and written into a folder."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ MODEL = "SCGEN"
 CELLS, MODEL_FOLDER, SCORES, FIGURE, SUMMARY = "predicted.h5ad", "model", "scores.csv", "figure.png", "summary.csv"
 OF_ONE = (CELLS, MODEL_FOLDER, SCORES, FIGURE)
 OF_ALL = ("table.csv", "skipped.csv", "predictions.csv", "settings.json", SUMMARY, FIGURE)
-# Expression, rate and counts of a cell and gene in single precision, and some more while they are written.
+# Bytes per cell and gene: expression, rate and counts in single precision, and copies while they are written.
 BYTES_OF_VALUE = 16
-# Labels that an error lists.
+# Number of labels that an error lists.
 MOST_LABELS = 20
 # Warnings of single trainings that are shown; the settings that are written have all of them.
 MOST_WARNINGS = 5
 
 
 def run_demo(options: argparse.Namespace, console: Console) -> HeldOut | PerturbationEvaluation:
-    """Predict, print and write; returns what was found."""
-    # what writes files takes the libraries with it, which help and versions go without
+    """Predict, print and write; return the result."""
+    # imported here, since help and versions need no libraries
     from deltavi.cli._output import output_folder
 
     names = OF_ALL if options.all else OF_ONE
@@ -60,7 +60,7 @@ def run_demo(options: argparse.Namespace, console: Console) -> HeldOut | Perturb
 
 @contextmanager
 def _quietly(n_threads: int | None) -> Iterator[None]:
-    """Let torch use some threads, one by default, and afterwards as many as before; lightning announces nothing."""
+    """Set the threads of torch in the block, one by default, and silence lightning; both are restored."""
     import torch
 
     from deltavi._threads import kept_threads
@@ -72,7 +72,7 @@ def _quietly(n_threads: int | None) -> Iterator[None]:
 
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
-    """Arguments that one hold-out and all of them share."""
+    """Arguments shared by one hold-out and by all of them."""
     return {
         "control": options.control,
         "perturbation": options.perturbation,
@@ -163,7 +163,7 @@ def _require_names(adata: AnnData, options: argparse.Namespace) -> None:
         raise unknown_category("--holdout", options.holdout, labels, among=f"obs[{options.labels_key!r}]")
     if options.holdout is None and not options.all and options.data is not None:
         listed = ", ".join(labels[:MOST_LABELS]) + (" and others" if len(labels) > MOST_LABELS else "")
-        raise DeltaviError(f"Say which label to hold out with --holdout: one of {listed}; or all in turn with --all.")
+        raise DeltaviError(f"Name the label to hold out with --holdout: one of {listed}; or all in turn with --all.")
 
 
 def format_table(table: pd.DataFrame) -> str:
@@ -207,7 +207,7 @@ def plot_result(result: HeldOut, part: Path) -> None:
     figure.savefig(part, dpi=150)
 
 
-def _values(column: Any) -> list[str]:
+def _values(column: pd.Series) -> list[str]:
     """Distinct names of a column."""
     from deltavi.perturbation.inputs import as_names, known_names
 

@@ -13,7 +13,7 @@ from deltavi._errors import DeltaviError, nearest
 from deltavi._former_names import renamed_argument
 
 EXIT_CODES = (
-    "exit codes: 0 it worked; 2 wrong input, with a line on standard error that says what and what to do; "
+    "exit codes: 0 it worked; 2 wrong input, with a line on standard error on the fault and the way out; "
     "130 interrupted (Ctrl-C); 143 terminated (SIGTERM). Results go to standard output, all else to standard error."
 )
 LARGEST_SEED = 2**32 - 1
@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Options of a command, each known and consistent with the others.
+    """Options of a command, valid and consistent.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Folder that a command writes into: usable before the work begins, and no file of others is replaced."""
+"""Output folder of a command: tested before the work begins, and without replacing files of others."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import deltavi
 from deltavi._errors import DeltaviError
 from deltavi.io import description_of, write_file, write_synced
 
-# Names of the files that a command wrote, with what tells whether they were changed since.
+# Names of the files that a command wrote, with checksums to detect changes.
 MANIFEST = "demo.json"
 WRITER = "deltavi demo"
 FOLDER = "folder"
@@ -25,7 +24,7 @@ SMALLEST_SPACE = 32 << 20
 
 
 class OutputFolderError(DeltaviError):
-    """The output folder cannot be written to, or holds files that are not ours to replace."""
+    """The output folder cannot be written to, or holds files of others."""
 
 
 class OutputFolder:
@@ -34,7 +33,7 @@ class OutputFolder:
     Parameters
     ----------
     path
-        Where it lies.
+        Path of the folder.
     names
         Files and folders that will be written.
 
@@ -55,7 +54,7 @@ class OutputFolder:
             )
 
     def require_space(self, n_bytes: int) -> None:
-        """Raise where the file system has less room than `n_bytes` beside what everything else takes."""
+        """Raise if the file system has less space than `n_bytes` beside the other files to write."""
         needed, free = n_bytes + SMALLEST_SPACE, shutil.disk_usage(self.path).free
         if free < needed:
             raise OutputFolderError(
@@ -64,11 +63,11 @@ class OutputFolder:
             )
 
     def write(self, name: str, write: Callable[[Path], object]) -> Path:
-        """Let `write` write a file beside its place, and move it there when it is complete."""
+        """Write a file beside its place by `write`, and move it there when it is complete."""
 
         def recorded(part: Path) -> None:
             write(part)
-            # both are ours until the new one is in its place
+            # both belong to the command until the new one is in its place
             self._record(name, [*self._ours.get(name, []), _digest(part)])
 
         write_file(self.path / name, recorded, follow_links=False)
@@ -76,7 +75,7 @@ class OutputFolder:
         return self.path / name
 
     def write_folder(self, name: str, write: Callable[[Path], object]) -> Path:
-        """Let `write` write a folder, whose own files it replaces."""
+        """Write a folder by `write`, which replaces its own files."""
         self._record(name, [FOLDER])
         write(self.path / name)
         return self.path / name
@@ -98,12 +97,12 @@ class OutputFolder:
 
 @contextmanager
 def output_folder(path: Path, names: Sequence[str]) -> Iterator[OutputFolder]:
-    """Make a folder and see that it can be written to; one that was made and stays empty is removed again.
+    """Make a folder and test that it is writable; a new one that stays empty is removed again.
 
     Parameters
     ----------
     path
-        Where it lies, or will.
+        Path of the folder.
     names
         Files and folders that will be written.
 
@@ -174,7 +173,7 @@ def _read_manifest(path: Path) -> dict[str, list[str]]:
     if not os.path.lexists(path):
         return {}
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         if content["written by"] == WRITER:
             return {str(name): [str(digest) for digest in digests] for name, digests in content["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

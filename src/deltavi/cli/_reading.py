@@ -1,4 +1,4 @@
-"""Cells from a file, by what it holds and not by how it is called."""
+"""Reader of cells from a file, by its content rather than its name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deltavi._errors import DeltaviError, nearest, unknown_category
 from deltavi.cli._console import one_line
@@ -23,7 +23,7 @@ LONGEST_REASON = 160
 
 
 class DataReadError(DeltaviError):
-    """A file of cells is missing, or is not what can be read."""
+    """A file of cells is missing, or of a format that cannot be read."""
 
 
 def read_cells(path: Path, *, note: Callable[[str], None]) -> AnnData:
@@ -32,14 +32,14 @@ def read_cells(path: Path, *, note: Callable[[str], None]) -> AnnData:
     Parameters
     ----------
     path
-        The file; what it holds tells how it is read.
+        The file; its format is recognised by its content.
     note
-        Takes a line on what was done to the data.
+        Function that takes a line on each change of the data.
 
     Raises
     ------
     DataReadError
-        If there is no such file, or it holds something else; the message says how to make an h5ad file of it.
+        If there is no such file, or it holds something else; the message explains how to convert it to h5ad.
     """
     import anndata
     import scanpy
@@ -115,7 +115,7 @@ def _table(path: Path) -> pd.DataFrame:
 
 
 def _require_file(path: Path) -> None:
-    """Raise where there is no file; of a folder say what it is."""
+    """Raise if there is no file, or a folder in its place, which the message describes."""
     if path.is_dir():
         raise DataReadError(f"{path} is {_kind_of_folder(path)}")
     if not path.exists():
@@ -131,7 +131,7 @@ def _require_file(path: Path) -> None:
 
 
 def _kind_of_folder(path: Path) -> str:
-    """What a folder holds, and how to make an h5ad file of it."""
+    """Describe the content of a folder, and its conversion to h5ad."""
     with _readable(path, "folder"):
         names = set(os.listdir(path))
     if names & {".zgroup", ".zattrs", "zarr.json"}:
@@ -146,7 +146,7 @@ def _kind_of_folder(path: Path) -> str:
 
 
 def _kind_of(path: Path) -> str:
-    """What an HDF5 file holds, by its groups."""
+    """Describe the content of an HDF5 file, by its groups."""
     import h5py
 
     with _readable(path, H5AD):
@@ -174,7 +174,7 @@ def _kind_of(path: Path) -> str:
 
 
 def _kind_of_bytes(path: Path) -> str:
-    """What a file that is not HDF5 begins like."""
+    """Describe the format of a file that is not HDF5, by its first bytes."""
     with path.open("rb") as file:
         start = file.read(512)
     known = next((kind for mark, kind in BEGINNINGS.items() if start.startswith(mark)), None)
@@ -187,20 +187,20 @@ def _kind_of_bytes(path: Path) -> str:
 
 @contextmanager
 def _readable(path: Path, kind: str) -> Iterator[None]:
-    """Name the file in whatever a parser raises on it."""
+    """Name the file in any error that a parser raises on it."""
     try:
         yield
     except DeltaviError:
         raise
     except MemoryError:
         raise DataReadError(f"{path} does not fit into memory.") from None
-    # parsers of files that somebody else wrote raise anything
+    # parsers may raise any error on foreign files
     except Exception as error:
         raise DataReadError(f"{path} cannot be read as {kind}: {_reason(error)}") from error
 
 
-def _reason(error: Any) -> str:
-    """Why a file could not be read, in few words."""
+def _reason(error: Exception) -> str:
+    """Reason for which a file could not be read, in few words."""
     text = one_line(getattr(error, "strerror", None) or error) or type(error).__name__
     text = text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}..."
     return text if text.endswith(".") else f"{text}."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import anndata
 import pandas as pd
@@ -22,7 +22,7 @@ KANG_URL = "https://exampledata.scverse.org/pertpy/kang_2018.h5ad"
 # A download is accepted only when its SHA-256 is the expected one. None: the caller has to state it.
 KANG_SHA256: str | None = None
 
-# The hosted file and the prepared ones name the same things differently; these are the names users get.
+# Columns and values of the hosted file and of the prepared ones differ; these are the names in the result.
 SOURCE_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "condition": ("condition", "label"),
     "cell_type": ("cell_type",),
@@ -55,7 +55,7 @@ def kang(
     download: bool = True,
     known_hash: str | None = None,
 ) -> AnnData:
-    """Load the interferon-beta experiment on blood cells, with the same names whatever the file.
+    """Load the interferon-beta experiment on blood cells, with the same names from any of its files.
 
     The file is taken from `path`; else from the folder named by the environment variable ``DELTAVI_DATA``; else it is
     downloaded from scverse's example data into the user's cache, provided its SHA-256 is known.
@@ -63,12 +63,12 @@ def kang(
     Parameters
     ----------
     path
-        An h5ad file. When given, no other place is looked at.
+        An h5ad file. When given, no other place is searched.
     genes
-        Which file of the folder to take: ``"9k"`` (``kang_9k_genes.h5ad``) or ``"full"`` (``kang_full_genes.h5ad``).
+        File of the folder to take: ``"9k"`` (``kang_9k_genes.h5ad``) or ``"full"`` (``kang_full_genes.h5ad``).
         The downloaded file has genes and cells of its own.
     download
-        Whether to download when the file is in neither place.
+        True to download the file when it is in neither place.
     known_hash
         SHA-256 of the hosted file, in hexadecimal, for a verified download. A file that does not match is refused.
 
@@ -80,7 +80,7 @@ def kang(
     Raises
     ------
     DataFileError
-        If the file is nowhere to be found (also a ``FileNotFoundError``) or is no h5ad file, or the download failed or
+        If the file is not found (also a ``FileNotFoundError``) or is no h5ad file, or the download failed or
         did not match.
     UnknownCategoryError
         If `genes` is not a known choice, a column is missing, or the conditions are not those of the experiment.
@@ -102,7 +102,7 @@ def kang(
     file = _find(path, KANG_FILES[genes], download=download, known_hash=known_hash or KANG_SHA256)
     try:
         cells = anndata.read_h5ad(file)
-    # parsers of files that somebody else wrote raise anything
+    # parsers may raise any error on foreign files
     except Exception as error:
         raise DataFileError(f"{file} cannot be read as h5ad: {error}") from error
     return _standardise(cells)
@@ -166,7 +166,7 @@ def _standardise(adata: AnnData) -> AnnData:
     return adata
 
 
-def _conditions(column: pd.Series[Any]) -> pd.Categorical[Any]:
+def _conditions(column: pd.Series) -> pd.Categorical[str]:
     """Both conditions under this package's names, control first."""
     names = column.astype(str)
     unknown = sorted(set(names) - set(CONDITION_NAMES))
@@ -175,6 +175,6 @@ def _conditions(column: pd.Series[Any]) -> pd.Categorical[Any]:
     return pd.Categorical([CONDITION_NAMES[name] for name in names], categories=["control", "stimulated"])
 
 
-def _category(column: pd.Series[Any], rename: Callable[[str], str]) -> pd.Series[Any]:
+def _category(column: pd.Series, rename: Callable[[str], str]) -> pd.Series:
     """Rename the values of a column and make it categorical; missing values stay missing."""
     return column.astype(object).map(lambda value: rename(str(value)), na_action="ignore").astype("category")

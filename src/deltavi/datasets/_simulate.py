@@ -49,9 +49,9 @@ def simulate_perturbation(
     """Simulate raw counts of cell types under a control and one or more perturbed conditions, with known truth.
 
     Cell types have positions in a low-dimensional space, and two types are as similar as
-    ``exp(-squared distance / 2)``. That similarity is the correlation, over genes, of what sets the types apart and
-    of how they respond, so close types look alike and respond alike. For cell ``n`` of type ``t``, batch ``b`` and
-    condition ``c``::
+    ``exp(-squared distance / 2)``. That similarity is the correlation, over genes, of the differences between types
+    and of their responses, so that close types have similar profiles and responses. For cell ``n`` of type ``t``,
+    batch ``b`` and condition ``c``::
 
         log fold change   r_gtc  = responsiveness_t * (shared_gc + specific_gtc),  zero under the control
         share of gene g   p_gtbc = softmax over genes of (base_g + identity_gt + batch_gb + r_gtc)
@@ -71,14 +71,14 @@ def simulate_perturbation(
     specific_effect
         The same for the part of the response that varies with the type.
     responding_fraction
-        Fraction of the genes that the shared programme touches, and, drawn apart, that the specific ones touch.
+        Fraction of the genes that respond in the shared programme, and, drawn separately, in the specific ones.
     responsiveness
         Factor on the whole response of each type, ``n_cell_types`` numbers; 1 for all when None.
     type_positions
         Positions of the types, shape ``(n_cell_types, n_dimensions)``; drawn from a standard normal in two
         dimensions when None.
     type_effect
-        Standard deviation of the natural-log differences that set a type apart, over its marker genes.
+        Standard deviation of the natural-log differences of a type from the others, over its marker genes.
     batch_effect
         Standard deviation of the natural-log factor of a batch on a gene; the first batch is the reference.
     library_median, library_sd

@@ -25,7 +25,7 @@ OWN_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Truth:
-    """Everything that is drawn per gene or per type, before any cell exists (natural logarithms)."""
+    """Draws per gene or per type, before those of cells (natural logarithms)."""
 
     base: FloatArray  # (n_genes,)
     positions: FloatArray  # (n_cell_types, n_dimensions)
@@ -54,7 +54,7 @@ class Cells:
 
 
 def draw_truth(parameters: SimulationParameters, generator: np.random.Generator) -> Truth:
-    """Draw genes, types and programmes; they do not depend on how many cells are asked for."""
+    """Draw genes, types and programmes; they do not depend on the number of cells."""
     positions = parameters.given_positions()
     if positions is None:
         positions = generator.standard_normal((parameters.n_cell_types, 2))
@@ -109,7 +109,7 @@ def _responses(
 
 
 def draw_cells(parameters: SimulationParameters, generator: np.random.Generator) -> Cells:
-    """Every group the same number of times, in random order, with log-normal libraries."""
+    """Draw every group the same number of times, in random order, with log-normal libraries."""
     sizes = (len(parameters.conditions), parameters.n_cell_types, parameters.n_batches, parameters.n_cells_per_group)
     order = generator.permutation(int(np.prod(sizes)))
     condition, cell_type, batch, _ = np.unravel_index(order, sizes)
@@ -123,7 +123,7 @@ def expected_counts(truth: Truth, cells: Cells) -> list[FloatArray]:
 
 
 def rate_under_own_condition(expected: list[FloatArray], cells: Cells) -> FloatArray:
-    """Pick for every cell what is expected under its own condition, shape ``(n_cells, n_genes)``."""
+    """Select for every cell its expectation under its own condition, shape ``(n_cells, n_genes)``."""
     rate = np.empty_like(expected[0])
     for code, values in enumerate(expected):
         members = cells.condition == code

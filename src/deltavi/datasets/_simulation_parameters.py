@@ -1,4 +1,4 @@
-"""What a simulated experiment is made of: the parameters of `simulate_perturbation`, checked once and then frozen."""
+"""Parameters of `simulate_perturbation`, checked once and then frozen."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ FloatArray = NDArray[np.float64]
 COUNTED = ("n_genes", "n_cell_types", "n_batches", "n_cells_per_group")
 NOT_NEGATIVE = ("shared_effect", "specific_effect", "type_effect", "batch_effect", "library_sd")
 POSITIVE = ("library_median", "inverse_dispersion")
-# Without a library given, cells stay sparse however few the genes: this many counts per gene, and at most so many.
+# Default library, with which cells of few genes stay sparse as well: counts per gene, and the most in all.
 COUNTS_PER_GENE = 2.0
 LARGEST_DEFAULT_LIBRARY = 3000.0
 
 
 @dataclass(frozen=True)
 class SimulationParameters:
-    """Parameters of a simulation; see :func:`deltavi.datasets.simulate_perturbation` for what each one means.
+    """Parameters of a simulation, as documented for :func:`deltavi.datasets.simulate_perturbation`.
 
     Raises
     ------
@@ -69,7 +69,7 @@ class SimulationParameters:
 
     @property
     def n_responding(self) -> int:
-        """How many genes each response programme touches: at least one, unless the fraction is zero."""
+        """Number of genes of each response programme: at least one, unless the fraction is zero."""
         return min(self.n_genes, int(np.ceil(self.responding_fraction * self.n_genes)))
 
     def median_library(self) -> float:

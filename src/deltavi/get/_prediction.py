@@ -43,8 +43,8 @@ def weights(predicted: AnnData) -> pd.DataFrame:
     A row for each pair, with columns ``query`` (label that was predicted), ``training_label``, ``weight`` (they sum to
     one in each query, once for every condition that a perturbation joins), ``n_control`` and ``n_perturbed`` (training
     cells of the label in each condition), ``shift_scale`` (factor the shift was stretched by), and ``own_weight``, the
-    weight of the query's own treated cells in the whole answer: above zero it describes measured cells rather than
-    predicts. A baseline keeps the first three.
+    weight of the query's own treated cells in the whole result: above zero, measured cells contribute to the
+    prediction. A baseline keeps the first three.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def uncertainty(predicted: AnnData) -> pd.DataFrame:
 def changes(
     predicted: AnnData, *, labels: str | Sequence[str] | None = None, genes: str | Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """Change of the mean of every gene in every label that was predicted, with its 90 % interval.
+    """Change of the mean of every gene in every predicted label, with its 90 % interval.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def _held(predicted: AnnData) -> Mapping[str, Any]:
     if "control" not in held or "perturbation" not in held:
         raise InputDataError(
             f"The cells are no prediction: uns[{_keys.UNS_PREDICTION!r}], which predict_perturbation writes and "
-            "anndata.concat leaves out, is not there. Read what is wanted before cells are joined."
+            "anndata.concat leaves out, is not there. Read the tables before cells are joined."
         )
     return held
 

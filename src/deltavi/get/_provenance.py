@@ -19,7 +19,7 @@ class Provenance:
     control, perturbation
         Conditions it starts from, and predicts.
     shift
-        Estimator of the shift; empty where the answer has none.
+        Estimator of the shift; empty if the prediction has none.
     empirical_weight
         Weight, from 0 to 1, of the measured response of the training labels; zero where none was added.
     effect_scale

@@ -1,7 +1,7 @@
 """Model folders are replaced file by file: new parts get names that are free, and the manifest switches to them.
 
 Until the manifest is renamed into place the folder holds the former model, from then on the new one. Only then are the
-former parts removed: those that the former manifest lists, as long as they are what it says. Any other file stays.
+former parts removed: those that the former manifest lists, if they still match it. Any other file stays.
 """
 
 from __future__ import annotations
@@ -10,13 +10,20 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from deltavi._errors import ModelFileError, ModelWriteError
 from deltavi.io._manifest import CELLS, DESCRIPTION, MANIFEST, TENSORS, manifest_text, part_file, read_manifest
 from deltavi.io._place import made, remove_files, require_folder, require_space, require_writable
-from deltavi.io.atomic import description_of, is_as_described, not_written, sync_file, sync_folder, write_synced
+from deltavi.io.atomic import (
+    Described,
+    description_of,
+    is_as_described,
+    not_written,
+    sync_file,
+    sync_folder,
+    write_synced,
+)
 
 Part = bytes | Callable[[Path], object]
 
@@ -29,7 +36,7 @@ def write_parts(folder: Path, parts: Mapping[str, Part], *, keep: Path | None = 
     folder
         New, empty, or with any files.
     parts
-        Part -> its bytes, or what writes it to the path it is given.
+        Part -> its bytes, or a function that writes it to a path.
     keep
         A file that is in use, and stays even if it is of the former model.
 
@@ -38,7 +45,7 @@ def write_parts(folder: Path, parts: Mapping[str, Part], *, keep: Path | None = 
     ModelFileError
         If it is a file, or has a ``manifest.json`` of something else.
     ModelWriteError
-        If the disk is full or the folder read-only; the message says what is there now.
+        If the disk is full or the folder read-only; the message names what is on the disk now.
     """
     require_folder(folder, error=ModelFileError)
     writing = _Writing(folder)
@@ -149,8 +156,8 @@ class _Writing:
         raise FileExistsError(f"{path.name} exists")
 
 
-def _filled(file: Path, part: Part) -> dict[str, Any]:
-    """Write a part down to the disk; returns its size and checksum."""
+def _filled(file: Path, part: Part) -> Described:
+    """Write a part down to the disk; return its size and checksum."""
     if not isinstance(part, bytes):
         part(file)
         sync_file(file)

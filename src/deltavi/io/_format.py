@@ -3,8 +3,8 @@
 A folder holds ``tensors.safetensors``, ``model.json`` and ``manifest.json``, and ``adata.h5ad`` where the cells were
 saved, too; the manifest names the format, its version, and file, size and checksum of the others. It is written last.
 
-Checksums show damage, not intent: who writes a file can write its checksums. What passes them is read as if a
-stranger had written it, never runs, takes memory in proportion to the size of the file, and fails as `ModelFileError`.
+Checksums detect damage, not intent: an attacker can write valid checksums. Files that pass them are read as untrusted:
+nothing in them is run, memory is bounded by the size of the file, and a fault is a `ModelFileError`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from deltavi._errors import ModelFileError
+from deltavi._types import State
 from deltavi.io._folder import Part, write_parts
 from deltavi.io._manifest import (
     CELLS,
@@ -29,6 +30,7 @@ from deltavi.io._manifest import (
     MANIFEST,
     TENSORS,
     UNREADABLE,
+    Manifest,
     content,
     parsed,
     part_file,
@@ -41,9 +43,9 @@ from deltavi.io.atomic import is_as_described
 
 __all__ = ["DESCRIPTION", "MANIFEST", "TENSORS", "decode", "encode", "read_model", "saved_cells", "write_model"]
 
-# Names of arrays of the description that lie among the tensors.
+# Prefix of the arrays of the description that are stored among the tensors.
 ARRAY_PREFIX = "description/"
-# Types of the arrays that are written out; the name of another could ask for any amount of memory per value.
+# Types of the arrays that are written out; other types could take any amount of memory per value.
 INTEGERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 ARRAY_TYPES = {"object", "bool", *INTEGERS, "float16", "float32", "float64"}
 # Times that a folder is read again because another process replaced the model meanwhile.
@@ -53,7 +55,7 @@ TRIES = 20
 def write_model(
     folder: PathLike,
     tensors: dict[str, torch.Tensor],
-    description: dict[str, Any],
+    description: State,
     *,
     cells: Callable[[Path], object] | None = None,
     keep: Path | None = None,
@@ -95,7 +97,7 @@ def surviving(path: Path) -> Path:
     return max((model for model in left if model.is_dir()), key=lambda model: model.stat().st_mtime, default=path)
 
 
-def read_model(folder: PathLike) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def read_model(folder: PathLike) -> tuple[dict[str, torch.Tensor], State]:
     """Verify and read a model folder.
 
     Returns
@@ -141,7 +143,7 @@ def _verified_parts(path: Path) -> dict[str, bytes]:
     raise ModelFileError(f"{path} is replaced by another process again and again: load it later.")
 
 
-def _verified(path: Path, part: str, manifest: dict[str, Any]) -> bytes:
+def _verified(path: Path, part: str, manifest: Manifest) -> bytes:
     size, checksum = size_and_checksum(path, part, manifest)
     file = part_file(path, part, manifest)
     if not file.is_file():
@@ -161,7 +163,7 @@ def _verified(path: Path, part: str, manifest: dict[str, Any]) -> bytes:
 def saved_cells(folder: PathLike) -> Path | None:
     """File of the cells that were saved with the model, if they were.
 
-    A file of that name that the manifest does not list is somebody else's; before manifests listed cells, all were.
+    A file of that name counts only if the manifest lists it; with older ones, which list no files, it always counts.
 
     Raises
     ------
@@ -185,15 +187,15 @@ def saved_cells(folder: PathLike) -> Path | None:
     raise ModelFileError(f"{file} {state} since the model was saved. Pass the cells to attach: load(..., adata).")
 
 
-def encode(value: Any, tensors: dict[str, torch.Tensor] | None = None) -> Any:
+def encode(value: object, tensors: dict[str, torch.Tensor] | None = None) -> object:
     """JSON form of plain Python, NumPy arrays and pandas frames; anything else is refused.
 
     Parameters
     ----------
     value
-        What to encode.
+        Value to encode.
     tensors
-        Receives floating-point arrays, which JSON would blow up; without it they are written out.
+        Receives floating-point arrays, which would be large in JSON; without it they are written out.
     """
     if isinstance(value, dict):
         return {"__dict__": [[encode(k, tensors), encode(v, tensors)] for k, v in value.items()]}
@@ -216,7 +218,7 @@ def encode(value: Any, tensors: dict[str, torch.Tensor] | None = None) -> Any:
     raise TypeError(f"cannot save a {type(value).__name__}: {value!r}")
 
 
-def _encode_array(value: np.ndarray, tensors: dict[str, torch.Tensor] | None) -> Any:
+def _encode_array(value: np.ndarray, tensors: dict[str, torch.Tensor] | None) -> object:
     if tensors is not None and value.dtype.kind == "f" and np.isfinite(value).all():
         name = f"{ARRAY_PREFIX}{len(tensors)}"
         tensors[name] = torch.from_numpy(np.array(value, order="C"))
@@ -225,7 +227,7 @@ def _encode_array(value: np.ndarray, tensors: dict[str, torch.Tensor] | None) ->
     return {"__array__": kind, "shape": list(value.shape), "values": encode(value.reshape(-1).tolist())}
 
 
-def decode(value: Any, tensors: dict[str, torch.Tensor] | None = None) -> Any:
+def decode(value: object, tensors: dict[str, torch.Tensor] | None = None) -> Any:
     """Inverse of :func:`encode`."""
     if isinstance(value, list):
         return [decode(v, tensors) for v in value]
@@ -250,7 +252,7 @@ def decode(value: Any, tensors: dict[str, torch.Tensor] | None = None) -> Any:
     raise ModelFileError(f"unknown entry {next(iter(value), None)!r} in a model description")
 
 
-def _decode_array(kind: str, shape: list[int], values: list[Any]) -> np.ndarray:
+def _decode_array(kind: str, shape: list[int], values: list[object]) -> np.ndarray:
     if kind not in ARRAY_TYPES or any(n < 0 for n in shape):
         raise ModelFileError(f"a model description holds no arrays of {kind!r} with shape {shape}")
     array = np.empty(len(values), dtype=object)
@@ -258,7 +260,7 @@ def _decode_array(kind: str, shape: list[int], values: list[Any]) -> np.ndarray:
     return array.reshape(shape).astype(kind)
 
 
-def _listed(value: Any) -> list[Any]:
+def _listed(value: object) -> list[Any]:
     """`value`, which must be a list: the keys of a dictionary or the letters of a text would pass for one."""
     if not isinstance(value, list):
         raise ModelFileError(f"a list is expected in a model description, not {value!r}")

@@ -1,17 +1,19 @@
-"""The manifest of a model folder: which files are its own, under which names, with size and checksum."""
+"""Manifest of a model folder: its files, with their names, sizes and checksums."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, TypeVar
 
 from safetensors import SafetensorError
 
 from deltavi._compat import SAVE_KEYS
 from deltavi._errors import ModelFileError
+from deltavi.io.atomic import Described
 
 FORMAT = "deltavi-model"
 FORMAT_VERSION = 1
@@ -21,7 +23,19 @@ MANIFEST_LIMIT = 1_000_000
 UNREADABLE = (SafetensorError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError)
 
 
-def manifest_text(described: dict[str, Any], files: dict[str, Path]) -> bytes:
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Manifest(TypedDict, total=False):
+    """Content of a manifest; its values are checked where they are read."""
+
+    format: str
+    format_version: int
+    parts: dict[str, Described]
+    files: dict[str, str]
+
+
+def manifest_text(described: Mapping[str, Described], files: dict[str, Path]) -> bytes:
     """Manifest of a folder.
 
     Parameters
@@ -36,7 +50,7 @@ def manifest_text(described: dict[str, Any], files: dict[str, Path]) -> bytes:
     return json.dumps(manifest, indent=2).encode()
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> Manifest:
     """Manifest of the folder `path`, of a version that can be read."""
     file = path / MANIFEST
     if not file.is_file():
@@ -45,7 +59,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > MANIFEST_LIMIT:
             raise ValueError("it is far too large")
-        manifest: dict[str, Any] = parsed(content(file, MANIFEST_LIMIT))
+        manifest: Manifest = parsed(content(file, MANIFEST_LIMIT))
         name, version, _ = manifest["format"], manifest["format_version"], manifest["parts"]
         # True is no version, nor is 1.0
         if type(version) is not int or version < 1:
@@ -59,13 +73,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def part_file(path: Path, part: str, manifest: dict[str, Any]) -> Path:
+def part_file(path: Path, part: str, manifest: Manifest) -> Path:
     """File of a part: its own name, or that with a number where another file had it when the folder was written.
 
     Raises
     ------
     ModelFileError
-        If the manifest, which anyone may have written, names any other.
+        If the manifest, which may be untrusted, names another file.
     """
     files = manifest.get("files", {})
     name = files.get(part, part) if isinstance(files, dict) else None
@@ -75,7 +89,7 @@ def part_file(path: Path, part: str, manifest: dict[str, Any]) -> Path:
     return path / name
 
 
-def size_and_checksum(path: Path, part: str, manifest: dict[str, Any]) -> tuple[int, str]:
+def size_and_checksum(path: Path, part: str, manifest: Manifest) -> tuple[int, str]:
     """Size and SHA-256 that a part should have."""
     try:
         expected = manifest["parts"][part]
@@ -85,7 +99,7 @@ def size_and_checksum(path: Path, part: str, manifest: dict[str, Any]) -> tuple[
 
 
 def content(file: Path, size: int) -> bytes:
-    """What `file` holds, and no more than a byte over `size`, even if it has grown since."""
+    """Bytes of `file`, at most one more than `size`, even if it has grown since."""
     try:
         with file.open("rb") as opened:
             return opened.read(size + 1)
@@ -94,12 +108,12 @@ def content(file: Path, size: int) -> bytes:
 
 
 def parsed(data: bytes) -> Any:
-    """JSON as it is written here: UTF-8, no key twice, no NaN."""
+    """Parse JSON of the form that is written here: UTF-8, no key twice, no NaN."""
     return json.loads(data.decode(), object_pairs_hook=without_repeats, parse_constant=_refuse_constant)
 
 
-def without_repeats(pairs: Any) -> dict[Any, Any]:
-    """Dictionary of `pairs`; where a key repeats, readers differ in which they take."""
+def without_repeats(pairs: Sequence[tuple[Key, object]]) -> dict[Key, object]:
+    """Dictionary of `pairs`; a repeated key is refused, since readers differ in the value they take."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a key stands twice")

@@ -62,18 +62,18 @@ def require_file(path: Path, *, error: type[DeltaviError] = DeltaviError) -> Non
 
 
 def require_writable(folder: Path) -> None:
-    """Write a file without a name to `folder`, or to what it would be made in; :class:`OSError` where that fails."""
+    """Write a file without a name to `folder`, or to the folder above it; :class:`OSError` if that fails."""
     with tempfile.TemporaryFile(dir=_nearest(folder)) as file:
         file.write(b"\0")
 
 
 def require_space(folder: Path, n_bytes: int) -> None:
-    """Raise :class:`OSError` where the disk of `folder` has fewer bytes left, as far as it can be told."""
+    """Raise :class:`OSError` where the disk of `folder` has fewer bytes left, if its size is known."""
     try:
         usage = shutil.disk_usage(_nearest(folder))
     except OSError:
         return
-    # file systems that do not know say zero
+    # file systems of unknown size report zero
     if usage.total and usage.free < n_bytes:
         needed, left = (f"{size / 1e6:.3g} MB" for size in (n_bytes, usage.free))
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({needed} needed, {left} left)")

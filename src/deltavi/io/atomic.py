@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 from uuid import uuid4
 
 from deltavi._errors import FileWriteError, examples
@@ -16,6 +16,13 @@ from deltavi.io._place import made, remove_files, require_folder, require_writab
 
 # Errors of a folder that mean that it is not on the disk; others mean that folders cannot be synced there at all.
 NOT_ON_DISK = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
+
+
+class Described(TypedDict):
+    """Size in bytes and SHA-256 of a file."""
+
+    size: int
+    sha256: str
 
 
 def write_file(
@@ -28,12 +35,12 @@ def write_file(
     path, write, what
         See :func:`write_files`.
     follow_links
-        Whether a link at `path` stays, and the file that it leads to is replaced; else the link itself is.
+        True if a link at `path` stays and its target is replaced; False if the link itself is replaced.
 
     Raises
     ------
     FileWriteError
-        If the disk is full or the folder read-only; the message says what is there now.
+        If the disk is full or the folder read-only; the message names what is on the disk now.
     """
     write_files({path: write}, what=what, follow_links=follow_links)
 
@@ -44,16 +51,16 @@ def write_files(writers: Mapping[Path, Callable[[Path], object]], *, what: str, 
     Parameters
     ----------
     writers
-        File -> what writes it to the path that it is given, which has the same suffix.
+        File -> function that writes it to a path, which has the same suffix.
     what
-        What they are, for the message.
+        Noun for the files, for the message.
     follow_links
         See :func:`write_file`.
 
     Raises
     ------
     FileWriteError
-        If the disk is full or the folder read-only; the message says what is there now.
+        If the disk is full or the folder read-only; the message names what is on the disk now.
     """
     begun = {path: _beside(Path(os.path.realpath(path)) if follow_links else path) for path in writers}
     is_switching = False
@@ -89,16 +96,16 @@ def not_written(
     new: Sequence[Path] = (),
     left: Sequence[Path] = (),
 ) -> FileWriteError:
-    """Error that says what is wrong, what is on the disk now, and the way out.
+    """Build the error that names the reason, the state of the disk, and the way out.
 
     Parameters
     ----------
     kind
         Its class.
     what, path
-        What was being written, and where.
+        Noun for what was written, and its path.
     error
-        What the system said.
+        Error of the system.
     new
         Paths whose new content has taken its place all the same.
     left
@@ -124,7 +131,7 @@ def not_written(
 
 @contextmanager
 def filled_folder(path: Path, what: str) -> Iterator[None]:
-    """Make a folder for files that the block writes; an error of the system says what could not be written."""
+    """Make a folder for files that the block writes; an error of the system names `what` could not be written."""
     require_folder(path)
     try:
         require_writable(path)
@@ -137,7 +144,7 @@ def filled_folder(path: Path, what: str) -> Iterator[None]:
 
 
 def write_synced(path: Path, data: bytes) -> None:
-    """Fill a file, down to the disk."""
+    """Write a file and flush it to the disk."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
@@ -145,13 +152,13 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Send a file that another library wrote down to the disk."""
+    """Flush a file that another library wrote to the disk."""
     with path.open("r+b") as file:
         os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Send the names in a folder down to the disk, where the system can do that."""
+    """Flush the names in a folder to the disk, if the system supports that."""
     if os.name == "nt":
         return
     try:
@@ -167,14 +174,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def description_of(path: Path) -> dict[str, Any]:
+def description_of(path: Path) -> Described:
     """Size and SHA-256 of a file."""
     with path.open("rb") as file:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def is_as_described(path: Path, described: object) -> bool:
-    """Whether `path` is a file with this size and SHA-256: what was written, and nobody changed."""
+    """True if `path` is a file with this size and SHA-256, unchanged since it was written."""
     try:
         if not path.is_file() or not isinstance(described, dict) or path.stat().st_size != described.get("size"):
             return False

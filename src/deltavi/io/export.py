@@ -109,6 +109,6 @@ def _switch(target: Path, scratch: Path, own: list[str]) -> None:
 
 
 def _require_absent(path: Path) -> None:
-    """Raise where somebody else put a file since it was looked for."""
+    """Raise if another process has made the file since it was last checked."""
     if os.path.lexists(path):
         raise FileExistsError(f"{path.name} is not of this package")

@@ -1,4 +1,4 @@
-"""Folders that ``scvi.model.SCVI.save`` writes: what is in them, checked."""
+"""Reader of folders that ``scvi.model.SCVI.save`` writes, with checks of their content."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from deltavi._compat import (
     STATE_REGISTRY_KEY,
 )
 from deltavi._errors import ModelFileError, examples
+from deltavi._types import State
 from deltavi.io._inert import read_torch_file
 from deltavi.io._place import PathLike, resolved
 from deltavi.io.atomic import description_of
@@ -29,18 +30,20 @@ SCVI_MODEL = "SCVI"
 SETUP_ARGUMENTS = ("layer", "batch_key", "labels_key", "size_factor_key")
 SETUP_LISTS = ("categorical_covariate_keys", "continuous_covariate_keys")
 LEGACY_FILES = (SAVE_KEYS.LEGACY_MODEL_FNAME, SAVE_KEYS.LEGACY_SETUP_DICT_FNAME)
-# Fields that SCVI registers; the second row is what it keeps of cells in place of their counts.
+# Fields that SCVI registers; the second row replaces the counts of minified cells.
 FIELDS = {
     *("X", "batch", "labels", "size_factor", "extra_categorical_covs", "extra_continuous_covs"),
     *("minify_type", "latent_qzm", "latent_qzv", "observed_lib_size"),
 }
-# Attribute of an exported model that says what was written with it: a digest of the weights, and its cells.
+# Attribute of an exported model: a digest of its weights, and its cells.
 EXPORT_MARK = "deltavi_export_"
+# A category that pandas saved.
+Category: TypeAlias = str | bool | int | float
 
 
 @dataclass(frozen=True)
 class ScviFile:
-    """What a saved SCVI says.
+    """Content of a saved SCVI.
 
     Parameters
     ----------
@@ -60,26 +63,26 @@ class ScviFile:
     attributes
         ``is_trained_``, ``history_`` and the indices of training, validation and test cells, where there are any.
     mark
-        What :func:`export_mark` said when this package wrote it.
+        Result of :func:`export_mark` if this package wrote it.
     """
 
     weights: dict[str, torch.Tensor]
     genes: list[str]
-    settings: dict[str, Any]
-    setup: dict[str, Any]
-    categories: dict[str, list[Any]]
-    covariates: dict[str, list[Any]]
+    settings: State
+    setup: State
+    categories: dict[str, list[Category]]
+    covariates: dict[str, list[Category]]
     n_cells: int
-    attributes: dict[str, Any]
-    mark: dict[str, Any] | None = None
+    attributes: State
+    mark: State | None = None
 
     @property
     def is_export(self) -> bool:
-        """Whether this package wrote it, and nobody trained it since."""
+        """True if this package wrote it, and it was not trained since."""
         return self.mark is not None and self.mark.get("weights") == export_mark(self.weights, None)["weights"]
 
 
-def export_mark(weights: Mapping[str, Any], cells: Path | None) -> dict[str, Any]:
+def export_mark(weights: Mapping[str, torch.Tensor], cells: Path | None) -> State:
     """Digest of the weights, with size and checksum of the cells that are written with them.
 
     Parameters
@@ -127,8 +130,9 @@ def _legacy(path: Path, what: str) -> ModelFileError:
     )
 
 
-def _checked(content: Any, path: Path) -> ScviFile:
-    attributes = _dictionary(_dictionary(content, "the file").get(SAVE_KEYS.ATTR_DICT_KEY), "its attributes")
+def _checked(content: object, path: Path) -> ScviFile:
+    held = _dictionary(content, "the file")
+    attributes = _dictionary(held.get(SAVE_KEYS.ATTR_DICT_KEY), "its attributes")
     if "scvi_setup_dict_" in attributes:
         raise _legacy(path, "scvi_setup_dict_")
     registry = _dictionary(attributes.get("registry_"), "its registry")
@@ -148,9 +152,9 @@ def _checked(content: Any, path: Path) -> ScviFile:
     covariates = _dictionary(states.get("extra_categorical_covs", {}), "covariates").get("mappings", {})
     if sorted(covariates) != sorted(setup["categorical_covariate_keys"] or ()):
         raise ModelFileError(f"{path} has categories of {sorted(covariates)}, and covariates by other names.")
-    genes = _names(content[SAVE_KEYS.VAR_NAMES_KEY])
+    genes = _names(held[SAVE_KEYS.VAR_NAMES_KEY])
     return ScviFile(
-        weights=_weights(_dictionary(content.get(SAVE_KEYS.MODEL_STATE_DICT_KEY), "its weights"), path),
+        weights=_weights(_dictionary(held.get(SAVE_KEYS.MODEL_STATE_DICT_KEY), "its weights"), path),
         genes=genes,
         settings=_settings(_dictionary(attributes["init_params_"], "its settings")),
         setup=setup,
@@ -162,13 +166,13 @@ def _checked(content: Any, path: Path) -> ScviFile:
     )
 
 
-def _dictionary(value: Any, what: str) -> dict[Any, Any]:
+def _dictionary(value: object, what: str) -> State:
     if not isinstance(value, dict):
         raise ModelFileError(f"Of {what} a {type(value).__name__} is there, not a dictionary.")
     return value
 
 
-def _names(values: Any) -> list[str]:
+def _names(values: object) -> list[str]:
     names = list(values) if isinstance(values, np.ndarray) and values.ndim == 1 else [None]
     if not names or not all(isinstance(name, str) for name in names):
         raise ModelFileError("The genes of the file are no list of names.")
@@ -177,18 +181,18 @@ def _names(values: Any) -> list[str]:
     return [str(name) for name in names]
 
 
-def _categories(values: Any) -> list[Any]:
+def _categories(values: object) -> list[Category]:
     found = values.tolist() if isinstance(values, np.ndarray) and values.ndim == 1 else []
     if not found or not all(isinstance(value, str | bool | int | float) for value in found):
         raise ModelFileError("Categories of the file are no list of names or numbers.")
     return found
 
 
-def _setup(given: dict[Any, Any], path: Path) -> dict[str, Any]:
+def _setup(given: State, path: Path) -> State:
     unknown = [name for name in given if name not in (*SETUP_ARGUMENTS, *SETUP_LISTS) and given[name] is not None]
     if unknown:
         raise ModelFileError(f"{path} was set up with {examples(unknown)}, which is unknown here.")
-    setup: dict[str, Any] = {name: given.get(name) for name in SETUP_ARGUMENTS}
+    setup: State = {name: given.get(name) for name in SETUP_ARGUMENTS}
     setup |= {name: given.get(name) and list(given[name]) for name in SETUP_LISTS}
     for value in (v for name in setup for v in (setup[name] if name in SETUP_LISTS else [setup[name]]) or ()):
         if not isinstance(value, str | None):
@@ -196,16 +200,16 @@ def _setup(given: dict[Any, Any], path: Path) -> dict[str, Any]:
     return setup
 
 
-def _settings(given: dict[Any, Any]) -> dict[str, Any]:
+def _settings(given: State) -> State:
     groups = given.get("kwargs", {}).values()
     return {**given["non_kwargs"], **{name: value for group in groups for name, value in group.items()}}
 
 
-def _weights(given: dict[Any, Any], path: Path) -> dict[str, torch.Tensor]:
+def _weights(given: State, path: Path) -> dict[str, torch.Tensor]:
     weights = {name: value for name, value in given.items() if name != "pyro_param_store"}
     for name, tensor in weights.items():
         plain = type(tensor) is torch.Tensor and tensor.device.type == "cpu" and tensor.layout == torch.strided
-        # of one that is not, many values can lie in one place, and the file be far smaller than it says
+        # a tensor that is not contiguous can repeat values, so that a small file describes a large tensor
         if not plain or tensor.is_quantized or tensor.is_complex() or not tensor.is_contiguous():
             raise ModelFileError(f"{path}: {name!r} is no plain tensor.")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -213,9 +217,9 @@ def _weights(given: dict[Any, Any], path: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
-def _training(attributes: dict[Any, Any]) -> dict[str, Any]:
+def _training(attributes: State) -> State:
     """State of training as our models keep it."""
-    found: dict[str, Any] = {"is_trained_": bool(attributes.get("is_trained_", False))}
+    found: State = {"is_trained_": bool(attributes.get("is_trained_", False))}
     for name in ("train_indices_", "validation_indices_", "test_indices_"):
         indices = attributes.get(name)
         if indices is not None:

@@ -1,4 +1,4 @@
-"""Latent structures: they know priors, posteriors and KL terms, and nothing of counts."""
+"""Latent structures: priors, posteriors and KL terms, independent of counts."""
 
 from deltavi.latent._factors import LinearGaussian, common_factors, principal_factors
 from deltavi.latent._independence import condition_mmd

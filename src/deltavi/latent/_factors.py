@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import linalg, sparse
@@ -12,6 +11,7 @@ from scipy.sparse.linalg import eigsh
 from sklearn.decomposition import PCA
 
 from deltavi._errors import ConvergenceWarning, DeltaviError, InputDataError, examples
+from deltavi._types import Rows, StoredMatrix, is_sparse
 from deltavi.registry.checks import row_blocks
 
 # Up to so many genes their covariance is decomposed; beyond, the matrix itself by Lanczos iterations.
@@ -24,9 +24,9 @@ BLOCK_CELLS = 4096
 TOLERANCE, MOST_ROUNDS = 1e-4, 300
 # Up to so many genes all eigenvalues cost no more than the largest.
 FEW_GENES = 200
-# Least noise of a gene relative to the average variance of genes: a gene that never varies would have none.
+# Least noise of a gene relative to the average variance of genes: a constant gene would have none.
 LEAST_NOISE = 1e-6
-# And at all: where cells are alike, what single precision tells apart.
+# Absolute least noise, for equal cells: the resolution of single precision.
 LEAST_VARIANCE = float(np.finfo(np.float32).eps) ** 2
 
 
@@ -67,17 +67,17 @@ class LinearGaussian:
         return np.asarray(-0.5 * (distance + log_determinant + len(self.mean) * np.log(2 * np.pi)))
 
 
-def principal_factors(x: Any, n_latent: int, *, seed: int = 0) -> LinearGaussian:
+def principal_factors(x: StoredMatrix, n_latent: int, *, seed: int = 0) -> LinearGaussian:
     """Maximum likelihood of probabilistic principal components (Tipping and Bishop 1999).
 
     W = U (Lambda - sigma2 I)^(1/2) with the `n_latent` largest eigenvalues of the covariance of `x`, and sigma2 the
-    mean of the others. Those of the covariance itself; where that would be too large, scikit-learn's PCA iterates.
+    mean of the others. They are those of the covariance itself; if that is too large, of scikit-learn's iterative PCA.
 
     Parameters
     ----------
     x
-        ``(n_cells, n_genes)`` log-normalised expression, dense or sparse; a sparse matrix is never densified. What
-        lies in a file is read in blocks of cells, or into memory where iterations need it.
+        ``(n_cells, n_genes)`` log-normalised expression, dense or sparse; a sparse matrix is never densified. Data
+        in a file are read in blocks of cells, or into memory where iterations need it.
     n_latent
         Components.
     seed
@@ -98,7 +98,7 @@ def principal_factors(x: Any, n_latent: int, *, seed: int = 0) -> LinearGaussian
     return _turned(mean, loadings, np.full(n_genes, noise))
 
 
-def common_factors(x: Any, n_latent: int) -> LinearGaussian:
+def common_factors(x: StoredMatrix, n_latent: int) -> LinearGaussian:
     """Maximum likelihood of factor analysis: noise of its own for every gene.
 
     Alternates between loadings, W = Psi^(1/2) U (Lambda - I)^(1/2) from the largest eigenvalues of
@@ -151,21 +151,21 @@ def _largest(matrix: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     return values[::-1], vectors[:, ::-1]
 
 
-def _moments(x: Any) -> tuple[np.ndarray, np.ndarray]:
+def _moments(x: StoredMatrix) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance of the genes, the latter divided by the number of cells."""
     n_cells, n_genes = x.shape
     sums, squares = np.zeros(n_genes), np.zeros((n_genes, n_genes))
     for _, block in row_blocks(x, size=BLOCK_CELLS):
-        values: Any = block.astype(np.float64)
+        values = block.astype(np.float64)
         sums += np.asarray(values.sum(0)).ravel()
         _require_finite(sums)
         products = values.T @ values
-        squares += products.toarray() if sparse.issparse(products) else products
+        squares += products.toarray() if is_sparse(products) else products
     mean = sums / n_cells
     return mean, squares / n_cells - np.outer(mean, mean)
 
 
-def _by_iteration(x: Any, n_latent: int, seed: int) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
+def _by_iteration(x: StoredMatrix, n_latent: int, seed: int) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
     """Mean and total variance of the genes, and the largest eigenvalues and vectors of their covariance."""
     n_cells = x.shape[0]
     with np.errstate(invalid="ignore"):  # infinite values of both signs; shares of no variance, where cells are alike
@@ -176,13 +176,13 @@ def _by_iteration(x: Any, n_latent: int, seed: int) -> tuple[np.ndarray, float, 
     # of maximum likelihood, whose covariance is divided by n rather than n - 1
     shrink = (n_cells - 1) / n_cells
     variances = shrink * found.explained_variance_
-    # scikit-learn takes the mean over as many others as there are cells, where these are fewer than genes
+    # scikit-learn averages over at most as many others as there are cells
     others = shrink * float(found.noise_variance_) * (min(x.shape) - n_latent)
     return found.mean_, float(variances.sum()) + others, variances, found.components_.T
 
 
-def _in_memory(x: Any) -> Any:
-    """The matrix itself, or in memory what lies in a file; sparse stays sparse."""
+def _in_memory(x: StoredMatrix) -> Rows:
+    """The matrix itself, read into memory if it is in a file; sparse stays sparse."""
     if isinstance(x, np.ndarray) or sparse.issparse(x):
         return x
     blocks = [block for _, block in row_blocks(x)]

@@ -1,4 +1,4 @@
-"""A penalty on what a latent position tells of the condition of its cell."""
+"""Penalty on the dependence of latent positions on the condition."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def condition_mmd(z: Tensor, condition: Tensor, label: Tensor, *, n_conditions: 
     """Squared maximum mean discrepancy between the conditions of a label, averaged over pairs.
 
     Only cells of the same label are compared: conditions may hold labels in different shares, or lack one, and that
-    is no reason to move cells. The estimate is unbiased, so that it may be negative, and the average weights a pair of
+    is not penalised. The estimate is unbiased, so that it may be negative, and the average weights a pair of
     groups of n and m cells by n m / (n + m).
 
     Parameters
@@ -23,7 +23,7 @@ def condition_mmd(z: Tensor, condition: Tensor, label: Tensor, *, n_conditions: 
     condition, label
         ``(n_cells, 1)`` codes; cells whose label is none of ``0..n_labels-1`` are left out.
     n_conditions, n_labels
-        How many there are.
+        Number of conditions and of labels.
 
     Returns
     -------
@@ -54,6 +54,6 @@ def condition_mmd(z: Tensor, condition: Tensor, label: Tensor, *, n_conditions: 
 def _kernel(z: Tensor) -> Tensor:
     """Mean of Gaussian kernels between all cells, ``(n_cells, n_cells)``; one on the diagonal."""
     distances = torch.cdist(z, z).square()
-    # widths follow the positions and are no way to make the penalty small
+    # widths scale with the positions and are constants to the gradient, so that they cannot lower the penalty
     typical = distances.detach().mean().clamp_min(1e-12)
     return sum(torch.exp(-distances / (width * typical)) for width in WIDTHS) / len(WIDTHS)  # type: ignore[return-value]

@@ -101,8 +101,8 @@ class LabelConditional(nn.Module):
         Parameters
         ----------
         value
-            ``(..., n_cells, n_input)``, the same for all labels, or ``(n_labels, ..., n_cells, n_input)`` together
-            with a leading label axis; told apart by :meth:`for_each`.
+            ``(..., n_cells, n_input)``, the same for all labels, or ``(n_labels, ..., n_cells, n_input)`` with
+            a leading label axis, for which see :meth:`for_each`.
 
         Returns
         -------
@@ -141,7 +141,7 @@ class LabelTerms:
 
 
 class LabelHierarchy(nn.Module):
-    """p(z2) p(y) p(z1 | z2, y) with q(z2 | z1, y): everything about labels but the classifier q(y | z1).
+    """p(z2) p(y) p(z1 | z2, y) with q(z2 | z1, y): all terms of labels but the classifier q(y | z1).
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ class LabelHierarchy(nn.Module):
     dropout_rate
         Dropout of q(z2 | z1, y).
     learn_prior
-        Learn p(y) rather than keep it as set.
+        True if p(y) is learned rather than fixed.
     """
 
     def __init__(
@@ -216,7 +216,7 @@ class LabelHierarchy(nn.Module):
 def label_kl(
     terms: LabelTerms, weights: LabelWeights, *, log_prior: Tensor, log_posterior_z1: Tensor
 ) -> dict[str, Tensor]:
-    """Sums over y, exact: what the labels add to the negative bound.
+    """Exact sums over y: the terms of the negative bound that depend on labels.
 
     With one-hot weights these are the terms of the labelled bound: the entropy of q(y | z1) vanishes and -log p(y)
     remains.

@@ -30,7 +30,7 @@ class LibraryPrior(nn.Module):
         self.register_buffer("log_vars", torch.from_numpy(np.asarray(log_vars)).float())
 
     def forward(self, batch: Tensor) -> Normal:
-        """Prior of each cell, ``(n_cells, 1)``; an unseen batch gets the average of the known ones."""
+        """Prior of each cell, ``(n_cells, 1)``; an unseen batch gets the average of those in training."""
         means, variances = self.get_buffer("log_means"), self.get_buffer("log_vars")
         weights = soft_one_hot(batch, means.shape[1]).to(means.dtype)
         return Normal(weights @ means.T, (weights @ variances.T).sqrt(), validate_args=False)

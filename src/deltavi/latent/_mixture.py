@@ -25,7 +25,7 @@ class MixtureComponents(nn.Module):
 
     Each component has a mean and a variance of its own. Covariates c move the means of all components alike, and with
     them or a second latent variable w a network adds to mean and variance of each; its last layer starts at zero, so
-    that the components first lie where they are placed.
+    that the components start at their initial positions.
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ def prior_term(weights: LabelWeights, log_prior: Tensor) -> Tensor:
 def balanced_term(weights: LabelWeights, log_prior: Tensor) -> Tensor:
     """KL of the mini-batch's mean of q(y | z) from p(y), for every cell the same, ``([n_samples,] n_cells)`` nats.
 
-    Over the cells components are used as p(y) says, alike if it is uniform, and each cell may be sure of its own.
+    It makes the average use of components follow p(y), while each cell may be assigned with certainty.
 
     Parameters
     ----------
@@ -226,7 +226,7 @@ def balanced_term(weights: LabelWeights, log_prior: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Usage:
-    """Use that a mixture makes of its components.
+    """Shares of cells of the components of a mixture.
 
     Parameters
     ----------
@@ -252,7 +252,7 @@ def _log_beta(concentration: Tensor) -> Tensor:
 
 
 def check_mixture(*, n_components: int, n_labels: int, alpha: float) -> None:
-    """Raise where a mixture cannot be: fewer components than labels, or no Dirichlet.
+    """Raise if a mixture is impossible: fewer components than labels, or an invalid Dirichlet.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ from deltavi.latent.gaussian import GaussianState, kl_from_standard_normal, stan
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """Cells of a mini-batch, as far as a prior may depend on them.
+    """Properties of the cells of a mini-batch on which a prior may depend.
 
     Parameters
     ----------
@@ -37,8 +37,8 @@ class Given:
 class Prior(nn.Module, ABC):
     """Prior of z, the latent position of a cell.
 
-    A subclass gives :meth:`log_prob`; :meth:`kl` estimates the divergence from it by the draws at hand, and is
-    replaced where there is a closed form.
+    A subclass defines :meth:`log_prob`; :meth:`kl` estimates the divergence from the given draws, and is
+    overridden if there is a closed form.
     """
 
     @classmethod
@@ -63,7 +63,7 @@ class Prior(nn.Module, ABC):
         z
             ``([n_samples,] n_cells, n_latent)``.
         given
-            What it may depend on.
+            Properties of the cells.
 
         Returns
         -------
@@ -78,7 +78,7 @@ class Prior(nn.Module, ABC):
         state
             Posterior and draws of each cell.
         given
-            What the prior may depend on.
+            Properties of the cells on which the prior may depend.
         """
         log_prior = self.log_prob(state.sample, given)
         log_prior = log_prior.mean(0) if log_prior.dim() > 1 else log_prior
@@ -87,12 +87,12 @@ class Prior(nn.Module, ABC):
         return -entropy - log_prior
 
     def initialise(self, expression: Callable[[int], Tensor]) -> None:
-        """Take initial values from the cells to learn from.
+        """Initialise parameters from training cells.
 
         Parameters
         ----------
         expression
-            Gives that many rows of their expression at random, ``(n, n_input)``, as the encoder takes them.
+            Draws a number of rows of their expression at random, ``(n, n_input)``, as the encoder takes them.
         """
 
 
@@ -139,6 +139,6 @@ class VampPrior(Prior):
             self.pseudo_inputs.copy_(rows)
 
 
-# Priors that a module can be asked for by name.
+# Priors of modules by name.
 PriorKind = Literal["normal", "vamp"]
 PRIORS: dict[PriorKind, type[Prior]] = {"normal": StandardNormal, "vamp": VampPrior}

@@ -12,9 +12,9 @@ from torch.distributions import Normal, kl_divergence
 
 from deltavi.latent._networks import Architecture, hidden_layers, linear_layer, run_layers
 
-# Variance floor of scvi-tools' encoder; it keeps an over-confident posterior from reaching log 0.
+# Variance floor of scvi-tools' encoder; it avoids the log of zero in a narrow posterior.
 VARIANCE_FLOOR = 1e-4
-# A deterministic posterior still hands out a distribution object, whose scale must be positive.
+# A deterministic posterior is still a distribution object, whose scale must be positive.
 POINT_SCALE = 1e-6
 
 

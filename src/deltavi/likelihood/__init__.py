@@ -1,4 +1,4 @@
-"""Likelihoods of expression: they know counts and nothing of latent variables."""
+"""Likelihoods of expression, independent of latent variables."""
 
 from deltavi.likelihood._bernoulli import Bernoulli
 from deltavi.likelihood._counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial

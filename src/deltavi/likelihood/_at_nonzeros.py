@@ -1,4 +1,4 @@
-"""Parts of the log probability of counts: what a zero is worth, and what a nonzero count adds to that."""
+"""Parts of the log probability of counts: the value of a zero, and the difference of a nonzero count from it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from deltavi._compat import SMALLEST_COUNT
 from deltavi.likelihood._nonzero import Nonzeros
 
 EPS = SMALLEST_COUNT
-# Whole counts up to this have log-gamma differences summed: faster, and nothing is lost where theta is large.
+# Whole counts up to this have log-gamma differences summed: faster, and exact for large theta.
 TABLED_COUNT = 8
 
 
 def answers_at_once(values: Tensor) -> bool:
-    """Whether Python may look at numbers on their way: another device would have to be waited for."""
+    """True if tensors are on the CPU, where reading a value needs no synchronisation."""
     return values.device.type == "cpu"
 
 
 @dataclass(frozen=True, eq=False)
 class Zero:
-    """What a zero count is worth without dropout.
+    """Log probability of a zero count without dropout, and its derivatives.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def gamma_differences_of_row(count: Tensor, row: Tensor, gene: Tensor) -> tuple[
 
 @dataclass(frozen=True, eq=False)
 class AtNonzeros:
-    """What nonzero counts add, ``(n_samples, n_nonzero)``.
+    """Terms added by nonzero counts, ``(n_samples, n_nonzero)``.
 
     Differences of log Gamma are taken in double precision where the device has it: they lose every digit of single
     precision where theta is large.
@@ -93,13 +93,13 @@ class AtNonzeros:
     Parameters
     ----------
     nonzeros
-        Where they are.
+        Positions of the counts.
     count, rate, theta
-        At their places.
+        Values at these positions.
     row
         Theta where all cells share one, ``(n_genes,)``.
     logits
-        Dropout logits at their places, where there is dropout.
+        Dropout logits at these positions, if there is dropout.
     """
 
     nonzeros: Nonzeros
@@ -128,7 +128,7 @@ class AtNonzeros:
         )
 
     def add_to(self, total: Tensor) -> None:
-        """Add to the log probability of zeros in every row, ``(n_rows,)``, what makes it that of the counts."""
+        """Turn the log probability of zeros in every row, ``(n_rows,)``, into that of the counts, in place."""
         value = torch.log((self.rate + EPS) / self._sum).mul_(self.count).add_(self._gamma[0])
         if self.logits is not None:
             value.sub_(softplus(self._lost_or_zero))
@@ -137,14 +137,14 @@ class AtNonzeros:
         samples.index_add_(-1, self.nonzeros.cell, value.to(total.dtype))
 
     def add_slopes_to(self, by_rate: Tensor, by_theta: Tensor, by_logits: Tensor | None, weights: Tensor) -> None:
-        """Add to gradients of zeros in every row what makes them those of the counts; `weights` are ``(n_rows,)``."""
+        """Turn gradients of zeros in every row into those of the counts, in place; `weights` are ``(n_rows,)``."""
         of_count = self.count / self._sum
         # x / rate - x / (theta + rate), without the difference
         rate_slope = of_count * self.theta / (self.rate + EPS)
         theta_slope = self._gamma[1] - of_count
         of_cell = weights.view(len(self.rate), self.nonzeros.shape[0]).index_select(-1, self.nonzeros.cell)
         if by_logits is not None:
-            # where something was counted nothing was lost: the share of zeros that were not lost turns into one
+            # a nonzero count was not dropped: its share of values that were not dropped is one
             lost = torch.sigmoid(self._lost_or_zero)
             minus_share = self._zero.minus_share()
             rate_slope.addcmul_(lost, minus_share)
@@ -172,7 +172,7 @@ class AtNonzeros:
 
     @cached_property
     def _lost_or_zero(self) -> Tensor:
-        """Logit of dropout plus minus the log probability of a zero, both of which a count speaks against."""
+        """Logit of dropout minus the log probability of a zero; a nonzero count excludes both."""
         assert self.logits is not None
         return torch.addcmul(self.logits, self._zero.log, self.theta)
 
@@ -180,7 +180,7 @@ class AtNonzeros:
     def _gamma(self) -> tuple[Tensor, Tensor]:
         exact = torch.float32 if self.rate.device.type == "mps" else torch.float64
         count = self.count.to(exact)
-        # how many counts lie beyond the table has to be known
+        # needs the number of counts beyond the table
         if self.row is None or not answers_at_once(self.rate):
             value, slope = gamma_differences(count, self.theta.to(exact))
         else:

@@ -1,4 +1,4 @@
-"""Independent Bernoulli variables: detected or not, or the grey of a pixel."""
+"""Independent Bernoulli variables: detection of a gene, or the grey value of a pixel."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from deltavi.likelihood.base import Likelihood, to_numpy
 
 
 class BernoulliOfGenes(TorchBernoulli):
-    """torch's distribution with what scvi-tools' methods ask of one."""
+    """torch's distribution with the methods that scvi-tools calls."""
 
     def get_normalized(self, key: str) -> Tensor:
-        """Probability of detection, whatever `key` of scvi-tools' normalised expression is asked for."""
+        """Probability of detection, for any `key` of scvi-tools' normalised expression."""
         return self.probs
 
 

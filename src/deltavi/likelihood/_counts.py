@@ -1,6 +1,6 @@
 """Poisson, negative binomial and zero-inflated negative binomial over raw counts.
 
-scvi-tools' log probabilities are reused; the objects add what a prediction needs: a draw from a given
+scvi-tools' log probabilities are reused; the objects add draws from a given
 generator, and the distribution function with its inverse. Equations: Lopez et al. 2018; the zero
 branch is -softplus(-pi) + softplus(A) with A = -pi + theta * log(theta / (theta + mu)), pi the dropout logit.
 """
@@ -40,7 +40,7 @@ def _clamped(tensor: Tensor) -> np.ndarray:
 
 
 class CountLikelihood(Likelihood):
-    """A likelihood that looks at nonzero counts only, where all samples share them."""
+    """Count likelihood that evaluates special functions at nonzero counts only, if all samples share them."""
 
     def log_prob(self, x: Tensor, nonzeros: Nonzeros | None = None) -> Tensor:
         if x.dim() > MATRIX:
@@ -99,7 +99,7 @@ class Poisson(CountLikelihood):
         return np.asarray(np.where(x < 0, 0.0, special.pdtr(np.maximum(x, 0), to_numpy(self.rate))))
 
     def quantile(self, u: np.ndarray) -> np.ndarray:
-        # SciPy answers -1, below the support, at u = 0
+        # SciPy returns -1, below the support, at u = 0
         return np.asarray(np.maximum(stats.poisson.ppf(np.minimum(u, MAX_QUANTILE), to_numpy(self.rate)), 0.0))
 
     def survival(self, x: np.ndarray) -> np.ndarray:

@@ -36,8 +36,8 @@ class Dispersion:
 def rows_with_average(log_values: Tensor, code: Tensor) -> Dispersion:
     """Dispersion per category from a table of logarithms.
 
-    A category that training never saw carries the code -1; it gets the average row, which is put last so
-    that ordinary negative indexing finds it.
+    A category that is absent from training has the code -1; it gets the average row, which is put last so
+    that negative indexing selects it.
 
     Parameters
     ----------

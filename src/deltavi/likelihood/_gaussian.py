@@ -32,7 +32,7 @@ class Gaussian(Likelihood):
         Standard deviation, kept as rows.
     scale
         The decoder's output before any library size, where there is one. Without, the mean is taken for log1p of
-        normalised expression, and scvi-tools' methods get the expression itself, so that fold changes mean something.
+        normalised expression, and scvi-tools' methods get the expression itself, so that fold changes are defined.
     """
 
     rate: Tensor

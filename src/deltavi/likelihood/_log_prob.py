@@ -3,7 +3,7 @@
 A zero count contributes theta * log(theta / (theta + mu)), which needs one logarithm; the three log-gamma terms
 of the negative binomial vanish there. Nine entries in ten are zero, so they are evaluated for the others alone.
 Value and gradients are analytic and made together, a few cells at a time, which stay in the processor's cache.
-The small constant in the logarithms is that of scvi-tools, whose numbers these are.
+The small constant in the logarithms is that of scvi-tools, so that the values are the same.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from deltavi.likelihood._nonzero import Nonzeros
 
 # Entries of a block of cells: a megabyte or two for all that is computed from them.
 ENTRIES_AT_ONCE = 1 << 16
-# Smallest logarithm of a probability that single precision holds with all its digits, with something to spare.
+# Smallest logarithm of a probability that single precision holds with all its digits, with a margin.
 LEAST_PRECISE = -80.0
 
 
@@ -46,7 +46,7 @@ class _Gradients:
         return cls(torch.empty_like(rate), torch.zeros_like(theta), by_logits)
 
     def put(self, rows: slice, zero: Zero, kept: Tensor) -> None:
-        """Put in what zeros contribute, where `kept` is the weighted share of it, ``(n_rows, n_genes or 1)``."""
+        """Fill in the contribution of zeros, of which `kept` is the weighted share, ``(n_rows, n_genes or 1)``."""
         minus_share = zero.minus_share()
         torch.mul(minus_share, kept, out=self.by_rate[rows])
         slope = zero.minus_slope(minus_share)
@@ -58,7 +58,7 @@ class _Gradients:
             self.by_theta.sub_(slope.mul_(kept).sum(0))
 
     def scaled(self, factor: float) -> tuple[Tensor, Tensor, Tensor | None]:
-        """All of them times `factor`, or as they are where it is one."""
+        """All gradients times `factor`; unchanged if it is one."""
         if factor == 1:
             return self.by_rate, self.by_theta, self.by_logits
         by_logits = None if self.by_logits is None else self.by_logits * factor
@@ -71,7 +71,7 @@ def _rows(values: Tensor) -> Tensor:
 
 
 def _blocks(rate: Tensor, theta: Tensor) -> Iterator[tuple[slice, Zero]]:
-    """What zeros are worth, for as many rows at a time as fit into a cache with what is computed from them."""
+    """Values of zeros, for as many rows at a time as fit into a cache with their intermediate results."""
     n_rows, n_genes = rate.shape
     at_once = max(1, ENTRIES_AT_ONCE // n_genes) if answers_at_once(rate) else max(n_rows, 1)
     for start in range(0, n_rows, at_once):
@@ -90,7 +90,7 @@ def _evaluate(
 def _evaluate_exactly(
     rate: Tensor, theta: Tensor, logits: Tensor | None, nonzeros: Nonzeros, weights: Tensor | None
 ) -> tuple[Tensor, _Gradients | None]:
-    """The same in the precision of its input, whatever products are rounded to elsewhere."""
+    """The same in the precision of its input, without autocast."""
     at = AtNonzeros.of(nonzeros, rate, theta, logits)
     total = torch.empty(rate.shape[0], dtype=rate.dtype, device=rate.device)
     gradients = None if weights is None else _Gradients.for_(rate, theta, logits)
@@ -112,11 +112,11 @@ def _evaluate_exactly(
 def _lost_or_zero(
     logits: Tensor, zero: Zero, total: Tensor, weights: Tensor | None, gradients: _Gradients | None, rows: slice
 ) -> Tensor | None:
-    """Log probability of zeros with dropout into `total`; the weighted share of them that were not lost.
+    """Write the log probability of zeros with dropout to `total`; return the weighted share that was not dropped.
 
     With N = logit + theta * log(1 + rate / theta) a zero is worth log sigmoid(logit) - log sigmoid(N) nats.
     """
-    # whether the odds are precise has to be known
+    # needs a test of the precision of the odds
     found = _moderate(logits, zero) if answers_at_once(logits) else None
     value, kept, not_lost = _extreme(logits, zero) if found is None else found
     torch.sum(value, -1, out=total)
@@ -129,7 +129,7 @@ def _lost_or_zero(
 def _moderate(logits: Tensor, zero: Zero) -> tuple[Tensor, Tensor, Tensor] | None:
     """Value of zeros, sigmoid(-N) and sigmoid(-logit), from the odds of dropout: half the special functions.
 
-    Nothing where odds overflow, or where a zero is so improbable that single precision loses digits of it.
+    ``None`` where odds overflow, or where a zero is so improbable that single precision loses digits of it.
     """
     odds = logits.exp()
     only_zero = (zero.log * -zero.theta).exp_()
@@ -152,7 +152,7 @@ class CountLogProb(torch.autograd.Function):
     """``(..., n_cells)`` nats for rates ``(..., n_cells, n_genes)``; theta and dropout logits of that shape.
 
     Theta may be one row, dropout logits nothing. On a CPU the gradients are made with the value, for minus the mean
-    over cells, which is what training minimises; elsewhere the comparison of weights would be waited for.
+    over cells, which is what training minimises; on other devices the comparison of weights would synchronise.
     """
 
     @staticmethod
@@ -170,7 +170,7 @@ class CountLogProb(torch.autograd.Function):
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         rate, theta, logits = ctx.saved_tensors
         flat = weights.reshape(-1)
-        # handed out once: whoever gets them may add to them
+        # returned once, since autograd may add to them in place
         gradients, ctx.gradients = ctx.gradients, None
         factor = None if gradients is None else _ratio(flat)
         if factor is None:
@@ -189,7 +189,7 @@ def _as_rows(rate: Tensor, theta: Tensor, logits: Tensor | None) -> tuple[Tensor
 
 
 def _ratio(weights: Tensor) -> float | None:
-    """By how much equal weights exceed those that gradients were made for; nothing where they are not equal."""
+    """Ratio of equal weights to those of the precomputed gradients; ``None`` if weights are not equal."""
     if not len(weights):
         return 1.0
     if not bool((weights == weights[0]).all()):

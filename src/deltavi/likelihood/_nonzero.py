@@ -1,4 +1,4 @@
-"""Where a mini-batch of counts is not zero: what its likelihood needs special functions for."""
+"""Nonzero counts of a mini-batch, the entries for which likelihoods need special functions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Nonzeros:
     shape
         Cells and genes.
     known_log_factorial
-        ``(n_cells,)`` sum over genes of log x!, where somebody knows it already.
+        ``(n_cells,)`` sum over genes of log x!, if it is computed already.
     """
 
     cell: Tensor
@@ -37,14 +37,14 @@ class Nonzeros:
 
     @classmethod
     def of(cls, x: Tensor) -> Nonzeros:
-        """Those of `x` ``(n_cells, n_genes)``, looked for."""
+        """Find those of `x` ``(n_cells, n_genes)``."""
         cell, gene = (x > SMALLEST_COUNT).nonzero(as_tuple=True)
         count = x.reshape(-1).index_select(0, torch.add(gene, cell, alpha=x.shape[1]))
         return cls(cell, gene, count, (x.shape[0], x.shape[1]))
 
     @classmethod
     def in_batch(cls, tensors: dict[str, Tensor]) -> Nonzeros:
-        """Those of a mini-batch: as the loader that cut it from a sparse matrix gives them, else looked for."""
+        """Nonzero counts of a mini-batch, from its loader if that read a sparse matrix, else found in the counts."""
         x = tensors[REGISTRY_KEYS.X_KEY]
         if _keys.NONZERO not in tensors:
             return cls.of(x)

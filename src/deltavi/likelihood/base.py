@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 class Likelihood(ABC):
     """Distribution of one cell's expression given its decoded parameters; genes are independent.
 
-    Shapes are ``([n_samples,] n_cells, n_genes)``. Count likelihoods speak of raw counts, the Gaussian one
-    of log-normalised expression; log probabilities are in nats.
+    Shapes are ``([n_samples,] n_cells, n_genes)``. Count likelihoods take raw counts, the Gaussian one
+    log-normalised expression; log probabilities are in nats.
     """
 
-    # whether values are raw counts, which have a library size and become log1p CP10k
+    # true if values are raw counts, which have a library size and are normalised to log1p CP10k
     of_counts: ClassVar[bool] = True
 
     rate: Tensor
@@ -40,7 +40,7 @@ class Likelihood(ABC):
         x
             ``(n_cells, n_genes)`` expression.
         nonzeros
-            Its nonzero counts, where they are known already; only count likelihoods look at them.
+            Its nonzero counts, if they are found already; only count likelihoods use them.
         """
         return self.log_prob_per_gene(x).sum(-1)
 
@@ -61,7 +61,7 @@ class Likelihood(ABC):
 
     @abstractmethod
     def sample(self, generator: np.random.Generator) -> Tensor:
-        """One draw of the expression, on the CPU; only `generator` is consulted for randomness."""
+        """One draw of the expression, on the CPU; `generator` is the only source of randomness."""
 
     @abstractmethod
     def cdf(self, x: np.ndarray) -> np.ndarray:
@@ -81,7 +81,7 @@ class Likelihood(ABC):
 
     @abstractmethod
     def shifted_by(self, offsets: Tensor) -> Likelihood:
-        """The same distribution elsewhere: the log of a rate, a Gaussian mean or log odds plus `offsets`.
+        """The same distribution, shifted: the log of a rate, a Gaussian mean or log odds plus `offsets`.
 
         Parameters
         ----------

@@ -1,9 +1,9 @@
-"""Calibration of predicted labels: whether cells called with 90 % are right in nine of ten cases."""
+"""Calibration of predicted labels: the accuracy of labels predicted with 90 % should be nine in ten."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ MAX_LISTED = 10
 @known_arguments
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """How far the probabilities of predicted labels can be taken at their word; see :func:`calibration`.
+    """Agreement of predicted probabilities with the frequency of correct labels; see :func:`calibration`.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class Calibration:
     accuracy
         Share of cells whose most probable label is the true one, in [0, 1].
     mean_confidence
-        Mean of the highest probability; above `accuracy`, the classifier is too sure of itself.
+        Mean of the highest probability; above `accuracy`, the classifier is overconfident.
     table
         One row per bin of the highest probability, with ``lower`` (excluded) and ``upper`` (included) edge,
         ``n_cells``, mean ``confidence`` and ``accuracy`` of its cells, which are NaN in an empty bin.
@@ -61,8 +61,8 @@ class Calibration:
 
 @known_arguments
 def calibration(
-    probabilities: pd.DataFrame | NDArray[Any],
-    truth: Sequence[Any] | pd.Series[Any] | NDArray[Any],
+    probabilities: pd.DataFrame | np.ndarray,
+    truth: Sequence[object] | pd.Series | np.ndarray,
     *,
     n_bins: int = 15,
 ) -> Calibration:
@@ -146,7 +146,7 @@ def _reliability_table(confidence: Vector, right: Vector, n_bins: int) -> pd.Dat
     )
 
 
-def _distributions(probabilities: pd.DataFrame | NDArray[Any]) -> Vector:
+def _distributions(probabilities: pd.DataFrame | np.ndarray) -> Vector:
     """The probabilities in double precision, (n_cells, n_labels), each row a distribution."""
     try:
         p = np.asarray(without_names(probabilities, "probabilities"), dtype=np.float64)
@@ -162,7 +162,7 @@ def _distributions(probabilities: pd.DataFrame | NDArray[Any]) -> Vector:
     return p
 
 
-def _refuse(wrong: NDArray[np.bool_], probabilities: pd.DataFrame | NDArray[Any], what: str) -> None:
+def _refuse(wrong: NDArray[np.bool_], probabilities: pd.DataFrame | np.ndarray, what: str) -> None:
     if wrong.any():
         raise DeltaviError(
             f"{int(wrong.sum())} of {len(wrong)} cells {what} (for example {_cells(wrong, probabilities)}). "
@@ -170,15 +170,15 @@ def _refuse(wrong: NDArray[np.bool_], probabilities: pd.DataFrame | NDArray[Any]
         )
 
 
-def _cells(chosen: NDArray[np.bool_], probabilities: pd.DataFrame | NDArray[Any]) -> str:
+def _cells(chosen: NDArray[np.bool_], probabilities: pd.DataFrame | np.ndarray) -> str:
     """Names of the first chosen cells, or their rows where cells have no names."""
     names = probabilities.index if isinstance(probabilities, pd.DataFrame) else np.arange(len(chosen))
     return examples(names[chosen].tolist())
 
 
-def _codes(given: NDArray[Any], probabilities: Any) -> NDArray[np.int64]:
+def _codes(given: np.ndarray, probabilities: pd.DataFrame | np.ndarray) -> NDArray[np.int64]:
     """Column of the true label of every cell, (n_cells,)."""
-    labels: pd.Index[Any]
+    labels: pd.Index
     if given.shape != (len(probabilities),):
         raise DeltaviError(f"truth must hold one label per cell: {len(probabilities)} cells, but shape {given.shape}.")
     _refuse_missing(given, probabilities)
@@ -192,7 +192,7 @@ def _codes(given: NDArray[Any], probabilities: Any) -> NDArray[np.int64]:
     return codes
 
 
-def _refuse_missing(given: NDArray[Any], probabilities: Any) -> None:
+def _refuse_missing(given: np.ndarray, probabilities: pd.DataFrame | np.ndarray) -> None:
     missing = np.asarray(pd.isna(given))
     if missing.any():
         raise DeltaviError(
@@ -201,15 +201,15 @@ def _refuse_missing(given: NDArray[Any], probabilities: Any) -> None:
         )
 
 
-def _unique_labels(probabilities: pd.DataFrame) -> pd.Index[Any]:
-    labels: pd.Index[Any] = pd.Index(probabilities.columns.astype(str))
+def _unique_labels(probabilities: pd.DataFrame) -> pd.Index:
+    labels: pd.Index = pd.Index(probabilities.columns.astype(str))
     if not labels.is_unique:
         repeated = labels[labels.duplicated()].unique()
         raise DeltaviError(f"probabilities has {len(repeated)} repeated labels: {examples(repeated)}.")
     return labels
 
 
-def _checked_integers(given: NDArray[Any], *, n_labels: int) -> NDArray[np.int64]:
+def _checked_integers(given: np.ndarray, *, n_labels: int) -> NDArray[np.int64]:
     """Codes as integers, -1 where one is no column."""
     if infer_dtype(given) != "integer":
         raise DeltaviError(
@@ -220,7 +220,7 @@ def _checked_integers(given: NDArray[Any], *, n_labels: int) -> NDArray[np.int64
     return np.where((codes >= 0) & (codes < n_labels), codes, -1)
 
 
-def _refuse_unknown(unknown: NDArray[np.bool_], given: NDArray[Any], labels: pd.Index[Any], cells: str) -> None:
+def _refuse_unknown(unknown: NDArray[np.bool_], given: np.ndarray, labels: pd.Index, cells: str) -> None:
     if not unknown.any():
         return
     counts = pd.Series(given[unknown].astype(str)).value_counts()

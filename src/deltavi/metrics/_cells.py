@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse as sp
 
 from deltavi._reading import known_arguments
+from deltavi._types import is_sparse
 from deltavi.arrays.matrix import as_matrix, gene_variances
 from deltavi.arrays.tables import align
 from deltavi.metrics._pairs import pair_distances
@@ -92,7 +92,7 @@ def variance_ratio(predicted: Matrix, real: Matrix) -> float:
     Notes
     -----
     It misleads because the total is compared, not its place: noise in the wrong genes makes up for spread missing in
-    the right ones, and moving control cells rigidly keeps their spread whatever the response. Source: the textbook
+    the right ones, and moving control cells rigidly keeps their spread for any response. Source: the textbook
     definition.
     """
     x, y = align({"predicted": predicted, "real": real}).matrices
@@ -116,8 +116,8 @@ def zero_fraction(x: Matrix) -> float:
     Notes
     -----
     It misleads where expected rather than sampled expression is predicted: an expectation is never exactly zero, so a
-    fraction far below that of real cells then says nothing about the quality. Source: the textbook definition.
+    fraction far below that of real cells is then no evidence of low quality. Source: the textbook definition.
     """
     matrix = as_matrix(x, "x")
-    n_nonzero = matrix.count_nonzero() if sp.issparse(matrix) else np.count_nonzero(matrix)
+    n_nonzero = matrix.count_nonzero() if is_sparse(matrix) else np.count_nonzero(matrix)
     return 1.0 - float(n_nonzero / (matrix.shape[0] * matrix.shape[1]))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @known_arguments
 @dataclass(frozen=True)
 class ClusteringScores:
-    """How far clusters agree with labels; see :func:`clustering_scores`.
+    """Agreement of clusters with labels; see :func:`clustering_scores`.
 
     Attributes
     ----------
@@ -49,24 +49,23 @@ class ClusteringScores:
     normalised_mutual_information: float
     accuracy: float
     purity: float
-    found: dict[Any, float]
+    found: dict[Hashable, float]
 
     def as_dict(self) -> dict[str, float]:
         """Names and values, in the order of the fields; those of `found` are named ``"found <label>"``."""
-        values: dict[str, Any] = asdict(self)
-        found = values.pop("found")
-        return {**values, **{f"found {label}": value for label, value in found.items()}}
+        scores = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "found"}
+        return {**scores, **{f"found {label}": value for label, value in self.found.items()}}
 
 
 @known_arguments
 def clustering_scores(
-    labels: Sequence[Hashable] | pd.Series[Any] | NDArray[Any],
-    clusters: Sequence[Hashable] | pd.Series[Any] | NDArray[Any],
+    labels: Sequence[Hashable] | pd.Series | np.ndarray,
+    clusters: Sequence[Hashable] | pd.Series | np.ndarray,
     *,
     fit_on: Sequence[bool] | pd.Series[bool] | NDArray[np.bool_] | None = None,
     seed: int = 0,
 ) -> ClusteringScores:
-    """Compare clusters with known labels; names of clusters mean nothing.
+    """Compare clusters with known labels; names of clusters have no effect.
 
     With n_kl the number of cells of cluster k and label l:
 
@@ -79,7 +78,7 @@ def clustering_scores(
     * ``found[l]`` is ``max_k 2 n_kl / (n_k + n_l)``.
 
     Purity misleads where numbers of clusters differ: more clusters are purer. The adjusted Rand index misleads where
-    types differ much in size: it hardly sees a rare one, for which look at `found`. All of them mislead where the
+    types differ much in size: a rare type has little weight in it, for which see `found`. All of them mislead where the
     labels themselves come from a clustering.
 
     Parameters
@@ -89,7 +88,7 @@ def clustering_scores(
     clusters
         Cluster of every cell, in the same order; Series are matched by the names of their cells.
     fit_on
-        For the purity, the cells that decide which label a cluster gets, (n_cells,); the others are judged. By default
+        For the purity, the cells that decide the label of a cluster, (n_cells,); the others are scored. By default
         a random half of the cells, then the other half, and the mean of the two.
     seed
         Seed of that random half.
@@ -136,14 +135,14 @@ def _contingency(clusters: NDArray[np.intp], labels: NDArray[np.intp]) -> Vector
     return counts
 
 
-def _found(counts: Vector, names: list[Any]) -> dict[Any, float]:
+def _found(counts: Vector, names: list[Hashable]) -> dict[Hashable, float]:
     """Best F1 of any single cluster for each label, in the order of their text."""
     f1 = 2 * counts / (counts.sum(axis=1, keepdims=True) + counts.sum(axis=0))
     best = dict(zip(names, f1.max(axis=0).tolist(), strict=True))
     return {name: best[name] for name in sorted(names, key=str)}
 
 
-def _purity(clusters: NDArray[np.intp], labels: NDArray[np.intp], fit_on: Any, seed: int) -> float:
+def _purity(clusters: NDArray[np.intp], labels: NDArray[np.intp], fit_on: object, seed: int) -> float:
     """Purity on the cells that the map was not fitted on; without `fit_on` on either half, fitted on the other."""
     if fit_on is not None:
         return _purity_of_others(clusters, labels, _mask(fit_on, len(labels)))
@@ -162,7 +161,7 @@ def _purity_of_others(clusters: NDArray[np.intp], labels: NDArray[np.intp], fitt
     return float(right.sum() / others.sum())
 
 
-def _codes(values: NDArray[Any], name: str, cells: pd.Index[Any] | None) -> tuple[NDArray[np.intp], list[Any]]:
+def _codes(values: np.ndarray, name: str, cells: pd.Index | None) -> tuple[NDArray[np.intp], list[Hashable]]:
     """Code of every cell, from 0, and the values that the codes stand for."""
     try:
         codes, found = pd.factorize(one_per_cell(values, name))
@@ -177,7 +176,7 @@ def _codes(values: NDArray[Any], name: str, cells: pd.Index[Any] | None) -> tupl
     return np.asarray(codes, dtype=np.intp), list(found)
 
 
-def _mask(fit_on: Any, n_cells: int) -> NDArray[np.bool_]:
+def _mask(fit_on: object, n_cells: int) -> NDArray[np.bool_]:
     """`fit_on` as an array with cells on both sides."""
     mask = np.asarray(fit_on)
     if mask.shape != (n_cells,) or infer_dtype(mask, skipna=False) != "boolean":

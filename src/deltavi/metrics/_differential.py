@@ -1,9 +1,9 @@
-"""Which genes a test calls, and whether predicted cells lead to the same calls as real ones."""
+"""Differential genes by a test, and agreement of those of predicted and of real cells."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 from scipy import stats
@@ -11,6 +11,7 @@ from scipy import stats
 from deltavi._entries import number
 from deltavi._errors import DeltaviError, unknown_category
 from deltavi._reading import known_arguments
+from deltavi._types import Rows
 from deltavi.arrays.matrix import check_count
 from deltavi.arrays.tables import align
 from deltavi.metrics.means import change
@@ -117,7 +118,7 @@ def differential_genes(
     """
     _check_thresholds(alpha, min_change, test)
     found = align({"control": control, "perturbed": perturbed})
-    found.require_one_order("The answer lists genes")
+    found.require_one_order("The result lists genes")
     x, y = found.matrices
     check_two_cells(control=x, perturbed=y)
     return _calls(x, y, alpha, min_change, test)
@@ -144,7 +145,7 @@ def differential_overlap(
     predicted, real, control
         Expression, (n_cells, n_genes), log1p CP10k, dense or sparse; the numbers of cells may differ.
     alpha, min_change, test
-        What makes a call; see `differential_genes`.
+        Thresholds and test of a call; see `differential_genes`.
 
     Returns
     -------
@@ -178,7 +179,7 @@ def deg_overlap(predicted: Matrix, real: Matrix, *, control: Matrix, n: int = 10
     """Share of the `n` most differential genes of real cells that are so in predicted cells ("common DEGs").
 
     ``|top(predicted, control) & top(real, control)| / |top(real, control)|``, where top is the at most `n` genes of
-    largest Welch ``|t|`` whose mean changes at all, whatever its direction; without unit, in [0, 1], and zero where no
+    largest Welch ``|t|`` whose mean changes at all, in either direction; without unit, in [0, 1], and zero where no
     gene changes.
 
     Parameters
@@ -186,7 +187,7 @@ def deg_overlap(predicted: Matrix, real: Matrix, *, control: Matrix, n: int = 10
     predicted, real, control
         Expression, (n_cells, n_genes), log1p CP10k, dense or sparse; the numbers of cells may differ.
     n
-        How many genes; all where there are fewer.
+        Number of genes; all if there are fewer.
 
     Raises
     ------
@@ -197,7 +198,7 @@ def deg_overlap(predicted: Matrix, real: Matrix, *, control: Matrix, n: int = 10
 
     Notes
     -----
-    It misleads by chance: a random choice scores n / n_genes, and variable genes lead both lists whatever the
+    It misleads by chance: a random choice scores n / n_genes, and variable genes lead both lists for any
     response. Directions and sizes do not count. Of cells made by adding one vector to all control cells, genes that no
     control cell expresses lead the list, since they do not vary: see `differential_genes`. Source: the textbook
     definition of the overlap, and `top_differential_genes` for the order.
@@ -238,7 +239,7 @@ def _share(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
-def _calls(control: Any, perturbed: Any, alpha: float, min_change: float, test: Test) -> NDArray[np.int8]:
+def _calls(control: Rows, perturbed: Rows, alpha: float, min_change: float, test: Test) -> NDArray[np.int8]:
     """Directions of the genes called in two checked matrices."""
     before, after = moments(control), moments(perturbed)
     if test == "welch":

@@ -1,4 +1,4 @@
-"""Whether a prediction is of the right condition: the rank of the true one among all that were measured."""
+"""Rank of the true condition among all measured ones, by distance to a prediction."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def perturbation_discrimination(
     ----------
     Wu et al. (2024), PerturBench, arXiv 2408.10609, for the idea and the scale. They rank predictions by their
     distance to one measured condition, this ranks measured conditions by their distance to one prediction, so that a
-    single prediction can be judged. They break ties at random and divide by the number of conditions.
+    single prediction can be scored. They break ties at random and divide by the number of conditions.
     """
     if not isinstance(real_by_condition, Mapping):
         raise DeltaviError(

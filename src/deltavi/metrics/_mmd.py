@@ -37,7 +37,7 @@ def mmd(
     itself too. Without unit, in [0, 2], zero at best.
 
     The bandwidths are h times (1/2, 1/sqrt(2), 1, sqrt(2), 2), where h is the median distance of two different real
-    cells. Predicted cells have no say in them, so that all methods are judged by the same kernel.
+    cells. They do not depend on predicted cells, so that all methods are scored by the same kernel.
 
     Parameters
     ----------

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import scipy.sparse as sp
 
 from deltavi._entries import seed_number
+from deltavi._types import Rows, is_sparse
 from deltavi.arrays.matrix import check_count
 from deltavi.arrays.tables import align, axes_of
 
@@ -50,10 +50,10 @@ def pair_distances(
     return PairDistances(_squared(around, around), _squared(y, y), _squared(x - centre, y))
 
 
-def _draw(matrix: Any, max_cells: int, rng: np.random.Generator) -> Vector:
+def _draw(matrix: Rows, max_cells: int, rng: np.random.Generator) -> Vector:
     """At most `max_cells` random rows as a dense array in double precision, (n_drawn, n_genes)."""
     rows = matrix[rng.permutation(matrix.shape[0])[:max_cells]]
-    return np.asarray(rows.toarray() if sp.issparse(rows) else rows, dtype=np.float64)
+    return np.asarray(rows.toarray() if is_sparse(rows) else rows, dtype=np.float64)
 
 
 def _squared(x: Vector, y: Vector) -> Vector:

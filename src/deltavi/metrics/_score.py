@@ -29,7 +29,7 @@ MAX_CELLS = 500
 @known_arguments
 @dataclass(frozen=True)
 class PredictionScore:
-    """How well predicted cells resemble real ones; see the function of each name for what it can hide.
+    """Scores of predicted cells against real ones; the function of each name documents its limits.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class PredictionScore:
     zero_fraction
         Fraction of zeros in the prediction.
     pearson_delta_top20, pearson_delta_top50
-        Pearson correlation of predicted and real change, over the top 20 and 50 genes whatever `n_top`.
+        Pearson correlation of predicted and real change, over the top 20 and 50 genes for any `n_top`.
     mse_top20, mse_top50
         Mean squared difference of the means of the top 20 and 50 genes, in squared log1p CP10k units.
     mse_delta
@@ -118,7 +118,7 @@ def score_prediction(
 
     Notes
     -----
-    A single score misleads: compare each with that of the baselines and of the split-half ceiling, which
+    A single score misleads: compare each with that of the baselines and of split-half ceiling, which
     `deltavi.perturbation.compare` puts into one table.
     """
     n_top = check_count(n_top, "n_top")

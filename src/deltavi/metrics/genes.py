@@ -1,15 +1,15 @@
-"""Which genes respond, and the axes along which cells vary."""
+"""Genes that respond, and the axes along which cells vary."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from sklearn.decomposition import PCA
 
 from deltavi._reading import known_arguments
+from deltavi._types import is_sparse
 from deltavi.arrays.matrix import as_matrix, check_count
 from deltavi.arrays.tables import align, gene_names
 from deltavi.metrics.significance import check_two_cells, moments, welch_t
@@ -33,7 +33,7 @@ def top_differential_genes(control: Matrix, perturbed: Matrix, *, n: int = 100) 
     control, perturbed
         Expression, (n_cells, n_genes), log1p CP10k, dense or sparse.
     n
-        How many genes; all where there are fewer.
+        Number of genes; all if there are fewer.
 
     Returns
     -------
@@ -53,7 +53,7 @@ def top_differential_genes(control: Matrix, perturbed: Matrix, *, n: int = 100) 
     """
     n = check_count(n, "n")
     found = align({"control": control, "perturbed": perturbed})
-    found.require_one_order("The answer names genes")
+    found.require_one_order("The result names genes")
     x, y = found.matrices
     check_two_cells(control=x, perturbed=y)
     return ranked_genes(moments(x), moments(y))[:n]
@@ -74,18 +74,18 @@ def fit_principal_components(x: Matrix, *, n_components: int, name: str = "x") -
     n_components
         Number of components, lowered to min(n_cells, n_genes) where that is less.
     name
-        What the caller calls `x`; appears in errors.
+        Name of `x` in errors.
     """
     n_components = check_count(n_components, "n_components")
     matrix = as_matrix(x, name)
     smallest = min(matrix.shape)
-    if sp.issparse(matrix) and n_components >= smallest:
+    if is_sparse(matrix) and n_components >= smallest:
         matrix = matrix.toarray()  # the sparse solver finds fewer than all components, and such a matrix is narrow
     return PCA(min(n_components, smallest), random_state=0).fit(matrix)
 
 
 @known_arguments
-def principal_axes(x: Matrix, *, n_components: int = 50) -> NDArray[Any] | pd.DataFrame:
+def principal_axes(x: Matrix, *, n_components: int = 50) -> np.ndarray | pd.DataFrame:
     """Principal axes of cells: the projection in which the E-distance is usually taken.
 
     Orthonormal directions of decreasing variance in log1p CP10k space, by scikit-learn's PCA with ``random_state=0``.
@@ -109,9 +109,9 @@ def principal_axes(x: Matrix, *, n_components: int = 50) -> NDArray[Any] | pd.Da
 
     Notes
     -----
-    It misleads where the response of a rare cell type is not among the main axes of variation: distances taken in the
-    projection cannot see it. For large dense input scikit-learn approximates the minor axes by a randomised solver, for
-    sparse input it is exact; a small distance, as between two halves of the same cells, may differ by a few per cent.
+    It misleads where the response of a rare cell type is not among the main axes of variation: distances in the
+    projection do not reflect it. For large dense input scikit-learn approximates the minor axes by a randomised solver;
+    for sparse input it is exact. A small distance, as between halves of the same cells, may differ by a few per cent.
     Source: Pearson (1901), Philosophical Magazine 2; scikit-learn's implementation.
     """
     genes = gene_names(x, "x")

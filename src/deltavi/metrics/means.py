@@ -185,7 +185,7 @@ def mse_delta(predicted: Matrix, real: Matrix, *, control: Matrix, genes: ArrayL
     Notes
     -----
     It misleads by its name: the control cancels but for rounding, so that it is `mse_of_means` and no evidence of its
-    own. It does tell the size of what is missed, which a correlation does not: that of no change is the mean squared
+    own. It measures the size of the error, which a correlation does not: the error of no change is the mean squared
     real change, by which it may be divided. Over all genes thousands that do not respond pull every method towards
     zero. Source: the textbook definition.
     """
@@ -204,7 +204,7 @@ def direction_accuracy(predicted: Matrix, real: Matrix, *, control: Matrix, gene
     predicted, real, control
         Expression, (n_cells, n_genes), log1p CP10k, dense or sparse; the numbers of cells may differ.
     genes
-        Positions or boolean mask of the genes to judge, usually `top_differential_genes` of the real cells; None
+        Positions or boolean mask of the genes to score, usually `top_differential_genes` of the real cells; None
         means all.
 
     Raises

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse as sp
 from scipy import stats
 
 from deltavi._errors import InputDataError
+from deltavi._types import Rows, is_sparse
 from deltavi.arrays.matrix import gene_means, gene_variances
 from deltavi.metrics.means import ROUNDING
 
@@ -38,12 +38,12 @@ class Moments:
         return self.variance / (self.n_cells - 1)
 
 
-def moments(matrix: Any) -> Moments:
+def moments(matrix: Rows) -> Moments:
     """Moments of a checked matrix, (n_cells, n_genes)."""
     return Moments(matrix.shape[0], gene_means(matrix), gene_variances(matrix))
 
 
-def check_two_cells(**matrices: Any) -> None:
+def check_two_cells(**matrices: Rows) -> None:
     """Raise InputDataError unless every matrix has two cells."""
     for name, matrix in matrices.items():
         if matrix.shape[0] < 2:
@@ -66,16 +66,16 @@ def welch_p(control: Moments, perturbed: Moments) -> Vector:
     return np.asarray(p, dtype=np.float64)
 
 
-def wilcoxon_p(control: Any, perturbed: Any) -> Vector:
+def wilcoxon_p(control: Rows, perturbed: Rows) -> Vector:
     """Two-sided p values of the rank-sum test with correction for ties, (n_genes,), a block of genes at a time."""
-    control, perturbed = (m.tocsc() if sp.issparse(m) else m for m in (control, perturbed))
+    control, perturbed = (m.tocsc() if is_sparse(m) else m for m in (control, perturbed))
     starts = range(0, control.shape[1], GENES_AT_ONCE)
     return np.concatenate([_rank_sum(*(_block(m, start) for m in (control, perturbed))) for start in starts])
 
 
-def _block(matrix: Any, start: int) -> Vector:
+def _block(matrix: Rows, start: int) -> Vector:
     columns = matrix[:, start : start + GENES_AT_ONCE]
-    return np.asarray(columns.toarray() if sp.issparse(columns) else columns)
+    return np.asarray(columns.toarray() if is_sparse(columns) else columns)
 
 
 def _rank_sum(control: Vector, perturbed: Vector) -> Vector:

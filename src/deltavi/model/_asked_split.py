@@ -12,14 +12,14 @@ from deltavi._errors import DeltaviError, LabelWarning, examples
 from deltavi.train import CellSplit, given_split, indexing_parts, require_labels, whole_batches
 
 if TYPE_CHECKING:
-    from deltavi.model._training import TrainingMixin
+    from deltavi.model._base import CountModel
 
 logger = logging.getLogger("deltavi")
 DEFAULT_TRAIN_SIZE = 0.9
 
 
 def asked_split(
-    model: TrainingMixin,
+    model: CountModel,
     loading: dict[str, Any],
     *,
     shares: dict[str, Any],
@@ -63,12 +63,12 @@ def asked_split(
         raise DeltaviError(f"{examples(named)} are several ways to split the cells: pass one of them.")
     if ways["positions"] or ways["a list"]:
         split = given_split(model.adata.n_obs, **(parts if listed is None else indexing_parts(listed)))
-        split = model._of_given(split)
+        split = model.recipe.given(model, split)
         return split, _fitting(len(split.train), batch_size)
     if shares["train_size"] is None:
         shares["train_size"] = DEFAULT_TRAIN_SIZE
     generator = np.random.default_rng(seed)
-    return model._split_cells(**shares, batch_size=batch_size, generator=generator, shuffle=shuffle), batch_size
+    return model.recipe.split(model, **shares, batch_size=batch_size, generator=generator, shuffle=shuffle), batch_size
 
 
 def labelled_split(split: CellSplit, codes: np.ndarray, label_names: np.ndarray) -> CellSplit:

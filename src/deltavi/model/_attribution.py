@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -21,9 +21,11 @@ from deltavi._entries import Indices, positions
 from deltavi._errors import DeltaviError, unknown_category
 from deltavi._random import isolated_randomness
 from deltavi.arrays.matrix import check_count
-from deltavi.model._classification import ClassificationMixin
 from deltavi.module.classified import ClassifyingModule
 from deltavi.registry.writable import writable_columns
+
+if TYPE_CHECKING:
+    from deltavi.model._annotates import Annotates
 
 Logits: TypeAlias = Callable[..., Tensor]
 Integrate: TypeAlias = Callable[..., Tensor]
@@ -36,88 +38,85 @@ ROWS_AT_ONCE = 1024
 MAX_RELATIVE_GAP = 0.05
 
 
-class AttributionMixin(ClassificationMixin):
-    """Carries ``get_attributions``; the module gives the classifier's input and its logits."""
+def get_attributions(
+    self: Annotates,
+    adata: AnnData | None = None,
+    *,
+    label: str | None = None,
+    indices: Indices | None = None,
+    n_steps: int = 50,
+    batch_size: int = 128,
+) -> AnnData:
+    """Split the logit of a label over the genes of each cell, by integrated gradients.
 
-    def get_attributions(
-        self,
-        adata: AnnData | None = None,
-        *,
-        label: str | None = None,
-        indices: Indices | None = None,
-        n_steps: int = 50,
-        batch_size: int = 128,
-    ) -> AnnData:
-        """Split the logit of a label over the genes of each cell, by integrated gradients.
+    ``a_ig = x_ig * integral_0^1 d logit(t x_i) / d x_ig dt``, with x the log expression that the classifier takes
+    and a baseline without expression; batch and covariates are those of the cell. The attributions of a cell sum
+    to ``logit(x_i) - logit(0)``, up to the error of the integral. A gene that is not expressed gets exactly zero.
 
-        ``a_ig = x_ig * integral_0^1 d logit(t x_i) / d x_ig dt``, with x the log expression that the classifier takes
-        and a baseline without expression; batch and covariates are those of the cell. The attributions of a cell sum
-        to ``logit(x_i) - logit(0)``, up to the error of the integral. A gene that is not expressed gets exactly zero.
+    Parameters
+    ----------
+    adata
+        Cells to explain, with any gene order; by default those of the model.
+    label
+        Label whose logit is explained, in all cells; None explains each cell's own, that of its highest logit.
+    indices
+        Cells to explain, as positions or as a mask over all cells, in the order of the result; None takes all.
+    n_steps
+        Points at which the gradient is taken, by Gauss-Legendre quadrature.
+    batch_size
+        Cells explained at a time; the answer does not depend on it.
 
-        Parameters
-        ----------
-        adata
-            Cells to explain, with any gene order; by default those of the model.
-        label
-            Label whose logit is explained, in all cells; None explains each cell's own, that of its highest logit.
-        indices
-            Cells to explain, as positions or as a mask over all cells, in the order of the result; None takes all.
-        n_steps
-            Points at which the gradient is taken, by Gauss-Legendre quadrature.
-        batch_size
-            Cells explained at a time; the answer does not depend on it.
+    Returns
+    -------
+    AnnData of the chosen cells. X: attributions, CSR, (n_cells, n_genes), in logits: positive where the
+    expression of the gene speaks for the label. obs: that of the input, with the explained label in
+    ``"deltavi_label"`` and ``logit(x) - logit(0) - sum of attributions`` in ``"deltavi_completeness_gap"``, which
+    replace columns of these names. var: genes of the model. uns ``"deltavi"``: what was done.
 
-        Returns
-        -------
-        AnnData of the chosen cells. X: attributions, CSR, (n_cells, n_genes), in logits: positive where the
-        expression of the gene speaks for the label. obs: that of the input, with the explained label in
-        ``"deltavi_label"`` and ``logit(x) - logit(0) - sum of attributions`` in ``"deltavi_completeness_gap"``, which
-        replace columns of these names. var: genes of the model. uns ``"deltavi"``: what was done.
+    Raises
+    ------
+    DeltaviError
+        captum is not installed, or `indices`, `n_steps` or `batch_size` make no sense.
+    NotTrainedError
+        Before training.
+    UnknownCategoryError
+        `label` is not a label of the model.
+    InputDataError, GeneMatchError
+        `adata` holds values or genes the model cannot read.
 
-        Raises
-        ------
-        DeltaviError
-            captum is not installed, or `indices`, `n_steps` or `batch_size` make no sense.
-        NotTrainedError
-            Before training.
-        UnknownCategoryError
-            `label` is not a label of the model.
-        InputDataError, GeneMatchError
-            `adata` holds values or genes the model cannot read.
+    Notes
+    -----
+    Attributions explain the classifier, not the cell: genes that carry the same information share the credit as
+    the network happens to weigh them, and a gene whose absence speaks for a label gets nothing for it. A logit is
+    also relative to those of other labels only. A warning is logged where the median gap exceeds 5 % of the
+    median difference of logits: raise `n_steps`.
 
-        Notes
-        -----
-        Attributions explain the classifier, not the cell: genes that carry the same information share the credit as
-        the network happens to weigh them, and a gene whose absence speaks for a label gets nothing for it. A logit is
-        also relative to those of other labels only. A warning is logged where the median gap exceeds 5 % of the
-        median difference of logits: raise `n_steps`.
-
-        References
-        ----------
-        Sundararajan, Taly and Yan (2017), Axiomatic attribution for deep networks, ICML.
-        """
-        self._require_trained("get_attributions")
-        n_steps, batch_size = check_count(n_steps, "n_steps"), check_count(batch_size, "batch_size")
-        integrate = _integrated_gradients(n_steps)
-        names = [str(name) for name in self.label_names]
-        code = None if label is None else _code_of(label, names)
-        cells = self._validate_anndata(adata)
-        chosen = positions(indices, cells.n_obs)
-        if not len(chosen):
-            raise DeltaviError("indices chooses no cell: there is nothing to explain.")
-        self.module.eval()  # without dropout, and with the running means of normalisation layers
-        with isolated_randomness(0):  # loaders draw, though no draw reaches the answer
-            loader = self._make_data_loader(adata=cells, indices=chosen, batch_size=batch_size)
-            explained = _joined([_explain(self.module, tensors, code, integrate) for tensors in loader])
-        _warn_if_coarse(explained, n_steps)
-        obs = writable_columns(cells.obs.iloc[chosen])
-        for column in obs.select_dtypes("category"):
-            obs[column] = obs[column].cat.remove_unused_categories()
-        obs[_keys.OBS_EXPLAINED_LABEL] = pd.Categorical.from_codes(explained.codes, categories=pd.Index(names))
-        obs[_keys.OBS_COMPLETENESS_GAP] = explained.gaps
-        var = pd.DataFrame(index=cells.var_names.astype(str))
-        settings = _settings(self, label, n_steps)
-        return AnnData(X=explained.attributions, obs=obs, var=var, uns={_keys.UNS_ATTRIBUTION: settings})
+    References
+    ----------
+    Sundararajan, Taly and Yan (2017), Axiomatic attribution for deep networks, ICML.
+    """
+    self._require_trained("get_attributions")
+    n_steps, batch_size = check_count(n_steps, "n_steps"), check_count(batch_size, "batch_size")
+    integrate = _integrated_gradients(n_steps)
+    names = [str(name) for name in self.label_names]
+    code = None if label is None else _code_of(label, names)
+    cells = self._validate_anndata(adata)
+    chosen = positions(indices, cells.n_obs)
+    if not len(chosen):
+        raise DeltaviError("indices chooses no cell: there is nothing to explain.")
+    self.module.eval()  # without dropout, and with the running means of normalisation layers
+    with isolated_randomness(0):  # loaders draw, though no draw reaches the answer
+        loader = self._make_data_loader(adata=cells, indices=chosen, batch_size=batch_size)
+        explained = _joined([_explain(self.module, tensors, code, integrate) for tensors in loader])
+    _warn_if_coarse(explained, n_steps)
+    obs = writable_columns(cells.obs.iloc[chosen])
+    for column in obs.select_dtypes("category"):
+        obs[column] = obs[column].cat.remove_unused_categories()
+    obs[_keys.OBS_EXPLAINED_LABEL] = pd.Categorical.from_codes(explained.codes, categories=pd.Index(names))
+    obs[_keys.OBS_COMPLETENESS_GAP] = explained.gaps
+    var = pd.DataFrame(index=cells.var_names.astype(str))
+    settings = _settings(self, label, n_steps)
+    return AnnData(X=explained.attributions, obs=obs, var=var, uns={_keys.UNS_ATTRIBUTION: settings})
 
 
 @dataclass(frozen=True, eq=False)

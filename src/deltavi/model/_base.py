@@ -7,67 +7,47 @@ mapping); they all reach their data through ``_validate_anndata``, where a fresh
 from __future__ import annotations
 
 import inspect
-import logging
-import warnings
-from collections.abc import Iterable
+import os
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Self
 from weakref import WeakValueDictionary
 
 import numpy as np
-import pandas as pd
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
+from scvi.dataloaders import DataSplitter
+from scvi.model.base import ArchesMixin, BaseModelClass, UnsupervisedTrainingMixin
 from scvi.train import Trainer
 
 from deltavi import _keys
-from deltavi._compat import (
-    FIELD_REGISTRIES_KEY,
-    SETUP_ARGS_KEY,
-    STATE_REGISTRY_KEY,
-    AnnDataManager,
-    make_actual,
-)
-from deltavi._devices import torch_device
+from deltavi._compat import FIELD_REGISTRIES_KEY, SETUP_ARGS_KEY, STATE_REGISTRY_KEY, AnnDataManager
 from deltavi._entries import known_keywords, require_anndata
-from deltavi._errors import DeltaviError, DeltaviWarning, NotTrainedError
-from deltavi._random import taking_turns
+from deltavi._errors import DeltaviError, NotTrainedError
 from deltavi._reading import known_arguments
-from deltavi.model._copies import CopiesMixin
-from deltavi.model._given import plain_settings, plain_setup
+from deltavi.model._aligned import aligned_copy
+from deltavi.model._attached import attach, pointing
+from deltavi.model._copies import restore, state_of
+from deltavi.model._files import loaded, save
+from deltavi.model._given import plain_settings
+from deltavi.model._mapping import mapped, prepare_query_anndata, to_device
+from deltavi.model._recipe import EPOCHS_RANGE, Part, Recipe
+from deltavi.model._registration import registered
+from deltavi.model._stored_registry import HINTS, convert_legacy_save, load_registry, view_setup_args
+from deltavi.model._training import train
 from deltavi.model.verbs import INHERITED, OWN, of_trained
 from deltavi.registry.checks import MatrixReport, Offer, scale_check
-from deltavi.registry.columns import user_columns
 from deltavi.registry.covariates import ContinuousCovariatesField, SizeFactorField
-from deltavi.registry.depth import chosen_size_factor
-from deltavi.registry.fields import (
-    CategoricalCovariatesField,
-    CategoryField,
-    ExpressionField,
-)
-from deltavi.registry.genes import match_genes, require_unique_genes, warn_duplicate_cells
-from deltavi.registry.leftovers import drop, left_behind
+from deltavi.registry.fields import CategoricalCovariatesField, CategoryField, ExpressionField
+from deltavi.registry.labels import LabelField
 from deltavi.registry.manager import DataManager
-from deltavi.registry.matrix import loadable, take_columns
-from deltavi.registry.source import elsewhere, matrix_name, matrix_of, refuse_mask
-
-logger = logging.getLogger("deltavi")
-
-# Arguments of a registration that follows another one, as of a query
-TRANSFER = ("source_registry", "extend_categories", "allow_missing_labels")
-SETUP_HINTS = {
-    "cell_type_key": "Pass labels_key.",
-    "celltype_key": "Pass labels_key.",
-    "perturbation_key": "Pass condition_key.",
-    "stim_key": "Pass condition_key.",
-    "counts_layer": "Pass layer.",
-    "covariate_keys": "Pass categorical_covariate_keys or continuous_covariate_keys.",
-    "covariates": "Pass categorical_covariate_keys or continuous_covariate_keys.",
-}
+from deltavi.registry.source import elsewhere, matrix_name
+from deltavi.train import ObjectivePlan
+from deltavi.train.on_device import DeviceSplitter
+from deltavi.train.runner import Runner
 
 
-class CountModel(CopiesMixin):
+class CountModel(UnsupervisedTrainingMixin, ArchesMixin, BaseModelClass):
     """Base of all models; not used directly.
 
     Attributes
@@ -76,16 +56,41 @@ class CountModel(CopiesMixin):
         Smallest share of the model's genes that a query must have.
     """
 
+    _training_plan_cls = ObjectivePlan
+    _data_splitter_cls: ClassVar[type[DataSplitter]] = DeviceSplitter
+    _train_runner_cls = Runner
     min_gene_overlap: float = 0.5
+    # how it is trained, and what it keeps of its training cells; each subclass says what differs
+    recipe: ClassVar[Recipe[Any]] = Recipe()
+    keeps: ClassVar[tuple[Part[Any], ...]] = ()
+    # whether some cells may lack a label
+    partly_labelled: ClassVar[bool] = False
+    default_plan: ClassVar[dict[str, Any]] = {}
+    default_batch_size: ClassVar[int] = 128
+    # passes over the data beyond which the model overfits, where there are enough of them
+    most_epochs: ClassVar[int] = EPOCHS_RANGE[1]
     # names of the cells the model was trained on, in their order
     trained_on_: str | None = None
+    # whether the model comes from a file, which does not say which weights were frozen
+    is_loaded_ = False
+    # whether the weights are those of a reference that a query is mapped onto, most of them frozen
+    is_mapped_ = False
     # of the initial weights, of training, and of whatever is drawn without a seed of its own
     seed: int
     # arguments that the model was made with
     init_params_: dict[str, Any]
     # of the latest training
     trainer: Trainer
+    _adata: AnnData | None
     _adata_manager: DataManager | None
+
+    train = train  # type: ignore[assignment]  # keyword-only after the first
+    save = save
+    load_registry = staticmethod(load_registry)
+    view_setup_args = staticmethod(view_setup_args)
+    convert_legacy_save = classmethod(convert_legacy_save)
+    prepare_query_anndata = classmethod(prepare_query_anndata)
+    to_device = to_device
 
     def __init__(self, adata: AnnData | None = None, registry: dict[str, Any] | None = None) -> None:
         super().__init__(adata, registry)
@@ -108,6 +113,20 @@ class CountModel(CopiesMixin):
             if verb is not None and not hasattr(verb, "__wrapped_for_training__"):
                 setattr(cls, name, of_trained(verb))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Attributes, with the registered cells and without the trainer."""
+        return state_of(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over attributes, and register the cells under identifiers of their own."""
+        restore(self, state)
+
+    def __copy__(self) -> Self:
+        """The same model under another name: a shallow copy shares weights, cells and registration."""
+        same = type(self).__new__(type(self))
+        same.__dict__.update(self.__dict__)
+        return same
+
     # -- registration ----------------------------------------------------------------------------------------
 
     @classmethod
@@ -117,7 +136,7 @@ class CountModel(CopiesMixin):
         fields: list[Any] = [
             expression,
             CategoryField(REGISTRY_KEYS.BATCH_KEY, setup.get("batch_key")),
-            CategoryField(REGISTRY_KEYS.LABELS_KEY, setup.get("labels_key"), optional_in_query=True),
+            cls._label_field(setup),
             SizeFactorField(REGISTRY_KEYS.SIZE_FACTOR_KEY, setup.get("size_factor_key"), expression=expression),
             CategoricalCovariatesField(REGISTRY_KEYS.CAT_COVS_KEY, setup.get("categorical_covariate_keys")),
             ContinuousCovariatesField(REGISTRY_KEYS.CONT_COVS_KEY, setup.get("continuous_covariate_keys")),
@@ -127,35 +146,16 @@ class CountModel(CopiesMixin):
         return fields
 
     @classmethod
+    def _label_field(cls, setup: dict[str, Any]) -> Any:
+        if cls.partly_labelled and setup.get("labels_key") is not None:
+            unlabeled = setup.get("unlabeled_category")
+            return LabelField(REGISTRY_KEYS.LABELS_KEY, setup["labels_key"], unlabeled_category=unlabeled)
+        return CategoryField(REGISTRY_KEYS.LABELS_KEY, setup.get("labels_key"), optional_in_query=True)
+
+    @classmethod
     def _register(cls, adata: AnnData, setup_method_args: dict[str, Any], **transfer: Any) -> None:
         """Check `adata` and register it with this class; ``setup_anndata`` ends here."""
-        require_anndata(adata)
-        _require_cells(adata)
-        _require_known_arguments(cls.__name__, transfer, setup_method_args[SETUP_ARGS_KEY])
-        setup_method_args[SETUP_ARGS_KEY] = plain_setup(setup_method_args[SETUP_ARGS_KEY])
-        require_unique_genes(adata.var_names, where="adata.var_names")
-        warn_duplicate_cells(adata.obs_names)
-        left = left_behind(adata)
-        if adata.is_view:
-            _refuse_view_of_file(adata)
-            # what hides values goes with the view; a layer that is not there is for the field to say
-            layer = setup_method_args[SETUP_ARGS_KEY].get("layer")
-            if layer is None or layer in adata.layers:
-                refuse_mask(adata, layer)
-            logger.info("A view was set up; it becomes an AnnData of its own, and its parent stays as it is.")
-            make_actual(adata)
-        setup = setup_method_args[SETUP_ARGS_KEY]
-        if "size_factor_key" in setup and "source_registry" not in transfer:
-            # a file and a query need the column that training had
-            setup["size_factor_key"] = chosen_size_factor(adata, setup.get("layer"), setup["size_factor_key"])
-        manager = DataManager(fields=cls._fields(setup), setup_method_args=setup_method_args)
-        # cells a file is loaded with may be those of training; those a query brings are others
-        if "source_registry" in transfer and not transfer.get("extend_categories", False):
-            transfer["attached"] = True
-        with taking_turns():
-            manager.register_fields(adata, **transfer)
-            drop(adata, left, manager.written)
-        cls.register_manager(manager)
+        cls.register_manager(registered(cls, adata, setup_method_args, **transfer))
 
     def _get_init_params(self, locals: dict[str, Any]) -> dict[str, Any]:
         """Arguments of the model, which a file must be able to hold."""
@@ -237,108 +237,140 @@ class CountModel(CopiesMixin):
         if not self.is_trained_:
             raise NotTrainedError(f"{what} needs a trained model: call train() first.")
 
-    @known_arguments
-    def to_device(self, device: str | int | torch.device) -> None:
-        """Move the weights to a device; where there is none such, to the CPU, with a warning.
-
-        Parameters
-        ----------
-        device
-            As in torch: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``, or the number of a GPU; ``"auto"`` is a GPU
-            where there is one.
-
-        Raises
-        ------
-        DeltaviError
-            If torch has no such kind of device.
-        """
-        wanted = torch_device("device", device)
-        if not _is_present(wanted):
-            warnings.warn(
-                f"This computer has no device {str(wanted)!r}; the model is on the CPU, with the same answers.",
-                DeltaviWarning,
-                stacklevel=2,
-            )
-            wanted = torch.device("cpu")
-        super().to_device(wanted)
-
-    def _after_training(self) -> None:
-        """Keep of the training cells what answers need; each class calls the next one."""
-
-    def _extra_state(self) -> dict[str, Any]:
-        """Collect what a model keeps beside its weights, JSON-able; each class adds to that of the next one."""
-        return {}
-
-    def _restore_extra_state(self, extra: dict[str, Any]) -> None:
-        """Take back what :meth:`_extra_state` collected; each class calls the next one."""
-
     def _check_if_trained(self, warn: bool = True, message: str = "") -> None:
         # scvi-tools only warns in some methods; an untrained model has no answer worth giving
         self._require_trained("This")
 
+    # -- cells -----------------------------------------------------------------------------------------------
 
-def _is_present(device: torch.device) -> bool:
-    """Whether tensors can be moved to `device`; of kinds that are not known here torch itself says so."""
-    if device.type == "cuda":
-        return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
-    return device.type != "mps" or torch.backends.mps.is_available()
+    @property
+    def adata(self) -> Any:
+        """Cells of the model; None where it was loaded without any.
 
+        Other cells can be assigned: their genes are matched by name, and their columns registered as by ``load``. A
+        refusal leaves model and cells as they are.
+        """
+        return self._adata
 
-def _require_cells(adata: AnnData) -> None:
-    if adata.n_obs == 0 or adata.n_vars == 0:
-        raise DeltaviError(f"adata has {adata.n_obs} cells and {adata.n_vars} genes; there is nothing to learn from.")
+    @adata.setter
+    def adata(self, adata: AnnData) -> None:
+        attach(self, adata)
 
+    @property
+    def train_indices(self) -> Any:
+        """Positions of the training cells in ``adata``; an error where it no longer holds the cells they point at."""
+        return pointing(self, self.train_indices_)
 
-def _refuse_view_of_file(adata: AnnData) -> None:
-    if adata.isbacked:
-        raise DeltaviError(
-            f"adata is a view of {adata.n_obs} cells and {adata.n_vars} genes of a backed file, which cannot be set "
-            "up. Read them into memory, adata = adata.to_memory(), or write them to a file of their own, adata = "
-            "adata.copy(filename='subset.h5ad')."
-        )
+    @train_indices.setter
+    def train_indices(self, value: Any) -> None:
+        self.train_indices_ = value
 
+    @property
+    def validation_indices(self) -> Any:
+        """Positions of the validation cells in ``adata``; an error as for ``train_indices``."""
+        return pointing(self, self.validation_indices_)
 
-def _require_known_arguments(model: str, given: dict[str, Any], known: Iterable[str]) -> None:
-    """Raise where ``setup_anndata`` was given a name that is none of its own, nor of a transfer between models."""
-    own = [name for name in given if name not in TRANSFER]
-    known_keywords(own, known, among=f"{model}.setup_anndata", hints=SETUP_HINTS)
+    @validation_indices.setter
+    def validation_indices(self, value: Any) -> None:
+        self.validation_indices_ = value
 
+    @property
+    def test_indices(self) -> Any:
+        """Positions of the cells that were in neither; an error as for ``train_indices``."""
+        return pointing(self, self.test_indices_)
 
-def aligned_copy(adata: AnnData, genes: np.ndarray, *, layer: str | None, min_overlap: float) -> AnnData:
-    """New AnnData with `genes` in order, the obs of `adata`, and nothing else.
+    @test_indices.setter
+    def test_indices(self, value: Any) -> None:
+        self.test_indices_ = value
 
-    Parameters
-    ----------
-    adata
-        Cells to predict: in memory, a view, or backed.
-    genes
-        Names of the model's genes.
-    layer
-        Layer that holds the expression, or ``None`` for X; it is kept under the same name.
-    min_overlap
-        Smallest share of `genes` that must be present.
+    @known_arguments
+    def get_var_names(self, legacy_mudata_format: bool = False) -> np.ndarray:
+        """Genes of the model, in its order.
 
-    Returns
-    -------
-    AnnData whose matrix is shared with `adata` where the genes agree, and a CSR copy of the model's genes otherwise.
-    """
-    match = match_genes(adata.var_names, pd.Index(genes), min_overlap=min_overlap)
-    warn_duplicate_cells(adata.obs_names)
-    matrix = loadable(_expression(adata, layer), where=matrix_name(layer), quiet=True)
-    if not match.is_identity:
-        matrix = take_columns(matrix, match.positions)
-    with taking_turns():
-        # a model that was set up on these cells may be writing columns of its own
-        obs = user_columns(adata.obs)
-    var = pd.DataFrame(index=pd.Index(genes.astype(str)))
-    return AnnData(X=matrix, obs=obs, var=var) if layer is None else AnnData(obs=obs, var=var, layers={layer: matrix})
+        Parameters
+        ----------
+        legacy_mudata_format
+            Of scvi-tools, for MuData; it changes nothing here.
+        """
+        return self.gene_names
 
+    def _get_user_attributes(self) -> list[tuple[str, Any]]:
+        # properties are left out: what is asked of the cells may be refused
+        return list(vars(self).items())
 
-def _expression(adata: AnnData, layer: str | None) -> Any:
-    if layer is not None and layer not in adata.layers:
-        raise DeltaviError(
-            f"The model reads layers[{layer!r}], which the query does not have. If its X holds raw counts and the "
-            f"model was trained on such: adata.layers[{layer!r}] = adata.X.copy(); if it was trained on log1p CP10k: "
-            f"deltavi.pp.log_normalise(adata, key_added={layer!r})."
-        )
-    return matrix_of(adata, layer)
+    # -- files -----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(
+        cls,
+        dir_path: str | os.PathLike[str],
+        adata: AnnData | None = None,
+        *,
+        accelerator: str | None = None,
+        device: str | int | torch.device | None = None,
+        **unknown: Any,
+    ) -> Self:
+        """Read a model that :meth:`save` wrote; nothing is unpickled.
+
+        Parameters
+        ----------
+        dir_path
+            Folder of the model.
+        adata
+            Cells to attach, with any gene order; by default those saved with the model, else none: a model without
+            data predicts for the cells it is given.
+        accelerator, device
+            Where to put the weights, by default on the CPU: a device of torch, as ``"cuda:1"``, or as in scvi-tools a
+            kind of hardware (``"cpu"``, ``"gpu"``, ``"mps"``, ``"auto"``) and which one of it.
+        **unknown
+            Refused; other names of scvi-tools' ``load`` are answered with what to pass here.
+
+        Raises
+        ------
+        UnknownArgumentError
+            If another keyword is passed.
+        DeltaviError
+            If torch has no such device.
+        ModelFileError
+            If the folder is damaged, newer than this version, or holds another class of model.
+        """
+        known = ("dir_path", "adata", "accelerator", "device")
+        known_keywords(unknown, known, among=f"{cls.__name__}.load", hints=HINTS)
+        return loaded(cls, dir_path, adata, accelerator=accelerator, device=device)
+
+    @classmethod
+    def load_query_data(  # type: ignore[override]  # keyword-only after the first two
+        cls,
+        adata: AnnData,
+        reference_model: Any,
+        *,
+        accelerator: str | None = None,
+        device: str | int | torch.device | None = None,
+        **options: Any,
+    ) -> Self:
+        """Extend a trained model by the batches of a query, to be trained on it (scArches; Lotfollahi et al. 2022).
+
+        The reference's mean responses are kept: cells of a query that was measured in one condition only can be
+        predicted in another.
+
+        Parameters
+        ----------
+        adata
+            Query cells; genes are matched by name.
+        reference_model
+            A trained model, or the folder of one.
+        accelerator, device
+            Where to put the weights, as in :meth:`load`.
+        **options
+            What to keep fixed (``freeze_dropout`` and others, or ``unfrozen=True`` for nothing); see
+            :meth:`scvi.model.base.ArchesMixin.load_query_data`.
+
+        Raises
+        ------
+        UnknownArgumentError
+            If that has no such argument.
+        NotTrainedError
+            If the reference was never trained.
+        """
+        extend = super().load_query_data
+        return mapped(cls, extend, adata, reference_model, accelerator=accelerator, device=device, **options)

@@ -9,7 +9,7 @@ import numpy as np
 from deltavi._errors import TrainingDivergedError, examples
 
 if TYPE_CHECKING:
-    from deltavi.model._training import TrainingMixin
+    from deltavi.model._base import CountModel
 
 # Nats per cell that no model of expression comes to: a cell of 30,000 genes, badly fitted, has a hundred thousand.
 LARGEST_BOUND = 1e6
@@ -18,7 +18,7 @@ LARGEST_COUNT, LARGEST_RATIO = 1e5, 1e4
 BOUNDS = ("elbo_train", "elbo_validation")
 
 
-def require_plausible_bound(model: TrainingMixin, learning_rate: float | None) -> None:
+def require_plausible_bound(model: CountModel, learning_rate: float | None) -> None:
     """Raise where the last epoch of `model` ended at a bound above a million nats per cell.
 
     Parameters
@@ -54,7 +54,7 @@ def _last(history: Any, name: str) -> float:
     return float(values[-1]) if len(values) else 0.0
 
 
-def _causes(model: TrainingMixin) -> list[str]:
+def _causes(model: CountModel) -> list[str]:
     """What of the registered data is on an unusual scale."""
     found = []
     largest = model._scan().max_value

@@ -17,7 +17,7 @@ from deltavi.model._faults import finish, mark_trained
 from deltavi.train import CellSplit, LastGoodEpoch, ModuleState, joined_history
 
 if TYPE_CHECKING:
-    from deltavi.model._training import TrainingMixin
+    from deltavi.model._base import CountModel
 
 
 class Checkpoint(Callback):
@@ -39,7 +39,7 @@ class Checkpoint(Callback):
 
     def __init__(
         self,
-        model: TrainingMixin,
+        model: CountModel,
         folder: str | os.PathLike[str],
         *,
         every: int,
@@ -106,7 +106,7 @@ class Checkpoint(Callback):
 
 
 def checkpoints(
-    model: TrainingMixin, folder: str | os.PathLike[str] | None, *, every: int, guard: LastGoodEpoch, split: CellSplit
+    model: CountModel, folder: str | os.PathLike[str] | None, *, every: int, guard: LastGoodEpoch, split: CellSplit
 ) -> list[Checkpoint]:
     """The callback that saves to `folder`, or none where there is no folder."""
     return [] if folder is None else [Checkpoint(model, folder, every=every, guard=guard, split=split)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -10,143 +10,160 @@ import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
+from deltavi import _keys
 from deltavi._entries import Indices, positions
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness
 from deltavi.annotation import merged_components
-from deltavi.latent import Usage
 from deltavi.model._classification import BATCH_SIZE
-from deltavi.model._vae_base import VAEBase
-from deltavi.module import MIXVI
+from deltavi.registry.checks import cell_totals
+
+if TYPE_CHECKING:
+    from deltavi.model._mixvi import MIXVI
 
 
-class ComponentsMixin(VAEBase):
-    """Carries ``get_responsibilities`` and ``merge_components``; the module gives ``responsibilities``."""
+def get_responsibilities(
+    self: MIXVI, adata: AnnData | None = None, *, indices: Indices | None = None, batch_size: int = BATCH_SIZE
+) -> pd.DataFrame:
+    """Share of every component in use in each cell: q(y | z) at the posterior mean of z.
 
-    module: MIXVI
-    # how the training cells use the components, once trained
-    usage_: Usage | None = None
+    Parameters
+    ----------
+    adata
+        Cells, with any gene order; by default those of the model.
+    indices
+        Positions of the cells to use, or a mask.
+    batch_size
+        Cells taken at a time.
 
-    @property
-    def component_names(self) -> np.ndarray:
-        """Name of every component in use: its label, or "component 0", "component 1" and so on for the free ones."""
-        in_use = self.module.is_active.cpu().numpy()
-        names: np.ndarray = self._all_component_names()[in_use]
-        return names
+    Returns
+    -------
+    Frame of cells by components, rows summing to one.
 
-    def _all_component_names(self) -> np.ndarray:
-        """Names of all components, those out of use too."""
-        n_labels, n = self.module.n_labels, self.module.n_components
-        free = [f"component {k}" for k in range(n_labels, n)]
-        return np.array([*self._categories(REGISTRY_KEYS.LABELS_KEY)[:n_labels], *free], dtype=object)
+    Raises
+    ------
+    NotTrainedError
+        Before training.
+    """
+    self._require_trained("get_responsibilities")
+    aligned = self._validate_anndata(adata)
+    chosen = positions(indices, aligned.n_obs)
+    n_components = self.module.n_components
+    values = over_batches(self, self.module.responsibilities, aligned, chosen, n_components, batch_size=batch_size)
+    in_use = self.module.is_active.cpu().numpy()
+    return pd.DataFrame(values[:, in_use], index=aligned.obs_names[chosen], columns=self.component_names)
 
-    def get_responsibilities(
-        self, adata: AnnData | None = None, *, indices: Indices | None = None, batch_size: int = BATCH_SIZE
-    ) -> pd.DataFrame:
-        """Share of every component in use in each cell: q(y | z) at the posterior mean of z.
 
-        Parameters
-        ----------
-        adata
-            Cells, with any gene order; by default those of the model.
-        indices
-            Positions of the cells to use, or a mask.
-        batch_size
-            Cells taken at a time.
+def merge_components(self: MIXVI, n_groups: int | None = None, *, max_overlap: float | None = None) -> pd.Series:
+    """Fewer groups of components: those whose cells can hardly be told apart are merged, pair by pair.
 
-        Returns
-        -------
-        Frame of cells by components, rows summing to one.
+    Components that carry labels are never merged with each other; a group with a label has its name.
 
-        Raises
-        ------
-        NotTrainedError
-            Before training.
-        """
-        self._require_trained("get_responsibilities")
-        aligned = self._validate_anndata(adata)
-        chosen = positions(indices, aligned.n_obs)
-        n_components = self.module.n_components
-        values = self._over_batches(self.module.responsibilities, aligned, chosen, n_components, batch_size=batch_size)
-        in_use = self.module.is_active.cpu().numpy()
-        return pd.DataFrame(values[:, in_use], index=aligned.obs_names[chosen], columns=self.component_names)
+    Parameters
+    ----------
+    n_groups
+        Groups to end with.
+    max_overlap
+        Or: merge groups whose cells are confused with a higher probability; see
+        :func:`deltavi.annotation.merged_components`.
 
-    def merge_components(self, n_groups: int | None = None, *, max_overlap: float | None = None) -> pd.Series:
-        """Fewer groups of components: those whose cells can hardly be told apart are merged, pair by pair.
+    Returns
+    -------
+    Name of the group of every component, by its name: ``self.predict().map(self.merge_components(8))``.
 
-        Components that carry labels are never merged with each other; a group with a label has its name.
+    Raises
+    ------
+    NotTrainedError
+        Before training.
+    DeltaviError
+        If neither is given, there are fewer components than `n_groups`, or more labels.
+    """
+    if n_groups is None and max_overlap is None:
+        raise DeltaviError("Say how many groups to end with, n_groups, or which to merge, max_overlap.")
+    shares = self.get_responsibilities().to_numpy()
+    groups = merged_components(shares, n_groups, max_overlap=max_overlap, n_apart=self.module.n_labels)
+    names = self.component_names
+    # the first component of a group is its label, where it has one
+    first = {int(group): names[int(np.flatnonzero(groups == group)[0])] for group in np.unique(groups)}
+    return pd.Series([first[int(group)] for group in groups], index=names, dtype=object, name="group")
 
-        Parameters
-        ----------
-        n_groups
-            Groups to end with.
-        max_overlap
-            Or: merge groups whose cells are confused with a higher probability; see
-            :func:`deltavi.annotation.merged_components`.
 
-        Returns
-        -------
-        Name of the group of every component, by its name: ``self.predict().map(self.merge_components(8))``.
+def get_kl_per_dimension(self: MIXVI, adata: AnnData | None = None, *, indices: Indices | None = None) -> pd.Series:
+    """What each latent dimension says about a cell: its divergence from the prior, mean over cells, nats.
 
-        Raises
-        ------
-        NotTrainedError
-            Before training.
-        DeltaviError
-            If neither is given, there are fewer components than `n_groups`, or more labels.
-        """
-        if n_groups is None and max_overlap is None:
-            raise DeltaviError("Say how many groups to end with, n_groups, or which to merge, max_overlap.")
-        shares = self.get_responsibilities().to_numpy()
-        groups = merged_components(shares, n_groups, max_overlap=max_overlap, n_apart=self.module.n_labels)
-        names = self.component_names
-        # the first component of a group is its label, where it has one
-        first = {int(group): names[int(np.flatnonzero(groups == group)[0])] for group in np.unique(groups)}
-        return pd.Series([first[int(group)] for group in groups], index=names, dtype=object, name="group")
+    A dimension of w near zero is not used, and conditions cannot be switched through it.
 
-    def get_kl_per_dimension(self, adata: AnnData | None = None, *, indices: Indices | None = None) -> pd.Series:
-        """What each latent dimension says about a cell: its divergence from the prior, mean over cells, nats.
+    Parameters
+    ----------
+    adata
+        Cells, with any gene order; by default those of the model.
+    indices
+        Positions of the cells to use, or a mask.
 
-        A dimension of w near zero is not used, and conditions cannot be switched through it.
+    Returns
+    -------
+    Series by dimension: ``"z 0"``, ``"z 1"`` and so on, then ``"w 0"`` and so on.
 
-        Parameters
-        ----------
-        adata
-            Cells, with any gene order; by default those of the model.
-        indices
-            Positions of the cells to use, or a mask.
+    Raises
+    ------
+    NotTrainedError
+        Before training.
+    """
+    self._require_trained("get_kl_per_dimension")
+    aligned = self._validate_anndata(adata)
+    names = [f"z {i}" for i in range(self.module.n_latent)] + [f"w {i}" for i in range(self.module.n_w)]
+    chosen = positions(indices, aligned.n_obs)
+    values = pd.DataFrame(over_batches(self, self.module.kl_per_dimension, aligned, chosen, len(names)), columns=names)
+    return values.mean().rename("kl")
 
-        Returns
-        -------
-        Series by dimension: ``"z 0"``, ``"z 1"`` and so on, then ``"w 0"`` and so on.
 
-        Raises
-        ------
-        NotTrainedError
-            Before training.
-        """
-        self._require_trained("get_kl_per_dimension")
-        aligned = self._validate_anndata(adata)
-        names = [f"z {i}" for i in range(self.module.n_latent)] + [f"w {i}" for i in range(self.module.n_w)]
-        chosen = positions(indices, aligned.n_obs)
-        values = pd.DataFrame(
-            self._over_batches(self.module.kl_per_dimension, aligned, chosen, len(names)), columns=names
-        )
-        return values.mean().rename("kl")
+def all_component_names(model: MIXVI) -> np.ndarray:
+    """Names of all components, those out of use too."""
+    n_labels, n = model.module.n_labels, model.module.n_components
+    free = [f"component {k}" for k in range(n_labels, n)]
+    return np.array([*model._categories(REGISTRY_KEYS.LABELS_KEY)[:n_labels], *free], dtype=object)
 
-    def _shares_of(self, cells: np.ndarray) -> np.ndarray:
-        """Share of every component, in use or not, in some of the model's cells, ``(n_cells, n_components)``."""
-        aligned = self._validate_anndata()
-        return self._over_batches(self.module.responsibilities, aligned, cells, self.module.n_components)
 
-    def _over_batches(
-        self, what: Any, adata: AnnData, chosen: np.ndarray, width: int, *, batch_size: int = BATCH_SIZE
-    ) -> np.ndarray:
-        """`what` of the mini-batches of the chosen cells, joined, ``(n_chosen, width)``."""
-        self.module.eval()
-        if not len(chosen):
-            # scvi-tools takes an AnnData without cells for none at all
-            return np.zeros((0, width))
-        loader = self._make_data_loader(adata=adata, indices=chosen, batch_size=batch_size)
-        with torch.inference_mode(), isolated_randomness(self.seed):
-            return np.concatenate([what(tensors).cpu().numpy() for tensors in loader]).astype(np.float64)
+def shares_of(model: MIXVI, cells: np.ndarray) -> np.ndarray:
+    """Share of every component, in use or not, in some of the model's cells, ``(n_cells, n_components)``."""
+    aligned = model._validate_anndata()
+    return over_batches(model, model.module.responsibilities, aligned, cells, model.module.n_components)
+
+
+def over_batches(
+    model: MIXVI, what: Any, adata: AnnData, chosen: np.ndarray, width: int, *, batch_size: int = BATCH_SIZE
+) -> np.ndarray:
+    """`what` of the mini-batches of the chosen cells, joined, ``(n_chosen, width)``."""
+    model.module.eval()
+    if not len(chosen):
+        # scvi-tools takes an AnnData without cells for none at all
+        return np.zeros((0, width))
+    loader = model._make_data_loader(adata=adata, indices=chosen, batch_size=batch_size)
+    with torch.inference_mode(), isolated_randomness(model.seed):
+        return np.concatenate([what(tensors).cpu().numpy() for tensors in loader]).astype(np.float64)
+
+
+def predicted_components(
+    model: MIXVI, adata: AnnData | None, indices: Indices | None, *, soft: bool, batch_size: int
+) -> pd.Series | pd.DataFrame:
+    """Component of each cell, or its responsibilities, of a model without labels."""
+    responsibilities = model.get_responsibilities(adata, indices=indices, batch_size=batch_size)
+    if soft:
+        return responsibilities
+    named = model.component_names[responsibilities.to_numpy().argmax(1)]
+    if model.module.of_counts:
+        aligned = model._validate_anndata(adata)
+        layer = model._setup_argument("layer")
+        totals = cell_totals(aligned.X if layer is None else aligned.layers[layer])
+        named = np.where(totals[positions(indices, aligned.n_obs)] > 0, named, _keys.UNASSIGNED)
+    return pd.Series(named, index=responsibilities.index, dtype=object, name="predicted")
+
+
+def w_positions(model: MIXVI, adata: AnnData | None, indices: Any) -> np.ndarray:
+    """Posterior means of w, ``(n_cells, n_w)``."""
+    model._require_trained("get_latent_representation")
+    if model.module.n_w == 0:
+        raise DeltaviError("The model has no w: make it with n_w of at least 1.")
+    aligned = model._validate_anndata(adata)
+    chosen = np.arange(aligned.n_obs) if indices is None else np.asarray(indices)
+    return np.asarray(over_batches(model, model.module.w_means, aligned, chosen, model.module.n_w), dtype=np.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,13 +14,12 @@ from anndata import AnnData
 
 from deltavi import _keys
 from deltavi._cp10k import cp10k_factors
-from deltavi._entries import choice, share
 from deltavi._random import isolated_randomness
 from deltavi.arrays.matrix import as_matrix, gene_means
 from deltavi.likelihood import Likelihood
 from deltavi.model._decoding import CellDecoder, profile_of
 from deltavi.model._group_sums import group_means
-from deltavi.model._shifts import ShiftsMixin
+from deltavi.model._question import Question
 from deltavi.model.request import Request
 from deltavi.perturbation.combination import combined_response
 from deltavi.perturbation.coupling import coupling
@@ -29,13 +28,11 @@ from deltavi.perturbation.intervals import Calibration, ResponseEstimate
 from deltavi.perturbation.matching import match_means
 from deltavi.perturbation.noise import cell_generators, uniforms
 
+if TYPE_CHECKING:
+    from deltavi.model._responds import Responds
+
 logger = logging.getLogger("deltavi")
 
-EmpiricalWeight = float | Literal["auto"]
-# Two estimates of about the same quality: the mean of both is hard to improve upon.
-EQUAL_SHARE = 0.5
-# Shifts that look at how labels lie; the others were asked for as they are.
-INTERPOLATING = ("similarity", "gp")
 # Query cells whose mean expression is matched; for what is expected of them, fewer cells are drawn several times.
 MATCHED_CELLS = 256
 # Of those draws: the offsets of rates must not depend on the seed of a prediction.
@@ -81,120 +78,96 @@ def unshifted(target: Likelihood, groups: np.ndarray, *, drawn: bool = False) ->
     return target
 
 
-class EmpiricalResponseMixin(ShiftsMixin):
-    """Carries the measured response of ``predict_perturbation``; the model keeps the means of its training cells."""
+def evidence_of(
+    model: Responds, request: Request, before: np.ndarray, after: np.ndarray, question: Question
+) -> ResponseEvidence | None:
+    """Response of the groups of the query in training labels; None where there are no labels or no cells."""
+    control_name, share = question.control.name, question.share
+    pairs = [label_means(model, (control_name, part)) for part in question.perturbation.parts]
+    if any(pair is None for pair in pairs) or not len(request.cells):
+        return None
+    measured = [Calibration.of(responses_of(*pair, pair[0].means)) for pair in pairs if pair is not None]
+    control = _control_means(model, request)
+    estimates: dict[str, ResponseEstimate] = {}
+    rates: dict[str, np.ndarray] = {}
+    cells: dict[str, np.ndarray] = {}
+    for row, group in enumerate(control.labels):
+        assert control.errors is not None
+        # the perturbed cells that it will be compared with are taken to be as many as the control cells
+        parts = [part.at(control.means[row], 2 * control.errors[row]) for part in measured]
+        estimates[group] = estimate = combined_response(parts, question.effect_scale)
+        if share > 0:
+            matched = partial(_log_rate_offsets, model, request, group, (before, after), question, estimate.change)
+            with isolated_randomness(MATCHING_SEED):
+                rates[group] = matched()
+                if question.cells_drawn_with is not None:
+                    cells[group] = matched(drawn_with=question.cells_drawn_with, start=rates[group])
+    return ResponseEvidence(share, control, estimates, rates, cells)
 
-    def _share(self, empirical_weight: EmpiricalWeight, shift: str | np.ndarray, shift_scale: object) -> float:
-        """Weight of the kriged change; by default none where the user chose shift or scale."""
-        if not isinstance(empirical_weight, str):
-            return share("empirical_weight", empirical_weight)
-        choice("empirical_weight", empirical_weight, ("auto",))
-        usual = isinstance(shift, str) and shift in INTERPOLATING and shift_scale == "match"
-        return EQUAL_SHARE if usual else 0.0
 
-    def _response_evidence(
-        self,
-        request: Request,
-        before: np.ndarray,
-        after: np.ndarray,
-        conditions: tuple[str, str],
-        *,
-        share: float,
-        effect_scale: float,
-        seed: int | None,
-    ) -> ResponseEvidence | None:
-        """What training labels say of the groups of the query; None where there are no labels or no cells.
+def label_means(model: Responds, conditions: tuple[str, str]) -> tuple[GroupMeans, GroupMeans] | None:
+    """Means of log expression of the labels seen in both conditions; None where none are kept or seen."""
+    means = model.training_means
+    if means is None or not means.has_labels or means.log_expression is None:
+        return None
+    groups = [means.log_expression.get(condition) for condition in conditions]
+    control, perturbed = groups
+    if control is None or perturbed is None:
+        return None
+    both = tuple(label for label in control.labels if label in perturbed.labels)
+    return (control.only(both), perturbed.only(both)) if both else None
 
-        `seed` is that of the quantiles of cells, None where no cells are drawn.
-        """
-        pairs = [self._label_means((conditions[0], part)) for part in self._parts(*conditions)]
-        if any(pair is None for pair in pairs) or not len(request.cells):
-            return None
-        measured = [Calibration.of(responses_of(*pair, pair[0].means)) for pair in pairs if pair is not None]
-        control = self._control_means(request)
-        estimates: dict[str, ResponseEstimate] = {}
-        rates: dict[str, np.ndarray] = {}
-        cells: dict[str, np.ndarray] = {}
-        for row, group in enumerate(control.labels):
-            assert control.errors is not None
-            # the perturbed cells that it will be compared with are taken to be as many as the control cells
-            parts = [part.at(control.means[row], 2 * control.errors[row]) for part in measured]
-            estimates[group] = estimate = combined_response(parts, effect_scale)
-            if share > 0:
-                offsets_of = partial(
-                    self._log_rate_offsets, request, group, (before, after), conditions, estimate.change, share=share
-                )
-                with isolated_randomness(MATCHING_SEED):
-                    rates[group] = offsets_of()
-                    if seed is not None:
-                        cells[group] = offsets_of(drawn_with=seed, start=rates[group])
-        return ResponseEvidence(share, control, estimates, rates, cells)
 
-    def _label_means(self, conditions: tuple[str, str]) -> tuple[GroupMeans, GroupMeans] | None:
-        """Means of log expression of the labels seen in both conditions; None where none are kept or seen."""
-        means = self.training_means
-        if means is None or not means.has_labels or means.log_expression is None:
-            return None
-        groups = [means.log_expression.get(condition) for condition in conditions]
-        control, perturbed = groups
-        if control is None or perturbed is None:
-            return None
-        both = tuple(label for label in control.labels if label in perturbed.labels)
-        return (control.only(both), perturbed.only(both)) if both else None
+def _control_means(model: Responds, request: Request) -> GroupMeans:
+    """Mean log expression of every group of the query, with its error."""
+    layer, n_cells = model._setup_argument("layer"), request.adata.n_obs
+    groups, inside = np.full(n_cells, "", dtype=object), np.zeros(n_cells, dtype=bool)
+    groups[request.cells], inside[request.cells] = request.groups, True
+    factors = np.ones(n_cells)
+    factors[request.cells] = cp10k_factors(request.totals)
+    matrix = request.adata.X if layer is None else request.adata.layers[layer]
+    of_counts = model.module.of_counts
+    return group_means(matrix, groups, inside, factors if of_counts else None, log=of_counts)
 
-    def _control_means(self, request: Request) -> GroupMeans:
-        """Mean log expression of every group of the query, with its error."""
-        layer, n_cells = self._setup_argument("layer"), request.adata.n_obs
-        groups, inside = np.full(n_cells, "", dtype=object), np.zeros(n_cells, dtype=bool)
-        groups[request.cells], inside[request.cells] = request.groups, True
-        factors = np.ones(n_cells)
-        factors[request.cells] = cp10k_factors(request.totals)
-        matrix = request.adata.X if layer is None else request.adata.layers[layer]
-        of_counts = self.module.of_counts
-        return group_means(matrix, groups, inside, factors if of_counts else None, log=of_counts)
 
-    @torch.inference_mode()
-    def _log_rate_offsets(
-        self,
-        request: Request,
-        group: str,
-        positions: tuple[np.ndarray, np.ndarray],
-        conditions: tuple[str, str],
-        change: np.ndarray,
-        *,
-        share: float,
-        drawn_with: int | None = None,
-        start: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Offsets of log rates ``(n_genes,)`` that bring the model's change of the mean closer to `change`.
+@torch.inference_mode()
+def _log_rate_offsets(
+    model: Responds,
+    request: Request,
+    group: str,
+    positions: tuple[np.ndarray, np.ndarray],
+    question: Question,
+    change: np.ndarray,
+    *,
+    drawn_with: int | None = None,
+    start: np.ndarray | None = None,
+) -> np.ndarray:
+    """Offsets of log rates ``(n_genes,)`` that bring the model's change of the mean closer to `change`.
 
-        The mean is that of cells drawn at the quantiles of the seed `drawn_with`, or the one to be expected.
-        """
-        chosen = request.some_of(group, MATCHED_CELLS)
-        cells = request.cells[chosen]
-        loader = self._make_data_loader(adata=request.adata, indices=cells, batch_size=len(cells))
-        decode = CellDecoder(self.module, next(iter(loader)))
-        totals = request.totals[chosen]
-        source, target = (
-            decode(z[chosen], condition=self._condition_code(name))
-            for z, name in zip(positions, conditions, strict=True)
-        )
-        names = request.adata.obs_names[cells]
-        generators = cell_generators(names, seed=MATCHING_SEED if drawn_with is None else drawn_with)
-        draws = [
-            coupling(decode.observed, source, uniform=uniforms(generators, decode.observed.shape[1]))
-            for _ in range(max(1, MATCHED_CELLS // len(cells)) if drawn_with is None else 1)
-        ]
+    The mean is that of cells drawn at the quantiles of the seed `drawn_with`, or the one to be expected.
+    """
+    chosen = request.some_of(group, MATCHED_CELLS)
+    cells = request.cells[chosen]
+    loader = model._make_data_loader(adata=request.adata, indices=cells, batch_size=len(cells))
+    decode = CellDecoder(model.module, next(iter(loader)))
+    totals = request.totals[chosen]
+    source, target = (decode(z[chosen], condition=code) for z, code in zip(positions, question.codes, strict=True))
+    names = request.adata.obs_names[cells]
+    generators = cell_generators(names, seed=MATCHING_SEED if drawn_with is None else drawn_with)
+    draws = [
+        coupling(decode.observed, source, uniform=uniforms(generators, decode.observed.shape[1]))
+        for _ in range(max(1, MATCHED_CELLS // len(cells)) if drawn_with is None else 1)
+    ]
 
-        def mean_at(offsets: np.ndarray) -> np.ndarray:
-            there = target.shifted_by(torch.from_numpy(offsets.astype(np.float32)))
-            means = [profile_of(draw(there), totals, of_counts=target.of_counts).mean(0, dtype=float) for draw in draws]
-            return np.asarray(np.mean(means, axis=0))
+    def mean_at(offsets: np.ndarray) -> np.ndarray:
+        there = target.shifted_by(torch.from_numpy(offsets.astype(np.float32)))
+        means = [profile_of(draw(there), totals, of_counts=target.of_counts).mean(0, dtype=float) for draw in draws]
+        return np.asarray(np.mean(means, axis=0))
 
-        own = mean_at(np.zeros(len(change)))
-        control = profile_of(decode.observed, totals, of_counts=target.of_counts).mean(0, dtype=np.float64)
-        wanted = own + share * (change - (own - control))
-        return match_means(mean_at, np.maximum(wanted, 0.0), start=start)
+    own = mean_at(np.zeros(len(change)))
+    control = profile_of(decode.observed, totals, of_counts=target.of_counts).mean(0, dtype=np.float64)
+    wanted = own + question.share * (change - (own - control))
+    return match_means(mean_at, np.maximum(wanted, 0.0), start=start)
 
 
 def report_evidence(result: AnnData, evidence: ResponseEvidence, groups: np.ndarray) -> None:

@@ -20,13 +20,11 @@ from deltavi.registry.names import names_checksum
 from deltavi.train import CellSplit, LastGoodEpoch, joined_history
 
 if TYPE_CHECKING:
+    from deltavi.model._base import CountModel
     from deltavi.model._checkpoint import Checkpoint
-    from deltavi.model._training import TrainingMixin
 
 # What torch says, on any device, in errors that have no class of their own.
 NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory", re.IGNORECASE)
-# What a model keeps of its training cells, by the weights it had; of other weights it says nothing.
-PRODUCTS = ("training_means", "calibration", "usage_")
 # What a model says of having been trained.
 TRAINED = ("is_trained_", "train_indices_", "validation_indices_", "test_indices_")
 
@@ -63,7 +61,7 @@ def sigterm_raised() -> Iterator[None]:
 
 @contextmanager
 def recovered(
-    model: TrainingMixin, guard: LastGoodEpoch, *, split: CellSplit, batch_size: int, saved: Sequence[Checkpoint] = ()
+    model: CountModel, guard: LastGoodEpoch, *, split: CellSplit, batch_size: int, saved: Sequence[Checkpoint] = ()
 ) -> Iterator[None]:
     """Take the model back to its last good epoch where the block fails, and say so in the error.
 
@@ -125,22 +123,25 @@ def _require_steps(trainer: Trainer) -> None:
         )
 
 
-def mark_trained(model: TrainingMixin, split: CellSplit) -> None:
+def mark_trained(model: CountModel, split: CellSplit) -> None:
     """Let the model answer, as one that was trained on the cells of `split`."""
     model.is_trained_ = True
     model.trained_on_ = names_checksum(model.adata.obs_names)
     model.train_indices_, model.validation_indices_, model.test_indices_ = split.as_external_indexing()
 
 
-def finish(model: TrainingMixin) -> None:
+def finish(model: CountModel) -> None:
     """Compute what the model keeps of its training cells; if that is interrupted it has nothing, not something old."""
-    for name in PRODUCTS:
-        if getattr(model, name, None) is not None:
-            setattr(model, name, None)
-    model._after_training()
+    fitted = [part for part in model.keeps if part.fit is not None]
+    for part in fitted:
+        if getattr(model, part.name) is not None:
+            setattr(model, part.name, None)
+    for part in fitted:
+        assert part.fit is not None
+        part.fit(model)
 
 
-def _recover(model: TrainingMixin, guard: LastGoodEpoch, split: CellSplit, history: Any) -> str:
+def _recover(model: CountModel, guard: LastGoodEpoch, split: CellSplit, history: Any) -> str:
     """Make the model one of its last good epoch, or what it was; a sentence that says which."""
     model.module.float()
     guard.restore()

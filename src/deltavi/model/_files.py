@@ -5,30 +5,30 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anndata
-import pandas as pd
 import scvi
 import torch
 from anndata import AnnData
-from scvi.model.base import ArchesMixin
 from torch.overrides import TorchFunctionMode
 
 import deltavi
 from deltavi._compat import SETUP_ARGS_KEY
 from deltavi._devices import chosen_device
-from deltavi._entries import flag, init_keywords, keywords_of, known_keywords, require_anndata
+from deltavi._entries import flag, init_keywords, require_anndata
 from deltavi._errors import DeltaviError, ModelFileError
 from deltavi._former_names import current_init, current_state
-from deltavi._reading import known_arguments
 from deltavi.io import read_model, resolved, saved_cells, write_model
-from deltavi.model._attached import AttachedCellsMixin, in_gene_order
+from deltavi.model._aligned import in_gene_order
 from deltavi.model._saving import cells_writer, require_free, require_save_keywords
-from deltavi.model._stored_registry import HINTS, StoredRegistryMixin
 
 if TYPE_CHECKING:
+    from deltavi.model._base import CountModel
+
     PathLike = str | os.PathLike[str]
+
+Model = TypeVar("Model", bound="CountModel")
 
 SAVED_ATTRIBUTES = (
     *("is_trained_", "is_mapped_", "trained_on_", "train_indices_", "validation_indices_", "test_indices_"),
@@ -41,250 +41,127 @@ NO_SIZES = ("seed", "n_cells")
 ANY_SIZE = 1_000_000
 
 
-class FilesMixin(AttachedCellsMixin, StoredRegistryMixin):
-    """Carries ``save``, ``load`` and ``load_query_data``."""
+def save(
+    self: CountModel, dir_path: PathLike, *, overwrite: bool = False, save_anndata: bool = False, **write_kwargs: Any
+) -> None:
+    """Write the model to a folder: safetensors, JSON and checksums, in one atomic step.
 
-    def save(
-        self, dir_path: PathLike, *, overwrite: bool = False, save_anndata: bool = False, **write_kwargs: Any
-    ) -> None:
-        """Write the model to a folder: safetensors, JSON and checksums, in one atomic step.
+    Parameters
+    ----------
+    dir_path
+        Folder to create. ``~`` is the home folder.
+    overwrite
+        Write to the folder though it exists. A model of this package that is there is replaced, once the new one
+        is complete. Other files in it stay, and so do files of the former model that were changed since.
+    save_anndata
+        Also write the model's AnnData, as ``adata.h5ad`` in the folder: :meth:`load` attaches it.
+    **write_kwargs
+        With `save_anndata`, arguments of :meth:`anndata.AnnData.write_h5ad`.
 
-        Parameters
-        ----------
-        dir_path
-            Folder to create. ``~`` is the home folder.
-        overwrite
-            Write to the folder though it exists. A model of this package that is there is replaced, once the new one
-            is complete. Other files in it stay, and so do files of the former model that were changed since.
-        save_anndata
-            Also write the model's AnnData, as ``adata.h5ad`` in the folder: :meth:`load` attaches it.
-        **write_kwargs
-            With `save_anndata`, arguments of :meth:`anndata.AnnData.write_h5ad`.
+    Raises
+    ------
+    ModelFileError
+        If the folder exists and `overwrite` is not set, it is a file, or has a ``manifest.json`` of something else.
+    ModelWriteError
+        If the disk is full or the folder read-only; a model that was there before stays as it was.
+    UnknownArgumentError
+        If there is no such argument.
+    DeltaviError
+        If `save_anndata` is set and the model has no data, or these cannot be written.
+    """
+    overwrite, save_anndata = flag("overwrite", overwrite), flag("save_anndata", save_anndata)
+    require_save_keywords(write_kwargs, save_anndata=save_anndata)
+    target = require_free(dir_path, overwrite=overwrite)
+    if save_anndata and self._adata is not None:
+        # with changed cells the file would be one of another model
+        self.adata_manager.validate()
+    description = {
+        "class": type(self).__name__,
+        "versions": {"deltavi": deltavi.__version__, "scvi-tools": scvi.__version__, "torch": torch.__version__},
+        "init_params": self.init_params_,
+        "registry": _plain_registry(self.registry_),
+        "attributes": {name: getattr(self, name) for name in SAVED_ATTRIBUTES},
+        # of a part that is None nothing is kept
+        "extra": {key: value for part in self.keeps for key, value in part.saved(self).items()},
+    }
+    cells = cells_writer(self._adata, write_kwargs) if save_anndata else None
+    # an AnnData that is read from the file of the former model is still asked for its cells
+    in_use = self._adata.filename if self._adata is not None and self._adata.isbacked else None
+    write_model(target, self.module.state_dict(), description, cells=cells, keep=in_use)
 
-        Raises
-        ------
-        ModelFileError
-            If the folder exists and `overwrite` is not set, it is a file, or has a ``manifest.json`` of something else.
-        ModelWriteError
-            If the disk is full or the folder read-only; a model that was there before stays as it was.
-        UnknownArgumentError
-            If there is no such argument.
-        DeltaviError
-            If `save_anndata` is set and the model has no data, or these cannot be written.
-        """
-        overwrite, save_anndata = flag("overwrite", overwrite), flag("save_anndata", save_anndata)
-        require_save_keywords(write_kwargs, save_anndata=save_anndata)
-        target = require_free(dir_path, overwrite=overwrite)
-        if save_anndata and self._adata is not None:
-            # with changed cells the file would be one of another model
-            self.adata_manager.validate()
-        description = {
-            "class": type(self).__name__,
-            "versions": {"deltavi": deltavi.__version__, "scvi-tools": scvi.__version__, "torch": torch.__version__},
-            "init_params": self.init_params_,
-            "registry": _plain_registry(self.registry_),
-            "attributes": {name: getattr(self, name) for name in SAVED_ATTRIBUTES},
-            "extra": self._extra_state(),
-        }
-        cells = cells_writer(self._adata, write_kwargs) if save_anndata else None
-        # an AnnData that is read from the file of the former model is still asked for its cells
-        in_use = self._adata.filename if self._adata is not None and self._adata.isbacked else None
-        write_model(target, self.module.state_dict(), description, cells=cells, keep=in_use)
 
-    @classmethod
-    def load(
-        cls,
-        dir_path: PathLike,
-        adata: AnnData | None = None,
-        *,
-        accelerator: str | None = None,
-        device: str | int | torch.device | None = None,
-        **unknown: Any,
-    ) -> Self:
-        """Read a model that :meth:`save` wrote; nothing is unpickled.
-
-        Parameters
-        ----------
-        dir_path
-            Folder of the model.
-        adata
-            Cells to attach, with any gene order; by default those saved with the model, else none: a model without
-            data predicts for the cells it is given.
-        accelerator, device
-            Where to put the weights, by default on the CPU: a device of torch, as ``"cuda:1"``, or as in scvi-tools a
-            kind of hardware (``"cpu"``, ``"gpu"``, ``"mps"``, ``"auto"``) and which one of it.
-        **unknown
-            Refused; other names of scvi-tools' ``load`` are answered with what to pass here.
-
-        Raises
-        ------
-        UnknownArgumentError
-            If another keyword is passed.
-        DeltaviError
-            If torch has no such device.
-        ModelFileError
-            If the folder is damaged, newer than this version, or holds another class of model.
-        """
-        known = ("dir_path", "adata", "accelerator", "device")
-        known_keywords(unknown, known, among=f"{cls.__name__}.load", hints=HINTS)
-        # before anything is read
-        wanted = chosen_device(accelerator, device)
-        if adata is not None:
-            require_anndata(adata)
-        dir_path = resolved(dir_path, "dir_path", error=ModelFileError)
-        tensors, description = read_model(dir_path)
-        if description.get("class") != cls.__name__:
-            raise ModelFileError(f"{dir_path} holds a {description.get('class')}; load it with that class.")
-        with _as_file_errors(dir_path):
-            saved = saved_cells(dir_path) if adata is None else None
-            if saved is not None:
-                adata = anndata.read_h5ad(saved)
-        return cls._assembled(tensors, description, adata, source=dir_path, device=wanted)
-
-    @classmethod
-    def _assembled(
-        cls,
-        tensors: dict[str, torch.Tensor],
-        description: dict[str, Any],
-        adata: AnnData | None,
-        *,
-        source: PathLike,
-        device: str | torch.device = "cpu",
-    ) -> Self:
-        """Model with the weights and the description that `source` holds, which anyone may have written."""
-        with _as_file_errors(source):
-            _require_sizes(description, max(ANY_SIZE, sum(tensor.numel() for tensor in tensors.values())))
-            calls = CALLS_PER_TENSOR * (len(tensors) + 1)
-            # outermost, as a refusal may fall on the very call that would switch gradients on again
-            with (
-                _as_file_errors(source, also=DeltaviError),
-                torch.set_grad_enabled(torch.is_grad_enabled()),
-                torch.device("meta"),
-                _FewCalls(calls),
-            ):
-                # tensors without memory: a size that is not that of the weights is refused before it is allocated
-                plan = cls._rebuild(description, None)
-            _require_fit(plan.module, tensors, source)
-            model = cls._rebuild(description, adata)
-            _require_fit(model.module, tensors, source)
-            model.module.load_state_dict(tensors)
-            attributes = description["attributes"]
-            for name in attributes.keys() & set(SAVED_ATTRIBUTES):
-                setattr(model, name, attributes[name])
-            model._restore_extra_state(current_state(description["extra"]))
-        model.is_loaded_ = True
-        model.to_device(device)
-        model.module.eval()
-        return model
-
-    @classmethod
-    def _rebuild(cls, description: dict[str, Any], adata: AnnData | None) -> Self:
-        """Model of the described shape, with fresh weights, attached to `adata` where there is one."""
-        registry = description["registry"]
-        given = description["init_params"]
-        named = {**given["non_kwargs"], **{k: v for kwargs in given["kwargs"].values() for k, v in kwargs.items()}}
-        init = current_init(named, init_keywords(cls))
-        if adata is None:
-            return cls(None, registry=registry, **init)
-        adata = in_gene_order(adata, registry, cls)
-        cls.setup_anndata(adata, source_registry=registry, **registry[SETUP_ARGS_KEY])
-        return cls(adata, registry=registry, **init)
-
-    @classmethod
-    def load_query_data(  # type: ignore[override]  # keyword-only after the first two
-        cls,
-        adata: AnnData,
-        reference_model: Any,
-        *,
-        accelerator: str | None = None,
-        device: str | int | torch.device | None = None,
-        **options: Any,
-    ) -> Self:
-        """Extend a trained model by the batches of a query, to be trained on it (scArches; Lotfollahi et al. 2022).
-
-        The reference's mean responses are kept: cells of a query that was measured in one condition only can be
-        predicted in another.
-
-        Parameters
-        ----------
-        adata
-            Query cells; genes are matched by name.
-        reference_model
-            A trained model, or the folder of one.
-        accelerator, device
-            Where to put the weights, as in :meth:`load`.
-        **options
-            What to keep fixed (``freeze_dropout`` and others, or ``unfrozen=True`` for nothing); see
-            :meth:`scvi.model.base.ArchesMixin.load_query_data`.
-
-        Raises
-        ------
-        UnknownArgumentError
-            If that has no such argument.
-        NotTrainedError
-            If the reference was never trained.
-        """
-        known = [name for name in keywords_of(ArchesMixin.load_query_data) if name not in ("registry", "datamodule")]
-        known_keywords(options, known, among=f"{cls.__name__}.load_query_data", hints=HINTS)
-        if not isinstance(reference_model, cls | str | os.PathLike):
-            raise DeltaviError(
-                f"The reference is a {type(reference_model).__name__}; a query of {cls.__name__} needs a trained "
-                f"{cls.__name__}, or the folder of one."
-            )
+def loaded(
+    cls: type[Model],
+    dir_path: PathLike,
+    adata: AnnData | None,
+    *,
+    accelerator: str | None,
+    device: str | int | torch.device | None,
+) -> Model:
+    """Model that `dir_path` holds, attached to `adata`, or to the cells saved with it; see ``CountModel.load``."""
+    # before anything is read
+    wanted = chosen_device(accelerator, device)
+    if adata is not None:
         require_anndata(adata)
-        wanted = chosen_device(accelerator, device)
-        reference = reference_model
-        if isinstance(reference, str | os.PathLike):
-            reference = cls.load(reference)
-        reference._require_trained("Query mapping")
-        query = in_gene_order(adata, reference.registry_, cls)
-        model = super().load_query_data(query, reference, accelerator="cpu", **options)
-        _average_new_columns(model.module, reference.module)
-        model._keep_of_reference(reference)
-        # scvi-tools hands on attributes of the reference, which may have come from a file
-        model.is_mapped_, model.is_loaded_ = True, False
-        model.to_device(wanted)
-        return model
+    dir_path = resolved(dir_path, "dir_path", error=ModelFileError)
+    tensors, description = read_model(dir_path)
+    if description.get("class") != cls.__name__:
+        raise ModelFileError(f"{dir_path} holds a {description.get('class')}; load it with that class.")
+    with blaming(dir_path):
+        saved = saved_cells(dir_path) if adata is None else None
+        if saved is not None:
+            adata = anndata.read_h5ad(saved)
+    return assembled(cls, tensors, description, adata, source=dir_path, device=wanted)
 
-    @classmethod
-    @known_arguments
-    def prepare_query_anndata(
-        cls,
-        adata: AnnData,
-        reference_model: Any,
-        return_reference_var_names: bool = False,
-        inplace: bool = True,
-    ) -> Any:
-        """Put the genes of a query into the order of a model, with zeros for those it lacks.
 
-        No method needs it: genes of a query are matched by name.
+def assembled(
+    cls: type[Model],
+    tensors: dict[str, torch.Tensor],
+    description: dict[str, Any],
+    adata: AnnData | None,
+    *,
+    source: PathLike,
+    device: str | torch.device = "cpu",
+) -> Model:
+    """Model with the weights and the description that `source` holds, which anyone may have written."""
+    with blaming(source):
+        _require_sizes(description, max(ANY_SIZE, sum(tensor.numel() for tensor in tensors.values())))
+        calls = CALLS_PER_TENSOR * (len(tensors) + 1)
+        # outermost, as a refusal may fall on the very call that would switch gradients on again
+        with (
+            blaming(source, also=DeltaviError),
+            torch.set_grad_enabled(torch.is_grad_enabled()),
+            torch.device("meta"),
+            _FewCalls(calls),
+        ):
+            # tensors without memory: a size that is not that of the weights is refused before it is allocated
+            plan = _rebuilt(cls, description, None)
+        _require_fit(plan.module, tensors, source)
+        model = _rebuilt(cls, description, adata)
+        _require_fit(model.module, tensors, source)
+        model.module.load_state_dict(tensors)
+        attributes = description["attributes"]
+        for name in attributes.keys() & set(SAVED_ATTRIBUTES):
+            setattr(model, name, attributes[name])
+        for part in cls.keeps:
+            part.restore(model, current_state(description["extra"]))
+    model.is_loaded_ = True
+    model.to_device(device)
+    model.module.eval()
+    return model
 
-        Parameters
-        ----------
-        adata
-            Query cells.
-        reference_model
-            A model, or the folder of one.
-        return_reference_var_names
-            Return the genes of the model, and change nothing.
-        inplace
-            Change `adata` rather than a copy.
 
-        Raises
-        ------
-        ModelFileError
-            If the folder holds no model, or is damaged.
-        """
-        query: AnnData = require_anndata(adata)
-        is_folder = isinstance(reference_model, str | os.PathLike)
-        reference: Any = cls.load(reference_model) if is_folder else reference_model
-        if return_reference_var_names:
-            return pd.Index(reference.gene_names.astype(str))
-        return ArchesMixin.prepare_query_anndata(query, reference, inplace=inplace)
-
-    def _keep_of_reference(self, reference: Any) -> None:
-        """Take over what the reference knows and a query cannot tell."""
-        self.reference_means = getattr(reference, "training_means", None)
+def _rebuilt(cls: type[Model], description: dict[str, Any], adata: AnnData | None) -> Model:
+    """Model of the described shape, with fresh weights, attached to `adata` where there is one."""
+    registry = description["registry"]
+    given = description["init_params"]
+    named = {**given["non_kwargs"], **{k: v for kwargs in given["kwargs"].values() for k, v in kwargs.items()}}
+    init = current_init(named, init_keywords(cls))
+    if adata is None:
+        return cls(None, registry=registry, **init)
+    adata = in_gene_order(adata, registry, cls)
+    cls.setup_anndata(adata, source_registry=registry, **registry[SETUP_ARGS_KEY])
+    return cls(adata, registry=registry, **init)
 
 
 def _plain_registry(registry: dict[str, Any]) -> dict[str, Any]:
@@ -293,7 +170,7 @@ def _plain_registry(registry: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _as_file_errors(source: PathLike, *, also: type[DeltaviError] | tuple[()] = ()) -> Iterator[None]:
+def blaming(source: PathLike, *, also: type[DeltaviError] | tuple[()] = ()) -> Iterator[None]:
     """Say of any error that is not on purpose that `source` cannot be loaded.
 
     Checksums do not tell whether what a file says makes sense, and it can say anything.
@@ -369,12 +246,3 @@ def _fits(expected: torch.Tensor | None, stored: torch.Tensor | None) -> bool:
         return False
     # another precision is converted; what is no real number, or one where counts or truths belong, would be cut
     return expected.dtype == stored.dtype or (expected.is_floating_point() and stored.is_floating_point())
-
-
-def _average_new_columns(module: torch.nn.Module, reference: torch.nn.Module) -> None:
-    """Start the dispersion of a new batch at the average of the known ones; scArches leaves it random and frozen."""
-    table, known = getattr(module, "px_r", None), getattr(reference, "px_r", None)
-    if table is None or known is None or table.ndim < 2 or table.shape == known.shape:
-        return
-    with torch.no_grad():
-        table[:, known.shape[1] :] = known.mean(1, keepdim=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
@@ -16,11 +17,14 @@ from deltavi._random import model_seed
 from deltavi._reading import reads
 from deltavi._text import as_text
 from deltavi.annotation import TemperaturePrior
-from deltavi.model._attribution import AttributionMixin
-from deltavi.model._base import aligned_copy
-from deltavi.model._label_column import LabelColumnMixin
-from deltavi.model._totals import TotalCountsMixin
-from deltavi.model._training import EPOCHS_RANGE
+from deltavi.model._aligned import aligned_copy
+from deltavi.model._annotates import Annotates
+from deltavi.model._classification import CALIBRATION, check_label_names, predicted_groups
+from deltavi.model._label_column import given_of_labels, learn_label_frequencies, split_of_labels
+from deltavi.model._mean_responses import MEANS
+from deltavi.model._recipe import EPOCHS_RANGE, Part, Recipe
+from deltavi.model._registration import require_own_columns
+from deltavi.model._totals import settings_of_totals
 from deltavi.model._vae import VAE, named_arguments
 from deltavi.module import LABELVI as LABELVIModule
 from deltavi.module.readers import READERS
@@ -34,7 +38,18 @@ THINNING = 0.2
 TEMPERATURE = TemperaturePrior(median=1.7, spread=0.25)
 
 
-class LABELVI(LabelColumnMixin, AttributionMixin, TotalCountsMixin, VAE):
+def _order(model: LABELVI, seed: int) -> dict[str, Any]:
+    """Seed of the order, and the depth of repeated draws."""
+    return {"sampling_seed": seed, "thinning": THINNING if model.module.of_counts else 1.0}
+
+
+def _begin(model: LABELVI, split: CellSplit) -> None:
+    """Learn how often labels occur; a prior that was learned, or the reference's, is not forgotten."""
+    if not (model.is_trained_ or model.is_mapped_):
+        learn_label_frequencies(model, model.module, split)
+
+
+class LABELVI(Annotates, VAE):
     """Semi-supervised annotation of cells with a generative model of their counts.
 
     A latent state z1 generates the counts, and a label y with a basal state z2 generates z1; labelled cells enter
@@ -77,6 +92,9 @@ class LABELVI(LabelColumnMixin, AttributionMixin, TotalCountsMixin, VAE):
     module: LABELVIModule
     _module_cls: ClassVar[type[LABELVIModule]] = LABELVIModule
     _data_splitter_cls = MixedSplitter
+    recipe: ClassVar[Recipe[Any]] = Recipe(split=split_of_labels, given=given_of_labels, order=_order, begin=_begin)
+    keeps: ClassVar[tuple[Part[Any], ...]] = (MEANS, CALIBRATION)
+    starts_at_mean_shares: ClassVar[bool] = True
     temperature_prior = TEMPERATURE
     most_epochs: ClassVar[int] = EPOCHS_RANGE[1]
     default_plan: ClassVar[dict[str, Any]] = {"lr": 2e-3, "eps": 1e-8, "lr_schedule": "one_cycle"}
@@ -98,7 +116,7 @@ class LABELVI(LabelColumnMixin, AttributionMixin, TotalCountsMixin, VAE):
         seed = model_seed(seed)
         if adata is None and registry is None:
             raise DeltaviError("LABELVI needs an AnnData that LABELVI.setup_anndata has registered.")
-        kwargs = self._settings_of_totals(adata, gene_likelihood, kwargs)
+        kwargs = settings_of_totals(type(self), adata, gene_likelihood, kwargs)
         super().__init__(
             adata,
             registry,
@@ -110,7 +128,7 @@ class LABELVI(LabelColumnMixin, AttributionMixin, TotalCountsMixin, VAE):
             seed=seed,
             **kwargs,
         )
-        self._check_label_names()
+        check_label_names(self)
         self.init_params_ = self._get_init_params(locals())
 
     @classmethod
@@ -162,7 +180,7 @@ class LABELVI(LabelColumnMixin, AttributionMixin, TotalCountsMixin, VAE):
         UnknownCategoryError
             If a column or layer does not exist, or `unlabeled_category` looks mistyped.
         """
-        cls._require_own_columns(labels_key=labels_key, condition_key=condition_key, batch_key=batch_key)
+        require_own_columns(labels_key=labels_key, condition_key=condition_key, batch_key=batch_key)
         cls._register(adata, cls._get_setup_method_args(**named_arguments(locals())), **kwargs)
 
     @classmethod
@@ -214,17 +232,8 @@ class LABELVI(LabelColumnMixin, AttributionMixin, TotalCountsMixin, VAE):
         _take_over(model.module, vae.module)
         return model
 
-    # -- training --------------------------------------------------------------------------------------------
-
-    def _loading_options(self, seed: int) -> dict[str, Any]:
-        thinning = THINNING if self.module.of_counts else 1.0
-        return {"sampling_seed": seed, "thinning": thinning}
-
-    def _before_training(self, split: CellSplit) -> None:
-        if self.is_trained_ or self.is_mapped_:
-            # a prior that was learned, or the reference's, is not forgotten
-            return
-        self._learn_label_frequencies(split)
+    def _groups(self, adata: AnnData) -> np.ndarray:
+        return predicted_groups(self, adata)
 
 
 def _settings_of(vae: VAE) -> dict[str, Any]:

@@ -1,11 +1,12 @@
-"""How a mixture is trained: placed after a warm-up, pruned, let go of its labels, started again if it collapses."""
+"""Training of a mixture: placed after a warm-up, pruned, labels dropped, started again if it collapses."""
 
 from __future__ import annotations
 
 import copy
 import math
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,11 +14,14 @@ import torch
 from deltavi import _keys
 from deltavi._errors import DeltaviError, MixtureWarning
 from deltavi.latent import Usage
-from deltavi.model._components import ComponentsMixin
-from deltavi.model._label_column import LabelColumnMixin
-from deltavi.model._placement import AtEpoch, Positions, placed
-from deltavi.module import MIXVI
+from deltavi.model._components import over_batches, shares_of
+from deltavi.model._label_column import given_of_labels, label_codes, learn_label_frequencies, split_of_labels
+from deltavi.model._placement import Positions, placed
+from deltavi.model._recipe import Part, Recipe, Stage
 from deltavi.train import CellSplit
+
+if TYPE_CHECKING:
+    from deltavi.model._mixvi import MIXVI
 
 # Share of the epochs before components are placed: the plain VAE first finds where the cells lie.
 PRIOR_WARMUP = 0.3
@@ -31,173 +35,181 @@ COLLAPSED = 1.5
 SILENT_W = 0.1
 
 
-class MixtureTrainingMixin(ComponentsMixin, LabelColumnMixin):
-    """Comes before what trains; the module has a mixture, the model ``drop_labels_after``."""
+def dimensions_of(model: MIXVI, dimensions: dict[str, Any]) -> dict[str, Any]:
+    """`dimensions` of the module, with the numbers of labels and components."""
+    n_labels = dimensions["n_labels"] if model.has_labels else 0
+    asked = model._asked_components
+    if asked is None:
+        n_free = FREE_COMPONENTS if n_labels else UNLABELLED_COMPONENTS
+        # of few cells there are few groups
+        asked = n_labels + min(n_free, max(n_labels == 0, model.summary_stats.n_cells // FEWEST_CELLS))
+    return {**dimensions, "n_labels": n_labels, "n_components": asked}
 
-    module: MIXVI
-    # share of the epochs before components are placed
-    prior_warmup: float
-    # share of the epochs after which labels are dropped, if they are
-    drop_labels_after: float | None
-    _asked_components: int | None
 
-    def train(  # type: ignore[override]  # what is handed on is among the keywords
-        self, max_epochs: int | None = None, **kwargs: Any
-    ) -> None:
-        """Train the model, as in :meth:`deltavi.model.VAE.train`.
+def train_mixture(model: MIXVI, train: Callable[..., None], max_epochs: int | None, kwargs: dict[str, Any]) -> None:
+    """Train by `train`, and once more with another seed where the mixture has collapsed."""
+    starts_here = not (model.is_trained_ or model.is_mapped_)
+    initial = copy.deepcopy(model.module.state_dict()) if starts_here else None
+    train(max_epochs, **kwargs)
+    if initial is None or not has_collapsed(model):
+        return
+    warn_of_mixture(collapse_of(model) + " Training starts again with another seed.")
+    model.module.load_state_dict(initial)
+    model.is_trained_, model.history_ = False, None
+    seed = kwargs.get("seed")
+    train(max_epochs, **{**kwargs, "seed": 1 + (model.seed if seed is None else seed)})
+    if has_collapsed(model):
+        warn_of_mixture(collapse_of(model) + " The cells may be of one kind; or train longer, or with another seed.")
 
-        The first part of the epochs trains a VAE with a standard normal prior; components are then placed where its
-        cells lie. Components that end without cells are no longer used. A run that ends with one component in use is
-        started again once, with another seed.
 
-        Parameters
-        ----------
-        max_epochs, **kwargs
-            As there.
+def _order(model: MIXVI, seed: int) -> dict[str, Any]:
+    return {"sampling_seed": seed, **({} if model.has_labels else {"repeated_share": 0.0})}
 
-        Raises
-        ------
-        DeltaviError
-            If there are more components than training cells, or an argument makes no sense.
-        """
-        starts_here = not (self.is_trained_ or self.is_mapped_)
-        initial = copy.deepcopy(self.module.state_dict()) if starts_here else None
-        super().train(max_epochs, **kwargs)
-        if initial is None or not self._has_collapsed():
-            return
-        _warn(self._collapse() + " Training starts again with another seed.")
-        self.module.load_state_dict(initial)
-        self.is_trained_, self.history_ = False, None
-        seed = kwargs.get("seed")
-        super().train(max_epochs, **{**kwargs, "seed": 1 + (self.seed if seed is None else seed)})
-        if self._has_collapsed():
-            _warn(self._collapse() + " The cells may be of one kind; or train longer, or with another seed.")
 
-    # -- steps -----------------------------------------------------------------------------------------------
-
-    def _data_dimensions(self) -> dict[str, Any]:
-        dimensions = super()._data_dimensions()
-        n_labels = dimensions["n_labels"] if self.has_labels else 0
-        asked = self._asked_components
-        if asked is None:
-            n_free = FREE_COMPONENTS if n_labels else UNLABELLED_COMPONENTS
-            # of few cells there are few groups
-            asked = n_labels + min(n_free, max(n_labels == 0, self.summary_stats.n_cells // FEWEST_CELLS))
-        return {**dimensions, "n_labels": n_labels, "n_components": asked}
-
-    def _loading_options(self, seed: int) -> dict[str, Any]:
-        return {"sampling_seed": seed, **({} if self.has_labels else {"repeated_share": 0.0})}
-
-    def _before_training(self, split: CellSplit) -> None:
-        if self.is_trained_ or self.is_mapped_:
-            return
-        if self.module.n_components > len(split.train):
-            raise DeltaviError(
-                f"{self.module.n_components} components are more than the {len(split.train)} training cells: ask for "
-                "fewer with n_components."
-            )
-        self.module.get_buffer("n_cells").fill_(len(split.train))
-        self.module.is_placed = self.module.labels_dropped = False
-        if self.has_labels:
-            self._learn_label_frequencies(split)
-
-    def _own_callbacks(self, split: CellSplit, max_epochs: int) -> list[Any]:
-        cells = np.sort(split.train)
-        if self.module.is_placed:
-            return []
-        callbacks = [AtEpoch(self._placed_from(max_epochs), lambda: self._place_components(cells))]
-        if self.drop_labels_after is not None:
-            dropped_from = self._settled_from(max_epochs)
-            callbacks.append(AtEpoch(dropped_from, lambda: setattr(self.module, "labels_dropped", True)))
-        return callbacks
-
-    def _placed_from(self, max_epochs: int) -> int:
-        return math.floor(float(self.prior_warmup) * max_epochs)
-
-    def _settled_from(self, max_epochs: int) -> int:
-        placed_from, share = self._placed_from(max_epochs), self.drop_labels_after
-        # labels are not dropped before components lie on them
-        return placed_from if share is None else max(placed_from + 1, math.ceil(share * max_epochs))
-
-    def _place_components(self, cells: np.ndarray) -> None:
-        """Put named components where their labelled cells lie, and free ones where there are clusters."""
-        module, was_training = self.module, self.module.training
-        placement = placed(
-            self._cell_positions(cells), n_labels=module.n_labels, n_components=module.n_components, seed=self.seed
+def _begin(model: MIXVI, split: CellSplit) -> None:
+    if model.is_trained_ or model.is_mapped_:
+        return
+    if model.module.n_components > len(split.train):
+        raise DeltaviError(
+            f"{model.module.n_components} components are more than the {len(split.train)} training cells: ask for "
+            "fewer with n_components."
         )
-        means, variances, offsets = (
-            torch.from_numpy(values).float() for values in (placement.means, placement.variances, placement.offsets)
+    model.module.get_buffer("n_cells").fill_(len(split.train))
+    model.module.is_placed = model.module.labels_dropped = False
+    if model.has_labels:
+        learn_label_frequencies(model, model.module, split)
+
+
+def _placed_from(model: MIXVI, max_epochs: int) -> int:
+    return math.floor(float(model.prior_warmup) * max_epochs)
+
+
+def _release_start(model: MIXVI, max_epochs: int) -> int | None:
+    placed_from, share = _placed_from(model, max_epochs), model.drop_labels_after
+    # labels are not let go before components lie on them
+    return None if share is None else max(placed_from + 1, math.ceil(share * max_epochs))
+
+
+def _is_unplaced(model: MIXVI) -> bool:
+    return not model.module.is_placed
+
+
+def _place(model: MIXVI, split: CellSplit) -> None:
+    _place_components(model, np.sort(split.train))
+
+
+def _release(model: MIXVI, split: CellSplit) -> None:
+    model.module.labels_dropped = True
+
+
+def _place_components(model: MIXVI, cells: np.ndarray) -> None:
+    """Put named components where their labelled cells lie, and free ones where there are clusters."""
+    module, was_training = model.module, model.module.training
+    placement = placed(
+        _cell_positions(model, cells), n_labels=module.n_labels, n_components=module.n_components, seed=model.seed
+    )
+    means, variances, offsets = (
+        torch.from_numpy(values).float() for values in (placement.means, placement.variances, placement.offsets)
+    )
+    module.mixture.place(means, variances, offsets if module.conditional else None)
+    module.prune(torch.from_numpy(placement.has_cells))
+    module.is_placed = True
+    module.train(was_training)
+
+
+def _cell_positions(model: MIXVI, cells: np.ndarray) -> Positions:
+    """Posteriors of some of the model's cells, their labels, and their conditions where components move with it."""
+    n_latent = model.module.n_latent
+    both = over_batches(model, model.module.latent_moments, model.adata, cells, 2 * n_latent)
+    groups = np.ones((len(cells), 1))
+    if model.module.conditional:
+        conditions = np.asarray(model.adata_manager.get_from_registry(_keys.CONDITION)).ravel().astype(int)
+        groups = np.eye(model.module.n_conditions)[conditions[cells]]
+    codes = label_codes(model)[cells] if model.has_labels else np.full(len(cells), -1)
+    return Positions(both[:, :n_latent], both[:, n_latent:], codes, groups)
+
+
+def _settle(model: MIXVI) -> None:
+    """Place components where training ended before, and take those without cells out of use."""
+    if not model.module.is_placed:
+        _place_components(model, np.sort(model.train_indices))
+        warn_of_mixture(
+            "Training ended before components were placed: they lie on clusters, and were not trained themselves."
         )
-        module.mixture.place(means, variances, offsets if module.conditional else None)
-        module.prune(torch.from_numpy(placement.has_cells))
-        module.is_placed = True
-        module.train(was_training)
-
-    def _cell_positions(self, cells: np.ndarray) -> Positions:
-        """Posteriors of some of the model's cells, their labels, and their conditions where components move with it."""
-        n_latent = self.module.n_latent
-        both = self._over_batches(self.module.latent_moments, self.adata, cells, 2 * n_latent)
-        groups = np.ones((len(cells), 1))
-        if self.module.conditional:
-            conditions = np.asarray(self.adata_manager.get_from_registry(_keys.CONDITION)).ravel().astype(int)
-            groups = np.eye(self.module.n_conditions)[conditions[cells]]
-        codes = self._label_codes()[cells] if self.has_labels else np.full(len(cells), -1)
-        return Positions(both[:, :n_latent], both[:, n_latent:], codes, groups)
-
-    def _after_training(self) -> None:
-        if not self.module.is_placed:
-            self._place_components(np.sort(self.train_indices))
-            _warn(
-                "Training ended before components were placed: they lie on clusters, and were not trained themselves."
-            )
-        self._prune_empty()
-        super()._after_training()
-        self._note_usage()
-        nats = float(self.get_kl_per_dimension().filter(like="w ").sum()) if self.module.n_w else SILENT_W
-        if nats < SILENT_W:
-            _warn(
-                f"w says {nats:.2g} nats about a cell, next to nothing: predictions by the route 'w' hold one profile "
-                "per component. A larger free_bits_w keeps it alive."
-            )
-
-    def _prune_empty(self) -> None:
-        """Take components out of use that hold less than a cell of the training part; a query prunes none."""
-        if self.is_mapped_:
-            return
-        shares = self._shares_of(self.train_indices)
-        keep = self.module.is_active.cpu() & torch.from_numpy(shares.sum(0) >= 1)
-        if keep.any():
-            self.module.prune(keep)
-
-    def _note_usage(self) -> None:
-        shares = self._shares_of(self.train_indices)[:, self.module.is_active.cpu().numpy()]
-        if not np.isfinite(shares).all():
-            raise DeltaviError("Training has diverged: responsibilities are not finite. Try a smaller learning rate.")
-        self.usage_ = Usage.of(torch.from_numpy(shares))
-
-    # -- collapse --------------------------------------------------------------------------------------------
-
-    def _has_collapsed(self) -> bool:
-        n_labels, n = self.module.n_labels, self.module.n_components
-        return self.usage_ is not None and n > 1 and n_labels < n and self.usage_.effective_number < COLLAPSED
-
-    def _collapse(self) -> str:
-        assert self.usage_ is not None
-        n = self.module.n_components
-        return f"The mixture has collapsed: {self.usage_.effective_number:.1f} of {n} components are used."
-
-    # -- files -----------------------------------------------------------------------------------------------
-
-    def _extra_state(self) -> dict[str, Any]:
-        usage = {} if self.usage_ is None else {"usage": list(self.usage_.shares)}
-        dropped = {"labels_dropped": self.module.labels_dropped}
-        return {**super()._extra_state(), **usage, **dropped}
-
-    def _restore_extra_state(self, extra: dict[str, Any]) -> None:
-        super()._restore_extra_state(extra)
-        self.usage_ = Usage(tuple(extra["usage"])) if "usage" in extra else None
-        self.module.labels_dropped = extra.get("labels_dropped", False)
+    _prune_empty(model)
 
 
-def _warn(message: str) -> None:
+def _fit(model: MIXVI) -> None:
+    _note_usage(model)
+    nats = float(model.get_kl_per_dimension().filter(like="w ").sum()) if model.module.n_w else SILENT_W
+    if nats < SILENT_W:
+        warn_of_mixture(
+            f"w says {nats:.2g} nats about a cell, next to nothing: predictions by the route 'w' hold one profile "
+            "per component. A larger free_bits_w keeps it alive."
+        )
+
+
+def _prune_empty(model: MIXVI) -> None:
+    """Take components out of use that hold less than a cell of the training part; a query prunes none."""
+    if model.is_mapped_:
+        return
+    shares = shares_of(model, model.train_indices)
+    keep = model.module.is_active.cpu() & torch.from_numpy(shares.sum(0) >= 1)
+    if keep.any():
+        model.module.prune(keep)
+
+
+def _note_usage(model: MIXVI) -> None:
+    shares = shares_of(model, model.train_indices)[:, model.module.is_active.cpu().numpy()]
+    if not np.isfinite(shares).all():
+        raise DeltaviError("Training has diverged: responsibilities are not finite. Try a smaller learning rate.")
+    model.usage_ = Usage.of(torch.from_numpy(shares))
+
+
+def has_collapsed(model: MIXVI) -> bool:
+    n_labels, n = model.module.n_labels, model.module.n_components
+    return model.usage_ is not None and n > 1 and n_labels < n and model.usage_.effective_number < COLLAPSED
+
+
+def collapse_of(model: MIXVI) -> str:
+    assert model.usage_ is not None
+    n = model.module.n_components
+    return f"The mixture has collapsed: {model.usage_.effective_number:.1f} of {n} components are used."
+
+
+def _saved(model: MIXVI) -> dict[str, Any]:
+    usage = {} if model.usage_ is None else {"usage": list(model.usage_.shares)}
+    dropped = {"labels_dropped": model.module.labels_dropped}
+    return {**usage, **dropped}
+
+
+def _restore(model: MIXVI, extra: dict[str, Any]) -> None:
+    model.usage_ = Usage(tuple(extra["usage"])) if "usage" in extra else None
+    model.module.labels_dropped = extra.get("labels_dropped", False)
+
+
+def warn_of_mixture(message: str) -> None:
+    """Warn of a mixture that is not what was asked for."""
     warnings.warn(message, MixtureWarning, stacklevel=4)
+
+
+RECIPE: Recipe[MIXVI] = Recipe(
+    split=split_of_labels,
+    given=given_of_labels,
+    order=_order,
+    begin=_begin,
+    stages=(Stage(_placed_from, _place, _is_unplaced), Stage(_release_start, _release, _is_unplaced)),
+)
+
+
+def _nothing(model: MIXVI) -> dict[str, Any]:
+    return {}
+
+
+def _no_change(model: MIXVI, extra: dict[str, Any]) -> None:
+    """Leave the model as it is: its weights hold where components lie."""
+
+
+# before means and calibration, which rest on the components in use
+SETTLED: Part[MIXVI] = Part("usage_", fit=_settle, saved=_nothing, restore=_no_change)
+USAGE: Part[MIXVI] = Part("usage_", fit=_fit, saved=_saved, restore=_restore)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -10,39 +10,56 @@ import pandas as pd
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
-from deltavi import _keys
-from deltavi._entries import Indices, keywords_of, known_keywords, number, positions
-from deltavi._errors import DeltaviError, InputDataWarning, KeyClashError, UnseenCategoryWarning, examples
+from deltavi._entries import Indices, number
+from deltavi._errors import DeltaviError
 from deltavi._random import model_seed
-from deltavi._reading import known_arguments, reads
-from deltavi.annotation import Calibration
-from deltavi.model._attribution import AttributionMixin
-from deltavi.model._classification import BATCH_SIZE
-from deltavi.model._mixture_training import PRIOR_WARMUP, MixtureTrainingMixin
-from deltavi.model._totals import TotalCountsMixin
-from deltavi.model._training import EPOCHS_RANGE
-from deltavi.model._vae import VAE, named_arguments, settings_of
-from deltavi.model.routes import RoutesMixin
+from deltavi._reading import reads
+from deltavi.latent import Usage
+from deltavi.model._annotates import Annotates
+from deltavi.model._classification import BATCH_SIZE, CALIBRATION, predicted_groups
+from deltavi.model._components import (
+    all_component_names,
+    get_kl_per_dimension,
+    get_responsibilities,
+    merge_components,
+    predicted_components,
+    w_positions,
+)
+from deltavi.model._mean_responses import MEANS
+from deltavi.model._mixture_setup import (
+    check_condition,
+    check_labels,
+    setup_of_clusters,
+    warn_of_unknown_conditions,
+)
+from deltavi.model._mixture_training import (
+    PRIOR_WARMUP,
+    RECIPE,
+    SETTLED,
+    USAGE,
+    dimensions_of,
+    train_mixture,
+)
+from deltavi.model._question import Route
+from deltavi.model._recipe import EPOCHS_RANGE, Part, Recipe
+from deltavi.model._registration import require_own_columns
+from deltavi.model._totals import settings_of_totals
+from deltavi.model._vae import VAE, named_arguments
+from deltavi.model.routes import ROUTES, as_control, check_route, sample
 from deltavi.module import MIXVI as MIXVIModule
 from deltavi.module.decoder import GeneLikelihood
 from deltavi.module.readers import READERS, with_defaults
-from deltavi.registry.checks import Offer, cell_totals
+from deltavi.registry.checks import Offer
 from deltavi.registry.manager import DataManager
 from deltavi.train import MixedSplitter
 
 # Nats of every dimension of w that cost nothing: without any, w falls silent and the route through it says little.
 FREE_BITS_W = 0.25
 # Share of the epochs in which a model that starts from clusters takes them for labels.
-DROP_CLUSTERS_AFTER = 0.6
+DROP_AFTER = 0.6
 
 
-class MIXVI(
-    MixtureTrainingMixin,
-    RoutesMixin,
-    AttributionMixin,
-    TotalCountsMixin,
-    VAE,
-):
+class MIXVI(Annotates, VAE):
     """A mixture of Gaussians over the latent space of counts: clusters, cell types and conditions in one model.
 
     Without labels its components are clusters. With labels of some or all cells a label names a component, and
@@ -90,6 +107,21 @@ class MIXVI(
     module: MIXVIModule
     _module_cls: ClassVar[type[MIXVIModule]] = MIXVIModule
     _data_splitter_cls = MixedSplitter
+    recipe: ClassVar[Recipe[Any]] = RECIPE
+    keeps: ClassVar[tuple[Part[Any], ...]] = (SETTLED, MEANS, CALIBRATION, USAGE)
+    routes: ClassVar[Mapping[str, Route]] = ROUTES
+    starts_at_mean_shares: ClassVar[bool] = True
+    # shares of the epochs before components are placed, and after which labels are let go, if they are
+    prior_warmup: float
+    drop_labels_after: float | None
+    _asked_components: int | None
+    # how the training cells use the components, once trained
+    usage_: Usage | None = None
+
+    get_responsibilities = get_responsibilities
+    merge_components = merge_components
+    get_kl_per_dimension = get_kl_per_dimension
+    sample = sample
     most_epochs: ClassVar[int] = EPOCHS_RANGE[1]
     default_plan: ClassVar[dict[str, Any]] = {"lr": 2e-3, "eps": 1e-8, "lr_schedule": "one_cycle"}
 
@@ -114,7 +146,7 @@ class MIXVI(
         seed = model_seed(seed)
         if adata is None and registry is None:
             raise DeltaviError("MIXVI needs an AnnData that MIXVI.setup_anndata has registered.")
-        kwargs = self._settings_of_totals(adata, gene_likelihood, kwargs)
+        kwargs = settings_of_totals(type(self), adata, gene_likelihood, kwargs)
         kwargs.setdefault("free_bits_w", FREE_BITS_W if n_w else 0.0)
         self._asked_components = n_components
         self.drop_labels_after, self.prior_warmup = drop_labels_after, prior_warmup
@@ -132,12 +164,9 @@ class MIXVI(
             seed=seed,
             **kwargs,
         )
-        if self.has_labels:
-            self._check_label_names()
+        check_labels(self)
         if conditional or kwargs.get("w_prior") == "learned":
-            self._check_condition()
-        if drop_labels_after is not None and not self.has_labels:
-            raise DeltaviError("drop_labels_after drops labels, and the model was set up without: pass labels_key.")
+            check_condition(self)
         # a file remembers the number, whatever the default will be one day
         n_components = self.module.n_components
         self.init_params_ = self._get_init_params(locals())
@@ -190,7 +219,7 @@ class MIXVI(
         UnknownCategoryError
             If a column or layer does not exist, or `unlabeled_category` looks mistyped.
         """
-        cls._require_own_columns(labels_key=labels_key, condition_key=condition_key, batch_key=batch_key)
+        require_own_columns(labels_key=labels_key, condition_key=condition_key, batch_key=batch_key)
         if unlabeled_category is not None and labels_key is None:
             raise DeltaviError("unlabeled_category is a value of labels_key: pass both, or neither for clustering.")
         cls._register(adata, cls._get_setup_method_args(**named_arguments(locals())), **kwargs)
@@ -203,9 +232,7 @@ class MIXVI(
         return self.component_names
 
     @classmethod
-    def from_clusters(
-        cls, adata: AnnData, key: str, *, drop_labels_after: float = DROP_CLUSTERS_AFTER, **kwargs: Any
-    ) -> Self:
+    def from_clusters(cls, adata: AnnData, key: str, *, drop_labels_after: float = DROP_AFTER, **kwargs: Any) -> Self:
         """Start from clusters: they name components, and are dropped before training ends.
 
         For the first part of training clusters are labels, as if they were known types; then the model goes on
@@ -231,21 +258,40 @@ class MIXVI(
         DeltaviError
             If a cell is in no cluster, or there is only one.
         """
-        if taken := {"labels_key", "unlabeled_category"} & set(kwargs):
-            raise DeltaviError(
-                f"{examples(sorted(taken))} cannot be given: obs[{key!r}] names the clusters of all cells."
-            )
-        of_setup = [name for name in keywords_of(cls.setup_anndata) if name != "adata"]
-        known_keywords(kwargs, [*of_setup, *settings_of(cls)], among=f"{cls.__name__}.from_clusters")
-        if key in adata.obs and (missing := adata.obs[key].isna().to_numpy()).any():
-            raise DeltaviError(
-                f"{int(missing.sum())} cells have no value in obs[{key!r}] (for example "
-                f"{examples(adata.obs_names[missing])}): cluster all cells, or leave these out."
-            )
-        setup = {name: kwargs.pop(name) for name in set(of_setup) & set(kwargs)}
+        setup = setup_of_clusters(cls, adata, key, kwargs)
         cls.setup_anndata(adata, labels_key=key, **setup)
         kwargs.setdefault("n_components", int(adata.obs[key].nunique()))
         return cls(adata, drop_labels_after=drop_labels_after, **kwargs)
+
+    # -- training --------------------------------------------------------------------------------------------
+
+    def train(  # type: ignore[override]  # what is handed on is among the keywords
+        self, max_epochs: int | None = None, **kwargs: Any
+    ) -> None:
+        """Train the model, as in :meth:`deltavi.model.VAE.train`.
+
+        The first part of the epochs trains a VAE with a standard normal prior; components are then placed where its
+        cells lie. Components that end without cells are no longer used. A run that ends with one component in use is
+        started again once, with another seed.
+
+        Parameters
+        ----------
+        max_epochs, **kwargs
+            As there.
+
+        Raises
+        ------
+        DeltaviError
+            If there are more components than training cells, or an argument makes no sense.
+        """
+        train_mixture(self, super().train, max_epochs, kwargs)
+
+    def _data_dimensions(self) -> dict[str, Any]:
+        return dimensions_of(self, super()._data_dimensions())
+
+    def _groups(self, adata: AnnData) -> np.ndarray:
+        # without labels all cells are one group, as in a VAE
+        return predicted_groups(self, adata) if self.has_labels else super()._groups(adata)
 
     # -- answers ---------------------------------------------------------------------------------------------
 
@@ -290,64 +336,65 @@ class MIXVI(
             )
         if reject is not None or keep_observed:
             raise DeltaviError("The model was set up without labels: there is nothing observed, and no known type.")
-        responsibilities = self.get_responsibilities(adata, indices=indices, batch_size=batch_size)
-        if soft:
-            return responsibilities
-        named = self.component_names[responsibilities.to_numpy().argmax(1)]
-        if self.module.of_counts:
-            aligned = self._validate_anndata(adata)
-            layer = self._setup_argument("layer")
-            totals = cell_totals(aligned.X if layer is None else aligned.layers[layer])
-            named = np.where(totals[positions(indices, aligned.n_obs)] > 0, named, _keys.UNASSIGNED)
-        return pd.Series(named, index=responsibilities.index, dtype=object, name="predicted")
+        return predicted_components(self, adata, indices, soft=soft, batch_size=batch_size)
 
-    def _check_condition(self) -> None:
-        if self._setup_argument("condition_key") is None:
-            raise DeltaviError(
-                "conditional=True and w_prior='learned' need a condition: pass condition_key to setup_anndata."
-            )
-        conditions = self._categories(_keys.CONDITION)
-        if len(conditions) == 1:
-            warnings.warn(
-                f"obs[{self._condition_key()!r}] holds one condition only, {conditions[0]!r}: nothing moves with it.",
-                InputDataWarning,
-                stacklevel=3,
-            )
+    @property
+    def component_names(self) -> np.ndarray:
+        """Name of every component in use: its label, or "component 0", "component 1" and so on for the free ones."""
+        in_use = self.module.is_active.cpu().numpy()
+        names: np.ndarray = all_component_names(self)[in_use]
+        return names
 
-    def _check_query(self, manager: DataManager, offer: Offer) -> None:
-        super()._check_query(manager, offer)
-        if not self.module.conditional:
-            return
-        n_unknown = int((np.asarray(manager.get_from_registry(_keys.CONDITION)) < 0).sum())
-        if n_unknown:
-            warnings.warn(
-                f"{n_unknown} cells have no condition that training saw; to the model they are of the average one. "
-                f"Known are {examples(self._categories(_keys.CONDITION), 10)}.",
-                UnseenCategoryWarning,
-                stacklevel=3,
-            )
+    def get_latent_representation(  # type: ignore[override]  # what scvi-tools names is among the keywords
+        self, adata: AnnData | None = None, indices: Any = None, *, of: Literal["z", "w"] = "z", **kwargs: Any
+    ) -> Any:
+        """Latent position of each cell: the posterior mean of z, or of w.
 
-    def _check_label_names(self) -> None:
-        super()._check_label_names()
-        free = {f"component {k}" for k in range(self.module.n_components)}
-        taken = sorted(free & set(self._categories(REGISTRY_KEYS.LABELS_KEY)) if self.has_labels else ())
-        if taken:
-            raise KeyClashError(f"{examples(taken)} are names of components without a label: rename these labels.")
+        Parameters
+        ----------
+        adata, indices, **kwargs
+            As in :meth:`deltavi.model.VAE.get_latent_representation`; for w nothing further.
+        of
+            ``"z"``, ``(n_cells, n_latent)``, or ``"w"``, ``(n_cells, n_w)``.
 
-    def _calibrated(self, what: str) -> Calibration:
-        if not self.has_labels:
-            raise DeltaviError(f"{what} needs labels: set the model up with labels_key.")
-        return super()._calibrated(what)
+        Raises
+        ------
+        NotTrainedError
+            Before training.
+        DeltaviError
+            If the model has no w.
+        """
+        if of == "z":
+            return super().get_latent_representation(adata, indices=indices, **kwargs)
+        if of != "w" or kwargs:
+            raise DeltaviError(f"of must be 'z' or 'w', not {of!r}." if of != "w" else f"w takes no {list(kwargs)}.")
+        return w_positions(self, adata, indices)
 
-    @known_arguments
-    def calibrate(self) -> None:
-        """Fit temperature and novelty score anew, as in :meth:`deltavi.model.LABELVI.calibrate`.
+    def predict_perturbation(
+        self, adata: AnnData | None = None, *, control: str, perturbation: str, **kwargs: Any
+    ) -> AnnData:
+        """Predict how cells would look under another condition.
+
+        As :meth:`deltavi.model.SCGEN.predict_perturbation`, with two further values of ``shift`` for a model with
+        ``conditional=True``: ``"z"`` keeps the cell's latent position and decodes it under `perturbation`; ``"w"``
+        keeps its component and its w, and decodes the mean of that component there. Of a cell ``"w"`` leaves what w
+        says; where that is little (:meth:`get_kl_per_dimension`), cells of a component differ by their residual alone.
+
+        Parameters
+        ----------
+        adata, control, perturbation, **kwargs
+            As there; ``shift`` may also be ``"z"`` or ``"w"``.
 
         Raises
         ------
         DeltaviError
-            Without labels, or if the model holds other cells than it was trained on.
+            If a route is asked for without ``conditional=True``, or together with a ``shift_scale``.
         """
-        if not self.has_labels:
-            raise DeltaviError("calibrate needs labels: set the model up with labels_key.")
-        super().calibrate()
+        check_route(self, kwargs)
+        adata = as_control(self, adata, control)
+        return super().predict_perturbation(adata, control=control, perturbation=perturbation, **kwargs)
+
+    def _check_query(self, manager: DataManager, offer: Offer) -> None:
+        super()._check_query(manager, offer)
+        if self.module.conditional:
+            warn_of_unknown_conditions(self, manager)

@@ -15,12 +15,12 @@ from deltavi._errors import UnknownBatchWarning, examples
 from deltavi.registry.columns import UNSEEN
 
 if TYPE_CHECKING:
-    from deltavi.model._classification import ClassificationMixin
+    from deltavi.model._annotates import Annotates
 
 logger = logging.getLogger("deltavi")
 
 
-def warn_of_new_batches(model: ClassificationMixin, adata: AnnData, indices: Indices | None, reject: float) -> None:
+def warn_of_new_batches(model: Annotates, adata: AnnData, indices: Indices | None, reject: float) -> None:
     """Warn where the cells to be judged are of batches that the calibration of `model` did not see.
 
     The share of known cells that is rejected is that of cells exchangeable with those held out. Models without batches
@@ -58,7 +58,7 @@ def warn_of_new_batches(model: ClassificationMixin, adata: AnnData, indices: Ind
         )
 
 
-def _is_new(model: ClassificationMixin, codes: np.ndarray) -> np.ndarray:
+def _is_new(model: Annotates, codes: np.ndarray) -> np.ndarray:
     """Which batches, by their codes, the calibration has no cells of."""
     unseen: np.ndarray = codes == UNSEEN
     if model.calibrated_batches_ is None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from lightning.pytorch.callbacks import Callback
 from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 from sklearn.cluster import KMeans
@@ -27,26 +25,6 @@ DECIMALS = 6
 RIDGE = 1e-3
 # Least variance of a component, relative to the average within components.
 LEAST_VARIANCE = 0.1
-
-
-class AtEpoch(Callback):
-    """Calls a function when an epoch begins.
-
-    Parameters
-    ----------
-    epoch
-        The epoch, from 0.
-    what
-        The function.
-    """
-
-    def __init__(self, epoch: int, what: Any) -> None:
-        self.epoch, self.what = epoch, what
-
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Call it, if it is the epoch."""
-        if trainer.current_epoch == self.epoch:
-            self.what()
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,22 +8,25 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
 from deltavi import _keys
 from deltavi._entries import Indices, positions, seed_number
 from deltavi._errors import DeltaviError, examples
-from deltavi._random import model_seed
+from deltavi._random import isolated_randomness, model_seed
 from deltavi._reading import known_arguments, reads
-from deltavi.latent import LinearGaussian, common_factors, principal_factors
-from deltavi.latent.gaussian import VARIANCE_FLOOR
+from deltavi.latent import common_factors, principal_factors
 from deltavi.model._asked_split import asked_split
 from deltavi.model._checkpoint import check_checkpoint
-from deltavi.model._training import TrainingMixin
+from deltavi.model._dimensions import data_dimensions
+from deltavi.model._faults import finish
+from deltavi.model._linear_weights import read_weights, write_weights
+from deltavi.model._responds import Responds
+from deltavi.model._training import train
 from deltavi.model._training_options import loading_options, plan_options, trainer_options
-from deltavi.model._vae import VAE, named_arguments
+from deltavi.model._vae import named_arguments
+from deltavi.module import VAE as VAEModule
 from deltavi.module.readers import READERS
 from deltavi.registry.checks import MatrixReport, Offer, require_log_normalised, row_blocks
 from deltavi.registry.manager import DataManager
@@ -45,7 +48,7 @@ QUERY_NEEDS = (
 )
 
 
-class PPCA(VAE):
+class PPCA(Responds):
     """Probabilistic principal components, or factor analysis, of log-normalised expression.
 
     x = W z + mean + noise with z ~ N(0, I): the noise of all genes alike (PPCA; Tipping and Bishop 1999), or of each
@@ -76,6 +79,10 @@ class PPCA(VAE):
     >>> adata.obsm["X_ppca"] = model.get_latent_representation()  # doctest: +SKIP
     """
 
+    module: VAEModule
+    check_input: bool
+    noise: Literal["isotropic", "diagonal"]
+
     @reads(READERS)
     def __init__(
         self,
@@ -90,17 +97,22 @@ class PPCA(VAE):
         seed = model_seed(seed)
         if adata is None and registry is None:
             raise DeltaviError("PPCA needs an AnnData that PPCA.setup_anndata has registered.")
-        self.noise = noise
-        super().__init__(
-            adata,
-            registry,
-            n_latent=n_latent,
-            n_layers=0,
-            dispersion=DISPERSIONS[noise],
-            gene_likelihood="normal",
-            check_input=check_input,
-            seed=seed,
-        )
+        super().__init__(adata, registry)
+        self.seed, self.check_input, self.noise = seed, check_input, noise
+        if check_input and adata is not None:
+            check = partial(require_log_normalised, needs=FIT_NEEDS, offer=self._offer())
+            check(self._scan(), where=self._matrix_name(), cells=self.adata.obs_names)
+        with isolated_randomness(seed):
+            # a linear VAE with a Gaussian decoder, whose weights need not be learned
+            self.module = VAEModule(
+                **data_dimensions(self),
+                n_latent=n_latent,
+                n_layers=0,
+                dispersion=DISPERSIONS[noise],
+                gene_likelihood="normal",
+                library="none",
+                log_variational=False,
+            )
         self._model_summary_string = f"PPCA: {noise} noise, {n_latent} factors, {len(self.gene_names)} genes"
         self.init_params_ = self._get_init_params(locals())
 
@@ -181,7 +193,7 @@ class PPCA(VAE):
         """
         if self._adata is None:
             raise DeltaviError("The model was loaded without data: there is nothing to train on.")
-        options = trainer_options(self, TrainingMixin.train, trainer)
+        options = trainer_options(self, train, trainer)
         plan_options(self, options, options.pop("plan_kwargs", None))
         loading = loading_options(self, options, options.pop("datasplitter_kwargs", None))
         self.adata_manager.validate()
@@ -199,7 +211,7 @@ class PPCA(VAE):
         n_latent = self.module.n_latent
         isotropic = self.noise == "isotropic"
         fit = principal_factors(matrix, n_latent, seed=seed) if isotropic else common_factors(matrix, n_latent)
-        self._take_over(fit)
+        write_weights(self.module, fit)
         self.is_trained_, self.trained_on_ = True, names_checksum(self.adata.obs_names)
         self.train_indices_, self.validation_indices_, self.test_indices_ = cells, split.validation, split.test
         # of very many cells some say enough
@@ -208,7 +220,7 @@ class PPCA(VAE):
         loss = pd.DataFrame({"train_loss": [-likelihood]}, index=pd.Index([0], name="epoch"))
         self.history_ = {"train_loss": loss}
         self.module.eval()
-        self._after_training()
+        finish(self)
         if checkpoint is not None:
             self.save(checkpoint, overwrite=True)
 
@@ -231,7 +243,7 @@ class PPCA(VAE):
             Before training.
         """
         self._require_trained("get_loadings")
-        loadings = self._linear_gaussian().loadings
+        loadings = read_weights(self.module).loadings
         names = [f"factor {i}" for i in range(loadings.shape[1])]
         return pd.DataFrame(loadings, index=pd.Index(self.gene_names.astype(str)), columns=names)
 
@@ -245,7 +257,7 @@ class PPCA(VAE):
             Before training.
         """
         self._require_trained("get_noise")
-        return pd.Series(self._linear_gaussian().noise, index=pd.Index(self.gene_names.astype(str)), name="noise")
+        return pd.Series(read_weights(self.module).noise, index=pd.Index(self.gene_names.astype(str)), name="noise")
 
     def get_latent_representation(  # type: ignore[override]  # what scvi-tools names is among the keywords
         self, adata: AnnData | None = None, indices: Any = None, **kwargs: Any
@@ -271,7 +283,7 @@ class PPCA(VAE):
         self._require_trained("get_latent_representation")
         aligned = self._validate_anndata(adata)
         chosen = positions(indices, aligned.n_obs)
-        fit, z = self._linear_gaussian(), np.zeros((aligned.n_obs, self.module.n_latent), dtype=np.float32)
+        fit, z = read_weights(self.module), np.zeros((aligned.n_obs, self.module.n_latent), dtype=np.float32)
         for rows, block in row_blocks(self._matrix(aligned), np.unique(chosen)):
             z[rows] = block @ fit.projection.T - fit.projection @ fit.mean
         return z[chosen]
@@ -294,7 +306,7 @@ class PPCA(VAE):
         self._require_trained("log_likelihood")
         aligned = self._validate_anndata(adata)
         chosen = positions(indices, aligned.n_obs)
-        fit, values = self._linear_gaussian(), np.zeros(aligned.n_obs)
+        fit, values = read_weights(self.module), np.zeros(aligned.n_obs)
         for rows, block in row_blocks(self._matrix(aligned), np.unique(chosen)):
             values[rows] = fit.log_prob(block if isinstance(block, np.ndarray) else block.toarray())
         return pd.Series(values[chosen], index=aligned.obs_names[chosen], name="log_likelihood")
@@ -320,7 +332,7 @@ class PPCA(VAE):
             Before training.
         """
         self._require_trained("sample")
-        fit, rng = self._linear_gaussian(), np.random.default_rng(seed)
+        fit, rng = read_weights(self.module), np.random.default_rng(seed)
         z = rng.standard_normal((n, fit.loadings.shape[1]))
         expected = z @ fit.loadings.T + fit.mean
         drawn = expected + np.sqrt(fit.noise) * rng.standard_normal(expected.shape)
@@ -334,41 +346,12 @@ class PPCA(VAE):
 
     # -- weights ---------------------------------------------------------------------------------------------
 
-    def _take_over(self, fit: LinearGaussian) -> None:
-        """Write the closed form into encoder, decoder and noise of the linear VAE."""
-        encoder, module = self.module.z_encoder, self.module
-        variances = np.maximum(1 / fit.precision - VARIANCE_FLOOR, np.finfo(np.float32).tiny)
-        noise = fit.noise[:1] if self.noise == "isotropic" else fit.noise
-        with torch.no_grad():
-            _set(encoder.mean_encoder, fit.projection, -fit.projection @ fit.mean)
-            _set(encoder.var_encoder, np.zeros_like(fit.projection), np.log(variances))
-            _set(module.decoder.px_scale_decoder[0], fit.loadings, fit.mean)
-            self._log_noise.copy_(torch.from_numpy(0.5 * np.log(noise)))
-
-    @property
-    def _log_noise(self) -> torch.Tensor:
-        """Logarithms of the standard deviation of the noise, of all genes or of each."""
-        assert self.module.px_r is not None
-        return self.module.px_r
-
     def _matrix(self, aligned: AnnData) -> Any:
         if aligned is self._adata:
             # in the form rows are cut from: a column-wise file would be read whole for every block
             return self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         layer = self._setup_argument("layer")
         return aligned.X if layer is None else aligned.layers[layer]
-
-    def _linear_gaussian(self) -> LinearGaussian:
-        """The fitted model, as the weights say."""
-        linear: Any = _linear(self.module.decoder.px_scale_decoder[0])
-        loadings, mean = (value.detach().cpu().numpy().astype(np.float64) for value in (linear.weight, linear.bias))
-        noise = np.exp(2 * self._log_noise.detach().cpu().numpy().astype(np.float64))
-        return LinearGaussian(mean, loadings, np.broadcast_to(noise, mean.shape))
-
-    def _check_scale(self, gene_likelihood: str) -> None:
-        cells = self.adata.obs_names
-        check = partial(require_log_normalised, needs=FIT_NEEDS, offer=self._offer())
-        check(self._scan(), where=self._matrix_name(), cells=cells)
 
     def _check_query(self, manager: DataManager, offer: Offer) -> None:
         if self.check_input:
@@ -386,13 +369,3 @@ def _refuse_foreign(arguments: dict[str, Any]) -> None:
             f"PPCA takes no {examples(foreign)}: it corrects for nothing. deltavi.pp.log_normalise divides by size "
             "factors (size_factor_key=...), and VAE and SCGEN model batches and covariates."
         )
-
-
-def _linear(layers: Any) -> Any:
-    return layers.fc_layers[0][0]
-
-
-def _set(layers: Any, weight: np.ndarray, bias: np.ndarray) -> None:
-    linear = _linear(layers)
-    linear.weight.copy_(torch.from_numpy(np.ascontiguousarray(weight)))
-    linear.bias.copy_(torch.from_numpy(bias))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anndata
 import numpy as np
@@ -33,7 +33,7 @@ from deltavi.io.atomic import is_as_described
 from deltavi.io.export import require_exportable, write_export
 from deltavi.io.scvi import EXPORT_MARK, SETUP_ARGUMENTS, SETUP_LISTS, ScviFile, export_mark, read_scvi
 from deltavi.model._faults import finish
-from deltavi.model._files import _as_file_errors
+from deltavi.model._files import assembled, blaming
 from deltavi.model._saving import cells_writer
 from deltavi.model._scvi_settings import (
     require_near,
@@ -43,11 +43,15 @@ from deltavi.model._scvi_settings import (
     weights_from_scvi,
     with_moments,
 )
-from deltavi.model._training import TrainingMixin
-from deltavi.module import VAE
+from deltavi.module import VAE as VAEModule
 from deltavi.registry.columns import column, used_categories
 from deltavi.registry.covariates import ContinuousCovariatesField
 from deltavi.registry.manager import DataManager
+
+if TYPE_CHECKING:
+    from deltavi.model._vae import VAE
+
+Model = TypeVar("Model", bound="VAE")
 
 logger = logging.getLogger("deltavi")
 
@@ -57,176 +61,138 @@ TRAINING = ("is_trained_", "train_indices_", "validation_indices_", "test_indice
 CELLS_PER_CATEGORY = 3
 
 
-class ScviExchangeMixin(TrainingMixin):
-    """Carries ``export_scvi`` and ``import_scvi``."""
+@known_arguments
+def export_scvi(self: VAE, dir_path: PathLike, *, overwrite: bool = False, save_anndata: bool = False) -> None:
+    """Write the model as ``scvi.model.SCVI.save`` does, for ``scvi.model.SCVI.load`` to read.
 
-    module: VAE
-    # models that are an SCVI by another name; what derives from them need not be
-    exchanged: ClassVar[tuple[str, ...]] = ("VAE", "SCGEN")
+    scvi-tools' own SCVI is built, given the weights, the split and the history, and told to save itself. It has
+    the same latent positions, decoded means and evidence lower bound, to single precision. What only training
+    uses is left behind: ``condition_mmd``, ``weight_l2``, ``dropout_rate_decoder`` and the condition.
 
-    @known_arguments
-    def export_scvi(self, dir_path: PathLike, *, overwrite: bool = False, save_anndata: bool = False) -> None:
-        """Write the model as ``scvi.model.SCVI.save`` does, for ``scvi.model.SCVI.load`` to read.
+    Parameters
+    ----------
+    dir_path
+        Folder to create.
+    overwrite
+        Write to the folder though it exists. A model that was exported to it is replaced, once the new one is
+        complete; other files in it stay.
+    save_anndata
+        Also write the model's AnnData, as ``adata.h5ad`` in the folder.
 
-        scvi-tools' own SCVI is built, given the weights, the split and the history, and told to save itself. It has
-        the same latent positions, decoded means and evidence lower bound, to single precision. What only training
-        uses is left behind: ``condition_mmd``, ``weight_l2``, ``dropout_rate_decoder`` and the condition.
+    Raises
+    ------
+    NotTrainedError
+        Before training.
+    DeltaviError
+        If the model has a setting that SCVI does not, such as a Bernoulli likelihood or the condition in the
+        decoder; the error names it. If `save_anndata` is set and the model has no data.
+    ModelFileError
+        If the folder exists and `overwrite` is not set, or has a ``model.pt`` or, with `save_anndata`, an
+        ``adata.h5ad`` that was not exported to it, or was changed since.
+    ModelWriteError
+        If the disk is full or the folder read-only.
+    """
+    self._require_trained("export_scvi")
+    _require_exchanged(type(self))
+    settings = settings_for_scvi(self.module)
+    target = require_exportable(dir_path, overwrite=overwrite, with_cells=save_anndata)
+    if save_anndata and self._adata is None:
+        raise DeltaviError("The model was loaded without data: there are no cells to save with it.")
+    if save_anndata:
+        self.adata_manager.validate()
+    setup = {name: self._setup_argument(name) for name in (*SETUP_ARGUMENTS, *SETUP_LISTS)}
+    moments = self._state(REGISTRY_KEYS.CONT_COVS_KEY).get(ContinuousCovariatesField.MOMENTS_KEY)
+    require_near(moments, setup["continuous_covariate_keys"])
+    stand_ins = _stand_ins(
+        self.gene_names,
+        setup,
+        {name: self._categories(name).tolist() for name in ("batch", "labels")},
+        self._state("extra_categorical_covs").get("mappings", {}),
+    )
 
-        Parameters
-        ----------
-        dir_path
-            Folder to create.
-        overwrite
-            Write to the folder though it exists. A model that was exported to it is replaced, once the new one is
-            complete; other files in it stay.
-        save_anndata
-            Also write the model's AnnData, as ``adata.h5ad`` in the folder.
+    def write(folder: Path) -> None:
+        with isolated_randomness(self.seed):
+            SCVI.setup_anndata(stand_ins, **setup)
+            theirs = SCVI(stand_ins, **settings)
+        weights = weights_for_scvi(self.module, theirs.module)
+        theirs.module.load_state_dict(with_moments(weights, self.module, moments))
+        for name in TRAINING:
+            setattr(theirs, name, getattr(self, name))
+        theirs.history_ = _plain_history(self.history_)
+        cells = self.registry_[FIELD_REGISTRIES_KEY]["X"][SUMMARY_STATS_KEY]
+        _say_how_many(theirs.registry_, int(cells["n_cells"]))
+        cells_file = folder / SAVE_KEYS.ADATA_FNAME if save_anndata else None
+        if cells_file is not None:
+            cells_writer(self._adata, {})(cells_file)
+        setattr(theirs, EXPORT_MARK, export_mark(theirs.module.state_dict(), cells_file))
+        theirs.save(str(folder), overwrite=True)
+        theirs.deregister_manager(stand_ins)
 
-        Raises
-        ------
-        NotTrainedError
-            Before training.
-        DeltaviError
-            If the model has a setting that SCVI does not, such as a Bernoulli likelihood or the condition in the
-            decoder; the error names it. If `save_anndata` is set and the model has no data.
-        ModelFileError
-            If the folder exists and `overwrite` is not set, or has a ``model.pt`` or, with `save_anndata`, an
-            ``adata.h5ad`` that was not exported to it, or was changed since.
-        ModelWriteError
-            If the disk is full or the folder read-only.
-        """
-        self._require_trained("export_scvi")
-        _require_exchanged(type(self))
-        settings = settings_for_scvi(self.module)
-        target = require_exportable(dir_path, overwrite=overwrite, with_cells=save_anndata)
-        if save_anndata and self._adata is None:
-            raise DeltaviError("The model was loaded without data: there are no cells to save with it.")
-        if save_anndata:
-            self.adata_manager.validate()
-        setup = {name: self._setup_argument(name) for name in (*SETUP_ARGUMENTS, *SETUP_LISTS)}
-        moments = self._state(REGISTRY_KEYS.CONT_COVS_KEY).get(ContinuousCovariatesField.MOMENTS_KEY)
-        require_near(moments, setup["continuous_covariate_keys"])
-        stand_ins = _stand_ins(
-            self.gene_names,
-            setup,
-            {name: self._categories(name).tolist() for name in ("batch", "labels")},
-            self._state("extra_categorical_covs").get("mappings", {}),
+    write_export(target, write)
+
+
+def imported(
+    cls: type[Model],
+    dir_path: PathLike,
+    adata: AnnData | None,
+    *,
+    condition_key: str | None,
+    labels_key: str | None,
+    check_input: bool,
+    allow_pickle: bool,
+) -> Model:
+    """Model that ``scvi.model.SCVI.save`` wrote; see ``VAE.import_scvi``."""
+    _require_exchanged(cls)
+    if not allow_pickle:
+        raise ModelFileError(
+            f"{dir_path} was not read: models of scvi-tools are pickles, which are programs that can run code on "
+            "this machine. If you know who made it, pass allow_pickle=True, and save() the model afterwards: "
+            "files of that kind hold no code."
         )
-
-        def write(folder: Path) -> None:
-            with isolated_randomness(self.seed):
-                SCVI.setup_anndata(stand_ins, **setup)
-                theirs = SCVI(stand_ins, **settings)
-            weights = weights_for_scvi(self.module, theirs.module)
-            theirs.module.load_state_dict(with_moments(weights, self.module, moments))
-            for name in TRAINING:
-                setattr(theirs, name, getattr(self, name))
-            theirs.history_ = _plain_history(self.history_)
-            cells = self.registry_[FIELD_REGISTRIES_KEY]["X"][SUMMARY_STATS_KEY]
-            _say_how_many(theirs.registry_, int(cells["n_cells"]))
-            cells_file = folder / SAVE_KEYS.ADATA_FNAME if save_anndata else None
-            if cells_file is not None:
-                cells_writer(self._adata, {})(cells_file)
-            setattr(theirs, EXPORT_MARK, export_mark(theirs.module.state_dict(), cells_file))
-            theirs.save(str(folder), overwrite=True)
-            theirs.deregister_manager(stand_ins)
-
-        write_export(target, write)
-
-    @classmethod
-    @known_arguments
-    def import_scvi(
-        cls,
-        dir_path: PathLike,
-        adata: AnnData | None = None,
-        *,
-        condition_key: str | None = None,
-        labels_key: str | None = None,
-        check_input: bool = True,
-        allow_pickle: bool = False,
-    ) -> Self:
-        """Read a model that ``scvi.model.SCVI.save`` wrote, such as one from a model hub.
-
-        It gives the same latent positions, decoded means and evidence lower bound, to single precision, and can be
-        saved with :meth:`save` from then on.
-
-        Parameters
-        ----------
-        dir_path
-            Folder with a ``model.pt``.
-        adata
-            Cells to attach, with any gene order; by default those saved with the model, else none.
-        condition_key
-            obs column of the perturbation, for :meth:`predict_perturbation`. SCVI knows none; it is read from `adata`,
-            whose cells then show how labels respond, and needs the raw counts.
-        labels_key
-            obs column of the cell type, where the model has no labels.
-        check_input
-            Refuse cells on another scale than the likelihood needs. A Gaussian SCVI takes anything, and is never
-            checked.
-        allow_pickle
-            Read the file though it is a pickle, which is a program. It is read by torch's restricted reader, and
-            everything but tensors by stand-ins that do nothing, so that no code of a file runs; but a mistake in that
-            reader, unlike one in that of :meth:`load`, could let it. A file may also ask for any amount of memory.
-
-        Raises
-        ------
-        ModelFileError
-            If `allow_pickle` is not set, or the folder is damaged, of a format from before scvi-tools 0.15, holds NaN
-            or infinite weights, another model than SCVI, or one with a setting that none here has.
-        DeltaviError
-            If the model has other labels already, or a condition was named and there are no cells.
-        """
-        _require_exchanged(cls)
-        if not allow_pickle:
-            raise ModelFileError(
-                f"{dir_path} was not read: models of scvi-tools are pickles, which are programs that can run code on "
-                "this machine. If you know who made it, pass allow_pickle=True, and save() the model afterwards: "
-                "files of that kind hold no code."
-            )
-        dir_path = resolved(dir_path, "dir_path", error=ModelFileError)
-        file = read_scvi(dir_path)
-        settings = settings_from_scvi(file.settings, file.setup["size_factor_key"])
-        if adata is None:
-            adata = _saved_cells(dir_path, file)
-        elif ADATA_MINIFY_TYPE_UNS_KEY in adata.uns:
-            raise DeltaviError("adata is minified: it holds latent positions in place of counts. Pass the counts.")
-        known, setup = _with_columns(file, settings, adata, condition_key=condition_key, labels_key=labels_key)
-        checked = check_input and settings["gene_likelihood"] != "normal"
-        with _as_file_errors(dir_path):
-            registry = cls._registry_of(file, setup, known)
-        description = {
-            "registry": registry,
-            "init_params": {"non_kwargs": {**settings, "check_input": checked}, "kwargs": {}},
-            "attributes": file.attributes,
-            "extra": {},
-        }
-        weights = weights_from_scvi(file.weights, settings)
-        model = cls._assembled(weights, description, adata, source=dir_path)
-        if condition_key is not None and model.is_trained_:
-            finish(model)
-        return model
-
-    @classmethod
-    def _registry_of(cls, file: ScviFile, setup: dict[str, Any], known: dict[str, list[Any]]) -> dict[str, Any]:
-        """The registry that ``setup_anndata`` would have made of the cells the model was trained on."""
-        stand_ins = _stand_ins(file.genes, setup, known, file.covariates)
-        arguments = {MODEL_NAME_KEY: cls.__name__, SETUP_METHOD_KEY: "setup_anndata", SETUP_ARGS_KEY: setup}
-        manager = DataManager(fields=cls._fields(setup), setup_method_args=arguments)
-        manager.register_fields(stand_ins)
-        registry: dict[str, Any] = manager.registry
-        # SCVI reads covariates as they are
-        covariates = registry[FIELD_REGISTRIES_KEY].get(REGISTRY_KEYS.CONT_COVS_KEY, {STATE_REGISTRY_KEY: {}})
-        covariates[STATE_REGISTRY_KEY].pop(ContinuousCovariatesField.MOMENTS_KEY, None)
-        _say_how_many(registry, file.n_cells)
-        return registry
+    dir_path = resolved(dir_path, "dir_path", error=ModelFileError)
+    file = read_scvi(dir_path)
+    settings = settings_from_scvi(file.settings, file.setup["size_factor_key"])
+    if adata is None:
+        adata = _saved_cells(dir_path, file)
+    elif ADATA_MINIFY_TYPE_UNS_KEY in adata.uns:
+        raise DeltaviError("adata is minified: it holds latent positions in place of counts. Pass the counts.")
+    known, setup = _with_columns(file, settings, adata, condition_key=condition_key, labels_key=labels_key)
+    checked = check_input and settings["gene_likelihood"] != "normal"
+    with blaming(dir_path):
+        registry = _registry_of(cls, file, setup, known)
+    description = {
+        "registry": registry,
+        "init_params": {"non_kwargs": {**settings, "check_input": checked}, "kwargs": {}},
+        "attributes": file.attributes,
+        "extra": {},
+    }
+    weights = weights_from_scvi(file.weights, settings)
+    model = assembled(cls, weights, description, adata, source=dir_path)
+    if condition_key is not None and model.is_trained_:
+        finish(model)
+    return model
 
 
-def _require_exchanged(cls: type[ScviExchangeMixin]) -> None:
-    if cls.__name__ not in cls.exchanged:
+def _registry_of(cls: type[VAE], file: ScviFile, setup: dict[str, Any], known: dict[str, list[Any]]) -> dict[str, Any]:
+    """The registry that ``setup_anndata`` would have made of the cells the model was trained on."""
+    stand_ins = _stand_ins(file.genes, setup, known, file.covariates)
+    arguments = {MODEL_NAME_KEY: cls.__name__, SETUP_METHOD_KEY: "setup_anndata", SETUP_ARGS_KEY: setup}
+    manager = DataManager(fields=cls._fields(setup), setup_method_args=arguments)
+    manager.register_fields(stand_ins)
+    registry: dict[str, Any] = manager.registry
+    # SCVI reads covariates as they are
+    covariates = registry[FIELD_REGISTRIES_KEY].get(REGISTRY_KEYS.CONT_COVS_KEY, {STATE_REGISTRY_KEY: {}})
+    covariates[STATE_REGISTRY_KEY].pop(ContinuousCovariatesField.MOMENTS_KEY, None)
+    _say_how_many(registry, file.n_cells)
+    return registry
+
+
+def _require_exchanged(cls: type[VAE]) -> None:
+    """Raise where the module of a model is another one than that of SCVI by another name."""
+    if cls._module_cls is not VAEModule:
         raise DeltaviError(
-            f"{cls.__name__} has no counterpart in scvi-tools that answers alike: only {' and '.join(cls.exchanged)} "
-            "are exchanged with SCVI."
+            f"{cls.__name__} has no counterpart in scvi-tools that answers alike: only VAE and SCGEN are exchanged "
+            "with SCVI."
         )
 
 
@@ -274,7 +240,7 @@ def _saved_cells(folder: Path, model: ScviFile) -> AnnData | None:
     file = folder / SAVE_KEYS.ADATA_FNAME
     if not file.is_file() or (model.mark is not None and not is_as_described(file, model.mark.get("cells"))):
         return None
-    with _as_file_errors(file):
+    with blaming(file):
         adata = anndata.read_h5ad(file)
     if ADATA_MINIFY_TYPE_UNS_KEY in adata.uns:
         logger.info("%s is minified: it holds latent positions in place of counts, and is left out.", file)

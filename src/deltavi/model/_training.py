@@ -6,12 +6,10 @@ import math
 import os
 import warnings
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
-from scvi.dataloaders import DataSplitter
 from scvi.model.base import UnsupervisedTrainingMixin
 
 from deltavi._collector import spared_collector
@@ -22,7 +20,6 @@ from deltavi.model._asked_split import asked_split
 from deltavi.model._bound import require_plausible_bound
 from deltavi.model._checkpoint import check_checkpoint, checkpoints
 from deltavi.model._faults import finish, recovered, sigterm_raised
-from deltavi.model._files import FilesMixin
 from deltavi.model._training_options import (
     callbacks_of,
     check_steps,
@@ -32,240 +29,191 @@ from deltavi.model._training_options import (
     trainer_options,
 )
 from deltavi.registry.names import names_checksum
-from deltavi.train import CellSplit, LastGoodEpoch, ObjectivePlan, joined_history, split_cells
-from deltavi.train.on_device import DeviceSplitter
+from deltavi.train import LastGoodEpoch, joined_history
 from deltavi.train.progress import epoch_bars
-from deltavi.train.runner import Runner
 
-# Optimiser steps that train a model of a few thousand cells well; more cells mean fewer epochs.
-DEFAULT_STEPS = 1400
-EPOCHS_RANGE = (20, 400)
-# Steps below which a model has hardly begun to learn, however few its cells.
-FEWEST_STEPS = 500
+if TYPE_CHECKING:
+    from deltavi.model._base import CountModel
 
 
-class TrainingMixin(UnsupervisedTrainingMixin, FilesMixin):
-    """Carries ``train``."""
+def train(
+    self: CountModel,
+    max_epochs: int | None = None,
+    *,
+    train_size: float | None = None,
+    validation_size: float | None = None,
+    train_indices: Indices | None = None,
+    validation_indices: Indices | None = None,
+    batch_size: int | None = None,
+    early_stopping: bool = False,
+    kl_warmup: float = 0.5,
+    plan_kwargs: dict[str, Any] | None = None,
+    datasplitter_kwargs: dict[str, Any] | None = None,
+    callbacks: Callback | Sequence[Callback] | None = None,
+    seed: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 1,
+    accelerator: str = "auto",
+    devices: int | list[int] | str = "auto",
+    **trainer_kwargs: Any,
+) -> None:
+    """Train the model.
 
-    _training_plan_cls = ObjectivePlan
-    _data_splitter_cls: ClassVar[type[DataSplitter]] = DeviceSplitter
-    _train_runner_cls = Runner
-    default_plan: ClassVar[dict[str, Any]] = {}
-    default_batch_size: ClassVar[int] = 128
-    # passes over the data beyond which the model learns its cells by heart, where there are enough of them
-    most_epochs: ClassVar[int] = EPOCHS_RANGE[1]
+    Where training fails or is interrupted, the model goes back to the end of the last epoch that was good, and the
+    error says which that is. A name or value that means nothing is refused before the first epoch.
 
-    def train(  # type: ignore[override]  # keyword-only after the first
-        self,
-        max_epochs: int | None = None,
-        *,
-        train_size: float | None = None,
-        validation_size: float | None = None,
-        train_indices: Indices | None = None,
-        validation_indices: Indices | None = None,
-        batch_size: int | None = None,
-        early_stopping: bool = False,
-        kl_warmup: float = 0.5,
-        plan_kwargs: dict[str, Any] | None = None,
-        datasplitter_kwargs: dict[str, Any] | None = None,
-        callbacks: Callback | Sequence[Callback] | None = None,
-        seed: int | None = None,
-        checkpoint: str | os.PathLike[str] | None = None,
-        checkpoint_every: int = 1,
-        accelerator: str = "auto",
-        devices: int | list[int] | str = "auto",
-        **trainer_kwargs: Any,
-    ) -> None:
-        """Train the model.
+    Parameters
+    ----------
+    max_epochs
+        Passes over the data; the default grows as cells get fewer.
+    train_size, validation_size
+        Share of cells to train on and to validate on. By default 0.9 and the rest.
+    train_indices, validation_indices
+        A split of one's own, in place of shares: positions or masks of the cells to train on and to validate on;
+        the others are for testing. Without `train_indices` all cells but `validation_indices` are trained on.
+    batch_size
+        Cells of a mini-batch; by default 128, and 256 for SCGEN, whatever ``scvi.settings.batch_size`` is. With a
+        split of one's own it may grow by a few cells, so that no mini-batch has one or two.
+    early_stopping
+        Stop when the objective on the validation cells no longer falls; it is watched at its final KL weight.
+        ``early_stopping_monitor`` chooses another metric of ``model.history``; ``early_stopping_patience``,
+        ``early_stopping_min_delta``, ``early_stopping_mode`` and ``early_stopping_warmup_epochs`` say when.
+    kl_warmup
+        Share of `max_epochs` over which the weight of the KL term rises from zero.
+    plan_kwargs
+        Arguments of the training plan: ``lr``, ``weight_decay``, ``eps``, ``max_kl_weight``, ``lr_schedule``,
+        ``optimizer``, ``reduce_lr_on_plateau`` and others of :class:`scvi.train.TrainingPlan`.
+    datasplitter_kwargs
+        Arguments of :class:`scvi.dataloaders.DataSplitter`: ``external_indexing`` (a split as in `train_indices`,
+        in a list), and where no model makes mini-batches of its own ``drop_last``, ``pin_memory``,
+        ``num_workers`` and others. ``shuffle_set_split=False`` splits in the order of the cells.
+    callbacks
+        One callback of lightning, or several.
+    seed
+        Seed of split, mini-batches, dropout and samples; by default the model's.
+    checkpoint
+        Folder to save the model to while it trains, for when the process is killed: :meth:`load` reads it, as it
+        was after an epoch. A model that is there is replaced; other files in it stay.
+    checkpoint_every
+        Epochs from one checkpoint to the next. Each takes about as long as to encode all cells.
+    accelerator, devices
+        As in lightning: ``"cpu"``, ``"gpu"`` and others.
+    **trainer_kwargs
+        Further arguments of :class:`scvi.train.Trainer` and :class:`lightning.pytorch.Trainer`:
+        ``check_val_every_n_epoch``, ``gradient_clip_val``, ``precision``, ``max_steps``, ``max_time`` and others.
+        ``logger`` takes one logger or several; ``model.history`` is kept beside them. ``enable_progress_bar`` is
+        by default true in a terminal or notebook, and false elsewhere.
 
-        Where training fails or is interrupted, the model goes back to the end of the last epoch that was good, and the
-        error says which that is. A name or value that means nothing is refused before the first epoch.
-
-        Parameters
-        ----------
-        max_epochs
-            Passes over the data; the default grows as cells get fewer.
-        train_size, validation_size
-            Share of cells to train on and to validate on. By default 0.9 and the rest.
-        train_indices, validation_indices
-            A split of one's own, in place of shares: positions or masks of the cells to train on and to validate on;
-            the others are for testing. Without `train_indices` all cells but `validation_indices` are trained on.
-        batch_size
-            Cells of a mini-batch; by default 128, and 256 for SCGEN, whatever ``scvi.settings.batch_size`` is. With a
-            split of one's own it may grow by a few cells, so that no mini-batch has one or two.
-        early_stopping
-            Stop when the objective on the validation cells no longer falls; it is watched at its final KL weight.
-            ``early_stopping_monitor`` chooses another metric of ``model.history``; ``early_stopping_patience``,
-            ``early_stopping_min_delta``, ``early_stopping_mode`` and ``early_stopping_warmup_epochs`` say when.
-        kl_warmup
-            Share of `max_epochs` over which the weight of the KL term rises from zero.
-        plan_kwargs
-            Arguments of the training plan: ``lr``, ``weight_decay``, ``eps``, ``max_kl_weight``, ``lr_schedule``,
-            ``optimizer``, ``reduce_lr_on_plateau`` and others of :class:`scvi.train.TrainingPlan`.
-        datasplitter_kwargs
-            Arguments of :class:`scvi.dataloaders.DataSplitter`: ``external_indexing`` (a split as in `train_indices`,
-            in a list), and where no model makes mini-batches of its own ``drop_last``, ``pin_memory``,
-            ``num_workers`` and others. ``shuffle_set_split=False`` splits in the order of the cells.
-        callbacks
-            One callback of lightning, or several.
-        seed
-            Seed of split, mini-batches, dropout and samples; by default the model's.
-        checkpoint
-            Folder to save the model to while it trains, for when the process is killed: :meth:`load` reads it, as it
-            was after an epoch. A model that is there is replaced; other files in it stay.
-        checkpoint_every
-            Epochs from one checkpoint to the next. Each takes about as long as to encode all cells.
-        accelerator, devices
-            As in lightning: ``"cpu"``, ``"gpu"`` and others.
-        **trainer_kwargs
-            Further arguments of :class:`scvi.train.Trainer` and :class:`lightning.pytorch.Trainer`:
-            ``check_val_every_n_epoch``, ``gradient_clip_val``, ``precision``, ``max_steps``, ``max_time`` and others.
-            ``logger`` takes one logger or several; ``model.history`` is kept beside them. ``enable_progress_bar`` is
-            by default true in a terminal or notebook, and false elsewhere.
-
-        Raises
-        ------
-        UnknownArgumentError
-            If a name is none that training, its plan or its splitter takes.
-        DeltaviError
-            If there is nothing to train or to validate on, or an argument makes no sense.
-        ModelFileError
-            If `checkpoint` is a file, has a ``manifest.json`` of something else, or cannot be written.
-        TrainingDivergedError
-            If the loss or a weight becomes NaN or infinite, or training ends above a million nats per cell.
-        OutOfMemoryError
-            If memory runs out.
-        TrainingTerminated
-            If SIGTERM comes; it is a ``SystemExit`` with the status 143.
-        """
-        if self._adata is None:
-            raise DeltaviError("The model was loaded without data: there is nothing to train on.")
-        trainer = trainer_options(self, TrainingMixin.train, trainer_kwargs)
-        asked = plan_options(self, trainer, plan_kwargs)
-        loading = loading_options(self, trainer, datasplitter_kwargs)
-        users_callbacks = callbacks_of(callbacks)
-        self.adata_manager.validate()
-        if self.is_mapped_ and self.is_loaded_:
-            raise DeltaviError(
-                "Neither a file nor a copy says which weights of a mapped query were frozen: map the query again with "
-                "load_query_data, and train that."
-            )
-        asked_size = loading.pop("batch_size", None)
-        batch_size = self._batch_size(asked_size if batch_size is None else batch_size)
-        default = self._default_epochs(batch_size)
-        epochs = default if max_epochs is None else whole_number("max_epochs", max_epochs, least=1)
-        kl_warmup = share("kl_warmup", kl_warmup)
-        check_checkpoint(checkpoint, checkpoint_every)
-        seed = self.seed if seed is None else seed_number("seed", seed)
-        split, batch_size = asked_split(
-            self,
-            loading,
-            shares={"train_size": train_size, "validation_size": validation_size},
-            parts={"train_indices": train_indices, "validation_indices": validation_indices},
-            batch_size=batch_size,
-            seed=seed,
-        )
-        plan = self._plan(asked, epochs, kl_warmup)
-        trainer |= {"early_stopping": early_stopping, "accelerator": accelerator, "devices": devices}
-        check_watched(self, trainer, plan, users_callbacks, epochs=epochs, n_held_out=len(split.validation))
-        check_steps(trainer, n_train=len(split.train), batch_size=batch_size, drop_last=loading.get("drop_last"))
-        settled = max(plan["n_epochs_kl_warmup"] or 0, self._settled_from(epochs))
-        trainer = {
-            # lightning warns of fewer mini-batches than its logging interval, and of modules in evaluation mode
-            "log_every_n_steps": min(10, max(1, len(split.train) // batch_size)),
-            "early_stopping_warmup_epochs": settled,
-            **trainer,
-        }
-        self._before_training(split)
-        guard = LastGoodEpoch(self.module, self.adata.obs_names)
-        saved = checkpoints(self, checkpoint, every=checkpoint_every, guard=guard, split=split)
-        bars = epoch_bars(trainer, users_callbacks)
-        # an epoch counts before anybody else can end training with it
-        trainer["callbacks"] = [guard, *saved, *users_callbacks, *self._own_callbacks(split, epochs), *bars]
-        loading |= {"external_indexing": split.as_external_indexing(), **self._loading_options(seed)}
-        with sigterm_raised():
-            with recovered(self, guard, split=split, batch_size=batch_size, saved=saved), isolated_randomness(seed):
-                self._fit(guard, epochs, {"batch_size": batch_size, "datasplitter_kwargs": loading}, plan, trainer)
-            self.trained_on_ = names_checksum(self.adata.obs_names)
-            finish(self)
-            for last in saved:
-                last.write()
-        require_plausible_bound(self, plan.get("lr"))
-
-    def _fit(
-        self, guard: LastGoodEpoch, epochs: int, loading: dict[str, Any], plan: dict[str, Any], trainer: dict[str, Any]
-    ) -> None:
-        """Train by scvi-tools with what was checked before."""
-        # scvi-tools continues the tables in place
-        before = None if self.history_ is None else dict(self.history_)
-        self.module.train()
-        with spared_collector(), warnings.catch_warnings():
-            # lightning walks over batches with a torch helper that torch deprecated
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-            warnings.filterwarnings("ignore", message="Sparse (invariant|CSR)", category=UserWarning)
-            super().train(max_epochs=epochs, plan_kwargs=plan, **loading, **trainer)
-        self.history_ = joined_history(before, guard.history()) or self.history_
-
-    def _plan(self, asked: dict[str, Any], epochs: int, kl_warmup: float) -> dict[str, Any]:
-        """Settings of the training plan, those that the user `asked` for before all others."""
-        plan = {
-            **self._plan_defaults(),
-            # who lowers the rate where training stalls does not want it lowered otherwise
-            **({"lr_schedule": "constant"} if asked.get("reduce_lr_on_plateau") else {}),
-            # Adam divides a gradient by its size: where decay is all there is, frozen weights walk to zero at full pace
-            **({"weight_decay": 0.0} if self.is_mapped_ else {}),
-            "n_epochs_kl_warmup": math.ceil(kl_warmup * epochs) or None,
-            **asked,
-        }
-        _warn_of_unfinished_warmup(plan, epochs)
-        return plan
-
-    def _batch_size(self, asked: int | None) -> int:
-        """Cells of a mini-batch; to normalise over one takes two."""
-        normalises = any(isinstance(part, torch.nn.BatchNorm1d) for part in self.module.modules())
-        default = self.default_batch_size if asked is None else asked
-        return whole_number("batch_size", default, least=2 if normalises else 1)
-
-    def _default_epochs(self, batch_size: int) -> int:
-        """Passes over the data where the caller names no number."""
-        return default_epochs(self.adata.n_obs, batch_size, self.most_epochs)
-
-    def _plan_defaults(self) -> dict[str, Any]:
-        """Arguments of the training plan that the caller does not give."""
-        return dict(self.default_plan)
-
-    def _split_cells(self, **options: Any) -> CellSplit:
-        """Cells to train and validate on; classifiers split every label alike."""
-        return split_cells(self.adata.n_obs, **options)
-
-    def _of_given(self, split: CellSplit) -> CellSplit:
-        """A split of the user's own, as the model can use it."""
-        return split
-
-    def _loading_options(self, seed: int) -> dict[str, Any]:
-        """Further arguments of the data splitter, for a model that has one of its own."""
-        return {}
-
-    def _settled_from(self, max_epochs: int) -> int:
-        """Epoch from which the objective is the one training is about, beside the warm-up of the KL term."""
-        return 0
-
-    def _own_callbacks(self, split: CellSplit, max_epochs: int) -> list[Any]:
-        """Callbacks of the model itself, after those of the user."""
-        return []
-
-    def _before_training(self, split: CellSplit) -> None:
-        """Hook for what a model learns of its training cells before the first step."""
-
-
-def default_epochs(n_cells: int, batch_size: int, most_epochs: int = EPOCHS_RANGE[1]) -> int:
-    """Epochs that give about `DEFAULT_STEPS` optimiser steps, within `EPOCHS_RANGE`.
-
-    No more than `most_epochs`, unless these would be fewer than `FEWEST_STEPS` steps.
+    Raises
+    ------
+    UnknownArgumentError
+        If a name is none that training, its plan or its splitter takes.
+    DeltaviError
+        If there is nothing to train or to validate on, or an argument makes no sense.
+    ModelFileError
+        If `checkpoint` is a file, has a ``manifest.json`` of something else, or cannot be written.
+    TrainingDivergedError
+        If the loss or a weight becomes NaN or infinite, or training ends above a million nats per cell.
+    OutOfMemoryError
+        If memory runs out.
+    TrainingTerminated
+        If SIGTERM comes; it is a ``SystemExit`` with the status 143.
     """
-    steps_per_epoch = max(1, math.ceil(n_cells / batch_size))
-    most = min(max(most_epochs, math.ceil(FEWEST_STEPS / steps_per_epoch)), EPOCHS_RANGE[1])
-    return int(np.clip(round(DEFAULT_STEPS / steps_per_epoch), EPOCHS_RANGE[0], most))
+    if self._adata is None:
+        raise DeltaviError("The model was loaded without data: there is nothing to train on.")
+    trainer = trainer_options(self, train, trainer_kwargs)
+    asked = plan_options(self, trainer, plan_kwargs)
+    loading = loading_options(self, trainer, datasplitter_kwargs)
+    users_callbacks = callbacks_of(callbacks)
+    self.adata_manager.validate()
+    if self.is_mapped_ and self.is_loaded_:
+        raise DeltaviError(
+            "Neither a file nor a copy says which weights of a mapped query were frozen: map the query again with "
+            "load_query_data, and train that."
+        )
+    asked_size = loading.pop("batch_size", None)
+    batch_size = _batch_size(self, asked_size if batch_size is None else batch_size)
+    default = self.recipe.epochs(self, batch_size)
+    epochs = default if max_epochs is None else whole_number("max_epochs", max_epochs, least=1)
+    kl_warmup = share("kl_warmup", kl_warmup)
+    check_checkpoint(checkpoint, checkpoint_every)
+    seed = self.seed if seed is None else seed_number("seed", seed)
+    split, batch_size = asked_split(
+        self,
+        loading,
+        shares={"train_size": train_size, "validation_size": validation_size},
+        parts={"train_indices": train_indices, "validation_indices": validation_indices},
+        batch_size=batch_size,
+        seed=seed,
+    )
+    plan = _plan(self, asked, epochs, kl_warmup)
+    trainer |= {"early_stopping": early_stopping, "accelerator": accelerator, "devices": devices}
+    check_watched(self, trainer, plan, users_callbacks, epochs=epochs, n_held_out=len(split.validation))
+    check_steps(trainer, n_train=len(split.train), batch_size=batch_size, drop_last=loading.get("drop_last"))
+    settled = max(plan["n_epochs_kl_warmup"] or 0, self.recipe.settled_from(self, epochs))
+    trainer = {
+        # lightning warns of fewer mini-batches than its logging interval, and of modules in evaluation mode
+        "log_every_n_steps": min(10, max(1, len(split.train) // batch_size)),
+        "early_stopping_warmup_epochs": settled,
+        **trainer,
+    }
+    self.recipe.begin(self, split)
+    guard = LastGoodEpoch(self.module, self.adata.obs_names)
+    saved = checkpoints(self, checkpoint, every=checkpoint_every, guard=guard, split=split)
+    bars = epoch_bars(trainer, users_callbacks)
+    # an epoch counts before anybody else can end training with it
+    trainer["callbacks"] = [guard, *saved, *users_callbacks, *self.recipe.callbacks(self, split, epochs), *bars]
+    loading |= {"external_indexing": split.as_external_indexing(), **self.recipe.order(self, seed)}
+    with sigterm_raised():
+        with recovered(self, guard, split=split, batch_size=batch_size, saved=saved), isolated_randomness(seed):
+            _fit(self, guard, epochs, {"batch_size": batch_size, "datasplitter_kwargs": loading}, plan, trainer)
+        self.trained_on_ = names_checksum(self.adata.obs_names)
+        finish(self)
+        for last in saved:
+            last.write()
+    require_plausible_bound(self, plan.get("lr"))
+
+
+def _fit(
+    model: CountModel,
+    guard: LastGoodEpoch,
+    epochs: int,
+    loading: dict[str, Any],
+    plan: dict[str, Any],
+    trainer: dict[str, Any],
+) -> None:
+    """Train by scvi-tools with what was checked before."""
+    # scvi-tools continues the tables in place
+    before = None if model.history_ is None else dict(model.history_)
+    model.module.train()
+    with spared_collector(), warnings.catch_warnings():
+        # lightning walks over batches with a torch helper that torch deprecated
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="Sparse (invariant|CSR)", category=UserWarning)
+        UnsupervisedTrainingMixin.train(model, max_epochs=epochs, plan_kwargs=plan, **loading, **trainer)
+    model.history_ = joined_history(before, guard.history()) or model.history_
+
+
+def _plan(model: CountModel, asked: dict[str, Any], epochs: int, kl_warmup: float) -> dict[str, Any]:
+    """Settings of the training plan, those that the user `asked` for before all others."""
+    plan = {
+        **model.recipe.plan(model),
+        # who lowers the rate where training stalls does not want it lowered otherwise
+        **({"lr_schedule": "constant"} if asked.get("reduce_lr_on_plateau") else {}),
+        # Adam divides a gradient by its size: where decay is all there is, frozen weights walk to zero at full pace
+        **({"weight_decay": 0.0} if model.is_mapped_ else {}),
+        "n_epochs_kl_warmup": math.ceil(kl_warmup * epochs) or None,
+        **asked,
+    }
+    _warn_of_unfinished_warmup(plan, epochs)
+    return plan
+
+
+def _batch_size(model: CountModel, asked: int | None) -> int:
+    """Cells of a mini-batch; to normalise over one takes two."""
+    normalises = any(isinstance(part, torch.nn.BatchNorm1d) for part in model.module.modules())
+    default = model.default_batch_size if asked is None else asked
+    return whole_number("batch_size", default, least=2 if normalises else 1)
 
 
 def _warn_of_unfinished_warmup(plan: dict[str, Any], max_epochs: int) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 from deltavi._cp10k import cp10k_factors
 from deltavi._errors import DeltaviError, examples
 from deltavi.model._group_sums import Groups, group_sums
+from deltavi.model._question import ShiftStrategy
 from deltavi.perturbation.estimators import ALL_CELLS, ESTIMATORS, Evidence, GroupMeans, Shift
 from deltavi.perturbation.shift import check_options, given_vector
 
@@ -108,7 +109,7 @@ class TrainingMeans:
         perturbation: str,
         *,
         query: NDArray[Any],
-        estimator: str | NDArray[Any],
+        estimator: str | NDArray[Any] | ShiftStrategy,
         bandwidth: float,
         coordinates: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
     ) -> Shift:
@@ -125,25 +126,38 @@ class TrainingMeans:
         coordinates
             Where labels and query are compared: a function of latent positions, by default the positions themselves.
         """
+        if callable(estimator):
+            return estimator(self._evidence(control, perturbation, self.positions, query, bandwidth, coordinates))
         if not isinstance(estimator, str):
             return Shift(given_vector(estimator, len(query)), "vector")
         if estimator == "similarity" and not self.has_labels:
             estimator = "global"
         check_options(estimator, "euclidean", bandwidth)
         groups = self.overall_positions if estimator == "global" else self.positions
+        return ESTIMATORS[estimator](self._evidence(control, perturbation, groups, query, bandwidth, coordinates))
+
+    def _evidence(
+        self,
+        control: str,
+        perturbation: str,
+        groups: dict[str, GroupMeans],
+        query: NDArray[Any],
+        bandwidth: float,
+        coordinates: Callable[[NDArray[Any]], NDArray[Any]] | None,
+    ) -> Evidence:
+        """Means of `groups` in both conditions, as an estimator takes them."""
         missing = [condition for condition in (control, perturbation) if condition not in groups]
         if missing:
             raise DeltaviError(f"No training cell has condition {missing[0]!r}: a shift cannot be estimated.")
-        evidence = Evidence(
+        return Evidence(
             control=groups[control],
             perturbed=groups[perturbation],
-            has_labels=self.has_labels and estimator != "global",
+            has_labels=self.has_labels and groups is not self.overall_positions,
             query=np.asarray(query, dtype=np.float64),
             bandwidth=bandwidth,
             metric="euclidean",
             coordinates=coordinates,
         )
-        return ESTIMATORS[estimator](evidence)
 
     def observed_change(self, control: str, perturbation: str, shift: Shift) -> NDArray[np.float64]:
         """Change of log1p expression in the training labels behind `shift`, weighted as it is, ``(n_genes,)``."""

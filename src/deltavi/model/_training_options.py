@@ -16,7 +16,7 @@ from deltavi.train.loggers import bar_is_seen, with_history
 from deltavi.train.on_device import DeviceSplitter
 
 if TYPE_CHECKING:
-    from deltavi.model._training import TrainingMixin
+    from deltavi.model._base import CountModel
 
 # Metrics of every plan; modules add their own.
 METRICS = ("loss", "reconstruction_loss", "kl_local", "kl_global", "elbo")
@@ -71,18 +71,19 @@ def trainer_keywords(train: Callable[..., Any]) -> list[str]:
     return [name for name in dict.fromkeys([*keywords_of(train), *passed_on]) if name != "datamodule"]
 
 
-def plan_keywords(model: TrainingMixin) -> list[str]:
+def plan_keywords(model: CountModel) -> list[str]:
     """Names that the training plan of `model` takes, and those of the loss of its module."""
     of_loss = [name for name in keywords_of(model.module.loss) if name not in OF_LOSS]
     of_plan = init_keywords(model._training_plan_cls)
     return [name for name in [*of_plan, *of_loss] if name != "module"]
 
 
-def loading_keywords(model: TrainingMixin) -> list[str]:
+def loading_keywords(model: CountModel) -> list[str]:
     """Names that the data splitter of `model` takes; one that makes its own mini-batches takes those of a split."""
-    if not issubclass(model._data_splitter_cls, DeviceSplitter):
+    splitter = model._data_splitter_cls
+    if not issubclass(splitter, DeviceSplitter) or splitter.makes_batches:
         return list(SPLIT_KEYS)
-    of_loaders = init_keywords(model._data_splitter_cls, AnnDataLoader)
+    of_loaders = init_keywords(splitter, AnnDataLoader)
     return [name for name in dict.fromkeys([*SPLIT_KEYS, *of_loaders]) if name not in NOT_OF_LOADING]
 
 
@@ -99,7 +100,7 @@ def _as_dict(name: str, value: Any) -> dict[str, Any]:
     return dict(value or {})
 
 
-def trainer_options(model: TrainingMixin, train: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
+def trainer_options(model: CountModel, train: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
     """Options of the trainer, with a logger that keeps the history.
 
     Parameters
@@ -125,14 +126,14 @@ def trainer_options(model: TrainingMixin, train: Callable[..., Any], given: dict
     return {**defaults, **options, "logger": logger}
 
 
-def plan_options(model: TrainingMixin, trainer: dict[str, Any], given: Any) -> dict[str, Any]:
+def plan_options(model: CountModel, trainer: dict[str, Any], given: Any) -> dict[str, Any]:
     """Settings of the plan that were asked for, in a configuration or one by one."""
     plan = merged("plan", trainer.pop("plan_config", None), given)
     check_plan(model, plan)
     return plan
 
 
-def loading_options(model: TrainingMixin, trainer: dict[str, Any], given: Any) -> dict[str, Any]:
+def loading_options(model: CountModel, trainer: dict[str, Any], given: Any) -> dict[str, Any]:
     """Settings of the data splitter that were asked for, some of which scvi-tools takes in ``train``."""
     loading = merged("datasplitter", None, given)
     if "shuffle_set_split" in trainer:
@@ -145,7 +146,7 @@ def loading_options(model: TrainingMixin, trainer: dict[str, Any], given: Any) -
     return loading
 
 
-def check_plan(model: TrainingMixin, plan: dict[str, Any]) -> None:
+def check_plan(model: CountModel, plan: dict[str, Any]) -> None:
     """Raise where a setting of the plan means nothing, or has a value that makes no sense."""
     known_keywords(plan, plan_keywords(model), among="plan_kwargs", hints=PLAN_HINTS)
     for name in ("lr", "weight_decay", "eps", "max_kl_weight", "min_kl_weight"):
@@ -159,7 +160,7 @@ def check_plan(model: TrainingMixin, plan: dict[str, Any]) -> None:
         )
 
 
-def check_loading(model: TrainingMixin, loading: dict[str, Any]) -> None:
+def check_loading(model: CountModel, loading: dict[str, Any]) -> None:
     """Raise where a setting of the data splitter means nothing to `model`."""
     known = loading_keywords(model)
     general = init_keywords(DeviceSplitter, AnnDataLoader)
@@ -191,7 +192,7 @@ def callbacks_of(asked: Any) -> list[Callback]:
 
 
 def check_watched(
-    model: TrainingMixin,
+    model: CountModel,
     trainer: dict[str, Any],
     plan: dict[str, Any],
     callbacks: list[Callback],
@@ -266,7 +267,7 @@ def _watched(trainer: dict[str, Any], plan: dict[str, Any], callbacks: list[Call
     return found
 
 
-def metrics_of(model: TrainingMixin) -> list[str]:
+def metrics_of(model: CountModel) -> list[str]:
     """Metrics that the plan of `model` logs."""
     of_module = getattr(model.module, "extra_metrics", ())
     named = [f"{name}_{mode}" for mode in ("validation", "train") for name in (*METRICS, *of_module)]
@@ -275,7 +276,7 @@ def metrics_of(model: TrainingMixin) -> list[str]:
     return [*(renamed.get(name, name) for name in named), "kl_weight"]
 
 
-def _require_metric(model: TrainingMixin, what: str, metric: str) -> None:
+def _require_metric(model: CountModel, what: str, metric: str) -> None:
     known = metrics_of(model)
     if metric not in known:
         close = nearest(metric, known)

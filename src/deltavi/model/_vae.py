@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+import os
+from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
+import torch
 from anndata import AnnData
+from scvi import REGISTRY_KEYS
+from scvi.model.base import RNASeqMixin
 
 from deltavi._entries import init_keywords, known_keywords
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness, model_seed
-from deltavi._reading import reads
-from deltavi.model._vae_base import VAEBase
+from deltavi._reading import known_arguments, reads
+from deltavi.model._dimensions import data_dimensions
+from deltavi.model._library_prior import library_prior
+from deltavi.model._parameters import (
+    get_feature_correlation_matrix,
+    get_latent_library_size,
+    get_likelihood_parameters,
+)
+from deltavi.model._responds import Responds
+from deltavi.model._scvi_exchange import export_scvi, imported
+from deltavi.model._totals import start_at_mean_shares
 from deltavi.module import VAE as VAEModule
 from deltavi.module.readers import READERS
 from deltavi.module.settings import COUNT_LIKELIHOODS
+from deltavi.registry.checks import MatrixReport, Offer, scale_check
+from deltavi.registry.manager import DataManager
 
 # Settings of a module that the registered data determine.
 FROM_DATA = "It follows from the data that were set up."
@@ -26,7 +42,7 @@ OF_DATA = dict.fromkeys(
 )
 
 
-class VAE(VAEBase):
+class VAE(RNASeqMixin, Responds):
     """Variational autoencoder of counts: scVI's model (Lopez et al. 2018) and its relatives.
 
     A ZINB, NB or Poisson decoder of raw counts, or a Gaussian one of log-normalised expression; the library size
@@ -68,9 +84,18 @@ class VAE(VAEBase):
     """
 
     _module_cls: ClassVar[type[VAEModule]] = VAEModule
+    module: VAEModule
+    check_input: bool
+    # whether the decoder of counts starts at the mean share of every gene
+    starts_at_mean_shares: ClassVar[bool] = False
     default_plan: ClassVar[dict[str, Any]] = {"lr": 8e-3, "lr_schedule": "one_cycle"}
     most_epochs: ClassVar[int] = 50
     scvi_plan: ClassVar[dict[str, Any]] = {"lr": 1e-3, "lr_schedule": "constant", "n_epochs_kl_warmup": 400}
+
+    get_likelihood_parameters = get_likelihood_parameters
+    get_latent_library_size = get_latent_library_size
+    get_feature_correlation_matrix = get_feature_correlation_matrix
+    export_scvi = export_scvi
 
     @reads(READERS)
     def __init__(
@@ -169,6 +194,105 @@ class VAE(VAEBase):
         if condition_key is not None and condition_key in (labels_key, batch_key):
             raise DeltaviError(f"condition_key and another key are both {condition_key!r}: name a column for each.")
         cls._register(adata, cls._get_setup_method_args(**named_arguments(locals())), **kwargs)
+
+    @classmethod
+    @known_arguments
+    def import_scvi(
+        cls,
+        dir_path: str | os.PathLike[str],
+        adata: AnnData | None = None,
+        *,
+        condition_key: str | None = None,
+        labels_key: str | None = None,
+        check_input: bool = True,
+        allow_pickle: bool = False,
+    ) -> Self:
+        """Read a model that ``scvi.model.SCVI.save`` wrote, such as one from a model hub.
+
+        It gives the same latent positions, decoded means and evidence lower bound, to single precision, and can be
+        saved with :meth:`save` from then on.
+
+        Parameters
+        ----------
+        dir_path
+            Folder with a ``model.pt``.
+        adata
+            Cells to attach, with any gene order; by default those saved with the model, else none.
+        condition_key
+            obs column of the perturbation, for :meth:`predict_perturbation`. SCVI knows none; it is read from `adata`,
+            whose cells then show how labels respond, and needs the raw counts.
+        labels_key
+            obs column of the cell type, where the model has no labels.
+        check_input
+            Refuse cells on another scale than the likelihood needs. A Gaussian SCVI takes anything, and is never
+            checked.
+        allow_pickle
+            Read the file though it is a pickle, which is a program. It is read by torch's restricted reader, and
+            everything but tensors by stand-ins that do nothing, so that no code of a file runs; but a mistake in that
+            reader, unlike one in that of :meth:`load`, could let it. A file may also ask for any amount of memory.
+
+        Raises
+        ------
+        ModelFileError
+            If `allow_pickle` is not set, or the folder is damaged, of a format from before scvi-tools 0.15, holds NaN
+            or infinite weights, another model than SCVI, or one with a setting that none here has.
+        DeltaviError
+            If the model has other labels already, or a condition was named and there are no cells.
+        """
+        return imported(
+            cls,
+            dir_path,
+            adata,
+            condition_key=condition_key,
+            labels_key=labels_key,
+            check_input=check_input,
+            allow_pickle=allow_pickle,
+        )
+
+    # -- shape of the module ---------------------------------------------------------------------------------
+
+    def _data_dimensions(self) -> dict[str, Any]:
+        """Sizes of the module that follow from the registered data."""
+        return data_dimensions(self)
+
+    def _start_module(self) -> None:
+        """Take initial weights from the data; those of a file replace them."""
+        if self._adata is not None:
+            self.module.prior.initialise(self._some_expression)
+        if self.starts_at_mean_shares:
+            start_at_mean_shares(self)
+
+    def _some_expression(self, n: int) -> torch.Tensor:
+        """Expression of `n` cells at random, more than once where there are fewer, as the encoder takes it."""
+        n_cells = self.adata.n_obs
+        chosen = torch.randperm(n_cells) if n <= n_cells else torch.randint(n_cells, (n,))
+        loader = self._make_data_loader(adata=self.adata, indices=chosen[:n].numpy(), batch_size=n)
+        return torch.cat([self.module.encoded_expression(tensors) for tensors in loader])
+
+    def _default_library(self, gene_likelihood: str) -> Literal["observed", "size_factor", "none"]:
+        if gene_likelihood not in COUNT_LIKELIHOODS:
+            return "none"
+        return "observed" if self._setup_argument("size_factor_key") is None else "size_factor"
+
+    def _library_prior(self, library: str) -> dict[str, Any]:
+        if library != "learned":
+            return {}
+        n_batch = self.summary_stats.n_batch
+        if self._adata is None:
+            # placeholders of the right shape: the saved weights replace them
+            return {"library_log_means": np.zeros((1, n_batch)), "library_log_vars": np.ones((1, n_batch))}
+        if self._adata.n_obs < 2:
+            raise DeltaviError(
+                f"library='learned' takes its prior from how cells differ in their totals: {self._adata.n_obs} cells "
+                "are there, 2 are needed. Pass library='observed'."
+            )
+        return library_prior(self.adata_manager, n_batch, self._categories(REGISTRY_KEYS.BATCH_KEY))
+
+    def _check_query(self, manager: DataManager, offer: Offer) -> None:
+        if not self.check_input:
+            return
+        report = MatrixReport.from_dict(manager.get_state_registry(REGISTRY_KEYS.X_KEY)["scan"])
+        scale_check(self.module.gene_likelihood)(report, where="The query", cells=manager.adata.obs_names, offer=offer)
 
 
 def settings_of(model_class: type[VAE]) -> list[str]:

@@ -1,10 +1,9 @@
-"""ACTINN: a committee of multilayer perceptrons over normalised expression that names cell types."""
+"""ACTINN: an ensemble of multilayer perceptrons that predicts cell types from normalised expression."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from scvi import REGISTRY_KEYS
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 from deltavi import _keys
 from deltavi._cp10k import CP10K, cp10k_totals_of
 from deltavi._reading import reads
+from deltavi._types import Outputs
 from deltavi.module.classified import Classified, ClassifyingModule
 from deltavi.module.decoder import weight_penalty
 from deltavi.module.readers import READERS_OF_ACTINN
@@ -46,18 +46,18 @@ class Network(nn.Module):
 
 
 class ACTINN(ClassifyingModule):
-    """y <- x: log2(1 + CP10k), a choice of genes, hidden layers, softmax (Ma and Pellegrini 2020), several times over.
+    """y <- x: log2(1 + CP10k), a choice of genes, hidden layers, softmax (Ma and Pellegrini 2020), as an ensemble.
 
-    The networks see the same mini-batches, each without the cells of its own fold, and the mean of their logits is
-    the answer. The loss is the mean over networks of the mean cross entropy plus ``weight_l2 / 2`` times the sum of
-    squared weights; biases are free.
+    The networks are trained on the same mini-batches, each without the cells of its own fold, and the prediction is
+    the mean of their logits. The loss is the mean over networks of the mean cross entropy plus ``weight_l2 / 2`` times
+    the sum of squared weights; biases are not penalised.
 
     Parameters
     ----------
     n_input
         Genes.
     n_labels
-        Labels to tell apart.
+        Number of labels.
     n_hidden
         Units of each hidden layer; an empty tuple makes it multinomial logistic regression.
     n_networks
@@ -81,7 +81,7 @@ class ACTINN(ClassifyingModule):
         sizes = [n_input, *((n_hidden,) if isinstance(n_hidden, int) else n_hidden), n_labels]
         self.networks = nn.ModuleList(Network(sizes) for _ in range(n_networks))
         self.n_latent = n_labels
-        # what is learned of training cells before the first step, and kept with the weights
+        # computed from training cells before the first step, and saved with the weights
         self.register_buffer("gene_mask", torch.ones(n_input))
         self.register_buffer("gene_centre", torch.zeros(n_input))
         self.register_buffer("gene_scale", torch.ones(n_input))
@@ -95,7 +95,7 @@ class ACTINN(ClassifyingModule):
         return [network for network in self.networks if isinstance(network, Network)]
 
     def choose_genes(self, mask: Tensor) -> None:
-        """Read only the genes of `mask` ``(n_input,)``; the weights of the others are set to zero and stay there."""
+        """Read only the genes of `mask` ``(n_input,)``; the weights of the others are set to zero and stay zero."""
         self.get_buffer("gene_mask").copy_(mask)
         with torch.no_grad():
             for network in self.committee:
@@ -128,8 +128,8 @@ class ACTINN(ClassifyingModule):
     ) -> LossOutput:
         """Mean cross entropy, weighted by label, plus the penalty, in nats; both averaged over networks.
 
-        The cross entropy of each cell, of the networks that learn from it, is what scvi-tools calls its reconstruction
-        loss; there is no KL term, so `kl_weight` changes nothing.
+        The cross entropy of each cell, of the networks trained on it, takes the place of scvi-tools' reconstruction
+        loss; there is no KL term, so that `kl_weight` has no effect.
         """
         logits = generative_outputs["logits"]
         codes = tensors[REGISTRY_KEYS.LABELS_KEY].long().squeeze(-1)
@@ -138,7 +138,7 @@ class ACTINN(ClassifyingModule):
         losses = weight * F.cross_entropy(
             logits.movedim(-1, 1), codes.expand(logits.shape[:2]), ignore_index=-1, reduction="none"
         )
-        # a network that learns from none of the cells has no cross entropy
+        # a network that is trained on none of the cells has no cross entropy
         of_networks = (learns * losses).sum(1) / learns.sum(1).clamp_min(1)
         penalty = self.get_buffer("weight_l2") / 2 * weight_penalty(self) / len(self.networks)
         accuracy = (logits.mean(0).argmax(1) == codes).to(logits.dtype).mean()
@@ -149,7 +149,7 @@ class ACTINN(ClassifyingModule):
         )
 
     def _learns(self, tensors: dict[str, Tensor], codes: Tensor) -> Tensor:
-        """Which network learns from which cell: those outside of its fold that are labelled, as bool."""
+        """Mask of the cells each network is trained on: labelled ones outside of its fold."""
         fold = tensors.get(_keys.FOLD)
         own = torch.full_like(codes, -1) if fold is None else fold.long().squeeze(-1)
         networks = torch.arange(len(self.networks), device=codes.device).unsqueeze(1)
@@ -188,11 +188,11 @@ class ACTINN(ClassifyingModule):
     def classify(self, tensors: dict[str, Tensor]) -> Classified:
         """Mean logits, and the same centred in each cell as features.
 
-        For cells with a fold, the logits are those of the network that did not learn from them.
+        For cells with a fold, the logits are those of the network that was not trained on them.
         """
         of_networks = self.generative(**self.inference(self.classifier_input(tensors)))["logits"]
         logits = of_networks.mean(0)
-        # hidden units vary in many directions that mean nothing for the labels, in which strangers are not seen
+        # hidden units vary in many directions that are unrelated to the labels, and hide novel cells
         features = logits - logits.mean(1, keepdim=True)
         if _keys.FOLD in tensors:
             fold = tensors[_keys.FOLD].long().squeeze(-1)
@@ -202,10 +202,10 @@ class ACTINN(ClassifyingModule):
 
     # -- scvi-tools' edge ------------------------------------------------------------------------------------
 
-    def _get_inference_input(self, tensors: dict[str, Tensor], **_: Any) -> dict[str, Any]:
+    def _get_inference_input(self, tensors: dict[str, Tensor], **_: object) -> Outputs:
         return {"expression": self.classifier_input(tensors)}
 
     def _get_generative_input(
-        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **_: Any
-    ) -> dict[str, Any]:
+        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **_: object
+    ) -> Outputs:
         return inference_outputs

@@ -1,4 +1,4 @@
-"""Decoding of latent positions, and encoding of expression, that belong to no cell."""
+"""Decoding of latent positions, and encoding of expression, apart from the cells of a data set."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class AnywhereMixin(BaseModuleClass):
-    """Carries the decoding of positions without a cell; the module gives ``decode``."""
+    """Base with the decoding of positions without a cell; the module defines ``decode``."""
 
     covariate_sizes: tuple[int, ...]
     condition_in_decoder: bool
@@ -71,9 +71,9 @@ class AnywhereMixin(BaseModuleClass):
         )
 
     def decode_anywhere(self, z: Tensor, *, condition: int) -> Tensor:
-        """Profile ``(n, n_genes)`` at latent positions `z` ``(n, n_latent)``, whatever batch and covariates are.
+        """Profile ``(n, n_genes)`` at latent positions `z` ``(n, n_latent)``, at average batch and covariates.
 
-        On the scale of log1p CP10k; the mean of a Gaussian or Bernoulli as it is.
+        On the scale of log1p CP10k; of a Gaussian or Bernoulli likelihood, its mean.
         """
         mean = self.likelihood_anywhere(z, condition=condition).mean
         return mean.log1p() if self.of_counts else mean
@@ -109,7 +109,7 @@ def encode_anywhere(module: VAE, expression: Tensor) -> Normal:
 
 @contextmanager
 def _as_evaluated(network: nn.Module) -> Iterator[None]:
-    """Run a network as after training, with gradients."""
+    """Run a network in evaluation mode, with gradients."""
     training = [part for part in network.modules() if part.training]
     for part in training:
         part.training = False

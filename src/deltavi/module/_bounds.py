@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from scvi import REGISTRY_KEYS
@@ -13,12 +12,13 @@ from torch.distributions import Distribution
 
 from deltavi import _keys
 from deltavi._compat import MODULE_KEYS
+from deltavi._types import Outputs
 from deltavi.latent import Given, LibraryKind, LibraryPrior, Prior, condition_mmd, log_density
 from deltavi.likelihood import Likelihood, Nonzeros
 
 
 class BoundsMixin(BaseModuleClass):
-    """Carries the importance-weighted bound and posterior predictive draws of a module with Gaussian z."""
+    """Base with the importance-weighted bound and posterior predictive draws of a module with Gaussian z."""
 
     of_counts: bool
     library: LibraryKind
@@ -34,16 +34,16 @@ class BoundsMixin(BaseModuleClass):
         if not self.of_counts:
             return likelihood.log_prob(x if cells is None else x[cells])
         nonzeros = Nonzeros.in_batch(tensors)
-        # of counts only the places and values of nonzero ones are looked at
+        # of counts only the positions and values of nonzero ones are used
         return likelihood.log_prob(x, nonzeros if cells is None else nonzeros.kept(cells))
 
     def _given(self, batch_index: Tensor, condition: Tensor | None = None) -> Given:
-        """Cells of a mini-batch, as far as the prior may depend on them."""
+        """Properties of the cells of a mini-batch on which the prior may depend."""
         raise NotImplementedError
 
     @torch.inference_mode()
     def sample(
-        self, tensors: dict[str, Tensor], n_samples: int = 1, generative_kwargs: dict[str, Any] | None = None
+        self, tensors: dict[str, Tensor], n_samples: int = 1, generative_kwargs: Outputs | None = None
     ) -> Tensor:
         """Posterior predictive draw ``(n_cells, n_genes[, n_samples])``, for scvi-tools' sampling methods."""
         _, generative = self.forward(
@@ -88,9 +88,7 @@ class BoundsMixin(BaseModuleClass):
             weights = weights + _log_ratio(prior, inference[MODULE_KEYS.QL_KEY], log_library)
         return weights
 
-    def _log_ratio_of_z(
-        self, likelihood: Likelihood, tensors: dict[str, Tensor], inference_outputs: dict[str, Any]
-    ) -> Tensor:
+    def _log_ratio_of_z(self, likelihood: Likelihood, tensors: dict[str, Tensor], inference_outputs: Outputs) -> Tensor:
         """log p(x | z) p(z) - log q(z | x) of each sample; a prior with latent variables of its own overrides it."""
         z = inference_outputs[MODULE_KEYS.Z_KEY]
         given = self._given(tensors[REGISTRY_KEYS.BATCH_KEY], tensors.get(_keys.CONDITION))
@@ -98,8 +96,8 @@ class BoundsMixin(BaseModuleClass):
         log_prior = self.prior.log_prob(z, given)
         return log_likelihood + log_prior - log_density(inference_outputs[MODULE_KEYS.QZ_KEY], z)
 
-    def _condition_penalty(self, inference_outputs: dict[str, Any], tensors: dict[str, Tensor]) -> Tensor:
-        """What the latent positions tell of the condition, as :func:`deltavi.latent.condition_mmd`, weighted, nats."""
+    def _condition_penalty(self, inference_outputs: Outputs, tensors: dict[str, Tensor]) -> Tensor:
+        """Weighted dependence of latent positions on the condition, :func:`deltavi.latent.condition_mmd`, nats."""
         z = inference_outputs[MODULE_KEYS.Z_KEY]
         penalty: Tensor = self.condition_mmd * condition_mmd(
             z if z.dim() == 2 else z[0],

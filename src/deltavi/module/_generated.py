@@ -1,17 +1,18 @@
-"""What a module generates, for the methods of scvi-tools that read it."""
+"""Generative output of a module, for the methods of scvi-tools that read it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from deltavi._compat import MODULE_KEYS
+from deltavi._types import Outputs
 from deltavi.likelihood import Likelihood
 
 
-class Generated(dict[str, Any]):
-    """``"likelihood"``, and ``"px"``, scvi-tools' view of it, which is made when somebody looks at it.
+class Generated(Outputs):
+    """``"likelihood"``, and ``"px"``, the distribution of scvi-tools, which is made at its first use.
 
-    Training never does, and scvi-tools checks every rate and dispersion of a distribution that is made.
+    Training does not use it, and scvi-tools checks every rate and dispersion when a distribution is made.
 
     Parameters
     ----------

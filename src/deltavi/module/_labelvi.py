@@ -9,10 +9,12 @@ from scvi import REGISTRY_KEYS
 from scvi.module import Classifier
 from scvi.module.base import LossOutput
 from torch import Tensor
+from torch.distributions import Normal
 
 from deltavi._compat import MODULE_KEYS
 from deltavi._entries import choice
 from deltavi._reading import reads
+from deltavi._types import Outputs
 from deltavi.latent import LabelHierarchy, LabelWeights, label_kl, label_weights, log_density
 from deltavi.likelihood import Dispersion, Likelihood
 from deltavi.module.labelled_vae import EncoderInput, LabelledVAE, is_first_draw
@@ -82,7 +84,7 @@ class LABELVI(LabelledVAE):
         )
         choice("y_prior", y_prior, ("uniform", "empirical", "learned"))
         self.y_prior = y_prior
-        # batch normalisation would remember the mixture of labels in training batches, which is not that of a query
+        # batch normalisation would depend on the shares of labels in training, which differ from those of a query
         self.classifier = Classifier(
             self.n_latent,
             n_hidden=n_hidden,
@@ -92,11 +94,11 @@ class LABELVI(LabelledVAE):
             logits=True,
             use_batch_norm=False,
         )
-        # no dropout here: q(z2 | z1, y) sees few dimensions and all cells
+        # no dropout here: q(z2 | z1, y) has few inputs and is trained on all cells
         self.labels = LabelHierarchy(self.n_latent, n_labels, n_hidden=n_hidden, learn_prior=y_prior == "learned")
 
     def set_label_frequencies(self, counts: Tensor) -> None:
-        """Tell the module how often each label occurs among labelled training cells, ``(n_labels,)``."""
+        """Set the number of labelled training cells of each label, ``(n_labels,)``."""
         super().set_label_frequencies(counts)
         if self.y_prior != "uniform":
             self.labels.set_prior(self.get_buffer("label_frequencies"))
@@ -113,8 +115,8 @@ class LABELVI(LabelledVAE):
     def loss(
         self,
         tensors: dict[str, Tensor],
-        inference_outputs: dict[str, Any],
-        generative_outputs: dict[str, Any],
+        inference_outputs: Outputs,
+        generative_outputs: Outputs,
         kl_weight: Tensor | float = 1.0,
     ) -> LossOutput:
         """Negative bound, mean over cells, plus the weighted cross entropy of labelled cells, in nats.
@@ -137,7 +139,7 @@ class LABELVI(LabelledVAE):
             kl_weight=kl_weight,
         )
 
-    def _label_terms(self, z1: Tensor, posterior: Any, first: Tensor, weights: LabelWeights) -> dict[str, Tensor]:
+    def _label_terms(self, z1: Tensor, posterior: Normal, first: Tensor, weights: LabelWeights) -> dict[str, Tensor]:
         """Terms of z1, y and z2 of each cell, averaged over samples, ``(n_cells,)``."""
         of_cells = type(posterior)(posterior.loc[first], posterior.scale[first], validate_args=False)
         kl = label_kl(
@@ -165,9 +167,7 @@ class LABELVI(LabelledVAE):
 
     # -- parts -----------------------------------------------------------------------------------------------
 
-    def _log_ratio_of_z(
-        self, likelihood: Likelihood, tensors: dict[str, Tensor], inference_outputs: dict[str, Any]
-    ) -> Tensor:
+    def _log_ratio_of_z(self, likelihood: Likelihood, tensors: dict[str, Tensor], inference_outputs: Outputs) -> Tensor:
         z = inference_outputs[MODULE_KEYS.Z_KEY]
         if self.dispersion == "gene-label" and self.px_r is not None:
             log_joint = self.labels.log_marginal(z, self._log_prob(self._for_every_label(likelihood), tensors))

@@ -1,4 +1,4 @@
-"""The terms of MIXVI's bound beyond reconstruction and z, and what its settings may be."""
+"""Terms of MIXVI's bound beyond reconstruction and z, and checks of its settings."""
 
 from __future__ import annotations
 
@@ -56,17 +56,17 @@ class MixtureTerms(nn.Module):
             self.prior_logits = nn.Parameter(torch.zeros(self.n_components))
         self.register_buffer("alpha", torch.full((self.n_components,), float(alpha)))
         self.register_buffer("log_active", torch.zeros(self.n_components))
-        # over which the prior of p(y) is shared out
+        # number of cells over which the prior of p(y) is divided
         self.register_buffer("n_cells", torch.ones(()))
 
     @property
     def is_active(self) -> Tensor:
-        """Which components were not pruned, ``(n_components,)`` bool."""
+        """Mask of the components that were not pruned, ``(n_components,)`` bool."""
         return self.get_buffer("log_active") == 0
 
     @property
     def log_prior(self) -> Tensor:
-        """log p(y), ``(n_components,)``: uniform unless it is learned, whatever the Dirichlet of each cell."""
+        """log p(y), ``(n_components,)``: uniform unless it is learned, for any Dirichlet of each cell."""
         log_active = self.get_buffer("log_active")
         if self.y_prior == "learned":
             return (self.prior_logits + log_active).log_softmax(-1)
@@ -78,7 +78,7 @@ class MixtureTerms(nn.Module):
         return torch.where(self.is_active, logits, below)
 
     def prune(self, keep: Tensor) -> None:
-        """Give components outside `keep` ``(n_components,)`` no cells any more; those of labels are always kept."""
+        """Prune components outside `keep` ``(n_components,)``; those of labels are always kept."""
         log_active = self.get_buffer("log_active")
         keep = keep.to(log_active.device) | (torch.arange(self.n_components, device=log_active.device) < self.n_labels)
         log_active.copy_(torch.where(keep, 0.0, PRUNED))
@@ -129,4 +129,4 @@ def check_mixture_settings(
     for name, value in kinds.items():
         setting(*ALLOWED[name])(name, value)
     if n_w == 0 and (kinds["w_prior"] == "learned" or free_bits_w > 0):
-        raise DeltaviError("w_prior='learned' and free_bits_w are about w, of which n_w=0 leaves none.")
+        raise DeltaviError("w_prior='learned' and free_bits_w need w, which n_w=0 leaves out.")

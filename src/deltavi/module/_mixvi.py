@@ -15,6 +15,7 @@ from deltavi import _keys
 from deltavi._compat import MODULE_KEYS
 from deltavi._errors import DeltaviError
 from deltavi._reading import reads
+from deltavi._types import Outputs
 from deltavi.latent import (
     ComponentPriorKind,
     GaussianState,
@@ -136,7 +137,7 @@ class MIXVI(MixtureTerms, LabelledVAE):
             self.w_encoder = self._new_encoder(n_w)
         self._start_terms(n_latent=n_latent, n_w=n_w, alpha=alpha)
         if classifier != "posterior":
-            # like LABELVI's: batch normalisation would remember the mixture of components in training batches
+            # like LABELVI's: batch normalisation would depend on the shares of components in training
             self.classifier = Classifier(
                 n_latent + sum(covariates),
                 n_hidden=n_hidden,
@@ -148,19 +149,19 @@ class MIXVI(MixtureTerms, LabelledVAE):
             )
         # before its components are placed the model is a VAE with a standard normal prior
         self.is_placed = True
-        # where labels come from clusters, they are let go for the last part of training
+        # labels that come from clusters are dropped for the last part of training
         self.labels_dropped = False
 
     # -- the model, top to bottom ----------------------------------------------------------------------------
 
-    def _further_states(self, x: Tensor, covariates: tuple[Tensor, ...], n_samples: int) -> dict[str, Any]:
+    def _further_states(self, x: Tensor, covariates: tuple[Tensor, ...], n_samples: int) -> Outputs:
         return {"w": self._w_state(x, covariates, n_samples)}
 
     def loss(
         self,
         tensors: dict[str, Tensor],
-        inference_outputs: dict[str, Any],
-        generative_outputs: dict[str, Any],
+        inference_outputs: Outputs,
+        generative_outputs: Outputs,
         kl_weight: Tensor | float = 1.0,
     ) -> LossOutput:
         """Negative bound, mean over cells, plus the weighted cross entropy of labelled cells, in nats.
@@ -195,8 +196,8 @@ class MIXVI(MixtureTerms, LabelledVAE):
     def _loss_before_placement(
         self,
         tensors: dict[str, Tensor],
-        inference_outputs: dict[str, Any],
-        generative_outputs: dict[str, Any],
+        inference_outputs: Outputs,
+        generative_outputs: Outputs,
         kl_weight: Tensor | float,
     ) -> LossOutput:
         """Loss of the VAE, of cells on their regular turn."""
@@ -227,7 +228,7 @@ class MIXVI(MixtureTerms, LabelledVAE):
         z
             ``(n_cells, n_latent)`` posterior means.
         encoder_input, covariates
-            What they were encoded from.
+            Input of their encoder.
         tensors
             The mini-batch.
         """
@@ -325,9 +326,7 @@ class MIXVI(MixtureTerms, LabelledVAE):
             return tensors[REGISTRY_KEYS.LABELS_KEY]
         return torch.full_like(tensors[REGISTRY_KEYS.BATCH_KEY], -1)
 
-    def _log_ratio_of_z(
-        self, likelihood: Likelihood, tensors: dict[str, Tensor], inference_outputs: dict[str, Any]
-    ) -> Tensor:
+    def _log_ratio_of_z(self, likelihood: Likelihood, tensors: dict[str, Tensor], inference_outputs: Outputs) -> Tensor:
         z, state = inference_outputs[MODULE_KEYS.Z_KEY], inference_outputs["w"]
         components = self.mixture(z, None if state is None else state.sample, *self._rows(tensors))
         ratio = self._log_prob(likelihood, tensors) - log_density(inference_outputs[MODULE_KEYS.QZ_KEY], z)

@@ -1,10 +1,10 @@
-"""The count VAE: encode counts, place the cell in a Gaussian latent space, decode counts."""
+"""Count VAE: counts are encoded into a Gaussian latent space, and decoded."""
 
 from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from deltavi import _keys
 from deltavi._compat import MODULE_KEYS
 from deltavi._errors import DeltaviError
 from deltavi._reading import reads
+from deltavi._types import Outputs
 from deltavi.latent import (
     PRIORS,
     Architecture,
@@ -36,6 +37,7 @@ from deltavi.module._anywhere import AnywhereMixin, encode_anywhere
 from deltavi.module._bounds import BoundsMixin
 from deltavi.module._generated import Generated
 from deltavi.module.decoder import (
+    Decoded,
     Decoder,
     DispersionKind,
     GeneLikelihood,
@@ -101,9 +103,9 @@ class VAE(AnywhereMixin, BoundsMixin):
     condition_mmd
         Weight, nats, of a penalty that makes cells of a label lie alike in all conditions, as in trVAE.
     use_batch_norm, use_layer_norm
-        Where to normalise.
+        Networks to normalise.
     activation, bias
-        Activation of hidden layers; whether linear maps have a bias.
+        Activation of hidden layers; True if linear maps have a bias.
     posterior
         ``"gaussian"`` or ``"deterministic"`` (autoencoder).
     weight_l2
@@ -222,7 +224,7 @@ class VAE(AnywhereMixin, BoundsMixin):
         cat_covs: Tensor | None = None,
         size_factor: Tensor | None = None,
         n_samples: int = 1,
-    ) -> dict[str, Any]:
+    ) -> Outputs:
         """q(z | x) and the log library size of each cell, as scvi-tools' dictionary."""
         expression = self._expression(x, size_factor)
         encoder_input, covariates = self._encoder_input(expression, batch_index, condition, cont_covs, cat_covs)
@@ -249,7 +251,7 @@ class VAE(AnywhereMixin, BoundsMixin):
         cat_covs: Tensor | None = None,
         y: Tensor | None = None,
         transform_batch: int | Tensor | None = None,
-    ) -> dict[str, Any]:
+    ) -> Outputs:
         """Likelihood of the counts given z; ``px`` is scvi-tools' view of it."""
         if transform_batch is not None:
             batch_index = torch.ones_like(batch_index) * torch.as_tensor(transform_batch, device=batch_index.device)
@@ -258,8 +260,8 @@ class VAE(AnywhereMixin, BoundsMixin):
     def loss(
         self,
         tensors: dict[str, Tensor],
-        inference_outputs: dict[str, Any],
-        generative_outputs: dict[str, Any],
+        inference_outputs: Outputs,
+        generative_outputs: Outputs,
         kl_weight: Tensor | float = 1.0,
     ) -> LossOutput:
         """Negative evidence lower bound, mean over cells, in nats.
@@ -291,8 +293,8 @@ class VAE(AnywhereMixin, BoundsMixin):
     def _given(self, batch_index: Tensor, condition: Tensor | None = None) -> Given:
         return Given(partial(encode_anywhere, self), batch_index, condition)
 
-    def _further_states(self, x: Tensor, covariates: tuple[Tensor, ...], n_samples: int) -> dict[str, Any]:
-        """What else a subclass infers from a cell."""
+    def _further_states(self, x: Tensor, covariates: tuple[Tensor, ...], n_samples: int) -> Outputs:
+        """Further latent variables of a cell, in subclasses."""
         return {}
 
     def decode(
@@ -317,7 +319,7 @@ class VAE(AnywhereMixin, BoundsMixin):
             self._dispersion(decoded, batch_index, y),
         )
 
-    def _dispersion(self, decoded: Any, batch_index: Tensor, y: Tensor | None) -> Dispersion | None:
+    def _dispersion(self, decoded: Decoded, batch_index: Tensor, y: Tensor | None) -> Dispersion | None:
         if self.gene_likelihood in WITHOUT_DISPERSION:
             return None
         if self.dispersion == "fixed":
@@ -374,7 +376,7 @@ class VAE(AnywhereMixin, BoundsMixin):
 
     # -- scvi-tools' edge ------------------------------------------------------------------------------------
 
-    def _shared_input(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    def _shared_input(self, tensors: dict[str, Tensor]) -> Outputs:
         return {
             MODULE_KEYS.BATCH_INDEX_KEY: tensors[REGISTRY_KEYS.BATCH_KEY],
             "condition": tensors.get(_keys.CONDITION),
@@ -382,16 +384,14 @@ class VAE(AnywhereMixin, BoundsMixin):
             MODULE_KEYS.CAT_COVS_KEY: tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
         }
 
-    def _get_inference_input(self, tensors: dict[str, Tensor], **_: Any) -> dict[str, Any]:
+    def _get_inference_input(self, tensors: dict[str, Tensor], **_: object) -> Outputs:
         return {
             MODULE_KEYS.X_KEY: tensors[REGISTRY_KEYS.X_KEY],
             MODULE_KEYS.SIZE_FACTOR_KEY: tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY),
             **self._shared_input(tensors),
         }
 
-    def _get_generative_input(
-        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Any], **_: Any
-    ) -> dict[str, Any]:
+    def _get_generative_input(self, tensors: dict[str, Tensor], inference_outputs: Outputs, **_: object) -> Outputs:
         return {
             MODULE_KEYS.Z_KEY: inference_outputs[MODULE_KEYS.Z_KEY],
             MODULE_KEYS.LIBRARY_KEY: inference_outputs[MODULE_KEYS.LIBRARY_KEY],

@@ -1,4 +1,4 @@
-"""What a module says about the label of each cell."""
+"""Output of a classifier for each cell, and the interface of modules that have one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Classified:
-    """Answer of a classifier for the cells of a mini-batch; no random number enters it.
+    """Output of a classifier for the cells of a mini-batch, without randomness.
 
     Parameters
     ----------
@@ -30,19 +30,19 @@ class Classified:
 
 
 class ClassifyingModule(BaseModuleClass):
-    """A module that names cells; a subclass gives all that is asked for here.
+    """A module that predicts labels; a subclass defines all of these.
 
     Attributes
     ----------
     n_labels
-        Labels to tell apart.
+        Number of labels.
     n_latent
         Width of the position in which classes are compact.
     """
 
     n_labels: int
     n_latent: int
-    # what the plan logs of it beside what every module has
+    # metrics that the plan logs beside those of every module
     extra_metrics: ClassVar[tuple[str, ...]] = ("classification_loss", "accuracy")
 
     def classifier_input(self, tensors: dict[str, Tensor]) -> Tensor:
@@ -50,9 +50,9 @@ class ClassifyingModule(BaseModuleClass):
         raise NotImplementedError
 
     def class_logits(self, expression: Tensor, tensors: dict[str, Tensor]) -> Tensor:
-        """Logits of every label ``(n_cells, n_labels)`` from what :meth:`classifier_input` gives."""
+        """Logits of every label ``(n_cells, n_labels)`` from the output of :meth:`classifier_input`."""
         raise NotImplementedError
 
     def classify(self, tensors: dict[str, Tensor]) -> Classified:
-        """Answer for the cells of a mini-batch."""
+        """Classify the cells of a mini-batch."""
         raise NotImplementedError

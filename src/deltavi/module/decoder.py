@@ -1,4 +1,4 @@
-"""From a latent position to the parameters of a likelihood: one decoder for every model."""
+"""Decoder from a latent position to the parameters of a likelihood, shared by all models."""
 
 from __future__ import annotations
 
@@ -87,9 +87,9 @@ class Decoder(nn.Module):
     covariates
         Number of categories of every decoded covariate.
     activation
-        What turns the last layer into expression.
+        Activation that turns the last layer into expression.
     with_dropout, with_dispersion
-        Whether the likelihood needs dropout logits, or a dispersion per cell and gene.
+        True if the likelihood needs dropout logits, or a dispersion per cell and gene.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Decoder(nn.Module):
 def initial_log_dispersion(
     kind: DispersionKind | None, n_genes: int, n_batch: int, n_labels: int
 ) -> nn.Parameter | None:
-    """Parameter table of log dispersions, in scvi-tools' orientation; none where there is none or it is decoded."""
+    """Parameter table of log dispersions, in scvi-tools' orientation; none if it is absent or decoded."""
     shapes: dict[str | None, tuple[int, ...]] = {
         "gene": (n_genes,),
         "shared": (1,),

@@ -1,4 +1,4 @@
-"""What count VAEs with labels share: their input, their cross entropy, and how they classify."""
+"""Base of count VAEs with labels: their input, their cross entropy, and their classifier."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from deltavi._cp10k import log1p_cp10k_of
 from deltavi._entries import init_keywords, known_keywords
 from deltavi._errors import DeltaviError
 from deltavi._reading import reads
+from deltavi._types import Outputs
 from deltavi.module._vae import VAE
 from deltavi.module.classified import Classified, ClassifyingModule
 from deltavi.module.decoder import weight_penalty
 from deltavi.module.readers import READERS
 
 EncoderInput = Literal["log1p", "log1p_cp10k"]
-# Counts that every cell is scaled to where the encoder takes relative expression.
+# Total counts to which every cell is scaled if the encoder takes relative expression.
 
 
 class LabelledVAE(ClassifyingModule, VAE):
-    """A count VAE that also names cells; a subclass gives ``logits_of`` and its loss.
+    """Count VAE that also predicts labels; a subclass defines ``logits_of`` and its loss.
 
     Parameters
     ----------
@@ -38,7 +39,7 @@ class LabelledVAE(ClassifyingModule, VAE):
         Weight of the mean cross entropy over labelled cells, beside the mean negative bound over all cells. On the
         scale of sums over cells it is alpha = weight x (cells / labelled cells).
     class_balance
-        How much rare labels count in the cross entropy: 0 as often as they occur, 1 all alike; in between, label y
+        Weight of rare labels in the cross entropy: 0 by frequency, 1 the same for all; in between, label y
         weighs frequency^(1 - class_balance).
     logit_adjustment
         Multiplier of log frequencies added to the logits in training only (Menon et al. 2021).
@@ -76,7 +77,7 @@ class LabelledVAE(ClassifyingModule, VAE):
         self.register_buffer("label_frequencies", torch.full((max(n_labels, 1),), 1.0 / max(n_labels, 1)))
 
     def set_label_frequencies(self, counts: Tensor) -> None:
-        """Tell the module how often each label occurs among labelled training cells, ``(n_labels,)``."""
+        """Set the number of labelled training cells of each label, ``(n_labels,)``."""
         self.get_buffer("label_frequencies").copy_((counts.float() + 1) / (counts.float() + 1).sum())
 
     def logits_of(
@@ -89,7 +90,7 @@ class LabelledVAE(ClassifyingModule, VAE):
         z
             ``(n_cells, n_latent)`` posterior means.
         encoder_input, covariates
-            What they were encoded from.
+            Input of their encoder.
         tensors
             The mini-batch: batch, condition and covariates of each cell.
         """
@@ -100,8 +101,8 @@ class LabelledVAE(ClassifyingModule, VAE):
     def _cross_entropy(self, logits: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
         """Stratified cross entropy over labelled cells, and the share of them that is right.
 
-        The mean within each label that is present, weighted by what the label counts: which labels a mini-batch
-        happens to hold, or was made to hold, does not change what is estimated.
+        The mean within each label that is present, by the weight of the label, so that the estimand does not depend on
+        the labels that a mini-batch holds.
         """
         code = code.long().squeeze(-1)
         known = code >= 0
@@ -109,7 +110,7 @@ class LabelledVAE(ClassifyingModule, VAE):
             return logits.sum() * 0.0, torch.zeros((), device=logits.device)
         logits, code = logits[..., known, :], code[known]
         log_frequencies = self.get_buffer("label_frequencies").log()
-        # a component beyond the labels competes like the rarest of them
+        # a component beyond the labels is weighted like the rarest of them
         n_free = logits.shape[-1] - self.n_labels
         frequencies = torch.cat([log_frequencies, log_frequencies.min().expand(n_free)])
         adjusted = logits + self.logit_adjustment * frequencies
@@ -123,7 +124,7 @@ class LabelledVAE(ClassifyingModule, VAE):
         return (counts_for * means).sum() / counts_for.sum(), right
 
     @staticmethod
-    def _kl_library(inference_outputs: dict[str, Any], first: Tensor) -> Tensor:
+    def _kl_library(inference_outputs: Outputs, first: Tensor) -> Tensor:
         """KL of a learned library size of cells on their regular turn, else zero, ``(n_cells,)``."""
         kl: Tensor | None = inference_outputs["kl"].get("l")
         if kl is not None:
@@ -183,13 +184,13 @@ class LabelledVAE(ClassifyingModule, VAE):
 
     @auto_move_data
     def classify(self, tensors: dict[str, Tensor]) -> Classified:
-        """Logits and position at the posterior mean, and how badly the cell is reconstructed from there."""
+        """Logits and position at the posterior mean, and the reconstruction error of the cell from there."""
         inference = self.inference(**self._get_inference_input(tensors))
         mean = inference[MODULE_KEYS.QZ_KEY].loc
         inference[MODULE_KEYS.Z_KEY] = mean
         if inference[MODULE_KEYS.QL_KEY] is not None:
             inference[MODULE_KEYS.LIBRARY_KEY] = inference[MODULE_KEYS.QL_KEY].loc
-        # a label that happens to be known must not make a cell look more ordinary than one without
+        # a cell's known label must not lower its reconstruction error
         unlabelled = {**tensors, REGISTRY_KEYS.LABELS_KEY: torch.full_like(tensors[REGISTRY_KEYS.BATCH_KEY], -1)}
         likelihood = self.generative(**self._get_generative_input(unlabelled, inference))["likelihood"]
         x = tensors[REGISTRY_KEYS.X_KEY]
@@ -208,9 +209,7 @@ class LabelledVAE(ClassifyingModule, VAE):
         total = x.sum(-1, keepdim=True) if size_factor is None else size_factor * self.size_factor_unit
         return log1p_cp10k_of(x, total)
 
-    def _get_generative_input(
-        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Any], **kwargs: Any
-    ) -> dict[str, Any]:
+    def _get_generative_input(self, tensors: dict[str, Tensor], inference_outputs: Outputs, **kwargs: Any) -> Outputs:
         first = is_first_draw(tensors)
         whole = super()._get_generative_input(tensors, inference_outputs, **kwargs)
         if bool(first.all()):
@@ -219,7 +218,7 @@ class LabelledVAE(ClassifyingModule, VAE):
 
 
 def is_first_draw(tensors: dict[str, Tensor]) -> Tensor:
-    """Mask of the rows of a mini-batch that are cells on their regular turn, ``(n_cells,)``; others are drawn again."""
+    """Mask of the rows of a mini-batch on their regular turn, ``(n_cells,)`` bool; the others are repeated draws."""
     again = tensors.get(_keys.DRAWN_AGAIN)
     if again is None:
         x = tensors[REGISTRY_KEYS.X_KEY]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from deltavi._entries import flag, seed_number, share, shown, whole_number
 from deltavi._errors import DeltaviError
 from deltavi._reading import Reader, one_of, optional, real, setting, whole
 from deltavi.module.settings import ALLOWED
 
-# Units, dimensions and layers beyond which no computer holds a model.
+# Units, dimensions and layers beyond which a model fits into no memory.
 MOST_UNITS = 1_000_000
 MOST_LAYERS = 1_000
 
@@ -18,16 +17,16 @@ MOST_LAYERS = 1_000
 units = whole(1, MOST_UNITS)
 
 
-def widths(name: str, value: Any) -> tuple[int, ...]:
+def widths(name: str, value: object) -> tuple[int, ...]:
     """`value` as the widths of layers: a number for one, or a list of them."""
     if isinstance(value, list | tuple):
         return tuple(units(name, width) for width in value)
     return (units(name, value),)
 
 
-def several_sizes(name: str, value: Any) -> tuple[int, ...]:
+def several_sizes(name: str, value: object) -> tuple[int, ...]:
     """`value` as a list of numbers of categories."""
-    # an array without an axis has the method, and cannot be walked through
+    # an array without an axis has the method, and cannot be iterated over
     if isinstance(value, str | bytes | dict) or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) == 0:
         raise DeltaviError(f"{name} must be a list of whole numbers, not {shown(value)}.")
     return tuple(whole_number(name, size, least=1) for size in value)
@@ -73,5 +72,5 @@ READERS_OF_ACTINN: dict[str, Reader] = {**READERS, "n_hidden": widths, "n_labels
 
 
 def with_defaults(readers: Mapping[str, Reader], *names: str) -> dict[str, Reader]:
-    """`readers`, to which ``None`` stands for what the data decide in the settings called `names`."""
+    """`readers` that also accept ``None`` for the settings `names`, whose values follow from the data."""
     return {name: optional(read) if name in names else read for name, read in readers.items()}

@@ -1,4 +1,4 @@
-"""What the settings of a module may be; a typo must not build another model than was meant."""
+"""Allowed settings of a module; a typo must not build another model than intended."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Labels whose control cells look alike are taken to respond alike. The covariance of two responses falls with the squared
 distance of the profiles; a response measured in few cells is noisy, which shortens its weight; far from all labels the
-prediction falls back to their common mean. How wide the covariance is, the training labels say themselves: each is
+prediction falls back to their common mean. The width of the covariance is estimated from the training labels: each is
 predicted from the others, all at once from one factorisation (Dubrule 1983, Cross validation of kriging in a unique
 neighborhood). Source: Cressie (1993), Statistics for Spatial Data, ch. 3; Rasmussen and Williams (2006), Gaussian
 Processes, ch. 2 and section 5.4.2.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Widths tried, in units of the mean squared distance between training labels.
 WIDTHS = tuple(2.0**power for power in range(-2, 5))
-# What they are compared with one another on; fewer labels say nothing of a width.
+# Least number of labels for a leave-one-out comparison; fewer cannot determine a width.
 FEWEST_LABELS = 3
 DEFAULT_WIDTH = 2.0
 # Smallest noise relative to the signal: no covariance is so right that weights far beyond one would be of use.
@@ -57,7 +57,7 @@ class Responses:
 
     @property
     def in_few_dimensions(self) -> Responses:
-        """The same responses, where control cells lie told by no more numbers than there are labels."""
+        """The same responses, with positions of control cells in no more dimensions than there are labels."""
         return replace(self, points=_coordinates(self.points))
 
 

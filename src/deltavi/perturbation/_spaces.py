@@ -1,4 +1,4 @@
-"""Where cells are moved: among genes or among principal components."""
+"""Spaces in which cells are shifted: genes or principal components."""
 
 from __future__ import annotations
 

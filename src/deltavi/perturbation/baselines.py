@@ -255,7 +255,7 @@ def _wanted_labels(names: NDArray[np.object_], labels: str | Sequence[str] | Non
 
 
 def _record(shifts: Mapping[str, Shift]) -> dict[str, Any]:
-    """What was used, as AnnData can store it."""
+    """Settings of the prediction, as AnnData can store them."""
     return {
         "shift": next(iter(shifts.values())).estimator,
         "length": {storable(name): shift.length for name, shift in shifts.items()},

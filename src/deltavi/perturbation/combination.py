@@ -45,7 +45,7 @@ def parts_of(perturbation: str, known: Iterable[str], *, control: str, kind: str
 
 
 def _renamed(part: str, names: list[str], control: str) -> UnknownCategoryError | None:
-    """Error that offers the renaming where `part` is known together with the control only."""
+    """Build the error that suggests a renaming if `part` occurs together with the control only."""
     written = [name for name in names if canonical_name(name, control=control) == part and name != part]
     if not written:
         return None
@@ -70,7 +70,7 @@ __all__ = ["SEPARATOR", "check_effect_scale", "combined_response", "combined_shi
 
 
 def combined_shift(shifts: Mapping[str, Shift], effect_scale: float = 1.0) -> Shift:
-    """Sum of the shifts of several conditions, times `effect_scale`; labels say which condition they speak of."""
+    """Sum of the shifts of several conditions, times `effect_scale`; labels are prefixed by their condition."""
     if len(shifts) == 1:
         (shift,) = shifts.values()
         return shift if effect_scale == 1 else _scaled(shift, effect_scale)

@@ -1,4 +1,4 @@
-"""What a shift is, and the estimators that turn the group means of two conditions into one.
+"""Shifts, and the estimators that turn the group means of two conditions into one.
 
 A new estimator is one function of `Evidence` registered in `ESTIMATORS`.
 """
@@ -135,7 +135,7 @@ class Evidence:
     coordinates: Callable[[Vector], Vector] | None = None
 
     def places(self, control: GroupMeans, estimator: str) -> tuple[Vector, Vector]:
-        """Where the labels of `control` and the query lie for Euclidean distances, (n_labels, n) and (n,)."""
+        """Positions of the labels of `control` and of the query for Euclidean distances, (n_labels, n) and (n,)."""
         query, means = self.required_query(estimator), control.means
         if self.coordinates is None:
             return means, query

@@ -1,4 +1,4 @@
-"""Compare predictions with baselines and with the real cells' own repeatability, and say who wins."""
+"""Comparison of predictions with baselines and with the repeatability of the real cells, and its conclusion."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def conclusion(
     *,
     metric: str | Sequence[str] = ("pearson_delta", "e_distance"),
 ) -> str:
-    """Say in one plain sentence whether a model beat the best baseline.
+    """Describe in one sentence if a model beat the best baseline.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ def conclusion(
 
 @dataclass(frozen=True)
 class _Outcome:
-    """How a model and the best baseline did on one metric."""
+    """Scores of a model and of the best baseline on one metric."""
 
     verb: str
     clause: str
@@ -208,7 +208,7 @@ def _outcome(table: pd.DataFrame, baselines: pd.DataFrame, model: str, metric: s
 
 
 def _joined(outcomes: Sequence[_Outcome]) -> str:
-    """The outcomes as one predicate, the shared verb said once."""
+    """Join the outcomes into one predicate, with a shared verb once."""
     first, *rest = outcomes
     text = f"{first.verb} the best baseline {first.clause}"
     previous = first.verb

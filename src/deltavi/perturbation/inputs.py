@@ -1,4 +1,4 @@
-"""Reading what users hand over: names, columns, expression and genes of an AnnData, with errors that help."""
+"""Reader of a user's names, columns, expression and genes of an AnnData, with errors that name the way out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far the mean response of a gene may lie from its prediction: as far as training labels lie from theirs.
+"""Intervals of the mean response of a gene, from the errors of predictions of the training labels.
 
 Every training label is predicted from the others, and its errors, in units of the standard deviation that kriging
 expects of them, say how wide an interval has to be (split conformal prediction, Vovk et al. 2005, over labels). Genes
@@ -27,7 +27,7 @@ PRIOR_LABELS = 2.0
 
 @dataclass(frozen=True, eq=False)
 class ResponseEstimate:
-    """What the training labels say of the response of a query.
+    """Prediction of the response of a query from the training labels.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class ResponseEstimate:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What predicting the training labels from one another says of the error of a further prediction.
+    """Errors of predicting the training labels from one another, which calibrate those of further predictions.
 
     Attributes
     ----------

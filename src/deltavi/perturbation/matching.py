@@ -1,4 +1,4 @@
-"""Shift the log rates of genes until the mean expression of predicted cells is a wanted one."""
+"""Offset of the log rates of genes at which predicted cells have a given mean expression."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SMALLEST_MEAN = 0.01
 
 
 def match_means(mean_at: Callable[[Vector], Vector], wanted: Vector, *, start: Vector | None = None) -> Vector:
-    """Offsets of log rates ``(n_genes,)`` after which mean expression is close to `wanted`, by the secant method.
+    """Offsets of log rates ``(n_genes,)`` at which mean expression is close to `wanted`, by the secant method.
 
     Parameters
     ----------

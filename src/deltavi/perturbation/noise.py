@@ -1,4 +1,4 @@
-"""Uniform noise that belongs to a cell: the same whatever other cells, order or batch it is predicted with."""
+"""Uniform noise of a cell, independent of other cells, their order, and batches."""
 
 from __future__ import annotations
 

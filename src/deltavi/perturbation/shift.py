@@ -1,4 +1,4 @@
-"""How far cells move under a perturbation: one vector from training cells, by one of several estimators."""
+"""Shift of cells under a perturbation: one vector from training cells, by one of several estimators."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def check_options(estimator: str, metric: str, bandwidth: float) -> None:
 
 
 def is_positive(value: object) -> bool:
-    """Whether `value` is a finite number above zero."""
+    """True if `value` is a finite number above zero."""
     try:
         return number("value", value) > 0
     except DeltaviError:

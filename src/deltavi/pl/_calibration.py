@@ -1,4 +1,4 @@
-"""How often a classifier is right where it claims to be."""
+"""Reliability diagram: accuracy of a classifier by its confidence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which cells the components of a mixture hold."""
+"""Labels of the cells in each component of a mixture."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def _labels_of(labels: Labels, responsibilities: pd.DataFrame) -> NDArray[Any]:
 
 
 def _positions(given: pd.Index[Any], cells: pd.Index[Any]) -> NDArray[np.int64]:
-    """Where the label of each cell stands, by its name."""
+    """Position of the label of each cell, by its name."""
     if given.equals(cells):  # names need not be unique then
         return np.arange(len(cells))
     absent = cells.difference(given)
@@ -273,7 +273,7 @@ def _drawn(usage: FloatArray, min_cells: float = 0.0) -> list[int]:
 
 
 def _notes(usage: FloatArray, drawn: list[int], min_share: float) -> list[str]:
-    """What is not drawn: small components, and those without cells."""
+    """Text on components that are not drawn: small ones, and those without cells."""
     left = np.delete(usage, drawn)
     small, n_empty = left[left >= A_CELL], int((left < A_CELL).sum())
     what = f"+ {_number_of('component', len(small))} below {100 * min_share:g} %, {_count(small.sum())} cells in all"

@@ -1,4 +1,4 @@
-"""Which labels are taken for which."""
+"""Confusion matrix of predicted and true labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every plot here shares: axes that are given or made, colours, and the manners of showing and saving."""
+"""Parts of all plots: axes that are given or made, colours, and the options to show and save."""
 
 from __future__ import annotations
 

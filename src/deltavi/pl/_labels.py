@@ -36,7 +36,7 @@ N_LEADER_SAMPLES = 9
 
 @dataclass
 class _Canvas:
-    """What is drawn so far, in pixels: markers ``(n_markers, 2)``, boxes of texts and lines of leaders."""
+    """Positions in pixels of what is drawn so far: markers ``(n_markers, 2)``, boxes of texts and lines of leaders."""
 
     frame: FloatArray
     markers: FloatArray
@@ -46,12 +46,12 @@ class _Canvas:
     leaders: list[FloatArray] = field(default_factory=list)
 
     def free(self, boxes: FloatArray, paths: FloatArray) -> NDArray[np.bool_]:
-        """Whether each place lies in the frame, off every text, and its leader too."""
+        """Mask of the places in the frame whose text and leader overlap no other text."""
         inside = (boxes[:, :2] >= self.frame[:2]).all(axis=1) & (boxes[:, 2:] <= self.frame[2:]).all(axis=1)
         return np.asarray(inside & ~_overlap(boxes, self.taken) & ~_crosses_names(paths, self.taken))
 
     def cost(self, target: FloatArray, centres: FloatArray, boxes: FloatArray, distances: FloatArray) -> FloatArray:
-        """What each place costs, shape ``(n_places,)``."""
+        """Cost of each place, shape ``(n_places,)``."""
         radius = MARKER_RADIUS * self.pixels_per_point
         grown = boxes + np.array([-radius, -radius, radius, radius])
         cost = COST_DISTANCE * distances + COST_MARKER * _n_within(self.markers, grown)
@@ -154,7 +154,7 @@ def _places(target: FloatArray, size: FloatArray, pixels_per_point: float) -> tu
 
 
 def _overlap(boxes: FloatArray, taken: Sequence[FloatArray]) -> NDArray[np.bool_]:
-    """Whether each box overlaps any box that is taken."""
+    """Mask of the boxes that overlap any occupied box."""
     hit = np.zeros(len(boxes), dtype=bool)
     for other in taken:
         hit |= (boxes[:, :2] < other[2:]).all(axis=1) & (boxes[:, 2:] > other[:2]).all(axis=1)
@@ -162,7 +162,7 @@ def _overlap(boxes: FloatArray, taken: Sequence[FloatArray]) -> NDArray[np.bool_
 
 
 def _n_within(points: FloatArray, boxes: FloatArray) -> FloatArray:
-    """How many points, shape ``(n_points, 2)``, each box covers."""
+    """Number of points, of shape ``(n_points, 2)``, that each box covers."""
     above = (points[None] > boxes[:, None, :2]).all(axis=2)
     below = (points[None] < boxes[:, None, 2:]).all(axis=2)
     return np.asarray((above & below).sum(axis=1), dtype=np.float64)
@@ -175,7 +175,7 @@ def _leader_samples(target: FloatArray, centres: FloatArray) -> FloatArray:
 
 
 def _crosses_names(paths: FloatArray, taken: Sequence[FloatArray]) -> NDArray[np.bool_]:
-    """Whether the line to each place runs through a box that is taken."""
+    """Mask of the places whose leader crosses an occupied box."""
     crosses = np.zeros(len(paths), dtype=bool)
     for box in taken:
         crosses |= np.any(np.all((paths > box[:2]) & (paths < box[2:]), axis=2), axis=1)
@@ -183,7 +183,7 @@ def _crosses_names(paths: FloatArray, taken: Sequence[FloatArray]) -> NDArray[np
 
 
 def _crosses_leader(target: FloatArray, centres: FloatArray, leader: FloatArray) -> NDArray[np.bool_]:
-    """Whether the line from the marker to each place crosses a leader, given by points along it."""
+    """Mask of the places whose leader crosses another one, given by points along it."""
     start, end = leader[0], leader[-1]
     apart = _side(target, centres, start) * _side(target, centres, end) < 0
     around = _side(start, end, target) * _side(start, end, centres) < 0
@@ -191,7 +191,7 @@ def _crosses_leader(target: FloatArray, centres: FloatArray, leader: FloatArray)
 
 
 def _n_passed(target: FloatArray, centres: FloatArray, others: FloatArray, radius: float) -> FloatArray:
-    """How many other points, shape ``(n_others, 2)``, the line from the marker to each place runs through."""
+    """Number of other points, of shape ``(n_others, 2)``, on the line from the marker to each place."""
     along = (centres - target)[:, None]
     across = (others - target)[None]
     nearest = np.clip((along * across).sum(axis=2) / (along**2).sum(axis=2), 0, 1)

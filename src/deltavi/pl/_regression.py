@@ -38,7 +38,7 @@ LINE_HEIGHT = 13  # points
 
 @dataclass(frozen=True)
 class Statistic:
-    """What is drawn of every gene.
+    """Values drawn for every gene.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which genes are named and coloured, and where the values come from; see :func:`deltavi.pl.reg_mean`."""
+    """Genes to name and colour, and the source of their values; see :func:`deltavi.pl.reg_mean`."""
 
     genes: Sequence[str] | None
     n_label: int

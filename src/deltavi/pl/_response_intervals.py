@@ -151,7 +151,7 @@ def _only_column(table: pd.DataFrame | None) -> FloatArray:
 
 
 def _coverage(drawn: Responses, every: Responses) -> list[str]:
-    """How many measured changes lie within their interval, as a line of the title; none without either."""
+    """Number of measured changes within their interval, as a line of the title; none without either."""
     if not np.isfinite(_only_column(every.lower)).any():
         return ["no intervals: they need three training labels"]
     inside, of_all = _inside(drawn), _inside(every)
@@ -162,7 +162,7 @@ def _coverage(drawn: Responses, every: Responses) -> list[str]:
 
 
 def _inside(found: Responses) -> NDArray[np.bool_]:
-    """Whether each measured change lies within its interval; empty where nothing was measured."""
+    """Mask of measured changes within their interval; empty if nothing was measured."""
     real, lower, upper = (_only_column(table) for table in (found.real, found.lower, found.upper))
     if not np.isfinite(real).any():
         return np.zeros(0, dtype=bool)

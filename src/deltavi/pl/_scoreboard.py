@@ -163,7 +163,7 @@ def _metric_names(rows: pd.DataFrame, metrics: Sequence[str] | None) -> list[str
 
 
 def _better(given: Mapping[str, Better] | None, rows: pd.DataFrame) -> dict[str, Better]:
-    """Which scores are better, as it was asked for."""
+    """Direction of better scores, as given."""
     if given is not None and not isinstance(given, Mapping):
         raise DeltaviError(f"better must map metrics to 'higher', 'lower', a number or None, not be {shown(given)}.")
     for name, value in (given or {}).items():

@@ -1,4 +1,4 @@
-"""Weights of the training labels behind a prediction, and its uncertainty."""
+"""Weights of training labels in a prediction, and its uncertainty."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def shift_weights(
 
 @dataclass(frozen=True, eq=False)
 class _Weights:
-    """Weights, queries by training labels, their uncertainty where it is known, and where columns of conditions end."""
+    """Weights, queries by training labels, what is known of their uncertainty, and where columns of conditions end."""
 
     table: pd.DataFrame
     uncertainty: pd.DataFrame | None = None
@@ -136,12 +136,13 @@ def _uncertainty(held: Any, table: pd.DataFrame) -> pd.DataFrame | None:
     if "uncertainty" not in held:
         return None
     uncertainty = pd.DataFrame(held["uncertainty"])
-    columns = ["uncertainty", "max_training_uncertainty"]
-    return uncertainty.set_index(uncertainty["query"].astype(str))[columns].reindex(table.index)
+    return uncertainty.set_index(uncertainty["query"].astype(str))[["uncertainty", "max_training_uncertainty"]].reindex(
+        table.index
+    )
 
 
 def _boundaries(columns: list[str], parts: list[str]) -> tuple[float, ...]:
-    """Where the training labels of one condition end and those of the next begin, if a perturbation joins several."""
+    """Positions between the training labels of two conditions, if a perturbation joins several."""
     of = [next((part for part in parts if column.endswith(f" ({part})")), "") for column in columns]
     if len(parts) < 2:
         return ()

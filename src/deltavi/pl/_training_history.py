@@ -1,4 +1,4 @@
-"""How the objective and its parts went during training."""
+"""Course of the objective and its parts during training."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class _Quantity:
 
     @property
     def is_objective(self) -> bool:
-        """Whether training lowers it; of other quantities, lower need not be better."""
+        """True if training minimises the quantity; of others, lower need not be better."""
         return re.search(r"loss|elbo", self.name) is not None
 
     def falls_far(self) -> bool:
-        """Whether a linear axis would show nothing but the fall of the first epochs."""
+        """True if a linear axis would show only the fall of the first epochs."""
         lowest = min(values[-1] for _, values in self.parts.values())
         return bool(self.values.min() > 0 and self.values.max() > LOG_ABOVE * lowest)
 

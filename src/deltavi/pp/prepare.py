@@ -1,9 +1,8 @@
-"""From raw counts of all genes to the genes a model is trained on."""
+"""Selection of genes for training, and normalisation, from raw counts of all genes."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,7 +39,7 @@ def highly_variable_genes(
     adata
         Raw counts of all genes, shape ``(n_cells, n_genes)``. It is not changed.
     n_top_genes
-        How many genes to keep; all of them when there are no more.
+        Number of genes to keep; all of them when there are no more.
     condition_key
         Column of ``obs`` with the condition of every cell; None ranks all cells together.
     layer
@@ -76,7 +75,7 @@ def highly_variable_genes(
     logs = log1p_cp10k_rows(counts, total_counts)
     with kept_threads():
         keep = _variable_genes(counts, condition, n_top_genes)
-    # both read a subset into memory and leave the original alone, but a backed one has no copy in memory
+    # both read a subset into memory and leave the original unchanged; a backed one has no copy in memory
     selected = adata[:, keep].to_memory() if adata.isbacked else adata[:, keep].copy()
     selected.X = logs[:, keep]
     selected.layers[_keys.LAYER_COUNTS] = counts[:, keep]
@@ -90,7 +89,7 @@ def highly_variable_genes(
 def log_normalise(
     adata: AnnData, *, layer: str | None = None, size_factor_key: str | None = None, key_added: str = "log1p_cp10k"
 ) -> None:
-    """Write log1p of counts per 10,000 into a layer; everything else stays as it is.
+    """Write log1p of counts per 10,000 into a layer; everything else is unchanged.
 
     Parameters
     ----------
@@ -142,7 +141,7 @@ def _require_column(adata: AnnData, key: object, name: str) -> None:
         )
 
 
-def _condition(adata: AnnData, condition_key: str | None) -> pd.Categorical[Any] | None:
+def _condition(adata: AnnData, condition_key: str | None) -> pd.Categorical | None:
     """Return the condition of every cell, complete, or None."""
     if condition_key is None:
         return None
@@ -157,7 +156,7 @@ def _condition(adata: AnnData, condition_key: str | None) -> pd.Categorical[Any]
 
 
 def _total_counts(adata: AnnData, counts: sparse.csr_matrix) -> NDArray[np.float64]:
-    """Sum the counts of every cell over as many genes as are known of."""
+    """Sum the counts of every cell over the genes of the matrix, or take totals over more genes from its column."""
     sums = row_sums(counts)
     if TOTAL_COUNTS not in adata.obs:
         return sums
@@ -174,9 +173,7 @@ def _total_counts(adata: AnnData, counts: sparse.csr_matrix) -> NDArray[np.float
     return known
 
 
-def _variable_genes(
-    counts: sparse.csr_matrix, condition: pd.Categorical[Any] | None, n_top_genes: int
-) -> NDArray[np.bool_]:
+def _variable_genes(counts: sparse.csr_matrix, condition: pd.Categorical | None, n_top_genes: int) -> NDArray[np.bool_]:
     """Mark the genes to keep, shape ``(n_genes,)``."""
     if n_top_genes >= counts.shape[1]:
         return np.ones(counts.shape[1], dtype=bool)
@@ -186,7 +183,7 @@ def _variable_genes(
     if reason is None:
         try:
             return _by_variance_trend(lean, n_top_genes)
-        except ValueError as error:  # a local regression of very alike genes is singular
+        except ValueError as error:  # a local regression over nearly equal genes is singular
             reason = f"the trend cannot be fitted ({error})"
     logger.info("Variable genes are found by Pearson residuals: %s.", reason)
     return _by_pearson_residuals(lean, n_top_genes)
@@ -196,7 +193,7 @@ def _why_no_variance_trend(lean: AnnData) -> str | None:
     """Give the reason not to fit a trend of variance on mean, if there is one."""
     groups = lean.obs.groupby("condition", observed=True).indices.values()
     n_varying = min(_n_varying_genes(lean.X[rows]) for rows in groups)
-    # the compiled regression ends the whole process when it gets fewer than four points
+    # the compiled regression ends the process with fewer than four points
     return f"only {n_varying} genes vary within a condition" if n_varying < MIN_GENES_FOR_TREND else None
 
 
@@ -226,5 +223,5 @@ def _by_pearson_residuals(lean: AnnData, n_top_genes: int) -> NDArray[np.bool_]:
 
 
 def _chosen(table: pd.DataFrame, lean: AnnData) -> NDArray[np.bool_]:
-    """Scanpy sorts its table by rank; bring the choice back into the order of the genes."""
+    """Restore the order of the genes, since scanpy sorts its table by rank."""
     return np.asarray(table.loc[lean.var_names, "highly_variable"], dtype=bool)

@@ -1,9 +1,9 @@
-"""Mini-batches cut from an AnnData: in the order asked for, and fast where the counts lie in memory."""
+"""Mini-batches cut from an AnnData: in the requested order, and fast if the counts are in memory."""
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -17,10 +17,12 @@ from deltavi.registry._device_rows import SentRows, only_counts, rows_for
 
 # Cells whose factorials are looked up at a time, so that what is in between stays small.
 CELLS_AT_ONCE = 4096
+# A mini-batch by keys of the registry: arrays, or tensors of a device.
+Loaded: TypeAlias = dict[str, np.ndarray | torch.Tensor]
 
 
 class ResidentRows:
-    """Rows of a sparse matrix in memory, with what a count likelihood can be spared from finding out again.
+    """Rows of a sparse matrix in memory, with precomputed terms of count likelihoods.
 
     Parameters
     ----------
@@ -33,15 +35,15 @@ class ResidentRows:
             matrix = matrix.copy()
             matrix.sum_duplicates()
         self.matrix = matrix.astype(np.float32, copy=False)
-        # filled when a cell is first met, so that asking for a few cells does not walk through all
+        # computed when a cell is first read, so that reading a few cells does not scan all
         self._log_factorials = np.full(matrix.shape[0], np.nan, dtype=np.float32)
 
-    def dense(self, rows: np.ndarray) -> dict[str, Any]:
+    def dense(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Expression of these cells, ``(n_rows, n_genes)``."""
         return {REGISTRY_KEYS.X_KEY: _dense(self.matrix[rows])}
 
-    def with_counts(self, rows: np.ndarray) -> dict[str, Any]:
-        """The same, places of the nonzero counts in it, and the sum of log x! of each cell."""
+    def with_counts(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The same, with the positions of its nonzero counts and the sum of log x! of each cell."""
         chosen = self.matrix[rows]
         places = np.empty((2, chosen.nnz), dtype=np.int64)
         places[0], places[1] = np.repeat(np.arange(len(rows)), np.diff(chosen.indptr)), chosen.indices
@@ -65,35 +67,38 @@ class ResidentRows:
 
     def _log_factorials_of(self, rows: np.ndarray, chosen: sparse.csr_matrix, row: np.ndarray) -> np.ndarray:
         if np.isnan(self._log_factorials[rows]).any():
-            # what is no count has no use for it
+            # negative values are not counts, and their factorials are not used
             terms = special.gammaln(np.maximum(chosen.data, 0).astype(np.float64) + 1)
             self._log_factorials[rows] = np.bincount(row, weights=terms, minlength=len(rows))
         return np.asarray(self._log_factorials[rows])
 
 
 class OrderedDataset(AnnTorchDataset):
-    """Mini-batches in the order that was asked for, also from a backed file.
+    """Mini-batches in the requested order, also from a backed file.
 
-    h5py wants increasing, distinct rows, and scvi-tools leaves them sorted; a prediction for chosen cells would
-    come back in another order than the cells.
+    h5py requires increasing, distinct rows, and scvi-tools leaves them sorted, so that a prediction for chosen cells
+    would be returned in another order than the cells.
     """
 
     def __init__(
-        self, adata_manager: AnnDataManager, getitem_tensors: Any = None, load_sparse_tensor: bool = False
+        self,
+        adata_manager: AnnDataManager,
+        getitem_tensors: list[str] | dict[str, type] | None = None,
+        load_sparse_tensor: bool = False,
     ) -> None:
         super().__init__(adata_manager, getitem_tensors=getitem_tensors, load_sparse_tensor=load_sparse_tensor)
-        # whoever names keys gets those
+        # keys that are named are returned as they are
         self._keys_were_named = getitem_tensors is not None
         self.device_rows: SentRows | None = None
 
     def rows_on(self, device: torch.device) -> SentRows | None:
-        """What makes mini-batches on `device`, for `device_rows`; ``None`` where it cannot give the same as here."""
+        """Maker of mini-batches on `device`, for `device_rows`; ``None`` if its values would differ from these."""
         matrix = None if self._resident is None or self._keys_were_named else only_counts(self._resident.matrix)
         if matrix is None or self._resident is None:
             return None
         return rows_for(matrix, device)(matrix, self._resident.log_factorials(), self._columns, device)
 
-    def __getitem__(self, indexes: int | list[int] | slice) -> dict[str, Any]:
+    def __getitem__(self, indexes: int | list[int] | slice) -> Loaded:
         if self._resident is not None:
             rows = np.arange(len(self))[indexes] if isinstance(indexes, slice) else np.atleast_1d(indexes)
             if self.device_rows is not None:
@@ -111,14 +116,14 @@ class OrderedDataset(AnnTorchDataset):
 
     @cached_property
     def _resident(self) -> ResidentRows | None:
-        """The expression, where it is a sparse matrix in memory and asked for as usual."""
+        """Expression, if it is a sparse matrix in memory and loaded as dense single precision; else ``None``."""
         expression = self.data.get(REGISTRY_KEYS.X_KEY)
         usual = self.keys_and_dtypes.get(REGISTRY_KEYS.X_KEY) is np.float32 and not self.load_sparse_tensor
         return ResidentRows(expression) if usual and type(expression) is sparse.csr_matrix else None
 
     @cached_property
     def _columns(self) -> dict[str, np.ndarray]:
-        """Everything else as arrays."""
+        """All other registered data as arrays."""
         return {
             key: _array(self.data[key]).astype(dtype, copy=False)
             for key, dtype in self.keys_and_dtypes.items()
@@ -127,16 +132,18 @@ class OrderedDataset(AnnTorchDataset):
 
 
 def _dense(chosen: sparse.csr_matrix) -> np.ndarray:
-    # torch hands memory on from batch to batch, where NumPy asks the system for it every time
+    # torch reuses memory from batch to batch; NumPy allocates it every time
     found: np.ndarray = chosen.toarray(out=torch.zeros(*chosen.shape).numpy())
     return found
 
 
-def _array(values: Any) -> np.ndarray:
+def _array(values: object) -> np.ndarray:
     return values.to_numpy() if isinstance(values, pd.DataFrame) else np.asarray(values)
 
 
-def _writable(loaded: dict[str, Any]) -> dict[str, Any]:
-    """Copies of what is read-only: pandas 3 hands out columns that torch would warn of writing to."""
-    read_only = [key for key, value in loaded.items() if isinstance(value, np.ndarray) and not value.flags.writeable]
-    return {**loaded, **{key: loaded[key].copy() for key in read_only}}
+def _writable(loaded: Loaded) -> Loaded:
+    """Copy read-only arrays: columns of pandas 3 are read-only, which torch warns of."""
+    return {
+        key: value.copy() if isinstance(value, np.ndarray) and not value.flags.writeable else value
+        for key, value in loaded.items()
+    }

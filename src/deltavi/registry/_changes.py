@@ -1,17 +1,18 @@
-"""Errors that say what of a registered AnnData changed since it was set up, and the way out."""
+"""Errors that name what changed in a registered AnnData since it was set up, and the way out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scvi.data.fields import BaseAnnDataField
 
 from deltavi._errors import DeltaviError, InputDataError, examples
+from deltavi._types import State, StoredMatrix, Table
 from deltavi.registry._fingerprint import MatrixPrint
 from deltavi.registry.checks import MatrixReport, scan_matrix
 from deltavi.registry.columns import codes_of, column, numbers
@@ -29,7 +30,7 @@ WAY_OUT = (
 
 
 def same_names(now: pd.Index, before: pd.Index) -> bool:
-    """Whether names are the same in the same order; their type does not matter."""
+    """True if names are the same in the same order; their type does not matter."""
     if now.is_(before) or now.equals(before):
         return True
     return len(now) == len(before) and bool((np.asarray(now.astype(str)) == np.asarray(before.astype(str))).all())
@@ -76,7 +77,7 @@ def _difference(now: pd.Index, before: pd.Index, kind: str) -> str:
 
 
 class Columns:
-    """What the registered columns of obs held, and what registration wrote of them.
+    """Contents of the registered columns of obs, and of the columns that registration wrote.
 
     Parameters
     ----------
@@ -86,7 +87,7 @@ class Columns:
         Its fields, each with the state it left in the registry.
     """
 
-    def __init__(self, adata: AnnData, fields: Sequence[tuple[Any, dict[str, Any]]]) -> None:
+    def __init__(self, adata: AnnData, fields: Sequence[tuple[BaseAnnDataField, State]]) -> None:
         self._fields = fields
         # a query may lack some, and get them later
         self._held = {key: read() for key, read in self._readers(adata) if key in adata.obs}
@@ -126,13 +127,13 @@ class Columns:
                 )
 
     def _readers(self, adata: AnnData) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
-        """Columns that must stay as they were, and what reads one as numbers, ``(n_cells,)``."""
+        """Columns that must stay unchanged, each with a reader of its numbers, ``(n_cells,)``."""
         for field, state in self._fields:
             for key in _read_by(field, state):
                 yield key, partial(_numbers, field, adata, key, state)
 
 
-def _read_by(field: Any, state: dict[str, Any]) -> list[str]:
+def _read_by(field: BaseAnnDataField, state: State) -> list[str]:
     """Columns of the user that a field reads."""
     if isinstance(field, CategoryField):
         return [] if field.is_default else [state[field.ORIGINAL_ATTR_KEY]]
@@ -141,7 +142,7 @@ def _read_by(field: Any, state: dict[str, Any]) -> list[str]:
     return [field.attr_key] if isinstance(field, SizeFactorField) else []
 
 
-def _numbers(field: Any, adata: AnnData, key: str, state: dict[str, Any]) -> np.ndarray:
+def _numbers(field: BaseAnnDataField, adata: AnnData, key: str, state: State) -> np.ndarray:
     """Codes of a column of categories; numbers of any other, in single precision, in which models read them."""
     if isinstance(field, CategoryField):
         return field.codes(column(adata, key), np.asarray(state[field.CATEGORICAL_MAPPING_KEY], dtype=object))
@@ -160,29 +161,32 @@ def _stored(values: pd.Series) -> tuple[pd.Index | None, np.ndarray] | None:
 
 
 def _is_stored(values: pd.Series, before: tuple[pd.Index | None, np.ndarray] | None) -> bool:
-    """Compare a column with how it was stored, which is found sooner than what it means."""
+    """Compare a column with its former storage, which is faster than to compare categories."""
     now = _stored(values)
     if now is None or before is None or not np.array_equal(now[1], before[1]):
         return False
     return now[0] is before[0] or (now[0] is not None and before[0] is not None and now[0].equals(before[0]))
 
 
-def written_by(fields: Sequence[tuple[Any, dict[str, Any]]]) -> list[tuple[str, str]]:
+def written_by(fields: Sequence[tuple[BaseAnnDataField, State]]) -> list[tuple[str, str]]:
     """Table and key of each column that registration writes."""
     kinds = CategoryField | CategoricalCovariatesField | ContinuousCovariatesField
     return [(field.attr_name, field.attr_key) for field, _ in fields if isinstance(field, kinds)]
 
 
-def _table(adata: AnnData, place: tuple[str, str]) -> Any:
+def _table(adata: AnnData, place: tuple[str, str]) -> Table:
     name, key = place
-    return getattr(adata, name)[key]
+    found: Table = getattr(adata, name)[key]
+    return found
 
 
 # -- values --------------------------------------------------------------------------------------------------
 
 
-def changed_matrix(adata: AnnData, x: Any, *, where: str, registered: MatrixPrint, report: MatrixReport) -> Exception:
-    """Error for a matrix that no longer holds what was registered; read in full to say what it looks like.
+def changed_matrix(
+    adata: AnnData, x: StoredMatrix, *, where: str, registered: MatrixPrint, report: MatrixReport
+) -> Exception:
+    """Build the error for a matrix that changed since it was registered; it is read in full to describe it.
 
     Parameters
     ----------
@@ -191,11 +195,11 @@ def changed_matrix(adata: AnnData, x: Any, *, where: str, registered: MatrixPrin
     x
         Its matrix.
     where
-        How to call it.
+        Name of the matrix in messages.
     registered
-        Fingerprint of what it held.
+        Fingerprint of the registered matrix.
     report
-        What was found in it when it was registered.
+        Scan of the registered matrix.
     """
     now = scan_matrix(loadable(x, where=where, quiet=True))
     if now.n_nan + now.n_infinite:
@@ -219,7 +223,7 @@ def changed_matrix(adata: AnnData, x: Any, *, where: str, registered: MatrixPrin
 
 
 def _look(before: MatrixReport, now: MatrixReport) -> str:
-    """How the matrix looks, where it is on another scale than before."""
+    """Describe the scale of the matrix now, if it differs from that of the registered one."""
     since = "since setup_anndata"
     was = "counts" if before.are_counts else "the values registered"
     if now.n_negative and not before.n_negative:
@@ -236,7 +240,7 @@ def _look(before: MatrixReport, now: MatrixReport) -> str:
 
 
 def _held_by(adata: AnnData, where: str, registered: MatrixPrint) -> str:
-    """The way back, where a layer or raw still holds what was registered."""
+    """Name a layer or raw that still holds the registered values, with the line that restores them."""
     places = {"adata.X": adata.X} | {f"adata.layers[{key!r}]": x for key, x in adata.layers.items() if key is not None}
     raw = getattr(adata, "raw", None)
     if raw is not None and raw.shape == adata.shape:
@@ -249,7 +253,7 @@ def _held_by(adata: AnnData, where: str, registered: MatrixPrint) -> str:
 
 @contextmanager
 def reading(where: str, adata: AnnData) -> Iterator[None]:
-    """Say of any error in the block that the matrix is gone, or its file cannot be read."""
+    """Turn errors of the block into one that the matrix, or its file, cannot be read."""
     try:
         yield
     except DeltaviError:

@@ -1,4 +1,4 @@
-"""Mini-batches made on the device that trains: counts stay there if they fit, and travel as sparse parts if not."""
+"""Mini-batches made on the training device: counts stay there if they fit, else each batch is sent in sparse form."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SHARE_OF_FREE = 0.25
 class SentRows:
     """Rows of a sparse matrix in the memory of the computer, made dense on a device.
 
-    It gives what :class:`deltavi.registry._batches.ResidentRows` does, as tensors on the device. All sizes are known on
-    the side of Python, which therefore never waits for the device.
+    It returns the same as :class:`deltavi.registry._batches.ResidentRows`, as tensors on the device. All sizes are
+    computed on the CPU, so that no step synchronises with the device.
 
     Parameters
     ----------
@@ -30,9 +30,9 @@ class SentRows:
     log_factorials
         ``(n_cells,)`` sum of log x! of each cell.
     columns
-        Whatever else a mini-batch holds, a row per cell.
+        All other entries of a mini-batch, a row per cell.
     device
-        Where mini-batches are made.
+        Device of the mini-batches.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class SentRows:
         }
 
     def with_counts(self, rows: np.ndarray) -> dict[str, Tensor]:
-        """Everything about these cells."""
+        """All entries of a mini-batch of these cells."""
         chosen, cell, gene, count = self._entries(np.asarray(rows, dtype=np.int64))
         n_genes = self.matrix.shape[1]
-        # a fresh one: the graph of the last step, or who fetches ahead, may still hold the last mini-batch
+        # a new tensor: the graph of the last step, or a prefetching loader, may still hold the last mini-batch
         x = count.new_zeros(len(rows) * n_genes)
         x.scatter_(0, torch.add(gene, cell, alpha=n_genes), count)
         return {
@@ -60,6 +60,11 @@ class SentRows:
             _keys.NONZERO: torch.stack((cell, gene)),
             _keys.NONZERO_COUNT: count,
         }
+
+    def on_host(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Row within `rows`, gene and count of each entry, as arrays, in the order of those on the device."""
+        cut = self.matrix[rows]
+        return np.repeat(np.arange(len(rows)), np.diff(cut.indptr)), cut.indices, cut.data
 
     def _entries(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """`rows` on the device; row within the mini-batch, gene and count of each entry."""
@@ -96,15 +101,15 @@ class KeptRows(SentRows):
 
 
 def kept(values: np.ndarray, device: torch.device) -> Tensor:
-    """`values` on the device for good; Python waits for the copy."""
+    """Copy of `values` that stays on the device; the call returns after the copy."""
     return _tensor(values).to(device)
 
 
 def sent(values: np.ndarray, device: torch.device) -> Tensor:
-    """`values` on the device, without waiting for it."""
+    """Copy of `values` on the device; the call returns before the copy is done."""
     tensor = _tensor(values)
     if device.type == "cuda":
-        # from other memory CUDA copies only once everything asked for before is done
+        # from pageable memory CUDA copies only after all earlier work is done
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
@@ -118,13 +123,13 @@ def only_counts(matrix: sparse.csr_matrix) -> sparse.csr_matrix | None:
 
 
 def rows_for(matrix: sparse.csr_matrix, device: torch.device) -> type[SentRows]:
-    """Which rows the device has room for."""
+    """Class of rows that fits into the free memory of the device."""
     n_bytes = 8 * matrix.nnz  # a column number and a count
     return KeptRows if n_bytes < SHARE_OF_FREE * free_bytes(device) else SentRows
 
 
 def free_bytes(device: torch.device) -> int:
-    """Free memory of a device; none where nobody says."""
+    """Free memory of a device in bytes; zero if the device does not report it."""
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 0
 
 

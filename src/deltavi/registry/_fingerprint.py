@@ -1,15 +1,15 @@
-"""Fingerprint of an expression matrix: tells in a pass at the speed of memory whether it still holds the same."""
+"""Fingerprint of an expression matrix: detects changed values in one pass at the speed of memory."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
+from deltavi._types import Rows, StoredMatrix, is_dask, is_sparse
 from deltavi.registry.checks import row_blocks, stored_blocks
 
 # Words of eight bytes that are multiplied with weights at a time.
@@ -28,34 +28,34 @@ _WEIGHTS = _GENERATOR.integers(0, 2**63, WORDS, dtype=np.uint64) * np.uint64(2) 
 _GENE_SEED = 20232
 
 
-# -- what is stored ------------------------------------------------------------------------------------------
+# -- storage -------------------------------------------------------------------------------------------------
 
 
 def checksum(values: np.ndarray) -> int:
-    """Sum over the words of an array modulo 2**64, each weighted by its place: one that changed is always seen."""
+    """Sum over the words of an array modulo 2**64, weighted by position: a change of one word is always detected."""
     flat = np.ravel(values, order="K").view(np.uint8)
     words = flat[: len(flat) // 8 * 8].view(np.uint64)
     n_blocks = len(words) // WORDS
     of_blocks = words[: n_blocks * WORDS].reshape(n_blocks, WORDS) @ _WEIGHTS
-    # odd, so that no difference is lost in what is beyond 64 bits
+    # odd, so that no difference is lost in the overflow beyond 64 bits
     odd = np.arange(1, 2 * n_blocks + 1, 2, dtype=np.uint64)
     rest = words[n_blocks * WORDS :]
     total = int(of_blocks @ odd) + 3 * int(rest @ _WEIGHTS[: len(rest)])
     return (total + 5 * int.from_bytes(flat[len(words) * 8 :].tobytes(), "little")) % 2**64
 
 
-def is_on_disk(x: Any) -> bool:
-    """Whether `x` is read from a file when rows are cut from it."""
+def is_on_disk(x: StoredMatrix) -> bool:
+    """True if `x` lies in a file, from which rows are read."""
     return isinstance(x, h5py.Dataset | CSRDataset | CSCDataset)
 
 
-def is_lazy(x: Any) -> bool:
-    """Whether reading all of `x` costs more than walking through memory."""
+def is_lazy(x: StoredMatrix) -> bool:
+    """True if to read all of `x` costs more than a pass through memory."""
     return is_on_disk(x) or hasattr(x, "map_blocks")
 
 
-def _arrays(x: Any) -> list[Any]:
-    """Arrays that `x` is stored in."""
+def _arrays(x: StoredMatrix) -> list[StoredMatrix]:
+    """Arrays in which `x` is stored."""
     if isinstance(x, CSRDataset | CSCDataset):
         return [x.group[name] for name in ("data", "indices", "indptr")]
     if sparse.issparse(x):
@@ -70,13 +70,14 @@ def runs(length: int, n_runs: int, size: int) -> list[slice]:
     return [slice(start, start + size) for start in np.linspace(0, length - size, n_runs).astype(int).tolist()]
 
 
-def stored(x: Any, n_runs: int = RUNS) -> tuple[Any, ...]:
-    """Kind, shape and checksums of `x` as it is stored; the same again while nothing was written to it.
+def stored(x: StoredMatrix, n_runs: int = RUNS) -> tuple[object, ...]:
+    """Kind, shape and checksums of `x` as it is stored; equal as long as nothing was written to it.
 
-    In memory every byte counts, on disk some runs, and of a dask array its name, which is that of its computation.
+    The checksums cover every byte in memory and some runs of rows on disk; of a dask array, the name of its
+    computation is taken instead.
     """
     kind = (type(x).__name__, tuple(int(n) for n in x.shape), str(getattr(x, "dtype", "")))
-    if hasattr(x, "map_blocks"):
+    if is_dask(x):
         return (*kind, str(x.name))
     if not is_on_disk(x):
         return (*kind, *(checksum(np.asarray(part)) for part in _arrays(x)))
@@ -87,7 +88,7 @@ def stored(x: Any, n_runs: int = RUNS) -> tuple[Any, ...]:
     return (*kind, *sums)
 
 
-# -- what it means -------------------------------------------------------------------------------------------
+# -- values --------------------------------------------------------------------------------------------------
 
 
 def gene_weights(n_genes: int) -> np.ndarray:
@@ -95,19 +96,19 @@ def gene_weights(n_genes: int) -> np.ndarray:
     return np.random.default_rng(_GENE_SEED).uniform(0.5, 1.5, n_genes)
 
 
-def cell_sums(x: Any, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def cell_sums(x: StoredMatrix, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Weighted sum of each row of `x`, and of its absolute values, in any storage; ``(n_rows,)`` each.
 
-    Values are taken in single precision, in which models read them.
+    Values are rounded to single precision, in which models read them.
     """
     weights = gene_weights(int(x.shape[1]))
-    if sparse.issparse(x) and x.format == "csc":
+    if is_sparse(x) and x.format == "csc":
         sums = np.zeros((2, x.shape[0]))
         for start in range(0, x.shape[1], BLOCK_COLUMNS):
             part = slice(start, start + BLOCK_COLUMNS)
             sums += _weighted(x[:, part], weights[part])
         return (sums[0], sums[1]) if rows is None else (sums[0][rows], sums[1][rows])
-    if sparse.issparse(x) and x.format != "csr":
+    if is_sparse(x) and x.format != "csr":
         x = sparse.csr_matrix(x)
     parts = stored_blocks(x) if rows is None else row_blocks(x, rows)
     blocks = [_weighted(block, weights) for _, block in parts]
@@ -115,27 +116,27 @@ def cell_sums(x: Any, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.nd
     return joined[0], joined[1]
 
 
-def _weighted(block: Any, weights: np.ndarray) -> np.ndarray:
+def _weighted(block: Rows, weights: np.ndarray) -> np.ndarray:
     single = block.astype(np.float32, copy=False).astype(np.float64)
     sums = np.asarray(single @ weights).ravel()
-    values = single.data if sparse.issparse(single) else single
+    values = single.data if is_sparse(single) else np.asarray(single)
     if values.min(initial=0.0) >= 0:
         return np.stack([sums, sums])
     return np.stack([sums, np.asarray(abs(single) @ weights).ravel()])
 
 
-def _rows_compared(x: Any) -> np.ndarray | None:
+def _rows_compared(x: StoredMatrix) -> np.ndarray | None:
     """Rows of `x` whose values are compared; all for ``None``."""
     if not is_lazy(x):
         return None
     if isinstance(x, CSCDataset):
-        # each of them would be cut from the whole file
+        # each row would need a read of the whole file
         return np.zeros(0, dtype=int)
     return np.concatenate([np.arange(x.shape[0])[run] for run in runs(x.shape[0], DASK_RUNS, ROWS_OF_RUN)])
 
 
 class MatrixPrint:
-    """What is remembered of a registered matrix: how it is stored, and what sums of its values are.
+    """Fingerprint of a registered matrix: checksums of its storage, and sums of its values.
 
     Parameters
     ----------
@@ -145,23 +146,23 @@ class MatrixPrint:
         File it is read from.
     """
 
-    def __init__(self, x: Any, file: Path | None = None) -> None:
+    def __init__(self, x: StoredMatrix, file: Path | None = None) -> None:
         self.file = file if is_on_disk(x) else None
         self._remember(x)
         self._remember_storage(x)
 
-    def _remember(self, x: Any) -> None:
+    def _remember(self, x: StoredMatrix) -> None:
         self.rows = _rows_compared(x)
         self.sums, self.sizes = cell_sums(x, self.rows)
 
-    def _remember_storage(self, x: Any) -> None:
-        # the time before the content: what is written in between is found
+    def _remember_storage(self, x: StoredMatrix) -> None:
+        # the time is read before the content, so that a write in between is detected
         self._written = None if self.file is None else last_written(self.file)
         self._storage = stored(x)
         self._more_storage = stored(x, RUNS_IF_WRITTEN) if is_on_disk(x) else ()
 
-    def is_same(self, x: Any) -> bool:
-        """Whether `x` holds what was registered, in whatever storage."""
+    def is_same(self, x: StoredMatrix) -> bool:
+        """True if `x` holds the registered values, in any storage."""
         if is_on_disk(x):
             return self._is_same_file(x)
         storage = stored(x)
@@ -170,11 +171,11 @@ class MatrixPrint:
                 return False
             self._storage = storage
             if self.rows is not None and not is_lazy(x):
-                # all of what was on disk is in memory
+                # the whole matrix was moved from disk to memory
                 self._remember(x)
         return True
 
-    def _is_same_file(self, x: Any) -> bool:
+    def _is_same_file(self, x: StoredMatrix) -> bool:
         written = None if self.file is None else last_written(self.file)
         if written == self._written:
             return stored(x) == self._storage
@@ -183,14 +184,14 @@ class MatrixPrint:
         self._written = written
         return True
 
-    def differs(self, x: Any) -> np.ndarray:
-        """Cells among those compared whose values are others now."""
+    def differs(self, x: StoredMatrix) -> np.ndarray:
+        """Mask of the compared cells whose values changed."""
         # NaN differs from everything
         changed: np.ndarray = ~(np.abs(cell_sums(x, self.rows)[0] - self.sums) <= ROUNDING * self.sizes)
         return changed
 
-    def is_reordered(self, x: Any) -> bool:
-        """Whether all rows are there, and belong to other cells."""
+    def is_reordered(self, x: StoredMatrix) -> bool:
+        """True if all rows are there, and belong to other cells."""
         if self.rows is not None:
             return False
         apart = np.abs(np.sort(cell_sums(x)[0]) - np.sort(self.sums))

@@ -1,18 +1,20 @@
-"""One full scan of an expression matrix, in row blocks, whatever it is stored in."""
+"""Full scan of an expression matrix, in row blocks, for any storage."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
+import h5py
 import numpy as np
 from anndata.abc import CSCDataset
 from scipy import sparse
 
 from deltavi._errors import InputDataError, InputDataWarning, examples
 from deltavi._keys import UNASSIGNED
+from deltavi._types import Rows, State, StoredMatrix
 
 BLOCK_ROWS = 1024
 # Non-zero entries moved at a time where a backed CSC matrix is walked through.
@@ -38,18 +40,18 @@ COUNT_LIKELIHOOD = (
     f"A count likelihood needs raw counts; gene_likelihood='normal' takes log-normalised expression. {ANY_VALUES}"
 )
 Kind = Literal["counts", "log-normalised values"]
-# What is said of a kind of values that lies elsewhere than where it was looked for.
+# Text that names another place of the AnnData that holds a kind of values.
 Offer = Callable[[Kind], str]
 
 
 def nowhere_else(kind: Kind) -> str:
-    """Say nothing: where else values could lie is not known."""
+    """Return no text: other places that may hold the values are not known."""
     return ""
 
 
 @dataclass(frozen=True)
 class MatrixReport:
-    """What a full scan of a matrix found; every number counts entries unless it says cells or genes."""
+    """Result of a full scan of a matrix; numbers count entries unless their name has cells or genes."""
 
     n_cells: int
     n_genes: int
@@ -75,7 +77,7 @@ class MatrixReport:
 
     @property
     def look_like_counts(self) -> bool:
-        """Whole numbers for the most part; logarithms of scaled counts hardly ever are."""
+        """Mostly whole numbers; logarithms of scaled counts are rarely whole."""
         return self.n_negative == 0 and 2 * self.n_fractional < self.n_nonzero
 
     @property
@@ -89,20 +91,20 @@ class MatrixReport:
         totals = np.asarray([t for t in self.first_cell_totals if t > 0])
         return self.n_fractional > 0 and len(totals) > 1 and bool(np.ptp(totals) < 1e-3 * totals.mean())
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> State:
         """Plain JSON-able form, for the registry."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> MatrixReport:
+    def from_dict(cls, saved: State) -> MatrixReport:
         """Inverse of :meth:`as_dict`."""
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
+        fields: State = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
         return cls(**fields)
 
 
 def row_blocks(
-    x: Any, rows: np.ndarray | None = None, *, size: int = BLOCK_ROWS
-) -> Iterator[tuple[np.ndarray, sparse.csr_matrix | np.ndarray]]:
+    x: StoredMatrix, rows: np.ndarray | None = None, *, size: int = BLOCK_ROWS
+) -> Iterator[tuple[np.ndarray, Rows]]:
     """Blocks of `size` rows as ``(row numbers, dense array or CSR)``; only one block is in memory at a time."""
     rows = np.arange(x.shape[0]) if rows is None else np.asarray(rows)
     for start in range(0, len(rows), size):
@@ -113,7 +115,7 @@ def row_blocks(
         yield taken if contiguous else np.sort(taken), _as_block(block)
 
 
-def _as_block(block: Any) -> sparse.csr_matrix | np.ndarray:
+def _as_block(block: Rows) -> Rows:
     rows = sparse.csr_matrix(block) if sparse.issparse(block) else np.asarray(block)
     # SciPy reads the byte order of this computer alone
     rows = rows if rows.dtype.isnative else rows.astype(rows.dtype.newbyteorder("="))
@@ -121,7 +123,7 @@ def _as_block(block: Any) -> sparse.csr_matrix | np.ndarray:
     return rows.astype(np.float32) if rows.dtype.itemsize < SMALLEST_ITEM else rows
 
 
-def entries(block: sparse.csr_matrix | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def entries(block: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Row, column and value of every stored entry of a block."""
     if isinstance(block, np.ndarray):
         rows, columns = np.nonzero(np.ones(block.shape, dtype=bool)) if block.size else (np.array([], int),) * 2
@@ -130,7 +132,7 @@ def entries(block: sparse.csr_matrix | np.ndarray) -> tuple[np.ndarray, np.ndarr
     return rows, block.indices, block.data
 
 
-def stored_blocks(x: Any) -> Iterator[tuple[np.ndarray, sparse.csr_matrix | np.ndarray]]:
+def stored_blocks(x: StoredMatrix) -> Iterator[tuple[np.ndarray, Rows]]:
     """Blocks of all rows as of :func:`row_blocks`, which cannot be written to where they share memory with `x`."""
     if not isinstance(x, sparse.csr_matrix) or x.data.dtype.itemsize < SMALLEST_ITEM or not x.dtype.isnative:
         yield from row_blocks(x)
@@ -147,12 +149,12 @@ def stored_blocks(x: Any) -> Iterator[tuple[np.ndarray, sparse.csr_matrix | np.n
         )
 
 
-def scan_matrix(x: Any) -> MatrixReport:
+def scan_matrix(x: StoredMatrix) -> MatrixReport:
     """Count everything that can be wrong with `x` ``(n_cells, n_genes)``, reading it once."""
     return scan_and_total(x)[0]
 
 
-def scan_and_total(x: Any) -> tuple[MatrixReport, np.ndarray]:
+def scan_and_total(x: StoredMatrix) -> tuple[MatrixReport, np.ndarray]:
     """Report of :func:`scan_matrix`, and the sum of absolute values of each cell, ``(n_cells,)``."""
     scan = _Scan()
     for numbers, block in stored_blocks(x):
@@ -173,7 +175,7 @@ class _Scan:
         self.totals: list[np.ndarray] = []
         self.maximum = 0.0
 
-    def read(self, numbers: np.ndarray, block: sparse.csr_matrix | np.ndarray) -> None:
+    def read(self, numbers: np.ndarray, block: Rows) -> None:
         """Add a block, whose rows have `numbers`."""
         values = block.data if sparse.issparse(block) else block
         values = np.asarray(values).reshape(-1)
@@ -185,7 +187,7 @@ class _Scan:
             self._read_values(numbers, block, values.astype(np.float64))
             self._read_totals(numbers, _sizes(block))
 
-    def _read_values(self, numbers: np.ndarray, block: Any, values: np.ndarray) -> None:
+    def _read_values(self, numbers: np.ndarray, block: Rows, values: np.ndarray) -> None:
         sums = self.sums
         wrong = ~np.isfinite(values)
         if wrong.any():
@@ -207,7 +209,7 @@ class _Scan:
         sums["n_nonzero"] += int((finite != 0).sum())
         self.maximum = max(self.maximum, float(finite.max(initial=0.0)))
 
-    def _read_totals(self, numbers: np.ndarray, sizes: Any) -> None:
+    def _read_totals(self, numbers: np.ndarray, sizes: Rows) -> None:
         cell_totals = np.asarray(sizes.sum(1), dtype=np.float64).ravel()
         self.sums["n_empty_cells"] += int((cell_totals == 0).sum())
         self.empty.extend(numbers[cell_totals == 0][:3].tolist())
@@ -217,7 +219,7 @@ class _Scan:
         """Everything that was found in a matrix of this shape."""
         sums = self.sums
         if self.maximum < 0.5:
-            # nothing but what is left of zeros: these are small numbers, not counts
+            # no value rounds to one: these are small numbers, not counts
             sums["n_fractional"], sums["n_rounding"] = sums["n_fractional"] + sums["n_rounding"], 0
         return MatrixReport(
             n_cells=int(shape[0]),
@@ -233,7 +235,7 @@ class _Scan:
         )
 
 
-def _sizes(block: sparse.csr_matrix | np.ndarray) -> sparse.csr_matrix | np.ndarray:
+def _sizes(block: Rows) -> Rows:
     """Absolute values; those that SciPy takes sort the indices of the matrix in place."""
     if isinstance(block, np.ndarray):
         return np.abs(block)
@@ -251,7 +253,7 @@ def are_plain_counts(values: np.ndarray) -> bool:
 
 
 def differ_by_rounding(values: np.ndarray) -> np.ndarray:
-    """Which of `values` are whole numbers but for rounding, as after undoing a logarithm."""
+    """Mask of `values` that are whole numbers but for rounding, as after inverting a logarithm."""
     whole = np.rint(values)
     distance = np.abs(values - whole)
     near = distance <= np.clip(ROUNDING_SHARE * np.abs(values), ROUNDING, LARGEST_ROUNDING)
@@ -275,7 +277,7 @@ def require_finite(
 
 
 def _negative(report: MatrixReport, cells: Sequence[str]) -> str:
-    """How many values are negative, in which of `cells`; of cells without names, in which rows."""
+    """Text with the number of negative values and their `cells`; their rows if cells have no names."""
     named = examples([cells[i] for i in report.negative_cells] if len(cells) else report.negative_cells)
     return f"{report.n_negative} negative values in {report.n_negative_cells} cells (for example {named})"
 
@@ -288,7 +290,7 @@ def require_counts(
     needs: str = COUNT_LIKELIHOOD,
     offer: Offer = nowhere_else,
 ) -> None:
-    """Raise where a model of raw counts, as `needs` says, would meet anything but non-negative whole numbers."""
+    """Raise if a matrix for a model of raw counts, see `needs`, holds other than non-negative whole numbers."""
     if report.are_counts:
         return
     if report.n_negative:
@@ -318,7 +320,7 @@ def require_log_normalised(
     needs: str = LOG_LIKELIHOOD,
     offer: Offer = nowhere_else,
 ) -> None:
-    """Raise where a Gaussian model, as `needs` says, would meet counts, or values that no logarithm of counts takes."""
+    """Raise if a matrix for a Gaussian model, described by `needs`, holds counts or values too large for log counts."""
     if report.n_negative:
         reason = f"holds {_negative(report, cells)}, as scaled or centred data do and logarithms of counts do not"
     elif report.look_like_counts:
@@ -339,7 +341,7 @@ def require_log_normalised(
 def require_detection(
     report: MatrixReport, *, where: str, cells: Sequence[str] = (), offer: Offer = nowhere_else
 ) -> None:
-    """Raise where a Bernoulli likelihood would meet anything but values from zero to one."""
+    """Raise if a matrix for a Bernoulli likelihood holds values outside of zero to one."""
     if report.n_negative == 0 and report.max_value <= 1:
         return
     negative = f"{_negative(report, cells)} and " if report.n_negative else ""
@@ -351,7 +353,7 @@ def require_detection(
 
 
 def scale_check(gene_likelihood: str) -> Callable[..., None]:
-    """What raises where a matrix is not on the scale a likelihood needs."""
+    """Check that raises if a matrix is not on the scale of a likelihood."""
     other: dict[str, Callable[..., None]] = {"normal": require_log_normalised, "bernoulli": require_detection}
     return other.get(gene_likelihood, require_counts)
 
@@ -370,16 +372,16 @@ def warn_unusual(report: MatrixReport, *, where: str, cells: Sequence[str]) -> N
         warnings.warn(message, InputDataWarning, stacklevel=4)
 
 
-def cell_totals(x: Any) -> np.ndarray:
+def cell_totals(x: StoredMatrix) -> np.ndarray:
     """Sum of each row of `x`, read in blocks, ``(n_cells,)``."""
     if isinstance(x, CSCDataset):
-        # cut by rows it would be read whole for every block
+        # to cut rows from columns would read the whole file for every block
         return _totals_by_column(x.group["indices"], x.group["data"], n_rows=x.shape[0])
     sums = [np.asarray(block.sum(1), dtype=np.float64).ravel() for _, block in row_blocks(x)]
     return np.concatenate(sums) if sums else np.zeros(0)
 
 
-def _totals_by_column(row_of: Any, value_of: Any, *, n_rows: int) -> np.ndarray:
+def _totals_by_column(row_of: h5py.Dataset, value_of: h5py.Dataset, *, n_rows: int) -> np.ndarray:
     totals = np.zeros(n_rows)
     for start in range(0, row_of.shape[0], ENTRIES_PER_PASS):
         entries = slice(start, start + ENTRIES_PER_PASS)
@@ -388,5 +390,5 @@ def _totals_by_column(row_of: Any, value_of: Any, *, n_rows: int) -> np.ndarray:
 
 
 def are_relative(size_factors: np.ndarray, totals: np.ndarray) -> bool:
-    """Whether size factors are smaller than the counts they belong to, as pooled estimates around one are."""
+    """True if size factors are smaller than the counts they belong to, as pooled estimates around one are."""
     return len(size_factors) > 0 and bool(np.median(size_factors) < np.median(totals))

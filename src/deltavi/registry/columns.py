@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,7 @@ from deltavi._errors import (
 )
 from deltavi._text import PLAIN, as_text, folded_text, is_readable, meant, texts_of
 
-# Code of a category that training never saw: modules read it as the average of the known ones.
+# Code of a category that is absent from training: modules read it as the average of the known ones.
 UNSEEN = -1
 
 
@@ -50,11 +49,11 @@ def column(adata: AnnData, key: str) -> pd.Series:
 
 
 def _comparable(values: pd.Series) -> pd.Series:
-    """`values` in a type that pandas makes categories of: it has none in half precision, in which 0.1 stays 0.1."""
+    """`values` in a type that pandas can make categories of, unlike half precision; 0.1 in half precision stays 0.1."""
     if isinstance(values.dtype, pd.SparseDtype):
         return pd.Series(np.asarray(values), index=values.index)
     if isinstance(values.dtype, np.dtype) and values.dtype.kind == "S":
-        # bytes of one length, which pandas keeps and cannot count
+        # fixed-length bytes, which pandas stores but cannot count
         return values.astype(object)
     return values.astype(str).astype(float) if values.dtype == np.float16 else values
 
@@ -62,7 +61,7 @@ def _comparable(values: pd.Series) -> pd.Series:
 def _kinds(values: pd.Series) -> set[type]:
     """Types of the values that are not missing; of columns of one type that of the column."""
     held = pd.Series(values.cat.categories) if isinstance(values.dtype, pd.CategoricalDtype) else values
-    # pandas cannot tell which records are missing
+    # pandas has no missing values among records
     if is_readable(held.dtype.type) or held.dtype.kind == "V":
         return {held.dtype.type}
     return {type(value) for value in held.dropna()}
@@ -123,7 +122,7 @@ def _positions(values: np.ndarray, categories: np.ndarray) -> np.ndarray:
 
 
 def category_names(values: pd.Series, categories: np.ndarray) -> np.ndarray:
-    """Text of each value, that of the known category where it is one, ``None`` where it is missing, ``(n_cells,)``."""
+    """Text of each value, that of the known category if it is one, ``None`` if it is missing, ``(n_cells,)``."""
     places, texts = texts_of(_comparable(values))
     names: np.ndarray = np.array([*texts, None], dtype=object)[places]
     codes = codes_of(values, categories)
@@ -140,7 +139,7 @@ def extended(categories: np.ndarray, values: pd.Series, key: str) -> np.ndarray:
 
 
 def warn_unseen(values: pd.Series, codes: np.ndarray, key: str) -> None:
-    """Say once which categories training never saw, and what is done about them."""
+    """Warn once of categories that are absent from training, and of their treatment."""
     unseen = pd.unique(values[codes < 0].dropna())
     if len(unseen):
         warnings.warn(
@@ -152,8 +151,8 @@ def warn_unseen(values: pd.Series, codes: np.ndarray, key: str) -> None:
         )
 
 
-def require_known(kind: str, given: object, known: Any) -> str:
-    """Text of the one of `known` that `given` is.
+def require_known(kind: str, given: object, known: Iterable[object]) -> str:
+    """Text of the category of `known` that equals `given`.
 
     Raises
     ------

@@ -22,7 +22,7 @@ SEPARATOR = "+"
 
 
 def parts_in(name: str, separator: str = SEPARATOR) -> list[str]:
-    """What `separator` joins in a name, without spaces around it."""
+    """Split a name at `separator`, without spaces around the parts."""
     return [part.strip() for part in name.split(separator)]
 
 
@@ -35,7 +35,7 @@ def canonical_name(name: str, *, control: str, separator: str = SEPARATOR) -> st
 
 
 def same_condition(given: object, known: Iterable[object]) -> str | None:
-    """Text of the one of `known` that `given` is, in whatever order the parts of its name stand."""
+    """Text of the condition of `known` that equals `given`, in any order of the parts of its name."""
     names = list(known)
     found = meant(given, names)
     if found is not None or not isinstance(given, str) or SEPARATOR not in given:
@@ -60,7 +60,7 @@ def canonical_conditions(adata: AnnData, condition_key: str, *, control: str, se
     control
         Condition of untreated cells, as it stands in names of combinations and by itself.
     separator
-        What joins the parts of a name.
+        Text between the parts of a name.
 
     Raises
     ------

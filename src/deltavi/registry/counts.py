@@ -13,7 +13,7 @@ from deltavi.registry.checks import FLOAT32_EXACT, require_finite, row_blocks, s
 from deltavi.registry.matrix import loadable, rounded
 from deltavi.registry.source import elsewhere, matrix_name, matrix_of
 
-# What to do where counts lie nowhere in the AnnData.
+# Way out if no part of the AnnData holds counts.
 OTHERWISE = (
     " If it is normalised, take the counts from the file it was made of; round counts that were corrected for ambient "
     "RNA, {where} = np.rint({where})."

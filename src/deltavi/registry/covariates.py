@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from anndata import AnnData
 from scvi.data.fields import NumericalJointObsField, NumericalObsField
 
 from deltavi._errors import InputDataError, InputDataWarning, UnknownCategoryError, examples
+from deltavi._types import State
 from deltavi.registry.checks import are_relative
 from deltavi.registry.columns import numbers
 
@@ -26,7 +27,7 @@ SMALLEST_SPREAD = 1e-12
 class ContinuousCovariatesField(NumericalJointObsField):
     """Continuous covariates: finite numbers, standardised with the moments of the training cells.
 
-    The registry keeps the moments, so that a query and a loaded model meet the same scale. One of an older file has
+    The registry keeps the moments, so that a query and a loaded model use the same scale. One of an older file has
     none: its covariates are read as they are.
     """
 
@@ -41,7 +42,7 @@ class ContinuousCovariatesField(NumericalJointObsField):
                     f"(for example {examples(adata.obs_names[wrong])})."
                 )
 
-    def register_field(self, adata: AnnData) -> dict[str, Any]:
+    def register_field(self, adata: AnnData) -> State:
         self.validate_field(adata)
         values = self._values(adata)
         moments = _moments(values)
@@ -49,30 +50,30 @@ class ContinuousCovariatesField(NumericalJointObsField):
         return self._write(adata, values, moments)
 
     def transfer_field(
-        self, state_registry: dict[str, Any], adata_target: AnnData, attached: bool = False, **_: Any
-    ) -> dict[str, Any]:
+        self, state_registry: State, adata_target: AnnData, attached: bool = False, **_: object
+    ) -> State:
         self.validate_field(adata_target)
         values, moments = self._values(adata_target), state_registry.get(self.MOMENTS_KEY)
         if moments is not None:
             self._warn_of_far_off(adata_target, values, moments)
         return self._write(adata_target, values, moments)
 
-    def write_again(self, adata: AnnData, state: dict[str, Any]) -> None:
+    def write_again(self, adata: AnnData, state: State) -> None:
         """Write the standardised values once more, after another registration wrote its own."""
         self.validate_field(adata)
         self._write(adata, self._values(adata), state.get(self.MOMENTS_KEY))
 
     def _values(self, adata: AnnData) -> np.ndarray:
-        """Covariates as they are, ``(n_cells, n_covariates)``."""
+        """Covariates on their own scale, ``(n_cells, n_covariates)``."""
         return np.stack([numbers(adata, key) for key in self.attr_keys], axis=1)
 
-    def _write(self, adata: AnnData, values: np.ndarray, moments: dict[str, Any] | None) -> dict[str, Any]:
+    def _write(self, adata: AnnData, values: np.ndarray, moments: State | None) -> State:
         scaled = values if moments is None else standardised(values, moments)
         adata.obsm[self.attr_key] = pd.DataFrame(scaled, index=adata.obs_names, columns=list(self.attr_keys))
         kept = {} if moments is None else {self.MOMENTS_KEY: moments}
         return {self.COLUMNS_KEY: np.asarray(self.attr_keys, dtype=object), **kept}
 
-    def _warn_of_constants(self, values: np.ndarray, moments: dict[str, Any]) -> None:
+    def _warn_of_constants(self, values: np.ndarray, moments: State) -> None:
         constant = np.flatnonzero(np.asarray(moments["scales"]) == 0)
         for place in constant if len(values) > 1 else ():
             warnings.warn(
@@ -83,7 +84,7 @@ class ContinuousCovariatesField(NumericalJointObsField):
                 stacklevel=4,
             )
 
-    def _warn_of_far_off(self, adata: AnnData, values: np.ndarray, moments: dict[str, Any]) -> None:
+    def _warn_of_far_off(self, adata: AnnData, values: np.ndarray, moments: State) -> None:
         scales, lows, highs = (np.asarray(moments[name]) for name in ("scales", "lows", "highs"))
         far = (values < lows - FAR_OFF * scales) | (values > highs + FAR_OFF * scales)
         for place in np.flatnonzero(far.any(0)):
@@ -97,15 +98,15 @@ class ContinuousCovariatesField(NumericalJointObsField):
             )
 
 
-def _moments(values: np.ndarray) -> dict[str, Any]:
+def _moments(values: np.ndarray) -> State:
     """Mean, standard deviation and range of each column; a constant one has a standard deviation of zero."""
     means, scales = values.mean(0), values.std(0)
     scales[scales <= SMALLEST_SPREAD * np.abs(values).max(0)] = 0.0
     return {"means": means, "scales": scales, "lows": values.min(0), "highs": values.max(0)}
 
 
-def standardised(values: np.ndarray, moments: dict[str, Any]) -> np.ndarray:
-    """`values` ``(n_cells, n_covariates)`` less the mean, in standard deviations; zero where training saw no spread."""
+def standardised(values: np.ndarray, moments: State) -> np.ndarray:
+    """`values` ``(n_cells, n_covariates)`` less the mean, in standard deviations; zero for constant ones."""
     means, scales = np.asarray(moments["means"]), np.asarray(moments["scales"])
     found: np.ndarray = np.divide(values - means, scales, out=np.zeros_like(values), where=scales > 0)
     return found
@@ -128,11 +129,11 @@ class SizeFactorField(NumericalObsField):
     UNIT_KEY, RELATIVE_KEY = "unit", "is_relative"
 
     def __init__(self, registry_key: str, attr_key: str | None, *, expression: ExpressionField) -> None:
-        # without a column it is empty
+        # a field without a column is empty
         super().__init__(registry_key, attr_key, required=False)
         self._expression = expression
 
-    def register_field(self, adata: AnnData) -> dict[str, Any]:
+    def register_field(self, adata: AnnData) -> State:
         state = super().register_field(adata)
         given, counted = numbers(adata, self.attr_key), self._expression.cell_totals()
         is_relative = are_relative(given, counted)
@@ -140,9 +141,7 @@ class SizeFactorField(NumericalObsField):
         unit = float(counted.mean() / given.mean()) if is_relative else 1.0
         return {**state, self.RELATIVE_KEY: is_relative, self.UNIT_KEY: unit}
 
-    def transfer_field(
-        self, state_registry: dict[str, Any], adata_target: AnnData, **transfer_kwargs: Any
-    ) -> dict[str, Any]:
+    def transfer_field(self, state_registry: State, adata_target: AnnData, **transfer_kwargs: object) -> State:
         state = super().transfer_field(state_registry, adata_target, **transfer_kwargs)
         kept = {name: state_registry[name] for name in (self.RELATIVE_KEY, self.UNIT_KEY) if name in state_registry}
         return {**state, **kept}

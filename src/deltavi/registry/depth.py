@@ -1,11 +1,10 @@
-"""Each cell's total over all genes, where the matrix holds a selection of them: found, or pointed at."""
+"""Total counts of each cell over all genes, if the matrix holds a selection of genes: found, or warned of."""
 
 from __future__ import annotations
 
 import logging
 import re
 import warnings
-from typing import Any
 
 import numpy as np
 from anndata import AnnData
@@ -14,20 +13,21 @@ from anndata.abc import CSCDataset
 from deltavi import _keys
 from deltavi._entries import scalar
 from deltavi._errors import DeltaviError, LibrarySizeWarning
+from deltavi._types import StoredMatrix
 from deltavi.registry.checks import cell_totals, scan_matrix
 from deltavi.registry.columns import numbers
 from deltavi.registry.source import matrix_of, rows_to_look_at, some_rows
 
 logger = logging.getLogger("deltavi")
 
-# How columns of totals are called by scanpy, Seurat, scater, Monocle and pipelines, without case and punctuation.
+# Names of columns of totals in scanpy, Seurat, scater, Monocle and pipelines, without case and punctuation.
 TOTALS = (
     *("totalcounts", "totalcount", "totalcountsrna", "totalumis", "totalumi", "totalumicounts", "ncounts", "ncount"),
     *("ncountrna", "ncountsrna", "ncountoriginalexp", "ncountsall", "numi", "numis", "numicounts", "umis", "umi"),
     *("umicount", "umicounts", "librarysize", "libsize", "sumcounts", "sum", "total", "countdepth", "ntranscripts"),
     *("totaltranscripts", "nmolecules"),
 )
-# Totals that exceed the sums by less than this share miss a few rare genes, which changes nothing.
+# Totals that exceed the sums by less than this share differ by a few rare genes, which has no effect.
 SMALLEST_EXCESS = 0.01
 # QC tools store totals in single precision.
 ROUNDING = 1e-6
@@ -36,10 +36,10 @@ MOST_GENES_KEPT = 0.8
 WAYS_OUT = "Pass {pass_it}; size_factor_key=False takes the sums over the genes of the matrix."
 
 
-def chosen_size_factor(adata: AnnData, layer: str | None, asked: Any) -> Any:
-    """Column of totals to register, or None: the one asked for, or the one that ``highly_variable_genes`` wrote.
+def chosen_size_factor(adata: AnnData, layer: str | None, asked: object) -> object:
+    """Column of totals to register, or None: the requested one, or the one that ``highly_variable_genes`` wrote.
 
-    Other columns and ``adata.raw`` are pointed at in a :class:`LibrarySizeWarning` where they tell of more genes.
+    A :class:`LibrarySizeWarning` names other columns, or ``adata.raw``, whose totals cover more genes.
 
     Parameters
     ----------
@@ -77,13 +77,13 @@ def _folded(name: object) -> str:
     return re.sub(r"[^a-z0-9]", "", str(name).casefold())
 
 
-def _sampled_sums(x: Any) -> tuple[np.ndarray, np.ndarray] | None:
+def _sampled_sums(x: StoredMatrix) -> tuple[np.ndarray, np.ndarray] | None:
     """Numbers of some rows of `x` and their sums, ``(n_rows,)`` each; None where they hold no counts."""
     if isinstance(x, CSCDataset):
         return np.arange(x.shape[0]), cell_totals(x)
     rows = some_rows(x)
     report = None if rows is None else scan_matrix(rows)
-    # zeros and ones are detection, which has no depth
+    # zeros and ones are detection, which has no sequencing depth
     if report is None or report.n_nan or report.n_infinite or not report.are_counts or report.max_value <= 1:
         return None
     return rows_to_look_at(x), cell_totals(rows)
@@ -103,7 +103,7 @@ def _excess(totals: np.ndarray, sums: np.ndarray) -> float:
 
 
 def _is_intact(adata: AnnData, key: str, rows: np.ndarray, sums: np.ndarray) -> bool:
-    """Whether the column that ``highly_variable_genes`` wrote can be used; said in the log, or why not in a warning."""
+    """Check the column that ``highly_variable_genes`` wrote: log its use, or warn of the reason against it."""
     totals = _column(adata, key) if key in adata.obs else np.zeros(0)
     if not len(totals):
         reason = "is gone"

@@ -1,9 +1,8 @@
-"""AnnData fields: scvi-tools' registration with full checks and a stated answer to unseen categories."""
+"""AnnData fields: scvi-tools' registration with full checks and a defined code for unseen categories."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,7 @@ from scvi.data.fields import CategoricalJointObsField, CategoricalObsField, Laye
 from deltavi import _keys
 from deltavi._errors import DeltaviError, InputDataError, examples
 from deltavi._text import as_text
+from deltavi._types import State
 from deltavi.registry.checks import MatrixReport, require_finite, scan_and_total, warn_unusual
 from deltavi.registry.columns import UNSEEN, codes_of, column, extended, used_categories, warn_unseen
 from deltavi.registry.matrix import loadable, rounded
@@ -28,7 +28,7 @@ from deltavi.registry.source import matrix_name, matrix_of
 
 logger = logging.getLogger("deltavi")
 
-# What a value of a column is called, and several.
+# Names of one value of a column, and of several.
 NOUNS = {
     REGISTRY_KEYS.BATCH_KEY: ("batch", "batches"),
     REGISTRY_KEYS.LABELS_KEY: ("label", "labels"),
@@ -47,14 +47,14 @@ class ExpressionField(LayerField):
 
     @property
     def where(self) -> str:
-        """How to call the matrix in a message."""
+        """Name of the matrix in messages."""
         return matrix_name(self.attr_key)
 
     def validate_field(self, adata: AnnData) -> None:
         matrix_of(adata, self.attr_key)
 
     def require_finite(self, adata: AnnData, *, quiet: bool = True) -> MatrixReport:
-        """What a scan of the matrix finds; raise where that is NaN or infinite values."""
+        """Scan the matrix; raise if it holds NaN or infinite values."""
         self.validate_field(adata)
         matrix = loadable(self.get_field_data(adata), where=self.where, quiet=quiet)
         report, self._totals = scan_and_total(matrix)
@@ -71,7 +71,7 @@ class ExpressionField(LayerField):
         assert self._totals is not None
         return self._totals
 
-    def register_field(self, adata: AnnData) -> dict[str, Any]:
+    def register_field(self, adata: AnnData) -> State:
         report = self.require_finite(adata, quiet=False)
         warn_unusual(report, where=self.where, cells=adata.obs_names)
         if report.n_rounding and report.are_counts:
@@ -96,7 +96,7 @@ class CategoryField(CategoricalObsField):
     attr_key
         obs column; ``None`` makes a constant one.
     optional_in_query
-        Whether a query may lack the column (labels are then unknown, which is fine for a prediction).
+        True if a query may lack the column (labels are then unknown, which a prediction does not need).
     """
 
     CELLS_KEY = "cells_sha256"
@@ -106,7 +106,7 @@ class CategoryField(CategoricalObsField):
         super().__init__(registry_key, attr_key)
         self.optional_in_query = optional_in_query
 
-    def register_field(self, adata: AnnData) -> dict[str, Any]:
+    def register_field(self, adata: AnnData) -> State:
         if self.is_default:
             self._setup_default_attr(adata)
         key = self._original_attr_key
@@ -120,17 +120,17 @@ class CategoryField(CategoricalObsField):
 
     def transfer_field(
         self,
-        state_registry: dict[str, Any],
+        state_registry: State,
         adata_target: AnnData,
         extend_categories: bool = False,
         attached: bool = False,
-        **_: Any,
-    ) -> dict[str, Any]:
+        **_: object,
+    ) -> State:
         categories = np.asarray(state_registry[self.CATEGORICAL_MAPPING_KEY], dtype=object)
         if self.is_default:
             self._setup_default_attr(adata_target)
         key = self._original_attr_key
-        # what tells whether the cells of training come back with other values
+        # fingerprint of training cells, to detect those that are passed again with other values
         keys = () if extend_categories else (self.CELLS_KEY, self.CODES_KEY)
         kept = {name: state_registry[name] for name in keys if name in state_registry}
         if key not in adata_target.obs and self.optional_in_query:
@@ -159,18 +159,18 @@ class CategoryField(CategoricalObsField):
         if self.registry_key == REGISTRY_KEYS.BATCH_KEY:
             warn_small_batches(values, self._original_attr_key)
 
-    def _fingerprint(self, adata: AnnData) -> dict[str, Any]:
-        """What tells later whether the same cells come back with other values."""
+    def _fingerprint(self, adata: AnnData) -> State:
+        """Fingerprint by which the same cells with other values are detected later."""
         codes = np.asarray(adata.obs[self.attr_key])
         names = sorted_names(adata.obs_names)
         smallest = np.min_scalar_type(-2 - int(codes.max(initial=UNSEEN)))
         return {self.CELLS_KEY: checksum(names), self.CODES_KEY: codes[names.index].astype(smallest)}
 
-    def _require_same(self, state: dict[str, Any], adata: AnnData) -> None:
+    def _require_same(self, state: State, adata: AnnData) -> None:
         """Raise where the cells are those of training, by name, and have other values.
 
-        Cells without a known value, here or in training, are not compared: a query may well hide labels. Nor is what
-        comes from a file that was written before values were kept.
+        Cells without a known value, here or in training, are not compared: a query may hide labels. Nor are cells of
+        a model file that was written before values were kept.
         """
         known = np.asarray(state.get(self.CODES_KEY, ()))
         if len(known) != adata.n_obs:
@@ -189,7 +189,7 @@ class CategoryField(CategoricalObsField):
                 "training cells, rename them: adata.obs_names = 'query-' + adata.obs_names."
             )
 
-    def write_again(self, adata: AnnData, state: dict[str, Any]) -> None:
+    def write_again(self, adata: AnnData, state: State) -> None:
         """Write the codes of what the column holds by now, after another registration wrote its own."""
         key, codes = state[self.ORIGINAL_ATTR_KEY], np.zeros(adata.n_obs, dtype=np.int64)
         if key not in adata.obs and self.optional_in_query:
@@ -201,19 +201,19 @@ class CategoryField(CategoricalObsField):
             codes = self.codes(values, np.asarray(state[self.CATEGORICAL_MAPPING_KEY], dtype=object))
         adata.obs[self.attr_key] = codes
 
-    def _write(self, adata: AnnData, values: pd.Series, categories: np.ndarray) -> dict[str, Any]:
+    def _write(self, adata: AnnData, values: pd.Series, categories: np.ndarray) -> State:
         adata.obs[self.attr_key] = self.codes(values, categories)
         return {self.CATEGORICAL_MAPPING_KEY: categories, self.ORIGINAL_ATTR_KEY: self._original_attr_key}
 
 
 class CategoricalCovariatesField(CategoricalJointObsField):
-    """Several categorical columns together, with the same answer to unseen categories."""
+    """Several categorical columns together, with the same code for unseen categories."""
 
     def validate_field(self, adata: AnnData) -> None:
         for key in self.attr_keys:
             column(adata, key)
 
-    def _make_array_categorical(self, adata: AnnData, category_dict: dict[str, Any] | None = None) -> dict[str, Any]:
+    def _make_array_categorical(self, adata: AnnData, category_dict: dict[str, list[str]] | None = None) -> State:
         frame = getattr(adata, self.attr_name)[self.attr_key]
         categories = {
             key: used_categories(column(adata, key), key) if category_dict is None else np.asarray(category_dict[key])

@@ -7,7 +7,6 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,14 +29,14 @@ MOST_PREFIXES = 4
 
 @dataclass(frozen=True)
 class GeneMatch:
-    """Where each gene of the model lies in a query.
+    """Position of each gene of the model in a query.
 
     Parameters
     ----------
     positions
         ``(n_model_genes,)`` column of the query, -1 where the gene is absent.
     n_extra
-        Genes of the query that the model does not know.
+        Number of genes of the query that the model lacks.
     """
 
     positions: np.ndarray
@@ -112,13 +111,13 @@ def _too_few(match: GeneMatch, query: pd.Index, model: pd.Index, min_overlap: fl
 
 
 def suggest_vocabulary(query: pd.Index, model: pd.Index) -> str:
-    """Say which renaming would make the names meet, where one would; nothing is renamed silently."""
+    """Suggest a renaming that would make the names match, if there is one; nothing is renamed."""
     if _share(query.str.replace(VERSION, "", regex=True), model.str.replace(VERSION, "", regex=True)) > 0.5:
         return " The names differ by a version suffix: strip it with adata.var_names.str.replace(r'\\.\\d+$', '')."
     if _share(query.str.upper(), model.str.upper()) > 0.5:
         return " The names differ by case: rename them, for example adata.var_names.str.upper()."
-    for explain in (_prefix_of_query, _prefix_of_model, _spaces):
-        if found := explain(query, model):
+    for suggestion in (_prefix_of_query, _prefix_of_model, _spaces):
+        if found := suggestion(query, model):
             return found
     query_ensembl, model_ensembl = _ensembl_share(query), _ensembl_share(model)
     if query_ensembl > 0.5 > model_ensembl:
@@ -129,7 +128,7 @@ def suggest_vocabulary(query: pd.Index, model: pd.Index) -> str:
 
 
 def _prefix_of_query(query: pd.Index, model: pd.Index) -> str:
-    """Say so where the names of the query begin with a genome, as those of several species do."""
+    """Suggest to strip a genome's prefix from names of the query, as aligners to several species add."""
     prefix = _prefix(query, model)
     if prefix is None:
         return ""
@@ -152,7 +151,7 @@ def _prefix_of_model(query: pd.Index, model: pd.Index) -> str:
 
 
 def _prefix(names: pd.Index, bare: pd.Index) -> str | None:
-    """What most of `names` begin with, and `bare` do not; without it, versions and case aside, they are the same."""
+    """Prefix of most `names` that `bare` lack; without it, versions and case aside, most names are the same."""
     prefixes = names.str.extract(PREFIX, expand=False).value_counts()
     for prefix in prefixes.index[:MOST_PREFIXES]:
         stripped = names[names.str.startswith(prefix)].str.removeprefix(prefix)
@@ -183,9 +182,14 @@ def _ensembl_share(names: pd.Index) -> float:
 
 
 def gene_positions(
-    gene_list: Any, genes: pd.Index, *, name: str = "gene_list", held_by: str = "the model", listed: str = "gene_names"
+    gene_list: object,
+    genes: pd.Index,
+    *,
+    name: str = "gene_list",
+    held_by: str = "the model",
+    listed: str = "gene_names",
 ) -> np.ndarray:
-    """Positions of the genes asked for, by name or by a mask, ``(n_chosen,)``.
+    """Positions of the chosen genes, by name or by a mask, ``(n_chosen,)``.
 
     Parameters
     ----------
@@ -194,9 +198,9 @@ def gene_positions(
     genes
         Known genes.
     name
-        Argument they were given as.
+        Name of the argument, for the message.
     held_by, listed
-        Thing that knows the genes, and its attribute that lists them, for the message.
+        Owner of the genes, and its attribute that lists them, for the message.
 
     Raises
     ------
@@ -219,15 +223,16 @@ def gene_positions(
     return np.asarray(found)
 
 
-def _nearest_genes(absent: list[Any], genes: pd.Index) -> str:
+def _nearest_genes(absent: list[object], genes: pd.Index) -> str:
     """Nearest names of genes that are not there; there are too many to list."""
     close = [found for gene in absent[:3] if (found := nearest(gene, genes)) is not None]
     return f" Did you mean {examples(close)}?" if close else ""
 
 
-def _is_mask(values: Any) -> bool:
+def _is_mask(values: object) -> bool:
     dtype = getattr(values, "dtype", None)
     if dtype is not None and str(dtype) != "object":
         return "bool" in str(dtype)
-    listed = isinstance(values, list | tuple | np.ndarray | pd.Series | pd.Index) and np.ndim(values) == 1
-    return listed and len(values) > 0 and all(isinstance(scalar(value), bool) for value in values)
+    if not isinstance(values, list | tuple | np.ndarray | pd.Series | pd.Index) or np.ndim(values) != 1:
+        return False
+    return len(values) > 0 and all(isinstance(scalar(value), bool) for value in values)

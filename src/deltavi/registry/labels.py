@@ -1,4 +1,4 @@
-"""Known cell types: a column in which some cells carry a label and others none."""
+"""Labels of cells: a column in which some cells have a label and others none."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import difflib
 import logging
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,13 +13,14 @@ from anndata import AnnData
 
 from deltavi._errors import DeltaviError, UnknownCategoryError, UnseenCategoryWarning, examples
 from deltavi._text import as_text, meant, texts_of
+from deltavi._types import State
 from deltavi.registry.columns import column
 from deltavi.registry.fields import CategoryField
 from deltavi.registry.names import folded, warn_mixed_types, warn_near_duplicates, warn_of_names
 
 logger = logging.getLogger("deltavi")
 
-# What cells without a label are called by convention, without spaces and in lower case.
+# Conventional names of cells without a label, without spaces and in lower case.
 MISSING_NAMES = frozenset(("", "-", "-1", "?", "<na>", "na", "n/a", "nan", "none", "null"))
 PLACEHOLDERS = MISSING_NAMES | {"unknown", "undefined", "unlabeled", "unlabelled", "unassigned", "unannotated"}
 # Share of letters in common from which two names may be one and a slip of the keyboard.
@@ -30,8 +30,8 @@ ALIKE = 0.8
 class LabelField(CategoryField):
     """Labels of cells, of which some may be missing: codes from 0 for labels, -1 for cells without one.
 
-    Labels are text, whatever the column holds, and sorted. Those of a query are read where there are any; they never
-    add to the known ones.
+    Labels are read as text from a column of any type, and sorted. Labels of a query are read if there are any; they
+    never add to the known ones.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class LabelField(CategoryField):
         super().__init__(registry_key, attr_key, optional_in_query=True)
         self.unlabeled_category = None if unlabeled_category is None else as_text(unlabeled_category)
 
-    def register_field(self, adata: AnnData) -> dict[str, Any]:
+    def register_field(self, adata: AnnData) -> State:
         key = self._original_attr_key
         values = column(adata, key)
         counts = label_counts(values)
@@ -69,12 +69,12 @@ class LabelField(CategoryField):
 
     def transfer_field(
         self,
-        state_registry: dict[str, Any],
+        state_registry: State,
         adata_target: AnnData,
         extend_categories: bool = False,
         attached: bool = False,
-        **_: Any,
-    ) -> dict[str, Any]:
+        **_: object,
+    ) -> State:
         unlabeled = state_registry[self.UNLABELED_KEY]
         state = super().transfer_field(state_registry, adata_target)
         if self._original_attr_key in adata_target.obs:
@@ -87,7 +87,7 @@ class LabelField(CategoryField):
         if extend_categories:
             # from here on these are the training cells
             return {**state, self.UNLABELED_KEY: unlabeled, **self._fingerprint(adata_target)}
-        # of a query too: unlike a column of groups, labels are what is asked for
+        # of a query too: unlike a column of groups, labels are what the model predicts
         self._require_same(state_registry, adata_target)
         return {**state_registry, **state}
 
@@ -106,7 +106,7 @@ def label_counts(values: pd.Series) -> dict[str, int]:
 
 
 def require_unlabeled_category(given: str | None, counts: Mapping[str, int], key: str) -> None:
-    """Raise where no cell is called `given`, but a label reads like it, or like no label."""
+    """Raise if no cell has the label `given`, but a label resembles it, or the usual names of no label."""
     if given is None or given in counts:
         return
     meant = likely_meant(given, counts)
@@ -127,7 +127,7 @@ def likely_meant(given: str, names: Iterable[str]) -> str | None:
 
 
 def require_two_labels(labels: Mapping[str, int], values: pd.Series, key: str) -> None:
-    """Raise where there is nothing to tell apart."""
+    """Raise if there are fewer than two labels."""
     if not labels:
         raise DeltaviError(
             f"obs[{key!r}]: none of the {len(values)} cells has a label (for example {examples(values.index)}). "
@@ -142,8 +142,8 @@ def require_two_labels(labels: Mapping[str, int], values: pd.Series, key: str) -
 
 
 def warn_placeholders(labels: Mapping[str, int], unlabeled: str | None, key: str) -> None:
-    """Warn of labels that read like none, and are learned as cell types."""
-    # a spelling of the unlabelled name itself is a near-duplicate, which is warned of already
+    """Warn of labels that resemble the usual names of no label, and are learned as cell types."""
+    # a spelling of the unlabelled name itself is a near-duplicate, of which there is a warning already
     found = [n for n in labels if folded(n) in PLACEHOLDERS and (unlabeled is None or folded(n) != folded(unlabeled))]
     if found:
         n_cells = sum(labels[name] for name in found)
@@ -155,7 +155,7 @@ def warn_placeholders(labels: Mapping[str, int], unlabeled: str | None, key: str
 
 
 def warn_single_cells(labels: Mapping[str, int], key: str) -> None:
-    """Warn of labels that cannot be both learned and checked."""
+    """Warn of labels of a single cell, which cannot be in both training and calibration."""
     single = [label for label, n in labels.items() if n == 1]
     if single:
         warn_of_names(
@@ -165,7 +165,7 @@ def warn_single_cells(labels: Mapping[str, int], key: str) -> None:
 
 
 def log_unlabeled(values: pd.Series, counts: Mapping[str, int], unlabeled: str | None, key: str) -> None:
-    """Say how many cells have no label."""
+    """Log the number of cells without a label."""
     n_missing = int(values.isna().sum())
     if n_missing:
         logger.info("obs[%r] is missing for %d of %d cells; they are unlabelled.", key, n_missing, len(values))
@@ -178,7 +178,7 @@ def log_unlabeled(values: pd.Series, counts: Mapping[str, int], unlabeled: str |
 
 
 def report_new_labels(values: pd.Series, known: Iterable[str], key: str, *, learned: bool) -> None:
-    """Say which labels training never saw: a warning where the cells are `learned`, else a note in the log."""
+    """Report labels that are absent from training: by a warning if the cells are `learned`, else in the log."""
     new = {label: n for label, n in label_counts(values).items() if meant(label, known) is None}
     if not new:
         return

@@ -1,10 +1,9 @@
-"""Columns that an earlier registration or answer left in an AnnData, as in a file or where samples were joined."""
+"""Columns of an earlier registration or prediction in an AnnData, as from a file or from joined samples."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +22,7 @@ SOURCES = (_keys.OBS_SOURCE_CONDITION, _keys.OBS_SOURCE_CELL)
 
 
 def left_behind(adata: AnnData) -> list[tuple[str, str]]:
-    """Table and key of what another registration left in an AnnData that none holds now.
+    """Table and key of columns left by an earlier registration, in an AnnData that has none now.
 
     Raises
     ------
@@ -55,8 +54,8 @@ def drop(adata: AnnData, left: list[tuple[str, str]], written: set[tuple[str, st
         )
 
 
-def _are_codes(values: Any) -> bool:
-    """Whether a column can be one of codes: whole numbers from -1 on, fewer than cells; missing where samples met."""
+def _are_codes(values: pd.Series) -> bool:
+    """True if a column can hold codes: whole numbers from -1 on, fewer than cells; missing in joined samples."""
     dtype = values.dtype
     if isinstance(dtype, pd.CategoricalDtype) or not pd.api.types.is_numeric_dtype(dtype):
         return False
@@ -66,29 +65,29 @@ def _are_codes(values: Any) -> bool:
     return bool(np.all((codes == np.floor(codes)) & (codes >= -1) & (codes < max(len(values), 1))))
 
 
-def _is_written_table(values: Any) -> bool:
-    """Whether a table can be one of covariates: numbers, as a frame, or the array a file or a join makes of one."""
+def _is_written_table(values: object) -> bool:
+    """True if a table can hold covariates: numbers, as a frame, or as the array that a file or a join makes of one."""
     kinds = values.dtypes if isinstance(values, pd.DataFrame) else [getattr(values, "dtype", np.dtype(object))]
     return all(pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind) for kind in kinds)
 
 
-# -- columns of answers ----------------------------------------------------------------------------------------
+# -- columns of predictions ------------------------------------------------------------------------------------
 
 
 def require_free_sources(obs: pd.DataFrame, conditions: Iterable[object], *, key: str) -> None:
-    """Raise where columns that say where a predicted cell comes from hold something else.
+    """Raise if the columns for the source of a predicted cell hold something else.
 
-    Those of an earlier prediction are no clash, as where its cells were joined with the measured ones: an answer names
-    the cells of its own call, and the AnnData that was passed stays as it is.
+    Columns of an earlier prediction are no clash, as when its cells were joined with the measured ones: a prediction
+    names the cells of its own call, and the AnnData that was passed stays unchanged.
 
     Parameters
     ----------
     obs
-        Cells to predict, and those beside them.
+        Cells to predict from, and the other cells of their AnnData.
     conditions
         Conditions of the training cells.
     key
-        Column of conditions; those of `obs` are known as well.
+        Column of conditions; those of `obs` are allowed as well.
 
     Raises
     ------
@@ -109,7 +108,7 @@ def require_free_sources(obs: pd.DataFrame, conditions: Iterable[object], *, key
 
 
 def _predicted_earlier(obs: pd.DataFrame, known: set[str]) -> np.ndarray:
-    """Cells that an earlier prediction wrote, ``(n_cells,)``: they come from a condition that is `known`."""
+    """Cells of an earlier prediction, ``(n_cells,)``: their source is a condition of `known`."""
     if not _names_in(obs, _keys.OBS_SOURCE_CONDITION) <= known:
         return np.zeros(len(obs), dtype=bool)
     return _is_given(obs, _keys.OBS_SOURCE_CONDITION)

@@ -1,8 +1,8 @@
-"""Data manager: hands out a loadable matrix without touching the user's, and only what was registered."""
+"""Data manager: provides registered data only, with a loadable matrix made beside the user's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
+from scvi.data.fields import BaseAnnDataField
 from torch.utils.data import Subset
 
 from deltavi._compat import (
@@ -21,6 +22,7 @@ from deltavi._compat import (
     AnnDataManager,
 )
 from deltavi._random import taking_turns
+from deltavi._types import State, StoredMatrix, Table
 from deltavi.registry._batches import OrderedDataset
 from deltavi.registry._changes import (
     Columns,
@@ -47,7 +49,7 @@ _compared: ContextVar[set[str] | None] = ContextVar("compared", default=None)
 
 @contextmanager
 def compared_once() -> Iterator[None]:
-    """Compare each registered AnnData once in this block, however often it is read."""
+    """Compare each registered AnnData once in this block, for any number of reads."""
     if _compared.get() is not None:
         yield
         return
@@ -61,34 +63,33 @@ def compared_once() -> Iterator[None]:
 class DataManager(AnnDataManager):
     """scvi-tools' manager with the expression matrix converted beside the user's object where needed.
 
-    What it hands out is what was registered with it: cells, genes, values or columns that changed since are an error,
-    and codes that another registration of the same AnnData wrote over are written again.
+    It provides the data as they were registered: changed cells, genes, values or columns are an error, and codes that
+    another registration of the same AnnData overwrote are written again.
 
     Parameters
     ----------
     is_watched
-        Whether what is registered is compared later; not where it is read at once and let go.
+        True if registered data are compared later; False if they are read once and released.
     *args, **kwargs
         As in scvi-tools.
     """
 
-    adata: Any
+    # none until fields are registered
+    adata: AnnData
 
     def __init__(self, *args: Any, is_watched: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._converted: tuple[Any, Any] | None = None
+        self._converted: tuple[StoredMatrix, StoredMatrix] | None = None
         self._is_watched = is_watched
         # names, columns and values when registered
-        self._cells: Any = None
-        self._genes: Any = None
+        self._cells: pd.Index = pd.Index([])
+        self._genes: pd.Index = pd.Index([])
         self._columns: Columns | None = None
         self._matrix: MatrixPrint | None = None
 
     # -- registration ----------------------------------------------------------------------------------------
 
-    def register_fields(
-        self, adata: AnnData, source_registry: dict[str, Any] | None = None, **transfer_kwargs: Any
-    ) -> None:
+    def register_fields(self, adata: AnnData, source_registry: State | None = None, **transfer_kwargs: object) -> None:
         with self._undone_on_error(adata):
             super().register_fields(adata, source_registry, **transfer_kwargs)
             if self._is_watched:
@@ -96,7 +97,7 @@ class DataManager(AnnDataManager):
 
     @contextmanager
     def _undone_on_error(self, adata: AnnData) -> Iterator[None]:
-        """Leave no columns behind that the next attempt would take for the user's, and no half of a registry."""
+        """Remove columns and registry entries of a failed registration: the next would take them for the user's."""
         registries = self._registry[FIELD_REGISTRIES_KEY]
         before = dict(registries)
         # a view is refused before anything is written
@@ -128,7 +129,7 @@ class DataManager(AnnDataManager):
     # -- comparison ------------------------------------------------------------------------------------------
 
     def validate(self) -> None:
-        """Raise where the AnnData no longer holds what was registered; write codes again that another one wrote over.
+        """Raise if registered data changed; write codes again that another registration overwrote.
 
         Raises
         ------
@@ -144,7 +145,7 @@ class DataManager(AnnDataManager):
             self.require_same_cells()
             require_same_genes(self.adata.var_names, self._genes)
             self._require_same_matrix()
-        # models of several threads may share an AnnData, and write over each other's codes
+        # models of several threads may share an AnnData, and overwrite each other's codes
         with taking_turns():
             self._require_same_columns(again)
         if compared is not None:
@@ -178,11 +179,11 @@ class DataManager(AnnDataManager):
     def _register_again(self) -> None:
         """Write columns and identifiers of the AnnData once more, as they were registered.
 
-        Codes keep their meaning though categories came or went. Nothing is warned of again, and without a filter of
-        warnings: pandas swaps filters in whatever thread it runs, and may make one that is meant for a moment stay.
+        Codes keep their meaning if categories were added or removed. No warning is repeated, and no filter of warnings
+        is set: pandas swaps filters in any thread, and may make a temporary one permanent.
         """
         adata = self.adata
-        # models find their managers by it; whoever clears uns takes it away
+        # models find their managers by it, and it is lost when uns is cleared
         adata.uns.setdefault(SCVI_UUID_KEY, self.adata_uuid)
         with self._undone_on_error(adata):
             for field, state in self._registered_fields():
@@ -198,17 +199,17 @@ class DataManager(AnnDataManager):
     def _expression_field(self) -> ExpressionField | None:
         return next((field for field in self.fields if isinstance(field, ExpressionField)), None)
 
-    def _registered_fields(self) -> list[tuple[Any, dict[str, Any]]]:
-        """Fields that are not empty, each with what it left in the registry."""
+    def _registered_fields(self) -> list[tuple[BaseAnnDataField, State]]:
+        """Fields that are not empty, each with its state in the registry."""
         return [(field, self._state(field)) for field in self.fields if not field.is_empty]
 
-    def _state(self, field: Any) -> dict[str, Any]:
-        state: dict[str, Any] = self._registry[FIELD_REGISTRIES_KEY][field.registry_key][STATE_REGISTRY_KEY]
+    def _state(self, field: BaseAnnDataField) -> State:
+        state: State = self._registry[FIELD_REGISTRIES_KEY][field.registry_key][STATE_REGISTRY_KEY]
         return state
 
     # -- data ------------------------------------------------------------------------------------------------
 
-    def get_from_registry(self, registry_key: str) -> Any:
+    def get_from_registry(self, registry_key: str) -> StoredMatrix | Table:
         if self.adata is not None:
             self.validate()
         with taking_turns():
@@ -218,39 +219,39 @@ class DataManager(AnnDataManager):
             data = super().get_from_registry(registry_key)
             return self._loadable(data) if registry_key == REGISTRY_KEYS.X_KEY else data
 
-    def _loadable(self, source: Any) -> Any:
+    def _loadable(self, source: StoredMatrix) -> StoredMatrix:
         # a backed AnnData makes a new wrapper on every access, an in-memory one returns the same object
         on_disk = is_on_disk(source)
         if self._converted is not None and (self._converted[0] is source or on_disk):
             return self._converted[1]
         found = loadable(source, where="The expression matrix", quiet=True)
         found = rounded(found, self._scan, where="The expression matrix")
-        # what is read from a file as it is must not outlive that file
+        # data read directly from a file must not outlive that file
         self._converted = None if found is source else (source, found)
         return found
 
     @property
     def _scan(self) -> MatrixReport:
-        """What the scan of the expression matrix found when it was registered."""
+        """Scan of the expression matrix at registration."""
         state = self._registry[FIELD_REGISTRIES_KEY][REGISTRY_KEYS.X_KEY][STATE_REGISTRY_KEY]
         return MatrixReport.from_dict(state[ExpressionField.SCAN_KEY])
 
     def create_torch_dataset(
         self,
         indices: Sequence[int] | Sequence[bool] | None = None,
-        data_and_attributes: list[str] | dict[str, Any] | None = None,
+        data_and_attributes: list[str] | dict[str, type] | None = None,
         load_sparse_tensor: bool = False,
-    ) -> Any:
+    ) -> OrderedDataset | Subset[dict[str, np.ndarray]]:
         with compared_once():
             self.validate()
             dataset = OrderedDataset(self, getitem_tensors=data_and_attributes, load_sparse_tensor=load_sparse_tensor)
-            # fetched before anybody can change it
+            # read now, before the AnnData can change
             _ = dataset.data
         return dataset if indices is None else Subset(dataset, indices)
 
 
-def _write_again(field: Any, adata: AnnData, state: dict[str, Any]) -> None:
-    """Write what `field` adds to `adata`, by its own registry."""
+def _write_again(field: BaseAnnDataField, adata: AnnData, state: State) -> None:
+    """Write the columns of `field` to `adata`, by its own registry."""
     if isinstance(field, CategoryField):
         field.write_again(adata, state)
     elif isinstance(field, CategoricalCovariatesField):
@@ -261,6 +262,6 @@ def _write_again(field: Any, adata: AnnData, state: dict[str, Any]) -> None:
         field.write_again(adata, state)
 
 
-def _own(table: Any) -> list[str]:
+def _own(table: Iterable[str]) -> list[str]:
     """Keys of obs or obsm that registration writes."""
     return [key for key in table if str(key).startswith("_scvi")]

@@ -1,4 +1,4 @@
-"""Turn whatever holds the expression into something a loader can cut mini-batches from.
+"""Conversion of expression matrices of any type to one from which a loader can cut mini-batches.
 
 Nothing here changes the user's object: conversions are made beside it and kept by the data manager.
 """
@@ -8,13 +8,13 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from typing import Any
 
 import numpy as np
 from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
 from deltavi._errors import InputDataError, InputDataWarning
+from deltavi._types import Rows, StoredMatrix, is_sparse
 from deltavi.registry.checks import ENTRIES_PER_PASS, MatrixReport, row_blocks
 
 logger = logging.getLogger("deltavi")
@@ -23,7 +23,7 @@ logger = logging.getLogger("deltavi")
 OTHER_ARRAYS = ("xarray", "cupy", "cupyx", "awkward", "torch", "jax", "pandas")
 
 
-def loadable(x: Any, *, where: str, quiet: bool = False) -> Any:
+def loadable(x: StoredMatrix, *, where: str, quiet: bool = False) -> StoredMatrix:
     """`x` itself if rows can be cut from it cheaply, else a row-wise copy.
 
     Parameters
@@ -31,9 +31,9 @@ def loadable(x: Any, *, where: str, quiet: bool = False) -> Any:
     x
         Dense array, any SciPy sparse matrix or array, or a backed dataset.
     where
-        How to call `x` in a message, such as ``"adata.X"``.
+        Name of `x` in messages, such as ``"adata.X"``.
     quiet
-        Say nothing of what is unusual but allowed: it was said before.
+        Leave out warnings of unusual but allowed values, which were given before.
 
     Raises
     ------
@@ -61,8 +61,8 @@ def loadable(x: Any, *, where: str, quiet: bool = False) -> Any:
     return _native(np.asarray(x)) if isinstance(x, np.ndarray) else x
 
 
-def rounded(x: Any, report: MatrixReport, *, where: str) -> Any:
-    """`x`, as :func:`loadable` gave it, as whole numbers where its `report` says that it holds such but for rounding.
+def rounded(x: StoredMatrix, report: MatrixReport, *, where: str) -> StoredMatrix:
+    """Round `x`, of :func:`loadable`, if by its `report` it holds whole numbers but for rounding.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def rounded(x: Any, report: MatrixReport, *, where: str) -> Any:
     """
     if not report.n_rounding or not report.are_counts:
         return x
-    if sparse.issparse(x):
+    if is_sparse(x):
         return sparse.csr_matrix((np.rint(x.data), x.indices, x.indptr), shape=x.shape)
     if isinstance(x, np.ndarray):
         return np.rint(x)
@@ -88,7 +88,7 @@ def _native(x: np.ndarray) -> np.ndarray:
     return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
 
-def _check_dtype(x: Any, where: str, quiet: bool) -> None:
+def _check_dtype(x: StoredMatrix, where: str, quiet: bool) -> None:
     dtype = np.dtype(getattr(x, "dtype", float))
     if dtype.kind in "OUSV":
         raise InputDataError(f"{where} has dtype {dtype}, not numbers. Convert it, for example with astype('float32').")
@@ -104,7 +104,7 @@ def _check_dtype(x: Any, where: str, quiet: bool) -> None:
         warnings.warn(message, InputDataWarning, stacklevel=5)
 
 
-def _as_csr(x: Any, where: str, quiet: bool) -> sparse.csr_matrix:
+def _as_csr(x: sparse.spmatrix | sparse.sparray, where: str, quiet: bool) -> sparse.csr_matrix:
     if x.format == "coo" and not quiet:
         logger.info("%s is a COO matrix; a CSR copy is used for loading.", where)
     rows = x if type(x) is sparse.csr_matrix else sparse.csr_matrix(x)
@@ -115,8 +115,8 @@ def _as_csr(x: Any, where: str, quiet: bool) -> sparse.csr_matrix:
     return rows
 
 
-def _single_precision(chunk: Any) -> np.ndarray:
-    return np.asarray(chunk.toarray() if sparse.issparse(chunk) else chunk, dtype=np.float32)
+def _single_precision(chunk: Rows) -> np.ndarray:
+    return np.asarray(chunk.toarray() if is_sparse(chunk) else chunk, dtype=np.float32)
 
 
 def csr_on_disk(x: CSCDataset) -> sparse.csr_matrix:
@@ -153,7 +153,7 @@ def _scratch(length: int, dtype: type) -> np.ndarray:
         return np.memmap(file, dtype=dtype, mode="w+", shape=(max(length, 1),))[:length]
 
 
-def take_columns(x: Any, positions: np.ndarray) -> sparse.csr_matrix:
+def take_columns(x: StoredMatrix, positions: np.ndarray) -> sparse.csr_matrix:
     """Columns of `x` in the order of `positions`, -1 giving an empty column, as CSR ``(n_cells, n_positions)``."""
     present = positions >= 0
     # a selection matrix keeps the work sparse: column j of the result picks column positions[j]

@@ -1,4 +1,4 @@
-"""Names of categories, and of cells: what may not be meant as it is written, and whether cells are the same."""
+"""Names of categories and of cells: warnings of likely mistakes, and checksums to recognise the same cells."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def folded(name: str) -> str:
 
 
 def sorted_names(names: pd.Index) -> pd.Series:
-    """Names of cells, sorted, with their positions as index; empty where they do not tell cells apart.
+    """Names of cells, sorted, with their positions as index; empty if they do not identify cells.
 
-    That is where they repeat, and where they are the numbers anndata gives cells that have no names.
+    Names do not identify cells if they repeat, or if they are the numbers that anndata gives to cells without names.
     """
     text = pd.Series(names.astype(str).to_numpy(dtype=object), dtype=object)
     numbered = np.array_equal(text.to_numpy(), np.arange(len(text)).astype(str).astype(object))
@@ -70,12 +70,12 @@ def warn_near_duplicates(names: Iterable[str], key: str) -> None:
 
 def warn_of_names(message: str) -> None:
     """Warn of names, from two calls below what registers a column."""
-    # seen from register_field, which calls the checks
+    # counted from register_field, which calls the checks
     warnings.warn(message, LabelWarning, stacklevel=4)
 
 
 def warn_small_batches(values: pd.Series, key: str) -> None:
-    """Warn where most batches hold a single cell, as where cells were named in place of batches."""
+    """Warn if most batches hold a single cell, as in a column of cell names in place of batches."""
     cells = values.value_counts()
     single = cells.index[cells == 1]
     if 2 * len(single) > len(cells) > 2:

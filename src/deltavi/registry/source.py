@@ -1,8 +1,6 @@
-"""The expression matrix that an AnnData is asked for, and where else in it the values that are needed may lie."""
+"""Expression matrix of an AnnData, and other places in it that may hold the values that are needed."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 from anndata import AnnData
@@ -12,21 +10,22 @@ from scipy import sparse
 
 from deltavi._entries import one_name, require_anndata
 from deltavi._errors import InputDataError, UnknownCategoryError, unknown_category
+from deltavi._types import Rows, StoredMatrix, is_sparse
 from deltavi.registry.checks import Kind, MatrixReport, scan_matrix
 
-# Cells looked at where a guess is enough.
+# Cells that are sampled where a guess is enough.
 SAMPLED_CELLS = 512
 # Layers that hold the counts of all molecules, the more usual names first; velocyto's are a part of them each.
 USUAL_LAYERS = ("counts", "raw_counts", "raw", "count", "umi", "umis", "matrix", "spliced")
 
 
 def matrix_name(layer: str | None) -> str:
-    """How to call X, or a layer, in a message."""
+    """Name of X, or of a layer, in messages."""
     return "adata.X" if layer is None else f"adata.layers[{layer!r}]"
 
 
-def matrix_of(adata: AnnData, layer: str | None = None, *, kind: Kind = "counts") -> Any:
-    """X, or a layer, as `adata` holds it; `kind` is what it is hoped to hold.
+def matrix_of(adata: AnnData, layer: str | None = None, *, kind: Kind = "counts") -> StoredMatrix:
+    """X, or a layer, as `adata` holds it; `kind` names the expected values in errors.
 
     Raises
     ------
@@ -55,7 +54,7 @@ def layer_names(adata: AnnData) -> list[str]:
 
 def refuse_mask(adata: AnnData, layer: str | None) -> None:
     """Raise where values of X, or of a layer, are hidden by a mask."""
-    # a view hands out plain arrays, and only its parent still knows the mask
+    # a view returns plain arrays; the mask is that of its parent
     whole = adata._adata_ref if adata.is_view else adata
     x = whole.X if layer is None else whole.layers[layer]
     if isinstance(x, np.ma.MaskedArray):
@@ -68,7 +67,7 @@ def refuse_mask(adata: AnnData, layer: str | None) -> None:
 
 
 def elsewhere(adata: AnnData, layer: str | None, kind: Kind, *, for_model: bool = False) -> str:
-    """Say where else in `adata` values of a `kind` lie, with the line to write; "" where nowhere.
+    """Name other places in `adata` that hold values of a `kind`, with the line to write; "" if there are none.
 
     Parameters
     ----------
@@ -77,58 +76,58 @@ def elsewhere(adata: AnnData, layer: str | None, kind: Kind, *, for_model: bool 
     layer
         Layer that was read; ``None`` for X.
     kind
-        What is needed.
+        Kind of values that is needed.
     for_model
-        A trained model reads `layer`, so that another one cannot be named.
+        True for a trained model, which reads `layer` and takes no other.
     """
-    hints, reads = [], matrix_name(layer)
+    places, reads = [], matrix_name(layer)
     if adata.raw is not None and holds(adata.raw.X, kind):
         line = "adata.raw.to_adata()"
         line += f" with its X copied to layers[{layer!r}]" if layer is not None and for_model else ""
-        hints.append(f"adata.raw holds {kind} of {adata.raw.n_vars} genes: pass {line}.")
+        places.append(f"adata.raw holds {kind} of {adata.raw.n_vars} genes: pass {line}.")
     found = [name for name in layer_names(adata) if name != layer and holds(adata.layers[name], kind)]
     if found:
         best = min(found, key=_unusual)
         line = f"{reads} = adata.layers[{best!r}].copy()" if for_model else f"pass layer={best!r}"
-        hints.append(f"adata.layers[{best!r}] holds {kind}: {line}.")
+        places.append(f"adata.layers[{best!r}] holds {kind}: {line}.")
     if layer is not None and holds(adata.X, kind):
-        hints.append(f"adata.X holds {kind}: {f'{reads} = adata.X.copy()' if for_model else 'leave out layer'}.")
-    return "".join(f" {one}" for one in hints)
+        places.append(f"adata.X holds {kind}: {f'{reads} = adata.X.copy()' if for_model else 'leave out layer'}.")
+    return "".join(f" {one}" for one in places)
 
 
 def _unusual(name: str) -> int:
     return USUAL_LAYERS.index(name.lower()) if name.lower() in USUAL_LAYERS else len(USUAL_LAYERS)
 
 
-def holds(x: Any, kind: Kind) -> bool:
-    """Whether a sample of the cells of `x` holds values of a `kind`, and not zeros alone."""
+def holds(x: StoredMatrix, kind: Kind) -> bool:
+    """True if a sample of the cells of `x` holds values of a `kind`, and not zeros alone."""
     report = sampled(x)
     if report is None or report.n_nonzero == 0:
         return False
     return report.are_counts if kind == "counts" else report.look_log_normalised
 
 
-def sampled(x: Any, n: int = SAMPLED_CELLS) -> MatrixReport | None:
-    """Scan of up to `n` cells of `x`; None where it holds no numbers."""
+def sampled(x: StoredMatrix, n: int = SAMPLED_CELLS) -> MatrixReport | None:
+    """Scan of up to `n` cells of `x`; None if it holds no numbers."""
     rows = some_rows(x, n)
     return None if rows is None else scan_matrix(rows)
 
 
-def rows_to_look_at(x: Any, n: int = SAMPLED_CELLS) -> NDArray[np.intp]:
-    """Numbers of up to `n` rows: from all over a matrix in memory, else the first, which lie together."""
+def rows_to_look_at(x: StoredMatrix, n: int = SAMPLED_CELLS) -> NDArray[np.intp]:
+    """Numbers of up to `n` rows: evenly spaced in a matrix in memory, else the first, which are contiguous."""
     in_memory = isinstance(x, np.ndarray) or sparse.issparse(x)
     n_rows = int(x.shape[0])
     last = max(n_rows - 1, 0) if in_memory else min(n, n_rows) - 1
     return np.unique(np.linspace(0, last, min(n, n_rows)).astype(np.intp))
 
 
-def some_rows(x: Any, n: int = SAMPLED_CELLS) -> Any:
-    """Those rows of `x`; None where it holds no numbers, or rows cannot be read without the rest."""
+def some_rows(x: StoredMatrix, n: int = SAMPLED_CELLS) -> Rows | None:
+    """Those rows of `x`; None if it holds no numbers, or rows cannot be read without the rest."""
     if getattr(x, "ndim", len(getattr(x, "shape", ()))) != 2 or isinstance(x, CSCDataset):
         return None
     if np.dtype(getattr(x, "dtype", object)).kind not in "biuf":
         return None
     rows = rows_to_look_at(x, n)
-    if sparse.issparse(x):
+    if is_sparse(x):
         return sparse.csr_matrix(x)[rows] if x.format != "csc" else x[rows]
     return x[rows] if isinstance(x, np.ndarray) else x[: len(rows)]

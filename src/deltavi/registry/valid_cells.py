@@ -19,7 +19,7 @@ def valid_cells(adata: AnnData, *, layer: str | None = None, counts: bool = True
     Parameters
     ----------
     adata
-        AnnData to look at; backed files are read in blocks.
+        AnnData to check; backed files are read in blocks.
     layer
         Layer to check instead of X.
     counts

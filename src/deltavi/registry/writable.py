@@ -51,8 +51,8 @@ def writable_cells(adata: AnnData) -> AnnData:
 
 
 def _writable(values: pd.Series) -> Any:
-    """`values` themselves where a file can hold them, else their text or numbers."""
-    dtype: Any = values.dtype
+    """`values` themselves if a file can hold them, else their text or numbers."""
+    dtype = values.dtype
     if isinstance(dtype, pd.CategoricalDtype):
         return values if _is_plain(dtype.categories) else pd.Categorical(_texts(values), ordered=False)
     if isinstance(dtype, pd.SparseDtype):
@@ -67,8 +67,8 @@ def _writable(values: pd.Series) -> Any:
     return values.to_numpy(dtype=float, na_value=np.nan) if numeric else pd.Categorical(_texts(values))
 
 
-def _is_plain(values: Any) -> bool:
-    """Whether values are text throughout, or numbers of NumPy."""
+def _is_plain(values: pd.Series | pd.Index) -> bool:
+    """True if values are all text, or numbers of NumPy."""
     if isinstance(values.dtype, np.dtype) and values.dtype.kind == "O":
         return all(isinstance(value, str) for value in values)
     return isinstance(values.dtype, pd.StringDtype) or getattr(values.dtype, "kind", "") in "biuf"
@@ -87,7 +87,7 @@ def _of_objects(values: pd.Series) -> Any:
 
 
 def _texts(values: pd.Series) -> np.ndarray:
-    """Text of each value, ``None`` where it is missing; of lists, records and the like what Python prints."""
+    """Text of each value, ``None`` if it is missing; of lists, records and the like their ``str``."""
     present = values.dropna()
     if all(is_readable(kind) for kind in {type(value) for value in present}):
         return names_of(values)

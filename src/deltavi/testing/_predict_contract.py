@@ -16,6 +16,7 @@ from scipy import sparse
 
 from deltavi.annotation import fit_temperature
 from deltavi.errors import CalibrationWarning, DeltaviError, InputDataWarning, NotTrainedError
+from deltavi.model._classification import labelled_parts
 from deltavi.testing._cells import QUIET, dense
 from deltavi.testing._contract import ModelContract
 
@@ -212,11 +213,11 @@ class PredictContract(ModelContract):
         model = self.untrained(self.data())
         with pytest.warns(CalibrationWarning, match="held out"):
             model.train(max_epochs=1, train_size=0.98, validation_size=0.0, batch_size=32, **QUIET)
-        out_of_fold = model._out_of_fold(*model._labelled_parts())
-        if out_of_fold is None:
+        apart = model._answers_without(*labelled_parts(model))
+        if apart is None:
             assert model.calibration.temperature == model.temperature_prior.median
         else:
-            expected = fit_temperature(out_of_fold.logits, out_of_fold.codes, model.temperature_prior)
+            expected = fit_temperature(apart.logits, apart.codes, model.temperature_prior)
             assert model.calibration.temperature == pytest.approx(expected, rel=1e-4)
         assert set(model.predict()) <= set(model.label_names)
         assert model.get_novelty_scores()["p_value"].isna().all()
@@ -269,9 +270,9 @@ class PredictContract(ModelContract):
         held_out = np.asarray(model.validation_indices)
         codes = pd.Index(model.label_names).get_indexer(adata.obs["cell_type"].iloc[held_out].astype(str))
         logits = np.log(model.predict(soft=True, indices=held_out).to_numpy()) * model.calibration.temperature
-        out_of_fold = model._out_of_fold(*model._labelled_parts())
-        if out_of_fold is not None:
-            logits, codes = out_of_fold.logits, out_of_fold.codes
+        apart = model._answers_without(*labelled_parts(model))
+        if apart is not None:
+            logits, codes = apart.logits, apart.codes
 
         def objective(temperature: float) -> float:
             scaled = logits / temperature

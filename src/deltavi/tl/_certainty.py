@@ -1,4 +1,4 @@
-"""How sure a prediction was, and whether it was right to be."""
+"""Certainty of a prediction, and the coverage of its intervals."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def certainty(evidence: AnnData | None, label: str, real: Any, control: Any, gen
     evidence
         From `evidence_of`.
     label
-        Which one.
+        Label to report on.
     real, control
         ``(n_cells, n_genes)`` its real cells under either condition, log1p CP10k.
     genes
@@ -55,7 +55,7 @@ def certainty(evidence: AnnData | None, label: str, real: Any, control: Any, gen
         for name in (_keys.VARM_LOWER, _keys.VARM_CHANGE, _keys.VARM_UPPER)
     )
     measured = gene_means(real) - gene_means(control)
-    # means are sums in single precision: what nobody expresses is on the edge of an interval without width
+    # means are sums in single precision: a gene without expression is on the edge of an interval without width
     edge = 1e-6
     inside = (measured >= lower - edge) & (measured <= upper + edge)
     top = np.argsort(-np.abs(change), kind="stable")[:N_TOP]

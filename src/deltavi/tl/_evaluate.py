@@ -78,9 +78,9 @@ def evaluate_perturbation(
     keep_predictions: bool = False,
     progress: bool = True,
 ) -> PerturbationEvaluation:
-    """Hold out responses in turn, predict each with methods that never saw it, and score all of them.
+    """Hold out responses in turn, predict each with methods trained without it, and score all of them.
 
-    For every hold-out genes are chosen anew without the held-out cells, methods and baselines learn from all other
+    For every hold-out genes are chosen anew without the held-out cells, methods and baselines are trained on all other
     cells, and predict from the control cells of the same labels; these are among the training cells. The held-out
     cells are used for scores alone: for the differential genes of the scores named "top" (unless `top_genes` says
     otherwise) and, with all others, for the axes along which distances are measured. Each process uses one thread.
@@ -101,7 +101,7 @@ def evaluate_perturbation(
     layer
         Layer with the raw counts; X when None.
     hold_out
-        What to hold out: None each label under each perturbation in turn; the name of an obs column, such as a donor,
+        Cells to hold out: None each label under each perturbation in turn; the name of an obs column, such as a donor,
         the perturbed cells of each of its values in turn, of all labels; several label names these labels; a mapping
         from name to a boolean mask over all cells, or to a :class:`Split`, your own splits.
     n_genes
@@ -110,7 +110,7 @@ def evaluate_perturbation(
         Choose genes with the held-out cells, too: a small leak, the same for every method, that some published
         comparisons have.
     top_genes
-        Where the genes of the scores named "top" come from: ``"held-out"``, those that change most between the query
+        Source of the genes of the scores named "top": ``"held-out"``, those that change most between the query
         and the real held-out cells; ``"training"``, those that change most in the training cells, on average over the
         labels seen in both conditions.
     baselines
@@ -139,7 +139,7 @@ def evaluate_perturbation(
     UnknownCategoryError
         If a column, condition, label or baseline does not exist.
     InputDataError
-        If the matrix does not hold raw counts, a cell is on both sides of a split, a mask makes no sense, or a method
+        If the matrix does not hold raw counts, a cell is on both sides of a split, a mask is invalid, or a method
         returns the wrong number of cells, or NaN.
     GeneMatchError
         If gene names repeat, or a method returns other genes.
@@ -243,7 +243,7 @@ def _baselines(given: bool | str | Iterable[str]) -> list[str]:
 
 
 def _lean(adata: AnnData, layer: str | None) -> AnnData:
-    """Counts and obs alone, in memory, in one form whatever the form of the input."""
+    """Counts and obs alone, in memory, in one form for any form of the input."""
     check_unique_genes(adata.var_names, "adata")
     counts = counts_of(adata, layer)
     counts.eliminate_zeros()
@@ -260,7 +260,7 @@ def _require_apart(adata: AnnData, hold_outs: list[HoldOut]) -> None:
 
 
 def _identity(adata: AnnData, question: Question, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What the parts in a folder have in common."""
+    """Settings shared by all parts in a folder."""
     columns = {"conditions": question.conditions, "labels": question.labels}
     if TOTAL_COUNTS in adata.obs:
         columns[TOTAL_COUNTS] = adata.obs[TOTAL_COUNTS].to_numpy()
@@ -274,7 +274,7 @@ def _identity(adata: AnnData, question: Question, settings: Mapping[str, Any]) -
 
 
 def _groups(plan: Plan, baselines: list[str], split_half: bool) -> list[Group]:
-    """What is computed together, in the order of the table."""
+    """Groups of rows that are computed together, in the order of the table."""
     shared = ONLY_NO_CHANGE if baselines == [NO_CHANGE] else ALL_BASELINES
     return [*(Group(MODEL, name) for name in plan.methods), shared, *([THE_SPLIT_HALF] if split_half else [])]
 
@@ -289,7 +289,7 @@ def _computed(
     n_jobs: int,
     progress: bool,
 ) -> list[Result]:
-    """Results of all groups in the order of hold-outs, seeds and groups; from the folder where they are there."""
+    """Results of all groups in the order of hold-outs, seeds and groups; from the folder if they are there."""
     tasks = [Task(part, seed, tuple(groups)) for part in hold_outs for seed in seeds]
     done = {} if place is None else {result.key: result for task in tasks for result in _finished(task, plan, place)}
     pending = [
@@ -322,7 +322,7 @@ def _assembled(
 ) -> PerturbationEvaluation:
     rows = [row for result in results for row in result.rows if row["kind"] != BASELINE or row["method"] in baselines]
     table = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
-    # what belongs together stands together: all methods of one label, in the order in which they were computed
+    # rows are grouped: all methods of one label, in the order in which they were computed
     places = {key: i for i, key in enumerate(dict.fromkeys(_case(row) for row in rows))}
     order = sorted(range(len(rows)), key=lambda i: places[_case(rows[i])])
     messages = [f"{result.key[-1]} on {result.key[0]}: {text}" for result in results for text in result.warnings]

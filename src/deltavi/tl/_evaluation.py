@@ -1,4 +1,4 @@
-"""What an evaluation found: a tidy table, and the questions one asks of it."""
+"""Result of an evaluation: a tidy table, with its summaries and comparisons."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ class PerturbationEvaluation:
         the 90 % interval, of all and of the 100 predicted to change most, half the mean width, and the uncertainty; the
         others are the fields of :class:`deltavi.metrics.PredictionScore`.
     settings
-        What was asked for.
+        Arguments of the evaluation.
     skipped
-        What was not evaluated (an empty label stands for a whole hold-out), and why.
+        Hold-outs that were not evaluated (an empty label stands for a whole hold-out), with the reason.
     warnings
-        What models said while they were trained, each once.
+        Warnings of models in training, each once.
     predictions
-        Where predicted cells lie, if they were kept: paths within the folder of the evaluation.
+        Paths of predicted cells within the folder of the evaluation, if they were kept.
     """
 
     table: pd.DataFrame
@@ -123,14 +123,14 @@ class PerturbationEvaluation:
         return self.table.melt(id_vars=kept, value_vars=self.metrics, var_name="metric", value_name="value")
 
     def wins(self, method: str | None = None, metric: str = JUDGED_BY[0]) -> pd.DataFrame:
-        """On which hold-outs a method beats the best baseline of that hold-out; scores are means over seeds.
+        """Hold-outs on which a method beats the best baseline of that hold-out; scores are means over seeds.
 
         Parameters
         ----------
         method
             A row of the table; the first method when None.
         metric
-            The score to judge by.
+            Score to compare by.
 
         Returns
         -------
@@ -156,14 +156,14 @@ class PerturbationEvaluation:
         return pd.concat([means.index[known].to_frame(index=False), pd.DataFrame(rows)], axis=1)
 
     def conclusion(self, method: str | None = None, metric: str | Sequence[str] = JUDGED_BY) -> str:
-        """Say in plain sentences whether a method beat the best baseline, on average and where it did not.
+        """Describe in sentences if a method beat the best baseline, on average and on each hold-out.
 
         Parameters
         ----------
         method
             A row of the table; the first method when None.
         metric
-            Score or scores to judge by.
+            Score or scores to compare by.
         """
         method = self._known_method(method)
         names = entries.names("metric", metric)
@@ -205,7 +205,7 @@ class PerturbationEvaluation:
         Parameters
         ----------
         folder
-            Where to write; it is made. The folder of the evaluation itself may be named.
+            Folder to write to; it is made. The folder of the evaluation itself may be named.
 
         Returns
         -------
@@ -237,7 +237,7 @@ class PerturbationEvaluation:
         Parameters
         ----------
         folder
-            Where the files lie.
+            Folder of the files.
 
         Raises
         ------
@@ -302,7 +302,7 @@ def require_own_tables(folder: str | os.PathLike[str]) -> Path:
 
 
 def _is_own(path: Path) -> bool:
-    """Whether a table has columns that evaluations write, or a JSON file their settings."""
+    """True if a table has columns that evaluations write, or a JSON file their settings."""
     try:
         if path.name == REST_FILE:
             return {"settings", "warnings"} == read_json(path).keys()
@@ -330,14 +330,14 @@ def _against_best(score: float, baselines: pd.Series[float], sign: int) -> dict[
 
 
 def _loss(row: pd.Series[Any], several_perturbations: bool) -> str:
-    """What was predicted, under as short a name as it can have, and the two scores."""
+    """Text with the shortest unambiguous name of the hold-out, and the two scores."""
     name = row["label"] if row["hold_out"] == row["label"] else f"{row['label']} of {row['hold_out']}"
     case = f"{name} under {row['perturbation']}" if several_perturbations else str(name)
     return f"{case} ({row['score']:.4g} against {row['baseline_score']:.4g} of {row['best_baseline']})"
 
 
 def _read(path: Path, columns: Sequence[str] | None) -> pd.DataFrame:
-    """A table with names as text, whatever they look like, and numbers exactly as they were."""
+    """A table with all names as text, and numbers exactly as they were written."""
     if not path.is_file():
         return _empty(columns or COLUMNS)
     table = current_table(pd.read_csv(path, dtype=str, keep_default_na=False))

@@ -1,4 +1,4 @@
-"""What one hold-out gives: cells to learn from, cells to start from, and real cells to compare with."""
+"""Data of one hold-out: training cells, control cells to predict from, and real cells to compare with."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Experiment:
     Parameters
     ----------
     train
-        Every cell but those held out: all that methods learn from.
+        All cells but those held out, on which methods are trained.
     query
-        Control cells whose response is asked for; they are among `train`.
+        Control cells whose response is predicted; they are among `train`.
     real
         The cells held out, for scores only.
     components
@@ -56,9 +56,9 @@ def prepare(
     n_genes: int,
     genes_from_all_cells: bool,
 ) -> Experiment:
-    """Choose genes without the held-out cells, unless asked otherwise, and normalise cell by cell.
+    """Choose genes without the held-out cells, by default, and normalise cell by cell.
 
-    Held-out cells go their own way from the start: not even the type of a number can tell of them.
+    Held-out cells are processed separately from the start, so that not even the type of a number depends on them.
     """
     visible = adata[~held_out]
     if genes_from_all_cells:

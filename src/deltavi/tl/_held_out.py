@@ -1,4 +1,4 @@
-"""One held-out response, honestly: train without it, predict it, and compare with simple baselines."""
+"""Evaluation of one held-out response: train without it, predict it, and compare with simple baselines."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ PerturbationModel = VAE
 @known_arguments
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Prediction of a response that was kept from the model, beside what simple baselines say.
+    """Prediction of a response that was held out from training, with those of simple baselines.
 
     Parameters
     ----------
     label, control, perturbation
-        What was held out: cells of `label` under `perturbation`, predicted from those under `control`.
+        The held-out group: cells of `label` under `perturbation`, predicted from those under `control`.
     predicted
         Predicted cells; see :meth:`deltavi.model.SCGEN.predict_perturbation`.
     real, control_cells
@@ -114,10 +114,10 @@ def predict_held_out(
     UnknownCategoryError
         If a column, condition or label does not exist.
     DeltaviError
-        If the label has too few cells in either condition, no other label was seen in both, or a number makes no
-        sense.
+        If the label has too few cells in either condition, no other label was seen in both, or a number is
+        invalid.
     UnknownArgumentError
-        If `predict_kwargs` names an argument that does not exist; this is said before anything is trained.
+        If `predict_kwargs` names an argument that does not exist; this is raised before any training.
     """
     n_genes, seed = whole_number("n_genes", n_genes, least=1), seed_number("seed", seed)
     max_epochs = None if max_epochs is None else whole_number("max_epochs", max_epochs, least=1)

@@ -47,7 +47,7 @@ def checked_mask(given: Any, names: pd.Index[Any], where: str) -> NDArray[np.boo
 
 
 class CellIdentities:
-    """Which cells have the same name or the same counts.
+    """Groups of cells with the same name or the same counts.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What is evaluated: models with their settings, and functions that predict cells."""
+"""Methods to evaluate: models with their settings, and functions that predict cells."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Predictor: TypeAlias = Callable[..., Any]
 @known_arguments
 @dataclass(frozen=True, eq=False)
 class Method:
-    """A model and how to make, train and ask it.
+    """A model with the arguments to make it, train it and predict with it.
 
     Parameters
     ----------
@@ -45,8 +45,8 @@ class Method:
     model_kwargs, train_kwargs, setup_kwargs
         Further arguments of the model, of ``train`` and of ``setup_anndata``, such as ``{"batch_key": "donor"}``.
     predict
-        Name of a setting -> arguments of ``predict_perturbation``. One fitted model answers all of them, and each has
-        a row of its own: the name of the method, a comma, and that of the setting; an empty name adds nothing.
+        Name of a setting -> arguments of ``predict_perturbation``. One fitted model is used for all of them, and each
+        has a row of its own: the name of the method, a comma, and that of the setting; an empty name adds nothing.
 
     Raises
     ------
@@ -120,12 +120,12 @@ class Method:
 
     @property
     def _reads_logs(self) -> bool:
-        """Whether the model reads log1p CP10k rather than counts."""
+        """True if the model reads log1p CP10k rather than counts."""
         return issubclass(self.model_class, PPCA) or self.model_kwargs.get("gene_likelihood") == "normal"
 
 
 def _check_values(setting: Mapping[str, Any]) -> None:
-    """Raise where a prediction is asked for in a way that none knows, which would show after training alone."""
+    """Raise on arguments of a prediction that no model has, before training rather than after."""
     read_all(READERS, dict(setting))
     defaults = {name: known.default for name, known in signature(VAE.predict_perturbation).parameters.items()}
     check_options(**{name: setting.get(name, defaults[name]) for name in signature(check_options).parameters})
@@ -238,7 +238,7 @@ def _check_rows(rows: list[str]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Conditions:
-    """What a method is told beside the cells."""
+    """Arguments of a method beside the cells."""
 
     control: str
     perturbation: str
@@ -252,7 +252,7 @@ class Conditions:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Predicted cells of one row, (n_query, n_genes), the processor seconds they took, and how sure they are."""
+    """Predicted cells of one row, (n_query, n_genes), the processor seconds they took, and their certainty."""
 
     name: str
     matrix: Any

@@ -39,9 +39,9 @@ class RunFolder:
     Parameters
     ----------
     folder
-        Where they lie; it is made.
+        Folder of the parts; it is made.
     identity
-        What the parts depend on, as JSON can hold it. It is written once and compared afterwards.
+        Settings that the parts depend on, as JSON can hold them. It is written once and compared afterwards.
 
     Raises
     ------
@@ -147,7 +147,7 @@ def _require_same(there: Mapping[str, Any], now: Mapping[str, Any], path: Path) 
 
 
 def differences(there: Any, now: Any, name: str = "") -> list[str]:
-    """Where two JSON values differ, in words."""
+    """Describe the difference of two JSON values."""
     if isinstance(there, dict) and isinstance(now, dict):
         keys = dict.fromkeys([*there, *now])
         return [d for key in keys for d in differences(there.get(key), now.get(key), f"{name} {key}".strip())]
@@ -155,7 +155,7 @@ def differences(there: Any, now: Any, name: str = "") -> list[str]:
 
 
 def data_fingerprint(adata: AnnData, columns: Mapping[str, Any]) -> dict[str, Any]:
-    """What the results depend on, in few words: shape, names, columns and every count.
+    """Digest of the data that results depend on: shape, names, columns and every count.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ def _of_bytes(*parts: Any) -> str:
 
 
 def described(value: Any) -> Any:
-    """A value as JSON that is equal in another process if, and as far as one can tell only if, the value is."""
+    """JSON form of a value, equal in another process if, and as far as possible only if, the value is."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
@@ -207,7 +207,7 @@ def described(value: Any) -> Any:
 
 
 def _described_code(value: Any) -> Any:
-    """Classes and functions by name, functions also by what they do."""
+    """Classes and functions by name, functions also by a digest of their code."""
     name = getattr(value, "__qualname__", None)
     code = getattr(value, "__code__", None)
     if code is not None:
@@ -252,7 +252,7 @@ def _only_lambda(source: str) -> str:
 
 
 def _of_bytecode(code: CodeType) -> str:
-    """Digest of what Python made of a function, which differs between its minor versions."""
+    """Digest of the bytecode of a function, which differs between minor versions of Python."""
     # functions within a function stand among its constants, with their places in memory
     constants = [_without_address(repr(constant)) for constant in code.co_consts]
     return _of_bytes(code.co_code, repr((constants, code.co_names)).encode())
@@ -269,7 +269,7 @@ def _described_plainly(value: Any) -> Any:
 
 
 def _bound(function: Any) -> list[Any]:
-    """Defaults of a function and what it took along from where it was written."""
+    """Defaults of a function and the values of its closure."""
     cells = function.__closure__ or ()
     return [
         *(function.__defaults__ or ()),

@@ -1,4 +1,4 @@
-"""Cells that a method returned, in the order of the cells and genes that it was asked about."""
+"""Cells that a method returned, in the order of the cells and genes of the query."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Plan:
     descriptions: Mapping[str, Any]
 
     def signature(self, group: Group, hold_out: HoldOut) -> dict[str, Any]:
-        """What the rows of a group depend on, beside the data and the settings of all."""
+        """Settings of a group of rows, beside the data and the settings of all."""
         cells = {"held-out cells": described(hold_out.held_out), "query": described(hold_out.query)}
         if group.kind == MODEL:
             return {**cells, "method": self.descriptions[group.name]}
@@ -78,13 +78,13 @@ class Task:
     groups: tuple[Group, ...]
 
     def key(self, group: Group) -> tuple[str, ...]:
-        """What the rows of a group are filed under."""
+        """Key under which the rows of a group are stored."""
         return (self.hold_out.name, self.hold_out.perturbation, str(self.seed), group.kind, group.name)
 
 
 @dataclass(frozen=True)
 class Result:
-    """Rows of one group, what was warned of, and where predicted cells lie (row -> path in the folder)."""
+    """Rows of one group, warnings, and paths of predicted cells in the folder (row -> path)."""
 
     key: tuple[str, ...]
     rows: list[dict[str, Any]]
@@ -123,7 +123,7 @@ def _cells_at(path: str) -> AnnData:
 
 
 def run_task(adata: AnnData, task: Task, plan: Plan, folder: RunFolder | None) -> Iterator[Result]:
-    """Prepare one hold-out and compute its groups; each is filed as soon as it is finished."""
+    """Prepare one hold-out and compute its groups; each is stored as soon as it is finished."""
     hold_out = task.hold_out
     conditions = Conditions(plan.control, hold_out.perturbation, plan.condition_key, plan.labels_key)
     with one_thread(), collected_warnings():

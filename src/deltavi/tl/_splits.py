@@ -1,4 +1,4 @@
-"""Which cells are held out, and from which control cells their response is predicted."""
+"""Choice of the held-out cells, and of the control cells from which their response is predicted."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Split:
     Parameters
     ----------
     held_out
-        Boolean mask over all cells, (n_cells,), a Series in any order of the cells: cells of one
-        perturbed condition that no method sees.
+        Boolean mask over all cells, (n_cells,), a Series in any order of the cells: cells of one perturbed condition
+        that no method is trained on.
     query
         Mask of the control cells to start from; by default all those whose label is among the held-out cells.
     """
@@ -56,7 +56,7 @@ class HoldOut:
 
 @dataclass(frozen=True)
 class Skipped:
-    """What was not evaluated, and why."""
+    """A hold-out that was not evaluated, with the reason."""
 
     hold_out: str
     label: str
@@ -91,7 +91,7 @@ class Question:
         return int((mask & (self.labels == label)).sum())
 
     def learnable(self, held_out: NDArray[np.bool_], perturbation: str) -> bool:
-        """Whether a label remains that was seen in both conditions, or in all parts that a perturbation joins."""
+        """True if a label remains with cells in both conditions, or in all parts that a perturbation joins."""
         remaining = known_names(self.conditions[~held_out])
         joined = perturbation not in remaining and SEPARATOR in perturbation
         parts = [part.strip() for part in perturbation.split(SEPARATOR)] if joined else [perturbation]
@@ -174,7 +174,7 @@ def resolve_hold_outs(question: Question, given: Any) -> tuple[list[HoldOut], li
     DeltaviError
         If what was asked for by name cannot be evaluated, or nothing can.
     InputDataError
-        If a mask of the user's makes no sense.
+        If a mask of the user is invalid.
     """
     swept = given is None or isinstance(given, str)
     hold_outs: list[HoldOut] = []
@@ -198,7 +198,7 @@ Candidate = tuple[str, str, "NDArray[np.bool_]", "NDArray[np.bool_]"]
 
 
 def _candidates(question: Question, given: Any) -> Iterator[Candidate]:
-    """Name, perturbation, held-out cells and query cells of everything that is asked for."""
+    """Name, perturbation, held-out cells and query cells of all requested hold-outs."""
     if isinstance(given, pd.DataFrame):
         given = {name: given[name] for name in given}
     if isinstance(given, Mapping):
@@ -283,7 +283,7 @@ def _query_of(question: Question, split: Split, held_out: NDArray[np.bool_], nam
 def _hold_out(
     question: Question, name: str, perturbation: str, held_out: NDArray[np.bool_], query: NDArray[np.bool_]
 ) -> HoldOut | list[Skipped]:
-    """A hold-out that can be learned and scored, or why not."""
+    """A hold-out that can be trained and scored, or the reason against it."""
     labels = tuple(
         label
         for label in known_names(question.labels[held_out | query])

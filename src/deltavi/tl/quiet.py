@@ -1,4 +1,4 @@
-"""Long work that prints nothing, leaks no warning, and leaves threads and loggers as they were."""
+"""Context managers for long work without output or warnings, which restore threads and loggers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def quiet_trainer() -> Iterator[None]:
 
 @contextmanager
 def collected_warnings() -> Iterator[list[str]]:
-    """Keep what is warned of from the screen; the list holds what this package said, once the block has ended."""
+    """Keep warnings from the screen; the list holds the messages of this package, once the block has ended."""
     messages: list[str] = []
     collector = _Collector(messages)
     ours = logging.getLogger("deltavi")

@@ -1,11 +1,9 @@
 """Metrics of an epoch, summed as it runs and read once at its end.
 
-Lightning walks over everything that is logged at every step; on a small model that takes as long as the model.
+Lightning processes every logged value at every step, which on a small model takes as long as the model.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from scvi.module.base import LossOutput
@@ -28,11 +26,11 @@ class EpochMeans:
         self._n_batches = 0
 
     def add(self, output: LossOutput) -> None:
-        """Add what a module says of a mini-batch."""
+        """Add the losses of a mini-batch."""
         n_cells = output.n_obs_minibatch
-        # it is the length of the reconstruction loss where the module does not say
+        # the length of the reconstruction loss, if the module does not record it
         assert n_cells is not None
-        sums: dict[str, Any] = {
+        sums: dict[str, Tensor | float] = {
             f"{self.mode}_loss": output.loss.detach() * n_cells,
             f"reconstruction_loss_{self.mode}": output.reconstruction_loss_sum,
             f"kl_local_{self.mode}": output.kl_local_sum,
@@ -46,7 +44,7 @@ class EpochMeans:
         self._n_batches += 1
 
     def take(self, n_cells_in_all: int | None) -> dict[str, Tensor]:
-        """The means, with the bound that they make, and start again; nothing where no mini-batch was added.
+        """Return the means, and the bound that they sum to, and start again; empty if no mini-batch was added.
 
         Parameters
         ----------

@@ -1,17 +1,19 @@
-"""Folds: each network of a committee learns from all labelled cells but its own part, which can then judge it."""
+"""Folds: each network of an ensemble is trained on all labelled cells but its own fold, on which it is evaluated."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from scvi import settings as scvi_settings
+from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
-from scvi.dataloaders import DataSplitter
-from torch.utils.data import BatchSampler, DataLoader, Dataset, SubsetRandomSampler
+from torch.utils.data import BatchSampler, Dataset, SubsetRandomSampler
 
 from deltavi import _keys
+from deltavi.registry.additions import beside
+from deltavi.train.on_device import DeviceSplitter, Drawn
 
 
 def assign_folds(
@@ -19,9 +21,9 @@ def assign_folds(
 ) -> np.ndarray:
     """Fold of each labelled cell, ``(n_cells,)``; -1 for cells that are in none.
 
-    Training cells are dealt out first, so that every label of theirs is even over the folds, and labels begin at
-    different folds, so that small ones do not all miss in the same; the other cells follow. In no fold are unlabelled
-    cells, and the only training cell of a label, which every network needs.
+    Training cells are assigned first, so that each label is even over the folds, and labels begin at different folds,
+    so that rare labels are not all absent from the same one; the other cells follow. Unlabelled cells, and the only
+    training cell of a label, which every network needs, are in no fold.
 
     Parameters
     ----------
@@ -30,7 +32,7 @@ def assign_folds(
     n_folds
         Number of folds; one fold means none.
     generator
-        Source of the permutations. One that also splits cells would tie the folds to the split.
+        Source of the permutations, other than that of the split, so that folds do not depend on the split.
     training
         Positions of the training cells; by default all.
     """
@@ -51,29 +53,53 @@ def assign_folds(
     return folds
 
 
-class FoldedDataset(Dataset[dict[str, Any]]):
+class FoldedDataset(Dataset[dict[str, np.ndarray]]):
     """Cells by position, each with its fold.
 
     Parameters
     ----------
-    cells
+    dataset
         Data set that takes a list of positions.
     folds
         ``(n_cells,)`` fold of each cell, -1 for none.
     """
 
-    def __init__(self, cells: Any, folds: np.ndarray) -> None:
-        self.cells, self.folds = cells, np.asarray(folds)
+    def __init__(self, dataset: Any, folds: np.ndarray) -> None:
+        self.dataset, self.folds = dataset, np.asarray(folds)
 
     def __len__(self) -> int:
         return len(self.folds)
 
     def __getitem__(self, positions: list[int]) -> dict[str, Any]:
-        return {**self.cells[positions], _keys.FOLD: self.folds[positions].astype(np.float32)[:, None]}
+        loaded: dict[str, Any] = self.dataset[positions]
+        folds = self.folds[positions].astype(np.float32)[:, None]
+        return {**loaded, _keys.FOLD: beside(loaded[REGISTRY_KEYS.X_KEY], folds)}
 
 
-class FoldSplitter(DataSplitter):
-    """scvi-tools' splitter, whose training mini-batches say in which fold each cell is.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FoldedOrder:
+    """Shuffled training cells, each with its fold.
+
+    Parameters
+    ----------
+    folds
+        ``(n_cells,)`` fold of each cell, -1 for none.
+    seed
+        Seed of the order of cells.
+    """
+
+    folds: np.ndarray
+    seed: int = 0
+
+    def drawn(self, manager: AnnDataManager, training: np.ndarray, batch_size: int) -> Drawn:
+        """Cells with their folds, and mini-batches in a new order each epoch."""
+        order = SubsetRandomSampler(training.tolist(), generator=torch.Generator().manual_seed(self.seed))
+        cells = FoldedDataset(manager.create_torch_dataset(), self.folds)
+        return cells, BatchSampler(order, batch_size, drop_last=False)
+
+
+class FoldSplitter(DeviceSplitter):
+    """The splitter whose training mini-batches say in which fold each cell is, by :class:`FoldedOrder`.
 
     Parameters
     ----------
@@ -87,20 +113,10 @@ class FoldSplitter(DataSplitter):
         As in :class:`scvi.dataloaders.DataSplitter`.
     """
 
+    makes_batches: ClassVar[bool] = True
+
     def __init__(
         self, adata_manager: AnnDataManager, *, folds: np.ndarray, sampling_seed: int = 0, **kwargs: Any
     ) -> None:
         super().__init__(adata_manager, **kwargs)
-        self.folds, self.sampling_seed = folds, sampling_seed
-
-    def train_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
-        """Mini-batches in a new order each epoch."""
-        order = SubsetRandomSampler(
-            np.asarray(self.train_idx).tolist(), generator=torch.Generator().manual_seed(self.sampling_seed)
-        )
-        return DataLoader(
-            FoldedDataset(self.adata_manager.create_torch_dataset(), self.folds),
-            sampler=BatchSampler(order, int(self.data_loader_kwargs.get("batch_size", 128)), drop_last=False),
-            batch_size=None,
-            num_workers=scvi_settings.dl_num_workers,
-        )
+        self.order = FoldedOrder(folds=folds, seed=sampling_seed)

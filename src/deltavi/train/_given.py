@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from deltavi._errors import DeltaviError, examples
 from deltavi.train._plan import SMALLEST_BATCH, CellSplit
 
 
-def given_split(n_cells: int, **parts: Any) -> CellSplit:
+def given_split(n_cells: int, **parts: object) -> CellSplit:
     """Split as given; cells in no part are for testing.
 
     Parameters
@@ -47,10 +46,13 @@ def given_split(n_cells: int, **parts: Any) -> CellSplit:
     return CellSplit(train=train, validation=validation, test=np.concatenate([*test, rest]))
 
 
-def indexing_parts(external_indexing: Any) -> dict[str, Any]:
+def indexing_parts(external_indexing: object) -> dict[str, object]:
     """Parts of the list that scvi-tools calls ``external_indexing``: training, validation and test cells."""
-    is_list = isinstance(external_indexing, Sequence) and not isinstance(external_indexing, str)
-    if not is_list or not 1 <= len(external_indexing) <= 3:
+    if (
+        not isinstance(external_indexing, Sequence)
+        or isinstance(external_indexing, str)
+        or not 1 <= len(external_indexing) <= 3
+    ):
         raise DeltaviError(
             "external_indexing must be a list of one to three arrays: cells to train, validate and test on."
         )
@@ -86,7 +88,7 @@ def require_labels(codes: np.ndarray, split: CellSplit, label_names: np.ndarray)
     return [str(name) for name in np.delete(label_names, trained[trained >= 0])]
 
 
-def _distinct(name: str, indices: Any, n_cells: int) -> np.ndarray:
+def _distinct(name: str, indices: object, n_cells: int) -> np.ndarray:
     if indices is None:
         return np.zeros(0, dtype=np.int64)
     found = positions(indices, n_cells, name=name)

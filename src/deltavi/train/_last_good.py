@@ -1,4 +1,4 @@
-"""The last good epoch of a training, kept so that a fault later on costs no more than one epoch."""
+"""Copy of the last finite epoch of a training, so that a later fault costs no more than one epoch."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from deltavi._errors import TrainingDivergedError, examples
 from deltavi.train._order import cells_of_batch, note_order
 
-# What is suggested in place of a learning rate that was too high.
+# Suggested in place of a learning rate that was too high.
 LOWER_RATE = 0.1
 
 
@@ -33,18 +34,18 @@ class ModuleState:
         self.note(module, n_epochs)
 
     def note(self, module: torch.nn.Module, n_epochs: int = 0) -> None:
-        """Copy anew, into the memory that is there already."""
+        """Copy the state again, into the allocated memory."""
         for name, value in module.state_dict().items():
             if name in self._tensors:
                 self._tensors[name].copy_(value)
             else:
                 self._tensors[name] = value.detach().to("cpu", copy=True)
-        # as whether components are placed: no tensor, yet part of where training stands
+        # plain attributes, as of placed components, are part of the state of training as well
         self._switches = {name: value for name, value in vars(module).items() if isinstance(value, bool)}
         self.n_epochs = n_epochs
 
     def restore(self, module: torch.nn.Module) -> None:
-        """Put all of it back; the module may have moved to another device, or to evaluation."""
+        """Restore the state; the module may have moved to another device, or to evaluation."""
         module.load_state_dict(self._tensors)
         for name in self._switches.keys() - {"training"}:
             setattr(module, name, self._switches[name])
@@ -53,7 +54,7 @@ class ModuleState:
 class LastGoodEpoch(Callback):
     """Keeps the state of the module at the end of each epoch, and stops training at the first that is not finite.
 
-    Nothing is read from the device but at the end of an epoch.
+    Values are read from the device at the end of an epoch only.
 
     Parameters
     ----------
@@ -66,28 +67,28 @@ class LastGoodEpoch(Callback):
     def __init__(self, module: torch.nn.Module, cell_names: pd.Index) -> None:
         self.module, self.cell_names = module, cell_names
         self._kept: ModuleState | None = ModuleState(module)
-        # written to while the other is kept, as an interrupt may come in between
+        # one copy is written while the other is kept, since an interrupt may occur in between
         self._spare: ModuleState | None = None
         self._losses: list[Tensor] = []
         self._trainer: Any = None
 
     @property
     def n_epochs(self) -> int:
-        """Epochs that were finished and good."""
+        """Number of finished epochs without non-finite values."""
         return 0 if self._kept is None else self._kept.n_epochs
 
     def restore(self) -> None:
-        """Take the module back to the end of the last good epoch, or to where it began."""
+        """Restore the module to the end of the last finite epoch, or to its initial state."""
         if self._kept is not None:
             self._kept.restore(self.module)
 
     def release(self) -> None:
-        """Let go of all that is kept: the model keeps its trainer, and that its callbacks."""
+        """Release the copies: the model keeps its trainer, which keeps its callbacks."""
         self._kept = self._spare = self._trainer = None
         self._losses = []
 
     def history(self) -> dict[str, pd.DataFrame] | None:
-        """What was logged of good epochs; none where the logger keeps nothing itself."""
+        """History of the finite epochs; none if the logger keeps no history."""
         logged = None if self._trainer is None else getattr(self._trainer.logger, "history", None)
         if not isinstance(logged, dict):
             return None
@@ -98,21 +99,23 @@ class LastGoodEpoch(Callback):
 
     # -- while training runs ---------------------------------------------------------------------------------
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Note the order of cells from now on."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start to record the order of cells."""
         self._trainer = trainer
         note_order(trainer.train_dataloader)
 
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Begin with the losses of another epoch."""
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start to record the losses of another epoch."""
         self._losses = []
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Keep the loss where it is: to look at it would wait for the device."""
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: object, batch_idx: int
+    ) -> None:
+        """Keep the loss on its device: to read it would synchronise."""
         self._losses.append(outputs["loss"])
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Keep the state of the module if all is finite.
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Copy the state of the module if all values are finite.
 
         Raises
         ------
@@ -129,10 +132,10 @@ class LastGoodEpoch(Callback):
             self._spare.note(self.module, n_epochs)
         self._kept, self._spare = self._spare, self._kept
 
-    # -- what went wrong -------------------------------------------------------------------------------------
+    # -- messages --------------------------------------------------------------------------------------------
 
     def divergence(self) -> str | None:
-        """What of the epoch in progress is not finite, where, and the way out; ``None`` where all is well."""
+        """Describe non-finite values of the epoch in progress, with the way out; ``None`` if there are none."""
         losses = torch.stack(self._losses) if self._losses else torch.zeros(0)
         (bad,) = (~losses.isfinite()).nonzero(as_tuple=True)
         if len(bad):
@@ -161,7 +164,7 @@ class LastGoodEpoch(Callback):
 def not_finite(module: torch.nn.Module) -> list[str]:
     """Names of weights and buffers that hold NaN or infinite values."""
     floating = {name: value for name, value in module.state_dict().items() if value.is_floating_point()}
-    # a sum reads the values once, and is as little finite as they are; only where it is not are they looked at
+    # a sum of non-finite values is not finite, and reads them once; only then each value is tested
     sums = torch.stack([value.sum(dtype=torch.float32) for value in floating.values()])
     suspects = [name for name, good in zip(floating, sums.isfinite().tolist(), strict=True) if not good]
     return [name for name in suspects if not bool(floating[name].isfinite().all())]
@@ -175,13 +178,13 @@ def joined_history(
     Parameters
     ----------
     before, new
-        Frames by the name of what they are about.
+        Frames by the name of their metric.
     """
     if not before or new is None:
         return before if before else new
     joined, n_epochs = dict(before), max(map(len, before.values()))
     for name, values in new.items():
-        # what was not logged before, such as metrics of validation, begins where the first training ended
+        # metrics that were not logged before, as of validation, begin at the end of the first training
         earlier = before.get(name)
         start = n_epochs if earlier is None else len(earlier)
         later = values.set_axis(np.arange(start, start + len(values)))

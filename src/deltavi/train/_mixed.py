@@ -1,29 +1,30 @@
-"""Mini-batches that mix labelled and unlabelled cells, with every label in reach."""
+"""Mini-batches that mix labelled and unlabelled cells, in which every label occurs regularly."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from scvi import REGISTRY_KEYS
-from scvi import settings as scvi_settings
 from scvi.data import AnnDataManager
-from scvi.dataloaders import DataSplitter
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
 
 from deltavi import _keys
+from deltavi.registry.additions import beside, replaced
+from deltavi.train.on_device import DeviceSplitter, Drawn
 
-# Share of a mini-batch that is drawn again from the labelled cells, label by label.
+# Share of a mini-batch that is resampled from the labelled cells, label by label.
 REPEATED_SHARE = 0.25
 
 
 class MixedBatches(Sampler[list[int]]):
     """Every training cell once per epoch, labels spread evenly, and labelled cells drawn again in every mini-batch.
 
-    Regular turns make the bound; repeated draws go through the labels in turn, so that a rare label is seen often,
-    and are told apart by an offset of `n_cells`.
+    The bound is that of regular turns; repeated draws cycle through the labels, so that a rare label occurs often.
+    An offset of `n_cells` marks them.
 
     Parameters
     ----------
@@ -56,7 +57,7 @@ class MixedBatches(Sampler[list[int]]):
     ) -> None:
         self.cells, self.codes, self.n_cells = np.asarray(cells), np.asarray(codes), n_cells
         self.generator, self.n_repeated = generator, n_repeated
-        # mini-batches of the latest epoch, so far as they were drawn
+        # mini-batches of the latest epoch that were drawn so far
         self.latest: list[list[int]] = []
         starts = np.arange(0, len(self.cells), batch_size)
         if len(starts) > 1 and len(self.cells) - starts[-1] < smallest_batch:
@@ -77,7 +78,7 @@ class MixedBatches(Sampler[list[int]]):
             yield self.latest[-1]
 
     def _labelled_in_turn(self) -> Iterator[int]:
-        """Labels in turn, and within a label its cells in a fresh order each time round."""
+        """Cycle through the labels, and within a label through its cells in a new order each time."""
         queues: list[list[int]] = [[] for _ in self.members]
         while self.members:
             for label in self.generator.permutation(len(self.members)):
@@ -98,66 +99,122 @@ def spread(codes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return np.argsort(position, kind="stable")
 
 
-class RepeatingDataset(Dataset[dict[str, Any]]):
-    """Cells by position; a position beyond the last cell is a repeated draw and says so.
+class RepeatingDataset(Dataset[dict[str, np.ndarray]]):
+    """Cells by position; a position beyond the last cell is a repeated draw and marked as such.
+
+    Where repeated draws are thinned, their expression and totals are. Places of the nonzero counts, these counts and
+    the sum of log x! stay those of the cell as it was measured: the likelihood is of regular turns alone.
 
     Parameters
     ----------
-    cells
+    dataset
         Data set that takes a list of positions.
     n_cells
         Its length.
+    thinning
+        Least share of its molecules that a repeated draw keeps; 1 for all.
+    generator
+        Source of the shares and of what is kept.
     """
 
     def __init__(
-        self, cells: Any, n_cells: int, *, thinning: float = 1.0, generator: np.random.Generator | None = None
+        self, dataset: Any, n_cells: int, *, thinning: float = 1.0, generator: np.random.Generator | None = None
     ) -> None:
-        self.cells, self.n_cells, self.thinning = cells, n_cells, thinning
+        self.dataset, self.n_cells, self.thinning = dataset, n_cells, thinning
         self.generator = np.random.default_rng(0) if generator is None else generator
 
     def __len__(self) -> int:
         return self.n_cells
 
-    def __getitem__(self, positions: list[int]) -> dict[str, Any]:
+    def __getitem__(self, positions: list[int]) -> dict[str, np.ndarray]:
         turns = np.asarray(positions)
-        loaded: dict[str, Any] = self.cells[(turns % self.n_cells).tolist()]
-        again = turns >= self.n_cells
+        rows, again = turns % self.n_cells, turns >= self.n_cells
+        loaded: dict[str, Any] = self.dataset[rows.tolist()]
         if self.thinning < 1 and again.any():
-            loaded = {**loaded, **self._thinned(loaded, again)}
-        return {**loaded, _keys.DRAWN_AGAIN: again.astype(np.float32)[:, None]}
+            loaded = {**loaded, **self._thinned(loaded, rows, again)}
+        return {**loaded, _keys.DRAWN_AGAIN: beside(loaded[REGISTRY_KEYS.X_KEY], again.astype(np.float32)[:, None])}
 
-    def _thinned(self, loaded: dict[str, Any], again: np.ndarray) -> dict[str, np.ndarray]:
+    def _thinned(self, loaded: dict[str, Any], rows: np.ndarray, again: np.ndarray) -> dict[str, Any]:
         """Counts and totals as if repeated draws had been sequenced less deeply: a cell's molecules share a chance."""
-        kept = self.generator.uniform(self.thinning, 1, size=(int(again.sum()), 1))
-        counts = loaded[REGISTRY_KEYS.X_KEY].copy()
-        cells, genes = loaded[_keys.NONZERO] if _keys.NONZERO in loaded else np.nonzero(counts)
-        drawn = again[cells]
-        at = cells[drawn], genes[drawn]
-        of_cell = (again.cumsum() - 1)[at[0]]
-        counts[at] = self.generator.binomial(counts[at].astype(np.int64), kept[of_cell, 0])
-        thinned = {REGISTRY_KEYS.X_KEY: counts}
+        kept = np.ones((len(again), 1))
+        kept[again] = self.generator.uniform(self.thinning, 1, size=(int(again.sum()), 1))
+        x = loaded[REGISTRY_KEYS.X_KEY]
+        cell, gene, count = self._repeated_counts(loaded, rows, again)
+        fewer = self.generator.binomial(count.astype(np.int64), kept[cell, 0])
+        thinned = {REGISTRY_KEYS.X_KEY: replaced(x, cell, gene, fewer)}
         if REGISTRY_KEYS.SIZE_FACTOR_KEY in loaded:
             # the total over all genes falls with the counts of those in the matrix
-            factors = np.array(loaded[REGISTRY_KEYS.SIZE_FACTOR_KEY], copy=True)
-            factors[again] *= kept.astype(factors.dtype)
-            thinned[REGISTRY_KEYS.SIZE_FACTOR_KEY] = factors
+            factors = loaded[REGISTRY_KEYS.SIZE_FACTOR_KEY]
+            thinned[REGISTRY_KEYS.SIZE_FACTOR_KEY] = factors * beside(x, kept.astype(np.float32))
         return thinned
 
+    def _repeated_counts(
+        self, loaded: dict[str, Any], rows: np.ndarray, again: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Row, gene and count of every nonzero entry of repeated draws, row by row, in the memory of the computer."""
+        x = loaded[REGISTRY_KEYS.X_KEY]
+        if isinstance(x, Tensor):
+            # the matrix that it was made from: nothing has to come back from the device
+            cell, gene, count = self.dataset.device_rows.on_host(rows[again])
+            return np.flatnonzero(again)[cell], gene, count
+        cells, genes = loaded[_keys.NONZERO] if _keys.NONZERO in loaded else np.nonzero(x)
+        drawn = again[cells]
+        cell, gene = cells[drawn], genes[drawn]
+        return cell, gene, x[cell, gene]
 
-class MixedSplitter(DataSplitter):
-    """scvi-tools' splitter with :class:`MixedBatches` for training.
+
+@dataclass(frozen=True, kw_only=True)
+class MixedOrder:
+    """Training cells by :class:`MixedBatches`, of which those drawn again may be thinned.
+
+    Parameters
+    ----------
+    seed
+        Seed of order and draws.
+    repeated_share
+        Share of a mini-batch, on top of its regular turns, drawn again from the labelled cells.
+    thinning
+        Least share of its molecules that a cell keeps when it is drawn again; 1 for all.
+    """
+
+    seed: int = 0
+    repeated_share: float = REPEATED_SHARE
+    thinning: float = 1.0
+
+    def drawn(self, manager: AnnDataManager, training: np.ndarray, batch_size: int) -> Drawn:
+        """Cells by position, and mini-batches of both kinds of them."""
+        codes = np.asarray(manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel()
+        batches = MixedBatches(
+            training,
+            codes[training],
+            n_cells=len(codes),
+            batch_size=batch_size,
+            n_repeated=round(self.repeated_share * min(batch_size, len(training))),
+            generator=np.random.default_rng(self.seed),
+        )
+        cells = RepeatingDataset(
+            manager.create_torch_dataset(),
+            len(codes),
+            thinning=self.thinning,
+            generator=np.random.default_rng(self.seed + 1),
+        )
+        return cells, batches
+
+
+class MixedSplitter(DeviceSplitter):
+    """The splitter whose training mini-batches are drawn by :class:`MixedOrder`.
 
     Parameters
     ----------
     adata_manager
         Manager of the registered data.
-    sampling_seed
-        Seed of order and draws.
-    repeated_share
-        Share of a mini-batch, on top of its regular turns, drawn again from the labelled cells.
+    sampling_seed, repeated_share, thinning
+        As in :class:`MixedOrder`.
     **kwargs
         As in :class:`scvi.dataloaders.DataSplitter`.
     """
+
+    makes_batches: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -169,30 +226,4 @@ class MixedSplitter(DataSplitter):
         **kwargs: Any,
     ) -> None:
         super().__init__(adata_manager, **kwargs)
-        self.sampling_seed, self.repeated_share, self.thinning = sampling_seed, repeated_share, thinning
-
-    def train_dataloader(self) -> DataLoader[dict[str, torch.Tensor]]:
-        """Mini-batches of both kinds of cells."""
-        batch_size = int(self.data_loader_kwargs.get("batch_size", 128))
-        codes = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel()
-        n_cells = len(codes)
-        cells = np.asarray(self.train_idx)
-        batches = MixedBatches(
-            cells,
-            codes[cells],
-            n_cells=n_cells,
-            batch_size=batch_size,
-            n_repeated=round(self.repeated_share * min(batch_size, len(cells))),
-            generator=np.random.default_rng(self.sampling_seed),
-        )
-        return DataLoader(
-            RepeatingDataset(
-                self.adata_manager.create_torch_dataset(),
-                n_cells,
-                thinning=self.thinning,
-                generator=np.random.default_rng(self.sampling_seed + 1),
-            ),
-            sampler=batches,
-            batch_size=None,
-            num_workers=scvi_settings.dl_num_workers,
-        )
+        self.order = MixedOrder(seed=sampling_seed, repeated_share=repeated_share, thinning=thinning)

@@ -1,4 +1,4 @@
-"""Which cells a mini-batch of the epoch in progress holds, noted as the order is drawn."""
+"""Cells of each mini-batch of the epoch in progress, recorded as the order is drawn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class NotedOrder(Sampler[int]):
     Parameters
     ----------
     sampler
-        Sampler of single cells whose draws it passes on.
+        Sampler of single cells whose draws are returned.
     """
 
     def __init__(self, sampler: Any) -> None:
@@ -32,22 +32,22 @@ class NotedOrder(Sampler[int]):
         return iter(self.latest)
 
 
-def note_order(loader: Any) -> None:
-    """Let `loader` keep the order of each epoch, where it is cut into mini-batches by torch."""
+def note_order(loader: object) -> None:
+    """Make `loader` keep the order of each epoch, if torch cuts it into mini-batches."""
     batches = getattr(loader, "sampler", None)
     if isinstance(batches, BatchSampler):
         batches.sampler = NotedOrder(batches.sampler)
 
 
-def cells_of_batch(loader: Any, number: int) -> np.ndarray:
-    """Positions of the cells of mini-batch `number`, from 0, of the latest epoch; none where it is not known.
+def cells_of_batch(loader: object, number: int) -> np.ndarray:
+    """Positions of the cells of mini-batch `number`, from 0, of the latest epoch; none if it is unknown.
 
     Parameters
     ----------
     loader
         A loader of :func:`note_order`, or one over :class:`~deltavi.train.MixedBatches`.
     number
-        Which mini-batch.
+        Number of the mini-batch.
     """
     batches: Any = getattr(loader, "sampler", None)
     if isinstance(batches, MixedBatches):

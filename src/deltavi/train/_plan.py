@@ -1,9 +1,9 @@
-"""Training plan and cell split: scvi-tools' training, watching the objective it optimises."""
+"""Training plan and cell split: scvi-tools' training, monitored by the objective that it optimises."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -20,11 +20,11 @@ from deltavi.train._epoch_means import EpochMeans
 Schedule = Literal["constant", "one_cycle", "staircase"]
 # Share of the steps over which the one-cycle schedule rises to its maximum.
 RISING_SHARE = 0.1
-# Below this many steps the rise would be shorter than one step, which torch divides by.
+# With fewer steps the rise would be shorter than one step, and torch would divide by zero.
 SHORTEST_CYCLE = 20
-# The staircase of ACTINN: steps between two falls of the learning rate, and what it is multiplied by.
+# The staircase of ACTINN: steps between two falls of the learning rate, and the factor of each.
 STAIR_STEPS, STAIR_FACTOR = 1000, 0.95
-# What lightning calls the precisions in which gradients are what they seem.
+# Lightning's names of the precisions that do not scale gradients.
 FULL_PRECISION = ("32", "32-true", "64", "64-true")
 # The optimisers of scvi-tools' plan that torch can run in one pass over the weights.
 ADAMS: dict[str, type[torch.optim.Adam]] = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
@@ -36,7 +36,7 @@ class ObjectivePlan(TrainingPlan):
     """Training plan whose ``validation_loss`` is the objective at its final KL weight.
 
     scvi-tools monitors an evidence lower bound with the KL term unweighted, and its validation loss changes
-    meaning while the KL weight is annealed; early stopping needs one yardstick throughout.
+    meaning while the KL weight is annealed; early stopping needs one objective throughout.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class ObjectivePlan(TrainingPlan):
         self.train_means, self.validation_means = EpochMeans("train"), EpochMeans("validation")
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """Loss of a mini-batch; what it records is logged when the epoch ends, unless every step is asked for."""
+        """Loss of a mini-batch; its metrics are logged when the epoch ends, or at every step if that is requested."""
         if self.on_step:
             return super().training_step(batch, batch_idx)
         kl_weight = self.kl_weight
@@ -79,7 +79,7 @@ class ObjectivePlan(TrainingPlan):
         self.validation_means.add(output)
 
     def on_validation_epoch_end(self) -> None:
-        """Log what the epoch recorded."""
+        """Log the metrics of the epoch."""
         self._log(self.validation_means.take(self.n_obs_validation))
 
     def on_train_batch_start(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
@@ -93,7 +93,7 @@ class ObjectivePlan(TrainingPlan):
         self.n_cells_of_step = len(batch[REGISTRY_KEYS.X_KEY])
 
     def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """Log with the number of cells: tensors of a mini-batch that are not by cell make lightning wonder."""
+        """Log with the number of cells, which lightning cannot infer from tensors that have no row per cell."""
         super().log(name, value, *args, **{"batch_size": self.n_cells_of_step, **kwargs})
 
     def _log_training(self, kl_weight: torch.Tensor) -> None:
@@ -105,8 +105,8 @@ class ObjectivePlan(TrainingPlan):
             in_bar = name == "train_loss"
             self.log(name, value, on_step=False, on_epoch=True, prog_bar=in_bar, sync_dist=self.use_sync_dist)
 
-    def get_optimizer_creator(self) -> Callable[[Any], torch.optim.Optimizer]:
-        """Adam in one pass over the weights where that can be; any other optimiser is left to scvi-tools."""
+    def get_optimizer_creator(self) -> Callable[[Iterable[torch.Tensor]], torch.optim.Optimizer]:
+        """Make Adam with one fused pass over the weights, if possible; other optimisers are made by scvi-tools."""
         optimizer_cls = ADAMS.get(self.optimizer_name)
         if optimizer_cls is None:
             return super().get_optimizer_creator()
@@ -116,7 +116,7 @@ class ObjectivePlan(TrainingPlan):
         )
 
     def _takes_one_pass(self) -> bool:
-        """Mixed precision scales gradients between passes; of the devices, two are known to do it in one."""
+        """True if the optimiser can be fused: without gradient scaling, on a CPU or CUDA device."""
         try:
             precision = str(self.trainer.precision)
         except RuntimeError:  # no trainer yet
@@ -139,7 +139,7 @@ class ObjectivePlan(TrainingPlan):
             stairs = torch.optim.lr_scheduler.StepLR(config["optimizer"], STAIR_STEPS, STAIR_FACTOR)
             config["lr_scheduler"] = {"scheduler": stairs, "interval": "step"}
         elif self.reduce_lr_on_plateau:
-            # what it watches is there in epochs that end with a validation only
+            # the monitored metric exists only in epochs that end with a validation
             plateau = config["lr_scheduler"]
             assert isinstance(plateau, dict)
             plateau["frequency"] = max(1, self.trainer.check_val_every_n_epoch or 1)
@@ -155,7 +155,7 @@ class CellSplit:
     test: np.ndarray
 
     def as_external_indexing(self) -> list[np.ndarray]:
-        """In the form scvi-tools' data splitter takes."""
+        """Positions in the form that scvi-tools' data splitter takes."""
         return [self.train, self.validation, self.test]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from deltavi._errors import DeltaviError
 from deltavi.train._plan import SMALLEST_BATCH, CellSplit
 
-# A label with this many cells has one in validation, whatever its share rounds to.
+# A label with this many cells has one in validation, even if its share rounds to none.
 ENOUGH_FOR_VALIDATION = 4
 
 
@@ -25,8 +25,8 @@ def split_labelled(
     """Random split, label by label; unlabelled cells are split like one more label.
 
     Every label has a cell in training, and the only cell of a label is there; a label of four cells or more has one
-    in validation, where validation is asked for at all. The training part leaves no mini-batch of one or two cells:
-    the most frequent label gives such a tail away.
+    in validation, if there is a validation part. The training part leaves no mini-batch of one or two cells:
+    such a tail is removed from the most frequent label.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def split_labelled(
     Raises
     ------
     DeltaviError
-        If the shares make no sense or too few cells are left to train on.
+        If the shares are invalid or too few cells are left to train on.
     """
     _check_shares(train_size, validation_size)
     mixed = generator.permutation if shuffle else np.asarray

@@ -1,27 +1,27 @@
-"""Loggers beside the one that keeps the history of a model, and whether a progress bar can be seen."""
+"""Loggers beside the one that keeps the history of a model, and a check for a visible progress bar."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import Any
 
 import scvi
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from deltavi._compat import SimpleLogger
 from deltavi._errors import DeltaviError
+from deltavi.train.progress import is_terminal
 
 
-def with_history(asked: Any, *, on_disk: str | None = None) -> list[Logger] | None:
-    """Loggers of a training, of which the first keeps the history; ``None`` where only that is wanted.
+def with_history(asked: object, *, on_disk: str | None = None) -> list[Logger] | None:
+    """Loggers of a training, of which the first keeps the history; ``None`` if there are no others.
 
     Parameters
     ----------
     asked
-        What the user passed as ``logger``: one or several, true for lightning's default, false or ``None`` for none.
+        The argument ``logger``: one or several, true for lightning's default, false or ``None`` for none.
     on_disk
-        Folder that the history is also written to, if any.
+        Folder to which the history is also written, if any.
 
     Raises
     ------
@@ -31,14 +31,15 @@ def with_history(asked: Any, *, on_disk: str | None = None) -> list[Logger] | No
     if asked is None or asked is False:
         return None
     if asked is True:
-        loggers = [_default_logger()]
+        given: list[object] = [_default_logger()]
     else:
-        loggers = list(asked) if isinstance(asked, Iterable) and not isinstance(asked, str) else [asked]
-    for logger in loggers:
-        if not isinstance(logger, Logger):
-            raise DeltaviError(
-                f"logger must be a logger of lightning.pytorch.loggers, a list of them, True or False, not {logger!r}."
-            )
+        given = list(asked) if isinstance(asked, Iterable) and not isinstance(asked, str) else [asked]
+    loggers = [logger for logger in given if isinstance(logger, Logger)]
+    if len(loggers) < len(given):
+        wrong = next(logger for logger in given if not isinstance(logger, Logger))
+        raise DeltaviError(
+            f"logger must be a logger of lightning.pytorch.loggers, a list of them, True or False, not {wrong!r}."
+        )
     keeping = [logger for logger in loggers if isinstance(logger, SimpleLogger)]
     if keeping:
         return [*keeping, *(logger for logger in loggers if logger not in keeping)]
@@ -53,15 +54,7 @@ def _default_logger() -> Logger:
 
 
 def bar_is_seen() -> bool:
-    """Whether a progress bar would be looked at: in a terminal, or in a notebook."""
+    """True if a progress bar would be visible: in a terminal, or in a notebook."""
     shell = sys.modules.get("IPython")
     running = None if shell is None else shell.get_ipython()
-    return getattr(running, "kernel", None) is not None or any(map(_is_terminal, (sys.stdout, sys.stderr)))
-
-
-def _is_terminal(stream: Any) -> bool:
-    try:
-        return bool(stream.isatty())
-    except (AttributeError, ValueError):
-        # none, or closed
-        return False
+    return getattr(running, "kernel", None) is not None or any(map(is_terminal, (sys.stdout, sys.stderr)))

@@ -1,20 +1,45 @@
-"""Splitter whose mini-batches are made on the device that trains, where that can be done."""
+"""Splitter whose mini-batches are made on the training device, if possible."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, Protocol, TypeAlias
 
+import numpy as np
+from scvi import settings as scvi_settings
+from scvi.data import AnnDataManager
 from scvi.dataloaders import DataSplitter
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-# Kinds of devices that work on their own, and whose memory is not that of the computer.
+# Types of devices that work asynchronously, with memory of their own.
 KINDS = ("cuda",)
+# Cells by position, over the `dataset` that the registry makes; and positions of each mini-batch.
+Drawn: TypeAlias = tuple[Dataset[dict[str, Any]], Sampler[list[int]]]
+
+
+class Order(Protocol):
+    """Draws of training mini-batches, where they are not those of scvi-tools."""
+
+    def drawn(self, manager: AnnDataManager, training: np.ndarray, batch_size: int) -> Drawn:
+        """Cells by position and mini-batches of positions.
+
+        Parameters
+        ----------
+        manager
+            Manager of the registered data.
+        training
+            ``(n_train,)`` positions of the training cells.
+        batch_size
+            Cells of a mini-batch.
+        """
+        ...
 
 
 class DeviceSplitter(DataSplitter):
     """scvi-tools' splitter; on a GPU, counts of a sparse matrix in memory are kept there while the model trains.
 
     Order and content of mini-batches are the same on any device. What is backed, dense, or loaded by several
-    processes goes the way of scvi-tools, and so does training on several devices.
+    processes goes the way of scvi-tools, and so does training on several devices. A subclass may draw training
+    mini-batches by an ``order`` of its own; those of validation are scvi-tools'.
 
     Parameters
     ----------
@@ -22,36 +47,51 @@ class DeviceSplitter(DataSplitter):
         As in :class:`scvi.dataloaders.DataSplitter`.
     """
 
+    # whether an order makes training mini-batches, which options of scvi-tools' loaders then do not concern
+    makes_batches: ClassVar[bool] = False
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.order: Order | None = None
         self._cells: list[Any] = []
 
-    def train_dataloader(self) -> Any:
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Mini-batches to train on."""
-        return self._on_device(super().train_dataloader())
+        loader = super().train_dataloader() if self.order is None else self._in_order(self.order)
+        self._move(loader)
+        return loader
 
-    def val_dataloader(self) -> Any:
+    def val_dataloader(self) -> DataLoader[dict[str, Any]] | None:
         """Mini-batches to validate on, if there are any."""
-        return self._on_device(super().val_dataloader())
+        loader = super().val_dataloader()
+        if loader is not None:
+            self._move(loader)
+        return loader
 
     def teardown(self, stage: str | None = None) -> None:
-        """Free the memory of the device: the model keeps its trainer, and that the loaders."""
+        """Free the memory of the device: the model keeps its trainer, which keeps the loaders."""
         for cells in self._cells:
             cells.device_rows = None
         self._cells = []
 
     def on_exception(self, exception: BaseException) -> None:
-        """The same where training does not come to its end."""
+        """Free the memory after a training that failed."""
         self.teardown()
 
-    def _on_device(self, loader: Any) -> Any:
-        if loader is None or self.trainer is None or loader.num_workers or loader.pin_memory:
-            return loader
+    def _in_order(self, order: Order) -> DataLoader[dict[str, Any]]:
+        batch_size = int(self.data_loader_kwargs.get("batch_size", 128))
+        cells, batches = order.drawn(self.adata_manager, np.asarray(self.train_idx), batch_size)
+        return DataLoader(cells, sampler=batches, batch_size=None, num_workers=scvi_settings.dl_num_workers)
+
+    def _move(self, loader: Any) -> None:
+        """Let the cells of `loader` be made on the device, where that can be done."""
+        if self.trainer is None or loader.num_workers or loader.pin_memory or self.load_sparse_tensor:
+            return
         device = self.trainer.strategy.root_device
-        if device.type in KINDS and self.trainer.world_size == 1 and not self.load_sparse_tensor:
-            cells = loader.dataset.dataset
-            # training and validation cells are rows of one matrix
-            shared = self._cells[0].device_rows if self._cells else cells.rows_on(device)
-            cells.device_rows = shared
-            self._cells.append(cells)
-        return loader
+        if device.type not in KINDS or self.trainer.world_size > 1:
+            return
+        # what picks cells by position stands around the data set itself
+        cells = loader.dataset.dataset
+        # training and validation cells are rows of one matrix
+        cells.device_rows = self._cells[0].device_rows if self._cells else cells.rows_on(device)
+        self._cells.append(cells)

@@ -1,27 +1,27 @@
-"""Progress bars: on standard error, and only where somebody watches."""
+"""Progress bars: on standard error, and only in a terminal or a notebook."""
 
 from __future__ import annotations
 
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
 
 def progress_bar(total: int, text: str, *, initial: int = 0, wanted: bool = True) -> Any:
-    """Open a bar of tqdm on standard error, or in a notebook; where nobody watches nothing is drawn.
+    """Open a bar of tqdm on standard error, or in a notebook; elsewhere nothing is drawn.
 
     Parameters
     ----------
     total, initial
-        Steps there are, and those that were done before.
+        Number of steps, and of those done before.
     text
-        What is being done.
+        Description of the work.
     wanted
-        False draws nothing anywhere.
+        False for no bar.
     """
     with warnings.catch_warnings():  # without the widgets of notebooks, tqdm warns
         warnings.simplefilter("ignore")
@@ -32,10 +32,10 @@ def progress_bar(total: int, text: str, *, initial: int = 0, wanted: bool = True
     )
 
 
-def is_terminal(stream: Any) -> bool:
-    """Whether `stream` is a terminal; a closed or missing one is none."""
+def is_terminal(stream: TextIO | None) -> bool:
+    """True if `stream` is a terminal; a closed or missing one is none."""
     try:
-        return bool(stream.isatty())
+        return stream is not None and bool(stream.isatty())
     except (AttributeError, ValueError):
         return False
 
@@ -47,8 +47,8 @@ class EpochBar(Callback):
         super().__init__()
         self._bar: Any = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Settings alone: an open bar cannot be copied."""
+    def __getstate__(self) -> dict[str, object]:
+        """Return the settings alone, since an open bar cannot be copied."""
         return {**self.__dict__, "_bar": None}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -77,7 +77,7 @@ class EpochBar(Callback):
             self._bar = None
 
 
-def epoch_bars(trainer: dict[str, Any], callbacks: Sequence[Callback]) -> list[Callback]:
+def epoch_bars(trainer: dict[str, object], callbacks: Sequence[Callback]) -> list[Callback]:
     """Replace the bar of scvi-tools, which writes to standard output, in the options of a trainer.
 
     A bar among the user's `callbacks`, or of lightning with ``simple_progress_bar=False``, is left.

@@ -11,7 +11,7 @@ from scvi.train import Trainer, TrainRunner
 
 from deltavi._errors import DeltaviError
 
-# Errors of lightning and scvi-tools about options, which neither tells apart by a class of its own.
+# Errors of lightning and scvi-tools about options, for which neither has a class of its own.
 REFUSALS = (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError)
 
 
@@ -23,7 +23,7 @@ class QuietTrainer(Trainer):
         super().__init__(*args, **kwargs)
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
-        """Fit; the runner prints every error as ``<class 'NameError'>``, and the error itself says what happened."""
+        """Fit without the line ``<class 'NameError'>`` that the runner prints for every error; the error is raised."""
         try:
             super().fit(*args, **kwargs)
         except BaseException:

@@ -55,8 +55,8 @@ MUTATIONS: tuple[OwnTest, ...] = (
     OwnTest(
         f"{LIE}::test_a_genome_before_the_names_is_recognised",
         "registry/genes.py",
-        "for explain in (_prefix_of_query, _prefix_of_model, _spaces):",
-        "for explain in (_spaces,):",
+        "for suggestion in (_prefix_of_query, _prefix_of_model, _spaces):",
+        "for suggestion in (_spaces,):",
     ),
     OwnTest(
         f"{OTHER}::test_every_model_warns_of_a_label_whose_response_it_saw_and_of_no_other",

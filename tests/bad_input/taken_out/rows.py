@@ -58,7 +58,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         97,
         "MIXVI",
         "registry/genes.py",
-        "for explain in (_prefix_of_query, _prefix_of_model, _spaces):",
-        "for explain in (_spaces,):",
+        "for suggestion in (_prefix_of_query, _prefix_of_model, _spaces):",
+        "for suggestion in (_spaces,):",
     ),
 )

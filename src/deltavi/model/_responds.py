@@ -1,0 +1,188 @@
+"""Prediction of the cells of one condition under another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from anndata import AnnData
+from scvi.model.base import VAEMixin
+
+from deltavi import _keys
+from deltavi._text import as_text
+from deltavi.model._asked import BATCH_SIZE, conditions_asked, groups_of, request_of
+from deltavi.model._base import CountModel
+from deltavi.model._decoding import Output
+from deltavi.model._encoding import get_latent_representation, get_marginal_ll, impute
+from deltavi.model._mean_responses import MEANS
+from deltavi.model._prediction import answer
+from deltavi.model._question import Condition, EmpiricalWeight, Question, Route, ShiftStrategy, share_of
+from deltavi.model._recipe import Part
+from deltavi.model._training_means import TrainingMeans
+from deltavi.model.request import check_options
+from deltavi.module import VAE as VAEModule
+from deltavi.registry.columns import require_known
+
+
+class Responds(VAEMixin, CountModel):
+    """Base of the models that predict responses; the module gives latent positions and a decoder."""
+
+    module: VAEModule
+    keeps: ClassVar[tuple[Part[Any], ...]] = (MEANS,)
+    # ways to the latent positions after a perturbation that are no shift, by the name that ``shift`` takes
+    routes: ClassVar[Mapping[str, Route]] = {}
+    training_means: TrainingMeans | None = None
+    # of the model that query data were mapped onto
+    reference_means: TrainingMeans | None = None
+
+    # what scvi-tools names is among the keywords
+    get_latent_representation = get_latent_representation  # type: ignore[assignment]
+    get_marginal_ll = get_marginal_ll  # type: ignore[assignment]  # keyword-only after the first two
+    impute = impute
+
+    def predict_perturbation(
+        self,
+        adata: AnnData | None = None,
+        *,
+        control: str,
+        perturbation: str,
+        labels: str | Sequence[str] | None = None,
+        shift: str | np.ndarray | ShiftStrategy = "similarity",
+        shift_scale: float | Literal["match"] = "match",
+        output: Output = "cells",
+        n_samples: int = 1,
+        bandwidth: float = 0.2,
+        similarity_space: Literal["expression", "latent"] = "expression",
+        empirical_weight: EmpiricalWeight = "auto",
+        effect_scale: float = 1.0,
+        invalid_cells: Literal["error", "drop"] = "error",
+        batch_size: int = BATCH_SIZE,
+        seed: int = 0,
+    ) -> AnnData:
+        """Predict how cells would look under another condition.
+
+        Each cell is encoded, moved by the shift of its label, and decoded with its own library size, batch and
+        covariates. Its expression is then moved from what the model expects of it as it is to what it expects after
+        the shift, at the same quantile, so that it keeps its own residual, and zeros where the perturbation has them.
+
+        Parameters
+        ----------
+        adata
+            Cells to predict, with any gene order; by default those of the model. Cells of condition `control` are
+            predicted, or all cells if the condition column is missing.
+        control, perturbation
+            Conditions to start from and to predict. A perturbation that was not measured may join measured ones, as in
+            ``"A+B"``: their shifts, and the changes seen in the training labels, are added.
+        labels
+            Predict cells of these labels only; a label may be new to the model.
+        shift
+            How to estimate the move: ``"similarity"``, ``"gp"``, ``"paired"``, ``"nearest"``, ``"global"``,
+            ``"scgen"`` (see :func:`deltavi.perturbation.estimate_shift`), a vector ``(n_latent,)``, or an estimator of
+            one's own, a function from :class:`deltavi.perturbation.Evidence` to
+            :class:`deltavi.perturbation.Shift`.
+            ``"similarity"`` weights training labels by how close their control cells lie to those of the query; where
+            no labels were registered it is ``"global"``.
+        shift_scale
+            Factor of the shift. ``"match"`` scales it until the change it decodes to is as large as the change
+            seen in the training labels it comes from (posterior means are drawn towards the prior, and shifts
+            between them come out short); the paper's ``"scgen"`` and a given vector are used as they stand.
+        output
+            ``"cells"`` carries each cell's residual; ``"mean"`` is the expectation of log expression alone, far less
+            variable than measured cells.
+        n_samples
+            Draws of the posterior; with more than one, layers ``"lower"`` and ``"upper"`` hold a 90 % predictive
+            interval of each cell and gene.
+        bandwidth
+            Width of the weights of ``"similarity"``, relative to the mean distance.
+        similarity_space
+            Where labels are compared for ``"similarity"`` and ``"nearest"``: by the expression (log1p CP10k) that
+            their mean latent positions decode to, or by these positions (``"latent"``).
+        empirical_weight
+            Weight, from 0 to 1, of the measured response of the training labels in the predicted one: the change of
+            each gene's mean is that much of the change kriged between labels in gene space (see
+            :func:`deltavi.perturbation.estimate_shift`), and the model's own for the rest. Averaging two estimators
+            with different errors beats either. ``"auto"`` is one half for ``"similarity"`` and ``"gp"`` with
+            ``shift_scale="match"``, and none for another shift or scale.
+        effect_scale
+            Factor of the response, 1 for that of the measured perturbation.
+        invalid_cells
+            ``"drop"`` leaves out cells with NaN, infinite or non-count values; ``"error"`` names them.
+        batch_size
+            Cells decoded at a time; the answer does not depend on it.
+        seed
+            Seed of quantiles within counts and of sampled counts; each cell's noise depends on it and on its name.
+
+        Returns
+        -------
+        AnnData of the predicted cells. X: log1p CP10k (without counts: the scale of the input). layers: ``"rate"``
+        expected counts, ``"counts"`` counts sampled from the likelihood. obs: that of the input, with the condition
+        set to `perturbation` and the cell's origin in ``"deltavi_source_condition"`` and ``"deltavi_source_cell"``.
+        obsm: latent positions after (``"X_deltavi"``) and before (``"X_deltavi_control"``). uns ``"deltavi"``: what was
+        done, with the weight of each training label, and in ``"own_weights"`` that of each label's own cells under
+        `perturbation`: where it is not zero the answer describes measured cells rather than predicts them. With labels,
+        varm ``"deltavi_change"``, ``"deltavi_lower"`` and ``"deltavi_upper"``: change of each gene's mean in each label
+        of the query, log1p CP10k, and its 90 % interval (as wide as it has to be for training labels predicted from one
+        another; NaN with fewer than three); uns ``"deltavi"["uncertainty"]``: how far the query lies from the training
+        labels (``uncertainty``, see :class:`deltavi.perturbation.Shift`), and the largest ``max_training_uncertainty``
+        among these.
+
+        Raises
+        ------
+        NotTrainedError
+            Before training.
+        UnknownCategoryError
+            If a condition or label does not exist; the message lists the known ones.
+        InputDataError, GeneMatchError
+            If `adata` holds values or genes the model cannot read.
+
+        Warns
+        -----
+        NotHeldOutWarning
+            If the cells are training cells, and cells of their label under `perturbation` (of their batch, where
+            batches are registered) were so, too. Of cells of another AnnData, as of a new donor, it is logged.
+        """
+        self._require_trained("predict_perturbation")
+        start, end = conditions_asked(self, control, perturbation)
+        check_options(output, invalid_cells, similarity_space)
+        request = request_of(self, adata, control=start.name, labels=labels, drop=invalid_cells == "drop")
+        question = Question(
+            control=start,
+            perturbation=end,
+            shift=shift,
+            shift_scale=shift_scale,
+            bandwidth=bandwidth,
+            similarity_space=similarity_space,
+            share=share_of(empirical_weight, shift, shift_scale),
+            effect_scale=effect_scale,
+            output=output,
+            n_samples=n_samples,
+            seed=seed,
+        )
+        return answer(self, request, question, batch_size=batch_size)
+
+    @property
+    def knows_conditions(self) -> bool:
+        """Whether the networks are given the condition of a cell."""
+        module = self.module
+        return bool(getattr(module, "condition_in_decoder", False) or getattr(module, "conditional", False))
+
+    def condition(self, name: str) -> Condition:
+        """Measured condition of this name.
+
+        Parameters
+        ----------
+        name
+            Name of a condition.
+
+        Raises
+        ------
+        UnknownCategoryError
+            If no cell of the training has it.
+        """
+        known = [as_text(c) for c in self._categories(_keys.CONDITION)]
+        return Condition(name, (name,), known.index(require_known("condition", name, known)))
+
+    def _groups(self, adata: AnnData) -> np.ndarray:
+        """Group of each cell that has a shift of its own, ``(n_cells,)``: its label."""
+        return groups_of(self, adata)
