@@ -52,7 +52,7 @@ def torch_device(name: str, value: object) -> torch.device:
 
 
 def is_present(device: torch.device) -> bool:
-    """Whether tensors can be moved to `device`; of kinds that are not known here torch itself says so."""
+    """True if tensors can be moved to `device`; other types of devices are left to torch."""
     if device.type == "cuda":
         return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
     return device.type != "mps" or torch.backends.mps.is_available()

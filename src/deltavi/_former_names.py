@@ -1,4 +1,4 @@
-"""Names of before the first release: files that hold them are still read, and an argument that has one is told.
+"""Names from before the first release: files that hold them are still read, and arguments with them are refused.
 
 A former argument is no alias: it is refused, with its name of today.
 """

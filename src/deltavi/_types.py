@@ -1,4 +1,4 @@
-"""Types that several packages share: arrays, matrices in memory and in files, and what setups record."""
+"""Types that several packages share: arrays, matrices in memory and in files, and records."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ StoredMatrix: TypeAlias = np.ndarray | sparse.spmatrix | sparse.sparray | h5py.D
 # A column or a table of an AnnData.
 Table: TypeAlias = np.ndarray | pd.DataFrame | pd.Series
 
-# Entries of a field in scvi-tools' registry, arguments of a setup, or the description of a saved model: names and
-# values differ between fields and models.
+# Records that differ in names and values: entries of a field in scvi-tools' registry, arguments of a setup, the
+# description of a saved model, a row of results.
 State: TypeAlias = dict[str, Any]
 # Inputs or outputs of the parts of a module by scvi-tools' names: tensors, distributions, and KL terms by name.
 Outputs: TypeAlias = dict[str, Any]

@@ -201,7 +201,7 @@ def test_numbers_with_missing_values_group_with_the_labels_they_become() -> None
     LABELVI.setup_anndata(adata, **SETUP)
     model = LABELVI(adata, **SMALL)
     model.train(max_epochs=1, batch_size=32, train_size=0.7, **QUIET)
-    assert set(model._groups(adata)) == {"0", "1", "2"}
+    assert set(model._groups(adata, model._validate_anndata(adata))) == {"0", "1", "2"}
 
 
 # -- query ---------------------------------------------------------------------------------------------------

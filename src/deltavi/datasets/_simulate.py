@@ -14,6 +14,7 @@ from scipy import sparse
 from deltavi import _keys
 from deltavi._entries import seed_number
 from deltavi._reading import known_arguments
+from deltavi._types import FloatArray
 from deltavi.datasets._simulation_draw import (
     Cells,
     Truth,
@@ -23,7 +24,7 @@ from deltavi.datasets._simulation_draw import (
     expected_counts,
     rate_under_own_condition,
 )
-from deltavi.datasets._simulation_parameters import FloatArray, SimulationParameters
+from deltavi.datasets._simulation_parameters import SimulationParameters
 
 
 @known_arguments

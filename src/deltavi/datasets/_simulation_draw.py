@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse, stats
 from scipy.spatial.distance import cdist
 
-from deltavi.datasets._simulation_parameters import FloatArray, SimulationParameters
-
-IntArray = NDArray[np.intp]
+from deltavi._types import FloatArray, IntArray
+from deltavi.datasets._simulation_parameters import SimulationParameters
 
 # Spread of the log expression over genes. With a few thousand counts in a thousand genes, nine zeros in ten entries
 # are only possible when a minority of the genes holds most counts; the cap keeps any single gene from dominating.

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from deltavi._entries import number, share, shown, whole_number
 from deltavi._errors import DeltaviError, examples
-
-FloatArray = NDArray[np.float64]
+from deltavi._types import FloatArray
 
 COUNTED = ("n_genes", "n_cell_types", "n_batches", "n_cells_per_group")
 NOT_NEGATIVE = ("shared_effect", "specific_effect", "type_effect", "batch_effect", "library_sd")

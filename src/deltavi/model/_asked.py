@@ -71,11 +71,14 @@ def _combined(model: Responds, control: str, perturbation: str) -> Condition:
 def request_of(
     model: Responds, adata: AnnData | None, *, control: str, labels: str | Sequence[str] | None, drop: bool
 ) -> Request:
+    """Cells to predict among those that are given, or those of the model."""
     source = model._validate_anndata() if adata is None else require_anndata(adata)
     require_free_sources(source.obs, model._categories(_keys.CONDITION), key=condition_key(model))
     if adata is not None and drop:
         source = _without_invalid(model, adata)
-    key, groups = condition_key(model), model._groups(source)
+    # once, for groups, positions and expression
+    aligned = model._validate_anndata(None if adata is None else source)
+    key, groups = condition_key(model), model._groups(source, aligned)
     chosen = of_labels(groups, labels)
     if key in source.obs:
         conditions = conditions_of(model, source)
@@ -88,8 +91,8 @@ def request_of(
                 f"Conditions of those cells: {present}."
             )
     cells = np.flatnonzero(chosen)
-    aligned = model._validate_anndata(None if adata is None else source)
-    return Request(adata=aligned, cells=cells, groups=groups[cells], totals=totals_of(model, aligned)[cells])
+    totals = totals_of(model, aligned)[cells]
+    return Request(adata=aligned, cells=cells, groups=groups[cells], totals=totals, loaded=model._cells(aligned))
 
 
 def _without_invalid(model: Responds, adata: AnnData) -> AnnData:

@@ -36,6 +36,7 @@ from deltavi.model._registration import registered
 from deltavi.model._stored_registry import HINTS, convert_legacy_save, load_registry, view_setup_args
 from deltavi.model._training import train
 from deltavi.model.verbs import INHERITED, OWN, of_trained
+from deltavi.registry.cells import Cells
 from deltavi.registry.checks import MatrixReport, Offer, scale_check
 from deltavi.registry.covariates import ContinuousCovariatesField, SizeFactorField
 from deltavi.registry.fields import CategoricalCovariatesField, CategoryField, ExpressionField
@@ -227,6 +228,11 @@ class CountModel(UnsupervisedTrainingMixin, ArchesMixin, BaseModelClass):
         query._deltavi_owner, query._deltavi_manager = self.id, manager
         self._register_manager_for_instance(manager)
         return query
+
+    def _cells(self, adata: AnnData) -> Cells:
+        """Cells of the model, or of a query in its form, in mini-batches."""
+        manager: DataManager = self.get_anndata_manager(adata, required=True)
+        return Cells(manager)
 
     def _check_query(self, manager: DataManager, offer: Offer) -> None:
         """Raise where a query is on another scale than the data the model was trained on; `offer` what it has else."""

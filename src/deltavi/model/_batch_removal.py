@@ -51,7 +51,7 @@ def batch_removal(self: SCGEN, adata: AnnData | None = None, *, batch_size: int 
     aligned = self._validate_anndata(adata)
     before = positions_of(self, aligned, np.arange(aligned.n_obs))
     batches = category_names(column(source, batch_key), self._categories(REGISTRY_KEYS.BATCH_KEY))
-    moves = batch_moves(before, labels=self._groups(source), batches=batches)
+    moves = batch_moves(before, labels=self._groups(source, aligned), batches=batches)
     after = (before + moves.vectors).astype(np.float32)
     with isolated_randomness(seed):
         predicted = _decode_moved(self, aligned, before, after, moves.reference, batch_size, seed)
@@ -83,7 +83,7 @@ def _decode_moved(
     known = pd.Index([str(b) for b in model._categories(REGISTRY_KEYS.BATCH_KEY)])
     codes = known.get_indexer(pd.Index(reference))
     totals, parts, start = totals_of(model, adata), [], 0
-    for tensors in model._make_data_loader(adata=adata, batch_size=batch_size):
+    for tensors in model._cells(adata).batches(np.arange(adata.n_obs), batch_size):
         rows = slice(start, start + tensors[REGISTRY_KEYS.X_KEY].shape[0])
         decode = CellDecoder(model.module, tensors)
         batch = torch.from_numpy(codes[rows].reshape(-1, 1).astype(np.int64))

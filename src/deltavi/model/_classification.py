@@ -147,9 +147,7 @@ def classified(
     chosen = positions(indices, aligned.n_obs)
     parts = [_nothing(model.module, len(model.label_names))]
     model.module.eval()
-    # scvi-tools takes an AnnData without cells for none at all
-    loader = model._make_data_loader(adata=aligned, indices=chosen, batch_size=batch_size) if len(chosen) else ()
-    # loaders draw, though no draw reaches the answer
+    loader = model._cells(aligned).batches(chosen, batch_size)
     with torch.inference_mode(), isolated_randomness(model.seed):
         batches = loader if folds is None else with_folds(loader, folds)
         parts = [classify(model.module, tensors) for tensors in batches] or parts
@@ -167,9 +165,8 @@ def judged(
     return names, cells
 
 
-def predicted_groups(model: Annotates, adata: AnnData) -> np.ndarray:
+def predicted_groups(model: Annotates, adata: AnnData, aligned: AnnData) -> np.ndarray:
     """Label of each cell, which may be new to the model; the predicted one where none is given."""
-    aligned = model._validate_anndata(None if adata is model._adata else adata)
     cells = classified(model, aligned, None, BATCH_SIZE)[1]
     predicted: np.ndarray = model.label_names[cells.logits.argmax(1)]
     key = model._setup_argument("labels_key")

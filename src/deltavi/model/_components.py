@@ -135,12 +135,8 @@ def over_batches(
 ) -> np.ndarray:
     """`what` of the mini-batches of the chosen cells, joined, ``(n_chosen, width)``."""
     model.module.eval()
-    if not len(chosen):
-        # scvi-tools takes an AnnData without cells for none at all
-        return np.zeros((0, width))
-    loader = model._make_data_loader(adata=adata, indices=chosen, batch_size=batch_size)
     with torch.inference_mode(), isolated_randomness(model.seed):
-        return np.concatenate([what(tensors).cpu().numpy() for tensors in loader]).astype(np.float64)
+        return model._cells(adata).each(what, chosen, width=width, size=batch_size)
 
 
 def predicted_components(

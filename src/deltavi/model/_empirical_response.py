@@ -148,8 +148,7 @@ def _log_rate_offsets(
     """
     chosen = request.some_of(group, MATCHED_CELLS)
     cells = request.cells[chosen]
-    loader = model._make_data_loader(adata=request.adata, indices=cells, batch_size=len(cells))
-    decode = CellDecoder(model.module, next(iter(loader)))
+    decode = CellDecoder(model.module, request.loaded.take(cells))
     totals = request.totals[chosen]
     source, target = (decode(z[chosen], condition=code) for z, code in zip(positions, question.codes, strict=True))
     names = request.adata.obs_names[cells]

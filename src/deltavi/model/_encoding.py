@@ -95,11 +95,9 @@ def impute(
     aligned = self._validate_anndata(adata)
     chosen = positions(indices, aligned.n_obs)
     parts = [np.zeros((0, len(self.gene_names)), dtype=np.float32)]
-    # scvi-tools takes an AnnData without cells for none at all
-    loader = self._make_data_loader(adata=aligned, indices=chosen, batch_size=batch_size) if len(chosen) else ()
     self.module.eval()
     with isolated_randomness(self.seed):
-        for tensors in loader:
+        for tensors in self._cells(aligned).batches(chosen, batch_size):
             decode = CellDecoder(self.module, tensors)
             parts.append(to_numpy(decode(decode.posterior_mean).mean).astype(np.float32))
     return np.concatenate(parts)

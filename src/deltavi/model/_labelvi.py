@@ -232,8 +232,8 @@ class LABELVI(Annotates, VAE):
         _take_over(model.module, vae.module)
         return model
 
-    def _groups(self, adata: AnnData) -> np.ndarray:
-        return predicted_groups(self, adata)
+    def _groups(self, adata: AnnData, aligned: AnnData) -> np.ndarray:
+        return predicted_groups(self, adata, aligned)
 
 
 def _settings_of(vae: VAE) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def _fit(model: Responds) -> None:
         model.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY),
         totals=totals_of(model, adata) if model.module.of_counts else None,
         conditions=conditions_of(model, adata),
-        labels=None if labels_key is None else model._groups(adata),
+        labels=None if labels_key is None else model._groups(adata, adata),
     )
     model.training_means = own if model.reference_means is None else model.reference_means.joined(own)
 

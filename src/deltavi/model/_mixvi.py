@@ -289,9 +289,9 @@ class MIXVI(Annotates, VAE):
     def _data_dimensions(self) -> dict[str, Any]:
         return dimensions_of(self, super()._data_dimensions())
 
-    def _groups(self, adata: AnnData) -> np.ndarray:
+    def _groups(self, adata: AnnData, aligned: AnnData) -> np.ndarray:
         # without labels all cells are one group, as in a VAE
-        return predicted_groups(self, adata) if self.has_labels else super()._groups(adata)
+        return predicted_groups(self, adata, aligned) if self.has_labels else super()._groups(adata, aligned)
 
     # -- answers ---------------------------------------------------------------------------------------------
 

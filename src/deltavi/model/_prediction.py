@@ -44,7 +44,7 @@ def answer(model: Responds, request: Request, question: Question, *, batch_size:
     before = positions_of(model, request.adata, request.cells)
     after, how = shifted_positions(model, request, before, question)
     evidence = evidence_of(model, request, before, after, question)
-    with isolated_randomness(question.seed):  # loaders and encoders draw, though no draw reaches the answer
+    with isolated_randomness(question.seed):  # encoders draw, though no draw reaches the answer
         predicted = _predict(model, request, (before, after), question, evidence, batch_size=batch_size)
     control, perturbation = question.conditions
     result = assemble(
@@ -93,13 +93,7 @@ def _predict(
     shifted = unshifted if evidence is None else evidence.shifted
     parts: list[Predicted] = []
     start = 0
-    # scvi-tools takes an AnnData without cells for none at all
-    loader = (
-        model._make_data_loader(adata=request.adata, indices=request.cells, batch_size=batch_size)
-        if len(request.cells)
-        else ()
-    )
-    for tensors in loader:
+    for tensors in request.loaded.batches(request.cells, batch_size):
         rows = slice(start, start + tensors[REGISTRY_KEYS.X_KEY].shape[0])
         decode = CellDecoder(model.module, tensors)
         generators = cell_generators(names[rows], seed=question.seed)

@@ -183,6 +183,6 @@ class Responds(VAEMixin, CountModel):
         known = [as_text(c) for c in self._categories(_keys.CONDITION)]
         return Condition(name, (name,), known.index(require_known("condition", name, known)))
 
-    def _groups(self, adata: AnnData) -> np.ndarray:
-        """Group of each cell that has a shift of its own, ``(n_cells,)``: its label."""
+    def _groups(self, adata: AnnData, aligned: AnnData) -> np.ndarray:
+        """Group of each cell that has a shift of its own, ``(n_cells,)``: its label. `aligned` holds the same cells."""
         return groups_of(self, adata)

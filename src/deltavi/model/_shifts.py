@@ -121,9 +121,7 @@ def decoded_change(
     model: Responds, request: Request, chosen: np.ndarray, positions: np.ndarray, codes: tuple[int, int]
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Function from a latent displacement to the change of mean log expression it decodes to, ``(n_genes,)``."""
-    cells = request.cells[chosen]
-    loader = model._make_data_loader(adata=request.adata, indices=cells, batch_size=len(cells))
-    decode = CellDecoder(model.module, next(iter(loader)))
+    decode = CellDecoder(model.module, request.loaded.take(request.cells[chosen]))
     factors = cp10k_factors(request.totals[chosen])
     control, perturbation = codes
 

@@ -16,6 +16,7 @@ from deltavi._errors import DeltaviError
 from deltavi._text import names_of
 from deltavi.model._decoding import Predicted
 from deltavi.perturbation.estimators import ALL_CELLS
+from deltavi.registry.cells import Cells
 from deltavi.registry.columns import require_known
 from deltavi.registry.writable import writable_columns
 
@@ -34,12 +35,15 @@ class Request:
         ``(n_cells,)`` label of each of them, or one group for all.
     totals
         ``(n_cells,)`` total counts of each of them, for CP10k.
+    loaded
+        All cells of `adata`, in mini-batches.
     """
 
     adata: AnnData
     cells: np.ndarray
     groups: np.ndarray
     totals: np.ndarray
+    loaded: Cells
 
     def some_of(self, group: str, n: int) -> np.ndarray:
         """Up to `n` cells of a group, as positions among the cells; the same ones whatever their order."""

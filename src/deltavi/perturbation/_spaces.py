@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse as sp
 
 from deltavi._errors import DeltaviError
+from deltavi._types import Rows, is_sparse
 from deltavi.metrics.genes import fit_principal_components
 
 if TYPE_CHECKING:
@@ -23,13 +23,13 @@ class GeneSpace:
     name = "genes"
     nearest_metric = "correlation"  # of expression profiles: blind to depth, which Euclidean distances are not
 
-    def points(self, x: Any) -> Any:
+    def points(self, x: Rows) -> Rows:
         """Positions of cells, (n_cells, n_genes)."""
         return x
 
-    def moved(self, x: Any, vector: Vector) -> Vector:
+    def moved(self, x: Rows, vector: Vector) -> Vector:
         """Expression of cells after moving them by `vector`, dense, (n_cells, n_genes)."""
-        return np.asarray((x.toarray() if sp.issparse(x) else x) + vector)
+        return np.asarray((x.toarray() if is_sparse(x) else x) + vector)
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,16 @@ class PCASpace:
     name = "pca"
     nearest_metric = "euclidean"
 
-    def points(self, x: Any) -> Vector:
+    def points(self, x: Rows) -> Vector:
         """Positions of cells, (n_cells, n_components)."""
         return np.asarray(self.pca.transform(x))
 
-    def moved(self, x: Any, vector: Vector) -> Vector:
+    def moved(self, x: Rows, vector: Vector) -> Vector:
         """Expression of cells after moving them by `vector`, (n_cells, n_genes)."""
         return np.asarray(self.pca.inverse_transform(self.points(x) + vector))
 
 
-def build_space(name: str, x: Any, n_components: int) -> GeneSpace | PCASpace:
+def build_space(name: str, x: Rows, n_components: int) -> GeneSpace | PCASpace:
     """Make the space of that name from training expression `x`, (n_cells, n_genes)."""
     if name == GeneSpace.name:
         return GeneSpace()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from deltavi import _keys
 from deltavi._errors import DeltaviError, InputDataError, examples, unknown_category
 from deltavi._reading import known_arguments
 from deltavi._text import as_text, meant
+from deltavi._types import Rows
 from deltavi.arrays.tables import text_names
 from deltavi.perturbation._spaces import GeneSpace, build_space
 from deltavi.perturbation.combination import SEPARATOR, check_effect_scale, combined_shift, parts_of
@@ -129,9 +130,9 @@ class ShiftBaseline:
         Returns
         -------
         Predicted cells: X log1p CP10k, float32, (n_control_cells, n_genes); obs of the input cells with the
-        perturbation as condition and the old one in ``deltavi_source_condition``; ``uns["deltavi"]`` says which shift
-        was used and, for every label of the query, its length and the weights of the training labels ("/" in a label
-        becomes "%2F" there, since files cannot hold it in a key).
+        perturbation as condition and the old one in ``deltavi_source_condition``; ``uns["deltavi"]`` records the shift
+        and, for every label of the query, its length and the weights of the training labels ("/" in a label becomes
+        "%2F" there, since files cannot hold it in a key).
 
         Raises
         ------
@@ -171,7 +172,7 @@ class ShiftBaseline:
         known = known_names(self._conditions)
         names = {"control": meant(control, known), "perturbation": same_condition(perturbation, known)}
         for (kind, name), asked in zip(names.items(), (control, perturbation), strict=True):
-            # a given shift may lead to a condition nobody has measured, and a perturbation may join several
+            # a given shift may lead to a condition that was not measured, and a perturbation may join several
             joined = kind == "perturbation" and SEPARATOR in as_text(asked)
             if name is None and not given and not joined:
                 raise unknown_category(f"{kind} condition", asked, known)
@@ -183,7 +184,7 @@ class ShiftBaseline:
     def _parts(self, control: str, perturbation: str) -> tuple[str, ...]:
         return parts_of(perturbation, known_names(self._conditions), control=control, kind="perturbed condition")
 
-    def _query(self, adata: AnnData | None, control: str) -> tuple[pd.DataFrame, pd.DataFrame, Any]:
+    def _query(self, adata: AnnData | None, control: str) -> tuple[pd.DataFrame, pd.DataFrame, Rows]:
         """Metadata of control cells and genes, and their expression, (n_control, n_genes)."""
         asked = self._obs if adata is None else adata.obs
         require_free_sources(asked, known_names(self._conditions), key=self.condition_key)
@@ -207,7 +208,7 @@ class ShiftBaseline:
         return {name: np.flatnonzero(names == name) for name in wanted}
 
     def _shifts(
-        self, queries: Mapping[str, Any], control: str, perturbation: str, shift: str | ArrayLike, bandwidth: float
+        self, queries: Mapping[str, Rows], control: str, perturbation: str, shift: str | ArrayLike, bandwidth: float
     ) -> dict[str, Shift]:
         """One shift for every query, given by the positions of its control cells."""
         return estimate_shifts(
@@ -254,7 +255,7 @@ def _wanted_labels(names: NDArray[np.object_], labels: str | Sequence[str] | Non
     return known
 
 
-def _record(shifts: Mapping[str, Shift]) -> dict[str, Any]:
+def _record(shifts: Mapping[str, Shift]) -> dict[str, object]:
     """Settings of the prediction, as AnnData can store them."""
     return {
         "shift": next(iter(shifts.values())).estimator,

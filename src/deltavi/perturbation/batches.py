@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -29,12 +29,12 @@ class BatchMoves:
     """
 
     vectors: NDArray[np.float64]
-    reference: NDArray[Any]
+    reference: np.ndarray
     references: dict[str, str] = field(default_factory=dict)
     single_batch: tuple[str, ...] = ()
 
 
-def batch_moves(positions: NDArray[Any], *, labels: NDArray[Any], batches: NDArray[Any]) -> BatchMoves:
+def batch_moves(positions: np.ndarray, *, labels: np.ndarray, batches: np.ndarray) -> BatchMoves:
     """Move the mean of each batch of a label to the mean of the label's largest batch.
 
     Parameters

@@ -23,7 +23,7 @@ def couple(
     A value that lies at quantile u of what the model expects of the cell as it is goes to quantile u of what it
     expects after the perturbation: the monotone coupling of the two distributions, which moves values least
     (Santambrogio 2015, ch. 2), and the counterfactual of a model whose noise is the quantile. A count covers a range
-    of quantiles, from P(X < x) to P(X <= x), and `uniform` says where in it; so zeros stay zeros as often as
+    of quantiles, from P(X < x) to P(X <= x), and `uniform` is the position in it; so zeros stay zeros as often as
     the target distribution has them, and the mean is that of the target where the source fits.
 
     Parameters

@@ -109,7 +109,7 @@ class GroupMeans:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Everything an estimator may look at.
+    """Input of an estimator.
 
     Attributes
     ----------

@@ -13,6 +13,7 @@ from anndata import AnnData
 from deltavi._entries import flag, names, seed_number, shown
 from deltavi._errors import DeltaviError, InputDataError, unknown_category
 from deltavi._reading import known_arguments
+from deltavi._types import Rows
 from deltavi.arrays.matrix import Matrix, check_count
 from deltavi.arrays.tables import align, axes_of
 from deltavi.metrics import PredictionScore, score_prediction
@@ -126,7 +127,7 @@ def compare(
     return _table(scores)
 
 
-def _halves(real: Any, seed: int) -> tuple[Any, Any]:
+def _halves(real: Rows, seed: int) -> tuple[Rows, Rows]:
     """Two random halves of the real cells; the second, which plays the real cells, has the odd one."""
     n_cells = real.shape[0]
     if n_cells < 3:
@@ -154,9 +155,9 @@ def conclusion(
     table
         From `compare`, or the mean of several such tables. Baselines are all rows but `model` and the two halves.
     model
-        Row to judge.
+        Row to assess.
     metric
-        Column or columns to judge by; each is compared with the baseline that does best on it.
+        Column or columns to compare by; each is compared with the baseline that does best on it.
 
     Returns
     -------

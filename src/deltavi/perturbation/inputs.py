@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from deltavi._errors import GeneMatchError, InputDataError, examples, unknown_category
 from deltavi._text import names_of
+from deltavi._types import Rows
 from deltavi.arrays.matrix import as_matrix
 from deltavi.arrays.scale import require_logs
 from deltavi.registry.columns import category_names, column
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def as_names(values: Any) -> NDArray[np.object_]:
+def as_names(values: Iterable[object]) -> NDArray[np.object_]:
     """Values as strings, None where missing, (n_values,)."""
     given = np.asarray(values, dtype=object)
     return names_of(given.ravel()).reshape(given.shape)
@@ -35,7 +36,7 @@ def known_names(names: NDArray[np.object_]) -> list[str]:
     return sorted({name for name in names if name is not None})
 
 
-def log_expression(adata: AnnData, layer: str | None, name: str) -> Any:
+def log_expression(adata: AnnData, layer: str | None, name: str) -> Rows:
     """Expression of all cells in memory, CSR or dense, (n_cells, n_genes), checked to be on the log1p CP10k scale.
 
     Raises
@@ -56,7 +57,7 @@ def log_expression(adata: AnnData, layer: str | None, name: str) -> Any:
     return matrix
 
 
-def check_unique_genes(genes: pd.Index[Any], name: str) -> None:
+def check_unique_genes(genes: pd.Index, name: str) -> None:
     """Raise GeneMatchError where a gene name occurs more than once."""
     repeated = genes[genes.duplicated()].unique()
     if len(repeated):
@@ -66,7 +67,7 @@ def check_unique_genes(genes: pd.Index[Any], name: str) -> None:
         )
 
 
-def select(adata: AnnData, rows: NDArray[Any], genes: pd.Index[Any], name: str) -> AnnData:
+def select(adata: AnnData, rows: np.ndarray, genes: pd.Index, name: str) -> AnnData:
     """View of some cells with `genes` in that order, matched by name; further genes are dropped.
 
     Raises

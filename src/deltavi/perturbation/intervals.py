@@ -1,7 +1,7 @@
 """Intervals of the mean response of a gene, from the errors of predictions of the training labels.
 
 Every training label is predicted from the others, and its errors, in units of the standard deviation that kriging
-expects of them, say how wide an interval has to be (split conformal prediction, Vovk et al. 2005, over labels). Genes
+expects of them, give the width of an interval (split conformal prediction, Vovk et al. 2005, over labels). Genes
 that are predicted to change much err more than the others and are calibrated apart.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Share of the genes, by decreasing predicted change, in each class that is calibrated on its own.
 CLASSES = (0.05, 0.15, 0.8)
-# Labels that the spread of one gene is shrunk by towards that of its class: few labels say little about one gene.
+# Labels that the spread of one gene is shrunk by towards that of its class: few labels estimate it poorly.
 PRIOR_LABELS = 2.0
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from deltavi._entries import number, shown
 from deltavi._errors import DeltaviError, GeneMatchError, InputDataError, nearest
 from deltavi._former_names import renamed_value
 from deltavi._reading import known_arguments
+from deltavi._types import Rows
 from deltavi.arrays.matrix import as_matrix, gene_means, gene_variances
 from deltavi.arrays.per_cell import by_cell, require_unmasked
 from deltavi.arrays.tables import are_counted, cell_names, gene_names, places, text_names
@@ -37,7 +39,7 @@ def estimate_shift(
     *,
     is_control: ArrayLike,
     is_perturbed: ArrayLike,
-    labels: ArrayLike | pd.Series[Any] | pd.Categorical | None = None,
+    labels: ArrayLike | pd.Series | pd.Categorical | None = None,
     query: Matrix | None = None,
     estimator: str | ArrayLike = "similarity",
     bandwidth: float = 0.2,
@@ -120,11 +122,11 @@ def estimate_shifts(
     *,
     is_control: ArrayLike,
     is_perturbed: ArrayLike,
-    labels: ArrayLike | pd.Series[Any] | pd.Categorical | None = None,
+    labels: ArrayLike | pd.Series | pd.Categorical | None = None,
     estimator: str | ArrayLike = "similarity",
     bandwidth: float = 0.2,
     metric: str = "euclidean",
-    dims: pd.Index[Any] | None = None,
+    dims: pd.Index | None = None,
 ) -> dict[str, Shift]:
     """Estimate one shift for each of several queries; the group means that they share are computed once.
 
@@ -133,7 +135,7 @@ def estimate_shifts(
     queries
         Name -> control cells whose response is wanted, (n_query, n_dims), or None.
     points, is_control, is_perturbed, labels, estimator, bandwidth, metric
-        As in `estimate_shift`, which also says what is raised.
+        As in `estimate_shift`, which also documents the errors.
     dims
         Names of the dimensions, where `points` does not carry them.
     """
@@ -159,7 +161,7 @@ def estimate_shifts(
     return {name: ESTIMATORS[estimator](replace(evidence, query=mean)) for name, mean in means.items()}
 
 
-def given_vector(values: Any, n_dims: int, dims: pd.Index[Any] | None = None) -> Vector:
+def given_vector(values: object, n_dims: int, dims: pd.Index | None = None) -> Vector:
     """A shift of the user's in double precision, (n_dims,).
 
     Parameters
@@ -227,7 +229,7 @@ def _condition_masks(
     return control, perturbed
 
 
-def _mask(values: Any, n_cells: int, name: str) -> NDArray[np.bool_]:
+def _mask(values: object, n_cells: int, name: str) -> NDArray[np.bool_]:
     mask = np.asarray(values)
     # of a list or nullable values, objects that are True or False
     mask = mask.astype(bool) if mask.dtype == object and infer_dtype(mask, skipna=False) == "boolean" else mask
@@ -240,14 +242,14 @@ def _mask(values: Any, n_cells: int, name: str) -> NDArray[np.bool_]:
     return mask
 
 
-def _checked_labels(labels: Any, n_cells: int) -> NDArray[np.object_]:
+def _checked_labels(labels: Iterable[object], n_cells: int) -> NDArray[np.object_]:
     names = as_names(labels)
     if names.shape != (n_cells,):
         raise InputDataError(f"labels has shape {names.shape} for {n_cells} cells of points.")
     return names
 
 
-def _group_means(matrix: Any, mask: NDArray[np.bool_], groups: NDArray[np.object_] | None) -> GroupMeans:
+def _group_means(matrix: Rows, mask: NDArray[np.bool_], groups: NDArray[np.object_] | None) -> GroupMeans:
     """Mean position of every label among the cells of `mask`, or of all of them without labels."""
     if groups is None:
         members = {ALL_CELLS: mask}
@@ -262,7 +264,7 @@ def _group_means(matrix: Any, mask: NDArray[np.bool_], groups: NDArray[np.object
     return GroupMeans.of(tuple(members), means, variances * np.array(sizes)[:, None], sizes)
 
 
-def _query_mean(query: Matrix, n_dims: int, dims: pd.Index[Any] | None) -> Vector:
+def _query_mean(query: Matrix, n_dims: int, dims: pd.Index | None) -> Vector:
     matrix, names = as_matrix(query, "query"), gene_names(query, "query")
     if names is not None and dims is not None and not names.equals(dims):
         matrix = matrix[:, places(names, dims, of="query", beside="points", what="dimensions")]

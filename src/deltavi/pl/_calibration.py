@@ -26,7 +26,7 @@ from deltavi.pl._figure import (
     hide_frame,
 )
 
-# The rest of Okabe and Ito's palette; markers tell apart what colours cannot.
+# The rest of Okabe and Ito's palette; markers distinguish classes beyond the number of colours.
 COLORS = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", DARK)
 MARKERS = "os^Dv"
 CHARACTER_WIDTH = 0.065  # inches
@@ -44,7 +44,7 @@ def calibration(
 ) -> PlotResult:
     """Draw the accuracy of cells against the confidence they were labelled with: a reliability diagram.
 
-    Points on the diagonal are calibrated; below it the classifier is too sure of itself. Under the diagram stand the
+    Points on the diagonal are calibrated; below it the classifier is overconfident. Under the diagram stand the
     numbers of cells in each bin of confidence, on a logarithmic scale: where they are few, points scatter.
 
     Parameters

@@ -17,12 +17,12 @@ from scipy.stats import entropy
 from deltavi._entries import number, whole_number
 from deltavi._errors import DeltaviError, examples
 from deltavi._reading import known_arguments
+from deltavi._types import FloatArray
 from deltavi.pl._calibration import COLORS
 from deltavi.pl._confusion import Labels
 from deltavi.pl._figure import BLUE, DARK, GREY, PALE, PlotResult, SaveTarget, axes_for, figure_file, finish, hide_frame
 from deltavi.pl._heat_map import DARK_ABOVE, DIGIT_WIDTH, TILTED, heat_map, percents, write_numbers
 
-FloatArray = NDArray[np.float64]
 UNLABELLED = "unlabelled"
 FREE = "component "  # followed by its number, the name of a component without a label of its own
 # By how much the sum of a row may differ from one, in single precision; so that of a component, from a whole cell.
@@ -52,7 +52,7 @@ def components(
     """Draw how many cells each component of a mixture holds, the largest first, and of which labels they are.
 
     A bar is as long as the sum of the responsibilities of its component: the number of cells expected in it. The title
-    tells the effective number of components, exp of the entropy of their shares: K for K components used alike.
+    gives the effective number of components, exp of the entropy of their shares: K for K components used alike.
     Components that hold less than a cell in all are counted under the bars.
 
     Parameters
@@ -66,7 +66,7 @@ def components(
     min_share
         Components with a smaller share of all cells are counted under the bars, not drawn.
     max_labels
-        How many labels to tell apart, those of most cells, at most 28; the rest is drawn as one.
+        Number of labels to distinguish, those of most cells, at most 28; the rest is drawn as one.
     title
         Title of the plot, above the effective number of components.
     ax
@@ -121,7 +121,7 @@ def responsibilities(
 
     A row per label, with the mean responsibility of its cells; labels that share components stand side by side, and
     each component below the label that uses it most. A row dark in several columns is a label that is split, a column
-    dark in several rows a component that does not tell them apart. Beside it and above stand numbers of cells, those of
+    dark in several rows a component that does not separate them. Beside it and above stand numbers of cells, those of
     components expected. Components with less than a cell and numbers for which there is no room are left out.
 
     Parameters
@@ -177,7 +177,7 @@ def responsibilities(
 class _Groups:
     """Group of every cell, its categories in the order to draw them, and the colour and hatch of each category."""
 
-    of_cell: pd.Categorical[Any]
+    of_cell: pd.Categorical[str]
     fills: list[tuple[str, str]]
 
     @property
@@ -219,7 +219,7 @@ def _refuse(wrong: NDArray[np.bool_], given: pd.DataFrame, what: str) -> None:
         )
 
 
-def _labels_of(labels: Labels, responsibilities: pd.DataFrame) -> NDArray[Any]:
+def _labels_of(labels: Labels, responsibilities: pd.DataFrame) -> np.ndarray:
     """Label of every cell as text, in the order of the responsibilities, missing ones as unlabelled."""
     values, n_cells = np.asarray(labels, dtype=object), len(responsibilities)
     if values.shape != (n_cells,):
@@ -231,7 +231,7 @@ def _labels_of(labels: Labels, responsibilities: pd.DataFrame) -> NDArray[Any]:
     return np.array(texts, dtype=object)
 
 
-def _positions(given: pd.Index[Any], cells: pd.Index[Any]) -> NDArray[np.int64]:
+def _positions(given: pd.Index, cells: pd.Index) -> NDArray[np.int64]:
     """Position of the label of each cell, by its name."""
     if given.equals(cells):  # names need not be unique then
         return np.arange(len(cells))
@@ -242,7 +242,7 @@ def _positions(given: pd.Index[Any], cells: pd.Index[Any]) -> NDArray[np.int64]:
     return np.asarray(given.get_indexer(cells), dtype=np.int64)
 
 
-def _grouped(labels: NDArray[Any], max_labels: int) -> _Groups:
+def _grouped(labels: np.ndarray, max_labels: int) -> _Groups:
     """Labels of most cells first, then all others as one, then cells without a label."""
     n_cells = pd.Series(labels).value_counts().sort_index().sort_values(ascending=False, kind="stable")
     by_size = [str(name) for name in n_cells.index if name != UNLABELLED]
@@ -261,7 +261,7 @@ def _number_of(thing: str, n: int) -> str:
     return f"{n} {thing}{'' if n == 1 else 's'}"
 
 
-def _by_label(shares: FloatArray, labels: NDArray[Any] | pd.Categorical[Any]) -> pd.DataFrame:
+def _by_label(shares: FloatArray, labels: np.ndarray | pd.Categorical[str]) -> pd.DataFrame:
     """Sum of the responsibilities of the cells of each label (rows) for each component (columns)."""
     return pd.DataFrame(shares).groupby(pd.Series(labels), observed=False).sum()
 

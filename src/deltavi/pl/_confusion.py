@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
@@ -20,8 +19,7 @@ from deltavi.arrays.per_cell import by_cell
 from deltavi.pl._figure import DARK, PlotResult, SaveTarget, axes_for, figure_file, finish
 from deltavi.pl._heat_map import DARK_ABOVE, DIGIT_WIDTH, heat_map, percents, write_numbers
 
-FloatArray = NDArray[np.float64]
-Labels = Sequence[Any] | pd.Series | NDArray[Any]
+Labels = Sequence[object] | pd.Series | np.ndarray
 
 NORMALIZE = ("true", None)
 # Side of a cell of the map in a new figure, in inches: smaller where there are many.

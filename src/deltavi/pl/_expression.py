@@ -23,8 +23,8 @@ from deltavi.arrays.tables import gene_names, text_names
 
 logger = logging.getLogger("deltavi")
 
-Matrix: TypeAlias = NDArray[Any] | sparse.csr_matrix
-Expression: TypeAlias = AnnData | pd.DataFrame | NDArray[Any] | sparse.spmatrix | sparse.sparray
+Matrix: TypeAlias = np.ndarray | sparse.csr_matrix
+Expression: TypeAlias = AnnData | pd.DataFrame | np.ndarray | sparse.spmatrix | sparse.sparray
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class AlignedExpression:
     """Matrices of shape ``(n_cells, n_genes)`` over the genes in ``genes``, which may be None for arrays."""
 
     matrices: Mapping[str, Matrix]
-    genes: pd.Index[Any] | None
+    genes: pd.Index | None
 
     def __getitem__(self, name: str) -> Matrix:
         return self.matrices[name]
@@ -63,7 +63,7 @@ def align_expression(
     present = {name: cells for name, cells in given.items() if cells is not None}
     matrices = {name: _matrix(cells, name, layer) for name, cells in present.items()}
     names = {name: index for name, cells in present.items() if (index := gene_names(cells, name)) is not None}
-    genes: pd.Index[Any] | None
+    genes: pd.Index | None
     if len(names) == len(present):
         matrices, genes = _match_by_name(matrices, names)
     else:
@@ -74,7 +74,7 @@ def align_expression(
     return AlignedExpression(matrices, genes)
 
 
-def positions_of(known: pd.Index[Any] | None, genes: str | Sequence[str]) -> NDArray[np.intp]:
+def positions_of(known: pd.Index | None, genes: str | Sequence[str]) -> NDArray[np.intp]:
     """Positions of genes among those `known`, each once.
 
     Raises
@@ -113,9 +113,7 @@ def _matrix(cells: Expression, name: str, layer: str | None) -> Matrix:
     return values
 
 
-def _match_by_name(
-    matrices: Mapping[str, Matrix], names: Mapping[str, pd.Index[Any]]
-) -> tuple[dict[str, Matrix], pd.Index[Any]]:
+def _match_by_name(matrices: Mapping[str, Matrix], names: Mapping[str, pd.Index]) -> tuple[dict[str, Matrix], pd.Index]:
     first = next(iter(names.values()))
     common = first[np.logical_and.reduce([first.isin(other) for other in names.values()])]
     if len(common) == 0:
@@ -126,8 +124,8 @@ def _match_by_name(
 
 
 def _match_by_position(
-    matrices: Mapping[str, Matrix], names: Mapping[str, pd.Index[Any]], given_names: Sequence[str] | None
-) -> pd.Index[Any] | None:
+    matrices: Mapping[str, Matrix], names: Mapping[str, pd.Index], given_names: Sequence[str] | None
+) -> pd.Index | None:
     known = list(names.values())
     widths = {name: matrix.shape[1] for name, matrix in matrices.items()}
     if given_names is not None:
@@ -148,7 +146,7 @@ def _check_values(matrix: Matrix, name: str) -> None:
         raise InputDataError(f"{name} holds {int(wrong.sum())} missing or infinite values; remove those cells first.")
 
 
-def _array(values: Any) -> Matrix:
+def _array(values: object) -> Matrix:
     try:
         return np.asarray(values)
     except (TypeError, ValueError):  # lists of unequal length

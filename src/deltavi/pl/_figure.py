@@ -22,7 +22,7 @@ from deltavi.io.atomic import not_written
 SaveTarget: TypeAlias = str | os.PathLike[str]
 PlotResult: TypeAlias = Axes | list[Axes] | None
 
-# Okabe and Ito's palette, told apart with every kind of colour vision: https://jfly.uni-koeln.de/color
+# Okabe and Ito's palette, distinct in every kind of colour vision: https://jfly.uni-koeln.de/color
 GREY = "#8C8C8C"
 PALE = "#D0D0D0"
 BLUE = "#0072B2"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -20,11 +20,13 @@ DIGIT_WIDTH, LINE_HEIGHT = 4.5, 9.0
 DARK_ABOVE = 0.63
 # Smaller shares are drawn, but not written: most of the map would be zeros.
 MIN_SHARE = 0.005
-TILTED: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+# Keywords of matplotlib's artists.
+Style: TypeAlias = dict[str, Any]
+TILTED: Style = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
 
 
 def heat_map(
-    ax: Axes, values: pd.DataFrame, *, largest: float, signed: bool = False, columns: dict[str, Any] = TILTED
+    ax: Axes, values: pd.DataFrame, *, largest: float, signed: bool = False, columns: Style = TILTED
 ) -> AxesImage:
     """Draw a table as colours up to the largest value, from zero or, red and blue, from its opposite; name both sides.
 
@@ -59,8 +61,8 @@ def write_numbers(
     sides: tuple[Sequence[str], Sequence[str]],
     *,
     widest: float,
-    corner: dict[str, Any],
-    style: dict[str, Any],
+    corner: Style,
+    style: Style,
 ) -> float:
     """Write numbers right of the map and above it, and `texts` into it, as far as there is room.
 
@@ -71,7 +73,7 @@ def write_numbers(
     box, points = ax.get_window_extent(), 72 / ax.figure.figure.dpi
     width, height = box.width * points / texts.shape[1], box.height * points / texts.shape[0]
     across, down = width >= widest, height >= LINE_HEIGHT
-    shared: dict[str, Any] = {"textcoords": "offset points", "fontsize": NUMBER_SIZE, "annotation_clip": False, **style}
+    shared: Style = {"textcoords": "offset points", "fontsize": NUMBER_SIZE, "annotation_clip": False, **style}
     ax.annotate("cells", (1, 1), xycoords="axes fraction", xytext=(5, 4), **{**shared, **corner})
     for i, text in enumerate(sides[0] if down else []):
         ax.annotate(text, (1, i), xycoords=("axes fraction", "data"), xytext=(5, 0), **{**shared, "va": "center"})

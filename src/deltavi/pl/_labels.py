@@ -13,17 +13,17 @@ from matplotlib.text import Text
 from numpy.typing import ArrayLike, NDArray
 
 from deltavi._errors import examples
+from deltavi._types import FloatArray
 from deltavi.pl._figure import DARK, GREY
 
 logger = logging.getLogger("deltavi")
 
-FloatArray = NDArray[np.float64]
 
 DISTANCES = (7.0, 13.0, 21.0, 31.0, 43.0, 57.0, 73.0)  # points, from the marker to the edge of the name
 N_DIRECTIONS = 24
 MARGIN = 1.5  # points of air around a name
 MARKER_RADIUS = 2.0  # points
-# What a place costs: each further point of distance, each marker covered, each leader covered or crossed, and each
+# Cost of a place: each further point of distance, each marker covered, each leader covered or crossed, and each
 # other named point that the leader runs through, which would seem to be the one named.
 COST_DISTANCE = 0.05
 COST_MARKER = 1.0

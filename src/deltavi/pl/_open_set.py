@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
 
 from deltavi._entries import number
 from deltavi._errors import DeltaviError, examples, unknown_category
 from deltavi._reading import known_arguments
+from deltavi._types import BoolArray, FloatArray
 from deltavi.arrays.per_cell import by_cell
 from deltavi.pl._figure import (
     BLUE,
@@ -28,9 +28,6 @@ from deltavi.pl._figure import (
     finish,
     hide_frame,
 )
-
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
 
 KINDS = {"p_value": "conformal p-value", "novelty_score": "novelty score"}
 # Of p-values so few that the usual thresholds fall between two bins.
@@ -53,10 +50,10 @@ class _Row:
 
 @known_arguments
 def open_set(
-    scores: Sequence[float] | pd.Series | NDArray[Any],
+    scores: Sequence[float] | pd.Series | np.ndarray,
     *,
-    is_new: Sequence[bool] | pd.Series | NDArray[Any] | None = None,
-    groups: Sequence[Any] | pd.Series | NDArray[Any] | None = None,
+    is_new: Sequence[bool] | pd.Series | np.ndarray | None = None,
+    groups: Sequence[object] | pd.Series | np.ndarray | None = None,
     reject: float = 0.05,
     kind: Literal["p_value", "novelty_score"] = "p_value",
     ax: Axes | Sequence[Axes] | None = None,
@@ -125,7 +122,7 @@ def open_set(
     return finish([panel], made_here=ax is None, show=show, save=save)
 
 
-def _checked_scores(scores: Any, kind: str, reject: float) -> FloatArray:
+def _checked_scores(scores: object, kind: str, reject: float) -> FloatArray:
     try:
         values = np.asarray(scores, dtype=np.float64)
     except (TypeError, ValueError):
@@ -149,7 +146,7 @@ def _refuse(wrong: BoolArray, what: str, hint: str) -> None:
         )
 
 
-def _of_length(given: Any, n_cells: int, name: str) -> NDArray[Any]:
+def _of_length(given: object, n_cells: int, name: str) -> np.ndarray:
     """`given` as an array with one entry per cell, none of them missing."""
     values = np.asarray(given, dtype=object)
     if values.shape != (n_cells,):
@@ -163,7 +160,7 @@ def _of_length(given: Any, n_cells: int, name: str) -> NDArray[Any]:
     return values
 
 
-def _flags(given: NDArray[Any]) -> BoolArray:
+def _flags(given: np.ndarray) -> BoolArray:
     wrong = ~pd.Series(given).isin([True, False]).to_numpy(dtype=bool)
     if wrong.any():
         raise DeltaviError(f"is_new must hold true or false only, not {examples(given[wrong])}.")
@@ -177,7 +174,7 @@ def _quantile(values: FloatArray, new: BoolArray | None, reject: float) -> float
     return float(np.quantile(values[~new], 1 - reject, method="inverted_cdf"))
 
 
-def _rows(values: FloatArray, rejected: BoolArray, new: BoolArray | None, groups: Any) -> list[_Row]:
+def _rows(values: FloatArray, rejected: BoolArray, new: BoolArray | None, groups: object) -> list[_Row]:
     """Groups from top to bottom."""
     is_new = np.zeros(len(values), dtype=bool) if new is None else new
     if groups is None:
@@ -203,7 +200,7 @@ def _range(values: FloatArray, kind: str) -> tuple[float, float]:
 
 
 def _draw_row(ax: Axes, i: int, row: _Row, edges: FloatArray) -> None:
-    """Draw the histogram of a group that stands on the lower edge of its row, and say what share is rejected."""
+    """Draw the histogram of a group that stands on the lower edge of its row, with the share that is rejected."""
     n_cells, floor = np.histogram(row.values, edges)[0], i + 0.4
     ax.stairs(floor - FULLEST_BIN * n_cells / n_cells.max(), edges, baseline=floor, fill=True, color=row.color)
     ax.axhline(floor, color=GREY, linewidth=0.6)
@@ -211,7 +208,7 @@ def _draw_row(ax: Axes, i: int, row: _Row, edges: FloatArray) -> None:
 
 
 def _draw_threshold(ax: Axes, threshold: float, kind: str) -> None:
-    """Draw the line, shade what is rejected, and say so above the first row."""
+    """Draw the line, shade the rejected side, and label it above the first row."""
     low, high = ax.get_xlim()
     ax.axvspan(*((low, threshold) if kind == "p_value" else (threshold, high)), color=PALE, alpha=0.5, zorder=0, lw=0)
     ax.axvline(threshold, color=DARK, linewidth=1, linestyle="--", zorder=3)

@@ -16,10 +16,9 @@ from deltavi._entries import seed_number, whole_number
 from deltavi._errors import InputDataError, unknown_category
 from deltavi._reading import known_arguments
 from deltavi._threads import kept_threads
+from deltavi._types import FloatArray
 from deltavi.pl._expression import AlignedExpression, Expression, Matrix, align_expression
 from deltavi.pl._figure import BLUE, GREY, PALE, VERMILION, PlotResult, SaveTarget, axes_for, figure_file, finish
-
-FloatArray = NDArray[np.float64]
 
 COLORS = {"control": GREY, "real": BLUE, "predicted": VERMILION}
 LAYOUTS = ("overlay", "panels")
@@ -115,7 +114,7 @@ def _joint_umap(cells: AlignedExpression, n_pcs: int, n_neighbors: int, seed: in
     joint = AnnData(_stack([cells[name] for name in COLORS]))
     n_pcs = min(n_pcs, min(joint.shape) - 1)
     with kept_threads(), warnings.catch_warnings():
-        # umap says at import that one of its optional parts is absent; it is not used
+        # umap warns at import of an absent optional part, which is not used
         warnings.simplefilter("ignore", ImportWarning)
         if n_pcs > 0:
             scanpy.pp.pca(joint, n_comps=n_pcs, random_state=seed)

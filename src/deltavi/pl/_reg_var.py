@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from matplotlib.axes import Axes
 
 from deltavi._reading import known_arguments
+from deltavi._types import FloatArray, Rows
 from deltavi.metrics import r2_of_variances
 from deltavi.metrics.significance import moments
 from deltavi.pl._expression import Expression
 from deltavi.pl._figure import PlotResult, SaveTarget
-from deltavi.pl._regression import Choice, FloatArray, Statistic, draw_regression
+from deltavi.pl._regression import Choice, Statistic, draw_regression
 
 
-def _variances(matrix: Any) -> FloatArray:
+def _variances(matrix: Rows) -> FloatArray:
     """Population variance of every gene, zero where it is but rounding, ``(n_genes,)``."""
     return moments(matrix).spread
 

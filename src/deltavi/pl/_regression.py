@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.text import Text
-from numpy.typing import NDArray
 
 from deltavi._entries import whole_number
+from deltavi._types import FloatArray, IntArray, Rows
 from deltavi.metrics import top_differential_genes
 from deltavi.pl._expression import AlignedExpression, Expression, align_expression, positions_of
 from deltavi.pl._figure import (
@@ -27,9 +26,6 @@ from deltavi.pl._figure import (
     hide_frame,
 )
 from deltavi.pl._labels import place_labels
-
-IntArray = NDArray[np.intp]
-FloatArray = NDArray[np.float64]
 
 # Beyond this many points a vector file becomes slow to open.
 RASTERISE_ABOVE = 5000
@@ -51,7 +47,7 @@ class Statistic:
     """
 
     name: str
-    of: Callable[[Any], FloatArray]
+    of: Callable[[Rows], FloatArray]
     r2: Callable[..., float]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -117,7 +117,7 @@ def responses(
 _HELD = {"predicted": _keys.VARM_CHANGE, "lower": _keys.VARM_LOWER, "upper": _keys.VARM_UPPER}
 
 
-def _held(predicted: AnnData, key: str, genes: pd.Index[Any]) -> pd.DataFrame | None:
+def _held(predicted: AnnData, key: str, genes: pd.Index) -> pd.DataFrame | None:
     """A table of the prediction, with the names that its columns stand for; None where it has none."""
     if key not in predicted.varm:
         return None
@@ -174,7 +174,7 @@ def _change(held: pd.DataFrame | None, means: Mapping[str, pd.DataFrame]) -> tup
     return predicted - before, before
 
 
-def _measured(real: pd.DataFrame, before: pd.DataFrame, labels: pd.Index[Any]) -> pd.DataFrame:
+def _measured(real: pd.DataFrame, before: pd.DataFrame, labels: pd.Index) -> pd.DataFrame:
     """Measured changes of all `labels`, NaN where there is no real cell."""
     shared = [label for label in before if label in real]
     if not shared:

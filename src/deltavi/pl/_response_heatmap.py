@@ -9,15 +9,13 @@ import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
-from numpy.typing import NDArray
 
 from deltavi._reading import known_arguments
+from deltavi._types import FloatArray
 from deltavi.pl._expression import each_once
 from deltavi.pl._figure import DARK, PALE, PlotResult, SaveTarget, axes_for, figure_file, finish
 from deltavi.pl._heat_map import TILTED, heat_map
 from deltavi.pl._response import RankBy, Responses, responses
-
-FloatArray = NDArray[np.float64]
 
 # Of a cell of the map and of a character, in inches.
 CELL_WIDTH, CELL_HEIGHT, CHARACTER_WIDTH = 0.34, 0.2, 0.085

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from deltavi import _keys
 from deltavi._errors import DeltaviError, examples
 from deltavi._reading import known_arguments
+from deltavi._types import FloatArray
 from deltavi.pl._figure import (
     BLUE,
     DARK,
@@ -26,8 +27,6 @@ from deltavi.pl._figure import (
     hide_frame,
 )
 from deltavi.pl._response import RankBy, Responses, responses
-
-FloatArray = NDArray[np.float64]
 
 ROW_HEIGHT, CHARACTER_WIDTH, WORDS_HEIGHT = 0.22, 0.085, 1.2  # inches
 # Of means of values in single precision: a gene that no cell expresses has an interval without width.

@@ -15,6 +15,7 @@ from deltavi import _entries as entries
 from deltavi._entries import shown
 from deltavi._errors import DeltaviError, examples, unknown_category
 from deltavi._reading import known_arguments
+from deltavi._types import FloatArray
 from deltavi.perturbation.evaluate import HIGHER_IS_BETTER, METRIC_NAMES, SPLIT_HALF
 from deltavi.pl._figure import (
     BLUE,
@@ -33,9 +34,8 @@ from deltavi.pl._figure import (
 if TYPE_CHECKING:
     from deltavi.tl import PerturbationEvaluation
 
-FloatArray: TypeAlias = NDArray[np.float64]
 
-# Which scores are better: the higher ones, the lower ones, those next to a number, or (None) neither.
+# Better scores: the higher ones, the lower ones, those next to a number, or (None) neither.
 Better: TypeAlias = Literal["higher", "lower"] | float | None
 BETTER: Mapping[str, Better] = {
     **{name: "higher" if higher else "lower" for name, higher in HIGHER_IS_BETTER.items()},
@@ -81,8 +81,8 @@ def scoreboard(
         Methods in the index, or in a column ``method``; one column per metric, as from
         :func:`deltavi.perturbation.evaluate.compare`; or what :func:`deltavi.tl.evaluate_perturbation` returns.
     metrics
-        Which columns to draw, in order. When None, six that each say something else: Pearson delta of all and of
-        the top genes, R² of the means of the top genes, E-distance, MMD and variance ratio, as far as the table
+        Columns to draw, in order. When None, six with different information: Pearson delta of all
+        and of the top genes, R² of the means of the top genes, E-distance, MMD and variance ratio, as far as the table
         holds them; where it holds none of these, all numeric ones.
     highlight
         A method to set apart, by colour and bold name, whether or not it is the best.

@@ -16,6 +16,7 @@ from deltavi import _keys
 from deltavi._errors import DeltaviError, InputDataError, examples, unknown_category
 from deltavi._former_names import current_record
 from deltavi._reading import known_arguments
+from deltavi._types import State
 from deltavi.pl._figure import DARK, PALE, VERMILION, PlotResult, SaveTarget, axes_for, figure_file, finish
 from deltavi.pl._heat_map import heat_map, write_cells
 
@@ -27,7 +28,7 @@ WORDS_HEIGHT, UNCERTAINTY_WIDTH, MIN_WIDTH = 1.0, 1.8, 2.0
 DARK_ABOVE = 0.55
 # Smaller weights are drawn, but not written: most of the map would be zeros.
 MIN_WEIGHT = 0.005
-# Where the columns of uncertainties begin, in points right of the map, and how far they are apart.
+# Position of the columns of uncertainties, in points right of the map, and the distance between them.
 GAP, COLUMN_WIDTH = 8.0, 60.0
 
 
@@ -131,7 +132,7 @@ def _wide(weights: pd.DataFrame) -> pd.DataFrame:
     return wide.loc[names["query"].unique(), names["training_label"].unique()]
 
 
-def _uncertainty(held: Any, table: pd.DataFrame) -> pd.DataFrame | None:
+def _uncertainty(held: State, table: pd.DataFrame) -> pd.DataFrame | None:
     """Uncertainties of the queries drawn, in their order; None where the prediction has none."""
     if "uncertainty" not in held:
         return None

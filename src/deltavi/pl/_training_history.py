@@ -5,28 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
-from numpy.typing import NDArray
 
 from deltavi import _entries as entries
 from deltavi._errors import NotTrainedError, unknown_category
 from deltavi._reading import known_arguments
+from deltavi._types import FloatArray
 from deltavi.pl._figure import BLUE, VERMILION, PlotResult, SaveTarget, axes_for, figure_file, finish, hide_frame
 
-FloatArray = NDArray[np.float64]
-History: TypeAlias = Mapping[str, Any]
+History: TypeAlias = Mapping[str, object]
 
-# How the names of logged quantities tell training from validation, whoever logged them.
+# Parts of the names of logged quantities by which training and validation are distinguished.
 PART = re.compile(r"^(train|validation|val)_|_(train|validation|val)$")
 STEP = re.compile(r"_step$")
 EPOCH = re.compile(r"_epoch$")
 COLORS = {"train": BLUE, "validation": VERMILION}
-# Where the largest value is so many times the last, only a logarithmic axis shows both.
+# Ratio of the largest value to the last one from which only a logarithmic axis shows both.
 LOG_ABOVE = 5.0
 
 
@@ -55,7 +54,7 @@ class _Quantity:
 
 @known_arguments
 def training_history(
-    model_or_history: Any,
+    model_or_history: object,
     *,
     metrics: Sequence[str] | None = None,
     ax: Axes | Sequence[Axes] | None = None,
@@ -102,7 +101,7 @@ def training_history(
     return finish(axes, made_here=ax is None, show=show, save=save)
 
 
-def _history_of(model_or_history: Any) -> History:
+def _history_of(model_or_history: object) -> History:
     history = model_or_history if isinstance(model_or_history, Mapping) else getattr(model_or_history, "history", None)
     if not history:
         raise NotTrainedError("There is no training history: train the model first, or pass its history.")
@@ -123,7 +122,7 @@ def _quantities(history: History) -> dict[str, _Quantity]:
     return found
 
 
-def _series(logged: Any) -> tuple[FloatArray, FloatArray]:
+def _series(logged: object) -> tuple[FloatArray, FloatArray]:
     """Epochs and values of one logged quantity, without those missing because nothing was computed then."""
     if isinstance(logged, pd.DataFrame):
         logged = logged.iloc[:, 0]
@@ -150,7 +149,7 @@ def _choose(quantities: dict[str, _Quantity], metrics: Sequence[str] | None) -> 
 
 
 def _draw(ax: Axes, quantity: _Quantity) -> None:
-    for part in sorted(quantity.parts):  # training first, whichever was logged first
+    for part in sorted(quantity.parts):  # training first, in any order of the log
         epochs, values = quantity.parts[part]
         marker = "o" if len(values) == 1 else None
         ax.plot(epochs, values, color=COLORS[part], label=part, linewidth=1.5, marker=marker, markersize=4)
@@ -169,7 +168,7 @@ def _draw(ax: Axes, quantity: _Quantity) -> None:
 
 
 def _mark_best(ax: Axes, epochs: FloatArray, values: FloatArray) -> None:
-    """Mark the lowest value and say it in the legend, away from the lines."""
+    """Mark the lowest value and write it in the legend, away from the lines."""
     best = int(np.argmin(values))
     ax.plot(
         epochs[best],

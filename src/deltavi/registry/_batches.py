@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -14,11 +13,10 @@ from scvi import REGISTRY_KEYS
 from deltavi import _keys
 from deltavi._compat import SMALLEST_COUNT, AnnDataManager, AnnTorchDataset
 from deltavi.registry._device_rows import SentRows, only_counts, rows_for
+from deltavi.registry.additions import Loaded
 
 # Cells whose factorials are looked up at a time, so that what is in between stays small.
 CELLS_AT_ONCE = 4096
-# A mini-batch by keys of the registry: arrays, or tensors of a device.
-Loaded: TypeAlias = dict[str, np.ndarray | torch.Tensor]
 
 
 class ResidentRows:

@@ -50,7 +50,7 @@ def require_same_cells(now: pd.Index, before: pd.Index, *, what: str = "The cell
     if not same_names(now, before):
         raise DeltaviError(
             f"{what} changed after setup_anndata: {_difference(now, before, 'cells')}. sc.pp.filter_cells, "
-            "sc.pp.subsample and adata.obs_names = ... work in place. A trained model answers for the cells that are "
+            "sc.pp.subsample and adata.obs_names = ... work in place. A trained model takes the cells that are "
             f"there if they are passed as a query, adata=adata.copy(). {WAY_OUT}"
         )
 

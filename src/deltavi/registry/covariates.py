@@ -91,8 +91,8 @@ class ContinuousCovariatesField(NumericalJointObsField):
             cells = adata.obs_names[far[:, place]]
             warnings.warn(
                 f"obs[{self.attr_keys[place]!r}]: {len(cells)} of {adata.n_obs} cells (for example {examples(cells)}) "
-                f"lie far from the training cells, whose values go from {lows[place]:g} to {highs[place]:g}. Answers "
-                "for them are extrapolated; look at the unit of the column.",
+                f"lie far from the training cells, whose values go from {lows[place]:g} to {highs[place]:g}. "
+                "Predictions for them are extrapolated; look at the unit of the column.",
                 InputDataWarning,
                 stacklevel=4,
             )

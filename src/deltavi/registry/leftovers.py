@@ -100,7 +100,7 @@ def require_free_sources(obs: pd.DataFrame, conditions: Iterable[object], *, key
         raise KeyClashError(f"obs already holds {examples(taken)}, which a prediction writes; rename or drop them.")
     if predicted.any():
         logger.info(
-            "%d of %d cells were themselves predicted, says obs[%r]; they are read like measured ones.",
+            "%d of %d cells were themselves predicted, by obs[%r]; they are read like measured ones.",
             int(predicted.sum()),
             len(obs),
             _keys.OBS_SOURCE_CONDITION,

@@ -61,7 +61,7 @@ def refuse_mask(adata: AnnData, layer: str | None) -> None:
         name = matrix_name(layer)
         raise InputDataError(
             f"{name} is a masked array, {x.size - int(x.count())} of whose {x.size} values are hidden: a model "
-            f"would read what is behind the mask. Say what they are, for example {name} = {name}.filled(0), or leave "
+            f"would read the hidden values. Fill them, for example {name} = {name}.filled(0), or leave "
             "those cells or genes out."
         )
 

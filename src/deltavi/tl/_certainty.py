@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 
 from deltavi import _keys
+from deltavi._types import Rows
 from deltavi.arrays.matrix import gene_means
 from deltavi.perturbation.estimators import storable
 
@@ -22,7 +24,7 @@ to change most; half the mean width of the intervals, log1p CP10k; and the uncer
 UNKNOWN: Mapping[str, float] = dict.fromkeys(CERTAINTY, float("nan"))
 
 
-def evidence_of(predicted: Any) -> AnnData | None:
+def evidence_of(predicted: object) -> AnnData | None:
     """Intervals and uncertainties of a prediction, without its cells; None where it has none."""
     if not isinstance(predicted, AnnData) or _keys.VARM_LOWER not in predicted.varm:
         return None
@@ -33,7 +35,7 @@ def evidence_of(predicted: Any) -> AnnData | None:
     return lean
 
 
-def certainty(evidence: AnnData | None, label: str, real: Any, control: Any, genes: Any) -> dict[str, float]:
+def certainty(evidence: AnnData | None, label: str, real: Rows, control: Rows, genes: pd.Index) -> dict[str, float]:
     """Coverage and uncertainty of the prediction of one label.
 
     Parameters

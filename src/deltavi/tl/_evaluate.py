@@ -30,7 +30,7 @@ from deltavi.tl._evaluation import (
     require_own_tables,
 )
 from deltavi.tl._masks import CellIdentities
-from deltavi.tl._methods import resolve_methods
+from deltavi.tl._methods import Given, resolve_methods
 from deltavi.tl._resume import RunFolder, data_fingerprint, described
 from deltavi.tl._runs import (
     ALL_BASELINES,
@@ -59,14 +59,14 @@ IN_FOLDER = "evaluate_perturbation(folder=...)"
 @known_arguments
 def evaluate_perturbation(
     adata: AnnData,
-    methods: Any = None,
+    methods: Given | Iterable[Given] | Mapping[str, Given] | None = None,
     *,
     control: str,
     perturbation: str | Sequence[str] | None = None,
     condition_key: str = "condition",
     labels_key: str = "cell_type",
     layer: str | None = None,
-    hold_out: Any = None,
+    hold_out: str | Iterable[str] | Mapping[str, object] | None = None,
     n_genes: int = 2000,
     genes_from_all_cells: bool = False,
     top_genes: Literal["held-out", "training"] = "held-out",
@@ -163,7 +163,7 @@ def evaluate_perturbation(
         flag(switch, value)
     names = {"condition_key": condition_key, "labels_key": labels_key}
     question = question_of(adata, control=control, perturbation=perturbation, **names)
-    settings: dict[str, Any] = {
+    settings: dict[str, object] = {
         "control": question.control,
         "condition_key": condition_key,
         "labels_key": labels_key,
@@ -259,7 +259,7 @@ def _require_apart(adata: AnnData, hold_outs: list[HoldOut]) -> None:
         identities.require_apart(part.held_out, f"hold-out {part.name!r} under {part.perturbation!r}")
 
 
-def _identity(adata: AnnData, question: Question, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _identity(adata: AnnData, question: Question, settings: Mapping[str, object]) -> dict[str, object]:
     """Settings shared by all parts in a folder."""
     columns = {"conditions": question.conditions, "labels": question.labels}
     if TOTAL_COUNTS in adata.obs:
@@ -306,7 +306,7 @@ def _computed(
 
 
 def _finished(task: Task, plan: Plan, place: RunFolder) -> Iterator[Result]:
-    """Groups of a task that are in the folder, with their predicted cells if those are wanted."""
+    """Groups of a task that are in the folder, with their predicted cells if those are kept."""
     for group in task.groups:
         found = place.read(task.key(group), plan.signature(group, task.hold_out))
         if found is None:
@@ -318,7 +318,7 @@ def _finished(task: Task, plan: Plan, place: RunFolder) -> Iterator[Result]:
 
 
 def _assembled(
-    results: list[Result], settings: dict[str, Any], skipped: list[Skipped], baselines: list[str]
+    results: list[Result], settings: Mapping[str, object], skipped: list[Skipped], baselines: list[str]
 ) -> PerturbationEvaluation:
     rows = [row for result in results for row in result.rows if row["kind"] != BASELINE or row["method"] in baselines]
     table = pd.DataFrame(rows, columns=pd.Index(COLUMNS))
@@ -346,7 +346,7 @@ def _assembled(
     )
 
 
-def _case(row: Mapping[str, Any]) -> tuple[Any, ...]:
+def _case(row: Mapping[str, object]) -> tuple[object, ...]:
     return tuple(row[name] for name in ("hold_out", "perturbation", "seed", "label"))
 
 

@@ -68,7 +68,7 @@ class PerturbationEvaluation:
     """
 
     table: pd.DataFrame
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     skipped: pd.DataFrame = field(default_factory=lambda: _empty(SKIPPED_COLUMNS))
     warnings: tuple[str, ...] = ()
     predictions: pd.DataFrame = field(default_factory=lambda: _empty(PREDICTION_COLUMNS))
@@ -318,7 +318,7 @@ def _csv_writer(table: pd.DataFrame) -> Callable[[Path], object]:
     return lambda part: table.to_csv(part, index=False)
 
 
-def _against_best(score: float, baselines: pd.Series[float], sign: int) -> dict[str, Any]:
+def _against_best(score: float, baselines: pd.Series[float], sign: int) -> dict[str, object]:
     """A score beside that of the best baseline of the same hold-out."""
     values = baselines.to_numpy(dtype=float)
     if not np.isfinite(values).any():
@@ -329,7 +329,7 @@ def _against_best(score: float, baselines: pd.Series[float], sign: int) -> dict[
     return {"score": score, "best_baseline": name, "baseline_score": values[best], "margin": margin, "wins": margin > 0}
 
 
-def _loss(row: pd.Series[Any], several_perturbations: bool) -> str:
+def _loss(row: pd.Series, several_perturbations: bool) -> str:
     """Text with the shortest unambiguous name of the hold-out, and the two scores."""
     name = row["label"] if row["hold_out"] == row["label"] else f"{row['label']} of {row['hold_out']}"
     case = f"{name} under {row['perturbation']}" if several_perturbations else str(name)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from deltavi._types import IntArray, Rows
 from deltavi.metrics import principal_axes, top_differential_genes
 from deltavi.perturbation import compare
 from deltavi.perturbation.inputs import as_names
@@ -77,7 +78,9 @@ def _axes(train: AnnData, real: AnnData, held_out: NDArray[np.bool_]) -> NDArray
     return np.asarray(principal_axes(everything[places]))
 
 
-def training_ranking(train: AnnData, *, control: str, perturbation: str, condition_key: str, labels_key: str) -> Any:
+def training_ranking(
+    train: AnnData, *, control: str, perturbation: str, condition_key: str, labels_key: str
+) -> IntArray:
     """Positions of the genes that respond most in training, (n_genes,), the first the strongest.
 
     Genes are ranked within each label that training saw in both conditions (Welch ``|t|``), and the ranks averaged.
@@ -93,9 +96,9 @@ def training_ranking(train: AnnData, *, control: str, perturbation: str, conditi
 
 
 def score(
-    predictions: Mapping[str, Any],
-    real: Any,
-    control: Any,
+    predictions: Mapping[str, Rows],
+    real: Rows,
+    control: Rows,
     *,
     components: NDArray[np.float64] | None,
     ranking: NDArray[np.intp] | None = None,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deltavi._entries import seed_number, whole_number
 from deltavi._errors import DeltaviError, examples
@@ -73,9 +74,9 @@ def predict_held_out(
     model_class: type[PerturbationModel] = SCGEN,
     max_epochs: int | None = None,
     seed: int = 0,
-    model_kwargs: dict[str, Any] | None = None,
-    predict_kwargs: dict[str, Any] | None = None,
-    train_kwargs: dict[str, Any] | None = None,
+    model_kwargs: Mapping[str, object] | None = None,
+    predict_kwargs: Mapping[str, object] | None = None,
+    train_kwargs: Mapping[str, object] | None = None,
 ) -> HeldOut:
     """Train a model without the cells of `label` under `perturbation`, predict them, and score every method.
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from hashlib import blake2b
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from pandas.api.types import infer_dtype
+from scipy import sparse
 
 from deltavi._errors import InputDataError, examples
 from deltavi.arrays.per_cell import by_cell
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 TRIVIAL_TOTAL = 50
 
 
-def checked_mask(given: Any, names: pd.Index[Any], where: str) -> NDArray[np.bool_]:
+def checked_mask(given: object, names: pd.Index, where: str) -> NDArray[np.bool_]:
     """A boolean mask over all cells with at least one cell in it, (n_cells,); a Series is matched by cell name.
 
     Raises
@@ -83,7 +84,7 @@ class CellIdentities:
                 )
 
 
-def _row_codes(counts: Any) -> NDArray[np.intp]:
+def _row_codes(counts: sparse.csr_matrix) -> NDArray[np.intp]:
     """A number for each distinct row, (n_cells,)."""
     data, indices, ends = counts.data, counts.indices, counts.indptr
     digests = [

@@ -16,6 +16,7 @@ from deltavi._entries import choice, keywords_of, known_keywords
 from deltavi._errors import DeltaviError, examples
 from deltavi._random import isolated_randomness
 from deltavi._reading import known_arguments, read_all
+from deltavi._types import Rows
 from deltavi.model import PPCA, SCGEN, VAE
 from deltavi.model.own_response import held_out_by_caller
 from deltavi.model.request import check_options
@@ -64,10 +65,10 @@ class Method:
     """
 
     model_class: type[Any]
-    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    train_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    predict: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
-    setup_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    model_kwargs: Mapping[str, object] = field(default_factory=dict)
+    train_kwargs: Mapping[str, object] = field(default_factory=dict)
+    predict: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: {"": {}})
+    setup_kwargs: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.model_class, BaseModelClass):
@@ -110,7 +111,7 @@ class Method:
 
     def fit(self, train: AnnData, *, condition_key: str, labels_key: str, seed: int) -> Any:
         """Train the model on `train` (log1p CP10k in X, counts in a layer); `train` gets columns of scvi-tools."""
-        setup: dict[str, Any] = {"condition_key": condition_key, "labels_key": labels_key}
+        setup: dict[str, object] = {"condition_key": condition_key, "labels_key": labels_key}
         if not self._reads_logs:
             setup |= {"layer": _keys.LAYER_COUNTS, "size_factor_key": TOTAL_COUNTS}
         self.model_class.setup_anndata(train, **{**setup, **self.setup_kwargs})
@@ -137,7 +138,7 @@ def _check_values(setting: Mapping[str, Any]) -> None:
 Given: TypeAlias = type[Any] | Method | Predictor
 
 
-def resolve_methods(given: Any) -> dict[str, Method | Predictor]:
+def resolve_methods(given: object) -> dict[str, Method | Predictor]:
     """Methods by name; their rows have names that nothing else has.
 
     Raises
@@ -155,13 +156,14 @@ def resolve_methods(given: Any) -> dict[str, Method | Predictor]:
     return methods
 
 
-def _listed(given: Any) -> list[Any]:
+def _listed(given: object) -> list[object]:
     """The methods one by one, whether one or several were given."""
-    several = isinstance(given, Iterable) and not isinstance(given, str | type | Method)
-    return list(given) if several else [given]
+    if isinstance(given, Iterable) and not isinstance(given, str | type | Method):
+        return list(given)
+    return [given]
 
 
-def _named(methods: list[Any]) -> dict[str, Any]:
+def _named(methods: list[object]) -> dict[str, object]:
     names = [_name_of(method) for method in methods]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
@@ -171,7 +173,7 @@ def _named(methods: list[Any]) -> dict[str, Any]:
     return dict(zip(names, methods, strict=True))
 
 
-def _name_of(method: Any) -> str:
+def _name_of(method: object) -> str:
     named = method.model_class if isinstance(method, Method) else method
     name = getattr(named, "__name__", "")
     if callable(method) and name in ("", "<lambda>"):
@@ -179,7 +181,7 @@ def _name_of(method: Any) -> str:
     return str(name)
 
 
-def as_method(name: object, given: Any) -> Method | Predictor:
+def as_method(name: object, given: object) -> Method | Predictor:
     """A Method for a model class; Methods and functions as they are."""
     if isinstance(given, type):
         return Method(given)
@@ -255,7 +257,7 @@ class Prediction:
     """Predicted cells of one row, (n_query, n_genes), the processor seconds they took, and their certainty."""
 
     name: str
-    matrix: Any
+    matrix: Rows
     seconds: float
     evidence: AnnData | None = None
 

@@ -10,16 +10,18 @@ import os
 import re
 import textwrap
 import tokenize
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from hashlib import blake2b, sha1
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
 
 from deltavi._errors import DeltaviError, examples
+from deltavi._types import State
 from deltavi.io import filled_folder, require_folder, resolved, write_file
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ class RunFolder:
         If the folder belongs to another evaluation, is a file, or cannot be read or written.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], identity: Mapping[str, object]) -> None:
         self.path = resolved(folder, "folder")
         with filled_folder(self.path, WHAT):
             file = self.path / IDENTITY
@@ -62,7 +64,7 @@ class RunFolder:
                 if not file.exists():
                     write_json(file, identity)
 
-    def read(self, key: tuple[str, ...], signature: Any) -> dict[str, Any] | None:
+    def read(self, key: tuple[str, ...], signature: object) -> State | None:
         """A finished part, or None.
 
         Raises
@@ -82,10 +84,10 @@ class RunFolder:
                 f"{self.path} holds results of {key[-1]!r} for {key[0]!r} under {key[1]!r} that were made with other "
                 f"settings: {examples(changed)}. Use another folder, or another name for the method."
             )
-        result: dict[str, Any] = found["result"]
+        result: State = found["result"]
         return result
 
-    def write(self, key: tuple[str, ...], signature: Any, result: Mapping[str, Any]) -> None:
+    def write(self, key: tuple[str, ...], signature: object, result: Mapping[str, object]) -> None:
         """Write a finished part."""
         write_json(self._file(key), {"key": key, "signature": signature, "result": result})
 
@@ -108,17 +110,17 @@ def file_name(key: tuple[str, ...]) -> str:
     return f"{readable[:80]}-{sha1('|'.join(map(quote, key)).encode()).hexdigest()[:10]}"
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: object) -> None:
     """Write JSON at once or not at all."""
     write_file(path, json_writer(content), what=WHAT)
 
 
-def json_writer(content: Any) -> Callable[[Path], object]:
+def json_writer(content: object) -> Callable[[Path], object]:
     """Writes `content` as JSON to the path it is given."""
     return lambda part: part.write_text(json.dumps(content, indent=1))
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> State:
     """Content of a JSON file.
 
     Raises
@@ -137,7 +139,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _require_same(there: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+def _require_same(there: Mapping[str, object], now: Mapping[str, object], path: Path) -> None:
     changed = differences(there, now)
     if changed:
         raise DeltaviError(
@@ -146,7 +148,7 @@ def _require_same(there: Mapping[str, Any], now: Mapping[str, Any], path: Path) 
         )
 
 
-def differences(there: Any, now: Any, name: str = "") -> list[str]:
+def differences(there: object, now: object, name: str = "") -> list[str]:
     """Describe the difference of two JSON values."""
     if isinstance(there, dict) and isinstance(now, dict):
         keys = dict.fromkeys([*there, *now])
@@ -154,7 +156,7 @@ def differences(there: Any, now: Any, name: str = "") -> list[str]:
     return [] if there == now or (there != there and now != now) else [f"{name} was {there!r} and is {now!r}"]
 
 
-def data_fingerprint(adata: AnnData, columns: Mapping[str, Any]) -> dict[str, Any]:
+def data_fingerprint(adata: AnnData, columns: Mapping[str, Iterable[object]]) -> dict[str, object]:
     """Digest of the data that results depend on: shape, names, columns and every count.
 
     Parameters
@@ -177,18 +179,18 @@ def data_fingerprint(adata: AnnData, columns: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def _of_names(values: Any) -> str:
+def _of_names(values: Iterable[object]) -> str:
     return _of_bytes("\x1f".join(map(str, values)).encode())
 
 
-def _of_bytes(*parts: Any) -> str:
+def _of_bytes(*parts: np.ndarray | bytes) -> str:
     digest = blake2b(digest_size=12)
     for part in parts:
         digest.update(part if isinstance(part, bytes) else np.ascontiguousarray(part).tobytes())
     return digest.hexdigest()
 
 
-def described(value: Any) -> Any:
+def described(value: object) -> object:
     """JSON form of a value, equal in another process if, and as far as possible only if, the value is."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -206,7 +208,7 @@ def described(value: Any) -> Any:
     return _described_code(value)
 
 
-def _described_code(value: Any) -> Any:
+def _described_code(value: Any) -> object:
     """Classes and functions by name, functions also by a digest of their code."""
     name = getattr(value, "__qualname__", None)
     code = getattr(value, "__code__", None)
@@ -258,7 +260,7 @@ def _of_bytecode(code: CodeType) -> str:
     return _of_bytes(code.co_code, repr((constants, code.co_names)).encode())
 
 
-def _described_plainly(value: Any) -> Any:
+def _described_plainly(value: object) -> object:
     """A value; of an object, which may change while it is used, its type alone."""
     plain = value is None or isinstance(value, bool | int | float | str | list | tuple | Mapping | np.generic | type)
     return (
@@ -268,7 +270,7 @@ def _described_plainly(value: Any) -> Any:
     )
 
 
-def _bound(function: Any) -> list[Any]:
+def _bound(function: FunctionType) -> list[object]:
     """Defaults of a function and the values of its closure."""
     cells = function.__closure__ or ()
     return [

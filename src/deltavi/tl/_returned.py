@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from numpy.typing import ArrayLike
 
 from deltavi import _keys
 from deltavi._errors import GeneMatchError, InputDataError, examples
+from deltavi._types import Rows
 from deltavi.arrays.matrix import as_matrix
 from deltavi.arrays.scale import require_logs
 from deltavi.arrays.tables import are_counted, cell_names, gene_names, places, text_names
 
-Rows = slice | np.ndarray
+Chosen = slice | np.ndarray
 
 
-def checked_prediction(predicted: Any, query: AnnData, name: str) -> Any:
+def checked_prediction(predicted: AnnData | pd.DataFrame | ArrayLike, query: AnnData, name: str) -> Rows:
     """Matrix of predicted cells in the order of cells and genes of the query, (n_query, n_genes).
 
     Parameters
@@ -50,7 +50,7 @@ def checked_prediction(predicted: Any, query: AnnData, name: str) -> Any:
     return matrix[cells]
 
 
-def _genes(predicted: Any, n_genes: int, query: AnnData, name: str) -> Rows:
+def _genes(predicted: object, n_genes: int, query: AnnData, name: str) -> Chosen:
     """Columns of the prediction in the order of the genes of the query; others are left out."""
     if (given := gene_names(predicted, repr(name))) is None:
         if n_genes != query.n_vars:
@@ -64,7 +64,7 @@ def _genes(predicted: Any, n_genes: int, query: AnnData, name: str) -> Rows:
     return slice(None) if same else places(given, wanted, of=repr(name), beside="the query", further=True)
 
 
-def _cells(predicted: Any, n_cells: int, query: AnnData, name: str) -> Rows:
+def _cells(predicted: object, n_cells: int, query: AnnData, name: str) -> Chosen:
     """Rows of the prediction in the order of the cells of the query."""
     if n_cells != query.n_obs:
         raise InputDataError(
@@ -87,7 +87,7 @@ def _cells(predicted: Any, n_cells: int, query: AnnData, name: str) -> Rows:
     return np.asarray(given.get_indexer(wanted), dtype=np.intp)
 
 
-def _source_names(predicted: Any, wanted: pd.Index[Any]) -> pd.Index[Any] | None:
+def _source_names(predicted: object, wanted: pd.Index) -> pd.Index | None:
     """Names of the cells that were predicted, as text, where a table has them; None of a matrix."""
     names = cell_names(predicted)
     if names is None or names.isin(wanted).any():
@@ -97,8 +97,8 @@ def _source_names(predicted: Any, wanted: pd.Index[Any]) -> pd.Index[Any] | None
     return _without_affix(names, wanted)
 
 
-def _without_affix(names: pd.Index[Any], wanted: pd.Index[Any]) -> pd.Index[Any]:
-    """Names without what stands before or after all of them, where those of `wanted` remain."""
+def _without_affix(names: pd.Index, wanted: pd.Index) -> pd.Index:
+    """Names without a prefix or suffix common to all of them, if those of `wanted` remain."""
     first = str(names[0])
     for start, end in ((first.removesuffix(w), first.removeprefix(w)) for w in wanted if w and w in first):
         for kept in (names.str.removeprefix(start), names.str.removesuffix(end)):

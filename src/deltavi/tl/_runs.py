@@ -15,6 +15,7 @@ import numpy as np
 from anndata import AnnData
 from scipy import sparse
 
+from deltavi._types import State
 from deltavi.perturbation import BASELINES, SPLIT_HALF, baseline_predictions
 from deltavi.perturbation.inputs import as_names
 from deltavi.tl._certainty import UNKNOWN, certainty
@@ -59,9 +60,9 @@ class Plan:
     genes_from_all_cells: bool
     top_genes: str
     keep_predictions: bool
-    descriptions: Mapping[str, Any]
+    descriptions: Mapping[str, object]
 
-    def signature(self, group: Group, hold_out: HoldOut) -> dict[str, Any]:
+    def signature(self, group: Group, hold_out: HoldOut) -> dict[str, object]:
         """Settings of a group of rows, beside the data and the settings of all."""
         cells = {"held-out cells": described(hold_out.held_out), "query": described(hold_out.query)}
         if group.kind == MODEL:
@@ -87,7 +88,7 @@ class Result:
     """Rows of one group, warnings, and paths of predicted cells in the folder (row -> path)."""
 
     key: tuple[str, ...]
-    rows: list[dict[str, Any]]
+    rows: list[State]
     warnings: list[str] = field(default_factory=list)
     predictions: dict[str, str] = field(default_factory=dict)
 
@@ -159,7 +160,7 @@ def _filed(
     group: Group,
     plan: Plan,
     folder: RunFolder | None,
-    rows: list[dict[str, Any]],
+    rows: list[State],
     messages: list[str],
     kept: dict[str, str],
 ) -> Result:
@@ -191,7 +192,7 @@ def _rows(
     label: str,
     plan: Plan,
     ranking: NDArray[np.intp] | None,
-) -> list[dict[str, Any]]:
+) -> list[State]:
     """Rows of one label."""
     control, real = (as_names(part.obs[plan.labels_key]) == label for part in (cells.query, cells.real))
     table = score(
@@ -232,7 +233,7 @@ def _rows(
 def _kept(
     task: Task, plan: Plan, folder: RunFolder | None, cells: Experiment, predictions: Sequence[Prediction], group: Group
 ) -> dict[str, str]:
-    """Write predicted cells where that is asked for; row -> path."""
+    """Write predicted cells if they are to be kept; row -> path."""
     if folder is None or not plan.keep_predictions or group.kind == OF_SPLIT_HALF:
         return {}
     return {

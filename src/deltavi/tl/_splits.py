@@ -68,14 +68,14 @@ class Skipped:
 class Question:
     """Conditions and labels of all cells, (n_cells,) each, and what is to be predicted from what."""
 
-    names: Any
+    names: pd.Index
     conditions: NDArray[np.object_]
     labels: NDArray[np.object_]
     control: str
     perturbations: tuple[str, ...]
     condition_key: str
     labels_key: str
-    obs: Any = field(repr=False)
+    obs: pd.DataFrame = field(repr=False)
 
     @cached_property
     def is_control(self) -> NDArray[np.bool_]:
@@ -164,7 +164,7 @@ def single_label(question: Question, label: str, perturbation: str) -> HoldOut:
     raise DeltaviError(found[0].reason)
 
 
-def resolve_hold_outs(question: Question, given: Any) -> tuple[list[HoldOut], list[Skipped]]:
+def resolve_hold_outs(question: Question, given: object) -> tuple[list[HoldOut], list[Skipped]]:
     """Every training to be done, and what is left out of a sweep.
 
     Raises
@@ -172,7 +172,7 @@ def resolve_hold_outs(question: Question, given: Any) -> tuple[list[HoldOut], li
     UnknownCategoryError
         If a label or column does not exist.
     DeltaviError
-        If what was asked for by name cannot be evaluated, or nothing can.
+        If a hold-out that was named cannot be evaluated, or none can.
     InputDataError
         If a mask of the user is invalid.
     """
@@ -197,7 +197,7 @@ def resolve_hold_outs(question: Question, given: Any) -> tuple[list[HoldOut], li
 Candidate = tuple[str, str, "NDArray[np.bool_]", "NDArray[np.bool_]"]
 
 
-def _candidates(question: Question, given: Any) -> Iterator[Candidate]:
+def _candidates(question: Question, given: object) -> Iterator[Candidate]:
     """Name, perturbation, held-out cells and query cells of all requested hold-outs."""
     if isinstance(given, pd.DataFrame):
         given = {name: given[name] for name in given}
@@ -211,7 +211,7 @@ def _candidates(question: Question, given: Any) -> Iterator[Candidate]:
     return _of_groups(question, question.labels, _wanted_labels(question, given))
 
 
-def _obs_column(question: Question, key: str) -> Any:
+def _obs_column(question: Question, key: str) -> pd.Series:
     if key in question.obs:
         return question.obs[key]
     if key in set(question.labels):
@@ -221,7 +221,7 @@ def _obs_column(question: Question, key: str) -> Any:
     raise unknown_category("obs column", key, question.obs.columns)
 
 
-def _wanted_labels(question: Question, given: Any) -> list[str]:
+def _wanted_labels(question: Question, given: object) -> list[str]:
     if not isinstance(given, Sequence | np.ndarray) and not hasattr(given, "__iter__"):
         raise DeltaviError(f"hold_out is {given!r}; pass None, an obs column, label names, or a mapping to masks.")
     values = list(given)
@@ -241,7 +241,7 @@ def _of_groups(question: Question, groups: NDArray[np.object_], names: list[str]
             yield name, perturbation, question.is_perturbed(perturbation) & of_group, question.is_control & of_group
 
 
-def _of_splits(question: Question, splits: Mapping[Any, Any]) -> Iterator[Candidate]:
+def _of_splits(question: Question, splits: Mapping[object, Any]) -> Iterator[Candidate]:
     """The user's splits, each under the perturbed condition that its held-out cells have."""
     if not splits:
         raise DeltaviError("hold_out is empty; map a name to a mask of cells.")

@@ -12,7 +12,7 @@ from scvi.data import AnnDataManager
 from torch.utils.data import BatchSampler, Dataset, SubsetRandomSampler
 
 from deltavi import _keys
-from deltavi.registry.additions import beside
+from deltavi.registry.additions import Loaded, beside
 from deltavi.train.on_device import DeviceSplitter, Drawn
 
 
@@ -53,7 +53,7 @@ def assign_folds(
     return folds
 
 
-class FoldedDataset(Dataset[dict[str, np.ndarray]]):
+class FoldedDataset(Dataset[Loaded]):
     """Cells by position, each with its fold.
 
     Parameters
@@ -64,14 +64,14 @@ class FoldedDataset(Dataset[dict[str, np.ndarray]]):
         ``(n_cells,)`` fold of each cell, -1 for none.
     """
 
-    def __init__(self, dataset: Any, folds: np.ndarray) -> None:
+    def __init__(self, dataset: Dataset[Loaded], folds: np.ndarray) -> None:
         self.dataset, self.folds = dataset, np.asarray(folds)
 
     def __len__(self) -> int:
         return len(self.folds)
 
-    def __getitem__(self, positions: list[int]) -> dict[str, Any]:
-        loaded: dict[str, Any] = self.dataset[positions]
+    def __getitem__(self, positions: list[int]) -> Loaded:
+        loaded = self.dataset[positions]
         folds = self.folds[positions].astype(np.float32)[:, None]
         return {**loaded, _keys.FOLD: beside(loaded[REGISTRY_KEYS.X_KEY], folds)}
 
@@ -99,7 +99,7 @@ class FoldedOrder:
 
 
 class FoldSplitter(DeviceSplitter):
-    """The splitter whose training mini-batches say in which fold each cell is, by :class:`FoldedOrder`.
+    """Splitter whose training mini-batches hold the fold of each cell, by :class:`FoldedOrder`.
 
     Parameters
     ----------

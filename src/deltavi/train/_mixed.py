@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from deltavi import _keys
-from deltavi.registry.additions import beside, replaced
+from deltavi.registry.additions import Loaded, beside, replaced
 from deltavi.train.on_device import DeviceSplitter, Drawn
 
 # Share of a mini-batch that is resampled from the labelled cells, label by label.
@@ -99,7 +99,7 @@ def spread(codes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return np.argsort(position, kind="stable")
 
 
-class RepeatingDataset(Dataset[dict[str, np.ndarray]]):
+class RepeatingDataset(Dataset[Loaded]):
     """Cells by position; a position beyond the last cell is a repeated draw and marked as such.
 
     Where repeated draws are thinned, their expression and totals are. Places of the nonzero counts, these counts and
@@ -126,16 +126,16 @@ class RepeatingDataset(Dataset[dict[str, np.ndarray]]):
     def __len__(self) -> int:
         return self.n_cells
 
-    def __getitem__(self, positions: list[int]) -> dict[str, np.ndarray]:
+    def __getitem__(self, positions: list[int]) -> Loaded:
         turns = np.asarray(positions)
         rows, again = turns % self.n_cells, turns >= self.n_cells
-        loaded: dict[str, Any] = self.dataset[rows.tolist()]
+        loaded: Loaded = self.dataset[rows.tolist()]
         if self.thinning < 1 and again.any():
             loaded = {**loaded, **self._thinned(loaded, rows, again)}
         return {**loaded, _keys.DRAWN_AGAIN: beside(loaded[REGISTRY_KEYS.X_KEY], again.astype(np.float32)[:, None])}
 
-    def _thinned(self, loaded: dict[str, Any], rows: np.ndarray, again: np.ndarray) -> dict[str, Any]:
-        """Counts and totals as if repeated draws had been sequenced less deeply: a cell's molecules share a chance."""
+    def _thinned(self, loaded: Loaded, rows: np.ndarray, again: np.ndarray) -> Loaded:
+        """Thin the counts and totals of repeated draws as by less sequencing, with one probability for each cell."""
         kept = np.ones((len(again), 1))
         kept[again] = self.generator.uniform(self.thinning, 1, size=(int(again.sum()), 1))
         x = loaded[REGISTRY_KEYS.X_KEY]
@@ -149,12 +149,12 @@ class RepeatingDataset(Dataset[dict[str, np.ndarray]]):
         return thinned
 
     def _repeated_counts(
-        self, loaded: dict[str, Any], rows: np.ndarray, again: np.ndarray
+        self, loaded: Loaded, rows: np.ndarray, again: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Row, gene and count of every nonzero entry of repeated draws, row by row, in the memory of the computer."""
+        """Row, gene and count of every nonzero entry of repeated draws, row by row, on the CPU."""
         x = loaded[REGISTRY_KEYS.X_KEY]
         if isinstance(x, Tensor):
-            # the matrix that it was made from: nothing has to come back from the device
+            # from the matrix that it was made from, so that nothing is copied back from the device
             cell, gene, count = self.dataset.device_rows.on_host(rows[again])
             return np.flatnonzero(again)[cell], gene, count
         cells, genes = loaded[_keys.NONZERO] if _keys.NONZERO in loaded else np.nonzero(x)

@@ -17,10 +17,10 @@ Drawn: TypeAlias = tuple[Dataset[dict[str, Any]], Sampler[list[int]]]
 
 
 class Order(Protocol):
-    """Draws of training mini-batches, where they are not those of scvi-tools."""
+    """Draws of training mini-batches other than those of scvi-tools."""
 
     def drawn(self, manager: AnnDataManager, training: np.ndarray, batch_size: int) -> Drawn:
-        """Cells by position and mini-batches of positions.
+        """Draw cells by position, and mini-batches of positions.
 
         Parameters
         ----------
@@ -37,8 +37,8 @@ class Order(Protocol):
 class DeviceSplitter(DataSplitter):
     """scvi-tools' splitter; on a GPU, counts of a sparse matrix in memory are kept there while the model trains.
 
-    Order and content of mini-batches are the same on any device. What is backed, dense, or loaded by several
-    processes goes the way of scvi-tools, and so does training on several devices. A subclass may draw training
+    Order and content of mini-batches are the same on any device. Backed or dense data, loading by several
+    processes, and training on several devices use the loaders of scvi-tools. A subclass may draw training
     mini-batches by an ``order`` of its own; those of validation are scvi-tools'.
 
     Parameters
@@ -47,7 +47,7 @@ class DeviceSplitter(DataSplitter):
         As in :class:`scvi.dataloaders.DataSplitter`.
     """
 
-    # whether an order makes training mini-batches, which options of scvi-tools' loaders then do not concern
+    # true if an order makes training mini-batches, to which options of scvi-tools' loaders do not apply
     makes_batches: ClassVar[bool] = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -84,13 +84,13 @@ class DeviceSplitter(DataSplitter):
         return DataLoader(cells, sampler=batches, batch_size=None, num_workers=scvi_settings.dl_num_workers)
 
     def _move(self, loader: Any) -> None:
-        """Let the cells of `loader` be made on the device, where that can be done."""
+        """Make the mini-batches of `loader` on the device, if possible."""
         if self.trainer is None or loader.num_workers or loader.pin_memory or self.load_sparse_tensor:
             return
         device = self.trainer.strategy.root_device
         if device.type not in KINDS or self.trainer.world_size > 1:
             return
-        # what picks cells by position stands around the data set itself
+        # `loader.dataset` selects cells of the data set by position
         cells = loader.dataset.dataset
         # training and validation cells are rows of one matrix
         cells.device_rows = self._cells[0].device_rows if self._cells else cells.rows_on(device)
