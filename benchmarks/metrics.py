@@ -22,12 +22,12 @@ from benchmarks.harness.command import parsed, parser, settle
 from benchmarks.harness.data import KANG, kang_cells
 from benchmarks.harness.page import made_by, markdown, publish_between_marks
 from deltavi.metrics import differential_overlap, principal_axes, r2_of_means
-from deltavi.perturbation import CEILING, baseline_predictions, compare
+from deltavi.perturbation import SPLIT_HALF, baseline_predictions, compare
 
 PACKAGES = ("deltavi", "scanpy", "scipy", "numpy")
 TESTS: tuple[Literal["welch", "wilcoxon"], ...] = ("welch", "wilcoxon")
 WRONG = "mean shift, wrong sign"
-KEYS = {"condition_key": "condition", "labels_key": "cell_type", "control": "control", "target": "stimulated"}
+KEYS = {"condition_key": "condition", "labels_key": "cell_type", "control": "control", "perturbation": "stimulated"}
 
 
 def log_expression(path: Path, n_genes: int) -> tuple[anndata.AnnData, anndata.AnnData]:
@@ -55,7 +55,7 @@ def pairs_of_cells(adata: anndata.AnnData, label: str) -> tuple[dict[str, tuple[
         "no change": (control.X, real.X),
         "mean shift": (moved, real.X),
         WRONG: (np.clip(2 * control.X - moved, 0, None), real.X),
-        CEILING: (real.X[order[:half]], real.X[order[half:]]),
+        SPLIT_HALF: (real.X[order[:half]], real.X[order[half:]]),
     }
     return pairs, control.X
 
@@ -64,7 +64,7 @@ def scores(everything: anndata.AnnData, adata: anndata.AnnData, label: str) -> p
     """Every score of the four rows, R2 over all genes, and the calls behind the differential scores."""
     pairs, control = pairs_of_cells(adata, label)
     real = pairs["no change"][1]
-    predictions = {name: predicted for name, (predicted, _) in pairs.items() if name != CEILING}
+    predictions = {name: predicted for name, (predicted, _) in pairs.items() if name != SPLIT_HALF}
     table = compare(predictions, real, control, components=principal_axes(adata.X))
     of_all, _ = pairs_of_cells(everything, label)
     table[f"R2 of means, all {everything.n_vars:,} genes"] = [r2_of_means(*of_all[name]) for name in table.index]

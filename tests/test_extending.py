@@ -28,7 +28,7 @@ from tests.model.conftest import QUIET, SETUP, dense
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 MOST_LINES = 60
-PERTURBATION = {"control": "control", "target": "stimulated"}
+PERTURBATION = {"control": "control", "perturbation": "stimulated"}
 
 
 def files() -> dict[str, str]:

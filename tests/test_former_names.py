@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from deltavi._entries import choice, known_keywords
-from deltavi._former_names import ARGUMENTS, VALUES
+from deltavi._former_names import ARGUMENTS, VALUES, current_init
 from deltavi.errors import DeltaviError, UnknownArgumentError
 from deltavi.model import MIXVI, SCGEN
 from deltavi.perturbation import estimate_shift
 from deltavi.tl import Method
+from tests.model.conftest import small_adata
 
 FORMER = [(old, new) for old, names in ARGUMENTS.items() for new in names]
 
@@ -38,5 +39,25 @@ def test_a_prediction_in_former_words_is_told_today_s(model: type) -> None:
 
 
 def test_functions_of_arrays_tell_as_well() -> None:
+    with pytest.raises(DeltaviError, match="Did you mean 'gp'"):
+        estimate_shift([[0.0], [1.0]], is_control=[True, False], is_perturbed=[False, True], estimator="kriging")
     with pytest.raises(UnknownArgumentError, match="Did you mean 'bandwidth'"):
         estimate_shift([[0.0]], is_control=[True], temperature=0.2)
+    with pytest.raises(UnknownArgumentError, match="Did you mean 'is_perturbed'"):
+        estimate_shift([[0.0]], is_control=[True], is_target=[True])
+
+
+def test_arguments_in_model_files_have_today_s_names_unless_the_class_has_its_own() -> None:
+    stored = {"warmup": 0.2, "release_labels": 0.6, "n_latent": 3}
+    known = ["n_latent", "prior_warmup", "drop_labels_after"]
+    assert current_init(stored, known) == {"prior_warmup": 0.2, "drop_labels_after": 0.6, "n_latent": 3}
+    assert current_init(stored, ["warmup", *known])["warmup"] == 0.2
+    assert current_init(stored, ["n_latent"]) == stored
+
+
+def test_former_arguments_of_a_model_are_told_today_s() -> None:
+    adata = small_adata()
+    MIXVI.setup_anndata(adata)
+    for old, new in {"warmup": "prior_warmup", "release_labels": "drop_labels_after"}.items():
+        with pytest.raises(UnknownArgumentError, match=f"Did you mean {new!r}"):
+            MIXVI(adata, **{old: 0.5})

@@ -297,7 +297,7 @@ def test_labels_may_come_in_any_collection(labels: Any) -> None:
     fit: SCGEN = fitted(SCGEN)
     known = sorted(fit._categories("labels"))
     asked = type(labels)(known[:2]) if isinstance(labels, set | tuple) else dict.fromkeys(known[:2]).keys()
-    predicted: AnnData = fit.predict_perturbation(control="control", target="stimulated", labels=asked)
+    predicted: AnnData = fit.predict_perturbation(control="control", perturbation="stimulated", labels=asked)
     assert sorted(set(predicted.obs["cell_type"])) == known[:2]
 
 

@@ -27,10 +27,10 @@ def cells_of(task: Task) -> AnnData:
 
 
 def answers(model: Any, started: float) -> Result:
-    """Probabilities, strangeness and p-values of all cells of a trained model."""
-    probabilities, scores = model.predict(soft=True), model.get_open_set_scores()
+    """Probabilities, novelty score and p-values of all cells of a trained model."""
+    probabilities, scores = model.predict(soft=True), model.get_novelty_scores()
     seconds = time.process_time() - started
-    return Result(probabilities, scores["strangeness"].to_numpy(), scores["p_value"].to_numpy(), seconds)
+    return Result(probabilities, scores["novelty_score"].to_numpy(), scores["p_value"].to_numpy(), seconds)
 
 
 def generative(model_class: Any, task: Task, seed: int, **settings: Any) -> Result:

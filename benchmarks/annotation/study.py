@@ -41,9 +41,9 @@ def from_peer(peer: Peer) -> Method:
         started = time.process_time()  # of this process: other programs on the machine do not count
         found = peer(task, seed)
         seconds = time.process_time() - started + found.attrs.get("seconds_before", 0.0)
-        strangeness = 1 - found.to_numpy().max(1)
+        novelty_score = 1 - found.to_numpy().max(1)
         probabilities = found.div(found.sum(axis=1), axis=0)  # CellTypist's rows do not sum to one
-        return Result(probabilities, strangeness, None, seconds)
+        return Result(probabilities, novelty_score, None, seconds)
 
     return method
 
@@ -68,7 +68,7 @@ def score(task: Task, result: Result) -> dict[str, float]:
         judged = calibration(result.probabilities[cells], truth[cells])
         found |= {f"ece_{name}": judged.ece, f"brier_{name}": judged.brier}
     if task.left_out is not None:
-        found["auroc"] = roc_auc_score(strange[test], result.strangeness[test])
+        found["auroc"] = roc_auc_score(strange[test], result.novelty_score[test])
     if result.p_values is not None:
         groups = {"held_out": held_out, "query": known} | ({"left_out": test & strange} if task.left_out else {})
         found |= {f"rejected_{name}": (result.p_values[cells] <= LEVEL).mean() for name, cells in groups.items()}

@@ -75,13 +75,13 @@ class Task:
 class Result:
     """What a method says about the cells of a task, in order.
 
-    `probabilities` has a column per type of the reference and rows that sum to one; `strangeness`, `(n_cells,)`, is
+    `probabilities` has a column per type of the reference and rows that sum to one; `novelty_score`, `(n_cells,)`, is
     higher for cells that are less like the reference's types; `p_values`, `(n_cells,)`, are of the hypothesis that a
     cell is of such a type, for methods that give them.
     """
 
     probabilities: pd.DataFrame
-    strangeness: np.ndarray
+    novelty_score: np.ndarray
     p_values: np.ndarray | None
     seconds: float
 

@@ -1,4 +1,4 @@
-"""The page of the held-out responses: tables of every method, wins, coverage of the intervals, and trust."""
+"""The page of the held-out responses: tables of every method, wins, coverage of the intervals, and uncertainty."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pandas as pd
 from scipy import stats
 
 from benchmarks.harness.page import DASH, made_by, markdown
-from deltavi.perturbation import CEILING
+from deltavi.perturbation import SPLIT_HALF
 from deltavi.tl import PerturbationEvaluation
 
 COLUMNS = {
-    "correlation_of_changes": "correlation of changes",
-    "correlation_of_changes_top": "top 100",
-    "correlation_of_changes_top20": "top 20",
+    "pearson_delta": "Pearson delta",
+    "pearson_delta_top": "top 100",
+    "pearson_delta_top20": "top 20",
     "r2_of_means_top": "R2 of means, top 100",
     "mse_top": "MSE, top 100",
     "e_distance": "E-distance",
@@ -24,7 +24,7 @@ COLUMNS = {
     "variance_ratio": "variance ratio",
     "zero_fraction": "zeros",
 }
-BY_HOLD_OUT = {"correlation_of_changes": 3, "r2_of_means_top": 3, "e_distance": 1, "variance_ratio": 2}
+BY_HOLD_OUT = {"pearson_delta": 3, "r2_of_means_top": 3, "e_distance": 1, "variance_ratio": 2}
 PACKAGES = ("deltavi", "scvi-tools", "torch", "anndata")
 
 
@@ -47,7 +47,7 @@ def averages(table: pd.DataFrame, columns: Mapping[str, str], of_distance: int =
     """Scores of every method over all hold-outs, the ceiling last; `of_distance` digits of the E-distance."""
     digits = {"e_distance": of_distance}
     shown = {title: over_seeds(table, metric, digits.get(metric, 3)) for metric, title in columns.items()}
-    names = [name for name in table["method"].unique() if name != CEILING] + [CEILING]
+    names = [name for name in table["method"].unique() if name != SPLIT_HALF] + [SPLIT_HALF]
     return pd.DataFrame(shown).loc[names].rename_axis("method")
 
 
@@ -58,18 +58,18 @@ def by_hold_out(table: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def certainty_table(found: pd.DataFrame) -> pd.DataFrame:
-    """Coverage, doubt and error of one method, by hold-out."""
+    """Coverage, uncertainty and error of one method, by hold-out."""
     shown = {
         "coverage": "genes in their interval",
         "coverage_top": "of the 100 predicted to change most",
         "half_width": "half width, log1p CP10k",
-        "doubt": "doubt",
-        "mse_of_changes": "mean squared error of the change, 1e-3",
+        "uncertainty": "uncertainty",
+        "mse_delta": "mean squared error of the change, 1e-3",
     }
     mean = found.groupby("hold_out", sort=False)[list(shown)].mean()
-    mean["mse_of_changes"] *= 1e3
+    mean["mse_delta"] *= 1e3
     mean.loc["mean"] = mean.mean()
-    digits = {"coverage": 3, "coverage_top": 2, "half_width": 3, "doubt": 2, "mse_of_changes": 1}
+    digits = {"coverage": 3, "coverage_top": 2, "half_width": 3, "uncertainty": 2, "mse_delta": 1}
     text = {shown[name]: mean[name].map(lambda value, n=name: f"{value:.{digits[n]}f}") for name in shown}
     return pd.DataFrame(text).rename_axis("held out")
 
@@ -89,16 +89,16 @@ def page(evaluation: PerturbationEvaluation, options: argparse.Namespace) -> Ite
         "zeros should be those of the two halves. Every score has its formula on the page of the metrics."
     )
     yield "## Mean\n\n" + markdown(means)
-    yield f"## Against the best baseline\n\n{evaluation.verdict(first)}"
+    yield f"## Against the best baseline\n\n{evaluation.conclusion(first)}"
     for metric in BY_HOLD_OUT:
         shown = COLUMNS[metric]
         yield f"## {shown[0].upper()}{shown[1:]}\n\n{markdown(by_hold_out(table, metric).loc[means.index])}"
     mine = table[(table["method"] == first) & table["coverage"].notna()]
     if len(mine):
-        rank = stats.spearmanr(mine["doubt"], mine["mse_of_changes"])
+        rank = stats.spearmanr(mine["uncertainty"], mine["mse_delta"])
         yield (
             f"## How sure\n\nShare of genes of {first} whose measured change of the mean lies in its 90 % interval, "
-            "and the doubt of each prediction beside its mean squared error. Rank correlation of doubt "
+            "and the uncertainty of each prediction beside its mean squared error. Rank correlation of uncertainty "
             f"and error: {rank.statistic:.2f} over {len(mine)} predictions.\n\n{markdown(certainty_table(mine))}"
         )
     seconds = table[table["kind"] == "model"].groupby("method", sort=False)["seconds"].mean()

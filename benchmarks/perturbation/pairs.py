@@ -25,7 +25,7 @@ from benchmarks.harness.page import made_by, markdown, publish
 from benchmarks.perturbation.page import PACKAGES, averages
 from benchmarks.perturbation.study import add_options
 from deltavi.model import PPCA, SCGEN
-from deltavi.perturbation import CEILING
+from deltavi.perturbation import SPLIT_HALF
 from deltavi.tl import Method, PerturbationEvaluation, evaluate_perturbation
 
 FILE = "norman_mcfaline_perturbench.h5ad"
@@ -38,8 +38,8 @@ CONTROL, SEPARATOR = "control", "+"
 # That of the PCA shifts.
 N_COMPONENTS = 50
 COLUMNS = {
-    "correlation_of_changes": "correlation of changes",
-    "correlation_of_changes_top20": "top 20",
+    "pearson_delta": "Pearson delta",
+    "pearson_delta_top20": "top 20",
     "r2_of_means_top": "R2 of means, top 100",
     "e_distance": "E-distance",
     "variance_ratio": "variance ratio",
@@ -65,17 +65,17 @@ def everywhere(adata: AnnData) -> list[str]:
 
 
 def by_case(evaluation: PerturbationEvaluation, column: str) -> pd.DataFrame:
-    """Correlation of changes by what was held out, of models, the best baseline and the ceiling."""
+    """Pearson delta by what was held out, of models, the best baseline and the ceiling."""
     table = evaluation.table
-    score = table.groupby([column, "method"], sort=False)["correlation_of_changes"].mean().unstack("method")
+    score = table.groupby([column, "method"], sort=False)["pearson_delta"].mean().unstack("method")
     kinds = dict(zip(table["method"], table["kind"], strict=True))
     best = score[[name for name in score if kinds[str(name)] == "baseline"]].max(axis=1)
     shown = score[[name for name in score if kinds[str(name)] == "model"]].assign(**{"best baseline": best})
-    return shown.assign(**{CEILING: score[CEILING]}).map(lambda value: f"{value:.3f}").rename_axis(column)
+    return shown.assign(**{SPLIT_HALF: score[SPLIT_HALF]}).map(lambda value: f"{value:.3f}").rename_axis(column)
 
 
 def smoothing_alone(adata: AnnData) -> tuple[float, float]:
-    """Correlation of changes of control cells that were projected onto principal components, without any response.
+    """Pearson delta of control cells that were projected onto principal components, without any response.
 
     First with changes measured from these cells, as always; then projected from one half of the control cells and
     measured from the other half. Means over perturbations that all lines saw, and lines.
@@ -87,8 +87,8 @@ def smoothing_alone(adata: AnnData) -> tuple[float, float]:
     for line in sorted(set(lines)):
         control = rng.permutation(np.flatnonzero((lines == line) & (conditions == CONTROL)))
         halves = np.array_split(control, 2)
-        for target in everywhere(adata):
-            held_out = (lines == line) & (conditions == target)
+        for perturbation in everywhere(adata):
+            held_out = (lines == line) & (conditions == perturbation)
             axes = PCA(N_COMPONENTS, random_state=0).fit(logs[~held_out])
             real = logs[held_out].mean(0)
             found.append(
@@ -120,18 +120,18 @@ def page(
     titles = {"lines": "## A cell line left out", "pairs": "## Pairs from single perturbations"}
     for part, evaluation in found.items():
         means = markdown(averages(evaluation.table, COLUMNS, of_distance=2))
-        yield f"{titles[part]}\n\n{means}\n\n{evaluation.verdict(evaluation.methods[0])}"
+        yield f"{titles[part]}\n\n{means}\n\n{evaluation.conclusion(evaluation.methods[0])}"
         if part == "lines":
             same, apart = smoothed
             yield (
                 f"How much of it is no response: control cells that are only projected onto {N_COMPONENTS} principal "
-                f"components score a correlation of changes of {same:.3f}. Where one half of the control cells is "
+                f"components score a Pearson delta of {same:.3f}. Where one half of the control cells is "
                 f"projected, and the change measured from the other half, they score {apart:.3f}. The noise of the "
                 "control mean, of a hundred cells, is part of every measured change, and what takes it off is "
                 "rewarded: this is what the PCA shifts are ahead by, and in part the two halves too. The E-distance "
                 "and no change say what there is to be had."
             )
-        yield f"Correlation of changes:\n\n{markdown(by_case(evaluation, 'target'))}"
+        yield f"Pearson delta:\n\n{markdown(by_case(evaluation, 'perturbation'))}"
     yield ADDITIVE
     yield made_by(options.command, PACKAGES, "one thread per process")
 
@@ -139,11 +139,11 @@ def page(
 def evaluated(adata: AnnData, part: str, options: argparse.Namespace) -> PerturbationEvaluation:
     """All methods and baselines on what one part leaves out."""
     joined = pairs(adata)
-    asked: dict[str, Any] = {"target": list(joined), "hold_out": joined} if part == "pairs" else {}
+    asked: dict[str, Any] = {"perturbation": list(joined), "hold_out": joined} if part == "pairs" else {}
     return evaluate_perturbation(
         adata,
         {name: METHODS[name] for name in options.methods},
-        **{"target": everywhere(adata), **asked},
+        **{"perturbation": everywhere(adata), **asked},
         control=CONTROL,
         n_genes=adata.n_vars,
         seeds=range(options.seeds),

@@ -250,7 +250,7 @@ def predict(data: Data, options: argparse.Namespace) -> Lines:
     n_cells = int((adata.obs["condition"] == "control").sum())
 
     def work() -> Callable[[], dict[str, float]]:
-        model.predict_perturbation(control="control", target="stimulated")
+        model.predict_perturbation(control="control", perturbation="stimulated")
         return lambda: {"cells": n_cells}
 
     about = f"{n_cells:,} cells × {adata.n_vars:,} genes"

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
+from deltavi._former_names import renamed_value
 from deltavi.errors import (
     CalibrationWarning,
     CheckpointWarning,
@@ -107,7 +108,7 @@ def unknown_category(
 ) -> UnknownCategoryError:
     """Build the error for a name that is not among `known`, with the closest match first."""
     names = [str(k) for k in known]
-    close = nearest(given, names)
+    close = renamed_value(str(given), names) or nearest(given, names)
     hint = "" if close is None else f" Did you mean {close!r}?"
     listed = examples(names, MOST_LISTED) or "none"
     return UnknownCategoryError(f"{kind} {given!r} is not in {among}.{hint} Known: {listed}.")

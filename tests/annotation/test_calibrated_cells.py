@@ -22,7 +22,7 @@ def classified(kinds: np.ndarray, *, seed: int, codes: np.ndarray | None = None)
     return ClassifiedCells(
         logits=3 * logits,
         features=features,
-        surprise=None,
+        reconstruction_error=None,
         codes=np.where(kinds < 3, kinds, -1) if codes is None else codes,
         empty=np.zeros(len(kinds), dtype=bool),
     )
@@ -41,15 +41,15 @@ def test_its_parts_are_the_functions_by_themselves() -> None:
     assert calibration.temperature == fit_temperature(held_out.logits, held_out.codes)
     probabilities = calibration.probabilities(query)
     np.testing.assert_array_equal(probabilities, softmax(query.logits, calibration.temperature))
-    strangeness = calibration.strangeness(query)
-    np.testing.assert_array_equal(strangeness, calibration.scorer.score(query.features, None))
+    novelty_score = calibration.novelty_score(query)
+    np.testing.assert_array_equal(novelty_score, calibration.scorer.score(query.features, None))
     expected = conformal_p_values(
-        strangeness,
-        calibration.strangeness(held_out),
+        novelty_score,
+        calibration.novelty_score(held_out),
         groups=query.logits.argmax(1),
         calibration_groups=held_out.logits.argmax(1),
     )
-    np.testing.assert_array_equal(calibration.p_values(query, strangeness), expected)
+    np.testing.assert_array_equal(calibration.p_values(query, novelty_score), expected)
 
 
 def test_known_cells_are_rejected_as_often_as_asked_and_strangers_more_often() -> None:
@@ -58,7 +58,7 @@ def test_known_cells_are_rejected_as_often_as_asked_and_strangers_more_often() -
         calibration = Calibration.fit(known(300, 10 + seed), known(99, 100 + seed))
         kinds = (known(50, 200 + seed), classified(np.full(50, 3), seed=300 + seed))
         for i, query in enumerate(kinds):
-            rejected[i] += (calibration.p_values(query, calibration.strangeness(query)) <= 0.1).sum()
+            rejected[i] += (calibration.p_values(query, calibration.novelty_score(query)) <= 0.1).sum()
     # cells that share calibration cells are not independent: their number counts for about half
     assert stats.binomtest(int(rejected[0] / 2), 500, 0.1).pvalue > 0.01
     assert rejected[1] > 900
@@ -70,14 +70,14 @@ def test_cells_without_counts_and_without_labels_are_left_out() -> None:
     spoiled = ClassifiedCells(
         logits=np.concatenate([held_out.logits, more.logits]),
         features=np.concatenate([held_out.features, more.features]),
-        surprise=None,
+        reconstruction_error=None,
         codes=np.concatenate([held_out.codes, more.codes]),
         empty=np.r_[np.zeros(310, dtype=bool), np.ones(310, dtype=bool)],
     )
     again = Calibration.fit(known(600, 1), spoiled)
     assert again.temperature == calibration.temperature
     np.testing.assert_array_equal(again.scores, calibration.scores)
-    judged = calibration.strangeness(spoiled)
+    judged = calibration.novelty_score(spoiled)
     np.testing.assert_array_equal(np.isnan(judged), spoiled.empty)
     np.testing.assert_array_equal(np.isnan(calibration.p_values(spoiled, judged)), spoiled.empty)
     np.testing.assert_array_equal(calibration.probabilities(spoiled)[spoiled.empty], 1 / 3)
@@ -87,46 +87,46 @@ def test_without_held_out_cells() -> None:
     calibration = Calibration.fit(known(100, 1), known(10, 2)[np.zeros(10, dtype=bool)])
     assert (calibration.temperature, calibration.n_held_out) == (1, 0)
     query = known(20, 3)
-    strangeness = calibration.strangeness(query)
-    assert np.isfinite(strangeness).all()
-    assert np.isnan(calibration.p_values(query, strangeness)).all()
+    novelty_score = calibration.novelty_score(query)
+    assert np.isfinite(novelty_score).all()
+    assert np.isnan(calibration.p_values(query, novelty_score)).all()
 
 
 def test_a_label_without_training_cells_does_no_harm() -> None:
     training = classified(np.random.default_rng(0).integers(0, 2, 200), seed=1)
     calibration, query = Calibration.fit(training, known(60, 2)), known(50, 3)
-    strangeness = calibration.strangeness(query)
-    assert np.isfinite(strangeness).all()
-    assert strangeness[query.codes == 2].min() > np.median(strangeness[query.codes < 2])
+    novelty_score = calibration.novelty_score(query)
+    assert np.isfinite(novelty_score).all()
+    assert novelty_score[query.codes == 2].min() > np.median(novelty_score[query.codes < 2])
 
 
 def test_it_comes_back_from_a_file() -> None:
     calibration, query = fitted(), known(50, 3)
     again = Calibration.from_dict(decode(encode(calibration.as_dict())))
     np.testing.assert_array_equal(again.probabilities(query), calibration.probabilities(query))
-    strangeness = again.strangeness(query)
-    np.testing.assert_array_equal(strangeness, calibration.strangeness(query))
-    np.testing.assert_array_equal(again.p_values(query, strangeness), calibration.p_values(query, strangeness))
+    novelty_score = again.novelty_score(query)
+    np.testing.assert_array_equal(novelty_score, calibration.novelty_score(query))
+    np.testing.assert_array_equal(again.p_values(query, novelty_score), calibration.p_values(query, novelty_score))
 
 
 @pytest.mark.parametrize("min_group", [1, 1000])
 def test_the_smallest_group_can_be_chosen(min_group: int) -> None:
     calibration, query = fitted(), known(50, 3)
-    strangeness = calibration.strangeness(query)
-    pooled = conformal_p_values(strangeness, calibration.scores)
-    found = calibration.p_values(query, strangeness, min_group=min_group)
+    novelty_score = calibration.novelty_score(query)
+    pooled = conformal_p_values(novelty_score, calibration.scores)
+    found = calibration.p_values(query, novelty_score, min_group=min_group)
     assert np.array_equal(found, pooled) == (min_group == 1000)
 
 
 def hard(n_cells: int, seed: int) -> ClassifiedCells:
-    """Classes that overlap, logits three times too sure, and a surprise."""
+    """Classes that overlap, logits three times too sure, and a reconstruction error."""
     rng = np.random.default_rng(seed)
     kinds = rng.integers(0, 3, n_cells)
     features = CENTRES[kinds] / 4 + rng.normal(size=(n_cells, 4))
     logits = -3 * ((features[:, None] - CENTRES[None, :3] / 4) ** 2).sum(2) / 2
     depth = rng.normal(7.5, 0.4, n_cells)
-    surprise = np.stack([depth * (100 + rng.normal(0, 2, n_cells)), depth], axis=1)
-    return ClassifiedCells(logits, features, surprise, kinds, np.zeros(n_cells, dtype=bool))
+    reconstruction_error = np.stack([depth * (100 + rng.normal(0, 2, n_cells)), depth], axis=1)
+    return ClassifiedCells(logits, features, reconstruction_error, kinds, np.zeros(n_cells, dtype=bool))
 
 
 def test_mistakes_temperature_and_surprise_reach_the_answers() -> None:
@@ -136,10 +136,10 @@ def test_mistakes_temperature_and_surprise_reach_the_answers() -> None:
     np.testing.assert_array_equal(calibration.probabilities(query), softmax(query.logits, calibration.temperature))
     assert (held_out.logits.argmax(1) != held_out.codes).any()
     np.testing.assert_array_equal(calibration.predicted, held_out.logits.argmax(1))
-    expected = calibration.scorer.score(query.features, query.surprise)
-    np.testing.assert_array_equal(calibration.strangeness(query), expected)
-    garbled = replace(query, surprise=query.surprise * [2.0, 1.0])
-    assert (calibration.strangeness(garbled) > calibration.strangeness(query)).all()
+    expected = calibration.scorer.score(query.features, query.reconstruction_error)
+    np.testing.assert_array_equal(calibration.novelty_score(query), expected)
+    garbled = replace(query, reconstruction_error=query.reconstruction_error * [2.0, 1.0])
+    assert (calibration.novelty_score(garbled) > calibration.novelty_score(query)).all()
 
 
 def test_training_cells_without_counts_or_labels_are_left_out() -> None:

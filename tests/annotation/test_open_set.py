@@ -1,4 +1,4 @@
-"""Strangeness: by brute force, by scikit-learn's covariance, and on planted strangers."""
+"""Novelty score: by brute force, by scikit-learn's covariance, and on planted strangers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def cells(codes: np.ndarray, seed: int = 0) -> np.ndarray:
     return CENTRES[codes] + noise
 
 
-def surprises(n: int, seed: int = 0) -> np.ndarray:
+def reconstruction_errors(n: int, seed: int = 0) -> np.ndarray:
     """Negative log likelihoods that grow with depth, as those of counts do."""
     rng = np.random.default_rng(seed)
     log_total = rng.normal(7.5, 0.4, n)
@@ -31,7 +31,7 @@ def codes() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def scorer(codes: np.ndarray) -> OpenSetScorer:
-    return OpenSetScorer.fit(cells(codes), surprises(len(codes)), codes)
+    return OpenSetScorer.fit(cells(codes), reconstruction_errors(len(codes)), codes)
 
 
 def test_it_equals_a_loop_over_classes(scorer: OpenSetScorer, codes: np.ndarray) -> None:
@@ -79,22 +79,22 @@ def test_cells_of_a_rare_class_are_not_strange(scorer: OpenSetScorer) -> None:
 
 
 def test_bad_reconstruction_is_strange_whatever_the_position(scorer: OpenSetScorer, codes: np.ndarray) -> None:
-    query, ordinary = cells(codes, seed=4), surprises(len(codes), seed=4)
+    query, ordinary = cells(codes, seed=4), reconstruction_errors(len(codes), seed=4)
     as_they_are = scorer.score(query, ordinary)
     np.testing.assert_array_equal(np.maximum(as_they_are, scorer.score(query, None)), as_they_are)
     garbled = ordinary * [1.5, 1.0]
     assert (scorer.score(query, garbled) > as_they_are.max()).mean() > 0.95
-    # a deep cell has a larger negative log likelihood, and that is no surprise
+    # a deep cell has a larger negative log likelihood, and that is no reconstruction error
     deep = np.stack([9.0 * (40 + 90.0) * np.ones(5), np.full(5, 9.0)], axis=1)
     np.testing.assert_allclose(scorer.score(query[:5], deep), scorer.score(query[:5], None))
 
 
 def test_saved_and_read_it_is_the_same(scorer: OpenSetScorer, codes: np.ndarray) -> None:
     again = OpenSetScorer.from_dict(scorer.as_dict())
-    query, surprise = cells(codes, seed=6), surprises(len(codes), seed=6)
-    np.testing.assert_array_equal(again.score(query, surprise), scorer.score(query, surprise))
+    query, reconstruction_error = cells(codes, seed=6), reconstruction_errors(len(codes), seed=6)
+    np.testing.assert_array_equal(again.score(query, reconstruction_error), scorer.score(query, reconstruction_error))
     without = OpenSetScorer.fit(cells(codes), None, codes)
-    assert OpenSetScorer.from_dict(without.as_dict()).surprise is None
+    assert OpenSetScorer.from_dict(without.as_dict()).reconstruction_error is None
 
 
 def test_a_large_class_is_kept_in_part_and_says_the_same() -> None:
@@ -108,15 +108,15 @@ def test_a_large_class_is_kept_in_part_and_says_the_same() -> None:
 def test_features_that_never_vary_and_classes_of_one_cell(constant: bool) -> None:
     codes = np.array([0] * 20 + [1])
     features = np.zeros((21, 2)) if constant else cells(codes)
-    surprise = np.ones((21, 2))
-    scores = OpenSetScorer.fit(features, surprise, codes).score(features, surprise)
+    reconstruction_error = np.ones((21, 2))
+    scores = OpenSetScorer.fit(features, reconstruction_error, codes).score(features, reconstruction_error)
     assert np.isfinite(scores).all()
 
 
 def test_the_ordinary_is_by_brute_force_without_the_cell_itself(codes: np.ndarray) -> None:
-    surprise = surprises(len(codes))
-    surprise[:, 0] += 300 * (surprise[:, 1] - 7.5) ** 2
-    scorer = OpenSetScorer.fit(cells(codes), surprise, codes)
+    reconstruction_error = reconstruction_errors(len(codes))
+    reconstruction_error[:, 0] += 300 * (reconstruction_error[:, 1] - 7.5) ** 2
+    scorer = OpenSetScorer.fit(cells(codes), reconstruction_error, codes)
     white, own = cells(codes) @ scorer.whitening, []
     for i, cell in enumerate(white):
         reach = []
@@ -129,10 +129,10 @@ def test_the_ordinary_is_by_brute_force_without_the_cell_itself(codes: np.ndarra
     centre, ninth = np.quantile(own, [0.5, 0.9])
     assert scorer.distance.centre == pytest.approx(centre, abs=1e-4)
     assert scorer.distance.unit == pytest.approx(ninth - centre, abs=1e-4)
-    relative = surprise[:, 0] / surprise[:, 1]
-    excess = relative - np.polyval(np.polyfit(surprise[:, 1], relative, 2), surprise[:, 1])
+    relative = reconstruction_error[:, 0] / reconstruction_error[:, 1]
+    excess = relative - np.polyval(np.polyfit(reconstruction_error[:, 1], relative, 2), reconstruction_error[:, 1])
     centre, ninth = np.quantile(excess, [0.5, 0.9])
-    bad = surprise + np.outer(10 * (ninth - centre) * surprise[:, 1], [1, 0])
+    bad = reconstruction_error + np.outer(10 * (ninth - centre) * reconstruction_error[:, 1], [1, 0])
     expected = np.maximum(scorer.score(cells(codes), None), (excess - centre) / (ninth - centre) + 10 - 2.0)
     np.testing.assert_allclose(scorer.score(cells(codes), bad), expected, rtol=1e-6)
 

@@ -37,7 +37,7 @@ def no_cells(bench: Bench) -> None:
         return
     for empty, full in (
         (model.predict(none), model.predict()),
-        (model.get_open_set_scores(none), model.get_open_set_scores()),
+        (model.get_novelty_scores(none), model.get_novelty_scores()),
     ):
         assert len(empty) == 0
         assert type(empty) is type(full)
@@ -112,7 +112,7 @@ def untrained(bench: Bench) -> None:
     model = case.untrained(adata)
     verbs: dict[str, dict[str, Any]] = {"get_latent_representation": {}}
     if case.annotates:
-        verbs |= {"predict": {}, "get_open_set_scores": {}, "calibrate": {}}
+        verbs |= {"predict": {}, "get_novelty_scores": {}, "calibrate": {}}
     if case.name != "ACTINN":
         verbs |= {
             "predict_perturbation": PERTURBATION,

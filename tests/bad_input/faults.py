@@ -50,7 +50,7 @@ def assert_is_of_epoch_two(case: Case, model: Any, fault: Any) -> None:
 
 def placed(case: Case) -> dict[str, Any]:
     """Settings with which what happens in the third of five epochs is about the whole model."""
-    return {"warmup": 0.2} if case.entry.clusters else {}
+    return {"prior_warmup": 0.2} if case.entry.clusters else {}
 
 
 @row(58, "a loss that becomes NaN", "training stops, says in which mini-batch, and keeps the last good epoch")

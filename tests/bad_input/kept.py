@@ -13,7 +13,7 @@ from scipy import sparse
 
 from deltavi._errors import DeltaviError, GeneMatchError, ModelFileError
 from deltavi.io._format import TENSORS
-from deltavi.metrics import correlation_of_changes
+from deltavi.metrics import pearson_delta
 from tests.bad_input.bench import PERTURBATION, Bench, assert_same, refused, untouched
 from tests.bad_input.files import saved
 from tests.bad_input.registry import row
@@ -171,17 +171,17 @@ def other_order(bench: Bench) -> None:
         sc.pp.normalize_total(logs, target_sum=1e4)
         sc.pp.log1p(logs)
     control, real = logs[case_controls(logs)].copy(), logs[~case_controls(logs)].copy()
-    expected = correlation_of_changes(found, real, control=control)
+    expected = pearson_delta(found, real, control=control)
     for genes in (found.columns[::-1], np.random.default_rng(0).permutation(found.columns)):
-        assert np.isclose(correlation_of_changes(found[list(genes)], real, control=control), expected)
-        assert np.isclose(correlation_of_changes(found, real[:, list(genes)], control=control), expected)
+        assert np.isclose(pearson_delta(found[list(genes)], real, control=control), expected)
+        assert np.isclose(pearson_delta(found, real[:, list(genes)], control=control), expected)
     first = found.columns[0]
     for predicted, measured in (
         (found.drop(columns=first), real),
         (found, real[:, 1:].copy()),
         (found.rename(columns={first: first.lower()}), real),
     ):
-        call = lambda p=predicted, m=measured: correlation_of_changes(p, m, control=control)  # noqa: E731
+        call = lambda p=predicted, m=measured: pearson_delta(p, m, control=control)  # noqa: E731
         refused(call, GeneMatchError, "1 ", f"'{first}'", of=control)
-    call = lambda: correlation_of_changes(found.to_numpy()[:, ::-1], real, control=control[:, ::-1].copy())  # noqa: E731
+    call = lambda: pearson_delta(found.to_numpy()[:, ::-1], real, control=control[:, ::-1].copy())  # noqa: E731
     refused(call, GeneMatchError, "different orders", of=control)

@@ -169,7 +169,7 @@ def label_of_one_cell(bench: Bench) -> None:
         assert 5 not in held_out
         assert len(held_out)
     assert "rare" in model.predict(soft=True)
-    assert np.isfinite(model.get_open_set_scores()["strangeness"]).all()
+    assert np.isfinite(model.get_novelty_scores()["novelty_score"]).all()
 
 
 @row(34, "a label that chance would leave to the validation cells alone", "every label is learned", without=NO_LABELS)

@@ -79,7 +79,7 @@ def odd_names(bench: Bench) -> None:
         assert set(model.predict(keep_observed=True)) == set(names)
         assert list(model.predict(soft=True)) == names
     else:
-        moved = loaded.predict_perturbation(control="control", target="IFN-β | 10 µM", labels=names[0])
+        moved = loaded.predict_perturbation(control="control", perturbation="IFN-β | 10 µM", labels=names[0])
         assert set(moved.obs["cell_type"].astype(str)) == {names[0]}
         assert set(moved.obs["condition"].astype(str)) == {"IFN-β | 10 µM"}
     if sys.platform != "win32":
@@ -87,7 +87,7 @@ def odd_names(bench: Bench) -> None:
 
 
 def case_answers(case: Case, model: Any) -> pd.DataFrame:
-    options = {"target": "IFN-β | 10 µM"} if case.verb == "predict_perturbation" else {}
+    options = {"perturbation": "IFN-β | 10 µM"} if case.verb == "predict_perturbation" else {}
     return case.ask(model, **options)
 
 

@@ -242,11 +242,11 @@ def test_a_file_without_permission(tmp_path: Path, demo: Callable[..., Run]) -> 
         (["--holdout", "B", "--condition-key", "Condition"], ["--condition-key", "Did you mean 'condition'?"]),
         (["--holdout", "B", "--labels-key", "celltype"], ["--labels-key", "Did you mean 'cell_type'?"]),
         (["--holdout", "B", "--control", "ctrl"], ["--control 'ctrl'", "'control'"]),
-        (["--holdout", "B", "--target", "Stimulated"], ["--target", "Did you mean 'stimulated'?"]),
-        (["--holdout", "B", "--target", "control"], ["both 'control'"]),
+        (["--holdout", "B", "--perturbation", "Stimulated"], ["--perturbation", "Did you mean 'stimulated'?"]),
+        (["--holdout", "B", "--perturbation", "control"], ["both 'control'"]),
         (["--holdout", "B", "--layer", "counts"], ["--layer 'counts'"]),
         (["--all", "--layer", "counts"], ["--layer 'counts'"]),
-        (["--all", "--target", "stim"], ["--target 'stim'", "stimulated"]),
+        (["--all", "--perturbation", "stim"], ["--perturbation 'stim'", "stimulated"]),
     ],
 )
 def test_unknown_names_come_before_the_work(

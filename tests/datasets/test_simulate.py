@@ -202,7 +202,7 @@ class TestKnownTruth:
     def test_each_target_has_programmes_of_its_own(self):
         adata = simulate_perturbation(n_genes=2000, n_cells_per_group=1, conditions=("rest", "ifn", "tnf"))
         assert set(adata.layers) - {None} == {"rate", "expected_rest", "expected_ifn", "expected_tnf"}
-        ifn, tnf = (adata.varm[f"response_{target}"].to_numpy().ravel() for target in ("ifn", "tnf"))
+        ifn, tnf = (adata.varm[f"response_{perturbation}"].to_numpy().ravel() for perturbation in ("ifn", "tnf"))
         assert abs(np.corrcoef(ifn, tnf)[0, 1]) < 0.1
         assert "response_rest" not in adata.varm
 
@@ -288,8 +288,8 @@ class TestBadParameters:
     @pytest.mark.parametrize(
         ("conditions", "message"),
         [
-            (("control",), "at least one target"),
-            ("control", "at least one target"),
+            (("control",), "at least one perturbation"),
+            ("control", "at least one perturbation"),
             (("a", "a"), "differ"),
             (("a", ""), "non-empty"),
             (("a", "b/c"), "without '/'"),

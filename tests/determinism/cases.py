@@ -118,7 +118,7 @@ def _hard(model: Any, adata: AnnData | None, **how: Any) -> np.ndarray:
 
 
 def _scores(model: Any, adata: AnnData | None, **how: Any) -> np.ndarray:
-    return np.asarray(model.get_open_set_scores(adata, **how)[["strangeness", "p_value", "confidence"]])
+    return np.asarray(model.get_novelty_scores(adata, **how)[["novelty_score", "p_value", "confidence"]])
 
 
 def _attributions(model: Any, adata: AnnData | None, **how: Any) -> np.ndarray:
@@ -176,7 +176,7 @@ def _corrected(model: Any, adata: AnnData | None) -> np.ndarray:
 
 
 def _nats(model: Any, adata: AnnData | None) -> np.ndarray:
-    return np.asarray(model.get_nats(adata))
+    return np.asarray(model.get_kl_per_dimension(adata))
 
 
 def _sample(model: Any, _: AnnData | None) -> np.ndarray:

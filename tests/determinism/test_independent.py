@@ -215,9 +215,9 @@ def test_cells_taken_at_a_time_change_no_p_value(fit: tuple[Case, Any]) -> None:
     case, model = fit
     if "scores" not in per_cell(case):
         pytest.skip("no p-values")
-    expected = model.get_open_set_scores()["p_value"]
+    expected = model.get_novelty_scores()["p_value"]
     for size in (1, 7):
-        assert equal(model.get_open_set_scores(batch_size=size)["p_value"], expected), size
+        assert equal(model.get_novelty_scores(batch_size=size)["p_value"], expected), size
 
 
 def test_order_and_company_change_nothing_but_rounding(fit: tuple[Case, Any]) -> None:

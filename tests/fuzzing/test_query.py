@@ -48,7 +48,7 @@ def answers(model: Any, adata: AnnData) -> dict[str, tuple[Any, int]]:
         assert set(hard) <= {*model.label_names, "unassigned"}
         assert hard.index.equals(adata.obs_names)
         if model.has_labels:
-            scores = model.get_open_set_scores(adata)
+            scores = model.get_novelty_scores(adata)
             assert scores.index.equals(adata.obs_names)
     return found
 

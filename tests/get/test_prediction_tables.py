@@ -28,7 +28,7 @@ def predicted() -> AnnData:
     query = small_adata(seed=1)
     query.obs_names = "query-" + query.obs_names
     query.obs["cell_type"] = query.obs["cell_type"].astype(str)
-    return model.predict_perturbation(query, control="control", target="stimulated", seed=3)
+    return model.predict_perturbation(query, control="control", perturbation="stimulated", seed=3)
 
 
 @pytest.fixture(params=["in memory", "read from a file"])
@@ -41,24 +41,24 @@ def answer(request: Any, predicted: AnnData, tmp_path: Path) -> AnnData:
 
 def test_weights_are_a_row_for_each_pair_and_sum_to_one(answer: AnnData) -> None:
     table = get.weights(answer)
-    columns = ["query", "training_label", "weight", "n_control", "n_target", "shift_scale", "own_weight"]
+    columns = ["query", "training_label", "weight", "n_control", "n_perturbed", "shift_scale", "own_weight"]
     assert table.columns.tolist() == columns
     np.testing.assert_allclose(table.groupby("query")["weight"].sum(), 1.0)
     n_labels = answer.obs["cell_type"].nunique()
     assert len(table) == n_labels**2
     assert table["n_control"].dtype.kind == "i"
-    # every label was seen under the target
+    # every label was seen under the perturbation
     assert (table["own_weight"] > 0).all()
     assert not table.index.has_duplicates
 
 
 def test_uncertainty_says_which_labels_are_extrapolated(answer: AnnData) -> None:
     table = get.uncertainty(answer)
-    assert table.columns.tolist() == ["query", "doubt", "usual_doubt", "is_extrapolated"]
+    assert table.columns.tolist() == ["query", "uncertainty", "max_training_uncertainty", "is_extrapolated"]
     assert set(table["query"]) == set(answer.obs["cell_type"].astype(str))
-    np.testing.assert_array_equal(table["is_extrapolated"], table["doubt"] > table["usual_doubt"])
-    held = answer.uns["deltavi"]["trust"]
-    np.testing.assert_array_equal(table["doubt"], held["doubt"])
+    np.testing.assert_array_equal(table["is_extrapolated"], table["uncertainty"] > table["max_training_uncertainty"])
+    held = answer.uns["deltavi"]["uncertainty"]
+    np.testing.assert_array_equal(table["uncertainty"], held["uncertainty"])
 
 
 def test_changes_are_those_of_the_means(answer: AnnData) -> None:
@@ -85,7 +85,7 @@ def test_labels_and_genes_are_in_the_order_asked_for(answer: AnnData) -> None:
 
 def test_provenance(answer: AnnData) -> None:
     found = get.provenance(answer)
-    assert (found.model, found.control, found.target, found.seed) == ("SCGEN", "control", "stimulated", 3)
+    assert (found.model, found.control, found.perturbation, found.seed) == ("SCGEN", "control", "stimulated", 3)
     assert (found.shift, found.effect_scale, found.version) == ("similarity", 1.0, deltavi.__version__)
     assert found.empirical_weight == answer.uns["deltavi"]["empirical_weight"]
 
@@ -101,7 +101,7 @@ def test_a_label_that_files_cannot_name_has_its_own_name(predicted: AnnData) -> 
 def test_a_baseline_has_weights_and_no_uncertainty() -> None:
     adata = log_normalised(small_adata())
     baseline = ShiftBaseline(adata, condition_key="condition", labels_key="cell_type")
-    answer = baseline.predict_perturbation(control="control", target="stimulated")
+    answer = baseline.predict_perturbation(control="control", perturbation="stimulated")
     assert dense(answer.X).shape[1] == adata.n_vars
     np.testing.assert_allclose(get.weights(answer).groupby("query")["weight"].sum(), 1.0)
     assert get.provenance(answer).model == ""
@@ -132,11 +132,18 @@ def test_names_that_are_not_there(predicted: AnnData) -> None:
 
 # what predictions were written with -> what they are written with
 FORMER = {
+    "uncertainty": "trust",
     "empirical_weight": "consensus",
     "effect_scale": "dose",
     "output": "profile",
     "shift_scale": "magnitude",
+    "perturbation": "target",
+    "n_perturbed": "n_target",
 }
+
+
+FORMER_COLUMNS = {**FORMER, "uncertainty": "doubt", "max_training_uncertainty": "usual_doubt"}
+FORMER_VALUES = {"cells": "cell", "gp": "kriging"}
 
 
 def as_written_before(answer: AnnData) -> AnnData:
@@ -144,7 +151,9 @@ def as_written_before(answer: AnnData) -> AnnData:
     old, held = answer.copy(), answer.uns["deltavi"]
     assert set(FORMER) <= set(held) | set(held["weights"])
     old.uns["deltavi"] = {
-        FORMER.get(key, key): value.rename(columns=FORMER) if isinstance(value, pd.DataFrame) else value
+        FORMER.get(key, key): value.rename(columns=FORMER_COLUMNS)
+        if isinstance(value, pd.DataFrame)
+        else FORMER_VALUES.get(value, value)
         for key, value in held.items()
     }
     assert old.uns["deltavi"].keys() != held.keys()
@@ -152,6 +161,8 @@ def as_written_before(answer: AnnData) -> AnnData:
 
 
 def test_a_prediction_under_former_names_is_read_alike(answer: AnnData, tmp_path: Path) -> None:
+    answer = answer.copy()
+    answer.uns["deltavi"]["shift"] = "gp"
     as_written_before(answer).write_h5ad(tmp_path / "old.h5ad")
     old = ad.read_h5ad(tmp_path / "old.h5ad")
     for read in (get.weights, get.uncertainty, get.changes):

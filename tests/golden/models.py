@@ -48,14 +48,14 @@ def _moved(model: Any, cells: AnnData) -> dict[str, Any]:
         "similarity_space": "expression",
         "empirical_weight": 0.0,
     }
-    moved = model.predict_perturbation(cells, control="control", target="stimulated", **how)
+    moved = model.predict_perturbation(cells, control="control", perturbation="stimulated", **how)
     return {**_decoded(model, cells), "rate": moved.layers["rate"]}
 
 
 def _named(model: Any, cells: AnnData) -> dict[str, Any]:
     return {
         "probabilities": model.predict(cells, soft=True).to_numpy(),
-        "strangeness": model.get_open_set_scores(cells)["strangeness"].to_numpy(),
+        "strangeness": model.get_novelty_scores(cells)["novelty_score"].to_numpy(),
     }
 
 

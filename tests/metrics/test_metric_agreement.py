@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 from scipy.spatial.distance import cdist
 
-from deltavi.metrics import correlation_of_changes, e_distance, mmd, mse_of_changes, mse_of_means, r2_of_means
+from deltavi.metrics import e_distance, mmd, mse_delta, mse_of_means, pearson_delta, r2_of_means
 
 
 def scene():
@@ -74,7 +74,7 @@ def test_pertpys_default_mmd_is_half_the_e_distance():
 
 def test_mse_is_pertpys():
     assert mse_of_means(PREDICTED, REAL) == pytest.approx(PERTPY["mse"])
-    assert mse_of_changes(PREDICTED, REAL, control=CONTROL) == pytest.approx(PERTPY["mse"])
+    assert mse_delta(PREDICTED, REAL, control=CONTROL) == pytest.approx(PERTPY["mse"])
 
 
 def test_r2_is_the_square_of_pertpys_pearson_as_in_scgen():
@@ -90,6 +90,6 @@ def test_pertpys_r2_is_a_coefficient_of_determination():
     assert r2_of_means(PREDICTED, REAL) > determination
 
 
-def test_correlation_of_changes_is_pertpys_pearson_of_changes():
+def test_pearson_delta_is_pertpys_pearson_of_changes():
     expected = 1 - PERTPY["pearson_distance of cells minus the control mean"]
-    assert correlation_of_changes(PREDICTED, REAL, control=CONTROL) == pytest.approx(expected)
+    assert pearson_delta(PREDICTED, REAL, control=CONTROL) == pytest.approx(expected)

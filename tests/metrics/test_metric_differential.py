@@ -16,9 +16,9 @@ from scipy import stats
 from deltavi.errors import DeltaviError, GeneMatchError, InputDataError, UnknownCategoryError
 from deltavi.metrics import (
     DifferentialOverlap,
+    deg_overlap,
     differential_genes,
     differential_overlap,
-    overlap_top,
     top_differential_genes,
 )
 from deltavi.metrics._differential import agreement
@@ -59,41 +59,41 @@ class TestPValues:
     @given(seed=SEEDS)
     @settings(deadline=None, max_examples=40)
     def test_welch_is_scipys(self, seed):
-        control, target, _ = groups(seed)
-        expected = stats.ttest_ind(target, control, axis=0, equal_var=False).pvalue
-        np.testing.assert_allclose(welch_p(moments(control), moments(target)), expected, rtol=1e-8)
+        control, perturbed, _ = groups(seed)
+        expected = stats.ttest_ind(perturbed, control, axis=0, equal_var=False).pvalue
+        np.testing.assert_allclose(welch_p(moments(control), moments(perturbed)), expected, rtol=1e-8)
 
     @given(seed=SEEDS)
     @settings(deadline=None, max_examples=15)
     def test_wilcoxon_is_scipys_one_gene_at_a_time(self, seed):
-        control, target, _ = groups(seed, n_genes=6)
-        pairs = zip(target.T, control.T, strict=True)
+        control, perturbed, _ = groups(seed, n_genes=6)
+        pairs = zip(perturbed.T, control.T, strict=True)
         expected = [stats.mannwhitneyu(y, x, method="asymptotic").pvalue for y, x in pairs]
         for form in (np.asarray, sp.csr_matrix):
-            np.testing.assert_allclose(wilcoxon_p(form(control), form(target)), expected, rtol=1e-10)
+            np.testing.assert_allclose(wilcoxon_p(form(control), form(perturbed)), expected, rtol=1e-10)
 
     def test_wilcoxon_is_scanpys_but_for_continuity(self):
-        control, target, _ = groups(0)
-        adata = anndata.AnnData(np.vstack([control, target]))
-        adata.obs["group"] = np.repeat(["control", "target"], [len(control), len(target)])
+        control, perturbed, _ = groups(0)
+        adata = anndata.AnnData(np.vstack([control, perturbed]))
+        adata.obs["group"] = np.repeat(["control", "perturbed"], [len(control), len(perturbed)])
         adata.obs["group"] = adata.obs["group"].astype("category")
         sc.tl.rank_genes_groups(adata, "group", reference="control", method="wilcoxon", tie_correct=True)
         found = adata.uns["rank_genes_groups"]
-        order = adata.var_names.get_indexer(found["names"]["target"])
-        own = wilcoxon_p(control, target)[order]
-        np.testing.assert_allclose(np.log(own), np.log(found["pvals"]["target"]), atol=0.06)
+        order = adata.var_names.get_indexer(found["names"]["perturbed"])
+        own = wilcoxon_p(control, perturbed)[order]
+        np.testing.assert_allclose(np.log(own), np.log(found["pvals"]["perturbed"]), atol=0.06)
 
     def test_blocks_of_genes_fit_together(self):
-        control, target, _ = groups(1, n_genes=GENES_AT_ONCE + 7)
-        expected = stats.mannwhitneyu(target, control, axis=0, method="asymptotic").pvalue
-        np.testing.assert_allclose(wilcoxon_p(sp.csr_matrix(control), target), expected, rtol=1e-10)
+        control, perturbed, _ = groups(1, n_genes=GENES_AT_ONCE + 7)
+        expected = stats.mannwhitneyu(perturbed, control, axis=0, method="asymptotic").pvalue
+        np.testing.assert_allclose(wilcoxon_p(sp.csr_matrix(control), perturbed), expected, rtol=1e-10)
 
     def test_genes_that_do_not_vary(self):
-        control, target = np.zeros((5, 3)), np.zeros((6, 3))
-        control[:, 1] = target[:, 1] = 2.0
-        target[:, 2] = 1.0
-        np.testing.assert_array_equal(welch_p(moments(control), moments(target)), [1, 1, 0])
-        p = wilcoxon_p(control, target)
+        control, perturbed = np.zeros((5, 3)), np.zeros((6, 3))
+        control[:, 1] = perturbed[:, 1] = 2.0
+        perturbed[:, 2] = 1.0
+        np.testing.assert_array_equal(welch_p(moments(control), moments(perturbed)), [1, 1, 0])
+        p = wilcoxon_p(control, perturbed)
         np.testing.assert_array_equal(p[:2], [1, 1])
         assert p[2] < 0.01
 
@@ -102,26 +102,26 @@ class TestCalls:
     @given(seed=SEEDS, alpha=st.floats(0.001, 0.5), least=st.floats(0, 1))
     @settings(deadline=None, max_examples=40)
     def test_calls_are_those_of_the_definition(self, seed, alpha, least):
-        control, target, _ = groups(seed)
-        change = target.mean(axis=0) - control.mean(axis=0)
+        control, perturbed, _ = groups(seed)
+        change = perturbed.mean(axis=0) - control.mean(axis=0)
         for test in TESTS:
             p = (
-                stats.ttest_ind(target, control, axis=0, equal_var=False).pvalue
+                stats.ttest_ind(perturbed, control, axis=0, equal_var=False).pvalue
                 if test == "welch"
-                else stats.mannwhitneyu(target, control, axis=0, method="asymptotic").pvalue
+                else stats.mannwhitneyu(perturbed, control, axis=0, method="asymptotic").pvalue
             )
             expected = np.where((adjusted(p) <= alpha) & (np.abs(change) >= least), np.sign(change), 0)
-            found = differential_genes(control, target, alpha=alpha, min_change=least, test=test)
+            found = differential_genes(control, perturbed, alpha=alpha, min_change=least, test=test)
             np.testing.assert_array_equal(found, expected)
             assert found.dtype == np.int8
 
     @pytest.mark.parametrize("test", TESTS)
     def test_recovers_planted_genes_with_their_direction(self, test):
         rng = np.random.default_rng(0)
-        control, target = rng.normal(3, 0.5, (2, 100, 300))
-        target[:, :20] += 0.6
-        target[:, 20:30] -= 0.6
-        found = differential_genes(control, target, test=test)
+        control, perturbed = rng.normal(3, 0.5, (2, 100, 300))
+        perturbed[:, :20] += 0.6
+        perturbed[:, 20:30] -= 0.6
+        found = differential_genes(control, perturbed, test=test)
         np.testing.assert_array_equal(found[:30], [1] * 20 + [-1] * 10)
         assert np.count_nonzero(found[30:]) <= 5
 
@@ -133,13 +133,13 @@ class TestCalls:
     @given(seed=SEEDS, form=st.sampled_from(SPARSE), test=st.sampled_from(TESTS))
     @settings(deadline=None, max_examples=30)
     def test_sparse_equals_dense_and_order_follows(self, seed, form, test):
-        control, target, _ = groups(seed)
+        control, perturbed, _ = groups(seed)
         rng = np.random.default_rng(seed)
-        genes, expected = rng.permutation(30), differential_genes(control, target, test=test)
-        np.testing.assert_array_equal(differential_genes(form(control), form(target), test=test), expected)
-        moved = differential_genes(rng.permutation(control)[:, genes], target[:, genes], test=test)
+        genes, expected = rng.permutation(30), differential_genes(control, perturbed, test=test)
+        np.testing.assert_array_equal(differential_genes(form(control), form(perturbed), test=test), expected)
+        moved = differential_genes(rng.permutation(control)[:, genes], perturbed[:, genes], test=test)
         np.testing.assert_array_equal(moved, expected[genes])
-        np.testing.assert_array_equal(differential_genes(target, control, test=test), -expected)
+        np.testing.assert_array_equal(differential_genes(perturbed, control, test=test), -expected)
 
     def test_a_shift_of_one_hundredth_makes_ranks_absurdly_significant(self):
         """The warning in the docstring: all zeros become one other number, so every rank changes."""
@@ -213,25 +213,25 @@ class TestOverlapTop:
     def test_it_is_the_share_of_the_rankings_in_common(self, seed, n):
         control, real, predicted = groups(seed)
         a, b = ({*top_differential_genes(control, cells, n=n)} & changed(control, cells) for cells in (predicted, real))
-        assert overlap_top(predicted, real, control=control, n=n) == pytest.approx(len(a & b) / len(b))
+        assert deg_overlap(predicted, real, control=control, n=n) == pytest.approx(len(a & b) / len(b))
         sparse = [sp.csr_matrix(cells) for cells in (predicted, real, control)]
-        assert overlap_top(sparse[0], sparse[1], control=sparse[2], n=n) == pytest.approx(len(a & b) / len(b))
+        assert deg_overlap(sparse[0], sparse[1], control=sparse[2], n=n) == pytest.approx(len(a & b) / len(b))
 
     def test_no_change_has_no_top_genes(self):
         control, real, _ = groups(0)
-        assert overlap_top(control[::-1].astype(np.float32), real, control=control, n=30) == 0.0
-        assert overlap_top(real, control, control=control, n=30) == 0.0
+        assert deg_overlap(control[::-1].astype(np.float32), real, control=control, n=30) == 0.0
+        assert deg_overlap(real, control, control=control, n=30) == 0.0
 
     def test_perfect_prediction_shares_all_even_where_few_genes_change(self):
         control, real, _ = groups(1)
         real = control.copy()
         real[:, :3] += np.random.default_rng(0).random((40, 3))
-        assert overlap_top(real, real, control=control, n=20) == 1.0
-        assert overlap_top(groups(1)[2], real, control=control, n=30) == 1.0  # all three are among the thirty
+        assert deg_overlap(real, real, control=control, n=20) == 1.0
+        assert deg_overlap(groups(1)[2], real, control=control, n=30) == 1.0  # all three are among the thirty
 
     def test_direction_does_not_count(self):
         control, real, _ = groups(4)
-        assert overlap_top(2 * control.mean(axis=0) - real, real, control=control, n=5) == 1.0
+        assert deg_overlap(2 * control.mean(axis=0) - real, real, control=control, n=5) == 1.0
 
     def test_one_vector_for_all_cells_puts_silent_genes_first(self):
         """The warning in the docstring."""
@@ -263,21 +263,21 @@ class TestBadInput:
 
     def test_single_cells(self):
         control, real, predicted = groups(0)
-        with pytest.raises(InputDataError, match="target has 1 cell"):
+        with pytest.raises(InputDataError, match="perturbed has 1 cell"):
             differential_genes(control, real[:1])
         for name, cells in {
             "predicted": (predicted[:1], real, control),
             "real": (predicted, real[:1], control),
             "control": (predicted, real, control[:1]),
         }.items():
-            for metric in (differential_overlap, overlap_top):
+            for metric in (differential_overlap, deg_overlap):
                 with pytest.raises(InputDataError, match=f"{name} has 1 cell"):
                     metric(cells[0], cells[1], control=cells[2])
 
     def test_control_with_other_genes_and_count(self):
         control, real, predicted = groups(0)
-        for metric in (differential_overlap, overlap_top):
+        for metric in (differential_overlap, deg_overlap):
             with pytest.raises(GeneMatchError, match="control has 4"):
                 metric(predicted, real, control=control[:, :4])
         with pytest.raises(DeltaviError, match="n must be"):
-            overlap_top(predicted, real, control=control, n=0)
+            deg_overlap(predicted, real, control=control, n=0)

@@ -19,8 +19,8 @@ def two_groups(seed, n_genes=20):
     rng = np.random.default_rng(seed)
     effect = rng.normal(0, 1, n_genes)
     control = rng.gamma(2, 1, (21, n_genes))
-    target = rng.gamma(2, 1, (34, n_genes)) + effect - effect.min()
-    return control, target
+    perturbed = rng.gamma(2, 1, (34, n_genes)) + effect - effect.min()
+    return control, perturbed
 
 
 def same_space(a, b):
@@ -34,54 +34,54 @@ def same_space(a, b):
 @given(seed=SEEDS, n=st.integers(1, 20))
 @settings(deadline=None)
 def test_ranking_equals_scipys_welch_test(seed, n):
-    control, target = two_groups(seed)
-    t = stats.ttest_ind(target, control, axis=0, equal_var=False).statistic
-    np.testing.assert_array_equal(top_differential_genes(control, target, n=n), np.argsort(-np.abs(t))[:n])
+    control, perturbed = two_groups(seed)
+    t = stats.ttest_ind(perturbed, control, axis=0, equal_var=False).statistic
+    np.testing.assert_array_equal(top_differential_genes(control, perturbed, n=n), np.argsort(-np.abs(t))[:n])
 
 
 @given(seed=SEEDS, form=st.sampled_from([sp.csr_matrix, sp.csc_matrix, sp.coo_matrix, sp.csr_array]))
 @settings(deadline=None)
 def test_ranking_of_sparse_equals_dense(seed, form):
-    control, target = two_groups(seed)
-    control[control < 1], target[target < 1] = 0, 0
+    control, perturbed = two_groups(seed)
+    control[control < 1], perturbed[perturbed < 1] = 0, 0
     np.testing.assert_array_equal(
-        top_differential_genes(form(control), form(target)), top_differential_genes(control, target)
+        top_differential_genes(form(control), form(perturbed)), top_differential_genes(control, perturbed)
     )
 
 
 @given(seed=SEEDS)
 @settings(deadline=None)
 def test_ranking_follows_the_genes_and_ignores_cells_sign_and_scale(seed):
-    control, target = two_groups(seed)
+    control, perturbed = two_groups(seed)
     rng = np.random.default_rng(seed)
     genes = rng.permutation(20)
-    expected = top_differential_genes(control, target)
-    moved = top_differential_genes(rng.permutation(control)[:, genes], rng.permutation(target)[:, genes])
+    expected = top_differential_genes(control, perturbed)
+    moved = top_differential_genes(rng.permutation(control)[:, genes], rng.permutation(perturbed)[:, genes])
     np.testing.assert_array_equal(genes[moved], expected)
-    np.testing.assert_array_equal(top_differential_genes(target, control), expected)
-    np.testing.assert_array_equal(top_differential_genes(3 * control, 3 * target), expected)
+    np.testing.assert_array_equal(top_differential_genes(perturbed, control), expected)
+    np.testing.assert_array_equal(top_differential_genes(3 * control, 3 * perturbed), expected)
 
 
 def test_by_hand():
     # gene 0: difference 1, variances 2 each; gene 1: difference 3, same variances; gene 2: no difference
     control = np.array([[0.0, 0.0, 1.0], [2.0, 2.0, 3.0]])
-    target = np.array([[1.0, 3.0, 1.0], [3.0, 5.0, 3.0]])
-    np.testing.assert_array_equal(top_differential_genes(control, target), [1, 0, 2])
+    perturbed = np.array([[1.0, 3.0, 1.0], [3.0, 5.0, 3.0]])
+    np.testing.assert_array_equal(top_differential_genes(control, perturbed), [1, 0, 2])
 
 
 def test_constant_genes_come_last_and_certain_ones_first():
     rng = np.random.default_rng(0)
-    control, target = rng.normal(size=(10, 4)), rng.normal(5, 1, (10, 4))
-    control[:, 1] = target[:, 1] = 0.0  # constant and equal: t is 0 / 0
-    control[:, 3], target[:, 3] = 0.0, 1.0  # constant and different: t is infinite
-    ranking = top_differential_genes(control, target)
+    control, perturbed = rng.normal(size=(10, 4)), rng.normal(5, 1, (10, 4))
+    control[:, 1] = perturbed[:, 1] = 0.0  # constant and equal: t is 0 / 0
+    control[:, 3], perturbed[:, 3] = 0.0, 1.0  # constant and different: t is infinite
+    ranking = top_differential_genes(control, perturbed)
     assert ranking[0] == 3
     assert ranking[-1] == 1
 
 
 def test_equal_genes_keep_their_order():
-    control, target = (np.repeat(matrix[:, :1], 30, axis=1) for matrix in two_groups(0))
-    np.testing.assert_array_equal(top_differential_genes(control, target), np.arange(30))
+    control, perturbed = (np.repeat(matrix[:, :1], 30, axis=1) for matrix in two_groups(0))
+    np.testing.assert_array_equal(top_differential_genes(control, perturbed), np.arange(30))
 
 
 def test_more_genes_asked_than_there_are():
@@ -91,10 +91,10 @@ def test_more_genes_asked_than_there_are():
 
 def test_recovers_planted_genes():
     rng = np.random.default_rng(3)
-    control, target = rng.normal(2, 0.5, (80, 300)), rng.normal(2, 0.5, (80, 300))
+    control, perturbed = rng.normal(2, 0.5, (80, 300)), rng.normal(2, 0.5, (80, 300))
     planted = rng.choice(300, 25, replace=False)
-    target[:, planted] += 1.0
-    assert set(top_differential_genes(control, target, n=25)) == set(planted)
+    perturbed[:, planted] += 1.0
+    assert set(top_differential_genes(control, perturbed, n=25)) == set(planted)
 
 
 # principal axes

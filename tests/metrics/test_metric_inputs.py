@@ -18,17 +18,17 @@ GOOD = np.random.default_rng(0).gamma(1, 1, (6, 5))
 PAIRWISE = {
     "r2_of_means": lambda x, y: metrics.r2_of_means(x, y),
     "mse_of_means": lambda x, y: metrics.mse_of_means(x, y),
-    "correlation_of_changes": lambda x, y: metrics.correlation_of_changes(x, y, control=GOOD),
+    "pearson_delta": lambda x, y: metrics.pearson_delta(x, y, control=GOOD),
     "direction_accuracy": lambda x, y: metrics.direction_accuracy(x, y, control=GOOD, genes=None),
-    "mse_of_changes": lambda x, y: metrics.mse_of_changes(x, y, control=GOOD),
+    "mse_delta": lambda x, y: metrics.mse_delta(x, y, control=GOOD),
     "r2_of_variances": lambda x, y: metrics.r2_of_variances(x, y),
     "e_distance": lambda x, y: metrics.e_distance(x, y),
     "mmd": lambda x, y: metrics.mmd(x, y),
     "differential_genes": lambda x, y: metrics.differential_genes(x, y),
     "differential_overlap": lambda x, y: metrics.differential_overlap(x, y, control=GOOD),
-    "overlap_top": lambda x, y: metrics.overlap_top(x, y, control=GOOD),
-    "rank_among_conditions": lambda x, y: metrics.rank_among_conditions(
-        x, {"a": y, "b": GOOD}, target="a", control=GOOD
+    "deg_overlap": lambda x, y: metrics.deg_overlap(x, y, control=GOOD),
+    "perturbation_discrimination": lambda x, y: metrics.perturbation_discrimination(
+        x, {"a": y, "b": GOOD}, perturbation="a", control=GOOD
     ),
     "variance_ratio": lambda x, y: metrics.variance_ratio(x, y),
     "top_differential_genes": lambda x, y: metrics.top_differential_genes(x, y),
@@ -104,8 +104,8 @@ def test_different_numbers_of_genes(metric):
 @pytest.mark.parametrize(
     "name",
     [
-        *("correlation_of_changes", "mse_of_changes", "direction_accuracy"),
-        *("differential_overlap", "overlap_top", "score_prediction"),
+        *("pearson_delta", "mse_delta", "direction_accuracy"),
+        *("differential_overlap", "deg_overlap", "score_prediction"),
     ],
 )
 def test_control_with_other_genes(name):
@@ -151,7 +151,7 @@ def test_errors_name_the_argument():
     with pytest.raises(InputDataError, match=r"^real is empty"):
         metrics.r2_of_means(GOOD, GOOD[:0])
     with pytest.raises(InputDataError, match=r"^control is empty"):
-        metrics.correlation_of_changes(GOOD, GOOD, control=GOOD[:0])
+        metrics.pearson_delta(GOOD, GOOD, control=GOOD[:0])
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_bad_choice_of_genes(genes, error, message):
 def test_ranking_needs_two_cells_of_each_group():
     with pytest.raises(InputDataError, match="control has 1 cell"):
         metrics.top_differential_genes(GOOD[:1], GOOD)
-    with pytest.raises(InputDataError, match="target has 1 cell"):
+    with pytest.raises(InputDataError, match="perturbed has 1 cell"):
         metrics.top_differential_genes(GOOD, GOOD[:1])
 
 

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from deltavi.metrics import correlation_of_changes, direction_accuracy, mse_of_changes, mse_of_means, r2_of_means
+from deltavi.metrics import direction_accuracy, mse_delta, mse_of_means, pearson_delta, r2_of_means
 
 SEEDS = st.integers(0, 2**32 - 1)
 SPARSE = [sp.csr_matrix, sp.csc_matrix, sp.coo_matrix, sp.csr_array, sp.csc_array]
@@ -39,28 +39,28 @@ def test_r2_by_hand():
     assert r2_of_means(PARTLY, REAL) == pytest.approx(0.25)
 
 
-def test_correlation_of_changes_by_hand():
+def test_pearson_delta_by_hand():
     # centred changes: real (4, 1, -5) / 3 and partly (5, -4, -1) / 3
-    assert correlation_of_changes(PARTLY, REAL, control=CONTROL) == pytest.approx(0.5)
+    assert pearson_delta(PARTLY, REAL, control=CONTROL) == pytest.approx(0.5)
 
 
 def test_mse_by_hand():
     assert mse_of_means(PARTLY, REAL) == pytest.approx((0 + 4 + 1) / 3)
 
 
-def test_mse_of_changes_by_hand():
+def test_mse_delta_by_hand():
     # changes 2, -1, 0 against 2, 1, -1
-    assert mse_of_changes(PARTLY, REAL, control=CONTROL) == pytest.approx((0 + 4 + 1) / 3)
-    assert mse_of_changes(PARTLY, REAL, control=CONTROL, genes=[1]) == pytest.approx(4)
+    assert mse_delta(PARTLY, REAL, control=CONTROL) == pytest.approx((0 + 4 + 1) / 3)
+    assert mse_delta(PARTLY, REAL, control=CONTROL, genes=[1]) == pytest.approx(4)
 
 
 @given(seed=SEEDS, form=st.sampled_from(SPARSE))
 @settings(deadline=None)
-def test_control_cancels_from_the_mse_of_changes(seed, form):
+def test_control_cancels_from_the_mse_delta(seed, form):
     control, real, predicted = three(seed)
     expected = mse_of_means(predicted, real)
-    assert mse_of_changes(form(predicted), real, control=form(control)) == pytest.approx(expected, rel=1e-5)
-    nothing = mse_of_changes(control, real, control=control)
+    assert mse_delta(form(predicted), real, control=form(control)) == pytest.approx(expected, rel=1e-5)
+    nothing = mse_delta(control, real, control=control)
     assert nothing == pytest.approx(np.mean((real.mean(axis=0) - control.mean(axis=0)) ** 2))
 
 
@@ -74,7 +74,7 @@ def test_direction_by_hand():
 def test_perfect_prediction_gets_the_best_scores():
     control, real, _ = three(4)
     assert r2_of_means(real, real) == pytest.approx(1)
-    assert correlation_of_changes(real, real, control=control) == pytest.approx(1)
+    assert pearson_delta(real, real, control=control) == pytest.approx(1)
     assert mse_of_means(real, real) == 0
     assert direction_accuracy(real, real, control=control, genes=None) == 1
 
@@ -82,7 +82,7 @@ def test_perfect_prediction_gets_the_best_scores():
 def test_opposite_change_gets_the_worst_scores():
     control, real, _ = three(5)
     opposite = 2 * control.mean(axis=0, keepdims=True) - real.mean(axis=0, keepdims=True)
-    assert correlation_of_changes(opposite, real, control=control) == pytest.approx(-1)
+    assert pearson_delta(opposite, real, control=control) == pytest.approx(-1)
     assert direction_accuracy(opposite, real, control=control, genes=None) == 0
 
 
@@ -96,7 +96,7 @@ def test_constant_prediction_scores_zero():
 
 def test_constant_change_scores_zero():
     control, real, _ = three(0)
-    assert correlation_of_changes(control + 0.3, real, control=control) == 0.0
+    assert pearson_delta(control + 0.3, real, control=control) == 0.0
 
 
 @pytest.mark.parametrize("form", [np.asarray, np.asfortranarray, sp.csr_matrix, sp.csc_array])
@@ -105,20 +105,20 @@ def test_no_change_scores_zero_however_it_is_stored(form, dtype):
     """Sums in another order differ in the last digits; correlating those residues would give any score at all."""
     control, real, _ = three(7)
     unchanged = form(control[::-1].astype(dtype))
-    assert correlation_of_changes(unchanged, real, control=control) == 0.0
+    assert pearson_delta(unchanged, real, control=control) == 0.0
     assert direction_accuracy(unchanged, real, control=control, genes=None) == 0.0
 
 
 def test_single_gene_has_no_correlation():
     control, real, predicted = three(3)
     assert r2_of_means(predicted, real, genes=[4]) == 0.0
-    assert correlation_of_changes(predicted, real, control=control, genes=[4]) == 0.0
+    assert pearson_delta(predicted, real, control=control, genes=[4]) == 0.0
 
 
 def test_small_changes_are_not_taken_for_rounding():
     control, real, _ = three(8)
     predicted = control + 1e-3 * (real.mean(axis=0) - control.mean(axis=0))
-    assert correlation_of_changes(predicted, real, control=control) == pytest.approx(1)
+    assert pearson_delta(predicted, real, control=control) == pytest.approx(1)
 
 
 # oracles
@@ -134,11 +134,11 @@ def test_r2_equals_scipy(seed):
 
 @given(seed=SEEDS)
 @settings(deadline=None)
-def test_correlation_of_changes_equals_scipy(seed):
+def test_pearson_delta_equals_scipy(seed):
     control, real, predicted = three(seed)
     reference = control.mean(axis=0)
     expected = stats.pearsonr(predicted.mean(axis=0) - reference, real.mean(axis=0) - reference)[0]
-    assert correlation_of_changes(predicted, real, control=control) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert pearson_delta(predicted, real, control=control) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 @given(seed=SEEDS)
@@ -157,9 +157,9 @@ def test_genes_by_position_mask_and_subset_agree(seed, chosen):
     control, real, predicted = three(seed)
     mask = np.isin(np.arange(12), chosen)
     subset = [matrix[:, chosen] for matrix in (predicted, real, control)]
-    expected = correlation_of_changes(subset[0], subset[1], control=subset[2])
+    expected = pearson_delta(subset[0], subset[1], control=subset[2])
     for genes in (chosen, np.array(chosen), mask):
-        assert correlation_of_changes(predicted, real, control=control, genes=genes) == pytest.approx(expected)
+        assert pearson_delta(predicted, real, control=control, genes=genes) == pytest.approx(expected)
         assert r2_of_means(predicted, real, genes=genes) == pytest.approx(r2_of_means(*subset[:2]))
         assert mse_of_means(predicted, real, genes=genes) == pytest.approx(mse_of_means(*subset[:2]))
 
@@ -172,7 +172,7 @@ def all_scores(predicted, real, control):
         [
             r2_of_means(predicted, real),
             mse_of_means(predicted, real),
-            correlation_of_changes(predicted, real, control=control),
+            pearson_delta(predicted, real, control=control),
             direction_accuracy(predicted, real, control=control, genes=None),
         ]
     )
@@ -200,14 +200,14 @@ def test_sparse_equals_dense(seed, form):
 @settings(deadline=None)
 def test_correlations_ignore_the_unit_and_the_size_of_the_response(seed, factor):
     control, real, predicted = three(seed)
-    expected = correlation_of_changes(predicted, real, control=control)
+    expected = pearson_delta(predicted, real, control=control)
     reference = control.mean(axis=0)
     # a change as small as the rounding of a mean counts as none
     smallest = np.abs(predicted.mean(axis=0) - reference).min()
     assume(min(factor, 1) * smallest > 1e-4 * max(reference.max(), predicted.mean(axis=0).max()))
     scaled = reference + factor * (predicted - reference)
-    assert correlation_of_changes(scaled, real, control=control) == pytest.approx(expected, abs=1e-8)
-    in_unit = correlation_of_changes(factor * predicted, factor * real, control=factor * control)
+    assert pearson_delta(scaled, real, control=control) == pytest.approx(expected, abs=1e-8)
+    in_unit = pearson_delta(factor * predicted, factor * real, control=factor * control)
     assert in_unit == pytest.approx(expected, abs=1e-8)
     assert mse_of_means(factor * predicted, factor * real) == pytest.approx(factor**2 * mse_of_means(predicted, real))
 
@@ -231,11 +231,11 @@ def test_single_precision_means_are_summed_in_double(form):
     assert mse_of_means(predicted, np.array([[0.1, 0.7]], dtype=np.float32)) < 1e-20
 
 
-def test_r2_is_high_for_no_change_where_the_correlation_of_changes_is_not():
+def test_r2_is_high_for_no_change_where_the_pearson_delta_is_not():
     """The warning in the docstrings, as numbers: genes differ more than conditions do."""
     rng = np.random.default_rng(0)
     level = rng.exponential(1, 200)
     control = level + rng.normal(0, 0.05, (50, 200))
     real = level + 0.1 * rng.normal(size=200) + rng.normal(0, 0.05, (50, 200))
     assert r2_of_means(control, real) > 0.95
-    assert abs(correlation_of_changes(control, real, control=control)) < 0.01
+    assert abs(pearson_delta(control, real, control=control)) < 0.01

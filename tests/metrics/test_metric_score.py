@@ -39,8 +39,8 @@ def test_every_field_is_the_function_of_its_name(seed, n_top):
     top = metrics.top_differential_genes(control, real, n=n_top)
     score = score_prediction(predicted, real, control=control, components=axes, n_top=n_top)
     expected = {
-        "correlation_of_changes": metrics.correlation_of_changes(predicted, real, control=control),
-        "correlation_of_changes_top": metrics.correlation_of_changes(predicted, real, control=control, genes=top),
+        "pearson_delta": metrics.pearson_delta(predicted, real, control=control),
+        "pearson_delta_top": metrics.pearson_delta(predicted, real, control=control, genes=top),
         "r2_of_means": metrics.r2_of_means(predicted, real),
         "r2_of_means_top": metrics.r2_of_means(predicted, real, genes=top),
         "mse_top": metrics.mse_of_means(predicted, real, genes=top),
@@ -48,25 +48,23 @@ def test_every_field_is_the_function_of_its_name(seed, n_top):
         "e_distance": metrics.e_distance(predicted, real, components=axes),
         "variance_ratio": metrics.variance_ratio(predicted, real),
         "zero_fraction": metrics.zero_fraction(predicted),
-        "mse_of_changes": metrics.mse_of_changes(predicted, real, control=control),
+        "mse_delta": metrics.mse_delta(predicted, real, control=control),
         "r2_of_variances": metrics.r2_of_variances(predicted, real),
         "mmd": metrics.mmd(predicted, real, components=axes),
         "differential_f1": metrics.differential_overlap(predicted, real, control=control).f1,
-        "differential_overlap": metrics.overlap_top(predicted, real, control=control, n=n_top),
+        "deg_overlap": metrics.deg_overlap(predicted, real, control=control, n=n_top),
     }
     for n in (20, 50):
         chosen = metrics.top_differential_genes(control, real, n=n)
-        expected[f"correlation_of_changes_top{n}"] = metrics.correlation_of_changes(
-            predicted, real, control=control, genes=chosen
-        )
+        expected[f"pearson_delta_top{n}"] = metrics.pearson_delta(predicted, real, control=control, genes=chosen)
         expected[f"mse_top{n}"] = metrics.mse_of_means(predicted, real, genes=chosen)
     assert score.as_dict() == expected
 
 
 def test_fields_and_dictionary_have_the_documented_order():
     assert FIELDS == [
-        "correlation_of_changes",
-        "correlation_of_changes_top",
+        "pearson_delta",
+        "pearson_delta_top",
         "r2_of_means",
         "r2_of_means_top",
         "mse_top",
@@ -74,15 +72,15 @@ def test_fields_and_dictionary_have_the_documented_order():
         "e_distance",
         "variance_ratio",
         "zero_fraction",
-        "correlation_of_changes_top20",
-        "correlation_of_changes_top50",
+        "pearson_delta_top20",
+        "pearson_delta_top50",
         "mse_top20",
         "mse_top50",
-        "mse_of_changes",
+        "mse_delta",
         "r2_of_variances",
         "mmd",
         "differential_f1",
-        "differential_overlap",
+        "deg_overlap",
     ]
     predicted, real, control = scene(0)
     score = score_prediction(predicted, real, control=control)
@@ -128,19 +126,19 @@ def test_numbers_of_top_genes_do_not_depend_on_n_top():
     one, other = (score_prediction(predicted, real, control=control, n_top=n).as_dict() for n in (5, 60))
     changed = {name for name in FIELDS if one[name] != other[name]}
     assert changed == {
-        *("correlation_of_changes_top", "r2_of_means_top", "mse_top"),
-        *("direction_accuracy", "differential_overlap"),
+        *("pearson_delta_top", "r2_of_means_top", "mse_top"),
+        *("direction_accuracy", "deg_overlap"),
     }
     fifty = score_prediction(predicted, real, control=control, n_top=50)
-    assert (fifty.mse_top, fifty.correlation_of_changes_top) == (one["mse_top50"], one["correlation_of_changes_top50"])
-    assert len({one["mse_top20"], one["mse_top50"], one["mse_of_changes"]}) == 3
+    assert (fifty.mse_top, fifty.pearson_delta_top) == (one["mse_top50"], one["pearson_delta_top50"])
+    assert len({one["mse_top20"], one["mse_top50"], one["mse_delta"]}) == 3
 
 
 def test_a_single_predicted_cell_can_be_scored_but_not_tested():
     predicted, real, control = scene(3)
     score = score_prediction(predicted[:1], real, control=control).as_dict()
     missing = {name for name, value in score.items() if np.isnan(value)}
-    assert missing == {"differential_f1", "differential_overlap"}
+    assert missing == {"differential_f1", "deg_overlap"}
 
 
 @pytest.mark.parametrize("n_top", [0, -3, 2.5, True])
@@ -162,12 +160,12 @@ def test_better_predictions_score_better():
     ]
     for worse, better in itertools.pairwise(scores):
         for name in (
-            *("correlation_of_changes", "correlation_of_changes_top", "correlation_of_changes_top20"),
-            *("correlation_of_changes_top50", "r2_of_means", "r2_of_means_top"),
+            *("pearson_delta", "pearson_delta_top", "pearson_delta_top20"),
+            *("pearson_delta_top50", "r2_of_means", "r2_of_means_top"),
         ):
             assert better[name] > worse[name]
-        for name in ("mse_top", "mse_top20", "mse_top50", "mse_of_changes", "e_distance", "mmd"):
+        for name in ("mse_top", "mse_top20", "mse_top50", "mse_delta", "e_distance", "mmd"):
             assert better[name] < worse[name]
-    for name in ("differential_f1", "differential_overlap"):
+    for name in ("differential_f1", "deg_overlap"):
         assert scores[-1][name] > scores[0][name]
     assert scores[-1]["variance_ratio"] == pytest.approx(1, abs=0.1)

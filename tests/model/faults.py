@@ -28,7 +28,7 @@ class Case:
 
     def untrained(self, **kwargs: Any) -> Any:
         # components are placed before what happens in the third of five epochs
-        placed = {"warmup": 0.2} if self.entry.clusters else {}
+        placed = {"prior_warmup": 0.2} if self.entry.clusters else {}
         return self.entry.untrained(**{**placed, **kwargs})
 
     def answers(self, model: Any) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from deltavi.model import PPCA
 from tests.model.conftest import dense, log_normalised, small_adata
 
 SETUP = {"condition_key": "condition", "labels_key": "cell_type"}
-ASK = {"control": "control", "target": "stimulated"}
+ASK = {"control": "control", "perturbation": "stimulated"}
 NOISES = ("isotropic", "diagonal")
 NOISE = pytest.mark.parametrize("noise", NOISES)
 

@@ -377,8 +377,8 @@ def test_cells_of_a_type_it_never_saw_are_strange(sorted_cells: tuple[AnnData, A
     training, query = sorted_cells
     known = training[training.obs["cell_type"] != STRANGERS].copy()
     model = fitted(known, epochs=10, n_hidden=(100,), n_networks=5)
-    scores, strange = model.get_open_set_scores(query), (query.obs["cell_type"] == STRANGERS).to_numpy()
-    assert roc_auc_score(strange, scores["strangeness"]) > 0.7
+    scores, strange = model.get_novelty_scores(query), (query.obs["cell_type"] == STRANGERS).to_numpy()
+    assert roc_auc_score(strange, scores["novelty_score"]) > 0.7
     rejected = (model.predict(query, reject=0.05) == "unassigned").to_numpy()
     assert rejected[~strange].mean() < 0.1
     assert rejected[strange].mean() > 2 * rejected[~strange].mean()

@@ -19,7 +19,7 @@ from tests.model.conftest import QUIET, log_normalised, small_adata, train
 from tests.models import classes_of, entry_of
 
 KEYS = {"condition_key": "condition", "labels_key": "cell_type"}
-ASK = {"control": "control", "target": "stimulated"}
+ASK = {"control": "control", "perturbation": "stimulated"}
 
 
 def fitted(cls: Any, adata: AnnData | None = None, setup: dict[str, Any] = KEYS, **settings: Any) -> Any:
@@ -103,7 +103,7 @@ def test_a_given_vector_and_a_joined_target_describe_nothing(scgen: SCGEN) -> No
     model = fitted(SCGEN, three)
     with warnings.catch_warnings():
         warnings.simplefilter("error", NotHeldOutWarning)
-        model.predict_perturbation(control="control", target="stimulated+other")
+        model.predict_perturbation(control="control", perturbation="stimulated+other")
 
 
 def test_training_cells_are_known_by_name_and_other_cells_are_logged(

@@ -24,7 +24,7 @@ from deltavi.perturbation.noise import cell_generators
 from tests.model.conftest import QUIET, SETUP, dense, small_adata, train
 from tests.models import classes_of
 
-ASK = {"control": "control", "target": "stimulated"}
+ASK = {"control": "control", "perturbation": "stimulated"}
 
 
 def test_a_prediction_switches_the_condition_of_the_decoder(adata: AnnData) -> None:

@@ -29,7 +29,7 @@ from deltavi.pp import valid_cells
 from tests.model.conftest import QUIET, SETUP, dense, log_normalised, small_adata, train
 from tests.models import classes_of, entry_of
 
-ASK = {"control": "control", "target": "stimulated"}
+ASK = {"control": "control", "perturbation": "stimulated"}
 MODELS = pytest.mark.parametrize("model_class", classes_of(decodes=True, reads="counts"))
 
 
@@ -307,7 +307,7 @@ def test_missing_values_in_a_column(adata: AnnData, model_class: Any, key: str) 
     ("arguments", "match"),
     [
         ({"control": "contrl"}, "Did you mean 'control'"),
-        ({"target": "stim"}, "Known: 'control', 'stimulated'"),
+        ({"perturbation": "stim"}, "Known: 'control', 'stimulated'"),
         ({"labels": "type_9"}, "type_1"),
         ({"labels": ["type_1", "typ_2"]}, "Did you mean 'type_2'"),
     ],

@@ -87,7 +87,7 @@ def test_what_a_checkpoint_draws_and_places_is_undone(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(MIXVI, "keeps", (replace(settled, fit=drawing), *others))
     # placed in the fourth epoch, and for the three checkpoints before
-    model, undisturbed = (CASES["MIXVI"].untrained(warmup=0.6) for _ in range(2))
+    model, undisturbed = (CASES["MIXVI"].untrained(prior_warmup=0.6) for _ in range(2))
     train(model, checkpoint=tmp_path / "kept")
     train(undisturbed)
     assert same(weights_of(model.module), weights_of(undisturbed.module))

@@ -21,10 +21,10 @@ def test_a_share_too_small_for_one_label_alone_is_judged_over_all() -> None:
     assert calibration is not None
     held_out = np.bincount(calibration.predicted)
     assert (held_out.min() > 20, held_out.max() < 99, calibration.n_held_out > 99) == (True, True, True)
-    scores = model.get_open_set_scores()
-    pooled = conformal_p_values(scores["strangeness"].to_numpy(), calibration.scores)
+    scores = model.get_novelty_scores()
+    pooled = conformal_p_values(scores["novelty_score"].to_numpy(), calibration.scores)
     own = conformal_p_values(
-        scores["strangeness"].to_numpy(),
+        scores["novelty_score"].to_numpy(),
         calibration.scores,
         groups=scores["predicted"].to_numpy(),
         calibration_groups=model.label_names[calibration.predicted],

@@ -40,7 +40,7 @@ def labels(model: Model) -> np.ndarray:
 
 
 def prediction(model: Model) -> np.ndarray:
-    return dense(model.predict_perturbation(control="control", target="stimulated"))
+    return dense(model.predict_perturbation(control="control", perturbation="stimulated"))
 
 
 def dense(predicted: AnnData) -> np.ndarray:
@@ -153,7 +153,7 @@ def test_untrained_models_and_models_without_data(fitted: dict[str, Model], tmp_
     alone = pickle.loads(pickle.dumps(SCGEN.load(tmp_path / "m")))
     assert alone.adata is None
     query = cells(seed=3)
-    ask = {"control": "control", "target": "stimulated"}
+    ask = {"control": "control", "perturbation": "stimulated"}
     expected = dense(fitted["SCGEN"].predict_perturbation(query, **ask))
     assert np.array_equal(dense(alone.predict_perturbation(query, **ask)), expected)
 

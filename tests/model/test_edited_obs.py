@@ -14,7 +14,7 @@ from deltavi.model import SCGEN, VAE
 from tests.model.conftest import QUIET, SETUP, dense, small_adata, train
 from tests.models import classes_of
 
-ASK = {"control": "control", "target": "stimulated"}
+ASK = {"control": "control", "perturbation": "stimulated"}
 SMALL = {"n_hidden": 8, "n_latent": 2}
 MODELS = pytest.mark.parametrize("model_class", classes_of(decodes=True, reads="counts"))
 COLUMNS = pytest.mark.parametrize("key", ["condition", "cell_type", "batch"])

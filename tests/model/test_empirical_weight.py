@@ -1,4 +1,4 @@
-"""Predictions that take both the model and the training labels into account: shares, intervals, trust, invariances."""
+"""Predictions that rest on the model and the training labels: shares, intervals, uncertainty, invariances."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from deltavi.perturbation.estimators import responses_of
 from deltavi.perturbation.intervals import estimate_response
 from tests.model.conftest import dense, log_normalised, train
 
-ASK = {"control": "control", "target": "stimulated"}
+ASK = {"control": "control", "perturbation": "stimulated"}
 SETUP = {"condition_key": "condition", "labels_key": "cell_type"}
 TABLES = ("deltavi_change", "deltavi_lower", "deltavi_upper")
 LABELS = ["type_1", "type_2", "type_3", "type_4"]
@@ -60,10 +60,10 @@ def kriged(adata: AnnData, query: AnnData) -> Shift:
     return estimate_shift(
         logs_of(adata),
         is_control=of["control"],
-        is_target=of["stimulated"],
+        is_perturbed=of["stimulated"],
         labels=adata.obs["cell_type"],
         query=logs_of(query),
-        estimator="kriging",
+        estimator="gp",
     )
 
 
@@ -113,7 +113,7 @@ def test_without_a_share_the_model_alone_predicts(model: SCGEN, output: str, mon
     np.testing.assert_array_equal(half.obsm["X_deltavi"], expected.obsm["X_deltavi"])
 
 
-@pytest.mark.parametrize("shift", ["similarity", "kriging", "paired"])
+@pytest.mark.parametrize("shift", ["similarity", "gp", "paired"])
 def test_the_share_leads_from_the_model_to_the_labels(model: SCGEN, shift: str) -> None:
     of = [
         gaps(model.predict_perturbation(shift=shift, empirical_weight=share, **ASK), model.adata)
@@ -164,12 +164,12 @@ def test_the_interval_of_a_cell_moves_along(model: SCGEN) -> None:
     [
         ({}, 0.5),
         ({"shift": "similarity"}, 0.5),
-        ({"shift": "kriging"}, 0.5),
+        ({"shift": "gp"}, 0.5),
         ({"shift": "paired"}, 0.0),
         ({"shift": "scgen"}, 0.0),
         ({"shift": np.full(4, 0.1)}, 0.0),
         ({"shift_scale": 1.0}, 0.0),
-        ({"shift": "kriging", "shift_scale": 2}, 0.0),
+        ({"shift": "gp", "shift_scale": 2}, 0.0),
         ({"shift": "paired", "empirical_weight": 0.25}, 0.25),
         ({"shift_scale": 1.0, "empirical_weight": 1}, 1.0),
     ],
@@ -212,25 +212,25 @@ def test_changes_and_their_intervals(model: SCGEN, empirical_weight: float) -> N
     np.testing.assert_allclose(some.varm["deltavi_upper"], upper[["type_1", "type_3"]], atol=1e-4)
 
 
-def test_trust_and_intervals_are_those_of_kriging(model: SCGEN) -> None:
+def test_uncertainty_and_intervals_are_those_of_kriging(model: SCGEN) -> None:
     predicted = model.predict_perturbation(**ASK)
-    trust = predicted.uns["deltavi"]["trust"].set_index("query")
-    assert list(trust.index) == LABELS
+    uncertainty = predicted.uns["deltavi"]["uncertainty"].set_index("query")
+    assert list(uncertainty.index) == LABELS
     known = [model.training_means.log_expression[c].only(("type_1", "type_3", "type_4")) for c in ASK.values()]
     responses = responses_of(*known, known[0].means)
     for label in LABELS:
         adata = model.adata
         query = adata[(adata.obs["cell_type"] == label) & (adata.obs["condition"] == "control")]
-        assert trust.loc[label, "doubt"] == pytest.approx(kriged(adata, query).doubt, rel=1e-4)
-        # as if as many target cells had been measured
+        assert uncertainty.loc[label, "uncertainty"] == pytest.approx(kriged(adata, query).uncertainty, rel=1e-4)
+        # as if as many perturbed cells had been measured
         logs = logs_of(query)
         estimate = estimate_response(responses, logs.mean(0), query_error=2 * logs.var(0, ddof=1) / len(logs))
         half = (predicted.varm["deltavi_upper"] - predicted.varm["deltavi_lower"])[label] / 2
         np.testing.assert_allclose(half, estimate.half_width, rtol=1e-3, atol=1e-4)
-    assert trust["usual_doubt"].nunique() == 1
+    assert uncertainty["max_training_uncertainty"].nunique() == 1
     # of the labels with a response, none is farther than when it is left out
-    assert (trust["doubt"] < trust["usual_doubt"]).drop("type_2").all()
-    assert trust["doubt"].idxmax() == "type_2"
+    assert (uncertainty["uncertainty"] < uncertainty["max_training_uncertainty"]).drop("type_2").all()
+    assert uncertainty["uncertainty"].idxmax() == "type_2"
 
 
 def test_extrapolation_is_logged_and_nothing_else_is(model: SCGEN, caplog: pytest.LogCaptureFixture) -> None:
@@ -245,9 +245,9 @@ def test_extrapolation_is_logged_and_nothing_else_is(model: SCGEN, caplog: pytes
     with caplog.at_level(logging.WARNING, logger="deltavi"):
         far = model.predict_perturbation(query, **ASK)
     assert "control cells of 'type_1' lie farther from the training labels" in caplog.text
-    doubt, usual = far.uns["deltavi"]["trust"].loc["0", ["doubt", "usual_doubt"]]
-    assert doubt > usual > near.uns["deltavi"]["trust"].loc["0", "doubt"]
-    assert f"doubt {doubt:.2f}, otherwise at most {usual:.2f}" in caplog.text
+    uncertainty, usual = far.uns["deltavi"]["uncertainty"].loc["0", ["uncertainty", "max_training_uncertainty"]]
+    assert uncertainty > usual > near.uns["deltavi"]["uncertainty"].loc["0", "uncertainty"]
+    assert f"uncertainty {uncertainty:.2f}, otherwise at most {usual:.2f}" in caplog.text
 
 
 def test_a_slash_in_a_label_fits_into_a_file(tmp_path: Path) -> None:
@@ -256,13 +256,13 @@ def test_a_slash_in_a_label_fits_into_a_file(tmp_path: Path) -> None:
     model = train(SCGEN, adata, setup=SETUP, **SMALL)
     predicted = model.predict_perturbation(**ASK)
     assert list(predicted.varm["deltavi_change"].columns) == ["%2E", "T%2FNK", "type_2", "type_4"]
-    assert list(predicted.uns["deltavi"]["trust"]["query"]) == [".", "T/NK", "type_2", "type_4"]
+    assert list(predicted.uns["deltavi"]["uncertainty"]["query"]) == [".", "T/NK", "type_2", "type_4"]
     predicted.write_h5ad(tmp_path / "predicted.h5ad")
     read = ad.read_h5ad(tmp_path / "predicted.h5ad")
     for name in TABLES:
         np.testing.assert_array_equal(read.varm[name], predicted.varm[name])
         assert list(read.varm[name].columns) == list(predicted.varm[name].columns)
-    assert read.uns["deltavi"]["trust"].equals(predicted.uns["deltavi"]["trust"])
+    assert read.uns["deltavi"]["uncertainty"].equals(predicted.uns["deltavi"]["uncertainty"])
     assert read.uns["deltavi"]["empirical_weight"] == 0.5
 
 
@@ -274,7 +274,7 @@ def test_two_labels_give_no_interval(caplog: pytest.LogCaptureFixture) -> None:
     assert predicted.varm["deltavi_lower"].isna().to_numpy().all()
     assert predicted.varm["deltavi_upper"].isna().to_numpy().all()
     assert np.isfinite(predicted.varm["deltavi_change"]).to_numpy().all()
-    assert predicted.uns["deltavi"]["trust"]["usual_doubt"].isna().all()
+    assert predicted.uns["deltavi"]["uncertainty"]["max_training_uncertainty"].isna().all()
     assert predicted.uns["deltavi"]["empirical_weight"] == 0.5
     assert "extrapolated" not in caplog.text
 
@@ -291,7 +291,7 @@ def test_a_model_of_an_older_version_predicts_as_it_did(model: SCGEN, tmp_path: 
     assert old.training_means.log_expression is None
     found, expected = old.predict_perturbation(**ASK), model.predict_perturbation(empirical_weight=0, **ASK)
     assert not found.varm
-    assert not {"trust", "empirical_weight"} & set(found.uns["deltavi"])
+    assert not {"uncertainty", "empirical_weight"} & set(found.uns["deltavi"])
     np.testing.assert_array_equal(dense(found.X), dense(expected.X))
 
 
@@ -299,7 +299,7 @@ def test_without_labels_the_model_alone_predicts() -> None:
     model = train(SCGEN, cells(n_per_group=12), setup={"condition_key": "condition"}, **SMALL)
     predicted = model.predict_perturbation(**ASK)
     assert not predicted.varm
-    assert not {"trust", "empirical_weight"} & set(predicted.uns["deltavi"])
+    assert not {"uncertainty", "empirical_weight"} & set(predicted.uns["deltavi"])
     assert_same(model.predict_perturbation(empirical_weight=1, **ASK), predicted)
     with pytest.raises(DeltaviError, match="empirical_weight"):
         model.predict_perturbation(empirical_weight=2, **ASK)
@@ -310,7 +310,7 @@ def test_a_query_without_labels_or_cells(model: SCGEN) -> None:
     del query.obs["cell_type"]
     predicted = model.predict_perturbation(query, **ASK)
     assert list(predicted.varm["deltavi_change"].columns) == ["all cells"]
-    assert list(predicted.uns["deltavi"]["trust"]["query"]) == ["all cells"]
+    assert list(predicted.uns["deltavi"]["uncertainty"]["query"]) == ["all cells"]
     for share in (0, 1, "auto"):
         none = model.predict_perturbation(query[:0].copy(), empirical_weight=share, n_samples=2, **ASK)
         assert none.shape == (0, 40)

@@ -117,7 +117,13 @@ def arguments_of(verb: Callable[..., Any]) -> list[str]:
 
 # What a message says in place of the name of an argument.
 SAID = {
-    **{"control": "condition", "target": "condition", "labels": "label", "gene_list": "gene", "n_groups": "group"},
+    **{
+        "control": "condition",
+        "perturbation": "condition",
+        "labels": "label",
+        "gene_list": "gene",
+        "n_groups": "group",
+    },
     **{"output": "output", "shift": "shift", "idx1": "idx1", "component": "component", "effect_scale": "effect_scale"},
 }
 
@@ -233,9 +239,9 @@ ANSWERS: dict[str, Callable[[Any, Any], Any]] = {
     "get_latent_representation": lambda model, i: model.get_latent_representation(indices=i),
     "impute": lambda model, i: model.impute(indices=i),
     "predict": lambda model, i: model.predict(indices=i, soft=True),
-    "get_open_set_scores": lambda model, i: model.get_open_set_scores(indices=i)["confidence"],
+    "get_novelty_scores": lambda model, i: model.get_novelty_scores(indices=i)["confidence"],
     "get_responsibilities": lambda model, i: model.get_responsibilities(indices=i),
-    "get_nats": lambda model, i: model.get_nats(indices=i),
+    "get_kl_per_dimension": lambda model, i: model.get_kl_per_dimension(indices=i),
 }
 
 

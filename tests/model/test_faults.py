@@ -270,7 +270,7 @@ def test_an_epoch_counts_before_a_callback_ends_training_with_it() -> None:
 
 
 def test_components_that_were_not_placed_are_placed_with_a_warning() -> None:
-    model = CASES["MIXVI"].untrained(warmup=0.9)
+    model = CASES["MIXVI"].untrained(prior_warmup=0.9)
     with pytest.warns(MixtureWarning, match="before components were placed"):
         stopped(model, raises(KeyboardInterrupt()), KeyboardInterrupt)
     assert_good("MIXVI", model, 2)

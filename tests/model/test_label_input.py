@@ -65,7 +65,7 @@ def test_a_class_with_one_cell_is_learned_and_kept_out_of_calibration(model_clas
         model = fitted(model_class, adata)
     assert 0 in model.train_indices
     assert "rare" in model.predict(soft=True).columns
-    assert np.isfinite(model.get_open_set_scores().select_dtypes("number")).all().all()
+    assert np.isfinite(model.get_novelty_scores().select_dtypes("number")).all().all()
 
 
 @MODELS

@@ -185,11 +185,11 @@ def test_few_labels_and_many_cells_do_at_least_as_well_as_the_few_alone() -> Non
 def test_unlabelled_cells_are_moved_by_the_shift_of_their_predicted_label() -> None:
     adata = partly_labelled()
     model = fitted(adata, epochs=5)
-    predicted = model.predict_perturbation(control="control", target="stimulated", shift="paired")
+    predicted = model.predict_perturbation(control="control", perturbation="stimulated", shift="paired")
     assert "unknown" not in set(predicted.uns["deltavi"]["weights"]["training_label"])
     labels = model.predict(keep_observed=True)
     one = labels.iloc[0]
-    some = model.predict_perturbation(control="control", target="stimulated", labels=one)
+    some = model.predict_perturbation(control="control", perturbation="stimulated", labels=one)
     control = adata.obs["condition"] == "control"
     assert set(some.obs["deltavi_source_cell"]) == set(adata.obs_names[control & (labels == one).to_numpy()])
 

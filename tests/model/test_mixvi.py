@@ -79,7 +79,7 @@ def test_clusters_have_names_shares_and_no_calibration() -> None:
     for call in (lambda: model.predict(reject=0.05), lambda: model.predict(keep_observed=True)):
         with pytest.raises(DeltaviError, match="without labels"):
             call()
-    for call in (model.calibrate, model.get_open_set_scores):
+    for call in (model.calibrate, model.get_novelty_scores):
         with pytest.raises(DeltaviError, match="labels_key"):
             call()
 
@@ -212,12 +212,12 @@ def test_detection_of_genes_is_learned_and_predicted() -> None:
     model = fitted(adata, setup=setup, epochs=10, gene_likelihood="bernoulli", conditional=True)
     history = model.history["reconstruction_loss_train"].iloc[:, 0]
     assert history.iloc[-1] < history.iloc[0]
-    predicted = model.predict_perturbation(control="control", target="stimulated")
+    predicted = model.predict_perturbation(control="control", perturbation="stimulated")
     assert set(np.unique(predicted.X)) == {0.0, 1.0}
     assert "counts" not in predicted.layers
     rate = np.asarray(predicted.layers["rate"])
     assert ((rate > 0) & (rate < 1)).all()
-    decoded = model.predict_perturbation(control="control", target="stimulated", output="mean")
+    decoded = model.predict_perturbation(control="control", perturbation="stimulated", output="mean")
     np.testing.assert_array_equal(decoded.X, rate)
     normalised = model.get_normalized_expression(return_numpy=True)
     assert ((normalised > 0) & (normalised < 1)).all()
@@ -251,7 +251,7 @@ def test_cells_without_a_column_of_conditions_are_controls() -> None:
     bare = controls.copy()
     del bare.obs["condition"]
     for shift in ("z", "w", "global"):
-        ask = {"control": "control", "target": "stimulated", "shift": shift}
+        ask = {"control": "control", "perturbation": "stimulated", "shift": shift}
         expected, found = model.predict_perturbation(controls, **ask), model.predict_perturbation(bare, **ask)
         np.testing.assert_array_equal(found.layers["rate"], expected.layers["rate"])
 

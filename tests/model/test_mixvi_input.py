@@ -33,7 +33,7 @@ from tests.model.conftest import QUIET, SETUP, dense, small_adata
 
 SMALL: dict[str, Any] = {"n_hidden": 16, "n_latent": 4}
 LABELS: dict[str, Any] = {"labels_key": "cell_type"}
-SWITCH = {"control": "control", "target": "stimulated"}
+SWITCH = {"control": "control", "perturbation": "stimulated"}
 UNLABELLED = {key: value for key, value in SETUP.items() if key != "labels_key"}
 TYPES = ["type_1", "type_2", "type_3"]
 
@@ -129,14 +129,14 @@ def test_columns_that_cannot_be_learned_from(
         ),
         ("c", ["a"] * 144, 0.5, r"obs\['c'\] holds one label only, 'a', in 144.*at least 2"),
         ("leiden", ["a", "b"] * 72, 0.5, "'leiden' is not in the data.*'cell_type'"),
-        ("c", ["a", "b"] * 72, -0.1, r"release_labels .*from 0 to 1, not -0.1"),
-        ("c", ["a", "b"] * 72, 1.1, r"release_labels .*from 0 to 1, not 1.1"),
-        ("c", ["a", "b"] * 72, float("nan"), r"release_labels .*from 0 to 1, not nan"),
+        ("c", ["a", "b"] * 72, -0.1, r"drop_labels_after .*from 0 to 1, not -0.1"),
+        ("c", ["a", "b"] * 72, 1.1, r"drop_labels_after .*from 0 to 1, not 1.1"),
+        ("c", ["a", "b"] * 72, float("nan"), r"drop_labels_after .*from 0 to 1, not nan"),
     ],
 )
 def test_clusters_that_are_none(key: str, values: list[str | None], release: float, message: str) -> None:
     with pytest.raises(DeltaviError, match=message):
-        MIXVI.from_clusters(with_column("c", values), key, release_labels=release, **SMALL)
+        MIXVI.from_clusters(with_column("c", values), key, drop_labels_after=release, **SMALL)
 
 
 # -- labels that may not be what was meant -------------------------------------------------------------------
@@ -243,7 +243,7 @@ def test_unknown_conditions_and_labels_of_a_prediction(labelled: MIXVI, clusters
         with pytest.raises(DeltaviError, match="labels is empty"):
             labelled.predict_perturbation(**SWITCH, shift=route, labels=[])
         with pytest.raises(UnknownCategoryError, match=r"condition 'stimulate'.*Did you mean 'stimulated'"):
-            labelled.predict_perturbation(control="control", target="stimulate", shift=route)
+            labelled.predict_perturbation(control="control", perturbation="stimulate", shift=route)
         with pytest.raises(DeltaviError, match=r"labels='type_1' was asked for, but .* no label column"):
             clusters.predict_perturbation(**SWITCH, shift=route, labels="type_1")
 
@@ -259,7 +259,7 @@ def test_a_condition_that_is_none() -> None:
         model = MIXVI(adata, conditional=True, **SMALL)
     model.train(max_epochs=1, batch_size=32, **QUIET)
     with pytest.raises(UnknownCategoryError, match="'b'"):
-        model.predict_perturbation(control="a", target="b", shift="z")
+        model.predict_perturbation(control="a", perturbation="b", shift="z")
     with pytest.raises(DeltaviError, match=r"conditional=True.*condition_key"):
         untrained(small_adata(), LABELS, conditional=True)
 
@@ -277,7 +277,7 @@ def test_empty_cells_of_clusters_and_labels() -> None:
             model = fitted(adata.copy(), setup)
         shares = model.get_responsibilities()
         np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-6)
-        assert np.isfinite(model.get_nats()).all()
+        assert np.isfinite(model.get_kl_per_dimension()).all()
         if setup:
             with pytest.warns(InputDataWarning, match="2 cells have no counts at all"):
                 assert model.predict().iloc[[3, 90]].tolist() == ["unassigned"] * 2
@@ -313,7 +313,7 @@ def test_one_component_is_a_gaussian_that_is_learned() -> None:
     mixture = model.module.mixture
     prior = Normal(mixture.loc[0].detach(), (mixture.log_variance[0].detach().exp() + 1e-4).sqrt())
     expected = kl_divergence(Normal(torch.from_numpy(mean), torch.from_numpy(variance).sqrt()), prior).mean(0)
-    np.testing.assert_allclose(model.get_nats(), expected, rtol=1e-3)
+    np.testing.assert_allclose(model.get_kl_per_dimension(), expected, rtol=1e-3)
     # placed where the cells lie, not at the standard normal
     assert np.abs(mean.mean(0)).max() > np.abs(mean.mean(0) - prior.loc.numpy()).max()
 

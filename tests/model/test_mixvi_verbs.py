@@ -21,7 +21,7 @@ from deltavi.model._mixvi import MIXVI
 from tests.model.conftest import QUIET, SETUP, dense, log_normalised, small_adata
 
 SMALL: dict[str, Any] = {"n_hidden": 16, "n_latent": 4}
-SWITCH = {"control": "control", "target": "stimulated"}
+SWITCH = {"control": "control", "perturbation": "stimulated"}
 UNLABELLED = {key: value for key, value in SETUP.items() if key != "labels_key"}
 
 
@@ -97,10 +97,10 @@ def test_the_route_of_z_decodes_the_same_position_under_the_target(conditional: 
     before = conditional.get_latent_representation(indices=cells)
     np.testing.assert_array_equal(predicted.obsm["X_deltavi"], predicted.obsm["X_deltavi_control"])
     np.testing.assert_allclose(predicted.obsm["X_deltavi"], before, atol=1e-6)
-    target = list(conditional._categories("condition")).index("stimulated")
+    perturbation = list(conditional._categories("condition")).index("stimulated")
     with torch.inference_mode():
         decode = CellDecoder(conditional.module, batch_of(conditional, cells))
-        rate, unchanged = (decode(before, condition=code).mean.numpy() for code in (target, 1 - target))
+        rate, unchanged = (decode(before, condition=code).mean.numpy() for code in (perturbation, 1 - perturbation))
     np.testing.assert_allclose(predicted.layers["rate"], rate, rtol=1e-4)
     assert not np.isclose(rate, unchanged, rtol=1e-4).any(0).all()
     assert set(predicted.obs["condition"]) == {"stimulated"}
@@ -115,12 +115,12 @@ def test_the_route_of_z_decodes_the_same_position_under_the_target(conditional: 
 def test_the_route_of_w_decodes_the_mean_of_the_component_under_the_target(conditional: MIXVI) -> None:
     cells = np.flatnonzero(conditional.adata.obs["condition"] == "control")
     predicted = conditional.predict_perturbation(**SWITCH, shift="w")
-    target = list(conditional._categories("condition")).index("stimulated")
+    perturbation = list(conditional._categories("condition")).index("stimulated")
     tensors = batch_of(conditional, cells)
     assert 0 < int((tensors["labels"] < 0).sum()) < len(cells)
     with torch.inference_mode():
-        after = conditional.module.component_means(tensors, condition=target).numpy()
-        rate = CellDecoder(conditional.module, tensors)(after, condition=target).mean.numpy()
+        after = conditional.module.component_means(tensors, condition=perturbation).numpy()
+        rate = CellDecoder(conditional.module, tensors)(after, condition=perturbation).mean.numpy()
     np.testing.assert_allclose(predicted.obsm["X_deltavi"], after, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(predicted.layers["rate"], rate, rtol=1e-3)
     assert predicted.uns["deltavi"]["shift"] == "w"
@@ -291,7 +291,7 @@ class Watch(Callback):
 
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
         if len(self.released) == trainer.current_epoch:
-            self.released.append(self.model.module.labels_released)
+            self.released.append(self.model.module.labels_dropped)
 
 
 def test_clusters_name_components_and_every_argument_arrives() -> None:
@@ -303,8 +303,8 @@ def test_clusters_name_components_and_every_argument_arrives() -> None:
     model = MIXVI.from_clusters(adata, "leiden", conditional=True, n_w=1, **setup, **SMALL)
     assert model.component_names.tolist() == ["0", "1", "2"]
     assert {**model.registry_["setup_args"]} == {**setup, "labels_key": "leiden", "unlabeled_category": None}
-    assert (model.release_labels, model.module.n_w, model.module.conditional) == (0.6, 1, True)
-    more = MIXVI.from_clusters(small_adata(), "cell_type", n_components=5, release_labels=0.2, **SMALL)
+    assert (model.drop_labels_after, model.module.n_w, model.module.conditional) == (0.6, 1, True)
+    more = MIXVI.from_clusters(small_adata(), "cell_type", n_components=5, drop_labels_after=0.2, **SMALL)
     assert more.component_names.tolist() == ["type_1", "type_2", "type_3", "component 3", "component 4"]
 
 
@@ -316,14 +316,14 @@ def test_clusters_that_were_let_go_stay_so_in_a_file(tmp_path: Path) -> None:
     again = MIXVI.load(tmp_path / "model", small_adata())
     routed, expected = (one.predict_perturbation(**SWITCH, shift="w").obsm["X_deltavi"] for one in (again, model))
     np.testing.assert_array_equal(routed, expected)
-    model.module.labels_released = False
+    model.module.labels_dropped = False
     assert not np.allclose(model.predict_perturbation(**SWITCH, shift="w").obsm["X_deltavi"], expected)
 
 
 @pytest.mark.parametrize(("share", "first"), [(0.0, 4), (0.5, 5), (0.75, 8), (1.0, 10)])
 def test_clusters_are_let_go_at_the_stated_epoch_and_not_before(share: float, first: int) -> None:
     """Of ten epochs; never before components are placed, which is in the fourth."""
-    model = MIXVI.from_clusters(small_adata(), "cell_type", release_labels=share, **SMALL)
+    model = MIXVI.from_clusters(small_adata(), "cell_type", drop_labels_after=share, **SMALL)
     watch = Watch(model)
     model.train(max_epochs=10, batch_size=64, callbacks=[watch], **QUIET)
     assert watch.released == [epoch >= first for epoch in range(10)]
@@ -337,14 +337,14 @@ def test_clusters_are_let_go_at_the_stated_epoch_and_not_before(share: float, fi
 
 
 def test_nats_are_means_over_cells_by_dimension(conditional: MIXVI, clusters: MIXVI) -> None:
-    nats, some = conditional.get_nats(), [5, 90, 33]
+    nats, some = conditional.get_kl_per_dimension(), [5, 90, 33]
     assert nats.index.tolist() == ["z 0", "z 1", "z 2", "z 3", "w 0", "w 1"]
     assert (nats >= 0).all()
     with torch.inference_mode():
-        expected = conditional.module.nats(batch_of(conditional, some)).mean(0).numpy()
-    np.testing.assert_allclose(conditional.get_nats(indices=some), expected, rtol=1e-3)
-    np.testing.assert_allclose(conditional.get_nats(small_adata()), nats, rtol=1e-4)
-    assert clusters.get_nats().index.tolist() == ["z 0", "z 1", "z 2", "z 3"]
+        expected = conditional.module.kl_per_dimension(batch_of(conditional, some)).mean(0).numpy()
+    np.testing.assert_allclose(conditional.get_kl_per_dimension(indices=some), expected, rtol=1e-3)
+    np.testing.assert_allclose(conditional.get_kl_per_dimension(small_adata()), nats, rtol=1e-4)
+    assert clusters.get_kl_per_dimension().index.tolist() == ["z 0", "z 1", "z 2", "z 3"]
 
 
 def test_a_w_that_says_nothing_warns() -> None:
@@ -354,7 +354,7 @@ def test_a_w_that_says_nothing_warns() -> None:
             parameter.zero_()
     with pytest.warns(MixtureWarning, match="w says .* nats.*free_bits_w"):
         model.train(max_epochs=1, batch_size=32, plan_kwargs={"lr": 1e-9}, **QUIET)
-    assert model.get_nats()[["w 0", "w 1"]].max() < 0.01
+    assert model.get_kl_per_dimension()[["w 0", "w 1"]].max() < 0.01
 
 
 def test_components_that_overlap_are_merged(clusters: MIXVI, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,9 +58,11 @@ def test_the_cells_of_every_seed_have_the_agreed_mean(
         )
 
     drawn = spread()
-    expected = ResponseEvidence.moved
+    expected = ResponseEvidence.shifted
     monkeypatch.setattr(
-        ResponseEvidence, "moved", lambda self, target, groups, drawn=False: expected(self, target, groups)
+        ResponseEvidence,
+        "shifted",
+        lambda self, target, groups, drawn=False: expected(self, target, groups),
     )
     assert drawn < 0.5 * spread()
 

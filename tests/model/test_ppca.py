@@ -100,7 +100,7 @@ def test_a_trained_linear_vae_reaches_its_likelihood() -> None:
 def test_expression_is_decoded_with_what_the_condition_changes() -> None:
     model = fitted()
     predicted = model.predict_perturbation(
-        control="control", target="stimulated", shift="nearest", similarity_space="latent", shift_scale=1.0
+        control="control", perturbation="stimulated", shift="nearest", similarity_space="latent", shift_scale=1.0
     )
     positions = model.get_latent_representation()
     before, after = predicted.obsm["X_deltavi_control"], predicted.obsm["X_deltavi"]

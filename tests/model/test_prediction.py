@@ -13,7 +13,7 @@ from scipy import sparse
 from deltavi._cp10k import log1p_cp10k
 from deltavi.datasets import simulate_perturbation
 from deltavi.errors import DeltaviError
-from deltavi.metrics import correlation_of_changes, variance_ratio, zero_fraction
+from deltavi.metrics import pearson_delta, variance_ratio, zero_fraction
 from deltavi.model import SCGEN, VAE
 from deltavi.model._asked import positions_of, request_of, totals_of
 from deltavi.model._group_sums import group_means
@@ -22,7 +22,7 @@ from deltavi.model._training_means import TrainingMeans, stretched
 from deltavi.perturbation import Shift, estimate_shift
 from tests.model.conftest import QUIET, SETUP, dense, log_normalised, small_adata, train
 
-ASK = {"control": "control", "target": "stimulated"}
+ASK = {"control": "control", "perturbation": "stimulated"}
 
 
 # -- means of the training cells -----------------------------------------------------------------------------
@@ -35,7 +35,7 @@ def cells(n: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return rng.standard_normal((n, 4)), rng.poisson(2.0, (n, 7)).astype(float), conditions, labels
 
 
-@pytest.mark.parametrize("estimator", ["paired", "similarity", "kriging", "nearest", "global", "scgen", "none"])
+@pytest.mark.parametrize("estimator", ["paired", "similarity", "gp", "nearest", "global", "scgen", "none"])
 def test_shift_from_means_equals_shift_from_cells(estimator: str) -> None:
     positions, counts, conditions, labels = cells()
     means = TrainingMeans.from_cells(positions, counts, totals=counts.sum(1), conditions=conditions, labels=labels)
@@ -44,7 +44,7 @@ def test_shift_from_means_equals_shift_from_cells(estimator: str) -> None:
     expected = estimate_shift(
         positions,
         is_control=conditions == "control",
-        is_target=conditions == "stimulated",
+        is_perturbed=conditions == "stimulated",
         labels=labels,
         query=query,
         estimator=estimator,
@@ -214,7 +214,7 @@ def test_an_unseen_response_is_predicted_better_than_by_a_mean_shift(held_out: A
         of = [np.asarray((adata.obs["cell_type"] == label) & (adata.obs["condition"] == c)) for c in ASK.values()]
         changes.append(logs[of[1]].mean(0) - logs[of[0]].mean(0))
     mean_shift = np.maximum(control + np.mean(changes, 0), 0)
-    scores = [correlation_of_changes(p, logs[hidden], control=control) for p in (dense(predicted.X), mean_shift)]
+    scores = [pearson_delta(p, logs[hidden], control=control) for p in (dense(predicted.X), mean_shift)]
     assert scores[0] > scores[1]
 
 

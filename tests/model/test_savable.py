@@ -74,7 +74,7 @@ def test_any_column_is_saved_loaded_and_written(first: str, tmp_path: Path) -> N
     SCGEN.setup_anndata(adata, condition_key="condition", **{place: key for key, place in PLACES.items()})
     model = SCGEN(adata, **TINY)
     model.train(**QUICK, checkpoint=tmp_path / "checkpoint")
-    ask = {"control": "control", "target": "stimulated"}
+    ask = {"control": "control", "perturbation": "stimulated"}
     predicted = model.predict_perturbation(**ask)
     predicted.write_h5ad(tmp_path / "predicted.h5ad")
     back = anndata.read_h5ad(tmp_path / "predicted.h5ad")
@@ -115,10 +115,10 @@ def test_conditions_of_any_kind_are_predicted(kind: str) -> None:
     model = SCGEN(adata, **TINY)
     model.train(**QUICK)
     start, end = COLUMNS[kind][0], COLUMNS[kind][1]
-    by_value = model.predict_perturbation(control=start, target=end)
+    by_value = model.predict_perturbation(control=start, perturbation=end)
     assert by_value.n_obs == N // 2
     by_text = model.predict_perturbation(
-        adata, control=by_value.uns["deltavi"]["control"], target=str(by_value.obs["run"].iloc[0])
+        adata, control=by_value.uns["deltavi"]["control"], perturbation=str(by_value.obs["run"].iloc[0])
     )
     assert np.array_equal(by_text.to_df(), by_value.to_df())
 
@@ -129,7 +129,7 @@ def test_doses_are_numbers_and_text_alike() -> None:
     SCGEN.setup_anndata(adata, condition_key="dose", labels_key="cell_type")
     model = SCGEN(adata, **TINY)
     model.train(**QUICK)
-    expected = model.predict_perturbation(control=0, target=10)
+    expected = model.predict_perturbation(control=0, perturbation=10)
     assert set(expected.obs["dose"]) == {"10"}
     for start, end in (
         (0.0, 10.0),
@@ -138,14 +138,14 @@ def test_doses_are_numbers_and_text_alike() -> None:
         (np.float32(0), np.int8(10)),
         (False * 1, Decimal(10)),
     ):
-        assert np.array_equal(model.predict_perturbation(control=start, target=end).to_df(), expected.to_df())
+        assert np.array_equal(model.predict_perturbation(control=start, perturbation=end).to_df(), expected.to_df())
     written = cells()
     written.obs["dose"] = ["10.0" if stimulated else "0.0" for stimulated in written.obs["condition"] == "stimulated"]
-    assert np.array_equal(model.predict_perturbation(written, control=0, target=10).to_df(), expected.to_df())
+    assert np.array_equal(model.predict_perturbation(written, control=0, perturbation=10).to_df(), expected.to_df())
     many = simulate_perturbation(n_genes=30, n_cell_types=3, n_batches=2, n_cells_per_group=12)
     many.obs["dose"] = 10.0 * (many.obs["condition"] == "stimulated")
     result = evaluate_perturbation(
-        many, PPCA, control=0, target=10, condition_key="dose", n_genes=20, progress=False, hold_out=["type_1"]
+        many, PPCA, control=0, perturbation=10, condition_key="dose", n_genes=20, progress=False, hold_out=["type_1"]
     )
     assert result.settings["control"] == "0"
 
@@ -156,11 +156,11 @@ def test_means_of_older_files_are_found_under_their_new_names(tmp_path: Path) ->
     SCGEN.setup_anndata(adata, condition_key="dose", labels_key="cell_type")
     model: Any = SCGEN(adata, **TINY)
     model.train(**QUICK)
-    expected = model.predict_perturbation(control=0, target=10).to_df()
+    expected = model.predict_perturbation(control=0, perturbation=10).to_df()
     model.training_means = model.training_means.renamed({"0": "0.0", "10": "10.0"})
     model.save(tmp_path / "old")
     again = SCGEN.load(tmp_path / "old", adata.copy())
-    assert np.array_equal(again.predict_perturbation(control=0, target=10).to_df(), expected)
+    assert np.array_equal(again.predict_perturbation(control=0, perturbation=10).to_df(), expected)
 
 
 def test_cells_saved_with_the_model_are_written_too(tmp_path: Path) -> None:

@@ -329,7 +329,7 @@ def test_responses_are_predicted_with_the_cells_that_are_given(tmp_path: Path, i
     ours.train(max_epochs=2, batch_size=32, **QUIET)
     ours.export_scvi(tmp_path / "scvi")
     again = imported_by.import_scvi(tmp_path / "scvi", cells(), condition_key="condition", allow_pickle=True)
-    asked = {"control": "control", "target": "stimulated", "labels": "type_1"}
+    asked = {"control": "control", "perturbation": "stimulated", "labels": "type_1"}
     mine, other = again.predict_perturbation(**asked), ours.predict_perturbation(**asked)
     np.testing.assert_allclose(mine.layers["rate"], other.layers["rate"], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(mine.varm["deltavi_change"], other.varm["deltavi_change"], rtol=1e-3, atol=1e-4)
@@ -341,7 +341,7 @@ def test_labels_that_scvi_did_not_know(tmp_path: Path) -> None:
     named = {"condition_key": "condition", "labels_key": "cell_type", "allow_pickle": True}
     ours = SCGEN.import_scvi(tmp_path / "scvi", cells(), **named)
     assert_alike(forward(ours), forward(first))
-    predicted = ours.predict_perturbation(control="control", target="stimulated", labels="type_1")
+    predicted = ours.predict_perturbation(control="control", perturbation="stimulated", labels="type_1")
     assert set(predicted.uns["deltavi"]["weights"]["training_label"]) <= {"type_1", "type_2", "type_3"}
     with pytest.raises(DeltaviError, match="pass adata"):
         SCGEN.import_scvi(tmp_path / "scvi", **named)

@@ -17,7 +17,7 @@ from deltavi.model._recipe import Part
 from tests.model.conftest import QUIET, SETUP, dense, small_adata
 
 INIT = {"n_hidden": 16, "n_latent": 3}
-AS_THEY_ARE = {"control": "control", "target": "stimulated", "shift": "none", "empirical_weight": 0.0}
+AS_THEY_ARE = {"control": "control", "perturbation": "stimulated", "shift": "none", "empirical_weight": 0.0}
 
 
 def relative(*, seed: int = 0) -> AnnData:

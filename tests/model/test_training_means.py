@@ -78,7 +78,7 @@ def test_means_of_older_files_are_read(tmp_path: Path, without: tuple[str, ...])
             errors = None if "errors" in without else group.errors
             expected = GroupMeans(group.labels, group.means, group.n_cells, errors)
             assert_same_groups({condition: getattr(back, name)[condition]}, {condition: expected}, rtol=0)
-    ask: dict[str, Any] = {"query": np.zeros(4), "estimator": "kriging", "bandwidth": 0.2}
+    ask: dict[str, Any] = {"query": np.zeros(4), "estimator": "gp", "bandwidth": 0.2}
     shift, whole = (m.shift("control", "x", **ask) for m in (back, means))
     assert np.isfinite(shift.vector).all()
     assert np.allclose(shift.vector, whole.vector) == ("errors" not in without)
@@ -104,5 +104,5 @@ def test_an_observed_change_counts_negative_weights_too() -> None:
     means, labels = training_means(counts=False), ("a", "b", "c")
     weights = dict(zip(labels, (1.4, -0.6, 0.2), strict=True))
     groups = [means.expression[c].only(labels).means for c in ("control", "x")]
-    found = means.observed_change("control", "x", Shift(np.zeros(4), "kriging", weights))
+    found = means.observed_change("control", "x", Shift(np.zeros(4), "gp", weights))
     np.testing.assert_allclose(found, np.array(list(weights.values())) @ (groups[1] - groups[0]))

@@ -112,7 +112,7 @@ def test_a_mapped_query_keeps_the_prior() -> None:
 
 def test_responses_are_predicted_with_it() -> None:
     model = vamp(SCGEN)
-    predicted = model.predict_perturbation(small_adata(seed=1), control="control", target="stimulated")
+    predicted = model.predict_perturbation(small_adata(seed=1), control="control", perturbation="stimulated")
     assert predicted.n_obs > 0
     assert np.isfinite(dense(predicted.X)).all()
 

@@ -67,7 +67,7 @@ def test_hooks_and_answers_agree() -> None:
         module = ACTINN(N_GENES, n_labels=N_LABELS, n_hidden=n_hidden, n_networks=n_networks).double().eval()
         answer = module.classify(batch)
         torch.testing.assert_close(module.class_logits(module.classifier_input(batch), batch), answer.logits)
-        assert answer.surprise is None
+        assert answer.reconstruction_error is None
         of_networks = module(batch)[1]["logits"]
         assert of_networks.shape == (n_networks, 9, N_LABELS)
         torch.testing.assert_close(of_networks.mean(0), answer.logits)

@@ -265,7 +265,7 @@ def test_classification_is_deterministic_and_uses_the_posterior_mean() -> None:
         module, tensors = make_module(**kwargs), make_tensors()
         first, second = module.classify(tensors), module.classify(tensors)
         torch.testing.assert_close(first.logits, second.logits, rtol=0, atol=0)
-        torch.testing.assert_close(first.surprise, second.surprise, rtol=0, atol=0)
+        torch.testing.assert_close(first.reconstruction_error, second.reconstruction_error, rtol=0, atol=0)
         expected = module.class_logits(module.classifier_input(tensors), tensors)
         torch.testing.assert_close(first.logits, expected)
         assert first.features.shape == (N_CELLS, 3)
@@ -302,4 +302,4 @@ def test_samples_that_agree_give_the_terms_of_one() -> None:
 def test_a_known_label_does_not_change_how_strange_a_cell_is() -> None:
     module = make_module(dispersion="gene-label")
     known, hidden = module.classify(make_tensors([0, 1, 2] * 4)), module.classify(make_tensors([-1] * N_CELLS))
-    torch.testing.assert_close(known.surprise, hidden.surprise)
+    torch.testing.assert_close(known.reconstruction_error, hidden.reconstruction_error)

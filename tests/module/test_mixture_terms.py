@@ -114,7 +114,7 @@ def test_a_pruned_mixture_is_the_mixture_of_what_is_kept(
     torch.testing.assert_close(negative_bound(found), negative_bound(expected))
     torch.testing.assert_close(module.log_prior[KEPT], smaller.log_prior)
     torch.testing.assert_close(module.responsibilities(tensors)[:, KEPT], smaller.responsibilities(tensors))
-    torch.testing.assert_close(module.nats(tensors), smaller.nats(tensors))
+    torch.testing.assert_close(module.kl_per_dimension(tensors), smaller.kl_per_dimension(tensors))
     torch.testing.assert_close(module.component_means(tensors, 1), smaller.component_means(tensors, 1))
     torch.manual_seed(2)
     evidence = smaller.importance_weighted_bound(tensors, 5)
@@ -176,7 +176,7 @@ def test_nats_are_the_divergence_of_each_dimension(n_w: int, conditional: bool, 
     settings: dict[str, Any] = {"n_w": n_w, "conditional": conditional, "w_prior": w_prior, "classifier": classifier}
     module, tensors = make_module(**settings), make_tensors()
     (q_z, q_w), shares = encoded(module, tensors), shares_of(module, tensors)
-    found = module.nats(tensors)
+    found = module.kl_per_dimension(tensors)
     assert found.shape == (N_CELLS, N_LATENT + n_w)
     for i in range(N_CELLS):
         condition, own = tensors["condition"][i], Normal(q_z.loc[i], q_z.scale[i])
@@ -192,7 +192,7 @@ def test_nats_are_the_divergence_of_each_dimension(n_w: int, conditional: bool, 
 @pytest.mark.parametrize("conditional", [False, True])
 def test_nats_of_z_sum_to_the_closed_term_of_unlabelled_cells(conditional: bool) -> None:
     module, tensors = make_module(classifier="mean", conditional=conditional), make_tensors()
-    term, nats = kl_of(run(module, tensors)[2], "z"), module.nats(tensors).sum(-1)
+    term, nats = kl_of(run(module, tensors)[2], "z"), module.kl_per_dimension(tensors).sum(-1)
     torch.testing.assert_close(nats[UNLABELLED], term[UNLABELLED])
     # of a labelled cell the loss takes its own component
     assert not torch.isclose(nats[LABELLED], term[LABELLED]).any()
@@ -208,7 +208,7 @@ def test_component_means_keep_component_and_w_and_switch_the_condition(
     n_w: int, classifier: str, released: bool
 ) -> None:
     module, tensors = make_module(n_w=n_w, conditional=True, classifier=classifier), make_tensors()
-    module.labels_released = released
+    module.labels_dropped = released
     q_w, shares = encoded(module, tensors)[1], shares_of(module, tensors)
     found = [module.component_means(tensors, target) for target in range(N_CONDITIONS)]
     for target, i in [(target, i) for target in range(N_CONDITIONS) for i in range(N_CELLS)]:
@@ -225,7 +225,7 @@ def test_labels_that_were_let_go_are_those_of_no_cell() -> None:
     module = make_module(**settings)
     kept = run(module, labelled)[2]
     expected = run(module, hidden)[2]
-    module.labels_released = True
+    module.labels_dropped = True
     found = run(module, labelled)[2]
     torch.testing.assert_close(found.loss, expected.loss, rtol=0, atol=0)
     torch.testing.assert_close(negative_bound(found), negative_bound(expected), rtol=0, atol=0)

@@ -154,14 +154,14 @@ def test_answers_are_those_at_posterior_means(n_w: int, conditional: bool, n_lab
     answer = module.classify(tensors)
     torch.testing.assert_close(answer.logits, asked)
     torch.testing.assert_close(answer.features, q_z.loc)
-    torch.testing.assert_close(answer.surprise[:, 0], -log_counts(module, tensors, q_z.loc))
+    torch.testing.assert_close(answer.reconstruction_error[:, 0], -log_counts(module, tensors, q_z.loc))
 
 
 def test_a_known_label_does_not_change_the_answer() -> None:
     module = make_module(n_w=2, conditional=True)
     known, hidden = (module.classify(make_tensors(codes)) for codes in ([0, 1, 2, 0, 1], [-1] * 5))
     torch.testing.assert_close(known.logits, hidden.logits)
-    torch.testing.assert_close(known.surprise, hidden.surprise)
+    torch.testing.assert_close(known.reconstruction_error, hidden.reconstruction_error)
 
 
 def test_cells_without_labels_are_answered_without_a_label_column() -> None:

@@ -14,7 +14,7 @@ class Expected:
     """What kriging has to find."""
 
     weights: np.ndarray
-    doubt: float
+    uncertainty: float
     spread: np.ndarray
 
 
@@ -64,7 +64,7 @@ def kriging(responses: Responses, query: np.ndarray, width: float) -> Expected:
     residuals = changes - ones @ np.linalg.lstsq(ones, changes, rcond=None)[0]
     return Expected(
         weights=weights,
-        doubt=1 - float(np.dot(weights, to_query)) - multiplier,
+        uncertainty=1 - float(np.dot(weights, to_query)) - multiplier,
         spread=(residuals**2).sum(0) / (n - 1),
     )
 
@@ -92,14 +92,14 @@ def preferred_width(responses: Responses) -> float:
     return WIDTHS[int(np.argmin(errors))]
 
 
-def weights_from_cells(control: list[np.ndarray], target: list[np.ndarray], query: np.ndarray) -> np.ndarray:
+def weights_from_cells(control: list[np.ndarray], perturbed: list[np.ndarray], query: np.ndarray) -> np.ndarray:
     """Weights of labels, given the cells of each in both conditions ``(n_cells, n_dims)`` and the query's mean."""
 
     def error(cells: np.ndarray) -> np.ndarray:
         return np.var(cells, axis=0, ddof=1) / len(cells)
 
     means = np.array([cells.mean(0) for cells in control])
-    changes = np.array([cells.mean(0) for cells in target]) - means
-    errors = np.array([error(a) + error(b) for a, b in zip(control, target, strict=True)])
+    changes = np.array([cells.mean(0) for cells in perturbed]) - means
+    errors = np.array([error(a) + error(b) for a, b in zip(control, perturbed, strict=True)])
     responses = Responses(means, changes, errors)
     return kriging(responses, query, preferred_width(responses)).weights

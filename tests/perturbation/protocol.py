@@ -21,7 +21,7 @@ def prediction(train, query, space, shift):
     seen = [u for u in np.unique(types[~control]) if u in types[control]]
     means = np.array([points[control & (types == u)].mean(0) for u in seen])
     changes = np.array([points[~control & (types == u)].mean(0) for u in seen]) - means
-    if shift == "kriging":
+    if shift == "gp":
         cells = [[points[rows & (types == u)].astype(float) for u in seen] for rows in (control, ~control)]
         weights = plain_kriging.weights_from_cells(*cells, start.mean(0, dtype=float))
     else:
@@ -50,8 +50,8 @@ def score(predicted, real, control, components):
     t = np.nan_to_num(stats.ttest_ind(real, control, axis=0, equal_var=False).statistic)
     top = np.argsort(-np.abs(t))[:100]
     return {
-        "correlation_of_changes": pearson(p - c, r - c),
-        "correlation_of_changes_top": pearson((p - c)[top], (r - c)[top]),
+        "pearson_delta": pearson(p - c, r - c),
+        "pearson_delta_top": pearson((p - c)[top], (r - c)[top]),
         "r2_of_means": pearson(p, r) ** 2,
         "r2_of_means_top": pearson(p[top], r[top]) ** 2,
         "mse_top": ((p - r)[top] ** 2).mean(),

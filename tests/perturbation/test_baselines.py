@@ -8,12 +8,12 @@ import pytest
 import scipy.sparse as sp
 
 from deltavi.errors import DeltaviError
-from deltavi.metrics import correlation_of_changes
+from deltavi.metrics import pearson_delta
 from deltavi.perturbation import BASELINES, ShiftBaseline, baseline_predictions, estimate_shift
 from tests.perturbation import protocol
 
 KEYS = {"condition_key": "condition", "labels_key": "cell_type"}
-CONDITIONS = {"control": "control", "target": "stimulated"}
+CONDITIONS = {"control": "control", "perturbation": "stimulated"}
 USED = "deltavi"
 
 
@@ -36,7 +36,7 @@ def test_names_and_order_of_the_baselines():
         "mean shift": ("genes", "paired"),
         "nearest shift": ("genes", "nearest"),
         "similarity shift": ("genes", "similarity"),
-        "kriging shift": ("genes", "kriging"),
+        "GP shift": ("genes", "gp"),
         "PCA mean shift": ("pca", "paired"),
         "PCA similarity shift": ("pca", "similarity"),
         "PCA nearest shift": ("pca", "nearest"),
@@ -134,7 +134,7 @@ def test_without_labels_only_global_works(adata):
 def test_a_given_shift_may_lead_to_an_unmeasured_condition(adata):
     baseline = ShiftBaseline(adata, **KEYS)
     vector = np.ones(adata.n_vars)
-    predicted = baseline.predict_perturbation(control="control", target="both drugs", shift=vector)
+    predicted = baseline.predict_perturbation(control="control", perturbation="both drugs", shift=vector)
     control = adata[(adata.obs["condition"] == "control").to_numpy()]
     np.testing.assert_allclose(predicted.X, control.X + 1, rtol=1e-6)
     assert (predicted.obs["condition"] == "both drugs").all()
@@ -146,7 +146,7 @@ def test_shift_is_that_of_estimate_shift(adata, split):
     control = (train.obs["condition"] == "control").to_numpy()
     for name in ("paired", "global", "scgen"):
         vector = estimate_shift(
-            train.X, is_control=control, is_target=~control, labels=train.obs["cell_type"], estimator=name
+            train.X, is_control=control, is_perturbed=~control, labels=train.obs["cell_type"], estimator=name
         ).vector
         baseline = ShiftBaseline(train, **KEYS)
         by_name = baseline.predict_perturbation(query, **CONDITIONS, shift=name)
@@ -189,10 +189,10 @@ def test_every_shift_recovers_a_common_response(experiment, split, held_out):
     for name, predicted in predictions.items():
         error = np.abs(predicted.X.mean(0) - real.X.mean(0)).max()
         if name == "no change":
-            assert correlation_of_changes(predicted.X, real.X, control=query.X) == 0
+            assert pearson_delta(predicted.X, real.X, control=query.X) == 0
         else:
             assert error < no_change / 5, name
-            assert correlation_of_changes(predicted.X, real.X, control=query.X) > 0.9, name
+            assert pearson_delta(predicted.X, real.X, control=query.X) > 0.9, name
 
 
 def test_similarity_beats_the_mean_shift_where_the_response_is_graded(experiment, split):

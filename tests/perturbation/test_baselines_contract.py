@@ -14,7 +14,7 @@ from deltavi.errors import UnknownCategoryError
 from deltavi.perturbation import BASELINES, ShiftBaseline
 
 KEYS = {"condition_key": "condition", "labels_key": "cell_type"}
-CONDITIONS = {"control": "control", "target": "stimulated"}
+CONDITIONS = {"control": "control", "perturbation": "stimulated"}
 
 
 def state(adata):
@@ -47,7 +47,7 @@ def test_output_form(baseline, adata):
     for column in ("cell_type", "depth"):
         assert predicted.obs[column].tolist() == control.obs[column].tolist()
     used = predicted.uns["deltavi"]
-    assert (used["shift"], used["control"], used["target"]) == ("similarity", "control", "stimulated")
+    assert (used["shift"], used["control"], used["perturbation"]) == ("similarity", "control", "stimulated")
     assert set(used["weights"]) == set(used["length"]) == set(adata.obs["cell_type"])
 
 
@@ -237,7 +237,7 @@ def test_numeric_conditions_and_labels(adata):
     numbered = adata.copy()
     numbered.obs["condition"] = (adata.obs["condition"] == "stimulated").astype(int)
     numbered.obs["cell_type"] = adata.obs["cell_type"].cat.codes
-    predicted = ShiftBaseline(numbered, **KEYS).predict_perturbation(control=0, target=1, labels=2)
+    predicted = ShiftBaseline(numbered, **KEYS).predict_perturbation(control=0, perturbation=1, labels=2)
     expected = ShiftBaseline(adata, **KEYS).predict_perturbation(
         **CONDITIONS, labels=adata.obs["cell_type"].cat.categories[2]
     )

@@ -11,14 +11,17 @@ from deltavi.errors import DeltaviError, GeneMatchError, InputDataError, KeyClas
 from deltavi.perturbation import ShiftBaseline
 
 KEYS = {"condition_key": "condition", "labels_key": "cell_type"}
-CONDITIONS = {"control": "control", "target": "stimulated"}
+CONDITIONS = {"control": "control", "perturbation": "stimulated"}
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"control": "contrl", "target": "stimulated"}, "control condition 'contrl' .* Did you mean 'control'"),
-        ({"control": "control", "target": "stimulate"}, "target condition 'stimulate' .* Did you mean 'stimulated'"),
+        ({"control": "contrl", "perturbation": "stimulated"}, "control condition 'contrl' .* Did you mean 'control'"),
+        (
+            {"control": "control", "perturbation": "stimulate"},
+            "perturbation condition 'stimulate' .* Did you mean 'stimulated'",
+        ),
         ({**CONDITIONS, "labels": "monocytes"}, "'monocytes' is not in the data. Did you mean 'monocyte'"),
         ({**CONDITIONS, "labels": ["B", "XX"]}, "'XX' is not in the data. Known: 'B', 'CD4 T', 'NK', 'monocyte'"),
     ],
@@ -45,7 +48,7 @@ def test_label_without_control_cells(adata, split):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"control": "control", "target": "control"}, "control and target are both 'control'"),
+        ({"control": "control", "perturbation": "control"}, "control and perturbation are both 'control'"),
         ({**CONDITIONS, "labels": []}, "labels is empty"),
         ({**CONDITIONS, "shift": "similar"}, "shift estimator 'similar' does not exist"),
         ({**CONDITIONS, "shift": [1.0]}, r"shape \(1,\)"),
@@ -87,7 +90,7 @@ def test_cells_without_label(adata):
 
 def test_columns_of_an_earlier_prediction_are_no_clash_and_others_are(baseline, adata):
     predicted = baseline.predict_perturbation(adata, **CONDITIONS)
-    back = baseline.predict_perturbation(predicted, control="stimulated", target="control")
+    back = baseline.predict_perturbation(predicted, control="stimulated", perturbation="control")
     assert set(back.obs["deltavi_source_condition"]) == {"stimulated"}
     joined = anndata.concat([adata, predicted], join="outer", index_unique="-")
     assert ShiftBaseline(joined, **KEYS).predict_perturbation(**CONDITIONS).n_obs == predicted.n_obs

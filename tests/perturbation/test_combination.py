@@ -19,14 +19,14 @@ QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 
 
 @pytest.mark.parametrize(
-    ("target", "parts"), [("A", ("A",)), ("A+B", ("A", "B")), (" A + B ", ("A", "B")), ("A+C", ("A+C",))]
+    ("perturbation", "parts"), [("A", ("A",)), ("A+B", ("A", "B")), (" A + B ", ("A", "B")), ("A+C", ("A+C",))]
 )
-def test_parts(target: str, parts: tuple[str, ...]) -> None:
-    assert parts_of(target, KNOWN, control="control") == parts
+def test_parts(perturbation: str, parts: tuple[str, ...]) -> None:
+    assert parts_of(perturbation, KNOWN, control="control") == parts
 
 
 @pytest.mark.parametrize(
-    ("target", "error", "said"),
+    ("perturbation", "error", "said"),
     [
         ("D", UnknownCategoryError, "'D'"),
         ("A+D", UnknownCategoryError, "part of 'A\\+D' 'D'"),
@@ -35,9 +35,9 @@ def test_parts(target: str, parts: tuple[str, ...]) -> None:
         ("A+control", DeltaviError, "other than the control"),
     ],
 )
-def test_targets_that_cannot_be_joined(target: str, error: type[Exception], said: str) -> None:
+def test_targets_that_cannot_be_joined(perturbation: str, error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
-        parts_of(target, KNOWN, control="control")
+        parts_of(perturbation, KNOWN, control="control")
 
 
 @pytest.mark.parametrize("effect_scale", [np.nan, np.inf, "2", None, True])
@@ -47,15 +47,14 @@ def test_effect_scales_that_are_no_number(effect_scale: object) -> None:
 
 
 def test_shifts_are_added_and_scaled() -> None:
-    first = Shift(np.array([1.0, 2.0]), "kriging", {"u": 1.0}, {"u": 5}, {"u": 6}, doubt=0.2)
-    second = Shift(
-        np.array([0.0, -1.0]), "kriging", {"u": 0.5, "v": 0.5}, {"u": 5, "v": 3}, {"u": 7, "v": 4}, doubt=0.4
-    )
+    first = Shift(np.array([1.0, 2.0]), "gp", {"u": 1.0}, {"u": 5}, {"u": 6}, uncertainty=0.2)
+    tables = {"u": 0.5, "v": 0.5}, {"u": 5, "v": 3}, {"u": 7, "v": 4}
+    second = Shift(np.array([0.0, -1.0]), "gp", *tables, uncertainty=0.4)
     both = combined_shift({"A": first, "B": second}, 2.0)
     np.testing.assert_allclose(both.vector, [2, 2])
     assert both.weights == {"u (A)": 1.0, "u (B)": 0.5, "v (B)": 0.5}
-    assert both.n_target == {"u (A)": 6, "u (B)": 7, "v (B)": 4}
-    assert both.doubt == 0.4
+    assert both.n_perturbed == {"u (A)": 6, "u (B)": 7, "v (B)": 4}
+    assert both.uncertainty == 0.4
     assert combined_shift({"A": first}) is first
     np.testing.assert_allclose(combined_shift({"A": first}, -0.5).vector, [-0.5, -1])
 
@@ -68,7 +67,7 @@ def test_responses_are_added_as_independent() -> None:
     both = combined_response(parts, -2.0)
     np.testing.assert_allclose(both.change, [4.0])
     np.testing.assert_allclose(both.half_width, [10.0])
-    assert (both.doubt, both.usual_doubt) == (0.3, 0.5)
+    assert (both.uncertainty, both.max_training_uncertainty) == (0.3, 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -96,28 +95,28 @@ def mean(adata: AnnData) -> np.ndarray:
     return np.asarray(adata.X.mean(0)).ravel()
 
 
-@pytest.mark.parametrize("shift", ["paired", "similarity", "nearest", "kriging", "global"])
+@pytest.mark.parametrize("shift", ["paired", "similarity", "nearest", "gp", "global"])
 def test_baseline_adds_the_shifts_of_the_parts(cells: AnnData, shift: str) -> None:
     baseline = ShiftBaseline(cells, condition_key="condition", labels_key="cell_type")
     ask = {"control": "control", "shift": shift, "clip": False}
     start = cells[cells.obs["condition"] == "control"]
-    one, other, both = (baseline.predict_perturbation(target=t, **ask) for t in ("A", "B", "A+B"))
+    one, other, both = (baseline.predict_perturbation(perturbation=t, **ask) for t in ("A", "B", "A+B"))
     np.testing.assert_allclose(mean(both) - mean(start), mean(one) + mean(other) - 2 * mean(start), atol=1e-5)
     assert set(both.obs["condition"]) == {"A+B"}
-    half = baseline.predict_perturbation(target="A", effect_scale=0.5, **ask)
+    half = baseline.predict_perturbation(perturbation="A", effect_scale=0.5, **ask)
     np.testing.assert_allclose(mean(half) - mean(start), 0.5 * (mean(one) - mean(start)), atol=1e-5)
 
 
 def test_model_adds_latent_shifts_and_changes(model: SCGEN) -> None:
     ask = {"control": "control", "labels": "type_1", "shift_scale": 1.0}
-    one, other, both = (model.predict_perturbation(target=t, **ask) for t in ("A", "B", "A+B"))
+    one, other, both = (model.predict_perturbation(perturbation=t, **ask) for t in ("A", "B", "A+B"))
     moves = [p.obsm["X_deltavi"] - p.obsm["X_deltavi_control"] for p in (one, other, both)]
     np.testing.assert_allclose(moves[2], moves[0] + moves[1], atol=1e-5)
     assert list(both.obs["condition"].unique()) == ["A+B"]
     assert set(both.uns["deltavi"]["weights"]["training_label"]) >= {"type_2 (A)", "type_2 (B)"}
-    agreed = model.predict_perturbation(control="control", target="A+B", labels="type_1", empirical_weight=1.0)
+    agreed = model.predict_perturbation(control="control", perturbation="A+B", labels="type_1", empirical_weight=1.0)
     singles = [
-        model.predict_perturbation(control="control", target=t, labels="type_1", empirical_weight=1.0)
+        model.predict_perturbation(control="control", perturbation=t, labels="type_1", empirical_weight=1.0)
         for t in ("A", "B")
     ]
     wanted = sum(p.varm["deltavi_change"]["type_1"].to_numpy() for p in singles)
@@ -127,7 +126,7 @@ def test_model_adds_latent_shifts_and_changes(model: SCGEN) -> None:
 
 
 def test_dose_scales_the_response(model: SCGEN) -> None:
-    ask = {"control": "control", "target": "A", "labels": "type_1"}
+    ask = {"control": "control", "perturbation": "A", "labels": "type_1"}
     changes = [
         model.predict_perturbation(effect_scale=d, **ask).varm["deltavi_change"]["type_1"] for d in (0.0, 0.5, 1.0)
     ]
@@ -143,7 +142,7 @@ def test_unknown_part_is_named(model: SCGEN, cells: AnnData) -> None:
     baseline = ShiftBaseline(cells, condition_key="condition", labels_key="cell_type")
     for predict in (model.predict_perturbation, baseline.predict_perturbation):
         with pytest.raises(UnknownCategoryError, match="part of 'A\\+X' 'X'"):
-            predict(control="control", target="A+X")
+            predict(control="control", perturbation="A+X")
 
 
 def test_a_decoder_that_knows_the_condition_cannot_join(cells: AnnData) -> None:
@@ -153,8 +152,8 @@ def test_a_decoder_that_knows_the_condition_cannot_join(cells: AnnData) -> None:
     fitted = SCGEN(train, n_hidden=8, n_latent=2, condition_in_decoder=True, condition_mmd=10.0)
     fitted.train(2, **QUIET)
     with pytest.raises(DeltaviError, match="without condition_in_decoder"):
-        fitted.predict_perturbation(control="control", target="A+B")
-    switched = fitted.predict_perturbation(control="control", target="A", shift="none")
+        fitted.predict_perturbation(control="control", perturbation="A+B")
+    switched = fitted.predict_perturbation(control="control", perturbation="A", shift="none")
     assert switched.n_obs == (cells.obs["condition"] == "control").sum()
 
 

@@ -12,14 +12,14 @@ import scipy.sparse as sp
 
 from deltavi.errors import DeltaviError, GeneMatchError, InputDataError, UnknownCategoryError
 from deltavi.metrics import PredictionScore, principal_axes, score_prediction
-from deltavi.perturbation import BASELINES, CEILING, baseline_predictions, compare, verdict
+from deltavi.perturbation import BASELINES, SPLIT_HALF, baseline_predictions, compare, conclusion
 
 FIELDS = [field.name for field in dataclasses.fields(PredictionScore)]
 ARGUMENTS = {
     "condition_key": "condition",
     "labels_key": "cell_type",
     "control": "control",
-    "target": "stimulated",
+    "perturbation": "stimulated",
 }
 
 
@@ -35,7 +35,7 @@ def trio(adata, split):
 
 def test_table_form(trio):
     table = compare(*trio)
-    assert list(table.index) == [*BASELINES, "two halves of the real cells"]
+    assert list(table.index) == [*BASELINES, "split-half ceiling"]
     assert list(table.columns) == FIELDS
     assert table.index.name == "method"
     assert all(np.issubdtype(dtype, np.float64) for dtype in table.dtypes)
@@ -58,14 +58,14 @@ def test_ceiling_is_the_protocols_split(trio, seed):
     half = real.n_obs // 2
     expected = score_prediction(real.X[order[:half]], real.X[order[half:]], control=control.X)
     table = compare(predictions, real, control, seed=seed)
-    assert table.loc[CEILING].to_dict() == expected.as_dict()
+    assert table.loc[SPLIT_HALF].to_dict() == expected.as_dict()
 
 
 def test_ceiling_is_optional(trio):
     predictions, real, control = trio
-    table = compare(predictions, real, control, ceiling=False)
+    table = compare(predictions, real, control, split_half=False)
     assert list(table.index) == list(BASELINES)
-    assert table.equals(compare(predictions, real, control).drop(index=CEILING))
+    assert table.equals(compare(predictions, real, control).drop(index=SPLIT_HALF))
 
 
 @pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix, sp.csc_array])
@@ -104,11 +104,11 @@ def test_backed_cells(trio, tmp_path):
 def test_shifts_beat_no_change_and_halves_beat_shifts(experiment, split):
     train, query, real = split(experiment(n_cells=100, response="graded"), "monocyte")
     table = compare(baseline_predictions(train, query, **ARGUMENTS), real, query)
-    shifts = table.drop(index=["no change", CEILING])
+    shifts = table.drop(index=["no change", SPLIT_HALF])
     assert (shifts["e_distance"] < table.loc["no change", "e_distance"]).all()
-    assert (shifts["e_distance"] > table.loc[CEILING, "e_distance"]).all()
-    assert (shifts["correlation_of_changes"] < table.loc[CEILING, "correlation_of_changes"]).all()
-    assert table.loc["no change", "correlation_of_changes"] == 0
+    assert (shifts["e_distance"] > table.loc[SPLIT_HALF, "e_distance"]).all()
+    assert (shifts["pearson_delta"] < table.loc[SPLIT_HALF, "pearson_delta"]).all()
+    assert table.loc["no change", "pearson_delta"] == 0
 
 
 def test_nothing_to_compare(trio):
@@ -119,10 +119,10 @@ def test_nothing_to_compare(trio):
 
 def test_prediction_named_like_the_ceiling(trio):
     predictions, real, control = trio
-    named = {CEILING: predictions["mean shift"]}
+    named = {SPLIT_HALF: predictions["mean shift"]}
     with pytest.raises(DeltaviError, match="is the name of the added row"):
         compare(named, real, control)
-    assert list(compare(named, real, control, ceiling=False).index) == [CEILING]
+    assert list(compare(named, real, control, split_half=False).index) == [SPLIT_HALF]
 
 
 def test_errors_name_the_prediction(trio):
@@ -139,17 +139,17 @@ def test_too_few_real_cells_for_halves(trio):
     predictions, real, control = trio
     with pytest.raises(InputDataError, match="real has 2 cells, too few for two halves"):
         compare(predictions, real[:2], control)
-    assert len(compare(predictions, real[:2], control, ceiling=False)) == len(BASELINES)
-    assert CEILING in compare(predictions, real[:3], control).index
+    assert len(compare(predictions, real[:2], control, split_half=False)) == len(BASELINES)
+    assert SPLIT_HALF in compare(predictions, real[:3], control).index
 
 
-# the verdict
+# the conclusion
 
 
 def table_of(**rows):
-    """A table of correlation of changes and E-distance."""
+    """A table of Pearson delta and E-distance."""
     named = {name.replace("_", " "): values for name, values in rows.items()}
-    return pd.DataFrame(named, index=["correlation_of_changes", "e_distance"]).T
+    return pd.DataFrame(named, index=["pearson_delta", "e_distance"]).T
 
 
 BASIS = {"no_change": (0.0, 348.9), "mean_shift": (0.868, 97.2), "similarity_shift": (0.923, 34.8)}
@@ -160,86 +160,86 @@ BASIS = {"no_change": (0.0, 348.9), "mean_shift": (0.868, 97.2), "similarity_shi
     [
         (
             (0.94, 30.0),
-            "SCGEN beat the best baseline on correlation of changes (0.94 against 0.923 of similarity shift) "
+            "SCGEN beat the best baseline on Pearson delta (0.94 against 0.923 of similarity shift) "
             "and on E-distance (30 against 34.8 of similarity shift).",
         ),
         (
             (0.93, 41.25),
-            "SCGEN beat the best baseline on correlation of changes (0.93 against 0.923 of similarity shift), "
+            "SCGEN beat the best baseline on Pearson delta (0.93 against 0.923 of similarity shift), "
             "but did not beat it on E-distance (41.25 against 34.8 of similarity shift).",
         ),
         (
             (0.9, 20.0),
-            "SCGEN did not beat the best baseline on correlation of changes (0.9 against 0.923 of similarity shift), "
+            "SCGEN did not beat the best baseline on Pearson delta (0.9 against 0.923 of similarity shift), "
             "but beat it on E-distance (20 against 34.8 of similarity shift).",
         ),
         (
             (0.9, 50.0),
-            "SCGEN did not beat the best baseline on correlation of changes (0.9 against 0.923 of similarity shift) "
+            "SCGEN did not beat the best baseline on Pearson delta (0.9 against 0.923 of similarity shift) "
             "or on E-distance (50 against 34.8 of similarity shift).",
         ),
         (
             (0.923, 20.0),
-            "SCGEN equalled the best baseline on correlation of changes (0.923 against 0.923 of similarity shift), "
+            "SCGEN equalled the best baseline on Pearson delta (0.923 against 0.923 of similarity shift), "
             "but beat it on E-distance (20 against 34.8 of similarity shift).",
         ),
     ],
 )
 def test_sentences(scores, sentence):
-    assert verdict(table_of(**BASIS, SCGEN=scores)) == sentence
+    assert conclusion(table_of(**BASIS, SCGEN=scores)) == sentence
 
 
 def test_the_ceiling_is_no_baseline():
-    table = table_of(**BASIS, SCGEN=(0.94, 30.0), two_halves_of_the_real_cells=(0.97, 4.4))
-    assert CEILING in table.index
-    assert verdict(table) == verdict(table.drop(index=CEILING))
+    table = table_of(**BASIS, SCGEN=(0.94, 30.0), **{SPLIT_HALF: (0.97, 4.4)})
+    assert SPLIT_HALF in table.index
+    assert conclusion(table) == conclusion(table.drop(index=SPLIT_HALF))
 
 
 def test_best_baseline_is_sought_for_each_metric():
     table = table_of(steady=(0.9, 50.0), close=(0.5, 20.0), SCGEN=(0.8, 30.0))
-    assert "of steady)" in verdict(table)
-    assert "of close)" in verdict(table)
+    assert "of steady)" in conclusion(table)
+    assert "of close)" in conclusion(table)
 
 
 def test_any_row_can_be_judged_by_any_directed_metric(trio):
     table = compare(*trio)
-    sentence = verdict(table, "similarity shift", metric="mse_top")
+    sentence = conclusion(table, "similarity shift", metric="mse_top")
     assert sentence.startswith("similarity shift ")
     assert "on mse top" in sentence
-    best = table.drop(index=["similarity shift", CEILING])["mse_top"].min()
+    best = table.drop(index=["similarity shift", SPLIT_HALF])["mse_top"].min()
     won = table.loc["similarity shift", "mse_top"] < best
     assert ("did not beat" not in sentence) == won
-    assert "R2 of means (" in verdict(table, "mean shift", metric=["r2_of_means", "direction_accuracy"])
+    assert "R2 of means (" in conclusion(table, "mean shift", metric=["r2_of_means", "direction_accuracy"])
 
 
-def test_verdict_leaves_the_table_untouched(trio):
+def test_conclusion_leaves_the_table_untouched(trio):
     table = compare(*trio)
     kept = table.copy()
-    verdict(table, "mean shift")
+    conclusion(table, "mean shift")
     pd.testing.assert_frame_equal(table, kept)
 
 
-def test_verdict_of_a_mean_of_tables(trio):
+def test_conclusion_of_a_mean_of_tables(trio):
     tables = [compare(*trio, seed=seed) for seed in range(3)]
     mean = pd.concat(tables).groupby(level=0, sort=False).mean()
-    assert verdict(mean, "mean shift") == verdict(tables[0], "mean shift")
+    assert conclusion(mean, "mean shift") == conclusion(tables[0], "mean shift")
 
 
-def test_verdict_errors(trio):
+def test_conclusion_errors(trio):
     table = compare(*trio)
     with pytest.raises(UnknownCategoryError, match="method 'SCGEN' is not in the data"):
-        verdict(table)
+        conclusion(table)
     with pytest.raises(UnknownCategoryError, match=r"'mean shfit' .* Did you mean 'mean shift'"):
-        verdict(table, "mean shfit")
+        conclusion(table, "mean shfit")
     with pytest.raises(UnknownCategoryError, match="metric 'mse' is not in the data"):
-        verdict(table, "mean shift", metric="mse")
+        conclusion(table, "mean shift", metric="mse")
     for name in ("variance_ratio", "zero_fraction"):
         with pytest.raises(DeltaviError, match=f"'{name}' has no better or worse"):
-            verdict(table, "mean shift", metric=name)
+            conclusion(table, "mean shift", metric=name)
     with pytest.raises(DeltaviError, match="holds no baseline"):
-        verdict(table.loc[["mean shift", CEILING]], "mean shift")
+        conclusion(table.loc[["mean shift", SPLIT_HALF]], "mean shift")
     with pytest.raises(DeltaviError, match="names a method twice"):
-        verdict(pd.concat([table, table]), "mean shift")
+        conclusion(pd.concat([table, table]), "mean shift")
     table.loc["no change", "e_distance"] = np.nan
     with pytest.raises(DeltaviError, match="'e_distance' holds missing values"):
-        verdict(table, "mean shift")
+        conclusion(table, "mean shift")

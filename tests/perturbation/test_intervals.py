@@ -91,13 +91,13 @@ def test_coverage_holds_for_near_and_far_queries(far: float) -> None:
     assert 0.83 <= np.mean([scene.inside(scene.estimate()).mean() for scene in scenes]) <= 0.97
 
 
-def test_doubt_tells_large_errors_from_small_ones(draws: list[tuple[Draw, ResponseEstimate]]) -> None:
-    doubts = [found.doubt for _, found in draws]
+def test_uncertainty_tells_large_errors_from_small_ones(draws: list[tuple[Draw, ResponseEstimate]]) -> None:
+    uncertainties = [found.uncertainty for _, found in draws]
     errors = [((scene.observed - found.change) ** 2).mean() for scene, found in draws]
-    assert stats.spearmanr(doubts, errors).statistic > 0.6
+    assert stats.spearmanr(uncertainties, errors).statistic > 0.6
     # nor does it only rank them: it is the error relative to how much responses differ, up to noise
     spread = [interpolate(scene.responses, scene.query).spread.mean() for scene, _ in draws]
-    expected = np.mean(np.array(doubts) * spread) + 0.02
+    expected = np.mean(np.array(uncertainties) * spread) + 0.02
     assert expected == pytest.approx(np.mean(errors), rel=0.35)
 
 
@@ -113,7 +113,7 @@ def plain_deviation(responses: Responses, query: np.ndarray, width: float, error
     variance = np.zeros(len(error))
     for genes in plain_classes(found.weights @ responses.changes):
         shrunk = ((n - 1) * found.spread[genes] + 2 * np.mean(found.spread[genes])) / (n - 1 + 2)
-        variance[genes] = found.doubt * shrunk + error[genes]
+        variance[genes] = found.uncertainty * shrunk + error[genes]
     return np.sqrt(variance)
 
 
@@ -181,14 +181,14 @@ def test_fewer_cells_of_the_labels_widen_the_intervals() -> None:
     assert np.mean([f.half_width.mean() for f in few]) > 1.3 * np.mean([f.half_width.mean() for f in many])
 
 
-def test_a_query_far_away_gets_wide_intervals_and_more_doubt() -> None:
+def test_a_query_far_away_gets_wide_intervals_and_more_uncertainty() -> None:
     scene = draw(0)
     direction = np.array([1.0, 0.3])
     found = [estimate_response(scene.responses, distance * direction) for distance in (0.0, 1.0, 2.0, 3.0, 5.0, 50.0)]
-    assert (np.diff([f.doubt for f in found]) > 0).all()
+    assert (np.diff([f.uncertainty for f in found]) > 0).all()
     assert (np.diff([f.half_width.mean() for f in found]) > 0).all()
-    assert len({f.usual_doubt for f in found}) == 1
-    assert found[0].doubt < found[0].usual_doubt < found[-1].doubt
+    assert len({f.max_training_uncertainty for f in found}) == 1
+    assert found[0].uncertainty < found[0].max_training_uncertainty < found[-1].uncertainty
 
 
 def test_a_wider_coverage_is_wider() -> None:
@@ -196,14 +196,14 @@ def test_a_wider_coverage_is_wider() -> None:
     assert (np.diff(widths, axis=0) > 0).all()
 
 
-def test_usual_doubt_is_the_largest_of_a_label_left_out() -> None:
+def test_max_training_uncertainty_is_the_largest_of_a_label_left_out() -> None:
     scene = draw(1)
     width = best_width(scene.responses)
-    doubts = [
-        interpolate(scene.responses.without(label), scene.responses.points[label], width).doubt
+    uncertainties = [
+        interpolate(scene.responses.without(label), scene.responses.points[label], width).uncertainty
         for label in range(N_LABELS)
     ]
-    assert scene.estimate().usual_doubt == pytest.approx(max(doubts))
+    assert scene.estimate().max_training_uncertainty == pytest.approx(max(uncertainties))
     found, expected = scene.estimate(), interpolate(scene.responses, scene.query)
     np.testing.assert_allclose(found.change, expected.weights @ scene.responses.changes)
     np.testing.assert_array_equal(found.weights, expected.weights)
@@ -219,7 +219,7 @@ def test_fewer_than_three_labels_say_nothing_of_their_errors(n_labels: int) -> N
     estimate = estimate_response(responses, found.query, query_error=found.error)
     assert np.isnan(estimate.half_width).all()
     assert estimate.half_width.shape == (N_GENES,)
-    assert np.isnan(estimate.usual_doubt)
+    assert np.isnan(estimate.max_training_uncertainty)
     assert np.isfinite(estimate.change).all()
     assert estimate.weights.sum() == pytest.approx(1)
     three = Responses(*(values[:3] for values in vars(found.responses).values()))
@@ -267,7 +267,7 @@ def test_order_of_genes_and_labels_is_irrelevant(seed: int) -> None:
     np.testing.assert_allclose(found.change, expected.change[genes], atol=1e-8)
     np.testing.assert_allclose(found.half_width, expected.half_width[genes], rtol=1e-6)
     np.testing.assert_allclose(found.weights, expected.weights[labels], atol=1e-8)
-    assert found.usual_doubt == pytest.approx(expected.usual_doubt)
+    assert found.max_training_uncertainty == pytest.approx(expected.max_training_uncertainty)
 
 
 @given(seed=SEEDS, unit=st.floats(0.01, 100))

@@ -44,12 +44,12 @@ def scene(seed: int, n_labels: int = 6, n_dims: int = 3, n_values: int = 25) -> 
 
 @pytest.mark.parametrize("width", [0.25, 2.0, 16.0])
 @pytest.mark.parametrize("n_labels", [2, 3, 9])
-def test_weights_doubt_and_spread_solve_the_bordered_system(n_labels: int, width: float) -> None:
+def test_weights_uncertainty_and_spread_solve_the_bordered_system(n_labels: int, width: float) -> None:
     for seed in range(5):
         responses, query = scene(seed, n_labels)
         found, expected = interpolate(responses, query, width), plain.kriging(responses, query, width)
         np.testing.assert_allclose(found.weights, expected.weights, atol=1e-9)
-        assert found.doubt == pytest.approx(expected.doubt, abs=1e-9)
+        assert found.uncertainty == pytest.approx(expected.uncertainty, abs=1e-9)
         np.testing.assert_allclose(found.spread, expected.spread, rtol=1e-8)
 
 
@@ -78,7 +78,7 @@ def test_two_labels_by_hand() -> None:
     weights = beside.weights
     covariance = np.array([[1, between], [between, 1]]) + SMALLEST_NOISE * np.eye(2)
     expected = 1 + weights @ covariance @ weights - 2 * weights @ [near, far]
-    assert beside.doubt == pytest.approx(expected, abs=1e-5)
+    assert beside.uncertainty == pytest.approx(expected, abs=1e-5)
     # contrast 3 between two values of variance 1 - between each, and the noise
     assert beside.spread == pytest.approx(9 / (2 * apart), rel=1e-9)
 
@@ -125,20 +125,20 @@ def test_a_label_without_noise_is_reproduced_where_it_lies() -> None:
         # up to the least noise that any measurement is thought to have
         np.testing.assert_allclose(found.weights, np.eye(6)[label], atol=20 * SMALLEST_NOISE)
         np.testing.assert_allclose(found.weights @ exact.changes, exact.changes[label], atol=0.1)
-        assert 0 <= found.doubt <= SMALLEST_NOISE
+        assert 0 <= found.uncertainty <= SMALLEST_NOISE
         # noise makes the label lean on the others
         noisy = interpolate(responses, exact.points[label], 1.0)
         assert noisy.weights[label] < found.weights[label] - 1e-3
-        assert noisy.doubt > 1e-3
+        assert noisy.uncertainty > 1e-3
 
 
-def test_far_from_all_labels_the_mean_is_predicted_with_a_doubt_above_one() -> None:
+def test_far_from_all_labels_the_mean_is_predicted_with_an_uncertainty_above_one() -> None:
     for seed in range(5):
         responses, query = scene(seed)
         found = interpolate(responses, 1e3 * query, 1.0)
         np.testing.assert_allclose(found.weights, plain.mean_weights(responses, 1.0), atol=1e-9)
-        assert found.doubt > 1
-        closer = [interpolate(responses, factor * query, 1.0).doubt for factor in (3.0, 10.0, 1e3)]
+        assert found.uncertainty > 1
+        closer = [interpolate(responses, factor * query, 1.0).uncertainty for factor in (3.0, 10.0, 1e3)]
         assert closer == sorted(closer)
 
 
@@ -189,8 +189,8 @@ def test_what_labels_have_in_common_breaks_nothing(responses: Responses) -> None
             found = interpolate(responses, query, width)
             assert found.weights.sum() == pytest.approx(1, abs=1e-6)
             assert np.isfinite(found.weights).all()
-            assert np.isfinite(found.doubt)
-            assert found.doubt >= 0
+            assert np.isfinite(found.uncertainty)
+            assert found.uncertainty >= 0
             assert np.isfinite(found.spread).all()
             assert (found.spread >= -1e-12).all()
 
@@ -206,7 +206,7 @@ def test_fewer_dimensions_hold_the_same_labels(n_dims: int) -> None:
         for label in range(7):
             found, expected = (interpolate(r.without(label), r.points[label], 2.0) for r in (few, whole))
             np.testing.assert_allclose(found.weights, expected.weights, atol=1e-9)
-            assert found.doubt == pytest.approx(expected.doubt, abs=1e-9)
+            assert found.uncertainty == pytest.approx(expected.uncertainty, abs=1e-9)
 
 
 def test_labels_in_one_place_are_averaged_by_precision() -> None:
@@ -217,7 +217,7 @@ def test_labels_in_one_place_are_averaged_by_precision() -> None:
     unequal = interpolate(Responses(np.ones((4, 2)), changes, errors), np.ones(2))
     np.testing.assert_allclose(unequal.weights, (1 / errors[:, 0]) / (1 / errors[:, 0]).sum(), rtol=1e-6)
     alone = interpolate(Responses(np.ones((1, 2)), changes[:1], errors[:1]), np.zeros(2))
-    assert (alone.weights.tolist(), alone.doubt, alone.spread.tolist()) == ([1.0], 1.0, [0.0] * 30)
+    assert (alone.weights.tolist(), alone.uncertainty, alone.spread.tolist()) == ([1.0], 1.0, [0.0] * 30)
 
 
 # -- invariances -------------------------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ def test_where_labels_lie_counts_up_to_motion_and_scale(seed: int, offset: float
             interpolate(moved, factor * (query @ turn + offset), width),
         )
         np.testing.assert_allclose(found.weights, expected.weights, atol=1e-6)
-        assert found.doubt == pytest.approx(expected.doubt, abs=1e-6)
+        assert found.uncertainty == pytest.approx(expected.uncertainty, abs=1e-6)
         np.testing.assert_allclose(found.spread, expected.spread, rtol=1e-6)
 
 
@@ -247,7 +247,7 @@ def test_order_of_labels_and_units_of_responses_are_irrelevant(seed: int, unit: 
     shuffled = Responses(responses.points[order], unit * responses.changes[order], unit**2 * responses.errors[order])
     expected, found = interpolate(responses, query), interpolate(shuffled, query)
     np.testing.assert_allclose(found.weights, expected.weights[order], atol=1e-7)
-    assert found.doubt == pytest.approx(expected.doubt, abs=1e-7)
+    assert found.uncertainty == pytest.approx(expected.uncertainty, abs=1e-7)
     np.testing.assert_allclose(found.spread, unit**2 * expected.spread, rtol=1e-6)
     assert found.weights.sum() == pytest.approx(1, abs=1e-9)
 
@@ -277,18 +277,18 @@ def test_the_shift_is_kriged_from_means_and_standard_errors_of_cells() -> None:
     shift = estimate_shift(
         adata.X,
         is_control=of["control"],
-        is_target=of["stimulated"],
+        is_perturbed=of["stimulated"],
         labels=adata.obs["cell_type"],
         query=query,
-        estimator="kriging",
+        estimator="gp",
     )
     expected = interpolate(responses, query.mean(0, dtype=float))
     np.testing.assert_allclose(list(shift.weights.values()), expected.weights, atol=1e-6)
     assert list(shift.weights) == names
     np.testing.assert_allclose(shift.vector, expected.weights @ responses.changes, atol=1e-6)
-    assert shift.doubt == pytest.approx(expected.doubt, abs=1e-6)
+    assert shift.uncertainty == pytest.approx(expected.uncertainty, abs=1e-6)
     predicted = ShiftBaseline(adata, condition_key="condition", labels_key="cell_type").predict_perturbation(
-        control="control", target="stimulated", shift="kriging", clip=False
+        control="control", perturbation="stimulated", shift="gp", clip=False
     )
     for name in names:
         cells = np.asarray(predicted.obs["cell_type"] == name)
@@ -305,14 +305,14 @@ def test_a_label_behind_another_may_weigh_less_than_nothing_and_still_counts() -
     points = np.concatenate([np.stack([places, places], 1)] * 2 + [np.stack([places, 3 * places], 1)] * 2)
     points += 1e-3 * np.random.default_rng(0).normal(size=points.shape)
     is_control, labels = np.repeat([True, False], 8), np.tile(list("abcd"), 4)
-    options = {"is_control": is_control, "is_target": ~is_control, "labels": labels, "query": np.array([[3.6, 3.6]])}
-    shift = estimate_shift(points, estimator="kriging", **options)
+    options = {"is_control": is_control, "is_perturbed": ~is_control, "labels": labels, "query": np.array([[3.6, 3.6]])}
+    shift = estimate_shift(points, estimator="gp", **options)
     assert min(shift.weights.values()) < -0.01
     assert sum(shift.weights.values()) == pytest.approx(1)
-    assert shift.n_control == shift.n_target == dict.fromkeys("abcd", 2)
+    assert shift.n_control == shift.n_perturbed == dict.fromkeys("abcd", 2)
     assert shift.vector[1] > 2 * 3
-    for estimator in set(ESTIMATORS) - {"kriging"}:
-        assert np.isnan(estimate_shift(points, estimator=estimator, **options).doubt)
+    for estimator in set(ESTIMATORS) - {"gp"}:
+        assert np.isnan(estimate_shift(points, estimator=estimator, **options).uncertainty)
 
 
 def test_errors_of_group_means() -> None:

@@ -21,7 +21,7 @@ from deltavi.likelihood import (
     ZeroInflatedNegativeBinomial,
 )
 from deltavi.perturbation.coupling import couple, coupling
-from deltavi.perturbation.matching import LARGEST_MOVE, match_means
+from deltavi.perturbation.matching import LARGEST_OFFSET, match_means
 
 SEEDS = st.integers(0, 2**32 - 1)
 N_CELLS, N_GENES = 200, 60
@@ -68,13 +68,13 @@ def test_no_gap_grows_and_no_move_is_too_large(seed: int, spread: float) -> None
     wanted = np.maximum(start + spread * rng.normal(size=N_GENES), 0)
     found = match_means(mean_at, wanted)
     assert (np.abs(wanted - mean_at(found)) <= np.abs(wanted - start) + 1e-12).all()
-    assert (np.abs(found) <= LARGEST_MOVE).all()
+    assert (np.abs(found) <= LARGEST_OFFSET).all()
 
 
 def test_what_is_out_of_reach_goes_as_far_as_it_may() -> None:
     mean_at = log_mean()
     far = match_means(mean_at, mean_at(np.full(N_GENES, 10.0)))
-    assert far.max() == LARGEST_MOVE
+    assert far.max() == LARGEST_OFFSET
     assert (far > 0.5).all()
 
 
@@ -87,7 +87,7 @@ def test_a_gene_that_cells_do_not_express_stays_finite() -> None:
     with np.errstate(all="raise", under="ignore"):
         found = match_means(mean_at, np.array([0.0, 1.0, 0.0, 2.0]))
     assert np.isfinite(found).all()
-    assert (np.abs(found) <= LARGEST_MOVE).all()
+    assert (np.abs(found) <= LARGEST_OFFSET).all()
     # none of its moves brings it closer
     assert (found[:2] == 0).all()
     assert found[2] < -1

@@ -14,7 +14,7 @@ HELD_OUT = "type4"
 
 
 def common_response(seed, n_dims=6, n_cells=20):
-    """Every type shifts by the same vector, cell by cell, so that means are exact; the last one has no target cells."""
+    """Every type shifts by the same vector, so that means are exact; the last one has no perturbed cells."""
     rng = np.random.default_rng(seed)
     true_shift = rng.normal(0, 1, n_dims)
     labels = np.repeat(TYPES, n_cells)
@@ -24,7 +24,7 @@ def common_response(seed, n_dims=6, n_cells=20):
     data = {
         "points": np.vstack([control, control[seen] + true_shift]),
         "is_control": np.repeat([True, False], [len(labels), seen.sum()]),
-        "is_target": np.repeat([False, True], [len(labels), seen.sum()]),
+        "is_perturbed": np.repeat([False, True], [len(labels), seen.sum()]),
         "labels": np.concatenate([labels, labels[seen]]),
         "query": control[~seen],
     }
@@ -61,9 +61,9 @@ def test_the_bias_vanishes_when_nothing_is_held_out():
 
 
 def test_global_is_biased_by_the_composition_of_the_conditions():
-    """Half of the target cells of one type are lost: the same response, yet all cells against all cells is off."""
+    """Half of the perturbed cells of one type are lost: the same response, yet all cells against all cells is off."""
     true_shift, data = common_response(5)
-    lost = np.flatnonzero(data["is_target"] & (data["labels"] == "type0"))[:15]
+    lost = np.flatnonzero(data["is_perturbed"] & (data["labels"] == "type0"))[:15]
     kept = np.setdiff1d(np.arange(len(data["labels"])), lost)
     thinned = {name: value if name == "query" else value[kept] for name, value in data.items()}
     error = {
@@ -71,7 +71,7 @@ def test_global_is_biased_by_the_composition_of_the_conditions():
         for name in ("global", "paired")
     }
     expected = (
-        thinned["points"][thinned["is_target"]].mean(axis=0)
+        thinned["points"][thinned["is_perturbed"]].mean(axis=0)
         - thinned["points"][thinned["is_control"]].mean(axis=0)
         - true_shift
     )
@@ -87,12 +87,12 @@ def graded_response(seed, n_dims=5, n_cells=60):
     labels = np.repeat(TYPES, n_cells)
     position = np.repeat(places, n_cells)[:, None]
     control = 3 * position * direction + rng.normal(0, 0.3, (len(labels), n_dims))
-    target = 3 * position * direction + position * effect + rng.normal(0, 0.3, control.shape)
+    perturbed = 3 * position * direction + position * effect + rng.normal(0, 0.3, control.shape)
     seen = labels != HELD_OUT
     data = {
-        "points": np.vstack([control, target[seen]]),
+        "points": np.vstack([control, perturbed[seen]]),
         "is_control": np.repeat([True, False], [len(labels), seen.sum()]),
-        "is_target": np.repeat([False, True], [len(labels), seen.sum()]),
+        "is_perturbed": np.repeat([False, True], [len(labels), seen.sum()]),
         "labels": np.concatenate([labels, labels[seen]]),
         "query": control[~seen],
     }

@@ -14,7 +14,7 @@ POINTS = np.arange(12.0).reshape(6, 2)
 CONTROL = np.array([True, True, True, False, False, False])
 GOOD = {
     "is_control": CONTROL,
-    "is_target": ~CONTROL,
+    "is_perturbed": ~CONTROL,
     "labels": ["a", "b", "c", "a", "b", "c"],
     "query": POINTS[:1],
 }
@@ -49,14 +49,14 @@ def test_query_is_needed(estimator):
 
 @pytest.mark.parametrize("estimator", ["paired", "similarity", "nearest"])
 def test_no_label_in_both_conditions_says_which_are_where(estimator):
-    message = r"No label is seen in both .* control: 'a', 'b'; in target: 'c', 'd'. Use 'global', .* vector"
+    message = r"No label is seen in both .* Control: 'a', 'b'; perturbed: 'c', 'd'. Use 'global', .* vector"
     with pytest.raises(DeltaviError, match=message):
         shift(labels=["a", "b", "a", "c", "d", "c"], estimator=estimator)
 
 
 def test_no_label_at_all_in_one_condition():
     labels = [None, None, None, "a", "b", "a"]
-    with pytest.raises(DeltaviError, match="In control: none; in target: 'a', 'b'"):
+    with pytest.raises(DeltaviError, match="Control: none; perturbed: 'a', 'b'"):
         shift(labels=labels, estimator="paired")
     with pytest.raises(DeltaviError, match="needs a label in each condition"):
         shift(labels=labels, estimator="scgen")
@@ -69,13 +69,13 @@ def test_many_labels_are_shortened():
     labels = [f"left{i}" for i in range(n)] + [f"right{i}" for i in range(n)]
     is_control = np.repeat([True, False], n)
     with pytest.raises(DeltaviError, match="and 30 more"):
-        estimate_shift(points, is_control=is_control, is_target=~is_control, labels=labels, estimator="paired")
+        estimate_shift(points, is_control=is_control, is_perturbed=~is_control, labels=labels, estimator="paired")
 
 
 # masks
 
 
-@pytest.mark.parametrize("name", ["is_control", "is_target"])
+@pytest.mark.parametrize("name", ["is_control", "is_perturbed"])
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
@@ -91,15 +91,15 @@ def test_what_is_no_mask(name, mask, message):
         shift(**{name: mask})
 
 
-@pytest.mark.parametrize("name", ["is_control", "is_target"])
+@pytest.mark.parametrize("name", ["is_control", "is_perturbed"])
 def test_empty_condition(name):
     with pytest.raises(InputDataError, match=f"{name} selects no cell"):
         shift(**{name: np.zeros(6, dtype=bool)})
 
 
 def test_overlapping_conditions():
-    with pytest.raises(InputDataError, match="3 cells are both control and target"):
-        shift(is_target=np.ones(6, dtype=bool))
+    with pytest.raises(InputDataError, match="3 cells are both control and perturbed"):
+        shift(is_perturbed=np.ones(6, dtype=bool))
 
 
 # labels, query and points
@@ -178,5 +178,5 @@ def test_bad_vectors(vector, message):
 
 def test_a_vector_needs_nothing_else():
     empty = np.zeros(6, dtype=bool)
-    result = estimate_shift(POINTS, is_control=empty, is_target=empty, estimator=[1.0, 2.0])
+    result = estimate_shift(POINTS, is_control=empty, is_perturbed=empty, estimator=[1.0, 2.0])
     np.testing.assert_array_equal(result.vector, [1, 2])

@@ -16,12 +16,12 @@ from tests.perturbation import plain_kriging
 
 SEEDS = st.integers(0, 2**32 - 1)
 
-# label a: control mean (0, 0), target mean (1, 0); label b: control mean (4, 0), target mean (4, 3);
-# label h: control mean (0, 8) and no target cells; the labels have different numbers of cells on purpose
+# label a: control mean (0, 0), perturbed mean (1, 0); label b: control mean (4, 0), perturbed mean (4, 3);
+# label h: control mean (0, 8) and no perturbed cells; the labels have different numbers of cells on purpose
 POINTS = np.array([[-1.0, 0], [1, 0], [1, 0], [4, 0], [4, 2], [4, 4], [4, 3], [0, 7], [0, 9]])
 LABELS = np.array(["a", "a", "a", "b", "b", "b", "b", "h", "h"])
 CONTROL = np.array([1, 1, 0, 1, 0, 0, 0, 1, 1], dtype=bool)
-SCENE = {"is_control": CONTROL, "is_target": ~CONTROL, "labels": LABELS}
+SCENE = {"is_control": CONTROL, "is_perturbed": ~CONTROL, "labels": LABELS}
 
 
 def shift(estimator, **options):
@@ -33,7 +33,7 @@ def test_paired_by_hand():
     np.testing.assert_allclose(result.vector, [0.5, 1.5])
     assert result.weights == {"a": 0.5, "b": 0.5}
     assert result.n_control == {"a": 2, "b": 1}
-    assert result.n_target == {"a": 1, "b": 3}
+    assert result.n_perturbed == {"a": 1, "b": 3}
     assert result.length == pytest.approx(np.sqrt(2.5))
 
 
@@ -42,7 +42,7 @@ def test_global_by_hand():
     np.testing.assert_allclose(result.vector, np.array([13, 9]) / 4 - np.array([4, 16]) / 5)
     assert result.weights == {}
     assert result.n_control == {"all cells": 5}
-    assert result.n_target == {"all cells": 4}
+    assert result.n_perturbed == {"all cells": 4}
 
 
 def test_scgen_by_hand():
@@ -50,7 +50,7 @@ def test_scgen_by_hand():
     np.testing.assert_allclose(result.vector, [(1 + 4) / 2 - (0 + 4 + 0) / 3, 3 / 2 - 8 / 3])
     assert result.weights == {"a": 0.5, "b": 0.5}
     assert result.n_control == {"a": 2, "b": 1, "h": 2}
-    assert result.n_target == {"a": 1, "b": 3}
+    assert result.n_perturbed == {"a": 1, "b": 3}
 
 
 def test_similarity_by_hand():
@@ -68,12 +68,16 @@ def test_nearest_by_hand():
     np.testing.assert_allclose(result.vector, [0, 3])
     assert result.weights == {"a": 0, "b": 1}
     assert result.n_control == {"b": 1}
-    assert result.n_target == {"b": 3}
+    assert result.n_perturbed == {"b": 3}
 
 
 def test_nearest_by_correlation_ignores_size():
     points = np.array([[1.0, 2, 3], [9, 9, 1], [2, 4, 7], [9, 3, 1]])
-    scene = {"is_control": [True, True, False, False], "is_target": [False, False, True, True], "labels": list("abab")}
+    scene = {
+        "is_control": [True, True, False, False],
+        "is_perturbed": [False, False, True, True],
+        "labels": list("abab"),
+    }
     query = np.array([[10.0, 20, 30]])  # proportional to a, but closer to b
     by_correlation = estimate_shift(points, **scene, query=query, estimator="nearest", metric="correlation")
     by_distance = estimate_shift(points, **scene, query=query, estimator="nearest")
@@ -122,7 +126,7 @@ def test_results_name_their_estimator_and_are_double_precision(name):
 
 
 def random_scene(seed, n_types=5, n_dims=4):
-    """Points, masks, labels and a query; the last type has no target cells and the first no control cells."""
+    """Points, masks, labels and a query; the last type has no perturbed cells and the first no control cells."""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.repeat([f"type{i}" for i in range(n_types)], rng.integers(6, 15, n_types)))
     places = {name: rng.normal(0, 3, n_dims) for name in np.unique(labels)}
@@ -137,28 +141,30 @@ def random_scene(seed, n_types=5, n_dims=4):
 
 
 def reference(estimator, points, is_control, labels, query, bandwidth=0.2):
-    control, target, control_labels, target_labels = (
+    control, perturbed, control_labels, perturbed_labels = (
         points[is_control],
         points[~is_control],
         labels[is_control],
         labels[~is_control],
     )
-    shared = [u for u in np.unique(target_labels) if u in control_labels]
-    changes = {u: target[target_labels == u].mean(0) - control[control_labels == u].mean(0) for u in shared}
+    shared = [u for u in np.unique(perturbed_labels) if u in control_labels]
+    changes = {u: perturbed[perturbed_labels == u].mean(0) - control[control_labels == u].mean(0) for u in shared}
     means = {u: control[control_labels == u].mean(0) for u in shared}
     if estimator == "paired":
         return np.mean([changes[u] for u in shared], 0)
     if estimator == "nearest":
         return changes[min(shared, key=lambda u: np.linalg.norm(means[u] - query.mean(0)))]
     if estimator == "global":
-        return target.mean(0) - control.mean(0)
+        return perturbed.mean(0) - control.mean(0)
     if estimator == "scgen":
-        target_mean = np.mean([target[target_labels == u].mean(0) for u in np.unique(target_labels)], 0)
-        return target_mean - np.mean([control[control_labels == u].mean(0) for u in np.unique(control_labels)], 0)
+        perturbed_mean = np.mean([perturbed[perturbed_labels == u].mean(0) for u in np.unique(perturbed_labels)], 0)
+        return perturbed_mean - np.mean([control[control_labels == u].mean(0) for u in np.unique(control_labels)], 0)
     if estimator == "none":
         return np.zeros(points.shape[1])
-    if estimator == "kriging":
-        cells = [[of[names == u] for u in shared] for of, names in ((control, control_labels), (target, target_labels))]
+    if estimator == "gp":
+        cells = [
+            [of[names == u] for u in shared] for of, names in ((control, control_labels), (perturbed, perturbed_labels))
+        ]
         weights = plain_kriging.weights_from_cells(*cells, query.mean(0))
         return weights @ np.array([changes[u] for u in shared])
     distances = ((np.array([means[u] for u in shared]) - query.mean(0)) ** 2).sum(1)
@@ -174,14 +180,14 @@ def test_estimators_equal_their_formulas(estimator, seed, form):
     result = estimate_shift(
         form(points),
         is_control=is_control,
-        is_target=~is_control,
+        is_perturbed=~is_control,
         labels=labels,
         query=form(query),
         estimator=estimator,
     )
     expected = reference(estimator, points, is_control, labels, query)
     # kriging solves equations
-    tolerance = 1e-6 if estimator == "kriging" else 1e-9
+    tolerance = 1e-6 if estimator == "gp" else 1e-9
     np.testing.assert_allclose(result.vector, expected, rtol=tolerance, atol=1e-3 * tolerance)
 
 
@@ -192,7 +198,7 @@ def test_nearest_by_correlation_equals_numpy(seed):
     result = estimate_shift(
         points,
         is_control=is_control,
-        is_target=~is_control,
+        is_perturbed=~is_control,
         labels=labels,
         query=query,
         estimator="nearest",
@@ -214,24 +220,24 @@ def test_cells_of_neither_condition_are_not_used(seed):
     no_cell = np.zeros(9, dtype=bool)
     for estimator in ESTIMATORS:
         plain = estimate_shift(
-            points, is_control=is_control, is_target=~is_control, labels=labels, query=query, estimator=estimator
+            points, is_control=is_control, is_perturbed=~is_control, labels=labels, query=query, estimator=estimator
         )
         with_more = estimate_shift(
             padded,
             is_control=np.concatenate([is_control, no_cell]),
-            is_target=np.concatenate([~is_control, no_cell]),
+            is_perturbed=np.concatenate([~is_control, no_cell]),
             labels=padded_labels,
             query=query,
             estimator=estimator,
         )
         np.testing.assert_allclose(with_more.vector, plain.vector)
-        assert with_more.n_target == plain.n_target
+        assert with_more.n_perturbed == plain.n_perturbed
 
 
 @pytest.mark.parametrize("estimator", [*ESTIMATORS, np.arange(4.0)])
 def test_several_queries_equal_one_at_a_time(estimator):
     points, is_control, labels, query = random_scene(3)
-    options = {"is_control": is_control, "is_target": ~is_control, "labels": labels, "estimator": estimator}
+    options = {"is_control": is_control, "is_perturbed": ~is_control, "labels": labels, "estimator": estimator}
     together = estimate_shifts(points, {"near": query, "far": query + 5}, **options)
     assert list(together) == ["near", "far"]
     for result, cells in zip(together.values(), (query, query + 5), strict=True):

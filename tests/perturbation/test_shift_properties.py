@@ -28,7 +28,7 @@ def scene(seed, n_types=4, n_dims=3):
     return {
         "points": points,
         "is_control": is_control,
-        "is_target": np.repeat([False, True], 5 * n_types),
+        "is_perturbed": np.repeat([False, True], 5 * n_types),
         "labels": labels,
         "query": places[0] + rng.normal(0, 0.5, (6, n_dims)),
     }
@@ -83,11 +83,11 @@ def test_order_of_cells_and_dimensions_is_irrelevant(estimator, seed):
     data, rng = scene(seed), np.random.default_rng(seed)
     expected = estimate(estimator, **data)
     cells, dims = rng.permutation(40), rng.permutation(3)
-    moved = {name: data[name][cells] for name in ("is_control", "is_target", "labels")}
+    moved = {name: data[name][cells] for name in ("is_control", "is_perturbed", "labels")}
     result = estimate(estimator, data["points"][cells][:, dims], query=rng.permutation(data["query"])[:, dims], **moved)
     np.testing.assert_allclose(result.vector, expected.vector[dims], atol=1e-12)
     assert result.weights == pytest.approx(expected.weights)
-    assert (result.n_control, result.n_target) == (expected.n_control, expected.n_target)
+    assert (result.n_control, result.n_perturbed) == (expected.n_control, expected.n_perturbed)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -199,7 +199,7 @@ def test_temperature_leads_from_nearest_to_paired(seed):
 
 def test_single_label_gets_all_the_weight_even_at_distance_zero():
     points = np.array([[1.0, 2.0], [3.0, 3.0]])
-    options = {"is_control": [True, False], "is_target": [False, True], "labels": ["a", "a"]}
+    options = {"is_control": [True, False], "is_perturbed": [False, True], "labels": ["a", "a"]}
     for query in (points[:1], points[1:]):
         for estimator in ("similarity", "nearest", "paired"):
             result = estimate(estimator, points, **options, query=query)
@@ -213,7 +213,7 @@ def test_all_distances_zero_weigh_all_labels_equally():
         "similarity",
         points,
         is_control=[True, True, False, False],
-        is_target=[False, False, True, True],
+        is_perturbed=[False, False, True, True],
         labels=list("abab"),
         query=points[:1],
     )

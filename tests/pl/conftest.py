@@ -60,11 +60,11 @@ def several() -> dict[str, AnnData]:
     for column, label in (("B", "B"), ("CD4%2FCD8", "CD4/CD8")):
         predicted.X[(predicted.obs["cell_type"] == label).to_numpy()] += change[column].to_numpy()
     predicted.varm.update({"deltavi_change": change, "deltavi_lower": change - 0.4, "deltavi_upper": change + 0.5})
-    predicted.uns["deltavi"] = {"shift": "kriging", "target": "stimulated", **weights_and_trust()}
+    predicted.uns["deltavi"] = {"shift": "gp", "perturbation": "stimulated", **weights_and_uncertainty()}
     return {"control": control, "real": real, "predicted": predicted}
 
 
-def weights_and_trust() -> dict[str, pd.DataFrame]:
+def weights_and_uncertainty() -> dict[str, pd.DataFrame]:
     """What a prediction of two types says of where it comes from: three training labels, one taken away."""
     weights = pd.DataFrame(
         {
@@ -73,8 +73,9 @@ def weights_and_trust() -> dict[str, pd.DataFrame]:
             "weight": [0.8, 0.25, -0.05, 0.2, 0.3, 0.5],
         }
     )
-    trust = pd.DataFrame({"query": ["B", "CD4/CD8"], "doubt": [1.7, 0.4], "usual_doubt": [0.9, 0.9]})
-    return {"weights": weights, "trust": trust}
+    columns = {"uncertainty": [1.7, 0.4], "max_training_uncertainty": [0.9, 0.9]}
+    uncertainty = pd.DataFrame({"query": ["B", "CD4/CD8"], **columns})
+    return {"weights": weights, "uncertainty": uncertainty}
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def draw(request, cells, several, table, history, labelled) -> Callable[..., obj
             several["predicted"], several["real"], labels_key="cell_type", label="B", **k
         ),
         "shift_weights": lambda **k: pl.shift_weights(several["predicted"], **k),
-        "scoreboard": lambda **k: pl.scoreboard(table, metrics=["mse_top"], ceiling="half vs half", **k),
+        "scoreboard": lambda **k: pl.scoreboard(table, metrics=["mse_top"], split_half="half vs half", **k),
         "prediction_umap": lambda **k: pl.prediction_umap(cells["control"], cells["real"], cells["predicted"], **k),
         "training_history": lambda **k: pl.training_history(history, metrics=["loss"], **k),
         "calibration": lambda **k: pl.calibration(calibration(labelled["probabilities"], labelled["truth"]), **k),

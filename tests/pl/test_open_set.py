@@ -115,18 +115,18 @@ class TestThreshold:
     def test_strangeness_is_rejected_above_the_quantile_of_known_cells(self):
         values = np.concatenate([np.arange(1.0, 101), [95.0, 95.5, 200, 300]])
         is_new = np.arange(104) >= 100
-        ax = open_set(values, is_new=is_new, kind="strangeness", show=False)
+        ax = open_set(values, is_new=is_new, kind="novelty_score", show=False)
         assert threshold(ax) == 95
         assert shares(ax) == {"known cells": "5.0 % of 100", "new cells": "75.0 % of 4"}
         assert "reject > 95" in [text.get_text() for text in ax.texts]
         assert ax.get_xlim() == (1, 300)
-        assert ax.get_xlabel() == "strangeness"
+        assert ax.get_xlabel() == "novelty score"
 
     @settings(max_examples=40, deadline=None)
     @given(values=st.lists(st.floats(-50, 50), min_size=1, max_size=40), reject=st.floats(0.01, 0.99))
     def test_no_more_known_cells_are_rejected_than_may_be(self, values, reject):
         is_new = np.zeros(len(values), dtype=bool)
-        ax = open_set(values, is_new=is_new, kind="strangeness", reject=reject, show=False)
+        ax = open_set(values, is_new=is_new, kind="novelty_score", reject=reject, show=False)
         assert float(shares(ax)["known cells"].split(" ")[0]) <= 100 * reject + 0.05
         plt.close("all")
 
@@ -143,7 +143,7 @@ class TestErrors:
         [
             ([0.1, 1.5, -1], r"2 of 3 scores are outside \[0, 1\] \(for example those of cells 1, 2\)"),
             ([0.1, 1.5, np.nan], r"1 of 3 scores are missing or infinite \(for example those of cells 2\)"),
-            ([-0.1], 'Pass kind="strangeness"'),
+            ([-0.1], 'Pass kind="novelty_score"'),
             ([], r"one number per cell, but have shape \(0,\)"),
             ([[0.1]], r"shape \(1, 1\)"),
         ],
@@ -154,10 +154,10 @@ class TestErrors:
 
     def test_strangeness(self):
         with pytest.raises(DeltaviError, match="1 of 2 scores are missing or infinite"):
-            open_set([1.0, np.inf], is_new=[False, True], kind="strangeness")
+            open_set([1.0, np.inf], is_new=[False, True], kind="novelty_score")
         for is_new in (None, [True, True]):
             with pytest.raises(DeltaviError, match="pass is_new, false for at least one cell"):
-                open_set([1.0, 2.0], is_new=is_new, kind="strangeness")
+                open_set([1.0, 2.0], is_new=is_new, kind="novelty_score")
 
     @pytest.mark.parametrize("reject", [0, 1, -0.1, 5])
     def test_reject(self, p_values, reject):

@@ -35,7 +35,7 @@ def model(experiment) -> SCGEN:
 
 @pytest.fixture(params=["from memory", "from a file"])
 def predicted(request, model, tmp_path) -> AnnData:
-    found = model.predict_perturbation(control="control", target="A", shift="kriging")
+    found = model.predict_perturbation(control="control", perturbation="A", shift="gp")
     if request.param == "from memory":
         return found
     found.write_h5ad(tmp_path / "predicted.h5ad")
@@ -51,8 +51,8 @@ def test_response_heatmap(predicted, experiment):
     ax = pl.response_heatmap(predicted, real, labels_key="cell_type", n_genes=8, show=False)
     assert sorted(labels(ax)) == [".", "CD4/CD8", "type_3", "type_4"]
     for j, label in enumerate(labels(ax)):
-        for k, target in enumerate((predicted, real)):
-            expected = (means(target, label) - means(control, label))[genes(ax)]
+        for k, cells in enumerate((predicted, real)):
+            expected = (means(cells, label) - means(control, label))[genes(ax)]
             np.testing.assert_allclose(image(ax)[:, 2 * j + k], expected, atol=1e-4)
 
 
@@ -66,12 +66,12 @@ def test_response_intervals(predicted, experiment, label):
 def test_shift_weights(predicted):
     ax = pl.shift_weights(predicted, show=False)
     assert np.asarray(ax.images[0].get_array()).sum(axis=1) == pytest.approx(np.ones(4), abs=1e-5)
-    assert ax.get_title() == "weights of the kriging shift, A"
-    assert sum(text.get_text() == "usual" for text in ax.texts) == 1
+    assert ax.get_title() == "weights of the gp shift, A"
+    assert sum(text.get_text() == "training" for text in ax.texts) == 1
 
 
-def test_target_that_joins_conditions(model, experiment):
-    predicted = model.predict_perturbation(control="control", target="A+B", labels=["CD4/CD8", "type_3"])
+def test_perturbation_that_joins_conditions(model, experiment):
+    predicted = model.predict_perturbation(control="control", perturbation="A+B", labels=["CD4/CD8", "type_3"])
     ax = pl.shift_weights(predicted, show=False)
     names = [text.get_text() for text in ax.get_xticklabels()]
     assert [name[-3:] for name in names] == ["(A)"] * 4 + ["(B)"] * 4

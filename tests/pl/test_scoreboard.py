@@ -15,7 +15,7 @@ from matplotlib.colors import to_hex
 
 from deltavi.errors import DeltaviError, UnknownCategoryError
 from deltavi.metrics import PredictionScore
-from deltavi.perturbation import CEILING, compare
+from deltavi.perturbation import SPLIT_HALF, compare
 from deltavi.pl import scoreboard
 from deltavi.pl._figure import BLUE, PALE, VERMILION
 from deltavi.pl._scoreboard import DRAWN
@@ -145,7 +145,7 @@ class TestOrder:
 
 class TestCeiling:
     def test_row_becomes_a_line(self, table):
-        r2, mse = scoreboard(table, ceiling="half vs half", show=False)
+        r2, mse = scoreboard(table, split_half="half vs half", show=False)
         assert dashed(r2) == [0.99]
         assert dashed(mse) == [0.01]
         assert "half vs half" not in bars(r2)
@@ -153,21 +153,21 @@ class TestCeiling:
         assert "floor 0.01" in [text.get_text() for text in mse.texts]
 
     def test_values_per_metric(self, table):
-        r2, mse = scoreboard(table, ceiling={"r2_of_means": 1.2}, show=False)
+        r2, mse = scoreboard(table, split_half={"r2_of_means": 1.2}, show=False)
         assert dashed(r2) == [1.2]
         assert r2.get_xlim()[1] > 1.2
         assert dashed(mse) == []
         assert r2.get_ylim() == mse.get_ylim()
 
     def test_below_zero(self, table):
-        ax = scoreboard(table, metrics="mse_top", ceiling={"mse_top": -2}, show=False)
+        ax = scoreboard(table, metrics="mse_top", split_half={"mse_top": -2}, show=False)
         assert ax.get_xlim()[0] < -2
 
     def test_row_of_a_comparison_is_found(self, cells):
         table = compare({"no change": cells["control"], "shift": cells["predicted"]}, cells["real"], cells["control"])
         axes = scoreboard(table, show=False)
         assert len(axes) == len(DRAWN)
-        assert all(dashed(ax) == [table.loc[CEILING, name]] for name, ax in zip(DRAWN, axes, strict=True))
+        assert all(dashed(ax) == [table.loc[SPLIT_HALF, name]] for name, ax in zip(DRAWN, axes, strict=True))
         assert bars(axes[0])["shift"][1] == BLUE
 
 
@@ -188,7 +188,7 @@ class TestRepeats:
         assert ax.get_xlim()[0] < -9
 
     def test_ceiling_is_a_mean_too(self, repeated):
-        assert dashed(scoreboard(repeated, ceiling="b", show=False)) == [0.6]
+        assert dashed(scoreboard(repeated, split_half="b", show=False)) == [0.6]
 
 
 class TestWhatIsDrawn:
@@ -221,10 +221,10 @@ class TestEvaluation:
     @pytest.fixture
     def evaluation(self) -> PerturbationEvaluation:
         rng = np.random.default_rng(0)
-        methods = {"SCGEN": "model", "no change": "baseline", CEILING: "ceiling"}
+        methods = {"SCGEN": "model", "no change": "baseline", SPLIT_HALF: "split_half"}
         case = pd.DataFrame(
             [(label, label, "stimulated", 0, name, kind) for label in "BT" for name, kind in methods.items()],
-            columns=["hold_out", "label", "target", "seed", "method", "kind"],
+            columns=["hold_out", "label", "perturbation", "seed", "method", "kind"],
         ).assign(n_control=20, n_real=30, seconds=1.0)
         names = [score.name for score in fields(PredictionScore)]
         return PerturbationEvaluation(case.join(pd.DataFrame(rng.random((6, len(names))), columns=names)))
@@ -234,9 +234,9 @@ class TestEvaluation:
         means = evaluation.table.groupby("method")[list(DRAWN)].mean()
         for name, ax in zip(DRAWN, axes, strict=True):
             assert {method: length for method, (length, _) in bars(ax).items()} == pytest.approx(
-                means[name].drop(CEILING).to_dict()
+                means[name].drop(SPLIT_HALF).to_dict()
             )
-            assert dashed(ax) == pytest.approx([means.loc[CEILING, name]])
+            assert dashed(ax) == pytest.approx([means.loc[SPLIT_HALF, name]])
 
     def test_metrics_and_highlight(self, evaluation):
         ax = scoreboard(evaluation, metrics=["mse_top"], highlight="SCGEN", show=False)
@@ -262,8 +262,8 @@ class TestErrors:
             scoreboard(table, metrics=["name"])
         with pytest.raises(UnknownCategoryError, match=r"method 'modl' is not in the data\. Did you mean 'model'"):
             scoreboard(table, highlight="modl")
-        with pytest.raises(UnknownCategoryError, match="ceiling 'half' is not in the data"):
-            scoreboard(table, ceiling="half")
+        with pytest.raises(UnknownCategoryError, match="split_half 'half' is not in the data"):
+            scoreboard(table, split_half="half")
 
     def test_nothing_to_draw(self, table):
         with pytest.raises(DeltaviError, match="at least one method and one column of numbers"):
@@ -271,4 +271,4 @@ class TestErrors:
         with pytest.raises(DeltaviError, match="at least one method"):
             scoreboard(table.iloc[:0])
         with pytest.raises(DeltaviError, match="no method but the ceiling"):
-            scoreboard(table.loc[["model"]], ceiling="model")
+            scoreboard(table.loc[["model"]], split_half="model")

@@ -1,4 +1,4 @@
-"""Weights of training labels: the map holds the table, the texts beside it the doubts."""
+"""Weights of training labels: the map holds the table, the texts beside it the uncertainties."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def weights(several) -> pd.DataFrame:
 
 @pytest.fixture
 def joined(several) -> AnnData:
-    """A prediction of a target that joins two conditions."""
+    """A prediction of a perturbation that joins two conditions."""
     predicted = AnnData(np.ones((1, 1)))
     held = several["predicted"].uns["deltavi"]
     parts = [held["weights"].assign(training_label=held["weights"]["training_label"] + f" ({p})") for p in ("A", "B+")]
-    predicted.uns["deltavi"] = {"weights": pd.concat(parts), "target": "A + B+", "shift": "paired"}
+    predicted.uns["deltavi"] = {"weights": pd.concat(parts), "perturbation": "A + B+", "shift": "paired"}
     return predicted
 
 
@@ -96,24 +96,25 @@ class TestMap:
         ax.figure.draw_without_rendering()
 
 
-class TestDoubt:
+class TestUncertainty:
     def test_stands_beside_its_row(self, several):
         texts = beside(shift_weights(several["predicted"], show=False))
-        assert [text for text, _ in texts] == ["doubt", "usual", "0.40", "0.90", "1.70", "0.90"]
+        assert [text for text, _ in texts] == ["uncertainty", "training", "0.40", "0.90", "1.70", "0.90"]
 
-    def test_unusual_doubt_is_set_apart(self, several):
+    def test_large_uncertainty_is_set_apart(self, several):
         texts = dict(beside(shift_weights(several["predicted"], show=False)))
         assert texts["1.70"] == VERMILION
         assert texts["0.40"] == texts["0.90"] == DARK
 
-    def test_unknown_doubt(self, several):
+    def test_unknown_uncertainty(self, several):
         predicted = several["predicted"].copy()
-        predicted.uns["deltavi"]["trust"] = predicted.uns["deltavi"]["trust"].assign(usual_doubt=np.nan)
+        held = predicted.uns["deltavi"]
+        held["uncertainty"] = held["uncertainty"].assign(max_training_uncertainty=np.nan)
         texts = beside(shift_weights(predicted, show=False))
         assert [text for text, _ in texts][2:] == ["0.40", "unknown", "1.70", "unknown"]
         assert all(colour == DARK for text, colour in texts[2:])
 
-    def test_prediction_without_trust(self, joined):
+    def test_prediction_without_uncertainty(self, joined):
         assert beside(shift_weights(joined, show=False)) == []
 
     def test_headings_do_not_meet_the_title(self, several):

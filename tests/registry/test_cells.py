@@ -96,7 +96,7 @@ def test_one_prediction_reads_its_cells_three_times_whatever_the_labels(monkeypa
     monkeypatch.setattr(model, "_align", lambda cells: aligned.append(1) or align(cells))
     for labels in (None, ["type_1"]):
         read.clear(), aligned.clear()
-        model.predict_perturbation(query, control="control", target="stimulated", labels=labels)
+        model.predict_perturbation(query, control="control", perturbation="stimulated", labels=labels)
         assert (len(read), len(aligned)) == (3, 1)
 
 

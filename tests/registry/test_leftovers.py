@@ -97,7 +97,7 @@ def test_cells_that_were_predicted_are_named_as_the_source_of_what_follows() -> 
     model = CASES["SCGEN"].trained
     once = model.predict_perturbation(**PERTURBATION)
     once.X = once.layers["counts"]
-    back = model.predict_perturbation(once, control="stimulated", target="control")
+    back = model.predict_perturbation(once, control="stimulated", perturbation="control")
     assert list(back.obs["deltavi_source_cell"]) == list(once.obs_names)
     assert set(back.obs["deltavi_source_condition"]) == {"stimulated"}
 

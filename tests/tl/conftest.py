@@ -12,13 +12,15 @@ from deltavi.datasets import simulate_perturbation
 from deltavi.tl import PerturbationEvaluation, evaluate_perturbation
 
 # Settings of every evaluation here; few genes, so that the choice of genes matters.
-ASK: dict[str, Any] = {"control": "control", "target": "stimulated", "n_genes": 40, "progress": False}
+ASK: dict[str, Any] = {"control": "control", "perturbation": "stimulated", "n_genes": 40, "progress": False}
 
 
-def mean_change(train: AnnData, query: AnnData, *, control: str, target: str, condition_key: str, **_: Any) -> Any:
+def mean_change(
+    train: AnnData, query: AnnData, *, control: str, perturbation: str, condition_key: str, **_: Any
+) -> Any:
     """A method without a model: add the mean difference of the conditions to every control cell."""
     condition = train.obs[condition_key].astype(str).to_numpy()
-    difference = train.X[condition == target].mean(0) - train.X[condition == control].mean(0)
+    difference = train.X[condition == perturbation].mean(0) - train.X[condition == control].mean(0)
     return np.clip(query.X.toarray() + np.asarray(difference), 0, None)
 
 

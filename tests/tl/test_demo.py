@@ -20,11 +20,11 @@ from deltavi.cli._demo import format_table
 from deltavi.datasets import simulate_perturbation
 from deltavi.errors import DeltaviError, UnknownArgumentError, UnknownCategoryError
 from deltavi.model import MIXVI, SCGEN
-from deltavi.perturbation import BASELINES, CEILING
+from deltavi.perturbation import BASELINES, SPLIT_HALF
 from deltavi.tl import HeldOut, Method, PerturbationEvaluation, predict_held_out
 
 MODEL = "SCGEN"
-ASK = {"label": "type_2", "control": "control", "target": "stimulated"}
+ASK = {"label": "type_2", "control": "control", "perturbation": "stimulated"}
 QUICK: dict[str, Any] = {
     "n_genes": 80,
     "max_epochs": 3,
@@ -46,16 +46,16 @@ def found(adata: AnnData) -> HeldOut:
 def test_another_model_can_be_asked(adata: AnnData) -> None:
     options = {**QUICK, "model_kwargs": {"n_hidden": 16, "n_latent": 4, "conditional": True}}
     found = predict_held_out(adata, **ASK, **options, model_class=MIXVI, predict_kwargs={"shift": "z"})
-    assert list(found.table.index) == ["MIXVI", *BASELINES, CEILING]
-    assert "MIXVI" in found.verdict
+    assert list(found.table.index) == ["MIXVI", *BASELINES, SPLIT_HALF]
+    assert "MIXVI" in found.conclusion
     assert isinstance(found.model, MIXVI)
     assert found.predicted.uns["deltavi"]["shift"] == "z"
 
 
 def test_every_method_and_the_ceiling_are_in_the_table(found: HeldOut) -> None:
-    assert list(found.table.index) == [MODEL, *BASELINES, CEILING]
+    assert list(found.table.index) == [MODEL, *BASELINES, SPLIT_HALF]
     assert np.isfinite(found.table.to_numpy(dtype=float)).all()
-    assert MODEL in found.verdict
+    assert MODEL in found.conclusion
 
 
 def test_the_model_never_saw_the_held_out_cells(adata: AnnData, found: HeldOut) -> None:
@@ -95,7 +95,7 @@ def test_input_is_untouched(adata: AnnData) -> None:
     ("changes", "error", "match"),
     [
         ({"label": "type_22"}, UnknownCategoryError, "type_2"),
-        ({"target": "stim"}, UnknownCategoryError, "stimulated"),
+        ({"perturbation": "stim"}, UnknownCategoryError, "stimulated"),
         ({"condition_key": "cond"}, UnknownCategoryError, "condition"),
     ],
 )
@@ -111,7 +111,7 @@ def test_misspelt_questions(adata: AnnData, changes: dict[str, str], error: type
         ({"predict_kwargs": {"shift": "similarty"}}, "Did you mean 'similarity'"),
         ({"predict_kwargs": {"output": "cell"}}, "output"),
         ({"predict_kwargs": {"n_samples": 0}}, "n_samples"),
-        ({"target": ["stimulated", "other"]}, "target must be one condition, not 'stimulated', 'other'"),
+        ({"perturbation": ["stimulated", "other"]}, "perturbation must be one condition, not 'stimulated', 'other'"),
         ({"n_genes": 0}, "n_genes"),
         ({"n_genes": 2.5}, "n_genes"),
         ({"max_epochs": 0}, "max_epochs"),
@@ -171,7 +171,7 @@ def test_demo_writes_cells_model_table_and_figure(adata: AnnData, tmp_path: Path
     assert main(["demo", *map(str, arguments), "--quiet"]) == 0
     printed = capsys.readouterr().out
     assert "similarity shift" in printed
-    assert "two halves" in printed
+    assert "split-half ceiling" in printed
     predicted = ad.read_h5ad(out / "predicted.h5ad")
     assert (predicted.obs["condition"] == "stimulated").all()
     assert SCGEN.load(out / "model").is_trained
@@ -225,7 +225,7 @@ def test_real_cells(kang_path: Path, tmp_path: Path) -> None:
     )
     result = run_demo(options, Console("demo"))
     scores = result.table
-    assert scores.loc[MODEL, "correlation_of_changes"] > scores.loc["mean shift", "correlation_of_changes"]
+    assert scores.loc[MODEL, "pearson_delta"] > scores.loc["mean shift", "pearson_delta"]
     assert scores.loc[MODEL, "e_distance"] < 0.5 * scores.loc["no change", "e_distance"]
     assert 0.8 < scores.loc[MODEL, "variance_ratio"] < 1.25
 
@@ -260,7 +260,13 @@ def test_the_command_line_hands_everything_on(adata: AnnData, tmp_path: Path, mo
     other.obs["cell_type"] = np.where(other.obs["cell_type"] == "type_1", "z", "other")
     other.layers["L"] = other.X
     other.write_h5ad(tmp_path / "cells.h5ad")
-    adata_keys = {"condition-key": "condition", "labels-key": "cell_type", "control": "x", "target": "y", "layer": "L"}
+    adata_keys = {
+        "condition-key": "condition",
+        "labels-key": "cell_type",
+        "control": "x",
+        "perturbation": "y",
+        "layer": "L",
+    }
     numbers = {"seed": 7, "threads": 2, "genes": 9, "epochs": 4}
     arguments = [part for name, value in {**adata_keys, **numbers}.items() for part in (f"--{name}", str(value))]
     threads = torch.get_num_threads()
@@ -271,7 +277,7 @@ def test_the_command_line_hands_everything_on(adata: AnnData, tmp_path: Path, mo
     expected = {
         "label": "z",
         "control": "x",
-        "target": "y",
+        "perturbation": "y",
         "condition_key": "condition",
         "labels_key": "cell_type",
         "layer": "L",
@@ -296,7 +302,7 @@ def test_demo_of_all_labels_writes_the_table(adata: AnnData, tmp_path: Path, cap
     assert captured.err == ""
     evaluation = PerturbationEvaluation.load(out)
     assert list(evaluation.table["hold_out"].unique()) == ["type_1", "type_2", "type_3"]
-    assert list(evaluation.table["method"].unique()) == [MODEL, *BASELINES, CEILING]
+    assert list(evaluation.table["method"].unique()) == [MODEL, *BASELINES, SPLIT_HALF]
     assert evaluation.settings["methods"][MODEL]["train_kwargs"]["max_epochs"] == 2
     assert evaluation.settings["n_genes"] == 80
     summary = pd.read_csv(out / "summary.csv", header=[0, 1], index_col=0)

@@ -29,9 +29,9 @@ def cells_of(adata: AnnData, condition: str, label: str = "type_1") -> Any:
     ("options", "error", "message"),
     [
         ({"control": "contrl"}, UnknownCategoryError, "condition 'contrl'.*mean 'control'"),
-        ({"target": "stim"}, UnknownCategoryError, "condition 'stim'.*'stimulated'"),
-        ({"target": "control"}, DeltaviError, "both 'control'"),
-        ({"target": []}, DeltaviError, "no condition to predict"),
+        ({"perturbation": "stim"}, UnknownCategoryError, "condition 'stim'.*'stimulated'"),
+        ({"perturbation": "control"}, DeltaviError, "both 'control'"),
+        ({"perturbation": []}, DeltaviError, "no condition to predict"),
         ({"condition_key": "cond"}, UnknownCategoryError, "obs column 'cond'"),
         ({"labels_key": "type"}, UnknownCategoryError, "obs column 'type'.*cell_type"),
         ({"layer": "counts"}, UnknownCategoryError, "layer 'counts'"),
@@ -138,7 +138,7 @@ def test_chance_duplicates_of_nearly_empty_cells_are_allowed(adata: AnnData) -> 
         (lambda a: np.zeros(a.n_obs, dtype=bool), "is empty"),
         (
             lambda a: cells_of(a, "control"),
-            r"30 of 30 held-out cells are not of a target condition \('CELL.*'stimulated'",
+            r"30 of 30 held-out cells are not of a perturbed condition \('CELL.*'stimulated'",
         ),
         (lambda a: Split(cells_of(a, "stimulated"), cells_of(a, "stimulated")), "30 of 30 cells.*are held out, too"),
         (
@@ -163,7 +163,7 @@ def test_a_split_of_two_targets(adata: AnnData) -> None:
     adata.obs.loc[half, "condition"] = "other"
     mask = np.asarray((adata.obs["condition"] != "control") & (adata.obs["cell_type"] == "type_1"))
     with pytest.raises(InputDataError, match="mixes the conditions 'other', 'stimulated'"):
-        one(adata, hold_out={"mine": mask}, target=None)
+        one(adata, hold_out={"mine": mask}, perturbation=None)
 
 
 def returning(answer: Callable[[AnnData], Any]) -> Any:
@@ -205,7 +205,7 @@ def test_a_method_that_returns_something_else(
         ({"x": 3}, "method 'x' is 3"),
         ({"": mean_change}, "empty name"),
         ({"mean shift": mean_change}, "'mean shift' is the name of a baseline"),
-        ({"two halves of the real cells": mean_change}, "the ceiling"),
+        ({"split-half ceiling": mean_change}, "the ceiling"),
         ({"SCGEN": Method(SCGEN, predict={"a": {}}), "SCGEN, a": SCGEN}, "'SCGEN, a'"),
     ],
 )
@@ -224,7 +224,7 @@ def test_small_types_of_a_sweep_are_skipped_and_listed(adata: AnnData) -> None:
     found = one(few, baselines=False)
     assert list(found.table["hold_out"].unique()) == ["type_1", "type_3"]
     skipped = found.skipped.iloc[0]
-    assert (skipped["hold_out"], skipped["target"]) == ("type_2", "stimulated")
+    assert (skipped["hold_out"], skipped["perturbation"]) == ("type_2", "stimulated")
     assert "'type_2' has 4 cells under 'stimulated'" in skipped["reason"]
     assert len(found.skipped) == 1
 

@@ -1,4 +1,4 @@
-"""Whether predictions were as sure as they should be: coverage and doubt in the table of an evaluation."""
+"""Whether predictions were as sure as they should be: coverage and uncertainty in the table of an evaluation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def predicted(lower: list[float], change: list[float], upper: list[float], label
     made = AnnData(sp.csr_matrix((2, 4)), var=pd.DataFrame(index=index))
     for name, values in {"lower": lower, "change": change, "upper": upper}.items():
         made.varm[f"deltavi_{name}"] = pd.DataFrame({column: values}, index=index)
-    made.uns["deltavi"] = {"trust": pd.DataFrame({"query": [label], "doubt": [0.3], "usual_doubt": [0.5]})}
+    found = pd.DataFrame({"query": [label], "uncertainty": [0.3], "max_training_uncertainty": [0.5]})
+    made.uns["deltavi"] = {"uncertainty": found}
     return made
 
 
@@ -35,7 +36,7 @@ def test_by_hand() -> None:
     # measured changes: 1, 1, 0, 0
     evidence = evidence_of(predicted([0.5, 1.5, 0.0, -1.0], [1.0, 2.0, 0.0, -0.5], [1.5, 2.5, 0.0, -0.1]))
     found = certainty(evidence, "B/naive", REAL, CONTROL, GENES)
-    assert found == pytest.approx({"coverage": 0.5, "coverage_top": 0.5, "half_width": 2.9 / 8, "doubt": 0.3})
+    assert found == pytest.approx({"coverage": 0.5, "coverage_top": 0.5, "half_width": 2.9 / 8, "uncertainty": 0.3})
     assert tuple(found) == CERTAINTY
 
 
@@ -46,7 +47,8 @@ def test_genes_are_matched_by_name_and_the_top_ones_are_those_predicted() -> Non
     made = AnnData(sp.csr_matrix((1, n)), var=pd.DataFrame(index=names))
     for name, by in {"lower": -0.5, "change": 0.0, "upper": 0.5}.items():
         made.varm[f"deltavi_{name}"] = pd.DataFrame({"T": change + by}, index=pd.Index(names))
-    made.uns["deltavi"] = {"trust": pd.DataFrame({"query": ["T"], "doubt": [0.1], "usual_doubt": [0.5]})}
+    found = pd.DataFrame({"query": ["T"], "uncertainty": [0.1], "max_training_uncertainty": [0.5]})
+    made.uns["deltavi"] = {"uncertainty": found}
     order = rng.permutation(n)
     # the genes that hardly change are far off, the others right
     real = np.where(np.abs(change) > 1, change, 9.0)[None, order]
@@ -63,10 +65,10 @@ def test_who_does_not_say_is_not_judged() -> None:
     assert np.isnan(list(other.values())).all()
 
 
-def test_without_intervals_the_doubt_is_still_known() -> None:
+def test_without_intervals_the_uncertainty_is_still_known() -> None:
     unknown = [float("nan")] * 4
     found = certainty(evidence_of(predicted(unknown, [0.0] * 4, unknown)), "B/naive", REAL, CONTROL, GENES)
-    assert found["doubt"] == 0.3
+    assert found["uncertainty"] == 0.3
     assert np.isnan([found[name] for name in CERTAINTY[:3]]).all()
 
 
@@ -83,7 +85,7 @@ def test_a_model_is_about_as_sure_as_it_may_be(evaluation: tuple[PerturbationEva
     table = evaluation[0].table.set_index("method")
     assert 0.75 < table.loc["SCGEN", "coverage"].mean() < 1
     assert (table.loc["SCGEN", "half_width"] > 0).all()
-    assert (table.loc["SCGEN", "doubt"] > 0).all()
+    assert (table.loc["SCGEN", "uncertainty"] > 0).all()
     assert table.drop(index="SCGEN")[list(CERTAINTY)].isna().all().all()
     assert not set(CERTAINTY) & set(evaluation[0].metrics)
 

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_info
 from deltavi.datasets import simulate_perturbation
 from deltavi.metrics import PredictionScore
 from deltavi.model import PPCA, SCGEN
-from deltavi.perturbation import BASELINES, CEILING
+from deltavi.perturbation import BASELINES, SPLIT_HALF
 from deltavi.tl import Method, PerturbationEvaluation, evaluate_perturbation
 from deltavi.tl._runs import NO_CHANGE
 from tests.tl.conftest import ASK, lean, mean_change, noisy
@@ -35,27 +35,27 @@ def scores(evaluation: PerturbationEvaluation) -> pd.DataFrame:
 
 def test_one_row_for_everything(evaluation: PerturbationEvaluation) -> None:
     table = evaluation.table
-    methods = ["mean change", "noisy", *BASELINES, CEILING]
+    methods = ["mean change", "noisy", *BASELINES, SPLIT_HALF]
     assert list(table.columns) == [
-        *("hold_out", "label", "target", "seed", "method", "kind", "n_control", "n_real", "seconds"),
-        *("coverage", "coverage_top", "half_width", "doubt"), *SCORES,
+        *("hold_out", "label", "perturbation", "seed", "method", "kind", "n_control", "n_real", "seconds"),
+        *("coverage", "coverage_top", "half_width", "uncertainty"), *SCORES,
     ]  # fmt: skip
-    for _, part in table.groupby(["hold_out", "label", "target", "seed"]):
+    for _, part in table.groupby(["hold_out", "label", "perturbation", "seed"]):
         assert list(part["method"]) == methods
     assert len(table) == 3 * 2 * len(methods)
     kinds = table.groupby("kind")["method"].unique().map(list).to_dict()
-    assert kinds == {"model": methods[:2], "baseline": list(BASELINES), "ceiling": [CEILING]}
+    assert kinds == {"model": methods[:2], "baseline": list(BASELINES), "split_half": [SPLIT_HALF]}
     assert (table[["n_control", "n_real"]] == 30).all().all()
     assert np.isfinite(table[SCORES].to_numpy(dtype=float)).all()
     assert (table.loc[table["kind"] == "model", "seconds"] > 0).all()
-    assert table.loc[table["kind"] == "ceiling", "seconds"].isna().all()
+    assert table.loc[table["kind"] == "split_half", "seconds"].isna().all()
 
 
 def test_seeds_move_what_draws_and_nothing_else(evaluation: PerturbationEvaluation) -> None:
     by_seed = {seed: part.set_index(["label", "method"])["mse_top"] for seed, part in evaluation.table.groupby("seed")}
     same = by_seed[0] == by_seed[1]
     assert same.groupby("method").all().to_dict() == {
-        **dict.fromkeys(["mean change", *BASELINES], True), "noisy": False, CEILING: False,
+        **dict.fromkeys(["mean change", *BASELINES], True), "noisy": False, SPLIT_HALF: False,
     }  # fmt: skip
 
 
@@ -71,13 +71,16 @@ def test_the_same_call_gives_the_same(experiment: AnnData, evaluation: Perturbat
     [
         ({"baselines": False}, [NO_CHANGE]),
         ({"baselines": "mean shift"}, [NO_CHANGE, "mean shift"]),
-        ({"baselines": ["nearest shift", "mean shift"], "ceiling": False}, [NO_CHANGE, "mean shift", "nearest shift"]),
+        (
+            {"baselines": ["nearest shift", "mean shift"], "split_half": False},
+            [NO_CHANGE, "mean shift", "nearest shift"],
+        ),
     ],
 )
 def test_no_change_always_stands_beside(adata: AnnData, options: dict[str, Any], baselines: list[str]) -> None:
     found = evaluate_perturbation(adata, mean_change, **ASK, hold_out=["type_1"], **options)
-    ceiling = [CEILING] if options.get("ceiling", True) else []
-    assert list(found.table["method"]) == ["mean_change", *baselines, *ceiling]
+    split_half = [SPLIT_HALF] if options.get("split_half", True) else []
+    assert list(found.table["method"]) == ["mean_change", *baselines, *split_half]
     assert NO_CHANGE in BASELINES
 
 
@@ -139,8 +142,8 @@ def test_neither_the_order_of_cells_nor_other_columns_matter(
     other.obsm["X_pca"] = rng.normal(size=(other.n_obs, 2))
     other.layers["rate"] = rng.normal(size=other.shape)
     methods = {"mean change": mean_change}
-    found = evaluate_perturbation(other, methods, **ASK, ceiling=False).table.set_index(["label", "method"])
-    expected = evaluation.table.query("seed == 0 and kind != 'ceiling' and method != 'noisy'").set_index(
+    found = evaluate_perturbation(other, methods, **ASK, split_half=False).table.set_index(["label", "method"])
+    expected = evaluation.table.query("seed == 0 and kind != 'split_half' and method != 'noisy'").set_index(
         ["label", "method"]
     )
     tight = [name for name in SCORES if name != "zero_fraction"]  # zero but for rounding, see the oracle
@@ -151,9 +154,9 @@ def test_names_like_numbers_are_names(adata: AnnData) -> None:
     adata.obs["cell_type"] = adata.obs["cell_type"].map({"type_1": 1, "type_2": 2, "type_3": 3}).astype(int)
     adata.obs["condition"] = np.where(adata.obs["condition"] == "control", 0, 1)
     found = evaluate_perturbation(
-        adata, mean_change, **{**ASK, "control": 0, "target": 1}, hold_out=[2], baselines=False
+        adata, mean_change, **{**ASK, "control": 0, "perturbation": 1}, hold_out=[2], baselines=False
     )
-    assert found.table[["hold_out", "label", "target"]].drop_duplicates().to_numpy().tolist() == [["2", "2", "1"]]
+    assert found.table[["hold_out", "label", "perturbation"]].drop_duplicates().to_numpy().tolist() == [["2", "2", "1"]]
 
 
 def test_nothing_of_the_users_changes(adata: AnnData, capfd: Any, recwarn: Any) -> None:
@@ -325,4 +328,4 @@ def test_a_model_learns_the_response() -> None:
         means = found.summary(metric)["mean"]
         assert means["trained"] < 0.7 * means[NO_CHANGE]
         assert means["trained, alone"] < means["hardly, alone"]
-    assert found.summary("correlation_of_changes")["mean"]["trained"] > 0.5
+    assert found.summary("pearson_delta")["mean"]["trained"] > 0.5

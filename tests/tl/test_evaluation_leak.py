@@ -41,9 +41,9 @@ def predictions(adata: AnnData, folder: Path, **options: Any) -> dict[str, AnnDa
 
 @pytest.mark.parametrize("hold_out", ["label", "donor"])
 def test_predictions_do_not_depend_on_held_out_cells(adata: AnnData, tmp_path: Path, hold_out: str) -> None:
-    target = np.asarray(adata.obs["condition"] == "stimulated")
+    perturbed = np.asarray(adata.obs["condition"] == "stimulated")
     key, name = ("cell_type", "type_1") if hold_out == "label" else ("batch", "batch_1")
-    held_out = target & np.asarray(adata.obs[key] == name)
+    held_out = perturbed & np.asarray(adata.obs[key] == name)
     # a count beyond single precision would tell of itself by the type of the matrix alone
     changed = replaced(adata, held_out, 2.0**25)
     options = {"hold_out": {"mine": held_out}}

@@ -12,7 +12,7 @@ from deltavi.model import PPCA
 from deltavi.perturbation import ShiftBaseline
 from deltavi.tl import evaluate_perturbation
 
-ASK = {"control": "control", "ceiling": False, "progress": False, "n_genes": 60}
+ASK = {"control": "control", "split_half": False, "progress": False, "n_genes": 60}
 
 
 @pytest.fixture
@@ -38,15 +38,15 @@ def cells() -> AnnData:
 
 def test_a_pair_is_the_sum_of_its_parts(cells: AnnData) -> None:
     pair = (cells.obs["condition"] == "A+B").to_numpy()
-    found = evaluate_perturbation(cells, PPCA, target="A+B", hold_out={"A+B": pair}, **ASK).table
-    score = found.groupby("method")["correlation_of_changes"].mean()
+    found = evaluate_perturbation(cells, PPCA, perturbation="A+B", hold_out={"A+B": pair}, **ASK).table
+    score = found.groupby("method")["pearson_delta"].mean()
     assert set(found["label"]) == {"type_1", "type_2", "type_3"}
     assert score["mean shift"] > 0.9
     assert score["PPCA"] > 0.9
     assert score["no change"] == 0
     # one part alone explains less than both
-    half = evaluate_perturbation(cells, {"A alone": only_a}, target="A+B", hold_out={"A+B": pair}, **ASK).table
-    alone = half[half["method"] == "A alone"]["correlation_of_changes"].mean()
+    half = evaluate_perturbation(cells, {"A alone": only_a}, perturbation="A+B", hold_out={"A+B": pair}, **ASK).table
+    alone = half[half["method"] == "A alone"]["pearson_delta"].mean()
     assert alone < score["mean shift"] - 0.1
 
 
@@ -55,16 +55,16 @@ def only_a(
 ) -> AnnData:
     """What the first part does."""
     baseline = ShiftBaseline(train, condition_key=condition_key, labels_key=labels_key)
-    return baseline.predict_perturbation(query, control=control, target="A", shift="paired")
+    return baseline.predict_perturbation(query, control=control, perturbation="A", shift="paired")
 
 
 def test_the_table_is_that_of_the_added_shifts(cells: AnnData) -> None:
     pair = (cells.obs["condition"] == "A+B").to_numpy()
     evaluation = evaluate_perturbation(
-        cells, {"added": added}, target="A+B", hold_out={"A+B": pair}, baselines=["mean shift"], **ASK
+        cells, {"added": added}, perturbation="A+B", hold_out={"A+B": pair}, baselines=["mean shift"], **ASK
     )
     by_hand, own = (
-        evaluation.table[evaluation.table["method"] == name].set_index("label")["mse_of_changes"]
+        evaluation.table[evaluation.table["method"] == name].set_index("label")["mse_delta"]
         for name in ("added", "mean shift")
     )
     np.testing.assert_allclose(own, by_hand, rtol=1e-5)
@@ -91,4 +91,4 @@ def test_a_pair_with_an_unknown_part_has_nothing_to_learn_from(cells: AnnData) -
     cells.obs["condition"] = cells.obs["condition"].replace({"A+B": "A+C"})
     pair = (cells.obs["condition"] == "A+C").to_numpy()
     with pytest.raises(DeltaviError, match="nothing to learn from"):
-        evaluate_perturbation(cells, PPCA, target="A+C", hold_out={"A+C": pair}, **ASK)
+        evaluate_perturbation(cells, PPCA, perturbation="A+C", hold_out={"A+C": pair}, **ASK)

@@ -39,25 +39,25 @@ def crossed(sizes: dict[tuple[str, str], int]) -> AnnData:
 @given(st.lists(st.integers(0, 2 * SMALLEST_GROUP), min_size=6, max_size=6))
 def test_a_sweep_splits_what_it_can_and_lists_the_rest(n_cells: list[int]) -> None:
     """Three labels, two conditions, any numbers of cells: every label is held out or skipped, never both."""
-    groups = [(label, condition) for label in "abc" for condition in ("control", "target")]
+    groups = [(label, condition) for label in "abc" for condition in ("control", "perturbation")]
     sizes = dict(zip(groups, n_cells, strict=True))
     # one more label, large enough, so that there is always something to evaluate and to learn from
-    sizes |= {(label, condition): 10 for label in "yz" for condition in ("control", "target")}
+    sizes |= {(label, condition): 10 for label in "yz" for condition in ("control", "perturbation")}
     adata = crossed(sizes)
     hold_outs, skipped = resolve_hold_outs(question_of(adata, control="control", **KEYS), None)
-    scored = {label for label in "abc" if min(sizes[label, "control"], sizes[label, "target"]) >= SMALLEST_GROUP}
+    scored = {label for label in "abc" if min(sizes[label, "control"], sizes[label, "perturbation"]) >= SMALLEST_GROUP}
     assert {part.name for part in hold_outs} == scored | {"y", "z"}
     assert {part.hold_out for part in skipped} == set(adata.obs["cell_type"]) - scored - {"y", "z"}
     for part in hold_outs:
         assert set(zip(adata.obs["cell_type"][part.held_out], adata.obs["condition"][part.held_out], strict=True)) == {
-            (part.name, "target")
+            (part.name, "perturbation")
         }
         assert (adata.obs["condition"][part.query] == "control").all()
         assert int(part.query.sum()) == sizes.get((part.name, "control"))
 
 
 def test_unlabelled_cells_of_a_donor_are_hidden_but_not_asked_for() -> None:
-    adata = crossed({(label, condition): 20 for label in "abc" for condition in ("control", "target")})
+    adata = crossed({(label, condition): 20 for label in "abc" for condition in ("control", "perturbation")})
     adata.obs["donor"] = np.tile(["x", "y"], 60)
     lost = np.asarray((adata.obs["cell_type"] == "c") & (adata.obs["donor"] == "x"))
     adata.obs.loc[lost, "cell_type"] = np.nan
@@ -69,8 +69,8 @@ def test_unlabelled_cells_of_a_donor_are_hidden_but_not_asked_for() -> None:
 
 
 def test_the_query_of_a_mask_is_all_control_cells_of_its_labels() -> None:
-    adata = crossed({(label, condition): 20 for label in "abc" for condition in ("control", "target")})
-    mask = np.asarray((adata.obs["condition"] == "target") & (adata.obs["cell_type"] == "a"))
+    adata = crossed({(label, condition): 20 for label in "abc" for condition in ("control", "perturbation")})
+    mask = np.asarray((adata.obs["condition"] == "perturbation") & (adata.obs["cell_type"] == "a"))
     mask = mask & (np.cumsum(mask) <= 12)
     (part,), _ = resolve_hold_outs(question_of(adata, control="control", **KEYS), {"some": mask})
     assert (int(part.held_out.sum()), int(part.query.sum())) == (12, 20)
@@ -78,9 +78,9 @@ def test_the_query_of_a_mask_is_all_control_cells_of_its_labels() -> None:
 
 def test_every_other_condition_is_a_target() -> None:
     adata = crossed({(label, condition): 10 for label in "ab" for condition in ("z", "y", "x")})
-    assert question_of(adata, control="y", **KEYS).targets == ("x", "z")
-    assert question_of(adata, control="y", target="z", **KEYS).targets == ("z",)
-    assert question_of(adata, control="y", target=("z", "x", "z"), **KEYS).targets == ("z", "x")
+    assert question_of(adata, control="y", **KEYS).perturbations == ("x", "z")
+    assert question_of(adata, control="y", perturbation="z", **KEYS).perturbations == ("z",)
+    assert question_of(adata, control="y", perturbation=("z", "x", "z"), **KEYS).perturbations == ("z", "x")
 
 
 @pytest.mark.parametrize("total", [50, 51])
@@ -110,12 +110,12 @@ def test_genes_of_scores_named_top() -> None:
 
 def test_the_ranking_needs_labels_in_both_conditions(adata: AnnData) -> None:
     """A label that training saw in one condition says nothing of a response."""
-    target = np.asarray(adata.obs["condition"] == "stimulated")
-    held_out = target & np.asarray(adata.obs["cell_type"] == "type_1")
+    perturbation = np.asarray(adata.obs["condition"] == "stimulated")
+    held_out = perturbation & np.asarray(adata.obs["cell_type"] == "type_1")
     cells = prepare(
-        adata, held_out, ~target, condition_key="condition", layer=None, n_genes=40, genes_from_all_cells=False
+        adata, held_out, ~perturbation, condition_key="condition", layer=None, n_genes=40, genes_from_all_cells=False
     )
-    ask = {"control": "control", "target": "stimulated", **KEYS}
+    ask = {"control": "control", "perturbation": "stimulated", **KEYS}
     ranking = training_ranking(cells.train, **ask)
     others = training_ranking(cells.train[cells.train.obs["cell_type"] != "type_1"].copy(), **ask)
     assert sorted(ranking) == list(range(40))

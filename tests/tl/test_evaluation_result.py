@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,12 @@ import pytest
 from matplotlib import pyplot as plt
 
 from deltavi.errors import DeltaviError, UnknownCategoryError
-from deltavi.perturbation import CEILING
+from deltavi.perturbation import SPLIT_HALF
 from deltavi.tl import PerturbationEvaluation
 from deltavi.tl._evaluation import COLUMNS, SCORES
 
-A, B = "correlation_of_changes", "e_distance"
-KIND = {"mine": "model", "theirs": "model", "no change": "baseline", "mean shift": "baseline", CEILING: "ceiling"}
+A, B = "pearson_delta", "e_distance"
+KIND = {"mine": "model", "theirs": "model", "no change": "baseline", "mean shift": "baseline", SPLIT_HALF: "split_half"}
 # (hold-out, seed) -> correlation and distance of mine, theirs, no change, mean shift, ceiling
 VALUES = {
     ("B", 0): [(0.9, 10), (0.5, 20), (0.0, 50), (0.74, 15), (0.95, 1)],
@@ -29,7 +30,7 @@ VALUES = {
 def known() -> PerturbationEvaluation:
     rows = [
         {
-            **dict.fromkeys(COLUMNS, 0.5), "hold_out": name, "label": name, "target": "stim", "seed": seed,
+            **dict.fromkeys(COLUMNS, 0.5), "hold_out": name, "label": name, "perturbation": "stim", "seed": seed,
             "method": method, "kind": KIND[method], "n_control": 20, "n_real": 30, "seconds": 1.5, A: a, B: float(b),
         }
         for (name, seed), pairs in VALUES.items()
@@ -40,12 +41,12 @@ def known() -> PerturbationEvaluation:
 
 def test_mean_and_spread_best_first(known: PerturbationEvaluation) -> None:
     found = known.summary(A)
-    assert list(found.index) == ["mean shift", "mine", "theirs", "no change", CEILING]
+    assert list(found.index) == ["mean shift", "mine", "theirs", "no change", SPLIT_HALF]
     assert found.loc["mine", "mean"] == pytest.approx(0.65)
     assert found.loc["mine", "sd"] == pytest.approx(np.std([0.9, 0.7, 0.4, 0.6], ddof=1))
-    assert list(found["kind"]) == ["baseline", "model", "model", "baseline", "ceiling"]
+    assert list(found["kind"]) == ["baseline", "model", "model", "baseline", "split_half"]
     assert (found["n"] == 4).all()
-    assert list(known.summary(B).index) == ["mine", "theirs", "mean shift", "no change", CEILING]
+    assert list(known.summary(B).index) == ["mine", "theirs", "mean shift", "no change", SPLIT_HALF]
     assert list(known.summary("zero_fraction").index) == list(KIND)
 
 
@@ -96,50 +97,50 @@ def test_a_missing_score_wins_nothing(known: PerturbationEvaluation) -> None:
     assert list(PerturbationEvaluation(table).wins("mine", A)["hold_out"]) == ["NK"]
 
 
-def test_the_verdict_says_where_it_did_not(known: PerturbationEvaluation) -> None:
-    text = known.verdict("mine")
+def test_the_conclusion_says_where_it_did_not(known: PerturbationEvaluation) -> None:
+    text = known.conclusion("mine")
     average, changes, distance = (
-        "On average mine did not beat the best baseline on correlation of changes (0.65 against 0.67 of mean shift), "
+        "On average mine did not beat the best baseline on Pearson delta (0.65 against 0.67 of mean shift), "
         "but beat it on E-distance (18 against 27.5 of mean shift).",
-        "On correlation of changes it beat the best baseline in 1 of 2 comparisons; "
+        "On Pearson delta it beat the best baseline in 1 of 2 comparisons; "
         "it did not for NK (0.5 against 0.6 of mean shift).",
         "On E-distance it beat the best baseline in 1 of 2 comparisons; "
         "it did not for NK (25 against 25 of no change).",
     )
     assert text == f"{average} {changes} {distance}"
-    only = known.verdict("mine", metric=B)
+    only = known.conclusion("mine", metric=B)
     assert "correlation" not in only
 
 
-def test_a_verdict_names_some_of_many_losses(known: PerturbationEvaluation) -> None:
+def test_a_conclusion_names_some_of_many_losses(known: PerturbationEvaluation) -> None:
     one = known.table[known.table["hold_out"] == "NK"]
     many = pd.concat([one.assign(hold_out=f"type {i:02}", label=f"type {i:02}") for i in range(12)], ignore_index=True)
-    text = PerturbationEvaluation(many).verdict("mine", A)
+    text = PerturbationEvaluation(many).conclusion("mine", A)
     assert "in 0 of 12 comparisons" in text
     assert [f"type {i:02}" in text for i in range(12)] == [True] * 7 + [False] * 5
     assert text.endswith("(0.5 against 0.6 of mean shift) and 5 more.")
 
 
-def test_a_verdict_without_losses(known: PerturbationEvaluation) -> None:
+def test_a_conclusion_without_losses(known: PerturbationEvaluation) -> None:
     best = known.table[known.table["hold_out"] == "B"]
-    text = PerturbationEvaluation(best).verdict()
+    text = PerturbationEvaluation(best).conclusion()
     assert "in 1 of 1 comparisons." in text
     assert "did not" not in text
 
 
 def test_a_donor_and_a_second_target_are_named(known: PerturbationEvaluation) -> None:
     table = known.table.assign(hold_out="donor 1")
-    text = PerturbationEvaluation(table).verdict("mine", metric=A)
+    text = PerturbationEvaluation(table).conclusion("mine", metric=A)
     assert "did not for NK of donor 1 (" in text
-    second = pd.concat([known.table, known.table.assign(target="other")])
-    text = PerturbationEvaluation(second).verdict("mine", metric=A)
+    second = pd.concat([known.table, known.table.assign(perturbation="other")])
+    text = PerturbationEvaluation(second).conclusion("mine", metric=A)
     assert "NK under stim (" in text
     assert "NK under other (" in text
 
 
 def test_the_first_model_is_meant_where_none_is_named(known: PerturbationEvaluation) -> None:
     assert known.methods == ["mine", "theirs"]
-    assert known.verdict() == known.verdict("mine")
+    assert known.conclusion() == known.conclusion("mine")
     pd.testing.assert_frame_equal(known.wins(), known.wins("mine", A))
 
 
@@ -149,8 +150,8 @@ def test_the_first_model_is_meant_where_none_is_named(known: PerturbationEvaluat
         (lambda e: e.summary("r3"), UnknownCategoryError, "metric 'r3'"),
         (lambda e: e.wins("min"), UnknownCategoryError, "method 'min'.*'mine'"),
         (lambda e: e.wins("mine", "zero_fraction"), DeltaviError, "no better or worse"),
-        (lambda e: e.verdict("mine", metric=["zero_fraction"]), DeltaviError, "no better or worse"),
-        (lambda e: e.verdict("mine", metric="x"), UnknownCategoryError, "metric 'x'"),
+        (lambda e: e.conclusion("mine", metric=["zero_fraction"]), DeltaviError, "no better or worse"),
+        (lambda e: e.conclusion("mine", metric="x"), UnknownCategoryError, "metric 'x'"),
         (lambda e: PerturbationEvaluation.load("nowhere"), DeltaviError, "no finished evaluation"),
     ],
 )
@@ -164,7 +165,7 @@ def test_saved_and_loaded(known: PerturbationEvaluation, tmp_path: Any) -> None:
     table.loc[0, A] = 1 / 3
     table.loc[1, "seconds"] = np.nan
     table.loc[2, ["hold_out", "label"]] = ["NA", "007"]
-    skipped = pd.DataFrame({"hold_out": ["x"], "label": [""], "target": ["1"], "reason": ["4 cells, too few"]})
+    skipped = pd.DataFrame({"hold_out": ["x"], "label": [""], "perturbation": ["1"], "reason": ["4 cells, too few"]})
     evaluation = PerturbationEvaluation(table, {"control": "ctrl", "n": 3}, skipped, ("said", "so"))
     files = evaluation.save(tmp_path / "new")
     assert all(path.is_file() for path in files)
@@ -173,7 +174,7 @@ def test_saved_and_loaded(known: PerturbationEvaluation, tmp_path: Any) -> None:
     pd.testing.assert_frame_equal(loaded.skipped, skipped)
     assert loaded.settings == evaluation.settings
     assert loaded.warnings == evaluation.warnings
-    assert loaded.verdict() == evaluation.verdict()
+    assert loaded.conclusion() == evaluation.conclusion()
     assert loaded.predictions.empty
 
 
@@ -196,3 +197,18 @@ def test_the_order_of_rows_decides_nothing(known: PerturbationEvaluation) -> Non
     expected = known.wins(metric=A).set_index("hold_out")
     found = other.wins(method=known.methods[0], metric=A).set_index("hold_out").loc[expected.index]
     pd.testing.assert_frame_equal(found.drop(columns="best_baseline"), expected.drop(columns="best_baseline"))
+
+
+def test_files_under_former_names_are_read_alike(known: PerturbationEvaluation, tmp_path: Path) -> None:
+    known.save(tmp_path)
+    for file in ("table.csv", "skipped.csv", "predictions.csv"):
+        table = pd.read_csv(tmp_path / file, dtype=str, keep_default_na=False)
+        scores = {"pearson_delta": "correlation_of_changes", "mse_delta": "mse_of_changes", "uncertainty": "doubt"}
+        old = table.rename(columns={"perturbation": "target", **scores})
+        old.replace({SPLIT_HALF: "two halves of the real cells", "split_half": "ceiling"}).to_csv(
+            tmp_path / file, index=False
+        )
+    loaded = PerturbationEvaluation.load(tmp_path)
+    assert loaded.conclusion() == known.conclusion()
+    assert list(loaded.table.columns) == list(known.table.columns)
+    assert loaded.summary().index.tolist() == known.summary().index.tolist()

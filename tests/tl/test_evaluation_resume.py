@@ -141,9 +141,9 @@ def test_another_method_under_the_same_name_is_refused(adata: AnnData, tmp_path:
 
 
 def test_another_split_under_the_same_name_is_refused(adata: AnnData, tmp_path: Path) -> None:
-    target = np.asarray((adata.obs["condition"] == "stimulated") & (adata.obs["cell_type"] == "type_1"))
-    half = target & (np.cumsum(target) <= 15)
-    evaluate_perturbation(adata, mean_change, **OPTIONS, hold_out={"mine": target}, folder=tmp_path)
+    perturbed = np.asarray((adata.obs["condition"] == "stimulated") & (adata.obs["cell_type"] == "type_1"))
+    half = perturbed & (np.cumsum(perturbed) <= 15)
+    evaluate_perturbation(adata, mean_change, **OPTIONS, hold_out={"mine": perturbed}, folder=tmp_path)
     with pytest.raises(DeltaviError, match="held-out cells"):
         evaluate_perturbation(adata, mean_change, **OPTIONS, hold_out={"mine": half}, folder=tmp_path)
 

@@ -144,7 +144,9 @@ def test_cells_without_types(adata: AnnData) -> None:
     del adata.obs["cell_type"]
     for ask in (
         lambda: evaluate_perturbation(adata, mean_change, **ASK, hold_out="batch"),
-        lambda: predict_held_out(adata, label="batch_0", control="control", target="stimulated", model_class=PPCA),
+        lambda: predict_held_out(
+            adata, label="batch_0", control="control", perturbation="stimulated", model_class=PPCA
+        ),
     ):
         with pytest.raises(UnknownCategoryError, match=r"obs column 'cell_type'.*Pass labels_key"):
             ask()

@@ -1,4 +1,4 @@
-"""Calibration of a classifier on labelled cells: a temperature, a scorer of strangeness, held-out scores."""
+"""Calibration of a classifier on labelled cells: a temperature, a scorer of novelty, held-out scores."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ClassifiedCells:
         ``(n_cells, n_labels)`` unnormalised log probabilities.
     features
         ``(n_cells, n_features)`` position in which classes are compact.
-    surprise
+    reconstruction_error
         Reconstruction error of each cell, a row per cell; ``None`` if there is no reconstruction.
     codes
         ``(n_cells,)`` codes of labels, -1 for unlabelled cells.
@@ -33,7 +33,7 @@ class ClassifiedCells:
 
     logits: np.ndarray
     features: np.ndarray
-    surprise: np.ndarray | None
+    reconstruction_error: np.ndarray | None
     codes: np.ndarray
     empty: np.ndarray
 
@@ -41,13 +41,13 @@ class ClassifiedCells:
         return len(self.codes)
 
     def __getitem__(self, cells: np.ndarray) -> ClassifiedCells:
-        surprise = None if self.surprise is None else self.surprise[cells]
-        return ClassifiedCells(self.logits[cells], self.features[cells], surprise, self.codes[cells], self.empty[cells])
+        errors = None if self.reconstruction_error is None else self.reconstruction_error[cells]
+        return ClassifiedCells(self.logits[cells], self.features[cells], errors, self.codes[cells], self.empty[cells])
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Conversion of outputs into probabilities, strangeness and p-values.
+    """Conversion of outputs into probabilities, novelty scores and p-values.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class Calibration:
     scorer
         Scorer with the positions of the classes.
     scores
-        ``(n_held_out,)`` strangeness of held-out labelled cells.
+        ``(n_held_out,)`` novelty scores of held-out labelled cells.
     predicted
         ``(n_held_out,)`` the label predicted for each, by which p-values are grouped.
     """
@@ -82,7 +82,7 @@ class Calibration:
         training
             Cells the classifier was trained on, for the positions of the classes.
         held_out
-            Cells it was not trained on, for the distribution of strangeness.
+            Cells it was not trained on, for the distribution of novelty score.
         judged
             Cells with logits of networks that were not trained on them, for the temperature. By default those held out.
         prior
@@ -91,9 +91,9 @@ class Calibration:
         judged = held_out if judged is None else judged
         training, held_out, judged = (cells[_usable(cells)] for cells in (training, held_out, judged))
         temperature = fit_temperature(judged.logits, judged.codes, prior)
-        scorer = OpenSetScorer.fit(training.features, training.surprise, training.codes)
+        scorer = OpenSetScorer.fit(training.features, training.reconstruction_error, training.codes)
         without_scores = cls(temperature, scorer, scores=np.zeros(0), predicted=held_out.logits.argmax(1))
-        return replace(without_scores, scores=without_scores.strangeness(held_out))
+        return replace(without_scores, scores=without_scores.novelty_score(held_out))
 
     @property
     def n_held_out(self) -> int:
@@ -106,20 +106,20 @@ class Calibration:
         probabilities[cells.empty] = 1 / probabilities.shape[1]
         return probabilities
 
-    def strangeness(self, cells: ClassifiedCells) -> np.ndarray:
-        """Strangeness of each cell, NaN for those without counts, ``(n_cells,)``."""
+    def novelty_score(self, cells: ClassifiedCells) -> np.ndarray:
+        """Novelty score of each cell, NaN for those without counts, ``(n_cells,)``."""
         scores = np.full(len(cells), np.nan)
         judged = cells[~cells.empty]
         if len(judged):
-            scores[~cells.empty] = self.scorer.score(judged.features, judged.surprise)
+            scores[~cells.empty] = self.scorer.score(judged.features, judged.reconstruction_error)
         return scores
 
-    def p_values(self, cells: ClassifiedCells, strangeness: np.ndarray, *, min_group: int = MIN_GROUP) -> np.ndarray:
+    def p_values(self, cells: ClassifiedCells, novelty_score: np.ndarray, *, min_group: int = MIN_GROUP) -> np.ndarray:
         """Conformal p-value of each cell, NaN where it has no counts or nothing was held out, ``(n_cells,)``."""
         p_values, judged = np.full(len(cells), np.nan), ~cells.empty
         if self.n_held_out:
             p_values[judged] = conformal_p_values(
-                strangeness[judged],
+                novelty_score[judged],
                 self.scores,
                 groups=cells.logits[judged].argmax(1),
                 calibration_groups=self.predicted,
@@ -133,7 +133,7 @@ class Calibration:
         Groups that are too small to reject such a share are tested together with all cells.
         """
         min_group = max(MIN_GROUP, cells_needed(share))
-        rejected: np.ndarray = self.p_values(cells, self.strangeness(cells), min_group=min_group) <= share
+        rejected: np.ndarray = self.p_values(cells, self.novelty_score(cells), min_group=min_group) <= share
         return rejected
 
     def as_dict(self) -> State:

@@ -1,4 +1,4 @@
-"""Strangeness of a cell to a classifier: its distance from all training classes."""
+"""Novelty score of a cell to a classifier: its distance from all training classes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.covariance import LedoitWolf
 from sklearn.neighbors import NearestNeighbors
 
+from deltavi._former_names import current_state
 from deltavi._types import State
 
 # Neighbour in a class whose distance estimates the local density; half of a small class at most.
@@ -16,7 +17,7 @@ N_NEIGHBOURS = 50
 # Cells of a class that are kept: enough for its shape, and the model's file stays small.
 MOST_PER_CLASS = 2000
 # Spreads above the ordinary from which bad reconstruction alone makes a cell strange.
-TOLERATED_SURPRISE = 2.0
+TOLERATED_ERROR = 2.0
 SMALLEST = 1e-9
 
 
@@ -59,9 +60,10 @@ class OpenSetScorer:
     distance
         Reference scale of the log distance.
     depth_trend
-        ``(3,)`` surprise as a polynomial of log total counts, highest power first; ``None`` without surprise.
-    surprise
-        Reference scale of the surprise relative to that trend.
+        ``(3,)`` reconstruction error as a polynomial of log total counts, highest power first; ``None`` without
+        reconstruction error.
+    reconstruction_error
+        Reference scale of the reconstruction error relative to that trend.
     """
 
     whitening: np.ndarray
@@ -69,17 +71,17 @@ class OpenSetScorer:
     codes: np.ndarray
     distance: Scale
     depth_trend: np.ndarray | None
-    surprise: Scale | None
+    reconstruction_error: Scale | None
 
     @classmethod
-    def fit(cls, features: np.ndarray, surprise: np.ndarray | None, codes: np.ndarray) -> Self:
+    def fit(cls, features: np.ndarray, reconstruction_error: np.ndarray | None, codes: np.ndarray) -> Self:
         """Fit positions of the classes, and the reference scales.
 
         Parameters
         ----------
         features
             ``(n_cells, n_features)`` of labelled training cells.
-        surprise
+        reconstruction_error
             ``(n_cells, 2)`` negative log likelihood of each cell's counts in nats, and log of its total; or ``None``.
         codes
             ``(n_cells,)`` labels.
@@ -93,36 +95,37 @@ class OpenSetScorer:
             codes=codes[kept],
             distance=Scale(0.0, 1.0),
             depth_trend=None,
-            surprise=None,
+            reconstruction_error=None,
         )
         own = scorer._log_distance(features[kept], themselves=True)
         # the only cell of a class has no neighbour
         own = own[own > np.log(SMALLEST)] if (own > np.log(SMALLEST)).any() else np.zeros(1)
-        trend = None if surprise is None else np.polyfit(surprise[:, 1], _relative(surprise), _degree(surprise))
+        errors = reconstruction_error
+        trend = None if errors is None else np.polyfit(errors[:, 1], _relative(errors), _degree(errors))
         return cls(
             whitening=whitening,
             cells=scorer.cells,
             codes=scorer.codes,
             distance=Scale.of(own),
             depth_trend=trend,
-            surprise=None if surprise is None or trend is None else Scale.of(_excess(surprise, trend)),
+            reconstruction_error=None if errors is None or trend is None else Scale.of(_excess(errors, trend)),
         )
 
-    def score(self, features: np.ndarray, surprise: np.ndarray | None) -> np.ndarray:
-        """Strangeness of each cell, higher for stranger ones, ``(n_cells,)``; zero is ordinary, one the ninth decile.
+    def score(self, features: np.ndarray, reconstruction_error: np.ndarray | None) -> np.ndarray:
+        """Novelty score of each cell, higher for stranger ones, ``(n_cells,)``; zero is ordinary, one the ninth decile.
 
         Parameters
         ----------
         features
             ``(n_cells, n_features)``.
-        surprise
+        reconstruction_error
             As in :meth:`fit`.
         """
-        strangeness = self.distance(self._log_distance(np.asarray(features, dtype=np.float64)))
-        if surprise is None or self.surprise is None or self.depth_trend is None:
-            return strangeness
-        badly_explained = self.surprise(_excess(surprise, self.depth_trend)) - TOLERATED_SURPRISE
-        return np.asarray(np.maximum(strangeness, badly_explained))
+        novelty_score = self.distance(self._log_distance(np.asarray(features, dtype=np.float64)))
+        if reconstruction_error is None or self.reconstruction_error is None or self.depth_trend is None:
+            return novelty_score
+        badly_explained = self.reconstruction_error(_excess(reconstruction_error, self.depth_trend)) - TOLERATED_ERROR
+        return np.asarray(np.maximum(novelty_score, badly_explained))
 
     def _log_distance(self, features: np.ndarray, *, themselves: bool = False) -> np.ndarray:
         """Least log distance to the k-th cell of a class; the kept cells `themselves` do not count as neighbours."""
@@ -141,26 +144,26 @@ class OpenSetScorer:
 
     def as_dict(self) -> State:
         """Plain form, for files."""
+        error = self.reconstruction_error
         return {
             "whitening": self.whitening,
             "cells": self.cells,
             "codes": self.codes,
             "distance": [self.distance.centre, self.distance.unit],
             "depth_trend": self.depth_trend,
-            "surprise": None if self.surprise is None else [self.surprise.centre, self.surprise.unit],
+            "reconstruction_error": None if error is None else [error.centre, error.unit],
         }
 
     @classmethod
     def from_dict(cls, saved: State) -> Self:
         """Inverse of :meth:`as_dict`."""
-        surprise = saved["surprise"]
-        return cls(
-            **{
-                **saved,
-                "distance": Scale(*saved["distance"]),
-                "surprise": None if surprise is None else Scale(*surprise),
-            }
-        )
+        saved = current_state(saved)
+        error = saved["reconstruction_error"]
+        scales = {
+            "distance": Scale(*saved["distance"]),
+            "reconstruction_error": None if error is None else Scale(*error),
+        }
+        return cls(**{**saved, **scales})
 
 
 def _whitening(features: np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -185,19 +188,19 @@ def _kept(codes: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _relative(surprise: np.ndarray) -> np.ndarray:
-    """Surprise per unit of log total, which keeps deep and shallow cells comparable, ``(n_cells,)``."""
-    relative: np.ndarray = surprise[:, 0] / np.maximum(surprise[:, 1], 1.0)
+def _relative(errors: np.ndarray) -> np.ndarray:
+    """Reconstruction error per unit of log total, which keeps deep and shallow cells comparable, ``(n_cells,)``."""
+    relative: np.ndarray = errors[:, 0] / np.maximum(errors[:, 1], 1.0)
     return relative
 
 
-def _degree(surprise: np.ndarray) -> int:
+def _degree(errors: np.ndarray) -> int:
     """Degree of the trend: a parabola if there are enough cells of different depth."""
-    return int(min(2, len(np.unique(surprise[:, 1])) - 1))
+    return int(min(2, len(np.unique(errors[:, 1])) - 1))
 
 
-def _excess(surprise: np.ndarray, trend: np.ndarray) -> np.ndarray:
+def _excess(errors: np.ndarray, trend: np.ndarray) -> np.ndarray:
     """Relative excess of the reconstruction error of each cell over that of cells of its depth."""
-    expected = np.polyval(trend, surprise[:, 1])
-    excess: np.ndarray = _relative(surprise) - expected
+    expected = np.polyval(trend, errors[:, 1])
+    excess: np.ndarray = _relative(errors) - expected
     return excess

@@ -52,7 +52,7 @@ def conformal_p_values(
     """
     scores, calibration_scores = np.asarray(scores, dtype=float), np.asarray(calibration_scores, dtype=float)
     if np.isnan(scores).any() or np.isnan(calibration_scores).any():
-        raise DeltaviError("A strangeness score is NaN: cells that cannot be scored have no p-value.")
+        raise DeltaviError("A novelty score is NaN: cells that cannot be scored have no p-value.")
     p_values = _rank_share(scores, calibration_scores)
     if groups is None and calibration_groups is None:
         return p_values

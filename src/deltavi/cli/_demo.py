@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from deltavi.tl import HeldOut, PerturbationEvaluation
 
 SHOWN = {
-    "correlation_of_changes": "correlation of changes",
-    "correlation_of_changes_top": "same, top 100 genes",
+    "pearson_delta": "Pearson delta",
+    "pearson_delta_top": "same, top 100 genes",
     "r2_of_means_top": "R2 of means, top 100",
     "mse_top": "MSE, top 100",
     "e_distance": "E-distance",
     "variance_ratio": "variance ratio",
     "zero_fraction": "zeros",
 }
-DRAWN = ["correlation_of_changes", "correlation_of_changes_top", "e_distance"]
+DRAWN = ["pearson_delta", "pearson_delta_top", "e_distance"]
 MODEL = "SCGEN"
 CELLS, MODEL_FOLDER, SCORES, FIGURE, SUMMARY = "predicted.h5ad", "model", "scores.csv", "figure.png", "summary.csv"
 OF_ONE = (CELLS, MODEL_FOLDER, SCORES, FIGURE)
@@ -75,7 +75,7 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
     """Arguments shared by one hold-out and by all of them."""
     return {
         "control": options.control,
-        "target": options.target,
+        "perturbation": options.perturbation,
         "condition_key": options.condition_key,
         "labels_key": options.labels_key,
         "layer": options.layer,
@@ -90,7 +90,7 @@ def _hold_out_one(adata: AnnData, options: argparse.Namespace, folder: OutputFol
     label = SIMULATED_TYPE if options.holdout is None else options.holdout
     n_cells = int((adata.obs[options.labels_key].astype(str) == label).sum())
     folder.require_space(BYTES_OF_VALUE * n_cells * min(options.genes, adata.n_vars))
-    console.note(f"{adata.n_obs} cells x {adata.n_vars} genes; to hold out: {label} under {options.target}.")
+    console.note(f"{adata.n_obs} cells x {adata.n_vars} genes; to hold out: {label} under {options.perturbation}.")
     result = predict_held_out(
         adata,
         label=label,
@@ -99,7 +99,7 @@ def _hold_out_one(adata: AnnData, options: argparse.Namespace, folder: OutputFol
         train_kwargs={"enable_progress_bar": False} if options.quiet else {},
         **_asked(options),
     )
-    console.result(f"{format_table(result.table)}\n\n{result.verdict}")
+    console.result(f"{format_table(result.table)}\n\n{result.conclusion}")
     for path in write_results(result, folder):
         console.result(f"wrote {path}")
     return result
@@ -113,7 +113,7 @@ def _hold_out_all(
     from deltavi.tl import Method, evaluate_perturbation
 
     folder.require_space(0)
-    console.note(f"{adata.n_obs} cells x {adata.n_vars} genes; to hold out: each label under {options.target}.")
+    console.note(f"{adata.n_obs} cells x {adata.n_vars} genes; to hold out: each label under {options.perturbation}.")
     evaluation = evaluate_perturbation(
         adata,
         {MODEL: Method(SCGEN, train_kwargs={"max_epochs": options.epochs})},
@@ -127,9 +127,9 @@ def _hold_out_all(
     if len(evaluation.warnings) > MOST_WARNINGS:
         console.note(f"{len(evaluation.warnings) - MOST_WARNINGS} more warnings are in settings.json.")
     means = cast("pd.DataFrame", evaluation.summary().xs("mean", axis=1, level="statistic"))
-    console.result(f"{format_table(means)}\n\n{evaluation.verdict()}")
+    console.result(f"{format_table(means)}\n\n{evaluation.conclusion()}")
     for skipped in evaluation.skipped.itertuples():
-        console.result(f"left out: {skipped.hold_out} under {skipped.target}: {skipped.reason}")
+        console.result(f"left out: {skipped.hold_out} under {skipped.perturbation}: {skipped.reason}")
     for path in write_evaluation(evaluation, folder):
         console.result(f"wrote {path}")
     return evaluation
@@ -154,7 +154,7 @@ def _require_names(adata: AnnData, options: argparse.Namespace) -> None:
     require_columns(adata, condition_key=options.condition_key, labels_key=options.labels_key)
     if options.layer is not None and options.layer not in adata.layers:
         raise unknown_category("--layer", options.layer, adata.layers, among="the layers")
-    for option, key in (("control", options.condition_key), ("target", options.condition_key)):
+    for option, key in (("control", options.condition_key), ("perturbation", options.condition_key)):
         known = _values(column(adata, key))
         if getattr(options, option) not in known:
             raise unknown_category(f"--{option}", getattr(options, option), known, among=f"obs[{key!r}]")
@@ -201,7 +201,7 @@ def plot_result(result: HeldOut, part: Path) -> None:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     pl.reg_mean(result.predicted, result.real, control=result.control_cells, ax=left, show=False)
-    left.set_title(f"{result.label}, {result.target}: mean expression")
+    left.set_title(f"{result.label}, {result.perturbation}: mean expression")
     pl.prediction_umap(result.control_cells, result.real, result.predicted, ax=right, show=False)
     right.set_title("control, real and predicted cells")
     figure.savefig(part, dpi=150)

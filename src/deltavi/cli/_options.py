@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import deltavi
 from deltavi._errors import DeltaviError, nearest
+from deltavi._former_names import renamed_argument
 
 EXIT_CODES = (
     "exit codes: 0 it worked; 2 wrong input, with a line on standard error on the fault and the way out; "
@@ -46,7 +47,9 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         raise CommandError("Name a command, such as deltavi demo. See deltavi --help.")
     if unknown:
         known = [f"--{name.replace('_', '-')}" for name in vars(options) if name != "command"]
-        close = nearest(unknown[0].split("=")[0], known)
+        asked = unknown[0].split("=")[0]
+        renamed = renamed_argument(asked.removeprefix("--"), vars(options))
+        close = nearest(asked, known) if renamed is None else f"--{renamed}"
         hint = f"Did you mean {close}?" if close else f"See deltavi {options.command} --help."
         raise CommandError(f"There is no option {unknown[0]!r}. {hint}")
     require_consistent(options)
@@ -64,9 +67,10 @@ def build_parser() -> argparse.ArgumentParser:
         commands.add_parser(
             "demo",
             help="predict a held-out response and compare it with simple baselines",
-            description="Train SCGEN without the target cells of one label, predict them, compare with every baseline, "
-            "and write the predicted cells, the model, the table and a figure. Simulated data unless --data is given. "
-            "With --all every label is held out in turn, and the table of all, its summary and a figure are written.",
+            description="Train SCGEN without the perturbed cells of one label, predict them, compare with every "
+            "baseline, and write the predicted cells, the model, the table and a figure. Simulated data unless --data "
+            "is given. With --all every label is held out in turn, and the table of all, its summary and a figure are "
+            "written.",
             epilog=EXIT_CODES,
             allow_abbrev=False,
         )
@@ -78,13 +82,13 @@ def _add_demo(demo: argparse.ArgumentParser) -> None:
     add = demo.add_argument
     add("--data", type=_path, help="file with raw counts: h5ad, or .h5 of 10x (default: a simulated experiment)")
     add("--obs", type=_path, help="CSV or TSV with columns to add to --data, the names of the cells in the first one")
-    add("--holdout", help=f"label whose target cells are held out (simulated data: {SIMULATED_TYPE})")
+    add("--holdout", help=f"label whose perturbed cells are held out (simulated data: {SIMULATED_TYPE})")
     add("--all", action="store_true", help="hold out every label in turn, and write scores of all")
     add("--jobs", type=_whole(1, MOST_THREADS), help="processes of --all, each of one thread (1)")
     add("--condition-key", default="condition", help="obs column of the condition (%(default)s)")
     add("--labels-key", default="cell_type", help="obs column of the label (%(default)s)")
     add("--control", default="control", help="condition to start from (%(default)s)")
-    add("--target", default="stimulated", help="condition to predict (%(default)s)")
+    add("--perturbation", default="stimulated", help="condition to predict (%(default)s)")
     add("--layer", help="layer with the raw counts (default: X)")
     add("--genes", type=_whole(1), default=2000, help="variable genes to model (%(default)s)")
     add("--epochs", type=_whole(1, MOST_EPOCHS), help="passes over the data (default: by number of cells)")

@@ -47,7 +47,7 @@ def simulate_perturbation(
     inverse_dispersion: float = 1.5,
     seed: int | np.random.Generator = 0,
 ) -> AnnData:
-    """Simulate raw counts of cell types under a control and one or more target conditions, with known truth.
+    """Simulate raw counts of cell types under a control and one or more perturbed conditions, with known truth.
 
     Cell types have positions in a low-dimensional space, and two types are as similar as
     ``exp(-squared distance / 2)``. That similarity is the correlation, over genes, of the differences between types
@@ -66,7 +66,7 @@ def simulate_perturbation(
     n_cells_per_group
         Cells of each combination of cell type, condition and batch.
     conditions
-        Names of the conditions; the first one is the control. Each target has programmes of its own.
+        Names of the conditions; the first one is the control. Each perturbation has programmes of its own.
     shared_effect
         Standard deviation, over the responding genes, of the natural-log fold change common to all types.
     specific_effect
@@ -102,9 +102,9 @@ def simulate_perturbation(
     * ``obs``: categorical ``condition``, ``cell_type`` and ``batch``, ``total_counts`` (observed) and
       ``library_size`` (expected);
     * ``var``: ``base_expression`` (natural log, up to a constant), ``inverse_dispersion`` (theta) and
-      ``shared_response_<target>`` (natural-log fold change);
-    * ``varm["response_<target>"]``: table genes x cell types of the whole natural-log fold change ``r``. As shares
-      sum to one, the log ratio of two expectations of a cell equals ``r`` up to one constant per type and batch;
+      ``shared_response_<perturbation>`` (natural-log fold change);
+    * ``varm["response_<perturbation>"]``: table genes x cell types of the whole natural-log fold change ``r``. As
+      shares sum to one, the log ratio of two expectations of a cell equals ``r`` up to one constant per type and batch;
     * ``uns["simulation"]``: the parameters, ``type_positions`` and ``type_similarity``.
 
     Raises
@@ -162,8 +162,8 @@ def _assemble(
     for condition, values in zip(parameters.conditions, expected, strict=True):
         adata.layers[f"expected_{condition}"] = values.astype(np.float32)
     types = list(adata.obs["cell_type"].cat.categories)
-    for target, response in zip(parameters.targets, truth.response[1:], strict=True):
-        adata.varm[f"response_{target}"] = pd.DataFrame(response.T, index=adata.var_names, columns=types)
+    for perturbation, response in zip(parameters.perturbations, truth.response[1:], strict=True):
+        adata.varm[f"response_{perturbation}"] = pd.DataFrame(response.T, index=adata.var_names, columns=types)
     adata.uns["simulation"] = _record(parameters, truth)
     return adata
 
@@ -183,8 +183,8 @@ def _obs(parameters: SimulationParameters, cells: Cells, counts: sparse.csr_matr
 
 def _var(parameters: SimulationParameters, truth: Truth) -> pd.DataFrame:
     columns = {"base_expression": truth.base, "inverse_dispersion": truth.inverse_dispersion}
-    for target, shared in zip(parameters.targets, truth.shared, strict=True):
-        columns[f"shared_response_{target}"] = shared
+    for perturbation, shared in zip(parameters.perturbations, truth.shared, strict=True):
+        columns[f"shared_response_{perturbation}"] = shared
     return pd.DataFrame(columns, index=pd.Index(_names("GENE", parameters.n_genes, width=4)))
 
 

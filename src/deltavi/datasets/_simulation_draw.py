@@ -94,11 +94,11 @@ def _programmes_of_types(
 def _responses(
     parameters: SimulationParameters, similarity: FloatArray, generator: np.random.Generator
 ) -> tuple[FloatArray, FloatArray]:
-    """Shared programme of each target, and the whole response of each type under each condition."""
+    """Shared programme of each perturbation, and the whole response of each type under each condition."""
     p = parameters
-    shared = np.zeros((len(p.targets), p.n_genes))
+    shared = np.zeros((len(p.perturbations), p.n_genes))
     response = np.zeros((len(p.conditions), p.n_cell_types, p.n_genes))
-    for i in range(len(p.targets)):
+    for i in range(len(p.perturbations)):
         touched = generator.permutation(p.n_genes)[: p.n_responding]
         shared[i, touched] = p.shared_effect * generator.standard_normal(p.n_responding)
         specific = p.specific_effect * _programmes_of_types(similarity, p.n_genes, p.n_responding, generator)

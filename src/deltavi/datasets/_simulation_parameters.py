@@ -62,7 +62,7 @@ class SimulationParameters:
         object.__setattr__(self, name, value)
 
     @property
-    def targets(self) -> tuple[str, ...]:
+    def perturbations(self) -> tuple[str, ...]:
         """Every condition but the control."""
         return tuple(self.conditions[1:])
 
@@ -119,7 +119,9 @@ def _numbers(name: str, values: object) -> FloatArray:
 
 def _check_conditions(conditions: Sequence[str]) -> None:
     if isinstance(conditions, str | bytes) or not hasattr(conditions, "__len__") or len(conditions) < 2:
-        raise DeltaviError(f"conditions must name the control and at least one target, but is {shown(conditions)}.")
+        raise DeltaviError(
+            f"conditions must name the control and at least one perturbation, but is {shown(conditions)}."
+        )
     # a slash would open a group of its own when the layer named after the condition is written to a file
     bad = [c for c in conditions if not isinstance(c, str) or not c or "/" in c]
     if bad:

@@ -24,7 +24,7 @@ WEIGHTS = {
     "training_label": str,
     "weight": float,
     "n_control": int,
-    "n_target": int,
+    "n_perturbed": int,
     "shift_scale": float,
 }
 
@@ -41,10 +41,10 @@ def weights(predicted: AnnData) -> pd.DataFrame:
     Returns
     -------
     A row for each pair, with columns ``query`` (label that was predicted), ``training_label``, ``weight`` (they sum to
-    one in each query, once for every condition that a target joins), ``n_control`` and ``n_target`` (training cells of
-    the label in each condition), ``shift_scale`` (factor the shift was stretched by), and ``own_weight``, the weight of
-    the query's own treated cells in the whole result: above zero, measured cells contribute to the prediction. A
-    baseline keeps the first three.
+    one in each query, once for every condition that a perturbation joins), ``n_control`` and ``n_perturbed`` (training
+    cells of the label in each condition), ``shift_scale`` (factor the shift was stretched by), and ``own_weight``, the
+    weight of the query's own treated cells in the whole result: above zero, measured cells contribute to the
+    prediction. A baseline keeps the first three.
 
     Raises
     ------
@@ -78,9 +78,10 @@ def uncertainty(predicted: AnnData) -> pd.DataFrame:
 
     Returns
     -------
-    A row for each label, with columns ``query``, ``doubt`` (relative kriging variance, about zero on top of a well
-    measured label and one far from all), ``usual_doubt`` (the largest that a training label has when the others predict
-    it; NaN with fewer than three) and ``is_extrapolated``, whether the first is above the second.
+    A row for each label, with columns ``query``, ``uncertainty`` (relative Gaussian-process variance, about zero on top
+    of a well measured label and one far from all), ``max_training_uncertainty`` (the largest that a training label has
+    when the others predict it; NaN with fewer than three) and ``is_extrapolated``, whether the first is above the
+    second.
 
     Raises
     ------
@@ -88,17 +89,17 @@ def uncertainty(predicted: AnnData) -> pd.DataFrame:
         If the cells are no prediction, or one by a model without labels.
     """
     held = _held(predicted)
-    if "trust" not in held:
-        raise InputDataError("The prediction says nothing of its doubt, which needs labels: pass labels_key at setup.")
-    table = pd.DataFrame(held["trust"])
+    if "uncertainty" not in held:
+        raise InputDataError("The prediction has no uncertainty, which needs labels: pass labels_key at setup.")
+    table = pd.DataFrame(held["uncertainty"])
     plain = pd.DataFrame(
         {
             "query": table["query"].astype(str).to_numpy(),
-            "doubt": table["doubt"].to_numpy(dtype=float),
-            "usual_doubt": table["usual_doubt"].to_numpy(dtype=float),
+            "uncertainty": table["uncertainty"].to_numpy(dtype=float),
+            "max_training_uncertainty": table["max_training_uncertainty"].to_numpy(dtype=float),
         }
     )
-    return plain.assign(is_extrapolated=plain["doubt"] > plain["usual_doubt"])
+    return plain.assign(is_extrapolated=plain["uncertainty"] > plain["max_training_uncertainty"])
 
 
 @known_arguments
@@ -175,7 +176,7 @@ def provenance(predicted: AnnData) -> Provenance:
     return Provenance(
         model=str(held.get("model", "")),
         control=str(held["control"]),
-        target=str(held["target"]),
+        perturbation=str(held["perturbation"]),
         shift=str(held.get("shift", "")),
         empirical_weight=float(held.get("empirical_weight", 0.0)),
         effect_scale=float(held.get("effect_scale", 1.0)),
@@ -186,13 +187,14 @@ def provenance(predicted: AnnData) -> Provenance:
 
 def _held(predicted: AnnData) -> Mapping[str, Any]:
     """Entries of ``uns`` that a prediction keeps of itself."""
-    held = require_anndata(predicted).uns.get(_keys.UNS_PREDICTION)
-    if not isinstance(held, Mapping) or "control" not in held or "target" not in held:
+    kept = require_anndata(predicted).uns.get(_keys.UNS_PREDICTION)
+    held = current_record(kept) if isinstance(kept, Mapping) else {}
+    if "control" not in held or "perturbation" not in held:
         raise InputDataError(
             f"The cells are no prediction: uns[{_keys.UNS_PREDICTION!r}], which predict_perturbation writes and "
             "anndata.concat leaves out, is not there. Read the tables before cells are joined."
         )
-    return current_record(held)
+    return held
 
 
 def _of_baseline(weights: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:

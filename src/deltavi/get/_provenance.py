@@ -16,7 +16,7 @@ class Provenance:
     ----------
     model
         Name of the model; empty for a baseline.
-    control, target
+    control, perturbation
         Conditions it starts from, and predicts.
     shift
         Estimator of the shift; empty if the prediction has none.
@@ -32,7 +32,7 @@ class Provenance:
 
     model: str
     control: str
-    target: str
+    perturbation: str
     shift: str
     empirical_weight: float
     effect_scale: float

@@ -74,8 +74,8 @@ class Bernoulli(Likelihood):
     def upper_quantile(self, s: np.ndarray) -> np.ndarray:
         return np.asarray(s < to_numpy(self.rate), dtype=np.float64)
 
-    def moved(self, by: Tensor) -> Likelihood:
-        return replace(self, logits=self.logits + by)
+    def shifted_by(self, offsets: Tensor) -> Likelihood:
+        return replace(self, logits=self.logits + offsets)
 
     @property
     def distribution(self) -> TorchBernoulli:

@@ -51,8 +51,8 @@ class CountLikelihood(Likelihood):
     def _log_prob_of(self, nonzeros: Nonzeros) -> Tensor:
         """Log probability of each cell, ``([n_samples,] n_cells)`` nats."""
 
-    def moved(self, by: Tensor) -> Likelihood:
-        factor = by.exp()
+    def shifted_by(self, offsets: Tensor) -> Likelihood:
+        factor = offsets.exp()
         return self._with_rate(self.rate * factor, None if self.scale is None else self.scale * factor)
 
     @abstractmethod

@@ -76,8 +76,8 @@ class Gaussian(Likelihood):
         mean, deviation = self._moments()
         return np.asarray(mean - deviation * special.ndtri(s))
 
-    def moved(self, by: Tensor) -> Likelihood:
-        return replace(self, rate=self.rate + by)
+    def shifted_by(self, offsets: Tensor) -> Likelihood:
+        return replace(self, rate=self.rate + offsets)
 
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
         mean = to_numpy(self.rate)

@@ -80,12 +80,12 @@ class Likelihood(ABC):
         """Smallest x with P(X > x) <= s for every entry, as float64."""
 
     @abstractmethod
-    def moved(self, by: Tensor) -> Likelihood:
-        """The same distribution, shifted: the log of a rate, a Gaussian mean or log odds plus `by`.
+    def shifted_by(self, offsets: Tensor) -> Likelihood:
+        """The same distribution, shifted: the log of a rate, a Gaussian mean or log odds plus `offsets`.
 
         Parameters
         ----------
-        by
+        offsets
             ``(n_cells, n_genes)``, or a row for all cells.
         """
 

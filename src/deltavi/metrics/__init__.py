@@ -7,20 +7,20 @@ from deltavi.metrics._cells import e_distance, variance_ratio, zero_fraction
 from deltavi.metrics._clustering import ClusteringScores, clustering_scores
 from deltavi.metrics._differential import (
     DifferentialOverlap,
+    deg_overlap,
     differential_genes,
     differential_overlap,
-    overlap_top,
 )
+from deltavi.metrics._discrimination import perturbation_discrimination
 from deltavi.metrics._mmd import mmd
-from deltavi.metrics._rank import rank_among_conditions
 from deltavi.metrics._score import PredictionScore, score_prediction
 from deltavi.metrics._variances import r2_of_variances
 from deltavi.metrics.genes import principal_axes, top_differential_genes
 from deltavi.metrics.means import (
-    correlation_of_changes,
     direction_accuracy,
-    mse_of_changes,
+    mse_delta,
     mse_of_means,
+    pearson_delta,
     r2_of_means,
 )
 
@@ -31,19 +31,19 @@ __all__ = [
     "PredictionScore",
     "calibration",
     "clustering_scores",
-    "correlation_of_changes",
+    "deg_overlap",
     "differential_genes",
     "differential_overlap",
     "direction_accuracy",
     "e_distance",
     "mmd",
-    "mse_of_changes",
+    "mse_delta",
     "mse_of_means",
-    "overlap_top",
+    "pearson_delta",
+    "perturbation_discrimination",
     "principal_axes",
     "r2_of_means",
     "r2_of_variances",
-    "rank_among_conditions",
     "score_prediction",
     "top_differential_genes",
     "variance_ratio",

@@ -64,7 +64,7 @@ class DifferentialOverlap:
 @known_arguments
 def differential_genes(
     control: Matrix,
-    target: Matrix,
+    perturbed: Matrix,
     *,
     alpha: float = ALPHA,
     min_change: float = MIN_CHANGE,
@@ -73,11 +73,11 @@ def differential_genes(
     """Call genes that differ between two groups of cells, with the direction of their change.
 
     A gene is called where its p value, adjusted over all genes by Benjamini and Hochberg, is at most `alpha` and
-    ``|mean(target) - mean(control)| >= min_change``.
+    ``|mean(perturbed) - mean(control)| >= min_change``.
 
     Parameters
     ----------
-    control, target
+    control, perturbed
         Expression, (n_cells, n_genes), log1p CP10k, dense or sparse.
     alpha
         Largest share of false calls that is expected among all calls, in (0, 1).
@@ -117,10 +117,10 @@ def differential_genes(
     Stat. Soc. B 57.
     """
     _check_thresholds(alpha, min_change, test)
-    found = align({"control": control, "target": target})
+    found = align({"control": control, "perturbed": perturbed})
     found.require_one_order("The result lists genes")
     x, y = found.matrices
-    check_two_cells(control=x, target=y)
+    check_two_cells(control=x, perturbed=y)
     return _calls(x, y, alpha, min_change, test)
 
 
@@ -175,7 +175,7 @@ def differential_overlap(
 
 
 @known_arguments
-def overlap_top(predicted: Matrix, real: Matrix, *, control: Matrix, n: int = 100) -> float:
+def deg_overlap(predicted: Matrix, real: Matrix, *, control: Matrix, n: int = 100) -> float:
     """Share of the `n` most differential genes of real cells that are so in predicted cells ("common DEGs").
 
     ``|top(predicted, control) & top(real, control)| / |top(real, control)|``, where top is the at most `n` genes of
@@ -210,14 +210,14 @@ def overlap_top(predicted: Matrix, real: Matrix, *, control: Matrix, n: int = 10
 
 
 def common_top(predicted: Moments, real: Moments, control: Moments, n: int) -> float:
-    """`overlap_top` from moments."""
+    """`deg_overlap` from moments."""
     chosen, expected = (set(_changed_most(control, cells, n)) for cells in (predicted, real))
     return len(chosen & expected) / len(expected) if expected else 0.0
 
 
-def calls_by_welch(control: Moments, target: Moments, alpha: float, min_change: float) -> NDArray[np.int8]:
+def calls_by_welch(control: Moments, perturbed: Moments, alpha: float, min_change: float) -> NDArray[np.int8]:
     """Directions of the genes called by Welch's test, from moments."""
-    return _directions(change(target.mean, control.mean), welch_p(control, target), alpha, min_change)
+    return _directions(change(perturbed.mean, control.mean), welch_p(control, perturbed), alpha, min_change)
 
 
 def agreement(predicted: NDArray[np.int8], real: NDArray[np.int8]) -> DifferentialOverlap:
@@ -239,12 +239,12 @@ def _share(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
-def _calls(control: Rows, target: Rows, alpha: float, min_change: float, test: Test) -> NDArray[np.int8]:
+def _calls(control: Rows, perturbed: Rows, alpha: float, min_change: float, test: Test) -> NDArray[np.int8]:
     """Directions of the genes called in two checked matrices."""
-    before, after = moments(control), moments(target)
+    before, after = moments(control), moments(perturbed)
     if test == "welch":
         return calls_by_welch(before, after, alpha, min_change)
-    return _directions(change(after.mean, before.mean), wilcoxon_p(control, target), alpha, min_change)
+    return _directions(change(after.mean, before.mean), wilcoxon_p(control, perturbed), alpha, min_change)
 
 
 def _directions(difference: Vector, p: Vector, alpha: float, min_change: float) -> NDArray[np.int8]:
@@ -252,9 +252,9 @@ def _directions(difference: Vector, p: Vector, alpha: float, min_change: float) 
     return np.where(called, np.sign(difference), 0.0).astype(np.int8)
 
 
-def _changed_most(control: Moments, target: Moments, n: int) -> list[int]:
+def _changed_most(control: Moments, perturbed: Moments, n: int) -> list[int]:
     """The at most `n` genes of largest ``|t|`` among those whose mean changes by more than rounding."""
-    t = np.where(change(target.mean, control.mean) == 0, 0.0, np.abs(welch_t(control, target)))
+    t = np.where(change(perturbed.mean, control.mean) == 0, 0.0, np.abs(welch_t(control, perturbed)))
     order = np.argsort(-t, kind="stable")[:n]
     return [int(gene) for gene in order if t[gene] > 0]
 

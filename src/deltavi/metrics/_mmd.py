@@ -70,7 +70,7 @@ def mmd(
     It misleads about size: beyond two or three bandwidths all is equally far, so that a bad and a very bad prediction
     score alike, and the noise of thousands of genes drowns a response of few, so take it along principal axes. Two
     samples of the same cells do not score zero but about (1 / n_predicted + 1 / n_real) (1 - mean k): compare at equal
-    numbers of cells, or with two halves of the real cells. Numbers of other packages have other kernels.
+    numbers of cells, or with the split-half ceiling. Numbers of other packages have other kernels.
 
     References
     ----------

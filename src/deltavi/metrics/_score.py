@@ -33,7 +33,7 @@ class PredictionScore:
 
     Attributes
     ----------
-    correlation_of_changes, correlation_of_changes_top
+    pearson_delta, pearson_delta_top
         Pearson correlation of predicted and real change, over all genes and over the top differential genes.
     r2_of_means, r2_of_means_top
         Squared Pearson correlation of the gene means, over all and over the top genes.
@@ -47,11 +47,11 @@ class PredictionScore:
         Variance of the predicted cells relative to the real ones.
     zero_fraction
         Fraction of zeros in the prediction.
-    correlation_of_changes_top20, correlation_of_changes_top50
+    pearson_delta_top20, pearson_delta_top50
         Pearson correlation of predicted and real change, over the top 20 and 50 genes for any `n_top`.
     mse_top20, mse_top50
         Mean squared difference of the means of the top 20 and 50 genes, in squared log1p CP10k units.
-    mse_of_changes
+    mse_delta
         Mean squared difference of the changes of all genes, in squared log1p CP10k units.
     r2_of_variances
         Squared Pearson correlation of the gene variances, over all genes.
@@ -59,12 +59,12 @@ class PredictionScore:
         Squared maximum mean discrepancy to the real cells, in the space and among the cells of the E-distance.
     differential_f1
         F1 of the genes called in predicted cells against those called in real cells, by `differential_overlap`.
-    differential_overlap
-        Share of the top genes that are top genes of the predicted cells too, by `overlap_top`.
+    deg_overlap
+        Share of the top genes that are top genes of the predicted cells too, by `deg_overlap`.
     """
 
-    correlation_of_changes: float
-    correlation_of_changes_top: float
+    pearson_delta: float
+    pearson_delta_top: float
     r2_of_means: float
     r2_of_means_top: float
     mse_top: float
@@ -72,15 +72,15 @@ class PredictionScore:
     e_distance: float
     variance_ratio: float
     zero_fraction: float
-    correlation_of_changes_top20: float
-    correlation_of_changes_top50: float
+    pearson_delta_top20: float
+    pearson_delta_top50: float
     mse_top20: float
     mse_top50: float
-    mse_of_changes: float
+    mse_delta: float
     r2_of_variances: float
     mmd: float
     differential_f1: float
-    differential_overlap: float
+    deg_overlap: float
 
     def as_dict(self) -> dict[str, float]:
         """Field names and values, in the order of the fields."""
@@ -96,17 +96,17 @@ def score_prediction(
     Parameters
     ----------
     predicted, real, control
-        Predicted target cells, real target cells and the control cells that both are changes from: (n_cells, n_genes)
+        Predicted and real perturbed cells, and the control cells that both are changes from: (n_cells, n_genes)
         each, log1p CP10k, dense or sparse, the same genes in the same order.
     components
         Projection for the E-distance and the MMD, (n_genes, n_components); None takes them over the genes.
     n_top
-        Number of top differential genes (real target against control, Welch t), over which the scores named "top", the
+        Number of top differential genes (real against control, Welch t), over which the scores named "top", the
         direction accuracy and the differential overlap are taken.
 
     Returns
     -------
-    The scores; `differential_f1` and `differential_overlap` are NaN where a single cell is predicted, of which no test
+    The scores; `differential_f1` and `deg_overlap` are NaN where a single cell is predicted, of which no test
     can be made.
 
     Raises
@@ -118,13 +118,13 @@ def score_prediction(
 
     Notes
     -----
-    A single score misleads: compare each with that of the baselines and of two halves of the real cells, which
+    A single score misleads: compare each with that of the baselines and of split-half ceiling, which
     `deltavi.perturbation.compare` puts into one table.
     """
     n_top = check_count(n_top, "n_top")
     found = align({"predicted": predicted, "real": real, "control": control})
     x, y, reference = found.matrices
-    check_two_cells(control=reference, target=y)
+    check_two_cells(control=reference, perturbed=y)
     axes = None if components is None else axes_of(components, found)
     cells = moments(x), moments(y), moments(reference)
     distances = pair_distances(x, y, components=axes, max_cells=MAX_CELLS, seed=0)
@@ -145,15 +145,15 @@ def _scores_of_means(predicted: Moments, real: Moments, control: Moments, n_top:
     predicted_change, real_change = change(predicted.mean, control.mean), change(real.mean, control.mean)
     top = ranked[:n_top]
     scores = {
-        "correlation_of_changes": pearson(predicted_change, real_change),
+        "pearson_delta": pearson(predicted_change, real_change),
         "r2_of_means": pearson(predicted.mean, real.mean) ** 2,
         "r2_of_means_top": pearson(predicted.mean[top], real.mean[top]) ** 2,
         "direction_accuracy": sign_agreement(predicted_change[top], real_change[top]),
-        "mse_of_changes": mean_square(predicted_change, real_change),
+        "mse_delta": mean_square(predicted_change, real_change),
     }
     for suffix, n in {"top": n_top, "top20": 20, "top50": 50}.items():
         genes = ranked[:n]
-        scores[f"correlation_of_changes_{suffix}"] = pearson(predicted_change[genes], real_change[genes])
+        scores[f"pearson_delta_{suffix}"] = pearson(predicted_change[genes], real_change[genes])
         scores[f"mse_{suffix}"] = mean_square(predicted.mean[genes], real.mean[genes])
     return scores
 
@@ -161,9 +161,9 @@ def _scores_of_means(predicted: Moments, real: Moments, control: Moments, n_top:
 def _scores_of_calls(predicted: Moments, real: Moments, control: Moments, n_top: int) -> dict[str, float]:
     """The scores that need a test of predicted cells; NaN where there is but one."""
     if predicted.n_cells < 2:
-        return {"differential_f1": float("nan"), "differential_overlap": float("nan")}
+        return {"differential_f1": float("nan"), "deg_overlap": float("nan")}
     calls = [calls_by_welch(control, cells, ALPHA, MIN_CHANGE) for cells in (predicted, real)]
     return {
         "differential_f1": agreement(*calls).f1,
-        "differential_overlap": common_top(predicted, real, control, n_top),
+        "deg_overlap": common_top(predicted, real, control, n_top),
     }

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 
 @known_arguments
-def top_differential_genes(control: Matrix, target: Matrix, *, n: int = 100) -> NDArray[np.intp]:
+def top_differential_genes(control: Matrix, perturbed: Matrix, *, n: int = 100) -> NDArray[np.intp]:
     """Positions of the genes that differ most between two groups of cells, by decreasing Welch ``|t|``.
 
-    ``t_g = (mean(target) - mean(control)) / sqrt(var(target) / n_target + var(control) / n_control)`` with sample
-    variances; genes that are constant in both groups get t = 0.
+    ``t_g = (mean(perturbed) - mean(control)) / sqrt(var(perturbed) / n_perturbed + var(control) / n_control)`` with
+    sample variances; genes that are constant in both groups get t = 0.
 
     Parameters
     ----------
-    control, target
+    control, perturbed
         Expression, (n_cells, n_genes), log1p CP10k, dense or sparse.
     n
         Number of genes; all if there are fewer.
@@ -52,16 +52,16 @@ def top_differential_genes(control: Matrix, target: Matrix, *, n: int = 100) -> 
     a ranking, not a test. Source: Welch (1947), Biometrika 34.
     """
     n = check_count(n, "n")
-    found = align({"control": control, "target": target})
+    found = align({"control": control, "perturbed": perturbed})
     found.require_one_order("The result names genes")
     x, y = found.matrices
-    check_two_cells(control=x, target=y)
+    check_two_cells(control=x, perturbed=y)
     return ranked_genes(moments(x), moments(y))[:n]
 
 
-def ranked_genes(control: Moments, target: Moments) -> NDArray[np.intp]:
+def ranked_genes(control: Moments, perturbed: Moments) -> NDArray[np.intp]:
     """All genes by decreasing ``|t|``, (n_genes,)."""
-    return np.argsort(-np.abs(welch_t(control, target)), kind="stable")
+    return np.argsort(-np.abs(welch_t(control, perturbed)), kind="stable")
 
 
 def fit_principal_components(x: Matrix, *, n_components: int, name: str = "x") -> PCA:

@@ -87,7 +87,7 @@ def r2_of_means(predicted: Matrix, real: Matrix, *, genes: ArrayLike | None = No
     Notes
     -----
     It misleads because genes differ far more from each other than between conditions: predicting no change at all
-    scores high, so read it beside `correlation_of_changes`.
+    scores high, so read it beside `pearson_delta`.
 
     References
     ----------
@@ -98,9 +98,7 @@ def r2_of_means(predicted: Matrix, real: Matrix, *, genes: ArrayLike | None = No
 
 
 @known_arguments
-def correlation_of_changes(
-    predicted: Matrix, real: Matrix, *, control: Matrix, genes: ArrayLike | None = None
-) -> float:
+def pearson_delta(predicted: Matrix, real: Matrix, *, control: Matrix, genes: ArrayLike | None = None) -> float:
     """Pearson correlation between the predicted and the real change of the gene means.
 
     ``corr_g(mean(predicted) - mean(control), mean(real) - mean(control))``, without unit, in [-1, 1].
@@ -164,7 +162,7 @@ def mse_of_means(predicted: Matrix, real: Matrix, *, genes: ArrayLike | None = N
 
 
 @known_arguments
-def mse_of_changes(predicted: Matrix, real: Matrix, *, control: Matrix, genes: ArrayLike | None = None) -> float:
+def mse_delta(predicted: Matrix, real: Matrix, *, control: Matrix, genes: ArrayLike | None = None) -> float:
     """Mean squared difference between the predicted and the real change of the gene means.
 
     ``mean_g ((mean(predicted) - mean(control)) - (mean(real) - mean(control))) ** 2``, in squared log1p CP10k units,

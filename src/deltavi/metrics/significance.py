@@ -50,27 +50,27 @@ def check_two_cells(**matrices: Rows) -> None:
             raise InputDataError(f"{name} has 1 cell; a variance, and so a ranking of genes, needs at least 2.")
 
 
-def welch_t(control: Moments, target: Moments) -> Vector:
+def welch_t(control: Moments, perturbed: Moments) -> Vector:
     """Welch's t statistic of every gene, (n_genes,); 0 for 0/0 and infinite where only the spread is zero."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = (target.mean - control.mean) / np.sqrt(target.squared_error + control.squared_error)
+        t = (perturbed.mean - control.mean) / np.sqrt(perturbed.squared_error + control.squared_error)
     return np.where(np.isnan(t), 0.0, t)
 
 
-def welch_p(control: Moments, target: Moments) -> Vector:
+def welch_p(control: Moments, perturbed: Moments) -> Vector:
     """Two-sided p values of `welch_t`, (n_genes,); 1 where neither group varies and the means agree, else 0."""
-    t, a, b = welch_t(control, target), control.squared_error, target.squared_error
+    t, a, b = welch_t(control, perturbed), control.squared_error, perturbed.squared_error
     with np.errstate(divide="ignore", invalid="ignore"):
-        freedom = (a + b) ** 2 / (a**2 / (control.n_cells - 1) + b**2 / (target.n_cells - 1))
+        freedom = (a + b) ** 2 / (a**2 / (control.n_cells - 1) + b**2 / (perturbed.n_cells - 1))
     p = 2.0 * stats.t.sf(np.abs(t), np.where(np.isnan(freedom), 1.0, freedom))
     return np.asarray(p, dtype=np.float64)
 
 
-def wilcoxon_p(control: Rows, target: Rows) -> Vector:
+def wilcoxon_p(control: Rows, perturbed: Rows) -> Vector:
     """Two-sided p values of the rank-sum test with correction for ties, (n_genes,), a block of genes at a time."""
-    control, target = (m.tocsc() if is_sparse(m) else m for m in (control, target))
+    control, perturbed = (m.tocsc() if is_sparse(m) else m for m in (control, perturbed))
     starts = range(0, control.shape[1], GENES_AT_ONCE)
-    return np.concatenate([_rank_sum(*(_block(m, start) for m in (control, target))) for start in starts])
+    return np.concatenate([_rank_sum(*(_block(m, start) for m in (control, perturbed))) for start in starts])
 
 
 def _block(matrix: Rows, start: int) -> Vector:
@@ -78,7 +78,7 @@ def _block(matrix: Rows, start: int) -> Vector:
     return np.asarray(columns.toarray() if is_sparse(columns) else columns)
 
 
-def _rank_sum(control: Vector, target: Vector) -> Vector:
+def _rank_sum(control: Vector, perturbed: Vector) -> Vector:
     with np.errstate(divide="ignore", invalid="ignore"):  # a gene with the same value in all cells has no statistic
-        p = stats.mannwhitneyu(target, control, axis=0, method="asymptotic").pvalue
+        p = stats.mannwhitneyu(perturbed, control, axis=0, method="asymptotic").pvalue
     return np.where(np.isnan(p), 1.0, p)

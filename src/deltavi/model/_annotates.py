@@ -122,7 +122,7 @@ class Annotates(CountModel):
         labels = np.where(rejected & ~observed, _keys.UNASSIGNED, self.label_names[probabilities.argmax(1)])
         return pd.Series(labels, index=names, dtype=object, name="predicted")
 
-    def get_open_set_scores(
+    def get_novelty_scores(
         self, adata: AnnData | None = None, *, indices: Indices | None = None, batch_size: int = BATCH_SIZE
     ) -> pd.DataFrame:
         """Novelty of each cell, with the label it would be given.
@@ -138,7 +138,7 @@ class Annotates(CountModel):
 
         Returns
         -------
-        Frame by cell name. ``"strangeness"``: a score, higher for stranger cells; ``"p_value"``: the share of
+        Frame by cell name. ``"novelty_score"``: a score, higher for stranger cells; ``"p_value"``: the share of
         held-out cells predicted alike that are at least as strange; ``"predicted"``: the most probable label;
         ``"confidence"``: its calibrated probability. Cells without counts are ``"unassigned"``, without score and
         p-value; without held-out cells no p-value exists.
@@ -150,12 +150,12 @@ class Annotates(CountModel):
         InputDataError, GeneMatchError
             If `adata` holds values or genes the model cannot read.
         """
-        calibration = calibrated(self, "get_open_set_scores")
+        calibration = calibrated(self, "get_novelty_scores")
         names, cells = judged(self, adata, indices, batch_size)
-        probabilities, strangeness = calibration.probabilities(cells), calibration.strangeness(cells)
+        probabilities, novelty_score = calibration.probabilities(cells), calibration.novelty_score(cells)
         columns = {
-            "strangeness": strangeness,
-            "p_value": calibration.p_values(cells, strangeness),
+            "novelty_score": novelty_score,
+            "p_value": calibration.p_values(cells, novelty_score),
             "predicted": np.where(cells.empty, _keys.UNASSIGNED, self.label_names[probabilities.argmax(1)]),
             "confidence": probabilities.max(1, initial=0.0),
         }
@@ -163,7 +163,7 @@ class Annotates(CountModel):
 
     @known_arguments
     def calibrate(self) -> None:
-        """Fit temperature and strangeness anew, on the cells the model was trained on; training ends with it.
+        """Fit temperature and novelty score anew, on the cells the model was trained on; training ends with it.
 
         The temperature comes from labelled validation cells, from training cells where part of the model did not see
         them, and from the prior of the model; the position of classes comes from labelled training cells, and what is

@@ -41,29 +41,31 @@ def condition_key(model: Responds) -> str:
     return str(key)
 
 
-def conditions_asked(model: Responds, control: object, target: object) -> tuple[Condition, Condition]:
-    """Control and target, as the model has them."""
+def conditions_asked(model: Responds, control: object, perturbation: object) -> tuple[Condition, Condition]:
+    """Control and perturbation, as the model has them."""
     condition_key(model)
     known = model._categories(_keys.CONDITION)
-    control, target = (one_name(name, value, known) for name, value in (("control", control), ("target", target)))
+    control, perturbation = (
+        one_name(name, value, known) for name, value in (("control", control), ("perturbation", perturbation))
+    )
     start = require_known("condition", control, known)
-    end = same_condition(target, [as_text(category) for category in known]) or as_text(target)
+    end = same_condition(perturbation, [as_text(category) for category in known]) or as_text(perturbation)
     if start == end:
-        raise DeltaviError(f"control and target are both {start!r}: there is nothing to predict.")
+        raise DeltaviError(f"control and perturbation are both {start!r}: there is nothing to predict.")
     return model.condition(start), _combined(model, start, end)
 
 
-def _combined(model: Responds, control: str, target: str) -> Condition:
-    """Target with the measured conditions that it consists of."""
-    parts = parts_of(target, [as_text(c) for c in model._categories(_keys.CONDITION)], control=control)
+def _combined(model: Responds, control: str, perturbation: str) -> Condition:
+    """Perturbation with the measured conditions that it consists of."""
+    parts = parts_of(perturbation, [as_text(c) for c in model._categories(_keys.CONDITION)], control=control)
     if len(parts) == 1:
         return model.condition(parts[0])
     if model.knows_conditions:
         raise DeltaviError(
-            f"{target!r} was not measured, and this model decodes by condition: it cannot join "
+            f"{perturbation!r} was not measured, and this model decodes by condition: it cannot join "
             f"{examples(parts, len(parts))}. Use a model without condition_in_decoder or conditional."
         )
-    return Condition(target, parts, 0)
+    return Condition(perturbation, parts, 0)
 
 
 def request_of(

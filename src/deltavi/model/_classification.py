@@ -186,7 +186,7 @@ def classify(module: ClassifyingModule, tensors: dict[str, torch.Tensor]) -> Cla
     return ClassifiedCells(
         logits=to_numpy(answer.logits),
         features=to_numpy(answer.features),
-        surprise=None if answer.surprise is None else to_numpy(answer.surprise),
+        reconstruction_error=None if answer.reconstruction_error is None else to_numpy(answer.reconstruction_error),
         codes=to_numpy(tensors[REGISTRY_KEYS.LABELS_KEY]).ravel().astype(int),
         empty=to_numpy(tensors[REGISTRY_KEYS.X_KEY].abs().sum(1)) == 0,
     )
@@ -203,11 +203,11 @@ def with_folds(loader: Iterable[dict[str, torch.Tensor]], folds: np.ndarray) -> 
 
 def joined(parts: Sequence[ClassifiedCells]) -> ClassifiedCells:
     """One after the other."""
-    surprises = [part.surprise for part in parts if part.surprise is not None]
+    errors = [part.reconstruction_error for part in parts if part.reconstruction_error is not None]
     return ClassifiedCells(
         logits=np.concatenate([part.logits for part in parts]),
         features=np.concatenate([part.features for part in parts]),
-        surprise=np.concatenate(surprises) if surprises else None,
+        reconstruction_error=np.concatenate(errors) if errors else None,
         codes=np.concatenate([part.codes for part in parts]),
         empty=np.concatenate([part.empty for part in parts]),
     )
@@ -217,7 +217,7 @@ def _nothing(module: ClassifyingModule, n_labels: int) -> ClassifiedCells:
     return ClassifiedCells(
         logits=np.zeros((0, n_labels)),
         features=np.zeros((0, module.n_latent)),
-        surprise=None,
+        reconstruction_error=None,
         codes=np.zeros(0, dtype=int),
         empty=np.zeros(0, dtype=bool),
     )
@@ -229,7 +229,7 @@ def check_reject(reject: float, soft: bool, n_held_out: int) -> None:
     if soft:
         raise DeltaviError(
             "reject says which cells get no label, and probabilities have no place for that: ask for soft=True alone, "
-            "and for the p-value of each cell with get_open_set_scores()."
+            "and for the p-value of each cell with get_novelty_scores()."
         )
     if n_held_out < cells_needed(reject):
         raise DeltaviError(

@@ -88,7 +88,7 @@ def merge_components(self: MIXVI, n_groups: int | None = None, *, max_overlap: f
     return pd.Series([first[int(group)] for group in groups], index=names, dtype=object, name="group")
 
 
-def get_nats(self: MIXVI, adata: AnnData | None = None, *, indices: Indices | None = None) -> pd.Series:
+def get_kl_per_dimension(self: MIXVI, adata: AnnData | None = None, *, indices: Indices | None = None) -> pd.Series:
     """Divergence of each latent dimension from its prior, mean over cells, in nats.
 
     A dimension of w near zero is not used, and conditions cannot be switched through it.
@@ -109,12 +109,12 @@ def get_nats(self: MIXVI, adata: AnnData | None = None, *, indices: Indices | No
     NotTrainedError
         Before training.
     """
-    self._require_trained("get_nats")
+    self._require_trained("get_kl_per_dimension")
     aligned = self._validate_anndata(adata)
     names = [f"z {i}" for i in range(self.module.n_latent)] + [f"w {i}" for i in range(self.module.n_w)]
     chosen = positions(indices, aligned.n_obs)
-    values = pd.DataFrame(over_batches(self, self.module.nats, aligned, chosen, len(names)), columns=names)
-    return values.mean().rename("nats")
+    values = pd.DataFrame(over_batches(self, self.module.kl_per_dimension, aligned, chosen, len(names)), columns=names)
+    return values.mean().rename("kl")
 
 
 def all_component_names(model: MIXVI) -> np.ndarray:

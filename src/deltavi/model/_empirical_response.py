@@ -35,7 +35,7 @@ logger = logging.getLogger("deltavi")
 
 # Query cells whose mean expression is matched; for what is expected of them, fewer cells are drawn several times.
 MATCHED_CELLS = 256
-# Of those draws: how far rates move must not depend on the seed of a prediction.
+# Of those draws: the offsets of rates must not depend on the seed of a prediction.
 MATCHING_SEED = 0
 
 
@@ -51,30 +51,30 @@ class ResponseEvidence:
         Means of the control cells, one row for each group.
     estimates
         Group -> what the training labels say.
-    rate_moves
+    rate_offsets
         Group -> ``(n_genes,)`` change of log rates (a Gaussian: of means) that gives the mean in expectation.
-    cell_moves
+    cell_offsets
         Group -> ``(n_genes,)`` change that gives it with the quantiles that the cells of the prediction are drawn at.
     """
 
     share: float
     control: GroupMeans
     estimates: dict[str, ResponseEstimate]
-    rate_moves: dict[str, np.ndarray]
-    cell_moves: dict[str, np.ndarray]
+    rate_offsets: dict[str, np.ndarray]
+    cell_offsets: dict[str, np.ndarray]
 
-    def moved(self, target: Likelihood, groups: np.ndarray, *, drawn: bool = False) -> Likelihood:
-        """`target` of cells of these `groups`, moved in expectation or for cells as they are `drawn`."""
-        moves = self.cell_moves if drawn else self.rate_moves
-        if not any(group in moves for group in groups):
+    def shifted(self, target: Likelihood, groups: np.ndarray, *, drawn: bool = False) -> Likelihood:
+        """`target` of cells of these `groups`, shifted in expectation or for cells as they are `drawn`."""
+        offsets = self.cell_offsets if drawn else self.rate_offsets
+        if not any(group in offsets for group in groups):
             return target
-        still = np.zeros(self.control.means.shape[1])
-        rows = np.stack([moves.get(str(group), still) for group in groups]).astype(np.float32)
-        return target.moved(torch.from_numpy(rows).to(target.mean.device))
+        zeros = np.zeros(self.control.means.shape[1])
+        rows = np.stack([offsets.get(str(group), zeros) for group in groups]).astype(np.float32)
+        return target.shifted_by(torch.from_numpy(rows).to(target.mean.device))
 
 
-def unmoved(target: Likelihood, groups: np.ndarray, *, drawn: bool = False) -> Likelihood:
-    """`target`, where there is no evidence that would move it."""
+def unshifted(target: Likelihood, groups: np.ndarray, *, drawn: bool = False) -> Likelihood:
+    """`target`, where there is no evidence that would shift it."""
     return target
 
 
@@ -83,7 +83,7 @@ def evidence_of(
 ) -> ResponseEvidence | None:
     """Response of the groups of the query in training labels; None where there are no labels or no cells."""
     control_name, share = question.control.name, question.share
-    pairs = [label_means(model, (control_name, part)) for part in question.target.parts]
+    pairs = [label_means(model, (control_name, part)) for part in question.perturbation.parts]
     if any(pair is None for pair in pairs) or not len(request.cells):
         return None
     measured = [Calibration.of(responses_of(*pair, pair[0].means)) for pair in pairs if pair is not None]
@@ -93,11 +93,11 @@ def evidence_of(
     cells: dict[str, np.ndarray] = {}
     for row, group in enumerate(control.labels):
         assert control.errors is not None
-        # the target cells that it will be compared with are taken to be as many as the control cells
+        # the perturbed cells that it will be compared with are taken to be as many as the control cells
         parts = [part.at(control.means[row], 2 * control.errors[row]) for part in measured]
         estimates[group] = estimate = combined_response(parts, question.effect_scale)
         if share > 0:
-            matched = partial(_moves, model, request, group, (before, after), question, estimate.change)
+            matched = partial(_log_rate_offsets, model, request, group, (before, after), question, estimate.change)
             with isolated_randomness(MATCHING_SEED):
                 rates[group] = matched()
                 if question.cells_drawn_with is not None:
@@ -111,11 +111,11 @@ def label_means(model: Responds, conditions: tuple[str, str]) -> tuple[GroupMean
     if means is None or not means.has_labels or means.log_expression is None:
         return None
     groups = [means.log_expression.get(condition) for condition in conditions]
-    control, target = groups
-    if control is None or target is None:
+    control, perturbed = groups
+    if control is None or perturbed is None:
         return None
-    both = tuple(label for label in control.labels if label in target.labels)
-    return (control.only(both), target.only(both)) if both else None
+    both = tuple(label for label in control.labels if label in perturbed.labels)
+    return (control.only(both), perturbed.only(both)) if both else None
 
 
 def _control_means(model: Responds, request: Request) -> GroupMeans:
@@ -131,7 +131,7 @@ def _control_means(model: Responds, request: Request) -> GroupMeans:
 
 
 @torch.inference_mode()
-def _moves(
+def _log_rate_offsets(
     model: Responds,
     request: Request,
     group: str,
@@ -142,7 +142,7 @@ def _moves(
     drawn_with: int | None = None,
     start: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Moves of log rates ``(n_genes,)`` that bring the model's change of the mean closer to `change`.
+    """Offsets of log rates ``(n_genes,)`` that bring the model's change of the mean closer to `change`.
 
     The mean is that of cells drawn at the quantiles of the seed `drawn_with`, or the one to be expected.
     """
@@ -158,8 +158,8 @@ def _moves(
         for _ in range(max(1, MATCHED_CELLS // len(cells)) if drawn_with is None else 1)
     ]
 
-    def mean_at(move: np.ndarray) -> np.ndarray:
-        there = target.moved(torch.from_numpy(move.astype(np.float32)))
+    def mean_at(offsets: np.ndarray) -> np.ndarray:
+        there = target.shifted_by(torch.from_numpy(offsets.astype(np.float32)))
         means = [profile_of(draw(there), totals, of_counts=target.of_counts).mean(0, dtype=float) for draw in draws]
         return np.asarray(np.mean(means, axis=0))
 
@@ -182,19 +182,19 @@ def report_evidence(result: AnnData, evidence: ResponseEvidence, groups: np.ndar
         lower[column] = predicted - half - before
         upper[column] = predicted + half - before
     result.varm.update({_keys.VARM_CHANGE: changes, _keys.VARM_LOWER: lower, _keys.VARM_UPPER: upper})
-    trust = pd.DataFrame(
+    uncertainty = pd.DataFrame(
         {
             "query": names,
-            "doubt": [estimate.doubt for estimate in evidence.estimates.values()],
-            "usual_doubt": [estimate.usual_doubt for estimate in evidence.estimates.values()],
+            "uncertainty": [estimate.uncertainty for estimate in evidence.estimates.values()],
+            "max_training_uncertainty": [estimate.max_training_uncertainty for estimate in evidence.estimates.values()],
         }
     )
-    trust.index = trust.index.astype(str)
-    result.uns[_keys.UNS_PREDICTION] |= {"empirical_weight": evidence.share, "trust": trust}
-    far = trust[trust["doubt"] > trust["usual_doubt"]]
+    uncertainty.index = uncertainty.index.astype(str)
+    result.uns[_keys.UNS_PREDICTION] |= {"empirical_weight": evidence.share, "uncertainty": uncertainty}
+    far = uncertainty[uncertainty["uncertainty"] > uncertainty["max_training_uncertainty"]]
     for _, found in far.iterrows():
         logger.warning(
-            "The control cells of %r lie farther from the training labels than any of these from the others (doubt "
-            "%.2f, otherwise at most %.2f): its response is extrapolated.",
+            "The control cells of %r lie farther from the training labels than any of these from the others "
+            "(uncertainty %.2f, otherwise at most %.2f): its response is extrapolated.",
             *found,
         )

@@ -16,8 +16,9 @@ from torch.overrides import TorchFunctionMode
 import deltavi
 from deltavi._compat import SETUP_ARGS_KEY
 from deltavi._devices import chosen_device
-from deltavi._entries import flag, require_anndata
+from deltavi._entries import flag, init_keywords, require_anndata
 from deltavi._errors import DeltaviError, ModelFileError
+from deltavi._former_names import current_init, current_state
 from deltavi.io import read_model, resolved, saved_cells, write_model
 from deltavi.model._aligned import in_gene_order
 from deltavi.model._saving import cells_writer, require_free, require_save_keywords
@@ -143,7 +144,7 @@ def assembled(
         for name in attributes.keys() & set(SAVED_ATTRIBUTES):
             setattr(model, name, attributes[name])
         for part in cls.keeps:
-            part.restore(model, description["extra"])
+            part.restore(model, current_state(description["extra"]))
     model.is_loaded_ = True
     model.to_device(device)
     model.module.eval()
@@ -154,7 +155,8 @@ def _rebuilt(cls: type[Model], description: dict[str, Any], adata: AnnData | Non
     """Model of the described shape, with fresh weights, attached to `adata` where there is one."""
     registry = description["registry"]
     given = description["init_params"]
-    init = {**given["non_kwargs"], **{k: v for kwargs in given["kwargs"].values() for k, v in kwargs.items()}}
+    named = {**given["non_kwargs"], **{k: v for kwargs in given["kwargs"].values() for k, v in kwargs.items()}}
+    init = current_init(named, init_keywords(cls))
     if adata is None:
         return cls(None, registry=registry, **init)
     adata = in_gene_order(adata, registry, cls)

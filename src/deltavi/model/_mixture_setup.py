@@ -53,8 +53,8 @@ def check_labels(model: MIXVI) -> None:
     if model.has_labels:
         check_label_names(model)
         _check_component_names(model)
-    elif model.release_labels is not None:
-        raise DeltaviError("release_labels lets labels go, and the model was set up without: pass labels_key.")
+    elif model.drop_labels_after is not None:
+        raise DeltaviError("drop_labels_after drops labels, and the model was set up without: pass labels_key.")
 
 
 def _check_component_names(model: MIXVI) -> None:

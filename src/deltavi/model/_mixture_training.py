@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from deltavi.model._mixvi import MIXVI
 
 # Share of the epochs before components are placed: the plain VAE first finds where the cells lie.
-WARMUP = 0.3
+PRIOR_WARMUP = 0.3
 # Components beyond the labels, and components without any.
 FREE_COMPONENTS, UNLABELLED_COMPONENTS = 5, 12
 # By default there are no more free components than the cells divided by this.
@@ -75,17 +75,17 @@ def _begin(model: MIXVI, split: CellSplit) -> None:
             "fewer with n_components."
         )
     model.module.get_buffer("n_cells").fill_(len(split.train))
-    model.module.is_placed = model.module.labels_released = False
+    model.module.is_placed = model.module.labels_dropped = False
     if model.has_labels:
         learn_label_frequencies(model, model.module, split)
 
 
 def _placed_from(model: MIXVI, max_epochs: int) -> int:
-    return math.floor(float(model.warmup) * max_epochs)
+    return math.floor(float(model.prior_warmup) * max_epochs)
 
 
 def _release_start(model: MIXVI, max_epochs: int) -> int | None:
-    placed_from, share = _placed_from(model, max_epochs), model.release_labels
+    placed_from, share = _placed_from(model, max_epochs), model.drop_labels_after
     # labels are not let go before components lie on them
     return None if share is None else max(placed_from + 1, math.ceil(share * max_epochs))
 
@@ -99,7 +99,7 @@ def _place(model: MIXVI, split: CellSplit) -> None:
 
 
 def _release(model: MIXVI, split: CellSplit) -> None:
-    model.module.labels_released = True
+    model.module.labels_dropped = True
 
 
 def _place_components(model: MIXVI, cells: np.ndarray) -> None:
@@ -141,7 +141,7 @@ def _settle(model: MIXVI) -> None:
 
 def _fit(model: MIXVI) -> None:
     _note_usage(model)
-    nats = float(model.get_nats().filter(like="w ").sum()) if model.module.n_w else SILENT_W
+    nats = float(model.get_kl_per_dimension().filter(like="w ").sum()) if model.module.n_w else SILENT_W
     if nats < SILENT_W:
         warn_of_mixture(
             f"w says {nats:.2g} nats about a cell, next to nothing: predictions by the route 'w' hold one profile "
@@ -179,13 +179,13 @@ def collapse_of(model: MIXVI) -> str:
 
 def _saved(model: MIXVI) -> dict[str, Any]:
     usage = {} if model.usage_ is None else {"usage": list(model.usage_.shares)}
-    released = {"labels_released": model.module.labels_released}
-    return {**usage, **released}
+    dropped = {"labels_dropped": model.module.labels_dropped}
+    return {**usage, **dropped}
 
 
 def _restore(model: MIXVI, extra: dict[str, Any]) -> None:
     model.usage_ = Usage(tuple(extra["usage"])) if "usage" in extra else None
-    model.module.labels_released = extra.get("labels_released", False)
+    model.module.labels_dropped = extra.get("labels_dropped", False)
 
 
 def warn_of_mixture(message: str) -> None:

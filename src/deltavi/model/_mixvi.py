@@ -19,7 +19,7 @@ from deltavi.model._annotates import Annotates
 from deltavi.model._classification import BATCH_SIZE, CALIBRATION, predicted_groups
 from deltavi.model._components import (
     all_component_names,
-    get_nats,
+    get_kl_per_dimension,
     get_responsibilities,
     merge_components,
     predicted_components,
@@ -33,10 +33,10 @@ from deltavi.model._mixture_setup import (
     warn_of_unknown_conditions,
 )
 from deltavi.model._mixture_training import (
+    PRIOR_WARMUP,
     RECIPE,
     SETTLED,
     USAGE,
-    WARMUP,
     dimensions_of,
     train_mixture,
 )
@@ -56,7 +56,7 @@ from deltavi.train import MixedSplitter
 # Nats of every dimension of w that cost nothing: without any, w falls silent and the route through it says little.
 FREE_BITS_W = 0.25
 # Share of the epochs in which a model that starts from clusters takes them for labels.
-RELEASE = 0.6
+DROP_AFTER = 0.6
 
 
 class MIXVI(Annotates, VAE):
@@ -79,11 +79,11 @@ class MIXVI(Annotates, VAE):
         for free (``free_bits_w``), or it would fall silent.
     conditional
         Let components and decoder depend on the condition.
-    warmup
+    prior_warmup
         Share of the epochs before components are placed, in which the prior is a standard normal distribution and
         labels are not used.
-    release_labels
-        Share of the epochs after which labels are let go, see :meth:`from_clusters`.
+    drop_labels_after
+        Share of the epochs after which labels are dropped, see :meth:`from_clusters`.
     gene_likelihood
         ``"nb"``, ``"zinb"`` or ``"poisson"`` on raw counts, ``"normal"`` on log-normalised expression, ``"bernoulli"``
         on detection (values from zero to one).
@@ -112,15 +112,15 @@ class MIXVI(Annotates, VAE):
     routes: ClassVar[Mapping[str, Route]] = ROUTES
     starts_at_mean_shares: ClassVar[bool] = True
     # shares of the epochs before components are placed, and after which labels are let go, if they are
-    warmup: float
-    release_labels: float | None
+    prior_warmup: float
+    drop_labels_after: float | None
     _asked_components: int | None
     # how the training cells use the components, once trained
     usage_: Usage | None = None
 
     get_responsibilities = get_responsibilities
     merge_components = merge_components
-    get_nats = get_nats
+    get_kl_per_dimension = get_kl_per_dimension
     sample = sample
     most_epochs: ClassVar[int] = EPOCHS_RANGE[1]
     default_plan: ClassVar[dict[str, Any]] = {"lr": 2e-3, "eps": 1e-8, "lr_schedule": "one_cycle"}
@@ -135,8 +135,8 @@ class MIXVI(Annotates, VAE):
         n_latent: int = 10,
         n_w: int = 0,
         conditional: bool = False,
-        warmup: float = WARMUP,
-        release_labels: float | None = None,
+        prior_warmup: float = PRIOR_WARMUP,
+        drop_labels_after: float | None = None,
         gene_likelihood: GeneLikelihood = "nb",
         n_hidden: int = 128,
         dropout_rate: float = 0.1,
@@ -148,9 +148,10 @@ class MIXVI(Annotates, VAE):
             raise DeltaviError("MIXVI needs an AnnData that MIXVI.setup_anndata has registered.")
         kwargs = settings_of_totals(type(self), adata, gene_likelihood, kwargs)
         kwargs.setdefault("free_bits_w", FREE_BITS_W if n_w else 0.0)
-        self._asked_components, self.release_labels, self.warmup = n_components, release_labels, warmup
-        if not 0 <= number("warmup", warmup) < 1:
-            raise DeltaviError(f"warmup is a share of the epochs, in [0, 1), not {warmup!r}.")
+        self._asked_components = n_components
+        self.drop_labels_after, self.prior_warmup = drop_labels_after, prior_warmup
+        if not 0 <= number("prior_warmup", prior_warmup) < 1:
+            raise DeltaviError(f"prior_warmup is a share of the epochs, in [0, 1), not {prior_warmup!r}.")
         super().__init__(
             adata,
             registry,
@@ -231,8 +232,8 @@ class MIXVI(Annotates, VAE):
         return self.component_names
 
     @classmethod
-    def from_clusters(cls, adata: AnnData, key: str, *, release_labels: float = RELEASE, **kwargs: Any) -> Self:
-        """Start from clusters: they name components, and are let go before training ends.
+    def from_clusters(cls, adata: AnnData, key: str, *, drop_labels_after: float = DROP_AFTER, **kwargs: Any) -> Self:
+        """Start from clusters: they name components, and are dropped before training ends.
 
         For the first part of training clusters are labels, as if they were known types; then the model goes on
         without them, so that cells may change their component (as Kolb 2023 does with Louvain clusters).
@@ -243,8 +244,8 @@ class MIXVI(Annotates, VAE):
             Cells to learn from.
         key
             obs column of the clusters, such as ``"leiden"``.
-        release_labels
-            Share of the epochs after which clusters are let go.
+        drop_labels_after
+            Share of the epochs after which clusters are dropped.
         **kwargs
             Arguments of :meth:`setup_anndata`, and of the model. By default there are as many components as clusters.
 
@@ -260,7 +261,7 @@ class MIXVI(Annotates, VAE):
         setup = setup_of_clusters(cls, adata, key, kwargs)
         cls.setup_anndata(adata, labels_key=key, **setup)
         kwargs.setdefault("n_components", int(adata.obs[key].nunique()))
-        return cls(adata, release_labels=release_labels, **kwargs)
+        return cls(adata, drop_labels_after=drop_labels_after, **kwargs)
 
     # -- training --------------------------------------------------------------------------------------------
 
@@ -370,19 +371,18 @@ class MIXVI(Annotates, VAE):
         return w_positions(self, adata, indices)
 
     def predict_perturbation(
-        self, adata: AnnData | None = None, *, control: str, target: str, **kwargs: Any
+        self, adata: AnnData | None = None, *, control: str, perturbation: str, **kwargs: Any
     ) -> AnnData:
         """Predict how cells would look under another condition.
 
         As :meth:`deltavi.model.SCGEN.predict_perturbation`, with two further values of ``shift`` for a model with
-        ``conditional=True``: ``"z"`` keeps the cell's latent position and decodes it under `target`; ``"w"`` keeps
-        its component and its w, and decodes the mean of that component under `target`. The route ``"w"`` leaves of a
-        cell what w says about it; where that is little (:meth:`get_nats`), all cells of a component are predicted
-        alike but for their residual.
+        ``conditional=True``: ``"z"`` keeps the cell's latent position and decodes it under `perturbation`; ``"w"``
+        keeps its component and its w, and decodes the mean of that component there. Of a cell ``"w"`` leaves what w
+        says; where that is little (:meth:`get_kl_per_dimension`), cells of a component differ by their residual alone.
 
         Parameters
         ----------
-        adata, control, target, **kwargs
+        adata, control, perturbation, **kwargs
             As there; ``shift`` may also be ``"z"`` or ``"w"``.
 
         Raises
@@ -392,7 +392,7 @@ class MIXVI(Annotates, VAE):
         """
         check_route(self, kwargs)
         adata = as_control(self, adata, control)
-        return super().predict_perturbation(adata, control=control, target=target, **kwargs)
+        return super().predict_perturbation(adata, control=control, perturbation=perturbation, **kwargs)
 
     def _check_query(self, manager: DataManager, offer: Offer) -> None:
         super()._check_query(manager, offer)

@@ -52,7 +52,7 @@ def warn_of_new_batches(model: Annotates, adata: AnnData, indices: Indices | Non
         warnings.warn(
             f"reject={reject:g} promises nothing for {len(new)} of {len(chosen)} cells: the calibration saw no cell of "
             f"their batches (obs[{key!r}]: {batches}), and far more or fewer known cells than that share may be "
-            "rejected. Label some cells of those batches and train with them, or look at get_open_set_scores().",
+            "rejected. Label some cells of those batches and train with them, or look at get_novelty_scores().",
             UnknownBatchWarning,
             stacklevel=3,
         )

@@ -16,9 +16,9 @@ from deltavi._random import isolated_randomness
 from deltavi._text import as_text
 from deltavi.model._asked import condition_key, positions_of
 from deltavi.model._decoding import CellDecoder, Predicted, predict_cells, predictive_interval, stack
-from deltavi.model._empirical_response import ResponseEvidence, evidence_of, report_evidence, unmoved
+from deltavi.model._empirical_response import ResponseEvidence, evidence_of, report_evidence, unshifted
 from deltavi.model._question import Question
-from deltavi.model._shifts import destinations
+from deltavi.model._shifts import shifted_positions
 from deltavi.model.own_response import own_weights, warn_of_own_cells
 from deltavi.model.request import Request, assemble
 from deltavi.perturbation.noise import cell_generators
@@ -42,24 +42,24 @@ def answer(model: Responds, request: Request, question: Question, *, batch_size:
         Cells decoded at a time.
     """
     before = positions_of(model, request.adata, request.cells)
-    after, how = destinations(model, request, before, question)
+    after, how = shifted_positions(model, request, before, question)
     evidence = evidence_of(model, request, before, after, question)
     with isolated_randomness(question.seed):  # encoders draw, though no draw reaches the answer
         predicted = _predict(model, request, (before, after), question, evidence, batch_size=batch_size)
-    control, target = question.conditions
+    control, perturbation = question.conditions
     result = assemble(
         request,
         predicted,
         genes=model.gene_names,
         condition_key=condition_key(model),
-        target=target,
+        perturbation=perturbation,
         conditions=[as_text(c) for c in model._categories(_keys.CONDITION)],
     )
     result.obsm[_keys.OBSM_LATENT_BEFORE], result.obsm[_keys.OBSM_LATENT_AFTER] = before, after
     result.uns[_keys.UNS_PREDICTION] = {
         "model": type(model).__name__,
         "control": control,
-        "target": target,
+        "perturbation": perturbation,
         **how,
         "effect_scale": question.effect_scale,
         "output": question.output,
@@ -71,7 +71,7 @@ def answer(model: Responds, request: Request, question: Question, *, batch_size:
         report_evidence(result, evidence, request.groups)
     own = own_weights(model, request, question, how, evidence)
     result.uns[_keys.UNS_PREDICTION]["own_weights"] = own
-    warn_of_own_cells(model, request, target, own)
+    warn_of_own_cells(model, request, perturbation, own)
     return result
 
 
@@ -89,27 +89,27 @@ def _predict(
     (before, after), n_samples = positions, question.n_samples
     totals = request.totals
     names = request.adata.obs_names[request.cells]
-    control, target = question.codes
-    moved = unmoved if evidence is None else evidence.moved
+    control, perturbation = question.codes
+    shifted = unshifted if evidence is None else evidence.shifted
     parts: list[Predicted] = []
     start = 0
     for tensors in request.loaded.batches(request.cells, batch_size):
         rows = slice(start, start + tensors[REGISTRY_KEYS.X_KEY].shape[0])
         decode = CellDecoder(model.module, tensors)
         generators = cell_generators(names[rows], seed=question.seed)
-        own, groups = decode(after[rows], condition=target), request.groups[rows]
+        own, groups = decode(after[rows], condition=perturbation), request.groups[rows]
         part = predict_cells(
             decode.observed,
             decode(before[rows], condition=control),
-            moved(own, groups),
-            cells=moved(own, groups, drawn=True) if question.output == "cells" else None,
+            shifted(own, groups),
+            cells=shifted(own, groups, drawn=True) if question.output == "cells" else None,
             totals=totals[rows],
             output=question.output,
             generators=generators,
         )
         if n_samples > 1:
             lower, upper = predictive_interval(
-                lambda z, decode=decode, groups=groups: moved(decode(z, condition=target), groups),  # type: ignore[misc]
+                lambda z, decode=decode, groups=groups: shifted(decode(z, condition=perturbation), groups),  # type: ignore[misc]
                 after[rows],
                 decode.posterior_scale,
                 totals=totals[rows],

@@ -15,7 +15,7 @@ EmpiricalWeight = float | Literal["auto"]
 # Two estimates of about the same quality: the mean of both is hard to improve upon.
 EQUAL_SHARE = 0.5
 # Shifts that look at how labels lie; the others were asked for as they are.
-INTERPOLATING = ("similarity", "kriging")
+INTERPOLATING = ("similarity", "gp")
 
 
 class ShiftStrategy(Protocol):
@@ -51,7 +51,7 @@ class Question:
 
     Parameters
     ----------
-    control, target
+    control, perturbation
         Conditions to start from and to predict.
     shift
         Name of an estimator or of a route of the model, an estimator, or a vector ``(n_latent,)``.
@@ -72,7 +72,7 @@ class Question:
     """
 
     control: Condition
-    target: Condition
+    perturbation: Condition
     shift: str | np.ndarray | ShiftStrategy
     shift_scale: float | Literal["match"]
     bandwidth: float
@@ -85,13 +85,13 @@ class Question:
 
     @property
     def conditions(self) -> tuple[str, str]:
-        """Names of control and target."""
-        return self.control.name, self.target.name
+        """Names of control and perturbation."""
+        return self.control.name, self.perturbation.name
 
     @property
     def codes(self) -> tuple[int, int]:
-        """Codes of control and target."""
-        return self.control.code, self.target.code
+        """Codes of control and perturbation."""
+        return self.control.code, self.perturbation.code
 
     @property
     def cells_drawn_with(self) -> int | None:

@@ -30,6 +30,7 @@ SETUP_HINTS = {
     "cell_type_key": "Pass labels_key.",
     "celltype_key": "Pass labels_key.",
     "perturbation_key": "Pass condition_key.",
+    "stim_key": "Pass condition_key.",
     "counts_layer": "Pass layer.",
     "covariate_keys": "Pass categorical_covariate_keys or continuous_covariate_keys.",
     "covariates": "Pass categorical_covariate_keys or continuous_covariate_keys.",

@@ -46,7 +46,7 @@ class Responds(VAEMixin, CountModel):
         adata: AnnData | None = None,
         *,
         control: str,
-        target: str,
+        perturbation: str,
         labels: str | Sequence[str] | None = None,
         shift: str | np.ndarray | ShiftStrategy = "similarity",
         shift_scale: float | Literal["match"] = "match",
@@ -64,20 +64,20 @@ class Responds(VAEMixin, CountModel):
 
         Each cell is encoded, moved by the shift of its label, and decoded with its own library size, batch and
         covariates. Its expression is then moved from what the model expects of it as it is to what it expects after
-        the shift, at the same quantile, so that it keeps its own residual, and zeros where the target has them.
+        the shift, at the same quantile, so that it keeps its own residual, and zeros where the perturbation has them.
 
         Parameters
         ----------
         adata
             Cells to predict, with any gene order; by default those of the model. Cells of condition `control` are
             predicted, or all cells if the condition column is missing.
-        control, target
-            Conditions to start from and to predict. A target that was not measured may join measured ones, as in
+        control, perturbation
+            Conditions to start from and to predict. A perturbation that was not measured may join measured ones, as in
             ``"A+B"``: their shifts, and the changes seen in the training labels, are added.
         labels
             Predict cells of these labels only; a label may be new to the model.
         shift
-            How to estimate the move: ``"similarity"``, ``"kriging"``, ``"paired"``, ``"nearest"``, ``"global"``,
+            How to estimate the move: ``"similarity"``, ``"gp"``, ``"paired"``, ``"nearest"``, ``"global"``,
             ``"scgen"`` (see :func:`deltavi.perturbation.estimate_shift`), a vector ``(n_latent,)``, or an estimator of
             one's own, a function from :class:`deltavi.perturbation.Evidence` to
             :class:`deltavi.perturbation.Shift`.
@@ -102,7 +102,7 @@ class Responds(VAEMixin, CountModel):
             Weight, from 0 to 1, of the measured response of the training labels in the predicted one: the change of
             each gene's mean is that much of the change kriged between labels in gene space (see
             :func:`deltavi.perturbation.estimate_shift`), and the model's own for the rest. Averaging two estimators
-            with different errors beats either. ``"auto"`` is one half for ``"similarity"`` and ``"kriging"`` with
+            with different errors beats either. ``"auto"`` is one half for ``"similarity"`` and ``"gp"`` with
             ``shift_scale="match"``, and none for another shift or scale.
         effect_scale
             Factor of the response, 1 for that of the measured perturbation.
@@ -117,14 +117,15 @@ class Responds(VAEMixin, CountModel):
         -------
         AnnData of the predicted cells. X: log1p CP10k (without counts: the scale of the input). layers: ``"rate"``
         expected counts, ``"counts"`` counts sampled from the likelihood. obs: that of the input, with the condition
-        set to `target` and the cell's origin in ``"deltavi_source_condition"`` and ``"deltavi_source_cell"``. obsm:
-        latent positions after (``"X_deltavi"``) and before (``"X_deltavi_control"``). uns ``"deltavi"``: what
-        was done, with the weight of each training label, and in ``"own_weights"`` that of each label's own cells under
-        `target`: where it is not zero the answer describes measured cells rather than predicts them. With labels, varm
-        ``"deltavi_change"``, ``"deltavi_lower"`` and ``"deltavi_upper"``: change of each gene's mean in each label of
-        the query, log1p CP10k, and its 90 % interval (as wide as it has to be for training labels predicted from one
-        another; NaN with fewer than three); uns ``"deltavi"["trust"]``: how far the query lies from the training
-        labels (``doubt``, see :class:`deltavi.perturbation.Shift`), and the largest ``usual_doubt`` among these.
+        set to `perturbation` and the cell's origin in ``"deltavi_source_condition"`` and ``"deltavi_source_cell"``.
+        obsm: latent positions after (``"X_deltavi"``) and before (``"X_deltavi_control"``). uns ``"deltavi"``: what was
+        done, with the weight of each training label, and in ``"own_weights"`` that of each label's own cells under
+        `perturbation`: where it is not zero the answer describes measured cells rather than predicts them. With labels,
+        varm ``"deltavi_change"``, ``"deltavi_lower"`` and ``"deltavi_upper"``: change of each gene's mean in each label
+        of the query, log1p CP10k, and its 90 % interval (as wide as it has to be for training labels predicted from one
+        another; NaN with fewer than three); uns ``"deltavi"["uncertainty"]``: how far the query lies from the training
+        labels (``uncertainty``, see :class:`deltavi.perturbation.Shift`), and the largest ``max_training_uncertainty``
+        among these.
 
         Raises
         ------
@@ -138,16 +139,16 @@ class Responds(VAEMixin, CountModel):
         Warns
         -----
         NotHeldOutWarning
-            If the cells are training cells, and cells of their label under `target` (of their batch, where batches are
-            registered) were so, too. Of cells of another AnnData, as of a new donor, it is logged.
+            If the cells are training cells, and cells of their label under `perturbation` (of their batch, where
+            batches are registered) were so, too. Of cells of another AnnData, as of a new donor, it is logged.
         """
         self._require_trained("predict_perturbation")
-        start, end = conditions_asked(self, control, target)
+        start, end = conditions_asked(self, control, perturbation)
         check_options(output, invalid_cells, similarity_space)
         request = request_of(self, adata, control=start.name, labels=labels, drop=invalid_cells == "drop")
         question = Question(
             control=start,
-            target=end,
+            perturbation=end,
             shift=shift,
             shift_scale=shift_scale,
             bandwidth=bandwidth,

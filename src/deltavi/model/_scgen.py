@@ -33,7 +33,7 @@ PAPER_DEFAULTS: dict[str, Any] = {
 PAPER_KL_WEIGHT = 0.5 * 5e-5
 # Names of the scgen package, and what to call here.
 NAMES_OF_SCGEN = {
-    "predict": "call predict_perturbation(control=..., target=..., labels=...).",
+    "predict": "call predict_perturbation(control=..., perturbation=..., labels=...).",
     "reg_mean_plot": "call deltavi.pl.reg_mean.",
     "reg_var_plot": "call deltavi.pl.reg_var.",
 }
@@ -79,7 +79,8 @@ class SCGEN(VAE):
     ... )
     >>> model = deltavi.model.SCGEN(adata)  # doctest: +SKIP
     >>> model.train()  # doctest: +SKIP
-    >>> predicted = model.predict_perturbation(control="control", target="stimulated", labels="B")  # doctest: +SKIP
+    >>> ask = {"control": "control", "perturbation": "stimulated"}
+    >>> predicted = model.predict_perturbation(**ask, labels="B")  # doctest: +SKIP
     """
 
     recipe: ClassVar[Recipe[Any]] = Recipe(plan=_plan)

@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 SCALED_CELLS = 300
 
 
-def destinations(
+def shifted_positions(
     model: Responds, request: Request, before: np.ndarray, question: Question
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Latent positions after the perturbation, and a record of how they were found."""
     route = question.shift
     if isinstance(route, str) and route in model.routes:
         return model.routes[route](model, request, before, question), {"shift": route}
-    control, target = question.conditions
+    control, perturbation = question.conditions
     coordinates = coordinates_of(model, question.control.code) if question.similarity_space == "expression" else None
     estimate = partial(
         means_of(model).shift,
@@ -51,8 +51,8 @@ def destinations(
         bandwidth=question.bandwidth,
         coordinates=coordinates,
     )
-    # a given vector is the whole response, whatever the target consists of
-    parts = question.target.parts if isinstance(route, str) or callable(route) else (target,)
+    # a given vector is the whole response, whatever the perturbation consists of
+    parts = question.perturbation.parts if isinstance(route, str) or callable(route) else (perturbation,)
     by_part = {part: _shifts(model, request, before, question, part, partial(estimate, part)) for part in parts}
     for shifts, factors in by_part.values():
         log_weak_evidence(shifts, factors)
@@ -61,8 +61,8 @@ def destinations(
         group: combined_shift({p: by_part[p][0][group] for p in by_part}, question.effect_scale) for group in groups
     }
     factors = {group: float(np.mean([by_part[p][1][group] for p in by_part])) for group in groups}
-    moves = [shifts[group].vector for group in request.groups]
-    return (before + np.stack(moves)).astype(np.float32) if moves else before, {
+    displacements = [shifts[group].vector for group in request.groups]
+    return (before + np.stack(displacements)).astype(np.float32) if displacements else before, {
         "shift": next(iter(shifts.values())).estimator if shifts else str(question.shift),
         "weights": weights_table(shifts, factors),
         "vectors": vectors_table(shifts),
@@ -77,9 +77,9 @@ def _shifts(
     part: str,
     estimate: Callable[..., Shift],
 ) -> tuple[dict[str, Shift], dict[str, float]]:
-    """Shift of each group of the query to a `part` of the target, and the factor it was scaled by."""
+    """Shift of each group of the query to a `part` of the perturbation, and the factor it was scaled by."""
     means, shift_scale = means_of(model), question.shift_scale
-    end = question.target if part == question.target.name else model.condition(part)
+    end = question.perturbation if part == question.perturbation.name else model.condition(part)
     codes = question.control.code, end.code
     shifts, factors = {}, {}
     for group in dict.fromkeys(request.groups):
@@ -123,7 +123,7 @@ def decoded_change(
     """Function from a latent displacement to the change of mean log expression it decodes to, ``(n_genes,)``."""
     decode = CellDecoder(model.module, request.loaded.take(request.cells[chosen]))
     factors = cp10k_factors(request.totals[chosen])
-    control, target = codes
+    control, perturbation = codes
 
     def log_mean(displacement: np.ndarray, condition: int) -> np.ndarray:
         with torch.inference_mode():
@@ -133,4 +133,4 @@ def decoded_change(
         return np.asarray(np.log1p((rate * factors[:, None]).mean(0)))
 
     start = log_mean(np.zeros(positions.shape[1]), control)
-    return lambda displacement: log_mean(displacement, target) - start
+    return lambda displacement: log_mean(displacement, perturbation) - start

@@ -106,7 +106,7 @@ class TrainingMeans:
     def shift(
         self,
         control: str,
-        target: str,
+        perturbation: str,
         *,
         query: NDArray[Any],
         estimator: str | NDArray[Any] | ShiftStrategy,
@@ -117,7 +117,7 @@ class TrainingMeans:
 
         Parameters
         ----------
-        control, target
+        control, perturbation
             Conditions.
         query
             ``(n_latent,)`` mean latent position of the cells to move.
@@ -127,31 +127,31 @@ class TrainingMeans:
             Where labels and query are compared: a function of latent positions, by default the positions themselves.
         """
         if callable(estimator):
-            return estimator(self._evidence(control, target, self.positions, query, bandwidth, coordinates))
+            return estimator(self._evidence(control, perturbation, self.positions, query, bandwidth, coordinates))
         if not isinstance(estimator, str):
             return Shift(given_vector(estimator, len(query)), "vector")
         if estimator == "similarity" and not self.has_labels:
             estimator = "global"
         check_options(estimator, "euclidean", bandwidth)
         groups = self.overall_positions if estimator == "global" else self.positions
-        return ESTIMATORS[estimator](self._evidence(control, target, groups, query, bandwidth, coordinates))
+        return ESTIMATORS[estimator](self._evidence(control, perturbation, groups, query, bandwidth, coordinates))
 
     def _evidence(
         self,
         control: str,
-        target: str,
+        perturbation: str,
         groups: dict[str, GroupMeans],
         query: NDArray[Any],
         bandwidth: float,
         coordinates: Callable[[NDArray[Any]], NDArray[Any]] | None,
     ) -> Evidence:
         """Means of `groups` in both conditions, as an estimator takes them."""
-        missing = [condition for condition in (control, target) if condition not in groups]
+        missing = [condition for condition in (control, perturbation) if condition not in groups]
         if missing:
             raise DeltaviError(f"No training cell has condition {missing[0]!r}: a shift cannot be estimated.")
         return Evidence(
             control=groups[control],
-            target=groups[target],
+            perturbed=groups[perturbation],
             has_labels=self.has_labels and groups is not self.overall_positions,
             query=np.asarray(query, dtype=np.float64),
             bandwidth=bandwidth,
@@ -159,10 +159,10 @@ class TrainingMeans:
             coordinates=coordinates,
         )
 
-    def observed_change(self, control: str, target: str, shift: Shift) -> NDArray[np.float64]:
+    def observed_change(self, control: str, perturbation: str, shift: Shift) -> NDArray[np.float64]:
         """Change of log1p expression in the training labels behind `shift`, weighted as it is, ``(n_genes,)``."""
         groups = self.expression if shift.weights else self.overall_expression
-        before, after = groups[control], groups[target]
+        before, after = groups[control], groups[perturbation]
         weights = shift.weights or {ALL_CELLS: 1.0}
         change = np.zeros(before.means.shape[1])
         for label, weight in weights.items():
@@ -291,11 +291,11 @@ def vectors_table(shifts: dict[str, Shift]) -> pd.DataFrame:
 def weights_table(shifts: dict[str, Shift], factors: dict[str, float]) -> pd.DataFrame:
     """Weight and cells of every training label in the shift of every query group, one row each."""
     rows = [
-        (group, label, weight, shift.n_control.get(label, 0), shift.n_target.get(label, 0), factors[group])
+        (group, label, weight, shift.n_control.get(label, 0), shift.n_perturbed.get(label, 0), factors[group])
         for group, shift in shifts.items()
         for label, weight in (shift.weights or {ALL_CELLS: 1.0}).items()
     ]
-    columns = ["query", "training_label", "weight", "n_control", "n_target", "shift_scale"]
+    columns = ["query", "training_label", "weight", "n_control", "n_perturbed", "shift_scale"]
     table = pd.DataFrame(rows, columns=columns)
     table.index = table.index.astype(str)
     return table
@@ -304,7 +304,7 @@ def weights_table(shifts: dict[str, Shift], factors: dict[str, float]) -> pd.Dat
 def log_weak_evidence(shifts: dict[str, Shift], factors: dict[str, float]) -> None:
     """Say where a shift rests on few cells, or could not be stretched as far as it should be."""
     for group, shift in shifts.items():
-        few = {k for k, n in shift.n_control.items() if min(n, shift.n_target.get(k, 0)) < FEW_CELLS}
+        few = {k for k, n in shift.n_control.items() if min(n, shift.n_perturbed.get(k, 0)) < FEW_CELLS}
         share = sum(weight for label, weight in shift.weights.items() if label in few)
         if share > 0.5:
             message = "%.0f %% of the shift for %r rests on labels of fewer than %d cells (%s)."

@@ -49,23 +49,23 @@ def own_weights(
     groups = [str(group) for group in dict.fromkeys(request.groups)]
     share = 0.0 if evidence is None else evidence.share
     kriged = _kriged_weights(model, question.conditions, evidence) if share else {}
-    moved = {group: _weight_in_shift(model, group, question.target.name, how) for group in groups}
-    own = [(1 - share) * moved[group] + share * kriged.get(group, 0.0) for group in groups]
+    in_shift = {group: _weight_in_shift(model, group, question.perturbation.name, how) for group in groups}
+    own = [(1 - share) * in_shift[group] + share * kriged.get(group, 0.0) for group in groups]
     table = pd.DataFrame({"query": groups, "own_weight": np.asarray(own, dtype=np.float64)})
     table.index = table.index.astype(str)
     return table
 
 
-def _measured(model: Responds, target: str) -> dict[str, int]:
+def _measured(model: Responds, perturbation: str) -> dict[str, int]:
     """Treated training cells of each label; of all cells together where there are no labels."""
     means = model.training_means
-    if means is None or target not in means.positions:
+    if means is None or perturbation not in means.positions:
         return {}
-    return {str(label): n for label, n in means.positions[target].counts().items()}
+    return {str(label): n for label, n in means.positions[perturbation].counts().items()}
 
 
-def _weight_in_shift(model: Responds, group: str, target: str, how: dict[str, Any]) -> float:
-    measured = _measured(model, target)
+def _weight_in_shift(model: Responds, group: str, perturbation: str, how: dict[str, Any]) -> float:
+    measured = _measured(model, perturbation)
     if group not in measured or how["shift"] in NOT_OF_LABELS:
         return 0.0
     if "weights" not in how:
@@ -90,40 +90,40 @@ def _kriged_weights(
     }
 
 
-def warn_of_own_cells(model: Responds, request: Request, target: str, own: pd.DataFrame) -> None:
+def warn_of_own_cells(model: Responds, request: Request, perturbation: str, own: pd.DataFrame) -> None:
     """Warn where the answer describes the training cells; log it where the cells are others."""
     weights = dict(zip(own["query"], own["own_weight"], strict=True))
-    measured = [group for group in weights if group in _measured(model, target) and weights[group] != 0]
+    measured = [group for group in weights if group in _measured(model, perturbation) and weights[group] != 0]
     if not measured or _held_out_by_caller.get():
         return
-    described = _described(model, request, target)
+    described = _described(model, request, perturbation)
     found = [group for group in measured if group in described]
-    said = examples([f"{group!r} ({_percent(weights[group])})" for group in found or measured], 10).replace('"', "")
+    listed = examples([f"{group!r} ({_percent(weights[group])})" for group in found or measured], 10).replace('"', "")
     if not found:
         logger.info(
             "Cells of these labels under %r, of other donors perhaps, were among the training cells, and have this "
             "weight in the answer: %s.",
-            target,
-            said,
+            perturbation,
+            listed,
         )
         return
     warnings.warn(
-        f"Measured cells under {target!r} of the labels asked for were among the training cells, and weigh in the "
-        f"answer: {said}. It describes them rather than predicts them. To predict, hold them out: "
-        f"{_lines(model, found, target)} deltavi.tl.predict_held_out does all of it.",
+        f"Measured cells under {perturbation!r} of the labels asked for were among the training cells, and weigh "
+        f"in the answer: {listed}. It describes them rather than predicts them. To predict, hold them out: "
+        f"{_lines(model, found, perturbation)} deltavi.tl.predict_held_out does all of it.",
         NotHeldOutWarning,
         stacklevel=4,
     )
 
 
-def _lines(model: Responds, labels: list[str], target: str) -> str:
+def _lines(model: Responds, labels: list[str], perturbation: str) -> str:
     condition, key = model._setup_argument("condition_key"), model._setup_argument("labels_key")
     of_labels = "" if key is None else f"adata.obs[{key!r}].isin({labels[:3]!r}) & "
-    mask = f"measured = {of_labels}(adata.obs[{condition!r}] == {target!r})"
+    mask = f"measured = {of_labels}(adata.obs[{condition!r}] == {perturbation!r})"
     return f"{mask}; then set up and train on adata[~measured].copy()."
 
 
-def _described(model: Responds, request: Request, target: str) -> set[str]:
+def _described(model: Responds, request: Request, perturbation: str) -> set[str]:
     """Groups of the request some of whose cells are training cells with treated ones beside them.
 
     Beside them means of the same label and, where batches are registered, of the same batch.
@@ -137,7 +137,7 @@ def _described(model: Responds, request: Request, target: str) -> set[str]:
     else:
         known = cells.index.astype(str).isin(sorted_names(training.obs_names))
     labels, batches = ("labels_key", REGISTRY_KEYS.LABELS_KEY), ("batch_key", REGISTRY_KEYS.BATCH_KEY)
-    treated = _text(model, training.obs, "condition_key", _keys.CONDITION) == target
+    treated = _text(model, training.obs, "condition_key", _keys.CONDITION) == perturbation
     seen = (_text(model, training.obs, *names)[treated] for names in (labels, batches))
     pairs = set(zip(*seen, strict=True))
     asked = set(zip(request.groups[known], _text(model, cells, *batches)[known], strict=True))

@@ -59,7 +59,7 @@ def assemble(
     *,
     genes: np.ndarray,
     condition_key: str,
-    target: str,
+    perturbation: str,
     conditions: list[str],
 ) -> AnnData:
     """Predicted cells as an AnnData that can be joined with the real ones.
@@ -73,8 +73,8 @@ def assemble(
     genes
         Genes of the model.
     condition_key
-        obs column that is set to `target`.
-    target
+        obs column that is set to `perturbation`.
+    perturbation
         Predicted condition.
     conditions
         All conditions, the categories of that column.
@@ -84,9 +84,11 @@ def assemble(
     before = names_of(obs[condition_key]) if known else np.full(len(obs), _keys.NO_SOURCE, dtype=object)
     obs[_keys.OBS_SOURCE_CONDITION] = pd.Categorical(before)
     obs[_keys.OBS_SOURCE_CELL] = obs.index.astype(str).to_numpy(dtype=object)
-    obs[condition_key] = pd.Categorical([target] * len(obs), categories=[*dict.fromkeys([*conditions, target])])
+    obs[condition_key] = pd.Categorical(
+        [perturbation] * len(obs), categories=[*dict.fromkeys([*conditions, perturbation])]
+    )
     # named apart from the cells they came from, so that both fit into one AnnData
-    obs.index = obs.index.astype(str) + f"-{target}"
+    obs.index = obs.index.astype(str) + f"-{perturbation}"
     layers: dict[str, Any] = {
         _keys.LAYER_RATE: predicted.rate,
         _keys.LAYER_COUNTS: predicted.counts,

@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 
 def switch_condition(model: MIXVI, request: Request, before: np.ndarray, question: Question) -> np.ndarray:
-    """Latent positions as they are, to be decoded under the target."""
+    """Latent positions as they are, to be decoded under the perturbation."""
     return before
 
 
 def switch_component(model: MIXVI, request: Request, before: np.ndarray, question: Question) -> np.ndarray:
-    """Means of the components under the target, at the w of each cell."""
+    """Means of the components under the perturbation, at the w of each cell."""
     if not len(before):
         return before
     means = over_batches(
         model,
-        lambda tensors: model.module.component_means(tensors, condition=question.target.code),
+        lambda tensors: model.module.component_means(tensors, condition=question.perturbation.code),
         request.adata,
         request.cells,
         model.module.n_latent,

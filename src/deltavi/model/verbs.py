@@ -37,7 +37,7 @@ INHERITED = (
     *("get_aggregated_posterior", "get_latent_library_size"),
 )
 OWN = (
-    *("batch_removal", "get_attributions", "get_latent_representation", "get_nats", "get_open_set_scores"),
+    *("batch_removal", "get_attributions", "get_latent_representation", "get_kl_per_dimension", "get_novelty_scores"),
     *("get_responsibilities", "impute", "log_likelihood", "merge_components", "predict", "predict_perturbation"),
     *("get_importance_weights", "sample"),
 )

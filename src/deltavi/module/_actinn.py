@@ -198,7 +198,7 @@ class ACTINN(ClassifyingModule):
             fold = tensors[_keys.FOLD].long().squeeze(-1)
             apart = of_networks[fold.clamp_min(0), torch.arange(len(fold), device=fold.device)]
             logits = torch.where((fold >= 0).unsqueeze(1), apart, logits)
-        return Classified(logits=logits, features=features, surprise=None)
+        return Classified(logits=logits, features=features, reconstruction_error=None)
 
     # -- scvi-tools' edge ------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from deltavi._reading import reads
 from deltavi._types import Outputs
 from deltavi.latent import LabelHierarchy, LabelWeights, label_kl, label_weights, log_density
 from deltavi.likelihood import Dispersion, Likelihood
-from deltavi.module.labelled_vae import EncoderInput, LabelledVAE, first_draws
+from deltavi.module.labelled_vae import EncoderInput, LabelledVAE, is_first_draw
 from deltavi.module.readers import READERS
 
 LabelPrior = Literal["uniform", "empirical", "learned"]
@@ -124,38 +124,38 @@ class LABELVI(LabelledVAE):
         `kl_weight` anneals the terms of z1, y and z2; that of the library size stays, as in scVI. Cells that were
         drawn again for their label enter the cross entropy only.
         """
-        once = first_draws(tensors)
+        first = is_first_draw(tensors)
         code = tensors[REGISTRY_KEYS.LABELS_KEY]
         z1 = inference_outputs[MODULE_KEYS.Z_KEY]
         logits = self.classifier(z1)
-        weights = label_weights(logits[..., once, :], code[once])
-        kl = self._label_terms(z1[..., once, :], inference_outputs[MODULE_KEYS.QZ_KEY], once, weights)
-        reconstruction = self._reconstruction(tensors, once, generative_outputs["likelihood"], weights)
+        weights = label_weights(logits[..., first, :], code[first])
+        kl = self._label_terms(z1[..., first, :], inference_outputs[MODULE_KEYS.QZ_KEY], first, weights)
+        reconstruction = self._reconstruction(tensors, first, generative_outputs["likelihood"], weights)
         return self._loss_output(
             reconstruction,
             kl,
-            self._kl_library(inference_outputs, once),
+            self._kl_library(inference_outputs, first),
             self._cross_entropy(logits, code),
             kl_weight=kl_weight,
         )
 
-    def _label_terms(self, z1: Tensor, posterior: Normal, once: Tensor, weights: LabelWeights) -> dict[str, Tensor]:
+    def _label_terms(self, z1: Tensor, posterior: Normal, first: Tensor, weights: LabelWeights) -> dict[str, Tensor]:
         """Terms of z1, y and z2 of each cell, averaged over samples, ``(n_cells,)``."""
-        of_cells = type(posterior)(posterior.loc[once], posterior.scale[once], validate_args=False)
+        of_cells = type(posterior)(posterior.loc[first], posterior.scale[first], validate_args=False)
         kl = label_kl(
             self.labels.terms(z1), weights, log_prior=self.labels.log_prior, log_posterior_z1=log_density(of_cells, z1)
         )
         return {name: value.mean(0) if value.dim() > 1 else value for name, value in kl.items()}
 
     def _reconstruction(
-        self, tensors: dict[str, Tensor], once: Tensor, likelihood: Likelihood, weights: LabelWeights
+        self, tensors: dict[str, Tensor], first: Tensor, likelihood: Likelihood, weights: LabelWeights
     ) -> Tensor:
         """-E log p(x | z1, l), and over y where the dispersion depends on it, ``(n_cells,)``."""
         if self.dispersion == "gene-label" and self.px_r is not None:
-            per_label = self._log_prob(self._for_every_label(likelihood), tensors, once)
+            per_label = self._log_prob(self._for_every_label(likelihood), tensors, first)
             log_prob = (weights.values.movedim(-1, 0) * per_label).sum(0)
         else:
-            log_prob = self._log_prob(likelihood, tensors, once)
+            log_prob = self._log_prob(likelihood, tensors, first)
         return -(log_prob.mean(0) if log_prob.dim() > 1 else log_prob)
 
     def _for_every_label(self, likelihood: Likelihood) -> Likelihood:

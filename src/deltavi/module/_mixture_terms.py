@@ -96,9 +96,9 @@ class MixtureTerms(nn.Module):
             term = prior_term(weights, self.log_prior)
         return term.clamp_min(self.free_bits_y)
 
-    def _w_term(self, state: GaussianState, tensors: dict[str, Tensor], once: Tensor) -> Tensor:
+    def _w_term(self, state: GaussianState, tensors: dict[str, Tensor], first: Tensor) -> Tensor:
         """KL[q(w | x) || p(w | c)] of each cell, above its free nats, ``(n_cells,)``."""
-        per_dimension = self._w_nats(state, tensors)[once]
+        per_dimension = self._w_nats(state, tensors)[first]
         if self.free_bits_w > 0:
             per_dimension = per_dimension.mean(0).clamp_min(self.free_bits_w).expand_as(per_dimension)
         return per_dimension.sum(-1)

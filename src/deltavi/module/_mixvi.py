@@ -30,7 +30,7 @@ from deltavi.latent import (
 )
 from deltavi.likelihood import Likelihood
 from deltavi.module._mixture_terms import MixtureTerms, check_mixture_settings
-from deltavi.module.labelled_vae import EncoderInput, LabelledVAE, first_draws
+from deltavi.module.labelled_vae import EncoderInput, LabelledVAE, is_first_draw
 from deltavi.module.readers import READERS
 
 ClassifierKind = Literal["z", "mean", "posterior"]
@@ -150,7 +150,7 @@ class MIXVI(MixtureTerms, LabelledVAE):
         # before its components are placed the model is a VAE with a standard normal prior
         self.is_placed = True
         # labels that come from clusters are dropped for the last part of training
-        self.labels_released = False
+        self.labels_dropped = False
 
     # -- the model, top to bottom ----------------------------------------------------------------------------
 
@@ -171,26 +171,26 @@ class MIXVI(MixtureTerms, LabelledVAE):
         """
         if not self.is_placed:
             return self._loss_before_placement(tensors, inference_outputs, generative_outputs, kl_weight)
-        once, code = first_draws(tensors), self._codes(tensors)
+        first, code = is_first_draw(tensors), self._codes(tensors)
         z, posterior = inference_outputs[MODULE_KEYS.Z_KEY], inference_outputs[MODULE_KEYS.QZ_KEY]
         state = inference_outputs["w"]
         components = self.mixture(z, None if state is None else state.sample, *self._rows(tensors))
         at = posterior.loc.expand_as(z) if self.classifier_kind == "mean" else z
         logits = self._component_logits(components, at, tensors)
-        weights = label_weights(logits[..., once, :], code[once])
+        weights = label_weights(logits[..., first, :], code[first])
         kl = {
             "z": latent_term(
-                _of(components, once), _of(posterior, once), z[..., once, :], weights=weights, how=self.z_term
+                _of(components, first), _of(posterior, first), z[..., first, :], weights=weights, how=self.z_term
             ),
-            "y": self._y_term(weights, z[..., once, :]),
+            "y": self._y_term(weights, z[..., first, :]),
         }
         kl = {name: value.mean(0) if value.dim() > 1 else value for name, value in kl.items()}
-        kl["w"] = torch.zeros_like(kl["z"]) if state is None else self._w_term(state, tensors, once)
-        log_prob = self._log_prob(generative_outputs["likelihood"], tensors, once)
+        kl["w"] = torch.zeros_like(kl["z"]) if state is None else self._w_term(state, tensors, first)
+        log_prob = self._log_prob(generative_outputs["likelihood"], tensors, first)
         reconstruction = -(log_prob.mean(0) if log_prob.dim() > 1 else log_prob)
         cross_entropy = self._cross_entropy(logits, code)
         return self._loss_output(
-            reconstruction, kl, self._kl_library(inference_outputs, once), cross_entropy, kl_weight=kl_weight
+            reconstruction, kl, self._kl_library(inference_outputs, first), cross_entropy, kl_weight=kl_weight
         )
 
     def _loss_before_placement(
@@ -201,9 +201,9 @@ class MIXVI(MixtureTerms, LabelledVAE):
         kl_weight: Tensor | float,
     ) -> LossOutput:
         """Loss of the VAE, of cells on their regular turn."""
-        once = first_draws(tensors)
-        kl = {name: value[once] for name, value in inference_outputs["kl"].items()}
-        return self._plain_loss(self._log_prob(generative_outputs["likelihood"], tensors, once), kl, kl_weight)
+        first = is_first_draw(tensors)
+        kl = {name: value[first] for name, value in inference_outputs["kl"].items()}
+        return self._plain_loss(self._log_prob(generative_outputs["likelihood"], tensors, first), kl, kl_weight)
 
     def _penalties(self) -> Tensor | float:
         return super()._penalties() + self._prior_penalty()
@@ -279,7 +279,7 @@ class MIXVI(MixtureTerms, LabelledVAE):
         return means
 
     @auto_move_data
-    def nats(self, tensors: dict[str, Tensor]) -> Tensor:
+    def kl_per_dimension(self, tensors: dict[str, Tensor]) -> Tensor:
         """Divergence of each dimension of z, and then of w, from its prior, ``(n_cells, n_latent + n_w)``."""
         posterior, state = self._inferred(tensors)
         components = self.mixture(posterior.loc, None if state is None else state.posterior.loc, *self._rows(tensors))
@@ -322,7 +322,7 @@ class MIXVI(MixtureTerms, LabelledVAE):
 
     def _codes(self, tensors: dict[str, Tensor]) -> Tensor:
         """Label of each cell, -1 where it is unknown and where nothing is labelled, ``(n_cells, 1)``."""
-        if self.n_labels and not self.labels_released:
+        if self.n_labels and not self.labels_dropped:
             return tensors[REGISTRY_KEYS.LABELS_KEY]
         return torch.full_like(tensors[REGISTRY_KEYS.BATCH_KEY], -1)
 

@@ -19,14 +19,14 @@ class Classified:
         ``(n_cells, n_labels)`` unnormalised log probabilities.
     features
         ``(n_cells, n_features)`` position in which classes are compact.
-    surprise
+    reconstruction_error
         ``(n_cells, 2)`` negative log likelihood of the cell's counts at its position, in nats, and log of its total;
         ``None`` where nothing is reconstructed.
     """
 
     logits: Tensor
     features: Tensor
-    surprise: Tensor | None
+    reconstruction_error: Tensor | None
 
 
 class ClassifyingModule(BaseModuleClass):

@@ -124,13 +124,13 @@ class LabelledVAE(ClassifyingModule, VAE):
         return (counts_for * means).sum() / counts_for.sum(), right
 
     @staticmethod
-    def _kl_library(inference_outputs: Outputs, once: Tensor) -> Tensor:
+    def _kl_library(inference_outputs: Outputs, first: Tensor) -> Tensor:
         """KL of a learned library size of cells on their regular turn, else zero, ``(n_cells,)``."""
         kl: Tensor | None = inference_outputs["kl"].get("l")
         if kl is not None:
-            return kl[once]
+            return kl[first]
         z: Tensor = inference_outputs[MODULE_KEYS.Z_KEY]
-        return torch.zeros(int(once.sum()), dtype=z.dtype, device=z.device)
+        return torch.zeros(int(first.sum()), dtype=z.dtype, device=z.device)
 
     def _loss_output(
         self,
@@ -194,10 +194,12 @@ class LabelledVAE(ClassifyingModule, VAE):
         unlabelled = {**tensors, REGISTRY_KEYS.LABELS_KEY: torch.full_like(tensors[REGISTRY_KEYS.BATCH_KEY], -1)}
         likelihood = self.generative(**self._get_generative_input(unlabelled, inference))["likelihood"]
         x = tensors[REGISTRY_KEYS.X_KEY]
-        surprise = torch.stack([-self._log_prob(likelihood, tensors), x.sum(-1).clamp_min(1.0).log()], dim=-1)
+        reconstruction_error = torch.stack(
+            [-self._log_prob(likelihood, tensors), x.sum(-1).clamp_min(1.0).log()], dim=-1
+        )
         encoder_input, covariates = self._encoder_input(self.classifier_input(tensors), **self._shared_input(tensors))
         logits = self.logits_of(mean, encoder_input, covariates, tensors)
-        return Classified(logits=logits, features=mean, surprise=surprise)
+        return Classified(logits=logits, features=mean, reconstruction_error=reconstruction_error)
 
     # -- parts -----------------------------------------------------------------------------------------------
 
@@ -208,14 +210,14 @@ class LabelledVAE(ClassifyingModule, VAE):
         return log1p_cp10k_of(x, total)
 
     def _get_generative_input(self, tensors: dict[str, Tensor], inference_outputs: Outputs, **kwargs: Any) -> Outputs:
-        once = first_draws(tensors)
+        first = is_first_draw(tensors)
         whole = super()._get_generative_input(tensors, inference_outputs, **kwargs)
-        if bool(once.all()):
+        if bool(first.all()):
             return whole
-        return {name: None if value is None else value[..., once, :] for name, value in whole.items()}
+        return {name: None if value is None else value[..., first, :] for name, value in whole.items()}
 
 
-def first_draws(tensors: dict[str, Tensor]) -> Tensor:
+def is_first_draw(tensors: dict[str, Tensor]) -> Tensor:
     """Mask of the rows of a mini-batch on their regular turn, ``(n_cells,)`` bool; the others are repeated draws."""
     again = tensors.get(_keys.DRAWN_AGAIN)
     if again is None:

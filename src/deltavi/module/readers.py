@@ -41,7 +41,7 @@ READERS: dict[str, Reader] = {
     "class_weight": optional(setting("balanced")),
     "noise": setting("isotropic", "diagonal"),
     "encoder_input": one_of("log1p", "log1p_cp10k"),
-    "release_labels": optional(share),
+    "drop_labels_after": optional(share),
     **dict.fromkeys(("n_input", "n_hidden", "n_latent", "n_networks", "n_pseudo_inputs"), units),
     **dict.fromkeys(("n_labels", "n_w", "n_continuous_cov"), whole(0, MOST_UNITS)),
     "n_components": whole(1, MOST_UNITS),

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from deltavi.perturbation.baselines import BASELINES, ShiftBaseline, baseline_predictions
 from deltavi.perturbation.estimators import ESTIMATORS, Evidence, GroupMeans
-from deltavi.perturbation.evaluate import CEILING, compare, verdict
+from deltavi.perturbation.evaluate import SPLIT_HALF, compare, conclusion
 from deltavi.perturbation.shift import Shift, estimate_shift
 
 __all__ = [
     "BASELINES",
-    "CEILING",
     "ESTIMATORS",
+    "SPLIT_HALF",
     "Evidence",
     "GroupMeans",
     "Shift",
     "ShiftBaseline",
     "baseline_predictions",
     "compare",
+    "conclusion",
     "estimate_shift",
-    "verdict",
 ]

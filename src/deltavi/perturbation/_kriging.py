@@ -41,7 +41,7 @@ class Responses:
     points
         ``(n_labels, n_dims)`` where the control cells of each label lie.
     changes
-        ``(n_labels, n_values)`` mean of the target cells minus mean of the control cells.
+        ``(n_labels, n_values)`` mean of the perturbed cells minus mean of the control cells.
     errors
         ``(n_labels, n_values)`` squared standard errors of the changes.
     """
@@ -95,7 +95,7 @@ class Interpolation:
     ----------
     weights
         ``(n_labels,)``, summing to one; a label hidden behind another one may get a small negative weight.
-    doubt
+    uncertainty
         Expected squared error of the response relative to how much responses of labels differ: 0 on top of a well
         measured label, about 1 (a little more, as the mean has to be estimated) far away from all.
     residuals
@@ -105,7 +105,7 @@ class Interpolation:
     """
 
     weights: Vector
-    doubt: float
+    uncertainty: float
     residuals: Vector
     covariance: Covariance
 
@@ -142,7 +142,7 @@ def interpolate(responses: Responses, query: Vector, width: float | None = None)
     missing = 1 - of_residual.sum()
     return Interpolation(
         weights=of_residual + missing * of_mean,
-        doubt=float(max(1 - to_query @ of_residual + missing**2 / total, 0.0)),
+        uncertainty=float(max(1 - to_query @ of_residual + missing**2 / total, 0.0)),
         residuals=responses.changes - of_mean @ responses.changes,
         covariance=covariance,
     )

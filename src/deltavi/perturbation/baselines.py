@@ -34,7 +34,7 @@ BASELINES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "mean shift": ("genes", "paired"),
         "nearest shift": ("genes", "nearest"),
         "similarity shift": ("genes", "similarity"),
-        "kriging shift": ("genes", "kriging"),
+        "GP shift": ("genes", "gp"),
         "PCA mean shift": ("pca", "paired"),
         "PCA similarity shift": ("pca", "similarity"),
         "PCA nearest shift": ("pca", "nearest"),
@@ -96,14 +96,14 @@ class ShiftBaseline:
         adata: AnnData | None = None,
         *,
         control: str,
-        target: str,
+        perturbation: str,
         labels: str | Sequence[str] | None = None,
         shift: str | ArrayLike = "similarity",
         bandwidth: float = 0.2,
         effect_scale: float = 1.0,
         clip: bool = True,
     ) -> AnnData:
-        """Predict what the control cells of `adata` look like under the target condition.
+        """Predict what the control cells of `adata` look like under the perturbed condition.
 
         Every label of the query moves by one shift, estimated for the mean of its control cells.
 
@@ -112,9 +112,9 @@ class ShiftBaseline:
         adata
             Query cells, log1p CP10k in the same layer as in training, genes matched by name; the training cells by
             default. Only its control cells are predicted; all of them where it has no condition column.
-        control, target
-            The two conditions. A target that was not measured may join measured ones, as in ``"A+B"``: their shifts
-            are added.
+        control, perturbation
+            The two conditions. A perturbation that was not measured may join measured ones, as in ``"A+B"``: their
+            shifts are added.
         labels
             Label or labels of the query to predict; all by default. A query without a label column is one group.
         shift
@@ -129,15 +129,15 @@ class ShiftBaseline:
 
         Returns
         -------
-        Predicted cells: X log1p CP10k, float32, (n_control_cells, n_genes); obs of the input cells with the target as
-        condition and the old one in ``deltavi_source_condition``; ``uns["deltavi"]`` records the shift and, for
-        every label of the query, its length and the weights of the training labels ("/" in a label becomes "%2F"
-        there, since files cannot hold it in a key).
+        Predicted cells: X log1p CP10k, float32, (n_control_cells, n_genes); obs of the input cells with the
+        perturbation as condition and the old one in ``deltavi_source_condition``; ``uns["deltavi"]`` records the shift
+        and, for every label of the query, its length and the weights of the training labels ("/" in a label becomes
+        "%2F" there, since files cannot hold it in a key).
 
         Raises
         ------
         UnknownCategoryError
-            The control, the target or a label is not in the data.
+            The control, the perturbation or a label is not in the data.
         DeltaviError
             The shift cannot be estimated; see `estimate_shift`.
         GeneMatchError
@@ -147,12 +147,12 @@ class ShiftBaseline:
         KeyClashError
             The query has a column ``deltavi_source_condition`` that no prediction wrote.
         """
-        control, target = self._conditions_of(control, target, given=not isinstance(shift, str))
+        control, perturbation = self._conditions_of(control, perturbation, given=not isinstance(shift, str))
         obs, var, x = self._query(adata, control)
         groups = self._groups(obs, labels)
         queries = {name: self._space.points(x[rows]) for name, rows in groups.items()}
         effect_scale = check_effect_scale(effect_scale)
-        parts = (target,) if not isinstance(shift, str) else self._parts(control, target)
+        parts = (perturbation,) if not isinstance(shift, str) else self._parts(control, perturbation)
         found = {part: self._shifts(queries, control, part, shift, bandwidth) for part in parts}
         shifts = {name: combined_shift({part: found[part][name] for part in parts}, effect_scale) for name in queries}
         predicted = np.empty(x.shape, dtype=np.float32)
@@ -160,27 +160,29 @@ class ShiftBaseline:
             moved = self._space.moved(x[rows], shifts[name].vector)
             predicted[rows] = np.clip(moved, 0, None) if clip else moved
         chosen = np.sort(np.concatenate(list(groups.values())))
-        result = AnnData(predicted[chosen], obs=self._predicted_obs(obs.iloc[chosen], control, target), var=var.copy())
-        conditions = {"control": control, "target": target}
+        result = AnnData(
+            predicted[chosen], obs=self._predicted_obs(obs.iloc[chosen], control, perturbation), var=var.copy()
+        )
+        conditions = {"control": control, "perturbation": perturbation}
         result.uns[_keys.UNS_PREDICTION] = {**conditions, "space": self._space.name, **_record(shifts)}
         return result
 
-    def _conditions_of(self, control: object, target: object, *, given: bool) -> tuple[str, str]:
-        """Names of control and target, as the training cells have them."""
+    def _conditions_of(self, control: object, perturbation: object, *, given: bool) -> tuple[str, str]:
+        """Names of control and perturbation, as the training cells have them."""
         known = known_names(self._conditions)
-        names = {"control": meant(control, known), "target": same_condition(target, known)}
-        for (kind, name), asked in zip(names.items(), (control, target), strict=True):
-            # a given shift may lead to a condition that was not measured, and a target may join several
-            joined = kind == "target" and SEPARATOR in as_text(asked)
+        names = {"control": meant(control, known), "perturbation": same_condition(perturbation, known)}
+        for (kind, name), asked in zip(names.items(), (control, perturbation), strict=True):
+            # a given shift may lead to a condition that was not measured, and a perturbation may join several
+            joined = kind == "perturbation" and SEPARATOR in as_text(asked)
             if name is None and not given and not joined:
                 raise unknown_category(f"{kind} condition", asked, known)
-        start, end = names["control"] or as_text(control), names["target"] or as_text(target)
+        start, end = names["control"] or as_text(control), names["perturbation"] or as_text(perturbation)
         if start == end:
-            raise DeltaviError(f"control and target are both {start!r}; name two conditions.")
+            raise DeltaviError(f"control and perturbation are both {start!r}; name two conditions.")
         return start, end
 
-    def _parts(self, control: str, target: str) -> tuple[str, ...]:
-        return parts_of(target, known_names(self._conditions), control=control, kind="target condition")
+    def _parts(self, control: str, perturbation: str) -> tuple[str, ...]:
+        return parts_of(perturbation, known_names(self._conditions), control=control, kind="perturbed condition")
 
     def _query(self, adata: AnnData | None, control: str) -> tuple[pd.DataFrame, pd.DataFrame, Rows]:
         """Metadata of control cells and genes, and their expression, (n_control, n_genes)."""
@@ -206,14 +208,14 @@ class ShiftBaseline:
         return {name: np.flatnonzero(names == name) for name in wanted}
 
     def _shifts(
-        self, queries: Mapping[str, Rows], control: str, target: str, shift: str | ArrayLike, bandwidth: float
+        self, queries: Mapping[str, Rows], control: str, perturbation: str, shift: str | ArrayLike, bandwidth: float
     ) -> dict[str, Shift]:
         """One shift for every query, given by the positions of its control cells."""
         return estimate_shifts(
             self._points,
             queries,
             is_control=self._conditions == control,
-            is_target=self._conditions == target,
+            is_perturbed=self._conditions == perturbation,
             labels=self._labels,
             estimator=shift,
             bandwidth=bandwidth,
@@ -221,11 +223,11 @@ class ShiftBaseline:
             dims=text_names(self._var.index) if self._space.name == GeneSpace.name else None,
         )
 
-    def _predicted_obs(self, obs: pd.DataFrame, control: str, target: str) -> pd.DataFrame:
-        """The metadata of the moved cells: the target as condition, the old condition beside it."""
+    def _predicted_obs(self, obs: pd.DataFrame, control: str, perturbation: str) -> pd.DataFrame:
+        """The metadata of the moved cells: the perturbation as condition, the old condition beside it."""
         predicted = obs.copy()
         predicted[_keys.OBS_SOURCE_CONDITION] = pd.Categorical([control] * len(obs))
-        predicted[self.condition_key] = pd.Categorical([target] * len(obs))
+        predicted[self.condition_key] = pd.Categorical([perturbation] * len(obs))
         return predicted
 
 
@@ -267,19 +269,19 @@ def _record(shifts: Mapping[str, Shift]) -> dict[str, object]:
 
 @known_arguments
 def baseline_predictions(
-    train: AnnData, query: AnnData, *, condition_key: str, labels_key: str, control: str, target: str
+    train: AnnData, query: AnnData, *, condition_key: str, labels_key: str, control: str, perturbation: str
 ) -> dict[str, AnnData]:
     """Run every baseline of `BASELINES` on the control cells of `query`.
 
     Parameters
     ----------
     train
-        Training cells, log1p CP10k in X, without the target cells that are to be predicted.
+        Training cells, log1p CP10k in X, without the perturbed cells that are to be predicted.
     query
         Cells whose response is wanted, log1p CP10k in X; only its control cells are used.
     condition_key, labels_key
         Columns of obs with the condition and the label of every cell.
-    control, target
+    control, perturbation
         The two conditions.
 
     Returns
@@ -292,6 +294,6 @@ def baseline_predictions(
         space: ShiftBaseline(train, condition_key=condition_key, labels_key=labels_key, space=space) for space in spaces
     }
     return {
-        name: fitted[space].predict_perturbation(query, control=control, target=target, shift=shift)
+        name: fitted[space].predict_perturbation(query, control=control, perturbation=perturbation, shift=shift)
         for name, (space, shift) in BASELINES.items()
     }

@@ -15,8 +15,8 @@ from deltavi.perturbation.intervals import ResponseEstimate
 from deltavi.registry.conditions import SEPARATOR, canonical_name, parts_in, same_condition
 
 
-def parts_of(target: str, known: Iterable[str], *, control: str, kind: str = "condition") -> tuple[str, ...]:
-    """Measured conditions that `target` consists of: itself, or those that a "+" joins in its name, in any order.
+def parts_of(perturbation: str, known: Iterable[str], *, control: str, kind: str = "condition") -> tuple[str, ...]:
+    """Measured conditions that `perturbation` consists of: itself, or those that a "+" joins in its name, in any order.
 
     Raises
     ------
@@ -26,20 +26,20 @@ def parts_of(target: str, known: Iterable[str], *, control: str, kind: str = "co
         A part is the control, or the same part stands twice; ask for an effect_scale instead.
     """
     names = list(known)
-    measured = same_condition(target, names)
+    measured = same_condition(perturbation, names)
     if measured is not None:
         return (measured,)
-    asked = parts_in(target)
+    asked = parts_in(perturbation)
     found = [meant(part, names) for part in asked]
     for part, name in zip(asked, found, strict=True):
         if name is None:
-            kind = kind if len(asked) == 1 else f"part of {target!r}"
+            kind = kind if len(asked) == 1 else f"part of {perturbation!r}"
             raise _renamed(part, names, control) or unknown_category(kind, part, names)
     parts = tuple(name for name in found if name is not None)
     if control in parts or len(set(parts)) < len(parts):
         raise DeltaviError(
-            f"{target!r} must join different conditions other than the control {control!r}. For more of one condition "
-            "pass effect_scale."
+            f"{perturbation!r} must join different conditions other than the control {control!r}. For more of one "
+            "condition pass effect_scale."
         )
     return parts
 
@@ -76,12 +76,12 @@ def combined_shift(shifts: Mapping[str, Shift], effect_scale: float = 1.0) -> Sh
         return shift if effect_scale == 1 else _scaled(shift, effect_scale)
     tables = {
         name: {f"{label} ({part})": n for part, shift in shifts.items() for label, n in vars(shift)[name].items()}
-        for name in ("weights", "n_control", "n_target")
+        for name in ("weights", "n_control", "n_perturbed")
     }
     first = next(iter(shifts.values()))
     vector = np.sum([shift.vector for shift in shifts.values()], axis=0)
-    doubt = max(shift.doubt for shift in shifts.values())
-    return Shift(effect_scale * vector, first.estimator, **tables, doubt=doubt)
+    uncertainty = max(shift.uncertainty for shift in shifts.values())
+    return Shift(effect_scale * vector, first.estimator, **tables, uncertainty=uncertainty)
 
 
 def _scaled(shift: Shift, effect_scale: float) -> Shift:
@@ -94,7 +94,7 @@ def combined_response(estimates: Iterable[ResponseEstimate], effect_scale: float
     return ResponseEstimate(
         change=effect_scale * np.sum([part.change for part in parts], axis=0),
         weights=np.concatenate([part.weights for part in parts]),
-        doubt=max(part.doubt for part in parts),
-        usual_doubt=max(part.usual_doubt for part in parts),
+        uncertainty=max(part.uncertainty for part in parts),
+        max_training_uncertainty=max(part.max_training_uncertainty for part in parts),
         half_width=abs(effect_scale) * np.sqrt(np.sum([part.half_width**2 for part in parts], axis=0)),
     )

@@ -27,7 +27,7 @@ METRICS = ("euclidean", "correlation")
 @known_arguments
 @dataclass(frozen=True, eq=False)
 class Shift:
-    """A displacement from control to target cells, and what it was computed from.
+    """A displacement from control to perturbed cells, and what it was computed from.
 
     Attributes
     ----------
@@ -36,13 +36,13 @@ class Shift:
     estimator
         Name of the estimator; "vector" for one that was given.
     weights
-        Training label -> its weight, summing to one (of `kriging` some may be negative); empty for `global`, `none` and
-        a given vector. For `scgen` these are the weights in the target mean; the control mean weights every label of
+        Training label -> its weight, summing to one (of `gp` some may be negative); empty for `global`, `none` and
+        a given vector. For `scgen` these are the weights in the perturbed mean; the control mean weights every label of
         `n_control` by 1 / len(n_control).
-    n_control, n_target
-        Training label -> number of control and of target cells used; the only label of `global` is "all cells".
-    doubt
-        For `kriging`: expected squared error relative to how much responses of labels differ, 0 on top of a
+    n_control, n_perturbed
+        Training label -> number of control and of perturbed cells used; the only label of `global` is "all cells".
+    uncertainty
+        For `gp`: expected squared error relative to how much responses of labels differ, 0 on top of a
         well measured label and about 1 far away from all; NaN for the other estimators.
     """
 
@@ -50,8 +50,8 @@ class Shift:
     estimator: str
     weights: dict[str, float] = field(default_factory=dict)
     n_control: dict[str, int] = field(default_factory=dict)
-    n_target: dict[str, int] = field(default_factory=dict)
-    doubt: float = float("nan")
+    n_perturbed: dict[str, int] = field(default_factory=dict)
+    uncertainty: float = float("nan")
 
     @property
     def length(self) -> float:
@@ -113,7 +113,7 @@ class Evidence:
 
     Attributes
     ----------
-    control, target
+    control, perturbed
         Group means of the training cells of either condition; one group of all cells without labels.
     has_labels
         Whether the groups are labels.
@@ -127,7 +127,7 @@ class Evidence:
     """
 
     control: GroupMeans
-    target: GroupMeans
+    perturbed: GroupMeans
     has_labels: bool
     query: Vector | None
     bandwidth: float
@@ -148,7 +148,7 @@ class Evidence:
         return np.asarray(((means - query) ** 2).sum(axis=1))
 
     def pairs(self, estimator: str) -> tuple[GroupMeans, GroupMeans]:
-        """Control and target means of the labels seen in both conditions, row by row.
+        """Control and perturbed means of the labels seen in both conditions, row by row.
 
         Raises
         ------
@@ -156,14 +156,14 @@ class Evidence:
             There are no labels, or none is seen in both conditions.
         """
         self.require_labels(estimator)
-        both = tuple(label for label in self.control.labels if label in self.target.labels)
+        both = tuple(label for label in self.control.labels if label in self.perturbed.labels)
         if not both:
-            seen = [examples(group.labels, 10) or "none" for group in (self.control, self.target)]
+            seen = [examples(group.labels, 10) or "none" for group in (self.control, self.perturbed)]
             raise DeltaviError(
-                f"No label is seen in both conditions, which {estimator!r} needs. In control: {seen[0]}; in target: "
+                f"No label is seen in both conditions, which {estimator!r} needs. Control: {seen[0]}; perturbed: "
                 f"{seen[1]}. Use 'global', which ignores labels, or give the shift as a vector."
             )
-        return self.control.only(both), self.target.only(both)
+        return self.control.only(both), self.perturbed.only(both)
 
     def require_labels(self, estimator: str) -> None:
         """Raise DeltaviError unless the groups are labels."""
@@ -181,28 +181,28 @@ class Evidence:
 
 
 def _paired(evidence: Evidence) -> Shift:
-    control, target = evidence.pairs("paired")
-    return _weighted("paired", control, target, _equal_weights(control))
+    control, perturbed = evidence.pairs("paired")
+    return _weighted("paired", control, perturbed, _equal_weights(control))
 
 
 def _similarity(evidence: Evidence) -> Shift:
-    control, target = evidence.pairs("similarity")
+    control, perturbed = evidence.pairs("similarity")
     distances = evidence.squared_distances(control, "similarity")
-    return _weighted("similarity", control, target, similarity_weights(distances, evidence.bandwidth))
+    return _weighted("similarity", control, perturbed, similarity_weights(distances, evidence.bandwidth))
 
 
-def _kriging(evidence: Evidence) -> Shift:
-    control, target = evidence.pairs("kriging")
-    points, query = evidence.places(control, "kriging")
-    found = interpolate(responses_of(control, target, points), query)
-    return replace(_weighted("kriging", control, target, found.weights), doubt=found.doubt)
+def _gp(evidence: Evidence) -> Shift:
+    control, perturbed = evidence.pairs("gp")
+    points, query = evidence.places(control, "gp")
+    found = interpolate(responses_of(control, perturbed, points), query)
+    return replace(_weighted("gp", control, perturbed, found.weights), uncertainty=found.uncertainty)
 
 
-def responses_of(control: GroupMeans, target: GroupMeans, points: Vector) -> Responses:
+def responses_of(control: GroupMeans, perturbed: GroupMeans, points: Vector) -> Responses:
     """Responses of labels, the rows of both groups, whose control cells lie at `points`."""
-    known = control.errors is not None and target.errors is not None
-    errors = control.errors + target.errors if known else np.zeros_like(control.means)  # type: ignore[operator]
-    return Responses(points, target.means - control.means, errors)
+    known = control.errors is not None and perturbed.errors is not None
+    errors = control.errors + perturbed.errors if known else np.zeros_like(control.means)  # type: ignore[operator]
+    return Responses(points, perturbed.means - control.means, errors)
 
 
 def similarity_weights(distances: Vector, bandwidth: float) -> Vector:
@@ -215,7 +215,7 @@ def similarity_weights(distances: Vector, bandwidth: float) -> Vector:
 
 
 def _nearest(evidence: Evidence) -> Shift:
-    control, target = evidence.pairs("nearest")
+    control, perturbed = evidence.pairs("nearest")
     if evidence.metric == "correlation":
         query = evidence.required_query("nearest")
         distances = np.array([1 - pearson(mean, query) for mean in control.means])
@@ -223,22 +223,22 @@ def _nearest(evidence: Evidence) -> Shift:
         distances = evidence.squared_distances(control, "nearest")
     weights = np.zeros(len(distances))
     weights[np.argmin(distances)] = 1
-    return _weighted("nearest", control, target, weights)
+    return _weighted("nearest", control, perturbed, weights)
 
 
 def _global(evidence: Evidence) -> Shift:
-    vector = evidence.target.means[0] - evidence.control.means[0]
-    return Shift(vector, "global", {}, evidence.control.counts(), evidence.target.counts())
+    vector = evidence.perturbed.means[0] - evidence.control.means[0]
+    return Shift(vector, "global", {}, evidence.control.counts(), evidence.perturbed.counts())
 
 
 def _scgen(evidence: Evidence) -> Shift:
     evidence.require_labels("scgen")
-    control, target = evidence.control, evidence.target
-    if not (control.labels and target.labels):
+    control, perturbed = evidence.control, evidence.perturbed
+    if not (control.labels and perturbed.labels):
         raise DeltaviError("The shift estimator 'scgen' needs a label in each condition. Use 'global'.")
-    weights = dict(zip(target.labels, _equal_weights(target).tolist(), strict=True))
-    vector = target.means.mean(axis=0) - control.means.mean(axis=0)
-    return Shift(vector, "scgen", weights, control.counts(), target.counts())
+    weights = dict(zip(perturbed.labels, _equal_weights(perturbed).tolist(), strict=True))
+    vector = perturbed.means.mean(axis=0) - control.means.mean(axis=0)
+    return Shift(vector, "scgen", weights, control.counts(), perturbed.counts())
 
 
 def _none(evidence: Evidence) -> Shift:
@@ -249,12 +249,12 @@ def _equal_weights(group: GroupMeans) -> Vector:
     return np.full(len(group.labels), 1 / len(group.labels))
 
 
-def _weighted(estimator: str, control: GroupMeans, target: GroupMeans, weights: Vector) -> Shift:
-    """Weighted mean over labels of target minus control."""
+def _weighted(estimator: str, control: GroupMeans, perturbed: GroupMeans, weights: Vector) -> Shift:
+    """Weighted mean over labels of perturbed minus control."""
     named = dict(zip(control.labels, weights.tolist(), strict=True))
     used = tuple(label for label, weight in named.items() if weight != 0)
-    vector = weights @ (target.means - control.means)
-    return Shift(vector, estimator, named, control.only(used).counts(), target.only(used).counts())
+    vector = weights @ (perturbed.means - control.means)
+    return Shift(vector, estimator, named, control.only(used).counts(), perturbed.only(used).counts())
 
 
 # Later estimators, such as one shift per query cell, are added here.
@@ -263,7 +263,7 @@ ESTIMATORS: Mapping[str, Callable[[Evidence], Shift]] = MappingProxyType(
         "paired": _paired,
         "similarity": _similarity,
         "nearest": _nearest,
-        "kriging": _kriging,
+        "gp": _gp,
         "global": _global,
         "scgen": _scgen,
         "none": _none,

@@ -23,35 +23,38 @@ if TYPE_CHECKING:
 
 Cells: TypeAlias = AnnData | Matrix
 
-CEILING = "two halves of the real cells"
+SPLIT_HALF = "split-half ceiling"
 """Row of `compare` with the score that one random half of the real cells gets against the other."""
 
 HIGHER_IS_BETTER = {
-    "correlation_of_changes": True,
-    "correlation_of_changes_top": True,
+    "pearson_delta": True,
+    "pearson_delta_top": True,
     "r2_of_means": True,
     "r2_of_means_top": True,
     "mse_top": False,
     "direction_accuracy": True,
     "e_distance": False,
-    "correlation_of_changes_top20": True,
-    "correlation_of_changes_top50": True,
+    "pearson_delta_top20": True,
+    "pearson_delta_top50": True,
     "mse_top20": False,
     "mse_top50": False,
-    "mse_of_changes": False,
+    "mse_delta": False,
     "r2_of_variances": True,
     "mmd": False,
     "differential_f1": True,
-    "differential_overlap": True,
+    "deg_overlap": True,
 }
 METRIC_NAMES = {
+    "pearson_delta": "Pearson delta",
+    "pearson_delta_top": "Pearson delta of top genes",
+    "mse_delta": "MSE delta",
     "e_distance": "E-distance",
     "mmd": "MMD",
     "r2_of_means": "R2 of means",
     "r2_of_means_top": "R2 of top means",
     "r2_of_variances": "R2 of variances",
     "differential_f1": "F1 of differential genes",
-    "differential_overlap": "share of top genes in common",
+    "deg_overlap": "share of top genes in common",
 }
 
 
@@ -63,7 +66,7 @@ def compare(
     *,
     components: ArrayLike | None = None,
     n_top: int = 100,
-    ceiling: bool = True,
+    split_half: bool = True,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Score several predictions of the same cells in one table.
@@ -71,18 +74,18 @@ def compare(
     Parameters
     ----------
     predictions
-        Name -> predicted target cells, AnnData (X is used), DataFrame or matrix, (n_cells, n_genes), log1p CP10k.
+        Name -> predicted perturbed cells, AnnData (X is used), DataFrame or matrix, (n_cells, n_genes), log1p CP10k.
     real, control
-        Real target cells and the control cells, on the same scale. The genes of AnnData and DataFrames are matched by
-        name to those of the first that has names, `real` if it has; further ones are left out. Matrices have the same
-        genes in that order.
+        Real perturbed cells and the control cells, on the same scale. The genes of AnnData and DataFrames are matched
+        by name to those of the first that has names, `real` if it has; further ones are left out. Matrices have the
+        same genes in that order.
     components
         Projection for the E-distance, (n_genes, n_components); see `deltavi.metrics.principal_axes`. The rows of a
         DataFrame are matched by name.
     n_top
         Number of top differential genes for the scores named "top" and the direction accuracy.
-    ceiling
-        Add the row "two halves of the real cells": what one random half predicts of the other, about the best that any
+    split_half
+        Add the row "split-half ceiling": what one random half predicts of the other, about the best that any
         method can reach with so many cells.
     seed
         Seed of that split.
@@ -106,9 +109,11 @@ def compare(
         )
     if not predictions:
         raise DeltaviError("predictions is empty; pass at least one name with its predicted cells.")
-    n_top, seed, ceiling = check_count(n_top, "n_top"), seed_number("seed", seed), flag("ceiling", ceiling)
-    if ceiling and CEILING in predictions:
-        raise DeltaviError(f"{CEILING!r} is the name of the added row; rename that prediction or pass ceiling=False.")
+    n_top, seed, split_half = check_count(n_top, "n_top"), seed_number("seed", seed), flag("split_half", split_half)
+    if split_half and SPLIT_HALF in predictions:
+        raise DeltaviError(
+            f"{SPLIT_HALF!r} is the name of the added row; rename that prediction or pass split_half=False."
+        )
     named = {name if name not in ("real", "control") else f"predicted {name}": x for name, x in predictions.items()}
     found = align({"real": real, "control": control, **named}, further=True)
     real_x, control_x, *predicted = found.matrices
@@ -117,8 +122,8 @@ def compare(
     scores = {
         name: score_prediction(cells, real_x, **shared) for name, cells in zip(predictions, predicted, strict=True)
     }
-    if ceiling:
-        scores[CEILING] = score_prediction(*_halves(real_x, seed), **shared)
+    if split_half:
+        scores[SPLIT_HALF] = score_prediction(*_halves(real_x, seed), **shared)
     return _table(scores)
 
 
@@ -126,7 +131,7 @@ def _halves(real: Rows, seed: int) -> tuple[Rows, Rows]:
     """Two random halves of the real cells; the second, which plays the real cells, has the odd one."""
     n_cells = real.shape[0]
     if n_cells < 3:
-        raise InputDataError(f"real has {n_cells} cells, too few for two halves. Pass ceiling=False.")
+        raise InputDataError(f"real has {n_cells} cells, too few for two halves. Pass split_half=False.")
     order = np.random.default_rng(seed).permutation(n_cells)
     return real[order[: n_cells // 2]], real[order[n_cells // 2 :]]
 
@@ -137,11 +142,11 @@ def _table(scores: Mapping[str, PredictionScore]) -> pd.DataFrame:
 
 
 @known_arguments
-def verdict(
+def conclusion(
     table: pd.DataFrame,
     model: str = "SCGEN",
     *,
-    metric: str | Sequence[str] = ("correlation_of_changes", "e_distance"),
+    metric: str | Sequence[str] = ("pearson_delta", "e_distance"),
 ) -> str:
     """Describe in one sentence if a model beat the best baseline.
 
@@ -171,7 +176,7 @@ def verdict(
         raise unknown_category("method", model, table.index)
     if not table.index.is_unique:
         raise DeltaviError("The table names a method twice; average several tables by method first.")
-    baselines = table.drop(index=[name for name in (model, CEILING) if name in table.index])
+    baselines = table.drop(index=[name for name in (model, SPLIT_HALF) if name in table.index])
     if baselines.empty:
         raise DeltaviError("The table holds no baseline to compare with. Add rows, e.g. from baseline_predictions.")
     outcomes = [_outcome(table, baselines, model, name) for name in names("metric", metric)]

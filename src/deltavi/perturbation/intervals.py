@@ -35,9 +35,9 @@ class ResponseEstimate:
         ``(n_genes,)`` kriged change of the mean, log1p CP10k.
     weights
         ``(n_labels,)`` weight of each training label.
-    doubt
+    uncertainty
         See :class:`deltavi.perturbation.Shift`.
-    usual_doubt
+    max_training_uncertainty
         The largest one that a training label has when the others predict it; NaN with fewer than three labels.
     half_width
         ``(n_genes,)`` half the width of the interval; NaN with fewer than three labels.
@@ -45,8 +45,8 @@ class ResponseEstimate:
 
     change: Vector
     weights: Vector
-    doubt: float
-    usual_doubt: float
+    uncertainty: float
+    max_training_uncertainty: float
     half_width: Vector
 
 
@@ -60,15 +60,15 @@ class Calibration:
         Changes of the training labels, log1p CP10k, and where their control cells lie.
     width
         Of the covariance, at which the labels predict one another best.
-    usual_doubt
-        The largest doubt of a label; NaN with fewer than three.
+    max_training_uncertainty
+        The largest uncertainty of a label; NaN with fewer than three.
     needed
         Standard deviations that an interval has to span to each side, by class of genes; NaN with fewer than three.
     """
 
     responses: Responses
     width: float
-    usual_doubt: float
+    max_training_uncertainty: float
     needed: Vector
 
     @classmethod
@@ -79,10 +79,10 @@ class Calibration:
             return cls(responses, width, float("nan"), np.full(len(CLASSES), np.nan))
         few = responses.in_few_dimensions
         found = [_left_out(few, label, width) for label in range(n_labels)]
-        errors, classes, doubts = zip(*found, strict=True)
+        errors, classes, uncertainties = zip(*found, strict=True)
         pooled, members = np.concatenate(errors), np.concatenate(classes)
         needed = [_quantile(pooled[members == c], coverage) for c in range(len(CLASSES))]
-        return cls(responses, width, max(doubts), np.array(needed))
+        return cls(responses, width, max(uncertainties), np.array(needed))
 
     def at(self, query: Vector, query_error: Vector | float = 0.0) -> ResponseEstimate:
         """The response of a query, with an interval for each gene.
@@ -96,12 +96,12 @@ class Calibration:
         """
         found = interpolate(self.responses, query, self.width)
         change = found.weights @ self.responses.changes
-        variance = _variance(found.doubt, found.spread, change, len(self.responses.points)) + query_error
+        variance = _variance(found.uncertainty, found.spread, change, len(self.responses.points)) + query_error
         # a gene that neither the labels nor the query express borrows no spread from others
-        silent = (found.spread == 0) & (np.asarray(query_error) == 0)
-        expected = np.where(silent, 0.0, np.sqrt(variance))
+        is_unexpressed = (found.spread == 0) & (np.asarray(query_error) == 0)
+        expected = np.where(is_unexpressed, 0.0, np.sqrt(variance))
         half_width = self.needed[_class_of(change)] * expected
-        return ResponseEstimate(change, found.weights, found.doubt, self.usual_doubt, half_width)
+        return ResponseEstimate(change, found.weights, found.uncertainty, self.max_training_uncertainty, half_width)
 
 
 def estimate_response(
@@ -112,24 +112,24 @@ def estimate_response(
 
 
 def _left_out(responses: Responses, label: int, width: float) -> tuple[Vector, NDArray[np.intp], float]:
-    """Errors of a label predicted from the others, as shares of what is expected, and classes of genes; doubt."""
+    """Errors of a label predicted from the others, as shares of what is expected, and classes of genes; uncertainty."""
     others = responses.without(label)
     found = interpolate(others, responses.points[label], width)
     change = found.weights @ others.changes
-    variance = _variance(found.doubt, found.spread, change, len(others.points)) + responses.errors[label]
+    variance = _variance(found.uncertainty, found.spread, change, len(others.points)) + responses.errors[label]
     errors = np.abs(responses.changes[label] - change)
     # genes that no label expresses have no error, and would make the others look surer than they are
-    heard = (found.spread > 0) | (responses.errors[label] > 0)
-    relative = errors[heard] / np.sqrt(variance[heard])
-    return relative, _class_of(change)[heard], found.doubt
+    is_expressed = (found.spread > 0) | (responses.errors[label] > 0)
+    relative = errors[is_expressed] / np.sqrt(variance[is_expressed])
+    return relative, _class_of(change)[is_expressed], found.uncertainty
 
 
-def _variance(doubt: float, spread: Vector, change: Vector, n_labels: int) -> Vector:
+def _variance(uncertainty: float, spread: Vector, change: Vector, n_labels: int) -> Vector:
     """Expected squared error of each gene, its spread shrunk towards that of genes of its class."""
     classes = _class_of(change)
     typical = np.array([spread[classes == c].mean() if (classes == c).any() else 0.0 for c in range(len(CLASSES))])
     freedom = n_labels - 1
-    return np.asarray(doubt * (freedom * spread + PRIOR_LABELS * typical[classes]) / (freedom + PRIOR_LABELS))
+    return np.asarray(uncertainty * (freedom * spread + PRIOR_LABELS * typical[classes]) / (freedom + PRIOR_LABELS))
 
 
 def _class_of(change: Vector) -> NDArray[np.intp]:

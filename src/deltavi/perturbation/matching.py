@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 # Passes over the cells; each takes most of what is left of the gap.
 STEPS = 3
 # Largest change of a log rate: a gene that needs more than a factor of twenty is one the cells hardly express.
-LARGEST_MOVE = 3.0
+LARGEST_OFFSET = 3.0
 # Mean expression below which the slope of a gene is taken for that of so much.
 SMALLEST_MEAN = 0.01
 
@@ -24,24 +24,24 @@ def match_means(mean_at: Callable[[Vector], Vector], wanted: Vector, *, start: V
     Parameters
     ----------
     mean_at
-        Mean log1p CP10k ``(n_genes,)`` of cells whose log rates were moved by so much; does not fall with the move.
+        Mean log1p CP10k ``(n_genes,)`` of cells whose log rates are offset by so much; does not fall with the offset.
     wanted
         ``(n_genes,)``, not negative.
     start
-        ``(n_genes,)`` moves that come close already, where there are any.
+        ``(n_genes,)`` offsets that come close already, where there are any.
     """
-    move = np.zeros_like(wanted) if start is None else start
-    reached = mean_at(move)
-    best, gap = move, np.abs(wanted - reached)
+    offsets = np.zeros_like(wanted) if start is None else start
+    reached = mean_at(offsets)
+    best, gap = offsets, np.abs(wanted - reached)
     # where expression is rare its mean is proportional to the rate
     slope = np.maximum(reached, SMALLEST_MEAN)
     for _ in range(STEPS):
-        tried = np.clip(move + np.clip((wanted - reached) / slope, -1, 1), -LARGEST_MOVE, LARGEST_MOVE)
+        tried = np.clip(offsets + np.clip((wanted - reached) / slope, -1, 1), -LARGEST_OFFSET, LARGEST_OFFSET)
         found = mean_at(tried)
-        step, risen = tried - move, found - reached
+        step, risen = tried - offsets, found - reached
         slope = np.where((step != 0) & (risen * step > 0), risen / np.where(step == 0, 1, step), slope)
         slope = np.maximum(slope, SMALLEST_MEAN / 10)
-        move, reached = tried, found
+        offsets, reached = tried, found
         closer = np.abs(wanted - reached) < gap
-        best, gap = np.where(closer, move, best), np.where(closer, np.abs(wanted - reached), gap)
+        best, gap = np.where(closer, offsets, best), np.where(closer, np.abs(wanted - reached), gap)
     return np.asarray(best)

@@ -12,6 +12,7 @@ from pandas.api.types import infer_dtype
 
 from deltavi._entries import number, shown
 from deltavi._errors import DeltaviError, GeneMatchError, InputDataError, nearest
+from deltavi._former_names import renamed_value
 from deltavi._reading import known_arguments
 from deltavi._types import Rows
 from deltavi.arrays.matrix import as_matrix, gene_means, gene_variances
@@ -37,28 +38,29 @@ def estimate_shift(
     points: Matrix,
     *,
     is_control: ArrayLike,
-    is_target: ArrayLike,
+    is_perturbed: ArrayLike,
     labels: ArrayLike | pd.Series | pd.Categorical | None = None,
     query: Matrix | None = None,
     estimator: str | ArrayLike = "similarity",
     bandwidth: float = 0.2,
     metric: str = "euclidean",
 ) -> Shift:
-    """Estimate the shift from control to target cells that query cells should undergo.
+    """Estimate the shift from control to perturbed cells that query cells should undergo.
 
-    With m_c(u) and m_t(u) the mean control and target point of label u, and P the labels seen in both conditions:
+    With m_c(u) and m_p(u) the mean control and perturbed point of label u, and P the labels seen in both conditions:
 
-    - ``paired``: mean over u in P of m_t(u) - m_c(u).
+    - ``paired``: mean over u in P of m_p(u) - m_c(u).
     - ``similarity``: the same, weighted by exp(-(d_u - min d) / (bandwidth * mean d)), normalised, where d_u is the
       squared Euclidean distance between m_c(u) and the mean of `query`.
-    - ``nearest``: m_t(u) - m_c(u) of the one u in P whose m_c(u) is closest to the mean of `query` under `metric`.
-    - ``kriging``: the same, with the weights of ordinary kriging: the covariance of responses falls with the squared
+    - ``nearest``: m_p(u) - m_c(u) of the one u in P whose m_c(u) is closest to the mean of `query` under `metric`.
+    - ``gp``: the same, with the weights of ordinary kriging, which is Gaussian process regression with an unknown
+      mean: the covariance of responses falls with the squared
       distance between the control means, its width is the one at which the labels of P predict one another best, and
       a response measured in few cells weighs less. Weights sum to one and may be slightly negative; far from all
-      labels they tend to those of the common mean. ``doubt`` of the result says how far that is.
-    - ``global``: mean of all target points minus mean of all control points; labels are ignored.
-    - ``scgen``: mean of m_t(u) over labels seen in the target minus mean of m_c(u) over labels seen in control. It is
-      biased where a label is seen in one condition only: with one label h of K held out of the target, by
+      labels they tend to those of the common mean. ``uncertainty`` of the result says how far that is.
+    - ``global``: mean of all perturbed points minus mean of all control points; labels are ignored.
+    - ``scgen``: mean of m_p(u) over labels seen perturbed minus mean of m_c(u) over labels seen in control. It is
+      biased where a label is seen in one condition only: with one label h of K held out of the perturbed cells, by
       (mean over u != h of m_c(u) - m_c(h)) / K.
     - ``none``: zero.
     - an array: used as it is.
@@ -71,13 +73,13 @@ def estimate_shift(
         Training positions, (n_cells, n_dims): latent means, principal component scores or expression (log1p CP10k);
         dense, sparse, or a DataFrame or AnnData, by whose cells and dimensions the others are matched. Only means of
         groups of cells are computed, sparse points are not densified.
-    is_control, is_target
+    is_control, is_perturbed
         Boolean masks over the training cells, (n_cells,); cells in neither are not used. Series are matched by the
         names of their cells, here and in `labels`.
     labels
         Label of every training cell, (n_cells,), compared as strings; cells with a missing one only count in `global`.
     query
-        Control cells whose response is wanted, (n_query, n_dims); needed by `similarity`, `kriging` and `nearest`.
+        Control cells whose response is wanted, (n_query, n_dims); needed by `similarity`, `gp` and `nearest`.
     estimator
         One of the names above, or the shift itself, (n_dims,).
     bandwidth
@@ -99,13 +101,13 @@ def estimate_shift(
     References
     ----------
     Lotfollahi, Wolf and Theis (2019), Nature Methods 16, for `scgen`; the others correct its bias. Cressie (1993),
-    Statistics for Spatial Data, ch. 3, for `kriging`.
+    Statistics for Spatial Data, ch. 3, for `gp`.
     """
     shifts = estimate_shifts(
         points,
         {ALL_CELLS: query},
         is_control=is_control,
-        is_target=is_target,
+        is_perturbed=is_perturbed,
         labels=labels,
         estimator=estimator,
         bandwidth=bandwidth,
@@ -119,7 +121,7 @@ def estimate_shifts(
     queries: Mapping[str, Matrix | None],
     *,
     is_control: ArrayLike,
-    is_target: ArrayLike,
+    is_perturbed: ArrayLike,
     labels: ArrayLike | pd.Series | pd.Categorical | None = None,
     estimator: str | ArrayLike = "similarity",
     bandwidth: float = 0.2,
@@ -132,7 +134,7 @@ def estimate_shifts(
     ----------
     queries
         Name -> control cells whose response is wanted, (n_query, n_dims), or None.
-    points, is_control, is_target, labels, estimator, bandwidth, metric
+    points, is_control, is_perturbed, labels, estimator, bandwidth, metric
         As in `estimate_shift`, which also documents the errors.
     dims
         Names of the dimensions, where `points` does not carry them.
@@ -142,12 +144,12 @@ def estimate_shifts(
     if not isinstance(estimator, str):
         return {name: Shift(given_vector(estimator, matrix.shape[1], dims), VECTOR) for name in queries}
     check_options(estimator, metric, bandwidth)
-    cells = by_cell(cell_names(points), "points", is_control=is_control, is_target=is_target, labels=labels)
-    control, target = _condition_masks(cells["is_control"], cells["is_target"], matrix.shape[0])
+    cells = by_cell(cell_names(points), "points", is_control=is_control, is_perturbed=is_perturbed, labels=labels)
+    control, perturbed = _condition_masks(cells["is_control"], cells["is_perturbed"], matrix.shape[0])
     groups = None if labels is None or estimator == "global" else _checked_labels(cells["labels"], matrix.shape[0])
     evidence = Evidence(
         control=_group_means(matrix, control, groups),
-        target=_group_means(matrix, target, groups),
+        perturbed=_group_means(matrix, perturbed, groups),
         has_labels=groups is not None,
         query=None,
         bandwidth=bandwidth,
@@ -197,7 +199,8 @@ def given_vector(values: object, n_dims: int, dims: pd.Index | None = None) -> V
 def check_options(estimator: str, metric: str, bandwidth: float) -> None:
     """Raise DeltaviError unless the estimator exists and the options are ones that it can use."""
     if estimator not in ESTIMATORS:
-        known, close = ", ".join(map(repr, ESTIMATORS)), nearest(estimator, ESTIMATORS)
+        known = ", ".join(map(repr, ESTIMATORS))
+        close = renamed_value(estimator, ESTIMATORS) or nearest(estimator, ESTIMATORS)
         hint = "" if close is None else f" Did you mean {close!r}?"
         raise DeltaviError(f"The shift estimator {estimator!r} does not exist.{hint} Known: {known}, or an array.")
     if not isinstance(metric, str) or metric not in METRICS:
@@ -217,13 +220,13 @@ def is_positive(value: object) -> bool:
 
 
 def _condition_masks(
-    is_control: ArrayLike, is_target: ArrayLike, n_cells: int
+    is_control: ArrayLike, is_perturbed: ArrayLike, n_cells: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    control, target = _mask(is_control, n_cells, "is_control"), _mask(is_target, n_cells, "is_target")
-    n_both = int(np.count_nonzero(control & target))
+    control, perturbed = _mask(is_control, n_cells, "is_control"), _mask(is_perturbed, n_cells, "is_perturbed")
+    n_both = int(np.count_nonzero(control & perturbed))
     if n_both:
-        raise InputDataError(f"{n_both} cells are both control and target; the two conditions must differ.")
-    return control, target
+        raise InputDataError(f"{n_both} cells are both control and perturbed; the two conditions must differ.")
+    return control, perturbed
 
 
 def _mask(values: object, n_cells: int, name: str) -> NDArray[np.bool_]:

@@ -29,9 +29,9 @@ from deltavi.pl._figure import (
     hide_frame,
 )
 
-KINDS = {"p_value": "conformal p-value", "strangeness": "strangeness"}
+KINDS = {"p_value": "conformal p-value", "novelty_score": "novelty score"}
 # Of p-values so few that the usual thresholds fall between two bins.
-N_BINS = {"p_value": 20, "strangeness": 40}
+N_BINS = {"p_value": 20, "novelty_score": 40}
 ROW_HEIGHT = 0.42  # inches
 CHARACTER_WIDTH = 0.085  # inches
 # Of the distance between rows, how much the fullest bin of a row takes.
@@ -55,7 +55,7 @@ def open_set(
     is_new: Sequence[bool] | pd.Series | np.ndarray | None = None,
     groups: Sequence[object] | pd.Series | np.ndarray | None = None,
     reject: float = 0.05,
-    kind: Literal["p_value", "strangeness"] = "p_value",
+    kind: Literal["p_value", "novelty_score"] = "p_value",
     ax: Axes | Sequence[Axes] | None = None,
     show: bool | None = None,
     save: SaveTarget | None = None,
@@ -68,18 +68,18 @@ def open_set(
     Parameters
     ----------
     scores
-        Conformal p-value of every cell, or its strangeness, (n_cells,). Series, here and in `is_new` and `groups`, are
-        matched by the names of their cells.
+        Conformal p-value of every cell, or its novelty score, (n_cells,). Series, here and in `is_new` and `groups`,
+        are matched by the names of their cells.
     is_new
         Whether the type of each cell was unseen in training, (n_cells,) bool; None draws all cells alike.
     groups
         Group of each cell, such as its true type, (n_cells,); None makes one of the known and one of the new cells. A
         group that holds both is drawn twice. Known groups come first, then new ones, each by the share rejected.
     reject
-        Cells with a p-value of at most `reject` are rejected. Of strangeness, the share of known cells that may be
+        Cells with a p-value of at most `reject` are rejected. Of novelty scores, the share of known cells that may be
         rejected: the line stands at their quantile, and cells beyond it are rejected.
     kind
-        ``"p_value"``, small in strange cells, or ``"strangeness"``, large in strange cells and on any scale.
+        ``"p_value"``, small in strange cells, or ``"novelty_score"``, large in strange cells and on any scale.
     ax
         Axes to draw on; a new figure when None.
     show
@@ -97,7 +97,7 @@ def open_set(
         If `kind` is neither of the two.
     DeltaviError
         If there are no cells, lengths differ, values are missing, p-values or `reject` lie outside [0, 1], or
-        strangeness comes without known cells.
+        novelty scores come without known cells.
     """
     save = figure_file(save)
     if not isinstance(kind, str) or kind not in KINDS:
@@ -134,7 +134,7 @@ def _checked_scores(scores: object, kind: str, reject: float) -> FloatArray:
     hint = "Leave those cells out; cells without counts have no score"
     _refuse(~np.isfinite(values), "missing or infinite", hint)
     if kind == "p_value":
-        _refuse((values < 0) | (values > 1), "outside [0, 1]", 'Pass kind="strangeness" if they are no p-values')
+        _refuse((values < 0) | (values > 1), "outside [0, 1]", 'Pass kind="novelty_score" if they are no p-values')
     return values
 
 
@@ -168,7 +168,7 @@ def _flags(given: np.ndarray) -> BoolArray:
 
 
 def _quantile(values: FloatArray, new: BoolArray | None, reject: float) -> float:
-    """Strangeness that at most the share `reject` of the known cells exceeds."""
+    """Novelty score that at most the share `reject` of the known cells exceeds."""
     if new is None or new.all():
         raise DeltaviError("Where the line stands depends on known cells: pass is_new, false for at least one cell.")
     return float(np.quantile(values[~new], 1 - reject, method="inverted_cdf"))

@@ -41,7 +41,7 @@ def prediction_umap(
     show: bool | None = None,
     save: SaveTarget | None = None,
 ) -> PlotResult:
-    """Draw control, real target and predicted target cells in one UMAP of their joint principal components.
+    """Draw control, real perturbed and predicted perturbed cells in one UMAP of their joint principal components.
 
     A good prediction lies among the real cells; no change lies among the control cells. A map shows neighbourhoods,
     not distances: read :func:`deltavi.metrics.score_prediction` beside it.

@@ -40,7 +40,7 @@ def reg_mean(
     Parameters
     ----------
     predicted, real
-        Predicted and real cells of the target condition: AnnData or arrays of shape ``(n_cells, n_genes)``, on one
+        Predicted and real cells of the perturbed condition: AnnData or arrays of shape ``(n_cells, n_genes)``, on one
         scale, usually log1p CP10k. AnnData are matched by gene name.
     control
         Real cells of the control condition, used to find the genes that change most (largest Welch ``|t|`` between

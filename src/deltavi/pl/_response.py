@@ -86,7 +86,7 @@ def responses(
     predicted
         Predicted cells.
     real
-        Real cells of the target condition.
+        Real cells of the perturbed condition.
     control
         Real cells of the control condition. Without them the change is that in varm ``"deltavi_change"``, and the
         control mean that of the predicted cells less the change.

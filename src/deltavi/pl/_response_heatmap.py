@@ -50,7 +50,7 @@ def response_heatmap(
     predicted
         Predicted cells, log1p CP10k in ``X``, whole as ``predict_perturbation`` returns them; with `control`, any.
     real
-        Real cells of the target condition, on the same scale. Labels that they lack are drawn grey.
+        Real cells of the perturbed condition, on the same scale. Labels that they lack are drawn grey.
     control
         Real cells of the control condition, to take changes from. When None, the predicted change is that in varm
         ``"deltavi_change"`` of `predicted`, and the measured one starts from the same control means.

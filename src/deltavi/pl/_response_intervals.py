@@ -60,7 +60,7 @@ def response_intervals(
         ``"deltavi_change"``, ``"deltavi_lower"`` and ``"deltavi_upper"``. Intervals need three training labels; with
         fewer, only the changes are drawn.
     real
-        Real cells of the target condition, on the same scale. The measured change is their mean less that of the
+        Real cells of the perturbed condition, on the same scale. The measured change is their mean less that of the
         control cells that were predicted.
     label
         Label to draw; not needed where only one was predicted.

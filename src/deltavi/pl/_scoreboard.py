@@ -16,7 +16,7 @@ from deltavi._entries import shown
 from deltavi._errors import DeltaviError, examples, unknown_category
 from deltavi._reading import known_arguments
 from deltavi._types import FloatArray
-from deltavi.perturbation.evaluate import CEILING, HIGHER_IS_BETTER, METRIC_NAMES
+from deltavi.perturbation.evaluate import HIGHER_IS_BETTER, METRIC_NAMES, SPLIT_HALF
 from deltavi.pl._figure import (
     BLUE,
     DARK,
@@ -45,8 +45,8 @@ BETTER: Mapping[str, Better] = {
 }
 # One or two of each kind: changes, means, distributions, spread. All at once could not be read.
 DRAWN = (
-    "correlation_of_changes",
-    "correlation_of_changes_top",
+    "pearson_delta",
+    "pearson_delta_top",
     "r2_of_means_top",
     "e_distance",
     "mmd",
@@ -63,7 +63,7 @@ def scoreboard(
     *,
     metrics: Sequence[str] | None = None,
     highlight: str | None = None,
-    ceiling: str | Mapping[str, float] | None = None,
+    split_half: str | Mapping[str, float] | None = None,
     better: Mapping[str, Better] | None = None,
     sort: bool = True,
     ax: Axes | Sequence[Axes] | None = None,
@@ -81,14 +81,14 @@ def scoreboard(
         Methods in the index, or in a column ``method``; one column per metric, as from
         :func:`deltavi.perturbation.evaluate.compare`; or what :func:`deltavi.tl.evaluate_perturbation` returns.
     metrics
-        Columns to draw, in order. When None, six with different information: correlations of changes of all
+        Columns to draw, in order. When None, six with different information: Pearson delta of all
         and of the top genes, R² of the means of the top genes, E-distance, MMD and variance ratio, as far as the table
         holds them; where it holds none of these, all numeric ones.
     highlight
         A method to set apart, by colour and bold name, whether or not it is the best.
-    ceiling
-        What no method can be expected to beat, such as one half of the real cells against the other: the name of a
-        row of `table`, or a value per metric. Drawn as a dashed line, not as a bar. None takes the row that
+    split_half
+        Ceiling that no method can be expected to beat, one half of the real cells against the other: the name of a row
+        of `table`, or a value per metric. Drawn as a dashed line, not as a bar. None takes the row that
         :func:`deltavi.perturbation.evaluate.compare` adds, where there is one.
     better
         For each metric, whether ``"higher"`` or ``"lower"`` scores are better, the number that they should be next
@@ -109,7 +109,7 @@ def scoreboard(
     Raises
     ------
     UnknownCategoryError
-        If `highlight`, `ceiling` or a metric is not in the table.
+        If `highlight`, `split_half` or a metric is not in the table.
     DeltaviError
         If `table` is neither a table nor an evaluation, or holds no method or no numbers.
     """
@@ -121,7 +121,7 @@ def scoreboard(
     rows = rows.set_axis(rows.index.astype(str), axis=0)
     names = _metric_names(rows, metrics)
     known = {name: BETTER.get(name, "higher") for name in names} | _better(better, rows)
-    rows, limits = _split_ceiling(rows, names, ceiling)
+    rows, limits = _without_split_half(rows, names, split_half)
     methods = _order(rows, known[names[0]], names[0], sort)
     if highlight is not None and highlight not in methods:
         raise unknown_category("method", highlight, methods)
@@ -134,7 +134,7 @@ def scoreboard(
         panel.set_ylim(len(methods) - 0.4, -top)
         _draw_metric(panel, rows[name], methods, known[name], highlight)
         if np.isfinite(limits.get(name, np.nan)):
-            _draw_ceiling(panel, limits[name], known[name])
+            _draw_split_half(panel, limits[name], known[name])
         panel.set_title(_title(name, known[name]), fontsize="medium")
     _name_methods(axes, methods, highlight)
     return finish(axes, made_here=ax is None, show=show, save=save)
@@ -178,25 +178,25 @@ def _require_metric(name: object, rows: pd.DataFrame) -> None:
         raise unknown_category("metric", name, rows.columns)
 
 
-def _split_ceiling(
-    rows: pd.DataFrame, names: list[str], ceiling: str | Mapping[str, float] | None
+def _without_split_half(
+    rows: pd.DataFrame, names: list[str], split_half: str | Mapping[str, float] | None
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Take the row of the ceiling out of the table."""
-    if ceiling is None and CEILING not in rows.index:
+    if split_half is None and SPLIT_HALF not in rows.index:
         return rows, {}
-    ceiling = CEILING if ceiling is None else ceiling
-    if not isinstance(ceiling, str):
-        if not isinstance(ceiling, Mapping):
-            raise DeltaviError(f"ceiling must name a row, or map metrics to numbers, not be {shown(ceiling)}.")
-        for name in ceiling:
+    split_half = SPLIT_HALF if split_half is None else split_half
+    if not isinstance(split_half, str):
+        if not isinstance(split_half, Mapping):
+            raise DeltaviError(f"split_half must name a row, or map metrics to numbers, not be {shown(split_half)}.")
+        for name in split_half:
             _require_metric(name, rows)
-        return rows, {name: entries.number(f"ceiling[{name!r}]", value) for name, value in ceiling.items()}
-    if ceiling not in rows.index:
-        raise unknown_category("ceiling", ceiling, rows.index.unique())
-    others = rows.drop(index=ceiling)
+        return rows, {name: entries.number(f"split_half[{name!r}]", value) for name, value in split_half.items()}
+    if split_half not in rows.index:
+        raise unknown_category("split_half", split_half, rows.index.unique())
+    others = rows.drop(index=split_half)
     if others.empty:
-        raise DeltaviError(f"The table holds no method but the ceiling {ceiling!r}.")
-    return others, {name: float(rows.loc[[ceiling], name].mean()) for name in names}
+        raise DeltaviError(f"The table holds no method but the ceiling {split_half!r}.")
+    return others, {name: float(rows.loc[[split_half], name].mean()) for name in names}
 
 
 def _loss(values: pd.Series[float], better: Better) -> pd.Series[float]:
@@ -251,7 +251,7 @@ def _write_values(ax: Axes, means: FloatArray, is_best: NDArray[np.bool_]) -> No
         )
 
 
-def _draw_ceiling(ax: Axes, value: float, better: Better) -> None:
+def _draw_split_half(ax: Axes, value: float, better: Better) -> None:
     """Draw the dashed line and name it above the bars."""
     low, high = ax.get_xlim()
     room = 0.03 * (high - low)

@@ -23,13 +23,13 @@ from deltavi.pl._heat_map import heat_map, write_cells
 COLUMNS = ("query", "training_label", "weight")
 # Of a cell of the map and of a character, in inches.
 CELL_WIDTH, CELL_HEIGHT, CHARACTER_WIDTH = 0.46, 0.34, 0.085
-WORDS_HEIGHT, DOUBT_WIDTH, MIN_WIDTH = 1.0, 1.6, 2.0
+WORDS_HEIGHT, UNCERTAINTY_WIDTH, MIN_WIDTH = 1.0, 1.8, 2.0
 # Of the colour scale: where white is easier to read than dark grey.
 DARK_ABOVE = 0.55
 # Smaller weights are drawn, but not written: most of the map would be zeros.
 MIN_WEIGHT = 0.005
-# Position of the columns of doubts, in points right of the map, and the distance between them.
-GAP, COLUMN_WIDTH = 8.0, 46.0
+# Position of the columns of uncertainties, in points right of the map, and the distance between them.
+GAP, COLUMN_WIDTH = 8.0, 60.0
 
 
 @known_arguments
@@ -44,9 +44,9 @@ def shift_weights(
     """Draw the weight of every training label in the shift of every label that was predicted, as a heat map.
 
     A row per label of the query, a column per training label. Weights sum to one in each row, once for every
-    condition that a target joins; red ones add the response of the label, blue ones, which kriging may give, take it
-    away. On the right stand the doubt of the prediction and the usual one: the largest that a training label has when
-    the others predict it. A doubt above it is set in bold and colour, for such a prediction is an extrapolation.
+    condition that a perturbation joins; red ones add the response of the label, blue ones, which kriging may give, take
+    it away. On the right stand the uncertainty of the prediction and the largest of a training label that the others
+    predict. An uncertainty above that is set in bold and colour, for such a prediction is an extrapolation.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def shift_weights(
         Predicted cells with uns ``"deltavi"``, or the table of weights alone: columns ``query``, ``training_label``
         and ``weight``.
     title
-        Title of the plot; when None, the estimator and the target if they are known.
+        Title of the plot; when None, the estimator and the perturbation if they are known.
     ax
         Axes to draw on; a new figure when None.
     show
@@ -75,25 +75,25 @@ def shift_weights(
     """
     save = figure_file(save)
     found = _weights(predicted)
-    table, trust = found.table, found.trust
+    table, uncertainty = found.table, found.uncertainty
     (panel,) = axes_for(1, ax, panel_size=_size(found), left=CHARACTER_WIDTH * max(map(len, table.index)))
     _draw(panel, table)
     for boundary in found.boundaries:
         panel.axvline(boundary, color=DARK, linewidth=0.8)
-    if trust is not None:
-        _write_doubts(panel, trust)
+    if uncertainty is not None:
+        _write_uncertainty(panel, uncertainty)
     heading = found.heading if title is None else title
     if heading:
-        panel.set_title(textwrap.fill(heading, 60), fontsize="medium", pad=18 if trust is not None else None)
+        panel.set_title(textwrap.fill(heading, 60), fontsize="medium", pad=18 if uncertainty is not None else None)
     return finish([panel], made_here=ax is None, show=show, save=save)
 
 
 @dataclass(frozen=True, eq=False)
 class _Weights:
-    """Weights, queries by training labels, what is known of their trust, and where columns of conditions end."""
+    """Weights, queries by training labels, what is known of their uncertainty, and where columns of conditions end."""
 
     table: pd.DataFrame
-    trust: pd.DataFrame | None = None
+    uncertainty: pd.DataFrame | None = None
     boundaries: tuple[float, ...] = ()
     heading: str = ""
 
@@ -108,10 +108,10 @@ def _weights(predicted: AnnData | pd.DataFrame) -> _Weights:
             "predicted must be an AnnData with uns['deltavi']['weights'], as predict_perturbation returns it, or such "
             f"a table of weights, not {'one without' if isinstance(predicted, AnnData) else type(predicted).__name__}."
         )
-    table, target = _wide(pd.DataFrame(held["weights"])), str(held.get("target", ""))
-    parts = [part.strip() for part in target.split("+")]
-    heading = f"weights of the {held.get('shift', 'latent')} shift, {target}" if target else ""
-    return _Weights(table, _trust(held, table), _boundaries(list(table.columns), parts), heading)
+    table, perturbation = _wide(pd.DataFrame(held["weights"])), str(held.get("perturbation", ""))
+    parts = [part.strip() for part in perturbation.split("+")]
+    heading = f"weights of the {held.get('shift', 'latent')} shift, {perturbation}" if perturbation else ""
+    return _Weights(table, _uncertainty(held, table), _boundaries(list(table.columns), parts), heading)
 
 
 def _wide(weights: pd.DataFrame) -> pd.DataFrame:
@@ -132,16 +132,18 @@ def _wide(weights: pd.DataFrame) -> pd.DataFrame:
     return wide.loc[names["query"].unique(), names["training_label"].unique()]
 
 
-def _trust(held: State, table: pd.DataFrame) -> pd.DataFrame | None:
-    """Doubts of the queries drawn, in their order; None where the prediction has none."""
-    if "trust" not in held:
+def _uncertainty(held: State, table: pd.DataFrame) -> pd.DataFrame | None:
+    """Uncertainties of the queries drawn, in their order; None where the prediction has none."""
+    if "uncertainty" not in held:
         return None
-    trust = pd.DataFrame(held["trust"])
-    return trust.set_index(trust["query"].astype(str))[["doubt", "usual_doubt"]].reindex(table.index)
+    uncertainty = pd.DataFrame(held["uncertainty"])
+    return uncertainty.set_index(uncertainty["query"].astype(str))[["uncertainty", "max_training_uncertainty"]].reindex(
+        table.index
+    )
 
 
 def _boundaries(columns: list[str], parts: list[str]) -> tuple[float, ...]:
-    """Positions between the training labels of two conditions, if a target joins several."""
+    """Positions between the training labels of two conditions, if a perturbation joins several."""
     of = [next((part for part in parts if column.endswith(f" ({part})")), "") for column in columns]
     if len(parts) < 2:
         return ()
@@ -152,7 +154,7 @@ def _size(found: _Weights) -> tuple[float, float]:
     """Width and height of a new figure, in inches, without the names of queries."""
     n_rows, n_columns = found.table.shape
     height = CELL_HEIGHT * max(n_rows, 2) + WORDS_HEIGHT + 0.75 * CHARACTER_WIDTH * max(map(len, found.table.columns))
-    width = max(MIN_WIDTH, CELL_WIDTH * n_columns) + (0.0 if found.trust is None else DOUBT_WIDTH)
+    width = max(MIN_WIDTH, CELL_WIDTH * n_columns) + (0.0 if found.uncertainty is None else UNCERTAINTY_WIDTH)
     return width, height
 
 
@@ -169,14 +171,14 @@ def _draw(ax: Axes, table: pd.DataFrame) -> None:
     write_cells(ax, texts, np.abs(weights) > DARK_ABOVE * largest)
 
 
-def _write_doubts(ax: Axes, trust: pd.DataFrame) -> None:
-    """Write the doubt and the usual one beside every row."""
-    for k, heading in enumerate(("doubt", "usual")):
+def _write_uncertainty(ax: Axes, uncertainty: pd.DataFrame) -> None:
+    """Write the uncertainty, and the largest of a training label, beside every row."""
+    for k, heading in enumerate(("uncertainty", "training")):
         _write(ax, heading, k, (1, 1), ("axes fraction", "axes fraction"), va="bottom")
-    for i, (doubt, usual) in enumerate(trust.to_numpy(dtype=np.float64)):
-        far = {"fontweight": "bold", "color": VERMILION} if doubt > usual else {"color": DARK}
-        _write(ax, _number(doubt), 0, (1, i), ("axes fraction", "data"), va="center", **far)
-        _write(ax, _number(usual), 1, (1, i), ("axes fraction", "data"), va="center", color=DARK)
+    for i, (own, largest) in enumerate(uncertainty.to_numpy(dtype=np.float64)):
+        far = {"fontweight": "bold", "color": VERMILION} if own > largest else {"color": DARK}
+        _write(ax, _number(own), 0, (1, i), ("axes fraction", "data"), va="center", **far)
+        _write(ax, _number(largest), 1, (1, i), ("axes fraction", "data"), va="center", color=DARK)
 
 
 def _number(value: float) -> str:

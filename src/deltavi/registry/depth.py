@@ -134,17 +134,17 @@ def _point_at_column(adata: AnnData, key: str) -> None:
 def _point_at_raw(adata: AnnData, rows: np.ndarray, sums: np.ndarray) -> None:
     raw = adata.raw
     of_raw = _sampled_sums(raw.X)
-    said = f"adata.raw has {raw.n_vars} genes and the matrix {adata.n_vars}: genes were selected. "
+    reason = f"adata.raw has {raw.n_vars} genes and the matrix {adata.n_vars}: genes were selected. "
     if of_raw is None:
         if adata.n_vars < MOST_GENES_KEPT * raw.n_vars:
             _warn(
-                f"{said}A cell's sequencing depth is taken to be what is left of it in these genes, and adata.raw "
+                f"{reason}A cell's sequencing depth is taken to be what is left of it in these genes, and adata.raw "
                 "holds no counts to take it from.",
                 "size_factor_key=..., a column with the totals over all genes",
             )
     elif _excess(of_raw[1], sums if len(of_raw[1]) == len(sums) else np.zeros(0)) > SMALLEST_EXCESS:
         _warn(
-            f"{said}Without its totals a cell's sequencing depth is taken to be what is left of it in these genes: "
+            f"{reason}Without its totals a cell's sequencing depth is taken to be what is left of it in these genes: "
             "adata.obs['n_counts'] = np.asarray(adata.raw.X.sum(1)).ravel().",
             "size_factor_key='n_counts'",
         )

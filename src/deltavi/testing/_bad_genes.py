@@ -126,8 +126,8 @@ def a_third_missing(bench: Bench) -> None:
     padded = case.cells(lambda x: sparse.csr_matrix(np.where(np.arange(N_GENES) < 26, x, 0)))
     assert_same(found, case.ask(model, padded), atol=1e-5)
     # one in forty is told, and no more
-    _, said = bench.logged(lambda: case.ask(model, case.cells()[:, :39].copy()))
-    assert "1 of 40 genes" in said
+    _, logged = bench.logged(lambda: case.ask(model, case.cells()[:, :39].copy()))
+    assert "1 of 40 genes" in logged
     bench.monkeypatch.setattr(model, "min_gene_overlap", 0.7)
     refused(lambda: case.ask(model, query), GeneMatchError, "Only 65%", "at least 70%", "min_gene_overlap", of=query)
 
@@ -163,8 +163,8 @@ def further_genes(bench: Bench) -> None:
     wide = ad.concat([further, query], axis=1, merge="first")
     wide.obs = query.obs
     with untouched(wide):
-        found, said = bench.logged(lambda: case.ask(case.trained, wide))
-    assert "5 genes of the query are unknown" in said
+        found, logged = bench.logged(lambda: case.ask(case.trained, wide))
+    assert "5 genes of the query are unknown" in logged
     assert_same(found, case.ask(case.trained, query), atol=1e-5)
 
 

@@ -63,7 +63,7 @@ class ModelContract:
 
     def test_a_matrix_is_no_query(self, fit: tuple[Any, AnnData]) -> None:
         model, adata = fit
-        for verb in {"get_latent_representation", "predict", "get_open_set_scores"}.intersection(self.verbs):
+        for verb in {"get_latent_representation", "predict", "get_novelty_scores"}.intersection(self.verbs):
             with pytest.raises(DeltaviError, match="pass an AnnData"):
                 getattr(model, verb)(dense(adata.X))
 
@@ -164,7 +164,7 @@ class ModelContract:
 
     def test_untrained_models_give_no_answers(self) -> None:
         model = self.untrained(self.data())
-        arguments = {"predict_perturbation": {"control": "control", "target": "stimulated"}}
+        arguments = {"predict_perturbation": {"control": "control", "perturbation": "stimulated"}}
         for verb in self.verbs:
             with pytest.raises(NotTrainedError, match="train"):
                 getattr(model, verb)(**arguments.get(verb, {}))

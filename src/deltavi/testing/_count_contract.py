@@ -33,7 +33,7 @@ class CountContract(ModelContract):
     @classmethod
     def answers(cls, model: Any, adata: AnnData | None = None) -> dict[str, np.ndarray]:
         """Latent positions, and predicted expression."""
-        predicted = model.predict_perturbation(adata, control="control", target="stimulated")
+        predicted = model.predict_perturbation(adata, control="control", perturbation="stimulated")
         return {**super().answers(model, adata), "prediction": dense(predicted.X)}
 
     def test_query_mapping_needs_a_trained_model(self) -> None:
@@ -44,7 +44,7 @@ class CountContract(ModelContract):
         model, _ = fit
         fresh = self.data()
         first = np.flatnonzero(fresh.obs["condition"] == "control")[:1]
-        ask = {"control": "control", "target": "stimulated", "shift": np.full(model.module.n_latent, 0.2)}
+        ask = {"control": "control", "perturbation": "stimulated", "shift": np.full(model.module.n_latent, 0.2)}
         one = model.predict_perturbation(fresh[first].copy(), **ask)
         every = model.predict_perturbation(fresh, **ask)
         np.testing.assert_allclose(one.layers["rate"], every[one.obs_names].layers["rate"], rtol=1e-4)
@@ -86,7 +86,7 @@ class CountContract(ModelContract):
 
     def test_prediction_is_an_anndata_scanpy_can_use(self, fit: tuple[Any, AnnData], tmp_path: Path) -> None:
         model, adata = fit
-        predicted = model.predict_perturbation(control="control", target="stimulated")
+        predicted = model.predict_perturbation(control="control", perturbation="stimulated")
         control = adata[adata.obs["condition"] == "control"]
         assert list(predicted.obs["deltavi_source_cell"]) == list(control.obs_names)
         assert (predicted.obs["condition"] == "stimulated").all()
@@ -101,11 +101,11 @@ class CountContract(ModelContract):
         predicted.write_h5ad(tmp_path / "predicted.h5ad")
         read = ad.read_h5ad(tmp_path / "predicted.h5ad")
         np.testing.assert_array_equal(dense(read.X), x)
-        assert read.uns["deltavi"]["target"] == "stimulated"
+        assert read.uns["deltavi"]["perturbation"] == "stimulated"
 
     def test_prediction_does_not_depend_on_batches_order_or_other_cells(self, fit: tuple[Any, AnnData]) -> None:
         model, _ = fit
-        ask = {"control": "control", "target": "stimulated", "shift": np.ones(model.module.n_latent) * 0.1}
+        ask = {"control": "control", "perturbation": "stimulated", "shift": np.ones(model.module.n_latent) * 0.1}
         fresh = self.data()
         whole = model.predict_perturbation(fresh, **ask)
         split = model.predict_perturbation(fresh, batch_size=5, **ask)
@@ -117,10 +117,10 @@ class CountContract(ModelContract):
 
     def test_intervals_come_with_several_samples(self, fit: tuple[Any, AnnData]) -> None:
         model, _ = fit
-        predicted = model.predict_perturbation(control="control", target="stimulated", n_samples=8)
+        predicted = model.predict_perturbation(control="control", perturbation="stimulated", n_samples=8)
         assert {"lower", "upper"} <= set(predicted.layers)
         assert (predicted.layers["lower"] <= predicted.layers["upper"]).all()
-        again = model.predict_perturbation(control="control", target="stimulated", n_samples=8)
+        again = model.predict_perturbation(control="control", perturbation="stimulated", n_samples=8)
         np.testing.assert_array_equal(predicted.layers["upper"], again.layers["upper"])
 
     # -- query mapping ---------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ class CountContract(ModelContract):
             query = self.data()
             query.obs["batch"] = name
             with pytest.warns(UnseenCategoryWarning, match="average"):
-                predicted = model.predict_perturbation(query, control="control", target="stimulated")
+                predicted = model.predict_perturbation(query, control="control", perturbation="stimulated")
             assert np.isfinite(dense(predicted.layers["rate"])).all()
 
     def test_imputed_expression_is_expected_at_the_posterior_mean(self, fit: tuple[Any, AnnData]) -> None:

@@ -30,18 +30,18 @@ class PredictContract(ModelContract):
         Methods that an untrained model refuses.
     """
 
-    verbs: ClassVar[tuple[str, ...]] = (*ModelContract.verbs, "predict", "get_open_set_scores", "calibrate")
+    verbs: ClassVar[tuple[str, ...]] = (*ModelContract.verbs, "predict", "get_novelty_scores", "calibrate")
 
     @classmethod
     def answers(cls, model: Any, adata: AnnData | None = None) -> dict[str, np.ndarray]:
         """Latent positions, labels and what is known of them."""
-        scores = model.get_open_set_scores(adata)
+        scores = model.get_novelty_scores(adata)
         return {
             **super().answers(model, adata),
             "labels": model.predict(adata).to_numpy(),
             "probabilities": model.predict(adata, soft=True).to_numpy(),
             "confidence": scores["confidence"].to_numpy(),
-            "strangeness": scores["strangeness"].to_numpy(),
+            "novelty_score": scores["novelty_score"].to_numpy(),
         }
 
     @classmethod
@@ -97,8 +97,8 @@ class PredictContract(ModelContract):
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-12)
         assert (probabilities.to_numpy() >= 0).all()
         assert probabilities.idxmax(axis=1).tolist() == model.predict().tolist()
-        scores = model.get_open_set_scores()
-        assert list(scores) == ["strangeness", "p_value", "predicted", "confidence"]
+        scores = model.get_novelty_scores()
+        assert list(scores) == ["novelty_score", "p_value", "predicted", "confidence"]
         np.testing.assert_allclose(scores["confidence"], probabilities.max(axis=1))
         assert scores["predicted"].tolist() == model.predict().tolist()
         assert scores["p_value"].between(0, 1).all()
@@ -115,7 +115,7 @@ class PredictContract(ModelContract):
             np.testing.assert_allclose(model.predict(soft=True, indices=given), whole.iloc[chosen], atol=1e-5)
         mask = np.arange(adata.n_obs) % 4 == 1
         assert model.predict(indices=mask).equals(labels[mask])
-        assert model.get_open_set_scores(indices=mask).index.equals(labels.index[mask])
+        assert model.get_novelty_scores(indices=mask).index.equals(labels.index[mask])
 
     @pytest.mark.parametrize("wrong", [[100_000], [-1], [True, False], [0.5], [[1, 2]], ["CELL000001"]])
     def test_indices_that_fit_no_cell(self, fit: tuple[Any, AnnData], wrong: list[Any]) -> None:
@@ -132,8 +132,8 @@ class PredictContract(ModelContract):
             assert len(empty) == 0
             assert empty.dtype == object
         assert list(model.predict(none, soft=True)) == list(model.label_names)
-        assert list(model.get_open_set_scores(none)) == list(model.get_open_set_scores())
-        assert len(model.get_open_set_scores(none)) == 0
+        assert list(model.get_novelty_scores(none)) == list(model.get_novelty_scores())
+        assert len(model.get_novelty_scores(none)) == 0
 
     def test_labels_of_a_query_change_nothing(self, fit: tuple[Any, AnnData]) -> None:
         model, _ = fit
@@ -187,7 +187,7 @@ class PredictContract(ModelContract):
 
     def test_rejected_are_the_cells_with_small_p_values(self, fit: tuple[Any, AnnData]) -> None:
         model, _ = fit
-        p_values, labels = model.get_open_set_scores()["p_value"], model.predict()
+        p_values, labels = model.get_novelty_scores()["p_value"], model.predict()
         for share in (0.05, 0.2, 0.5):
             rejected = model.predict(reject=share)
             strange = (p_values <= share).to_numpy()
@@ -199,7 +199,7 @@ class PredictContract(ModelContract):
 
     def test_what_reject_cannot_mean(self, fit: tuple[Any, AnnData]) -> None:
         model, _ = fit
-        with pytest.raises(DeltaviError, match="get_open_set_scores"):
+        with pytest.raises(DeltaviError, match="get_novelty_scores"):
             model.predict(soft=True, reject=0.05)
         for share in (0, 1, -0.1, 5):
             with pytest.raises(DeltaviError, match="reject"):
@@ -220,7 +220,7 @@ class PredictContract(ModelContract):
             expected = fit_temperature(apart.logits, apart.codes, model.temperature_prior)
             assert model.calibration.temperature == pytest.approx(expected, rel=1e-4)
         assert set(model.predict()) <= set(model.label_names)
-        assert model.get_open_set_scores()["p_value"].isna().all()
+        assert model.get_novelty_scores()["p_value"].isna().all()
         with pytest.raises(DeltaviError, match="there are 0"):
             model.predict(reject=0.5)
 
@@ -239,9 +239,9 @@ class PredictContract(ModelContract):
         with pytest.warns(InputDataWarning, match="no counts"):
             np.testing.assert_allclose(model.predict(query, soft=True).iloc[4], 1 / len(model.label_names))
         with pytest.warns(InputDataWarning, match="no counts"):
-            scores = model.get_open_set_scores(query).iloc[4]
+            scores = model.get_novelty_scores(query).iloc[4]
         assert scores["predicted"] == "unassigned"
-        assert np.isnan([scores["p_value"], scores["strangeness"]]).all()
+        assert np.isnan([scores["p_value"], scores["novelty_score"]]).all()
         with pytest.warns(InputDataWarning, match="no counts"):
             assert model.predict(query, keep_observed=True).iloc[4] == query.obs["cell_type"].iloc[4]
 

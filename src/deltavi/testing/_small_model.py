@@ -13,7 +13,7 @@ from scipy import sparse
 from deltavi.testing._cells import QUIET, SETUP, log_normalised, small_adata
 
 SMALL = {"n_hidden": 16, "n_latent": 4}
-PERTURBATION = {"control": "control", "target": "stimulated"}
+PERTURBATION = {"control": "control", "perturbation": "stimulated"}
 Verb = Literal["get_latent_representation", "predict_perturbation", "predict"]
 
 

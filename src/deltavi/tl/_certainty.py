@@ -18,24 +18,25 @@ if TYPE_CHECKING:
 
 # Genes predicted to change most, for the coverage that is hardest to reach.
 N_TOP = 100
-CERTAINTY = ("coverage", "coverage_top", "half_width", "doubt")
+CERTAINTY = ("coverage", "coverage_top", "half_width", "uncertainty")
 """Columns of an evaluation: shares of genes whose measured change lies in its interval, of all and of the 100 predicted
-to change most; half the mean width of the intervals, log1p CP10k; and the doubt of the prediction."""
+to change most; half the mean width of the intervals, log1p CP10k; and the uncertainty of the prediction."""
 UNKNOWN: Mapping[str, float] = dict.fromkeys(CERTAINTY, float("nan"))
 
 
 def evidence_of(predicted: object) -> AnnData | None:
-    """Intervals and doubts of a prediction, without its cells; None where it has none."""
+    """Intervals and uncertainties of a prediction, without its cells; None where it has none."""
     if not isinstance(predicted, AnnData) or _keys.VARM_LOWER not in predicted.varm:
         return None
-    lean = AnnData(var=predicted.var[[]].copy(), uns={"trust": predicted.uns[_keys.UNS_PREDICTION]["trust"]})
+    held = predicted.uns[_keys.UNS_PREDICTION]
+    lean = AnnData(var=predicted.var[[]].copy(), uns={"uncertainty": held["uncertainty"]})
     for name in (_keys.VARM_LOWER, _keys.VARM_CHANGE, _keys.VARM_UPPER):
         lean.varm[name] = predicted.varm[name]
     return lean
 
 
 def certainty(evidence: AnnData | None, label: str, real: Rows, control: Rows, genes: pd.Index) -> dict[str, float]:
-    """Coverage and doubt of the prediction of one label.
+    """Coverage and uncertainty of the prediction of one label.
 
     Parameters
     ----------
@@ -60,7 +61,7 @@ def certainty(evidence: AnnData | None, label: str, real: Rows, control: Rows, g
     edge = 1e-6
     inside = (measured >= lower - edge) & (measured <= upper + edge)
     top = np.argsort(-np.abs(change), kind="stable")[:N_TOP]
-    trust = evidence.uns["trust"].set_index("query")["doubt"]
-    found = (inside.mean(), inside[top].mean(), np.mean(upper - lower) / 2, trust[label])
+    uncertainty = evidence.uns["uncertainty"].set_index("query")["uncertainty"]
+    found = (inside.mean(), inside[top].mean(), np.mean(upper - lower) / 2, uncertainty[label])
     known = np.isfinite(lower).all()  # with fewer than three labels there are no intervals
-    return dict(zip(CERTAINTY, map(float, found if known else (*(np.nan,) * 3, trust[label])), strict=True))
+    return dict(zip(CERTAINTY, map(float, found if known else (*(np.nan,) * 3, uncertainty[label])), strict=True))

@@ -38,7 +38,7 @@ from deltavi.tl._runs import (
     MODEL,
     NO_CHANGE,
     ONLY_NO_CHANGE,
-    THE_CEILING,
+    THE_SPLIT_HALF,
     Group,
     Plan,
     Result,
@@ -62,7 +62,7 @@ def evaluate_perturbation(
     methods: Given | Iterable[Given] | Mapping[str, Given] | None = None,
     *,
     control: str,
-    target: str | Sequence[str] | None = None,
+    perturbation: str | Sequence[str] | None = None,
     condition_key: str = "condition",
     labels_key: str = "cell_type",
     layer: str | None = None,
@@ -71,7 +71,7 @@ def evaluate_perturbation(
     genes_from_all_cells: bool = False,
     top_genes: Literal["held-out", "training"] = "held-out",
     baselines: bool | str | Sequence[str] = True,
-    ceiling: bool = True,
+    split_half: bool = True,
     seeds: int | Sequence[int] = (0,),
     n_jobs: int = 1,
     folder: str | os.PathLike[str] | None = None,
@@ -91,19 +91,19 @@ def evaluate_perturbation(
         Raw counts of all genes, (n_cells, n_genes). It is not changed.
     methods
         One or several of: a model class, a :class:`Method`, a function
-        ``f(train, query, *, control, target, condition_key, labels_key, seed)`` that returns predicted cells as AnnData
-        or matrix (n_query, n_genes), log1p CP10k; or a mapping from name to such. SCGEN when None. Functions get log1p
-        CP10k in X and raw counts in ``layers["counts"]``.
-    control, target
+        ``f(train, query, *, control, perturbation, condition_key, labels_key, seed)`` that returns predicted cells as
+        AnnData or matrix (n_query, n_genes), log1p CP10k; or a mapping from name to such. SCGEN when None. Functions
+        get log1p CP10k in X and raw counts in ``layers["counts"]``.
+    control, perturbation
         Condition to start from, and one or several to predict; every other condition when None.
     condition_key, labels_key
         obs columns of condition and label.
     layer
         Layer with the raw counts; X when None.
     hold_out
-        Cells to hold out: None each label under each target in turn; the name of an obs column, such as a donor, the
-        target cells of each of its values in turn, of all labels; several label names these labels; a mapping from
-        name to a boolean mask over all cells, or to a :class:`Split`, your own splits.
+        Cells to hold out: None each label under each perturbation in turn; the name of an obs column, such as a donor,
+        the perturbed cells of each of its values in turn, of all labels; several label names these labels; a mapping
+        from name to a boolean mask over all cells, or to a :class:`Split`, your own splits.
     n_genes
         Number of variable genes.
     genes_from_all_cells
@@ -115,7 +115,7 @@ def evaluate_perturbation(
         labels seen in both conditions.
     baselines
         Baselines beside the methods: all, none but "no change", which always stands there, or those named.
-    ceiling
+    split_half
         Add what one half of the real cells predicts of the other.
     seeds
         Seed or seeds; each is a training of its own.
@@ -155,14 +155,14 @@ def evaluate_perturbation(
     >>> cells = simulate_perturbation(n_genes=200, n_cell_types=4, n_batches=1, n_cells_per_group=30)
     >>> evaluation = evaluate_perturbation(cells, PPCA, control="control", progress=False)
     >>> evaluation.summary("e_distance").index[-1]
-    'two halves of the real cells'
+    'split-half ceiling'
     """
     n_genes, n_jobs = whole_number("n_genes", n_genes, least=1), whole_number("n_jobs", n_jobs)
-    switches = {"genes_from_all_cells": genes_from_all_cells, "ceiling": ceiling, "progress": progress}
+    switches = {"genes_from_all_cells": genes_from_all_cells, "split_half": split_half, "progress": progress}
     for switch, value in {**switches, "keep_predictions": keep_predictions}.items():
         flag(switch, value)
     names = {"condition_key": condition_key, "labels_key": labels_key}
-    question = question_of(adata, control=control, target=target, **names)
+    question = question_of(adata, control=control, perturbation=perturbation, **names)
     settings: dict[str, object] = {
         "control": question.control,
         "condition_key": condition_key,
@@ -193,14 +193,14 @@ def evaluate_perturbation(
         cells = _lean(adata, layer)
     _require_apart(cells, hold_outs)
     place = None if folder is None else RunFolder(folder, _identity(cells, question, settings))
-    groups = _groups(plan, wanted, ceiling)
+    groups = _groups(plan, wanted, split_half)
     results = _computed(cells, hold_outs, numbers, groups, plan, place, n_jobs, progress)
     settings |= {
-        "targets": list(question.targets),
-        "hold_outs": [[part.name, part.target, *part.labels] for part in hold_outs],
+        "perturbations": list(question.perturbations),
+        "hold_outs": [[part.name, part.perturbation, *part.labels] for part in hold_outs],
         "seeds": list(numbers),
         "baselines": wanted,
-        "ceiling": bool(ceiling),
+        "split_half": bool(split_half),
         "methods": plan.descriptions,
         "deltavi_version": deltavi.__version__,
     }
@@ -256,7 +256,7 @@ def _lean(adata: AnnData, layer: str | None) -> AnnData:
 def _require_apart(adata: AnnData, hold_outs: list[HoldOut]) -> None:
     identities = CellIdentities(adata)
     for part in hold_outs:
-        identities.require_apart(part.held_out, f"hold-out {part.name!r} under {part.target!r}")
+        identities.require_apart(part.held_out, f"hold-out {part.name!r} under {part.perturbation!r}")
 
 
 def _identity(adata: AnnData, question: Question, settings: Mapping[str, object]) -> dict[str, object]:
@@ -273,10 +273,10 @@ def _identity(adata: AnnData, question: Question, settings: Mapping[str, object]
     }
 
 
-def _groups(plan: Plan, baselines: list[str], ceiling: bool) -> list[Group]:
+def _groups(plan: Plan, baselines: list[str], split_half: bool) -> list[Group]:
     """Groups of rows that are computed together, in the order of the table."""
     shared = ONLY_NO_CHANGE if baselines == [NO_CHANGE] else ALL_BASELINES
-    return [*(Group(MODEL, name) for name in plan.methods), shared, *([THE_CEILING] if ceiling else [])]
+    return [*(Group(MODEL, name) for name in plan.methods), shared, *([THE_SPLIT_HALF] if split_half else [])]
 
 
 def _computed(
@@ -312,7 +312,7 @@ def _finished(task: Task, plan: Plan, place: RunFolder) -> Iterator[Result]:
         if found is None:
             continue
         files = found["predictions"].values()
-        lacking = plan.keep_predictions and group != THE_CEILING and not files
+        lacking = plan.keep_predictions and group != THE_SPLIT_HALF and not files
         if not lacking and all((place.path / name).is_file() for name in files):
             yield Result(task.key(group), found["rows"], found["warnings"], found["predictions"])
 
@@ -325,9 +325,15 @@ def _assembled(
     # rows are grouped: all methods of one label, in the order in which they were computed
     places = {key: i for i, key in enumerate(dict.fromkeys(_case(row) for row in rows))}
     order = sorted(range(len(rows)), key=lambda i: places[_case(rows[i])])
-    said = [f"{result.key[-1]} on {result.key[0]}: {text}" for result in results for text in result.warnings]
+    messages = [f"{result.key[-1]} on {result.key[0]}: {text}" for result in results for text in result.warnings]
     kept = [
-        {"hold_out": result.key[0], "target": result.key[1], "seed": int(result.key[2]), "method": name, "file": file}
+        {
+            "hold_out": result.key[0],
+            "perturbation": result.key[1],
+            "seed": int(result.key[2]),
+            "method": name,
+            "file": file,
+        }
         for result in results
         for name, file in result.predictions.items()
     ]
@@ -335,13 +341,13 @@ def _assembled(
         table.iloc[order].reset_index(drop=True),
         settings,
         pd.DataFrame([asdict(part) for part in skipped], columns=pd.Index(SKIPPED_COLUMNS)),
-        tuple(dict.fromkeys(said)),
+        tuple(dict.fromkeys(messages)),
         pd.DataFrame(kept, columns=pd.Index(PREDICTION_COLUMNS)),
     )
 
 
 def _case(row: Mapping[str, object]) -> tuple[object, ...]:
-    return tuple(row[name] for name in ("hold_out", "target", "seed", "label"))
+    return tuple(row[name] for name in ("hold_out", "perturbation", "seed", "label"))
 
 
 __all__ = ["evaluate_perturbation"]

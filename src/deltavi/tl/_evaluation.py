@@ -15,24 +15,25 @@ import deltavi
 from deltavi import _entries as entries
 from deltavi._entries import keywords_of, known_keywords
 from deltavi._errors import DeltaviError, examples, unknown_category
+from deltavi._former_names import current_table
 from deltavi._reading import known_arguments
 from deltavi.io import filled_folder, require_folder, resolved, write_files
 from deltavi.metrics import PredictionScore
-from deltavi.perturbation import CEILING, verdict
+from deltavi.perturbation import SPLIT_HALF, conclusion
 from deltavi.perturbation.evaluate import HIGHER_IS_BETTER, METRIC_NAMES
 from deltavi.tl._certainty import CERTAINTY
 from deltavi.tl._resume import WHAT, json_writer, read_json
 
 SCORES = tuple(score.name for score in fields(PredictionScore))
-CASE = ["hold_out", "label", "target"]
+CASE = ["hold_out", "label", "perturbation"]
 """Columns that say what was predicted."""
 TEXT = [*CASE, "method", "kind"]
-ABOUT = ["hold_out", "label", "target", "seed", "method", "kind", "n_control", "n_real", "seconds", *CERTAINTY]
+ABOUT = ["hold_out", "label", "perturbation", "seed", "method", "kind", "n_control", "n_real", "seconds", *CERTAINTY]
 ABOUT_FIRST = ABOUT[:6]
 COLUMNS = [*ABOUT, *SCORES]
 SKIPPED_COLUMNS = [*CASE, "reason"]
-PREDICTION_COLUMNS = ["hold_out", "target", "seed", "method", "file"]
-JUDGED_BY = ("correlation_of_changes", "e_distance")
+PREDICTION_COLUMNS = ["hold_out", "perturbation", "seed", "method", "file"]
+JUDGED_BY = ("pearson_delta", "e_distance")
 # Hold-outs that a sentence names; where there are more, `wins` has them all.
 MOST_NAMED = 7
 TABLE_FILE, SKIPPED_FILE, PREDICTIONS_FILE, REST_FILE = "table.csv", "skipped.csv", "predictions.csv", "settings.json"
@@ -50,12 +51,12 @@ class PerturbationEvaluation:
     Parameters
     ----------
     table
-        One row per hold-out, label, target, seed and method. ``kind`` is ``"model"``, ``"baseline"`` or ``"ceiling"``;
-        ``n_control`` and ``n_real`` count the cells compared; ``seconds`` is processor time to train and predict, of
-        which each baseline has an equal share; ``coverage``, ``coverage_top``, ``half_width`` and ``doubt`` say how
-        sure a prediction was, where it says so: shares of genes whose measured change lies in the 90 % interval, of
-        all and of the 100 predicted to change most, half the mean width, and the doubt; the others are the fields of
-        :class:`deltavi.metrics.PredictionScore`.
+        One row per hold-out, label, perturbation, seed and method. ``kind`` is ``"model"``, ``"baseline"`` or
+        ``"split_half"``; ``n_control`` and ``n_real`` count the cells compared; ``seconds`` is processor time to train
+        and predict, of which each baseline has an equal share; ``coverage``, ``coverage_top``, ``half_width`` and
+        ``uncertainty`` say how sure a prediction was, where it says so: shares of genes whose measured change lies in
+        the 90 % interval, of all and of the 100 predicted to change most, half the mean width, and the uncertainty; the
+        others are the fields of :class:`deltavi.metrics.PredictionScore`.
     settings
         Arguments of the evaluation.
     skipped
@@ -111,10 +112,10 @@ class PerturbationEvaluation:
 
     def _best_first(self, means: pd.Series[float], metric: str) -> list[str]:
         """Methods in order of their mean; where no score is better than another, in that of the table."""
-        rest = means.drop(index=CEILING, errors="ignore")
+        rest = means.drop(index=SPLIT_HALF, errors="ignore")
         if metric in HIGHER_IS_BETTER:
             rest = rest.sort_values(ascending=not HIGHER_IS_BETTER[metric], kind="stable")
-        return [*rest.index, *([CEILING] if CEILING in means.index else [])]
+        return [*rest.index, *([SPLIT_HALF] if SPLIT_HALF in means.index else [])]
 
     def long(self) -> pd.DataFrame:
         """The table with one row per score: columns ``metric`` and ``value`` in place of a column for each."""
@@ -133,8 +134,8 @@ class PerturbationEvaluation:
 
         Returns
         -------
-        One row per hold-out, label and target, with the ``score``, the ``best_baseline`` and ``baseline_score``, the
-        ``margin`` (positive where the method is better) and ``wins``; ``wins.sum()`` counts them.
+        One row per hold-out, label and perturbation, with the ``score``, the ``best_baseline`` and ``baseline_score``,
+        the ``margin`` (positive where the method is better) and ``wins``; ``wins.sum()`` counts them.
 
         Raises
         ------
@@ -154,7 +155,7 @@ class PerturbationEvaluation:
         rows = [_against_best(float(score), others, sign) for score, (_, others) in pairs]
         return pd.concat([means.index[known].to_frame(index=False), pd.DataFrame(rows)], axis=1)
 
-    def verdict(self, method: str | None = None, metric: str | Sequence[str] = JUDGED_BY) -> str:
+    def conclusion(self, method: str | None = None, metric: str | Sequence[str] = JUDGED_BY) -> str:
         """Describe in sentences if a method beat the best baseline, on average and on each hold-out.
 
         Parameters
@@ -170,7 +171,7 @@ class PerturbationEvaluation:
             self._sign(name)
         means = self.table.groupby("method", sort=False)[names].mean()
         judged = means.loc[[method, *(name for name in self._of_kind("baseline") if name != method)]]
-        sentences = [f"On average {verdict(judged, method, metric=names)}"]
+        sentences = [f"On average {conclusion(judged, method, metric=names)}"]
         return " ".join([*sentences, *(self._where(method, name) for name in names)])
 
     def _where(self, method: str, metric: str) -> str:
@@ -178,7 +179,7 @@ class PerturbationEvaluation:
         wins = self.wins(method, metric)
         shown, n_wins = METRIC_NAMES.get(metric, metric.replace("_", " ")), int(wins["wins"].sum())
         text = f"On {shown} it beat the best baseline in {n_wins} of {len(wins)} comparisons"
-        several = wins["target"].nunique() > 1
+        several = wins["perturbation"].nunique() > 1
         lost = [_loss(row, several) for _, row in wins[~wins["wins"]].iterrows()]
         more = f" and {len(lost) - MOST_NAMED} more" if len(lost) > MOST_NAMED else ""
         return f"{text}; it did not for {', '.join(lost[:MOST_NAMED])}{more}." if lost else f"{text}."
@@ -328,10 +329,10 @@ def _against_best(score: float, baselines: pd.Series[float], sign: int) -> dict[
     return {"score": score, "best_baseline": name, "baseline_score": values[best], "margin": margin, "wins": margin > 0}
 
 
-def _loss(row: pd.Series, several_targets: bool) -> str:
+def _loss(row: pd.Series, several_perturbations: bool) -> str:
     """Text with the shortest unambiguous name of the hold-out, and the two scores."""
     name = row["label"] if row["hold_out"] == row["label"] else f"{row['label']} of {row['hold_out']}"
-    case = f"{name} under {row['target']}" if several_targets else str(name)
+    case = f"{name} under {row['perturbation']}" if several_perturbations else str(name)
     return f"{case} ({row['score']:.4g} against {row['baseline_score']:.4g} of {row['best_baseline']})"
 
 
@@ -339,7 +340,7 @@ def _read(path: Path, columns: Sequence[str] | None) -> pd.DataFrame:
     """A table with all names as text, and numbers exactly as they were written."""
     if not path.is_file():
         return _empty(columns or COLUMNS)
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table = current_table(pd.read_csv(path, dtype=str, keep_default_na=False))
     # numbers by Python, which reads what it wrote; parsers of pandas differ in the last digit
     for name in table.columns:
         if name in {"seconds", *CERTAINTY, *SCORES}:

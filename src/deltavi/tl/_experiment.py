@@ -78,7 +78,9 @@ def _axes(train: AnnData, real: AnnData, held_out: NDArray[np.bool_]) -> NDArray
     return np.asarray(principal_axes(everything[places]))
 
 
-def training_ranking(train: AnnData, *, control: str, target: str, condition_key: str, labels_key: str) -> IntArray:
+def training_ranking(
+    train: AnnData, *, control: str, perturbation: str, condition_key: str, labels_key: str
+) -> IntArray:
     """Positions of the genes that respond most in training, (n_genes,), the first the strongest.
 
     Genes are ranked within each label that training saw in both conditions (Welch ``|t|``), and the ranks averaged.
@@ -86,7 +88,7 @@ def training_ranking(train: AnnData, *, control: str, target: str, condition_key
     conditions, labels = as_names(train.obs[condition_key]), as_names(train.obs[labels_key])
     ranks = []
     for label in sorted({name for name in labels if name is not None}):
-        groups = [np.flatnonzero((labels == label) & (conditions == name)) for name in (control, target)]
+        groups = [np.flatnonzero((labels == label) & (conditions == name)) for name in (control, perturbation)]
         if min(map(len, groups)) >= 2:
             order = top_differential_genes(train.X[groups[0]], train.X[groups[1]], n=train.n_vars)
             ranks.append(np.argsort(order))
@@ -100,7 +102,7 @@ def score(
     *,
     components: NDArray[np.float64] | None,
     ranking: NDArray[np.intp] | None = None,
-    ceiling: bool = True,
+    split_half: bool = True,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Scores of predictions of the same cells by :func:`deltavi.perturbation.compare`.
@@ -108,7 +110,7 @@ def score(
     With `ranking`, positions of all genes, the scores of top genes are taken over the first of these instead of those
     that the real cells show to respond.
     """
-    options: dict[str, Any] = {"ceiling": ceiling, "seed": seed}
+    options: dict[str, Any] = {"split_half": split_half, "seed": seed}
     table = compare(predictions, real, control, components=components, n_top=N_TOP, **options)
     if ranking is None:
         return table

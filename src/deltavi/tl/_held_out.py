@@ -11,7 +11,7 @@ from deltavi._errors import DeltaviError, examples
 from deltavi._reading import known_arguments
 from deltavi.model import SCGEN, VAE
 from deltavi.model.own_response import held_out_by_caller
-from deltavi.perturbation import baseline_predictions, compare, verdict
+from deltavi.perturbation import baseline_predictions, compare, conclusion
 from deltavi.tl._experiment import prepare
 from deltavi.tl._methods import Method
 from deltavi.tl._splits import question_of, single_label
@@ -32,8 +32,8 @@ class HeldOut:
 
     Parameters
     ----------
-    label, control, target
-        The held-out group: cells of `label` under `target`, predicted from those under `control`.
+    label, control, perturbation
+        The held-out group: cells of `label` under `perturbation`, predicted from those under `control`.
     predicted
         Predicted cells; see :meth:`deltavi.model.SCGEN.predict_perturbation`.
     real, control_cells
@@ -46,7 +46,7 @@ class HeldOut:
 
     label: str
     control: str
-    target: str
+    perturbation: str
     predicted: AnnData
     real: AnnData
     control_cells: AnnData
@@ -54,9 +54,9 @@ class HeldOut:
     model: PerturbationModel
 
     @property
-    def verdict(self) -> str:
+    def conclusion(self) -> str:
         """One sentence on whether the model beat the best baseline."""
-        return verdict(self.table, type(self.model).__name__)
+        return conclusion(self.table, type(self.model).__name__)
 
 
 @known_arguments
@@ -65,7 +65,7 @@ def predict_held_out(
     *,
     label: str,
     control: str,
-    target: str,
+    perturbation: str,
     condition_key: str = "condition",
     labels_key: str = "cell_type",
     layer: str | None = None,
@@ -78,7 +78,7 @@ def predict_held_out(
     predict_kwargs: Mapping[str, object] | None = None,
     train_kwargs: Mapping[str, object] | None = None,
 ) -> HeldOut:
-    """Train a model without the cells of `label` under `target`, predict them, and score every method.
+    """Train a model without the cells of `label` under `perturbation`, predict them, and score every method.
 
     :func:`evaluate_perturbation` does this for every label in turn and for several methods.
 
@@ -88,7 +88,7 @@ def predict_held_out(
         Raw counts of all genes. It is not changed.
     label
         Label whose response is held out.
-    control, target
+    control, perturbation
         Conditions to start from and to predict.
     condition_key, labels_key
         obs columns of condition and label.
@@ -124,12 +124,15 @@ def predict_held_out(
     max_epochs = None if max_epochs is None else whole_number("max_epochs", max_epochs, least=1)
     method = Method(model_class, model_kwargs or {}, train_kwargs or {}, {"": predict_kwargs or {}})
     method = replace(method, train_kwargs={"max_epochs": max_epochs, **method.train_kwargs})
-    question = question_of(adata, control=control, target=target, condition_key=condition_key, labels_key=labels_key)
-    if len(question.targets) != 1:
+    question = question_of(
+        adata, control=control, perturbation=perturbation, condition_key=condition_key, labels_key=labels_key
+    )
+    if len(question.perturbations) != 1:
         raise DeltaviError(
-            f"target must be one condition, not {examples(question.targets)}: evaluate_perturbation holds out several."
+            f"perturbation must be one condition, not {examples(question.perturbations)}: evaluate_perturbation "
+            "holds out several."
         )
-    hold_out = single_label(question, label, question.targets[0])
+    hold_out = single_label(question, label, question.perturbations[0])
     cells = prepare(
         adata,
         hold_out.held_out,
@@ -140,7 +143,7 @@ def predict_held_out(
         genes_from_all_cells=genes_from_all_cells,
     )
     names = {"condition_key": condition_key, "labels_key": labels_key}
-    conditions = {"control": question.control, "target": hold_out.target}
+    conditions = {"control": question.control, "perturbation": hold_out.perturbation}
     predictions = baseline_predictions(cells.train, cells.query, **names, **conditions)
     with quiet_trainer():
         model = method.fit(cells.train, seed=seed, **names)
@@ -148,7 +151,9 @@ def predict_held_out(
         predicted = model.predict_perturbation(cells.query, **{**conditions, "seed": seed, **(predict_kwargs or {})})
     all_predictions = {model_class.__name__: predicted, **predictions}
     table = compare(all_predictions, cells.real, cells.query, components=cells.components, seed=seed)
-    return HeldOut(hold_out.name, question.control, hold_out.target, predicted, cells.real, cells.query, table, model)
+    return HeldOut(
+        hold_out.name, question.control, hold_out.perturbation, predicted, cells.real, cells.query, table, model
+    )
 
 
 __all__ = ["HeldOut", "predict_held_out"]

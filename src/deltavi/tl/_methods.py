@@ -22,7 +22,7 @@ from deltavi.model.own_response import held_out_by_caller
 from deltavi.model.request import check_options
 from deltavi.model.routes import ROUTES
 from deltavi.model.verbs import READERS
-from deltavi.perturbation import BASELINES, CEILING
+from deltavi.perturbation import BASELINES, SPLIT_HALF
 from deltavi.perturbation.estimators import ESTIMATORS
 from deltavi.pp.prepare import TOTAL_COUNTS
 from deltavi.tl._certainty import evidence_of
@@ -98,11 +98,11 @@ class Method:
             known_keywords(arguments, keywords_of(*taken_by), among=f"{self.model_class.__name__}.{verb}")
         for setting in self.predict.values():
             _check_values(setting)
-        asked = {name for setting in self.predict.values() for name in setting} & {"adata", "control", "target"}
+        asked = {name for setting in self.predict.values() for name in setting} & {"adata", "control", "perturbation"}
         if asked:
             raise DeltaviError(
                 f"predict holds {examples(sorted(asked))}, which the evaluation sets. Ask for other conditions with "
-                "its own control and target."
+                "its own control and perturbation."
             )
 
     def rows(self, name: str) -> list[str]:
@@ -193,8 +193,8 @@ def as_method(name: object, given: object) -> Method | Predictor:
         return function
     if isinstance(given, BaseModelClass):
         raise _made_already(f"method {name!r}" if name else "methods", given)
-    said = f"method {name!r} is {given!r}" if name else f"{given!r} is no method"
-    raise DeltaviError(f"{said}; pass a model class, a Method, or a function of (train, query).")
+    problem = f"method {name!r} is {given!r}" if name else f"{given!r} is no method"
+    raise DeltaviError(f"{problem}; pass a model class, a Method, or a function of (train, query).")
 
 
 def _made_already(name: str, model: object) -> DeltaviError:
@@ -208,7 +208,7 @@ def _made_already(name: str, model: object) -> DeltaviError:
 
 def _require_signature(function: Predictor, name: object) -> None:
     """Raise where a function cannot be called as methods are."""
-    told = dict.fromkeys(("control", "target", "condition_key", "labels_key", "seed"), "")
+    told = dict.fromkeys(("control", "perturbation", "condition_key", "labels_key", "seed"), "")
     try:
         found = signature(function)
     except (TypeError, ValueError):  # of compiled functions
@@ -228,7 +228,7 @@ def rows_of(name: str, method: Method | Predictor) -> list[str]:
 
 
 def _check_rows(rows: list[str]) -> None:
-    taken = [row for row in rows if row in {*BASELINES, CEILING}]
+    taken = [row for row in rows if row in {*BASELINES, SPLIT_HALF}]
     if taken:
         raise DeltaviError(f"{examples(taken)} is the name of a baseline or of the ceiling; name the method otherwise.")
     repeated = sorted({row for row in rows if rows.count(row) > 1})
@@ -243,7 +243,7 @@ class Conditions:
     """Arguments of a method beside the cells."""
 
     control: str
-    target: str
+    perturbation: str
     condition_key: str
     labels_key: str
 
@@ -283,7 +283,7 @@ def run_method(
 def _run_model(
     name: str, method: Method, cells: Experiment, conditions: Conditions, seed: int
 ) -> Iterator[tuple[str, Any, float]]:
-    ask = {"control": conditions.control, "target": conditions.target, "seed": seed}
+    ask = {"control": conditions.control, "perturbation": conditions.perturbation, "seed": seed}
     keys = {"condition_key": conditions.condition_key, "labels_key": conditions.labels_key}
     started, train = time.process_time(), cells.train.copy()
     silent = replace(method, train_kwargs={"enable_progress_bar": False, **method.train_kwargs})

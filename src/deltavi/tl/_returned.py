@@ -78,10 +78,10 @@ def _cells(predicted: object, n_cells: int, query: AnnData, name: str) -> Chosen
     if isinstance(predicted, AnnData) and len(strange) == len(given):
         return slice(None)  # cells that were named anew, as some packages do
     if len(strange) or not (given.is_unique and wanted.is_unique):
-        said = f"{len(strange)} cells that are not in the query ({examples(strange)})"
+        foreign = f"{len(strange)} cells that are not in the query ({examples(strange)})"
         repeated = f"cells that occur more than once ({examples(given[given.duplicated()].unique())})"
         raise InputDataError(
-            f"{name!r} returned {said if len(strange) else repeated}, so that its cells cannot be matched by name. "
+            f"{name!r} returned {foreign if len(strange) else repeated}, so that its cells cannot be matched by name. "
             "Name them as the query does, with its obs_names, or return the matrix alone in the order of the query."
         )
     return np.asarray(given.get_indexer(wanted), dtype=np.intp)

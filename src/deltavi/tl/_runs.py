@@ -16,7 +16,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from deltavi._types import State
-from deltavi.perturbation import BASELINES, CEILING, baseline_predictions
+from deltavi.perturbation import BASELINES, SPLIT_HALF, baseline_predictions
 from deltavi.perturbation.inputs import as_names
 from deltavi.tl._certainty import UNKNOWN, certainty
 from deltavi.tl._experiment import Experiment, prepare, score, training_ranking
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 NO_CHANGE = "no change"
 """The baseline that stands beside every method."""
 
-MODEL, BASELINE, OF_CEILING = "model", "baseline", "ceiling"
+MODEL, BASELINE, OF_SPLIT_HALF = "model", "baseline", "split_half"
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Group:
 
 ALL_BASELINES = Group(BASELINE, "all baselines")
 ONLY_NO_CHANGE = Group(BASELINE, NO_CHANGE)
-THE_CEILING = Group(OF_CEILING, CEILING)
+THE_SPLIT_HALF = Group(OF_SPLIT_HALF, SPLIT_HALF)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,7 @@ class Task:
 
     def key(self, group: Group) -> tuple[str, ...]:
         """Key under which the rows of a group are stored."""
-        return (self.hold_out.name, self.hold_out.target, str(self.seed), group.kind, group.name)
+        return (self.hold_out.name, self.hold_out.perturbation, str(self.seed), group.kind, group.name)
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _cells_at(path: str) -> AnnData:
 def run_task(adata: AnnData, task: Task, plan: Plan, folder: RunFolder | None) -> Iterator[Result]:
     """Prepare one hold-out and compute its groups; each is stored as soon as it is finished."""
     hold_out = task.hold_out
-    conditions = Conditions(plan.control, hold_out.target, plan.condition_key, plan.labels_key)
+    conditions = Conditions(plan.control, hold_out.perturbation, plan.condition_key, plan.labels_key)
     with one_thread(), collected_warnings():
         cells = prepare(
             adata,
@@ -140,7 +140,7 @@ def run_task(adata: AnnData, task: Task, plan: Plan, folder: RunFolder | None) -
         ranking = training_ranking(cells.train, **conditions.as_dict()) if plan.top_genes == "training" else None
     for group in task.groups:
         try:
-            with one_thread(), collected_warnings() as said:
+            with one_thread(), collected_warnings() as messages:
                 predictions = list(_predict(group, cells, conditions, plan, task.seed))
                 rows = [
                     row
@@ -148,9 +148,11 @@ def run_task(adata: AnnData, task: Task, plan: Plan, folder: RunFolder | None) -
                     for row in _rows(task, group, cells, predictions, label, plan, ranking)
                 ]
         except Exception as error:
-            error.add_note(f"This was {group.name!r} on the hold-out {hold_out.name!r} under {hold_out.target!r}.")
+            error.add_note(
+                f"This was {group.name!r} on the hold-out {hold_out.name!r} under {hold_out.perturbation!r}."
+            )
             raise
-        yield _filed(task, group, plan, folder, rows, said, _kept(task, plan, folder, cells, predictions, group))
+        yield _filed(task, group, plan, folder, rows, messages, _kept(task, plan, folder, cells, predictions, group))
 
 
 def _filed(
@@ -159,10 +161,10 @@ def _filed(
     plan: Plan,
     folder: RunFolder | None,
     rows: list[State],
-    said: list[str],
+    messages: list[str],
     kept: dict[str, str],
 ) -> Result:
-    result = Result(task.key(group), rows, said, kept)
+    result = Result(task.key(group), rows, messages, kept)
     if folder is not None:
         folder.write(result.key, plan.signature(group, task.hold_out), asdict(result))
     return result
@@ -199,16 +201,21 @@ def _rows(
         cells.query.X[control],
         components=cells.components,
         ranking=ranking,
-        ceiling=group.kind == OF_CEILING,
+        split_half=group.kind == OF_SPLIT_HALF,
         seed=task.seed,
     )
     scores: dict[Any, dict[Any, float]] = table.astype(float).to_dict(orient="index")
     seconds = {prediction.name: prediction.seconds for prediction in predictions}
     measured = cells.real.X[real], cells.query.X[control], cells.query.var_names
     sure = {prediction.name: certainty(prediction.evidence, label, *measured) for prediction in predictions}
-    shared = {"hold_out": task.hold_out.name, "label": label, "target": task.hold_out.target, "seed": task.seed}
+    shared = {
+        "hold_out": task.hold_out.name,
+        "label": label,
+        "perturbation": task.hold_out.perturbation,
+        "seed": task.seed,
+    }
     counted = {"n_control": int(control.sum()), "n_real": int(real.sum())}
-    names = [CEILING] if group.kind == OF_CEILING else list(seconds)
+    names = [SPLIT_HALF] if group.kind == OF_SPLIT_HALF else list(seconds)
     return [
         {
             **shared,
@@ -227,7 +234,7 @@ def _kept(
     task: Task, plan: Plan, folder: RunFolder | None, cells: Experiment, predictions: Sequence[Prediction], group: Group
 ) -> dict[str, str]:
     """Write predicted cells if they are to be kept; row -> path."""
-    if folder is None or not plan.keep_predictions or group.kind == OF_CEILING:
+    if folder is None or not plan.keep_predictions or group.kind == OF_SPLIT_HALF:
         return {}
     return {
         prediction.name: folder.write_cells(
@@ -238,12 +245,12 @@ def _kept(
 
 
 def _as_cells(prediction: Prediction, query: AnnData, task: Task, plan: Plan) -> AnnData:
-    """Predicted cells on their own: log1p CP10k in X, obs of the control cells under the target condition."""
+    """Predicted cells on their own: log1p CP10k in X, obs of the control cells under the perturbed condition."""
     obs = query.obs.copy()
-    obs[plan.condition_key] = task.hold_out.target
+    obs[plan.condition_key] = task.hold_out.perturbation
     matrix = prediction.matrix
     made = AnnData(sparse.csr_matrix(matrix) if sparse.issparse(matrix) else np.asarray(matrix), obs=obs)
     made.var_names = query.var_names
-    names = {"method": prediction.name, "hold_out": task.hold_out.name, "target": task.hold_out.target}
+    names = {"method": prediction.name, "hold_out": task.hold_out.name, "perturbation": task.hold_out.perturbation}
     made.uns["evaluation"] = {**names, "seed": task.seed}
     return made

@@ -33,8 +33,8 @@ class Split:
     Parameters
     ----------
     held_out
-        Boolean mask over all cells, (n_cells,), a Series in any order of the cells: cells of one target condition that
-        no method is trained on.
+        Boolean mask over all cells, (n_cells,), a Series in any order of the cells: cells of one perturbed condition
+        that no method is trained on.
     query
         Mask of the control cells to start from; by default all those whose label is among the held-out cells.
     """
@@ -48,7 +48,7 @@ class HoldOut:
     """One training: masks over all cells, (n_cells,), and the labels with enough cells to score."""
 
     name: str
-    target: str
+    perturbation: str
     held_out: NDArray[np.bool_]
     query: NDArray[np.bool_]
     labels: tuple[str, ...]
@@ -60,7 +60,7 @@ class Skipped:
 
     hold_out: str
     label: str
-    target: str
+    perturbation: str
     reason: str
 
 
@@ -72,7 +72,7 @@ class Question:
     conditions: NDArray[np.object_]
     labels: NDArray[np.object_]
     control: str
-    targets: tuple[str, ...]
+    perturbations: tuple[str, ...]
     condition_key: str
     labels_key: str
     obs: pd.DataFrame = field(repr=False)
@@ -82,32 +82,34 @@ class Question:
         """Control cells, (n_cells,)."""
         return np.asarray(self.conditions == self.control)
 
-    def is_target(self, target: str) -> NDArray[np.bool_]:
-        """Cells of a target condition, (n_cells,)."""
-        return np.asarray(self.conditions == target)
+    def is_perturbed(self, perturbation: str) -> NDArray[np.bool_]:
+        """Cells of a perturbed condition, (n_cells,)."""
+        return np.asarray(self.conditions == perturbation)
 
     def n_cells(self, mask: NDArray[np.bool_], label: str) -> int:
         """Cells of `label` in a mask."""
         return int((mask & (self.labels == label)).sum())
 
-    def learnable(self, held_out: NDArray[np.bool_], target: str) -> bool:
-        """True if a label remains with cells in both conditions, or in all parts of a target that joins several."""
+    def learnable(self, held_out: NDArray[np.bool_], perturbation: str) -> bool:
+        """True if a label remains with cells in both conditions, or in all parts that a perturbation joins."""
         remaining = known_names(self.conditions[~held_out])
-        joined = target not in remaining and SEPARATOR in target
-        parts = [part.strip() for part in target.split(SEPARATOR)] if joined else [target]
+        joined = perturbation not in remaining and SEPARATOR in perturbation
+        parts = [part.strip() for part in perturbation.split(SEPARATOR)] if joined else [perturbation]
         before = set(self.labels[self.is_control & ~held_out]) - {None}
-        return all(before & set(self.labels[self.is_target(part) & ~held_out]) for part in parts)
+        return all(before & set(self.labels[self.is_perturbed(part) & ~held_out]) for part in parts)
 
 
-def question_of(adata: AnnData, *, control: Any, target: Any = None, condition_key: str, labels_key: str) -> Question:
-    """Read the columns and check the conditions; `target` None stands for every other condition.
+def question_of(
+    adata: AnnData, *, control: Any, perturbation: Any = None, condition_key: str, labels_key: str
+) -> Question:
+    """Read the columns and check the conditions; `perturbation` None stands for every other condition.
 
     Raises
     ------
     UnknownCategoryError
         If a column or condition does not exist.
     DeltaviError
-        If control and target are the same, or there is no target.
+        If control and perturbation are the same, or there is no perturbation.
     InputDataError
         If a cell has no condition.
     """
@@ -118,18 +120,18 @@ def question_of(adata: AnnData, *, control: Any, target: Any = None, condition_k
     conditions, labels = as_names(column(adata, condition_key)), as_names(column(adata, labels_key))
     known = known_names(conditions)
     start = require_known("condition", control, known)
-    if target is None:
-        targets = [name for name in known if name != start]
+    if perturbation is None:
+        perturbations = [name for name in known if name != start]
     else:
-        given = [target] if np.ndim(target) == 0 else target
-        targets = list(dict.fromkeys(require_known("condition", name, known) for name in given))
-    for name in targets:
+        given = [perturbation] if np.ndim(perturbation) == 0 else perturbation
+        perturbations = list(dict.fromkeys(require_known("condition", name, known) for name in given))
+    for name in perturbations:
         if name == start:
-            raise DeltaviError(f"control and target are both {name!r}: there is nothing to predict.")
-    if not targets:
+            raise DeltaviError(f"control and perturbation are both {name!r}: there is nothing to predict.")
+    if not perturbations:
         raise DeltaviError(f"obs[{condition_key!r}] holds no condition to predict beside {control!r}; known: {known}.")
     keys = {"condition_key": condition_key, "labels_key": labels_key}
-    return Question(adata.obs_names, conditions, labels, start, tuple(targets), obs=adata.obs, **keys)
+    return Question(adata.obs_names, conditions, labels, start, tuple(perturbations), obs=adata.obs, **keys)
 
 
 def _require_labels(adata: AnnData, labels_key: object) -> None:
@@ -142,8 +144,8 @@ def _require_labels(adata: AnnData, labels_key: object) -> None:
         )
 
 
-def single_label(question: Question, label: str, target: str) -> HoldOut:
-    """Hold out one label under one target.
+def single_label(question: Question, label: str, perturbation: str) -> HoldOut:
+    """Hold out one label under one perturbation.
 
     Raises
     ------
@@ -154,7 +156,9 @@ def single_label(question: Question, label: str, target: str) -> HoldOut:
     """
     label = require_known("label", label, known_names(question.labels))
     of_label = np.asarray(question.labels == label)
-    found = _hold_out(question, label, target, question.is_target(target) & of_label, question.is_control & of_label)
+    found = _hold_out(
+        question, label, perturbation, question.is_perturbed(perturbation) & of_label, question.is_control & of_label
+    )
     if isinstance(found, HoldOut):
         return found
     raise DeltaviError(found[0].reason)
@@ -175,17 +179,17 @@ def resolve_hold_outs(question: Question, given: object) -> tuple[list[HoldOut],
     swept = given is None or isinstance(given, str)
     hold_outs: list[HoldOut] = []
     skipped: list[Skipped] = []
-    for name, target, held_out, query in _candidates(question, given):
-        found = _hold_out(question, name, target, held_out, query)
+    for name, perturbation, held_out, query in _candidates(question, given):
+        found = _hold_out(question, name, perturbation, held_out, query)
         if isinstance(found, HoldOut):
             hold_outs.append(found)
             skipped += _unscored(question, found, held_out, query)
         elif swept:
             skipped += found
         else:
-            raise DeltaviError(f"{name!r} under {target!r} cannot be held out: {found[0].reason}")
+            raise DeltaviError(f"{name!r} under {perturbation!r} cannot be held out: {found[0].reason}")
     if not hold_outs:
-        reasons = examples([f"{s.hold_out} under {s.target}: {s.reason}" for s in skipped])
+        reasons = examples([f"{s.hold_out} under {s.perturbation}: {s.reason}" for s in skipped])
         raise DeltaviError(f"There is nothing to hold out. {len(skipped)} were left out: {reasons}")
     return hold_outs, skipped
 
@@ -194,7 +198,7 @@ Candidate = tuple[str, str, "NDArray[np.bool_]", "NDArray[np.bool_]"]
 
 
 def _candidates(question: Question, given: object) -> Iterator[Candidate]:
-    """Name, target, held-out cells and query cells of all requested hold-outs."""
+    """Name, perturbation, held-out cells and query cells of all requested hold-outs."""
     if isinstance(given, pd.DataFrame):
         given = {name: given[name] for name in given}
     if isinstance(given, Mapping):
@@ -230,32 +234,32 @@ def _wanted_labels(question: Question, given: object) -> list[str]:
 
 
 def _of_groups(question: Question, groups: NDArray[np.object_], names: list[str]) -> Iterator[Candidate]:
-    """Target cells of each group in turn, predicted from its control cells."""
-    for target in question.targets:
+    """Perturbed cells of each group in turn, predicted from its control cells."""
+    for perturbation in question.perturbations:
         for name in names:
             of_group = np.asarray(groups == name)
-            yield name, target, question.is_target(target) & of_group, question.is_control & of_group
+            yield name, perturbation, question.is_perturbed(perturbation) & of_group, question.is_control & of_group
 
 
 def _of_splits(question: Question, splits: Mapping[object, Any]) -> Iterator[Candidate]:
-    """The user's splits, each under the target condition that its held-out cells have."""
+    """The user's splits, each under the perturbed condition that its held-out cells have."""
     if not splits:
         raise DeltaviError("hold_out is empty; map a name to a mask of cells.")
     for name, given in splits.items():
         split = given if isinstance(given, Split) else Split(given)
         held_out = checked_mask(split.held_out, question.names, f"hold_out[{name!r}]")
-        target = _target_of(question, held_out, str(name))
-        yield str(name), target, held_out, _query_of(question, split, held_out, str(name))
+        perturbation = _perturbation_of(question, held_out, str(name))
+        yield str(name), perturbation, held_out, _query_of(question, split, held_out, str(name))
 
 
-def _target_of(question: Question, held_out: NDArray[np.bool_], name: str) -> str:
+def _perturbation_of(question: Question, held_out: NDArray[np.bool_], name: str) -> str:
     found = sorted(set(question.conditions[held_out]))
-    foreign = held_out & ~np.isin(question.conditions, question.targets)
+    foreign = held_out & ~np.isin(question.conditions, question.perturbations)
     if foreign.any():
         raise InputDataError(
-            f"hold_out[{name!r}]: {int(foreign.sum())} of {int(held_out.sum())} held-out cells are not of a target "
+            f"hold_out[{name!r}]: {int(foreign.sum())} of {int(held_out.sum())} held-out cells are not of a perturbed "
             f"condition ({examples(question.names[foreign])}). Hold out cells with obs[{question.condition_key!r}] in "
-            f"{examples(question.targets, 10)}."
+            f"{examples(question.perturbations, 10)}."
         )
     if len(found) > 1:
         raise InputDataError(f"hold_out[{name!r}] mixes the conditions {examples(found, 10)}; make one split of each.")
@@ -277,7 +281,7 @@ def _query_of(question: Question, split: Split, held_out: NDArray[np.bool_], nam
 
 
 def _hold_out(
-    question: Question, name: str, target: str, held_out: NDArray[np.bool_], query: NDArray[np.bool_]
+    question: Question, name: str, perturbation: str, held_out: NDArray[np.bool_], query: NDArray[np.bool_]
 ) -> HoldOut | list[Skipped]:
     """A hold-out that can be trained and scored, or the reason against it."""
     labels = tuple(
@@ -286,24 +290,24 @@ def _hold_out(
         if min(question.n_cells(held_out, label), question.n_cells(query, label)) >= SMALLEST_GROUP
     )
     if not labels:
-        return [Skipped(name, "", target, _why_too_few(question, name, held_out, query, target))]
-    if not question.learnable(held_out, target):
+        return [Skipped(name, "", perturbation, _why_too_few(question, name, held_out, query, perturbation))]
+    if not question.learnable(held_out, perturbation):
         reason = (
-            f"no other label was seen under both {question.control!r} and {target!r}, so that there is nothing to "
-            "learn from. Add cells, or hold out fewer."
+            f"no other label was seen under both {question.control!r} and {perturbation!r}, so that there is nothing "
+            "to learn from. Add cells, or hold out fewer."
         )
-        return [Skipped(name, "", target, reason)]
-    return HoldOut(name, target, held_out, query & np.isin(question.labels, labels), labels)
+        return [Skipped(name, "", perturbation, reason)]
+    return HoldOut(name, perturbation, held_out, query & np.isin(question.labels, labels), labels)
 
 
 def _why_too_few(
-    question: Question, name: str, held_out: NDArray[np.bool_], query: NDArray[np.bool_], target: str
+    question: Question, name: str, held_out: NDArray[np.bool_], query: NDArray[np.bool_], perturbation: str
 ) -> str:
     """The group that is too small, or that no label has enough cells in both."""
-    for condition, mask in ((question.control, query), (target, held_out)):
+    for condition, mask in ((question.control, query), (perturbation, held_out)):
         if (n_cells := int(mask.sum())) < SMALLEST_GROUP:
             return f"{name!r} has {n_cells} cells under {condition!r}; at least {SMALLEST_GROUP} are needed to compare."
-    return f"no label has {SMALLEST_GROUP} cells under {question.control!r} and under {target!r}; pool labels."
+    return f"no label has {SMALLEST_GROUP} cells under {question.control!r} and under {perturbation!r}; pool labels."
 
 
 def _unscored(
@@ -314,9 +318,10 @@ def _unscored(
         Skipped(
             hold_out.name,
             label,
-            hold_out.target,
+            hold_out.perturbation,
             f"{question.n_cells(query, label)} cells under {question.control!r} and "
-            f"{question.n_cells(held_out, label)} under {hold_out.target!r}; at least {SMALLEST_GROUP} are needed.",
+            f"{question.n_cells(held_out, label)} under {hold_out.perturbation!r}; at least {SMALLEST_GROUP} are "
+            "needed.",
         )
         for label in known_names(question.labels[held_out | query])
         if label not in hold_out.labels

@@ -43,26 +43,26 @@ def quiet_trainer() -> Iterator[None]:
 @contextmanager
 def collected_warnings() -> Iterator[list[str]]:
     """Keep warnings from the screen; the list holds the messages of this package, once the block has ended."""
-    said: list[str] = []
-    collector = _Collector(said)
+    messages: list[str] = []
+    collector = _Collector(messages)
     ours = logging.getLogger("deltavi")
     ours.addHandler(collector)
     try:
         with quiet_trainer(), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            yield said
+            yield messages
     finally:
         ours.removeHandler(collector)
-    said += [str(warning.message) for warning in caught if issubclass(warning.category, DeltaviWarning)]
-    said[:] = list(dict.fromkeys(said))
+    messages += [str(warning.message) for warning in caught if issubclass(warning.category, DeltaviWarning)]
+    messages[:] = list(dict.fromkeys(messages))
 
 
 class _Collector(logging.Handler):
     """Appends messages to a list; where there is no other handler, logging prints nothing of its own accord."""
 
-    def __init__(self, said: list[str]) -> None:
+    def __init__(self, messages: list[str]) -> None:
         super().__init__(logging.WARNING)
-        self.said = said
+        self.messages = messages
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.said.append(record.getMessage())
+        self.messages.append(record.getMessage())

@@ -111,8 +111,8 @@ OF_COMMANDS: tuple[OwnTest, ...] = (
     OwnTest(
         "tests/tl/test_demo.py::test_settings_are_checked_before_anything_is_trained",
         "tl/_held_out.py",
-        "    if len(question.targets) != 1:",
-        "    if not question.targets:",
+        "    if len(question.perturbations) != 1:",
+        "    if not question.perturbations:",
     ),
     OwnTest(
         "tests/datasets/test_kang.py::TestFromAPath::test_a_file_that_holds_something_else",

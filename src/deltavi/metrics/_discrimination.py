@@ -20,27 +20,29 @@ RankMetric: TypeAlias = Literal["cosine", "euclidean"]
 
 
 @known_arguments
-def rank_among_conditions(
+def perturbation_discrimination(
     predicted: Matrix,
     real_by_condition: Mapping[str, Matrix],
     *,
-    target: str,
+    perturbation: str,
     control: Matrix,
     metric: RankMetric = "cosine",
 ) -> float:
     """Rank of the true condition among all measured ones, by the distance of its change to the predicted change.
 
-    ``(#{c: d_c < d_target} + #{c: d_c = d_target} / 2) / (n_conditions - 1)`` over conditions c other than the target,
-    with d_c the distance between ``mean(predicted) - mean(control)`` and ``mean(real_c) - mean(control)``. Without
-    unit, in [0, 1]: 0 where the target is closest, 1 where it is farthest, 0.5 on average for a random prediction.
+    ``(#{c: d_c < d_perturbation} + #{c: d_c = d_perturbation} / 2) / (n_conditions - 1)`` over conditions c other than
+    the perturbation, with d_c the distance between ``mean(predicted) - mean(control)`` and ``mean(real_c) -
+    mean(control)``. Without unit, in [0, 1]: 0 where the perturbation is closest, 1 where it is farthest, 0.5 on
+    average for a random prediction.
 
     Parameters
     ----------
     predicted
-        Cells predicted for the target condition, (n_cells, n_genes), log1p CP10k, dense or sparse.
+        Cells predicted for the perturbed condition, (n_cells, n_genes), log1p CP10k, dense or sparse.
     real_by_condition
-        Name of every measured condition, the target among them but not the control, -> its cells, (n_cells, n_genes).
-    target
+        Name of every measured condition, the perturbation among them but not the control, -> its cells, (n_cells,
+        n_genes).
+    perturbation
         Name of the true condition.
     control
         Control cells, (n_cells, n_genes), from which all changes are taken.
@@ -55,15 +57,15 @@ def rank_among_conditions(
     GeneMatchError
         The numbers of genes differ.
     UnknownCategoryError
-        The target is not among the conditions, or there is no such metric.
+        The perturbation is not among the conditions, or there is no such metric.
     DeltaviError
-        There is no condition but the target.
+        There is no condition but the perturbation.
 
     Notes
     -----
     It misleads because being the closest is not being close: with few or very different conditions a poor prediction
     ranks first, and among conditions with the same response a perfect one ranks anywhere. With ``"euclidean"``, weak
-    predictions are closest to weak conditions. Average it over many targets.
+    predictions are closest to weak conditions. Average it over many perturbations.
 
     References
     ----------
@@ -76,10 +78,10 @@ def rank_among_conditions(
             f"real_by_condition must map the name of every condition to its cells, not be a "
             f"{type(real_by_condition).__name__}."
         )
-    if target not in real_by_condition:
-        raise unknown_category("target", target, real_by_condition)
+    if perturbation not in real_by_condition:
+        raise unknown_category("perturbation", perturbation, real_by_condition)
     if len(real_by_condition) < 2:
-        raise DeltaviError("real_by_condition holds no condition but the target; a rank needs at least two.")
+        raise DeltaviError("real_by_condition holds no condition but the perturbation; a rank needs at least two.")
     if not isinstance(metric, str) or metric not in get_args(RankMetric):
         raise unknown_category("metric", metric, get_args(RankMetric), among="those on offer")
     measured = {f"real_by_condition[{name!r}]": matrix for name, matrix in real_by_condition.items()}
@@ -88,12 +90,12 @@ def rank_among_conditions(
     guess = change(gene_means(x), start)
     changes = (change(gene_means(y), start) for y in cells)
     distances = {name: _distance(guess, moved, metric) for name, moved in zip(real_by_condition, changes, strict=True)}
-    reached = distances.pop(target)
+    reached = distances.pop(perturbation)
     return float(np.mean([_comes_before(other, reached) for other in distances.values()]))
 
 
 def _comes_before(other: float, reached: float) -> float:
-    """1 where another condition is closer than the target, a half where it is as close, 0 where it is not."""
+    """1 where another condition is closer than the perturbation, a half where it is as close, 0 where it is not."""
     return 0.5 if other == reached else float(other < reached)
 
 

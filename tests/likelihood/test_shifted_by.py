@@ -33,7 +33,7 @@ def moves(seed: int = 0, *shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("kind", COUNTS)
 def test_the_mean_of_counts_is_multiplied(kind: str) -> None:
     likelihood, by = build(kind), moves()
-    moved = likelihood.moved(by)
+    moved = likelihood.shifted_by(by)
     np.testing.assert_allclose(moved.mean.numpy(), likelihood.mean.numpy() * np.exp(by.numpy()), rtol=1e-12)
     assert type(moved) is type(likelihood)
     assert moved.scale is None
@@ -41,7 +41,7 @@ def test_the_mean_of_counts_is_multiplied(kind: str) -> None:
 
 def test_a_gaussian_mean_is_added_to_and_its_spread_kept() -> None:
     likelihood, by = build("normal"), moves()
-    moved = likelihood.moved(by)
+    moved = likelihood.shifted_by(by)
     np.testing.assert_allclose(moved.mean.numpy(), (likelihood.mean + by).numpy(), rtol=1e-12)
     assert torch.equal(moved.variance, likelihood.variance)
     np.testing.assert_allclose(
@@ -52,7 +52,7 @@ def test_a_gaussian_mean_is_added_to_and_its_spread_kept() -> None:
 
 def test_log_odds_of_detection_are_added_to() -> None:
     likelihood, by = of_kind("bernoulli"), moves()
-    moved = likelihood.moved(by)
+    moved = likelihood.shifted_by(by)
     odds = [special.logit(of.mean.numpy()) for of in (likelihood, moved)]
     np.testing.assert_allclose(odds[1], odds[0] + by.numpy(), rtol=1e-9)
 
@@ -62,7 +62,7 @@ def test_dispersion_and_dropout_stay(rows: int | None) -> None:
     by = moves()
     for kind in ("nb", "zinb"):
         likelihood = build(kind, rows=rows)
-        moved = likelihood.moved(by)
+        moved = likelihood.shifted_by(by)
         assert torch.equal(moved.dispersion.gathered(), likelihood.dispersion.gathered())
         theta, rate = likelihood.dispersion.gathered().numpy(), (likelihood.rate * by.exp()).numpy()
         zero = stats.nbinom.pmf(0, theta, theta / (theta + rate))
@@ -78,22 +78,22 @@ def test_dispersion_and_dropout_stay(rows: int | None) -> None:
 @settings(max_examples=15, deadline=None)
 def test_moves_add_up(kind: str, first: int, second: int) -> None:
     likelihood, a, b = of_kind(kind), moves(first), moves(second)
-    twice, once = likelihood.moved(a).moved(b), likelihood.moved(a + b)
+    twice, once = likelihood.shifted_by(a).shifted_by(b), likelihood.shifted_by(a + b)
     torch.testing.assert_close(twice.mean, once.mean, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(twice.variance, once.variance, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(likelihood.moved(a).moved(-a).mean, likelihood.mean, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(likelihood.moved(torch.zeros_like(a)).mean, likelihood.mean, rtol=0, atol=0)
+    torch.testing.assert_close(likelihood.shifted_by(a).shifted_by(-a).mean, likelihood.mean, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(likelihood.shifted_by(torch.zeros_like(a)).mean, likelihood.mean, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("kind", EVERY)
 def test_a_row_moves_all_cells_alike(kind: str) -> None:
     likelihood, row = of_kind(kind), moves(1, N_GENES)
-    found, expected = likelihood.moved(row), likelihood.moved(row.expand(N_CELLS, N_GENES))
+    found, expected = likelihood.shifted_by(row), likelihood.shifted_by(row.expand(N_CELLS, N_GENES))
     for name in ("mean", "variance"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=0, atol=0)
     assert found.mean.shape == (N_CELLS, N_GENES)
     # one gene moves, the others stay
-    single = likelihood.moved(torch.tensor([0.7, 0, 0, 0, 0], dtype=torch.float64))
+    single = likelihood.shifted_by(torch.tensor([0.7, 0, 0, 0, 0], dtype=torch.float64))
     assert torch.equal(single.mean[:, 1:], likelihood.mean[:, 1:])
     assert (single.mean[:, 0] > likelihood.mean[:, 0]).all()
 
@@ -103,7 +103,7 @@ def test_quantiles_go_where_the_mean_goes_and_the_old_one_is_left_alone(kind: st
     likelihood = of_kind(kind)
     kept = likelihood.mean.clone()
     u = np.random.default_rng(0).random((N_CELLS, N_GENES))
-    down, up = likelihood.moved(torch.tensor(-2.0)), likelihood.moved(torch.tensor(2.0))
+    down, up = likelihood.shifted_by(torch.tensor(-2.0)), likelihood.shifted_by(torch.tensor(2.0))
     assert (down.quantile(u) <= likelihood.quantile(u)).all()
     assert (up.quantile(u) >= likelihood.quantile(u)).all()
     assert (up.quantile(u) > down.quantile(u)).any()
@@ -118,7 +118,7 @@ def test_shares_move_with_their_rates() -> None:
         NegativeBinomial(rate, type(theta)(theta.values[:3]), rate / 7),
         ZeroInflatedNegativeBinomial(rate, type(theta)(theta.values[:3]), torch.zeros_like(rate), rate / 7),
     ):
-        moved = likelihood.moved(moves(2, 3))
+        moved = likelihood.shifted_by(moves(2, 3))
         torch.testing.assert_close(moved.scale, moved.rate / 7)
         torch.testing.assert_close(moved.distribution.scale, moved.rate / 7)
 
@@ -148,15 +148,15 @@ def test_likelihoods_of_softmax_shares_move(kind: str, dispersion: str) -> None:
         assert likelihood.mean.shape == (20, 9)
         assert MODULE_KEYS.Z_KEY in inference
         by = moves(1, 20, 9).float()
-        moved = likelihood.moved(by)
+        moved = likelihood.shifted_by(by)
         torch.testing.assert_close(moved.mean, likelihood.mean * by.exp())
         torch.testing.assert_close(moved.scale, likelihood.scale * by.exp())
-        torch.testing.assert_close(moved.moved(-by).mean, likelihood.mean)
+        torch.testing.assert_close(moved.shifted_by(-by).mean, likelihood.mean)
         # log probabilities are those of the moved rates, whatever path they take
         torch.testing.assert_close(moved.log_prob(x), moved.log_prob_per_gene(x).sum(-1), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(
-            moved.moved(-by).log_prob(x), likelihood.log_prob_per_gene(x).sum(-1), rtol=1e-4, atol=1e-4
+            moved.shifted_by(-by).log_prob(x), likelihood.log_prob_per_gene(x).sum(-1), rtol=1e-4, atol=1e-4
         )
         assert not torch.allclose(moved.log_prob(x), likelihood.log_prob(x), atol=0.1)
         row = by[0]
-        torch.testing.assert_close(likelihood.moved(row).mean, likelihood.mean * row.exp())
+        torch.testing.assert_close(likelihood.shifted_by(row).mean, likelihood.mean * row.exp())

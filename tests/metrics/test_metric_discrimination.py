@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cosine, euclidean
 
 from deltavi.errors import DeltaviError, GeneMatchError, InputDataError, UnknownCategoryError
-from deltavi.metrics import rank_among_conditions
+from deltavi.metrics import perturbation_discrimination
 
 SEEDS = st.integers(0, 2**32 - 1)
 METRICS = {"cosine": cosine, "euclidean": euclidean}
@@ -38,8 +38,10 @@ def scene(seed, n_conditions=6, n_genes=10):
     ],
 )
 def test_by_hand(change, metric, ranks):
-    for target, rank in ranks.items():
-        found = rank_among_conditions(np.array([change]), REAL, target=target, control=CONTROL, metric=metric)
+    for perturbation, rank in ranks.items():
+        found = perturbation_discrimination(
+            np.array([change]), REAL, perturbation=perturbation, control=CONTROL, metric=metric
+        )
         assert found == pytest.approx(rank)
 
 
@@ -50,9 +52,9 @@ def test_it_is_the_share_of_other_conditions_that_are_closer(seed, metric):
     start = control.mean(axis=0)
     guess = predicted.mean(axis=0) - start
     distances = {name: METRICS[metric](guess, cells.mean(axis=0) - start) for name, cells in real.items()}
-    for target in real:
-        closer = sum(distances[other] < distances[target] for other in real if other != target)
-        found = rank_among_conditions(predicted, real, target=target, control=control, metric=metric)
+    for perturbation in real:
+        closer = sum(distances[other] < distances[perturbation] for other in real if other != perturbation)
+        found = perturbation_discrimination(predicted, real, perturbation=perturbation, control=control, metric=metric)
         assert found == pytest.approx(closer / 5)
 
 
@@ -61,10 +63,10 @@ def test_it_is_the_share_of_other_conditions_that_are_closer(seed, metric):
 def test_form_and_order_of_genes_cells_and_conditions_do_not_matter(seed, metric):
     predicted, real, control = scene(seed)
     genes, rng = np.random.default_rng(seed).permutation(10), np.random.default_rng(seed)
-    expected = rank_among_conditions(predicted, real, target="c2", control=control, metric=metric)
+    expected = perturbation_discrimination(predicted, real, perturbation="c2", control=control, metric=metric)
     moved = {name: sp.csr_matrix(rng.permutation(real[name])[:, genes]) for name in reversed(real)}
-    found = rank_among_conditions(
-        predicted[:, genes], moved, target="c2", control=sp.csc_matrix(control[:, genes]), metric=metric
+    found = perturbation_discrimination(
+        predicted[:, genes], moved, perturbation="c2", control=sp.csc_matrix(control[:, genes]), metric=metric
     )
     assert found == expected
 
@@ -75,17 +77,22 @@ def test_cosine_is_blind_to_size(seed, factor):
     predicted, real, control = scene(seed)
     start = control.mean(axis=0)
     scaled = (start + factor * (predicted.mean(axis=0) - start))[None]
-    for target in real:
-        ranks = [rank_among_conditions(x, real, target=target, control=control) for x in (predicted, scaled)]
+    for perturbation in real:
+        ranks = [
+            perturbation_discrimination(x, real, perturbation=perturbation, control=control)
+            for x in (predicted, scaled)
+        ]
         assert ranks[0] == ranks[1]
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_right_cells_rank_first_and_ranks_of_all_targets_fill_the_scale(metric):
     predicted, real, control = scene(3)
-    for target, cells in real.items():
-        assert rank_among_conditions(cells, real, target=target, control=control, metric=metric) == 0.0
-    ranks = [rank_among_conditions(predicted, real, target=t, control=control, metric=metric) for t in real]
+    for perturbation, cells in real.items():
+        assert (
+            perturbation_discrimination(cells, real, perturbation=perturbation, control=control, metric=metric) == 0.0
+        )
+    ranks = [perturbation_discrimination(predicted, real, perturbation=t, control=control, metric=metric) for t in real]
     assert sorted(ranks) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
 
 
@@ -94,20 +101,20 @@ def test_random_predictions_rank_in_the_middle(metric):
     found = []
     for seed in range(300):
         predicted, real, control = scene(seed)
-        found.append(rank_among_conditions(predicted, real, target="c0", control=control, metric=metric))
+        found.append(perturbation_discrimination(predicted, real, perturbation="c0", control=control, metric=metric))
     assert np.mean(found) == pytest.approx(0.5, abs=4 * 0.34 / np.sqrt(300))
 
 
 def test_conditions_with_the_same_cells_share_the_rank():
     _, real, control = scene(1)
     real["twin"] = real["c0"]
-    assert rank_among_conditions(real["c0"], real, target="c0", control=control) == pytest.approx(0.5 / 6)
+    assert perturbation_discrimination(real["c0"], real, perturbation="c0", control=control) == pytest.approx(0.5 / 6)
 
 
 def test_mapping_is_left_untouched():
     predicted, real, control = scene(0)
     kept = {name: cells.copy() for name, cells in real.items()}
-    rank_among_conditions(predicted, real, target="c1", control=control)
+    perturbation_discrimination(predicted, real, perturbation="c1", control=control)
     assert list(real) == list(kept)
     for name, cells in kept.items():
         np.testing.assert_array_equal(real[name], cells)
@@ -115,20 +122,20 @@ def test_mapping_is_left_untouched():
 
 def test_bad_input():
     predicted, real, control = scene(0)
-    with pytest.raises(UnknownCategoryError, match=r"target 'cc1' is not in the data\. Did you mean 'c1'"):
-        rank_among_conditions(predicted, real, target="cc1", control=control)
+    with pytest.raises(UnknownCategoryError, match=r"perturbation 'cc1' is not in the data\. Did you mean 'c1'"):
+        perturbation_discrimination(predicted, real, perturbation="cc1", control=control)
     with pytest.raises(UnknownCategoryError, match="metric 'l2' is not in those on offer"):
-        rank_among_conditions(predicted, real, target="c1", control=control, metric="l2")
-    with pytest.raises(DeltaviError, match="no condition but the target"):
-        rank_among_conditions(predicted, {"c1": real["c1"]}, target="c1", control=control)
+        perturbation_discrimination(predicted, real, perturbation="c1", control=control, metric="l2")
+    with pytest.raises(DeltaviError, match="no condition but the perturbation"):
+        perturbation_discrimination(predicted, {"c1": real["c1"]}, perturbation="c1", control=control)
     with pytest.raises(GeneMatchError, match="predicted has 4"):
-        rank_among_conditions(predicted[:, :4], real, target="c1", control=control)
+        perturbation_discrimination(predicted[:, :4], real, perturbation="c1", control=control)
     for bad, message in ((np.full((3, 10), np.nan), r"\['c2'\] holds NaN"), (np.zeros((0, 10)), r"\['c2'\] is empty")):
         with pytest.raises(InputDataError, match=message):
-            rank_among_conditions(predicted, real | {"c2": bad}, target="c1", control=control)
+            perturbation_discrimination(predicted, real | {"c2": bad}, perturbation="c1", control=control)
 
 
 def test_a_single_cell_is_enough():
     predicted, real, control = scene(0)
     one = {name: cells[:1] for name, cells in real.items()}
-    assert 0 <= rank_among_conditions(predicted[:1], one, target="c1", control=control[:1]) <= 1
+    assert 0 <= perturbation_discrimination(predicted[:1], one, perturbation="c1", control=control[:1]) <= 1
