@@ -167,7 +167,7 @@ class Responds(VAEMixin, CountModel):
         module = self.module
         return bool(getattr(module, "condition_in_decoder", False) or getattr(module, "conditional", False))
 
-    def condition(self, name: str) -> Condition:
+    def _condition(self, name: str) -> Condition:
         """Measured condition of this name.
 
         Parameters
