@@ -231,7 +231,8 @@ class CountModel(UnsupervisedTrainingMixin, ArchesMixin, BaseModelClass):
 
     def _cells(self, adata: AnnData) -> Cells:
         """Cells of the model, or of a query in its form, in mini-batches."""
-        manager: DataManager = self.get_anndata_manager(adata, required=True)
+        # asked for it, scvi-tools takes an AnnData without cells for none at all
+        manager: Any = self.adata_manager if adata is self._adata else adata._deltavi_manager
         return Cells(manager)
 
     def _check_query(self, manager: DataManager, offer: Offer) -> None:
