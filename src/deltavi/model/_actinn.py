@@ -14,11 +14,12 @@ from scvi import REGISTRY_KEYS
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness, model_seed
 from deltavi._reading import reads
+from deltavi._types import State
 from deltavi.annotation import ClassifiedCells
 from deltavi.model._actinn_training import FOLDS, RECIPE, answers_without_own_fold
 from deltavi.model._annotates import Annotates
 from deltavi.model._classification import BATCH_SIZE, CALIBRATION, check_label_names, classified
-from deltavi.model._recipe import Part, Recipe
+from deltavi.model._recipe import AnyRecipe, Parts
 from deltavi.model._vae import named_arguments
 from deltavi.module import ACTINN as ACTINNModule
 from deltavi.module.readers import READERS_OF_ACTINN, with_defaults
@@ -87,21 +88,21 @@ class ACTINN(Annotates):
     module: ACTINNModule
     check_input: bool
     _data_splitter_cls = FoldSplitter
-    recipe: ClassVar[Recipe[Any]] = RECIPE
-    keeps: ClassVar[tuple[Part[Any], ...]] = (CALIBRATION, FOLDS)
-    default_plan: ClassVar[dict[str, Any]] = {
+    recipe: ClassVar[AnyRecipe] = RECIPE
+    keeps: ClassVar[Parts] = (CALIBRATION, FOLDS)
+    default_plan: ClassVar[State] = {
         "lr": 2e-3,
         "eps": 1e-8,
         "weight_decay": 0.0,
         "lr_schedule": "one_cycle",
     }
-    published: ClassVar[dict[str, Any]] = {
+    published: ClassVar[State] = {
         "n_hidden": (100, 50, 25),
         "n_networks": 1,
         "weight_l2": 0.005,
         "filter_genes": True,
     }
-    published_plan: ClassVar[dict[str, Any]] = {"lr": 1e-4, "lr_schedule": "staircase"}
+    published_plan: ClassVar[State] = {"lr": 1e-4, "lr_schedule": "staircase"}
     # fold of each cell by name, -1 for none; from the first training on
     folds_: pd.Series | None = None
 
@@ -109,7 +110,7 @@ class ACTINN(Annotates):
     def __init__(
         self,
         adata: AnnData | None = None,
-        registry: dict[str, Any] | None = None,
+        registry: State | None = None,
         *,
         n_hidden: int | Sequence[int] = (100,),
         n_networks: int = 5,
@@ -190,7 +191,7 @@ class ACTINN(Annotates):
         cls._register(adata, cls._get_setup_method_args(**named_arguments(locals())), **kwargs)
 
     @classmethod
-    def _fields(cls, setup: dict[str, Any]) -> list[Any]:
+    def _fields(cls, setup: State) -> list[Any]:
         expression = ExpressionField(REGISTRY_KEYS.X_KEY, setup.get("layer"))
         return [
             expression,

@@ -13,6 +13,7 @@ from scvi import REGISTRY_KEYS
 
 from deltavi._cp10k import cp10k_factors
 from deltavi._errors import DeltaviError
+from deltavi._types import State
 from deltavi.annotation import ClassifiedCells, informative_genes
 from deltavi.model._asked_split import labelled_split, only_labelled
 from deltavi.model._classification import BATCH_SIZE, classified
@@ -34,7 +35,7 @@ REGRESSION_RATE = 1e-2
 SMALLEST_VARIANCE = 1e-12
 
 
-def _plan(model: ACTINN) -> dict[str, Any]:
+def _plan(model: ACTINN) -> State:
     # the default is a rate for networks with hidden layers
     return {**model.default_plan, **({} if len(model.module.committee[0].hidden) else {"lr": REGRESSION_RATE})}
 
@@ -62,7 +63,7 @@ def _given(model: ACTINN, split: CellSplit) -> CellSplit:
     return labelled_split(only_labelled(split, codes), codes, model.label_names)
 
 
-def _order(model: ACTINN, seed: int) -> dict[str, Any]:
+def _order(model: ACTINN, seed: int) -> State:
     return {"folds": folds_of(model), "sampling_seed": seed}
 
 
@@ -113,7 +114,7 @@ def answers_without_own_fold(model: ACTINN, training: np.ndarray, held_out: np.n
     return classified(model, None, apart, BATCH_SIZE, folds=folds[apart])[1]
 
 
-def _saved(model: ACTINN) -> dict[str, Any]:
+def _saved(model: ACTINN) -> State:
     if model.folds_ is None:
         return {}
     in_folds = model.folds_[model.folds_ >= 0]
@@ -121,7 +122,7 @@ def _saved(model: ACTINN) -> dict[str, Any]:
     return {"folds": folds}
 
 
-def _restore(model: ACTINN, extra: dict[str, Any]) -> None:
+def _restore(model: ACTINN, extra: State) -> None:
     if "folds" in extra:
         saved = extra["folds"]
         model.folds_ = pd.Series(np.asarray(saved["folds"]), index=pd.Index(saved["cells"], dtype=object))

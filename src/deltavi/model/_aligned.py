@@ -11,6 +11,7 @@ from anndata import AnnData
 from deltavi._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY
 from deltavi._errors import DeltaviError, ModelFileError
 from deltavi._random import taking_turns
+from deltavi._types import State
 from deltavi.registry.columns import user_columns
 from deltavi.registry.genes import match_genes, warn_duplicate_cells
 from deltavi.registry.matrix import loadable, take_columns
@@ -60,7 +61,7 @@ def _expression(adata: AnnData, layer: str | None) -> Any:
     return matrix_of(adata, layer)
 
 
-def in_gene_order(adata: AnnData, registry: dict[str, Any], cls: type[CountModel]) -> AnnData:
+def in_gene_order(adata: AnnData, registry: State, cls: type[CountModel]) -> AnnData:
     """`adata` itself where its genes are the model's, else a stand-in with them in order."""
     if registry.get(MODEL_NAME_KEY) not in (None, cls.__name__):
         raise ModelFileError(f"The registry belongs to {registry[MODEL_NAME_KEY]}, not to {cls.__name__}.")

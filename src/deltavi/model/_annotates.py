@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from deltavi.model._base import CountModel
 from deltavi.model._classification import BATCH_SIZE, CALIBRATION, calibrate, calibrated, check_reject, judged
 from deltavi.model._label_column import given_of_labels, split_of_labels
 from deltavi.model._new_batches import warn_of_new_batches
-from deltavi.model._recipe import Part, Recipe
+from deltavi.model._recipe import AnyRecipe, Parts, Recipe
 from deltavi.module.classified import ClassifyingModule
 
 
@@ -27,8 +27,8 @@ class Annotates(CountModel):
 
     module: ClassifyingModule
     partly_labelled: ClassVar[bool] = True
-    recipe: ClassVar[Recipe[Any]] = Recipe(split=split_of_labels, given=given_of_labels)
-    keeps: ClassVar[tuple[Part[Any], ...]] = (CALIBRATION,)
+    recipe: ClassVar[AnyRecipe] = Recipe(split=split_of_labels, given=given_of_labels)
+    keeps: ClassVar[Parts] = (CALIBRATION,)
     # confidence of such a model before any cell is held out
     temperature_prior: ClassVar[TemperaturePrior] = TemperaturePrior()
     calibration: Calibration | None = None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from deltavi._errors import DeltaviError, LabelWarning, examples
+from deltavi._types import State
 from deltavi.train import CellSplit, given_split, indexing_parts, require_labels, whole_batches
 
 if TYPE_CHECKING:
@@ -20,10 +21,10 @@ DEFAULT_TRAIN_SIZE = 0.9
 
 def asked_split(
     model: CountModel,
-    loading: dict[str, Any],
+    loading: State,
     *,
-    shares: dict[str, Any],
-    parts: dict[str, Any],
+    shares: State,
+    parts: State,
     batch_size: int,
     seed: int,
 ) -> tuple[CellSplit, int]:

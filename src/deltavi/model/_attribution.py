@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from deltavi import _keys
 from deltavi._entries import Indices, positions
 from deltavi._errors import DeltaviError, unknown_category
 from deltavi._random import isolated_randomness
+from deltavi._types import State
 from deltavi.arrays.matrix import check_count
 from deltavi.module.classified import ClassifyingModule
 from deltavi.registry.writable import writable_columns
@@ -214,7 +215,7 @@ def _warn_if_coarse(explained: _Explained, n_steps: int) -> None:
         )
 
 
-def _settings(model: object, label: str | None, n_steps: int) -> dict[str, Any]:
+def _settings(model: object, label: str | None, n_steps: int) -> State:
     """Settings of the attribution, in types that h5ad files hold."""
     return {
         "model": type(model).__name__,

@@ -25,13 +25,14 @@ from deltavi._compat import FIELD_REGISTRIES_KEY, SETUP_ARGS_KEY, STATE_REGISTRY
 from deltavi._entries import known_keywords, require_anndata
 from deltavi._errors import DeltaviError, NotTrainedError
 from deltavi._reading import known_arguments
+from deltavi._types import State
 from deltavi.model._aligned import aligned_copy
 from deltavi.model._attached import attach, pointing
 from deltavi.model._copies import restore, state_of
 from deltavi.model._files import loaded, save
 from deltavi.model._given import plain_settings
 from deltavi.model._mapping import mapped, prepare_query_anndata, to_device
-from deltavi.model._recipe import EPOCHS_RANGE, Part, Recipe
+from deltavi.model._recipe import EPOCHS_RANGE, AnyRecipe, Parts, Recipe
 from deltavi.model._registration import registered
 from deltavi.model._stored_registry import HINTS, convert_legacy_save, load_registry, view_setup_args
 from deltavi.model._training import train
@@ -62,11 +63,11 @@ class CountModel(UnsupervisedTrainingMixin, ArchesMixin, BaseModelClass):
     _train_runner_cls = Runner
     min_gene_overlap: float = 0.5
     # how it is trained, and what it keeps of its training cells; each subclass says what differs
-    recipe: ClassVar[Recipe[Any]] = Recipe()
-    keeps: ClassVar[tuple[Part[Any], ...]] = ()
+    recipe: ClassVar[AnyRecipe] = Recipe()
+    keeps: ClassVar[Parts] = ()
     # whether some cells may lack a label
     partly_labelled: ClassVar[bool] = False
-    default_plan: ClassVar[dict[str, Any]] = {}
+    default_plan: ClassVar[State] = {}
     default_batch_size: ClassVar[int] = 128
     # passes over the data beyond which the model overfits, where there are enough of them
     most_epochs: ClassVar[int] = EPOCHS_RANGE[1]
@@ -79,7 +80,7 @@ class CountModel(UnsupervisedTrainingMixin, ArchesMixin, BaseModelClass):
     # of the initial weights, of training, and of whatever is drawn without a seed of its own
     seed: int
     # arguments that the model was made with
-    init_params_: dict[str, Any]
+    init_params_: State
     # of the latest training
     trainer: Trainer
     _adata: AnnData | None
@@ -93,7 +94,7 @@ class CountModel(UnsupervisedTrainingMixin, ArchesMixin, BaseModelClass):
     prepare_query_anndata = classmethod(prepare_query_anndata)
     to_device = to_device
 
-    def __init__(self, adata: AnnData | None = None, registry: dict[str, Any] | None = None) -> None:
+    def __init__(self, adata: AnnData | None = None, registry: State | None = None) -> None:
         super().__init__(adata, registry)
         if adata is not None:
             # between setup and here
@@ -114,11 +115,11 @@ class CountModel(UnsupervisedTrainingMixin, ArchesMixin, BaseModelClass):
             if verb is not None and not hasattr(verb, "__wrapped_for_training__"):
                 setattr(cls, name, of_trained(verb))
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> State:
         """Attributes, with the registered cells and without the trainer."""
         return state_of(self)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: State) -> None:
         """Take over attributes, and register the cells under identifiers of their own."""
         restore(self, state)
 
@@ -131,7 +132,7 @@ class CountModel(UnsupervisedTrainingMixin, ArchesMixin, BaseModelClass):
     # -- registration ----------------------------------------------------------------------------------------
 
     @classmethod
-    def _fields(cls, setup: dict[str, Any]) -> list[Any]:
+    def _fields(cls, setup: State) -> list[Any]:
         """AnnData fields for the arguments of ``setup_anndata``."""
         expression = ExpressionField(REGISTRY_KEYS.X_KEY, setup.get("layer"))
         fields: list[Any] = [
@@ -147,25 +148,25 @@ class CountModel(UnsupervisedTrainingMixin, ArchesMixin, BaseModelClass):
         return fields
 
     @classmethod
-    def _label_field(cls, setup: dict[str, Any]) -> Any:
+    def _label_field(cls, setup: State) -> Any:
         if cls.partly_labelled and setup.get("labels_key") is not None:
             unlabeled = setup.get("unlabeled_category")
             return LabelField(REGISTRY_KEYS.LABELS_KEY, setup["labels_key"], unlabeled_category=unlabeled)
         return CategoryField(REGISTRY_KEYS.LABELS_KEY, setup.get("labels_key"), optional_in_query=True)
 
     @classmethod
-    def _register(cls, adata: AnnData, setup_method_args: dict[str, Any], **transfer: Any) -> None:
+    def _register(cls, adata: AnnData, setup_method_args: State, **transfer: Any) -> None:
         """Check `adata` and register it with this class; ``setup_anndata`` ends here."""
         cls.register_manager(registered(cls, adata, setup_method_args, **transfer))
 
-    def _get_init_params(self, locals: dict[str, Any]) -> dict[str, Any]:
+    def _get_init_params(self, locals: State) -> State:
         """Arguments of the model, which a file must be able to hold."""
         return plain_settings(super()._get_init_params(locals))
 
     def _setup_argument(self, name: str) -> Any:
         return self.registry_[SETUP_ARGS_KEY].get(name)
 
-    def _state(self, key: str) -> dict[str, Any]:
+    def _state(self, key: str) -> State:
         registries = self.registry_[FIELD_REGISTRIES_KEY]
         return dict(registries[key][STATE_REGISTRY_KEY]) if key in registries else {}
 

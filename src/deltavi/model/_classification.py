@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from deltavi import _keys
 from deltavi._entries import Indices, positions
 from deltavi._errors import CalibrationWarning, DeltaviError, InputDataWarning, KeyClashError, examples
 from deltavi._random import isolated_randomness
+from deltavi._types import State
 from deltavi.annotation import Calibration, ClassifiedCells
 from deltavi.annotation.conformal import cells_needed
 from deltavi.likelihood.base import to_numpy
@@ -78,14 +79,14 @@ def _fit(model: Annotates) -> None:
         model.calibrate()
 
 
-def _saved(model: Annotates) -> dict[str, Any]:
-    state: dict[str, Any] = {"trained_on": model.trained_on_}
+def _saved(model: Annotates) -> State:
+    state: State = {"trained_on": model.trained_on_}
     if model.calibrated_batches_ is not None:
         state["calibrated_batches"] = list(model.calibrated_batches_)
     return state if model.calibration is None else {**state, "calibration": model.calibration.as_dict()}
 
 
-def _restore(model: Annotates, extra: dict[str, Any]) -> None:
+def _restore(model: Annotates, extra: State) -> None:
     model.trained_on_ = extra.get("trained_on")
     model.calibrated_batches_ = extra.get("calibrated_batches")
     if "calibration" in extra:

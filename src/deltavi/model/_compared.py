@@ -11,13 +11,14 @@ from anndata import AnnData
 from deltavi._entries import names, positions, shown
 from deltavi._errors import DeltaviError, unknown_category
 from deltavi._text import as_text
+from deltavi._types import State
 
 # Column that scvi-tools writes to obs while it compares cells chosen one by one.
 TEMPORARY_COLUMN = "_scvi_temp_de"
 BY_COLUMN = ("groupby", "group1", "group2")
 
 
-def read_groups(given: dict[str, Any], cells: AnnData) -> None:
+def read_groups(given: State, cells: AnnData) -> None:
     """Bring the groups of a comparison into a form that has one meaning.
 
     Parameters
@@ -72,7 +73,7 @@ def _queried(query: str, cells: AnnData, name: str) -> np.ndarray:
     return np.asarray(found, dtype=bool)
 
 
-def _check_chosen(given: dict[str, Any]) -> None:
+def _check_chosen(given: State) -> None:
     """Raise where cells chosen one by one are chosen by a column as well, or no others are left."""
     beside = [name for name in BY_COLUMN if given.get(name) is not None]
     if beside:
@@ -84,7 +85,7 @@ def _check_chosen(given: dict[str, Any]) -> None:
         raise DeltaviError(f"{both} cells are in idx1 and in idx2: a cell can be on one side only.")
 
 
-def _read_column(given: dict[str, Any], cells: AnnData) -> None:
+def _read_column(given: State, cells: AnnData) -> None:
     """Name the groups as the column does, those without cells left out."""
     key = given.get("groupby")
     if key is None:
@@ -109,7 +110,7 @@ def _read_column(given: dict[str, Any], cells: AnnData) -> None:
     given["group2"] = second[0]
 
 
-def _groups(values: pd.Series, subset: np.ndarray | None, key: str) -> dict[str, Any]:
+def _groups(values: pd.Series, subset: np.ndarray | None, key: str) -> State:
     """Values of a column that cells have, by their text, in the order of its categories."""
     # a comparison with a missing value of such a type is neither true nor false
     if values.isna().any() and getattr(values.dtype, "na_value", None) is pd.NA:
@@ -118,7 +119,7 @@ def _groups(values: pd.Series, subset: np.ndarray | None, key: str) -> dict[str,
     return {as_text(value): value for value in values.astype("category").cat.categories if value in present}
 
 
-def _known(asked: object, groups: dict[str, Any], name: str) -> list[Any]:
+def _known(asked: object, groups: State, name: str) -> list[Any]:
     found = names(name, asked)
     if not found:
         raise DeltaviError(f"{name} is empty: name a group.")
@@ -128,7 +129,7 @@ def _known(asked: object, groups: dict[str, Any], name: str) -> list[Any]:
     return [groups[as_text(group)] for group in found]
 
 
-def _check_batches(given: dict[str, Any]) -> None:
+def _check_batches(given: State) -> None:
     """Raise where batches are named that nothing is corrected for, or that overlap in part."""
     first, second = (given.get(name) for name in ("batchid1", "batchid2"))
     if first is None and second is None:

@@ -6,11 +6,12 @@ neither reaches another process, and a copy would share them with its original.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from deltavi._compat import MANAGER_UUID_KEY, SCVI_UUID_KEY, AnnDataManager
 from deltavi._errors import DeltaviError
+from deltavi._types import State
 
 if TYPE_CHECKING:
     from deltavi.model._base import CountModel
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 LEFT_BEHIND = "trainer"
 
 
-def state_of(model: CountModel) -> dict[str, Any]:
+def state_of(model: CountModel) -> State:
     """Attributes, with the registered cells and without the trainer.
 
     Raises
@@ -35,7 +36,7 @@ def state_of(model: CountModel) -> dict[str, Any]:
     return {name: value for name, value in vars(model).items() if name != LEFT_BEHIND}
 
 
-def restore(model: CountModel, state: dict[str, Any]) -> None:
+def restore(model: CountModel, state: State) -> None:
     """Take over attributes, and register the cells under identifiers of their own."""
     vars(model).update(state)
     model.id = str(uuid4())

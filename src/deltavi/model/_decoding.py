@@ -92,7 +92,7 @@ class CellDecoder:
 
     def __call__(
         self,
-        z: NDArray[Any],
+        z: np.ndarray,
         *,
         condition: int | None = None,
         batch: int | Tensor | None = None,
@@ -108,11 +108,11 @@ class CellDecoder:
 
 
 def predict_cells(
-    observed: NDArray[Any],
+    observed: np.ndarray,
     source: Likelihood,
     target: Likelihood,
     *,
-    totals: NDArray[Any],
+    totals: np.ndarray,
     output: Output,
     generators: Sequence[np.random.Generator],
     cells: Likelihood | None = None,
@@ -136,13 +136,13 @@ def predict_cells(
     return Predicted(profile=values, rate=rate, counts=sparse.csr_matrix(counts.astype(np.float32)))
 
 
-def profile_of(values: NDArray[Any], totals: NDArray[Any], *, of_counts: bool) -> NDArray[Any]:
+def profile_of(values: np.ndarray, totals: np.ndarray, *, of_counts: bool) -> np.ndarray:
     """Values of cells on the scale of a profile: log1p CP10k of counts; other expression is on its scale already."""
     return log1p_cp10k(values, totals) if of_counts else values
 
 
 def expected_log(
-    likelihood: Likelihood, totals: NDArray[Any], generators: Sequence[np.random.Generator]
+    likelihood: Likelihood, totals: np.ndarray, generators: Sequence[np.random.Generator]
 ) -> NDArray[np.float32]:
     """Expectation of log1p CP10k under `likelihood`, by stratified draws, ``(n_cells, n_genes)``."""
     offset = uniforms(generators, likelihood.rate.shape[-1])
@@ -153,11 +153,11 @@ def expected_log(
 
 
 def predictive_interval(
-    decode: Callable[[NDArray[Any]], Likelihood],
-    z: NDArray[Any],
-    scale: NDArray[Any],
+    decode: Callable[[np.ndarray], Likelihood],
+    z: np.ndarray,
+    scale: np.ndarray,
     *,
-    totals: NDArray[Any],
+    totals: np.ndarray,
     n_samples: int,
     generators: Sequence[np.random.Generator],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

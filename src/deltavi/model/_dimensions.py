@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scvi import REGISTRY_KEYS
 
 from deltavi import _keys
+from deltavi._types import State
 
 if TYPE_CHECKING:
     from deltavi.model._base import CountModel
 
 
-def data_dimensions(model: CountModel) -> dict[str, Any]:
+def data_dimensions(model: CountModel) -> State:
     """Numbers of genes, batches, labels, conditions and covariates, by the arguments of a module."""
     stats = model.summary_stats
     return {

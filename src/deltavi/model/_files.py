@@ -19,6 +19,7 @@ from deltavi._devices import chosen_device
 from deltavi._entries import flag, init_keywords, require_anndata
 from deltavi._errors import DeltaviError, ModelFileError
 from deltavi._former_names import current_init, current_state
+from deltavi._types import State
 from deltavi.io import read_model, resolved, saved_cells, write_model
 from deltavi.model._aligned import in_gene_order
 from deltavi.model._saving import cells_writer, require_free, require_save_keywords
@@ -117,7 +118,7 @@ def loaded(
 def assembled(
     cls: type[Model],
     tensors: dict[str, torch.Tensor],
-    description: dict[str, Any],
+    description: State,
     adata: AnnData | None,
     *,
     source: PathLike,
@@ -151,7 +152,7 @@ def assembled(
     return model
 
 
-def _rebuilt(cls: type[Model], description: dict[str, Any], adata: AnnData | None) -> Model:
+def _rebuilt(cls: type[Model], description: State, adata: AnnData | None) -> Model:
     """Model of the described shape, with fresh weights, attached to `adata` where there is one."""
     registry = description["registry"]
     given = description["init_params"]
@@ -164,7 +165,7 @@ def _rebuilt(cls: type[Model], description: dict[str, Any], adata: AnnData | Non
     return cls(adata, registry=registry, **init)
 
 
-def _plain_registry(registry: dict[str, Any]) -> dict[str, Any]:
+def _plain_registry(registry: State) -> State:
     """Registry as plain nested dictionaries."""
     return {key: _plain_registry(value) if isinstance(value, dict) else value for key, value in registry.items()}
 
@@ -194,7 +195,7 @@ def blaming(source: PathLike, *, also: type[DeltaviError] | tuple[()] = ()) -> I
         raise ModelFileError(f"{source} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
-def _require_sizes(description: dict[str, Any], most: int) -> None:
+def _require_sizes(description: State, most: int) -> None:
     """Raise where a size is larger than `most`, before a list is made that is as long."""
     fields = description["registry"]["field_registries"].values()
     settings = [description["init_params"], *(field["summary_stats"] for field in fields)]

@@ -10,10 +10,11 @@ import torch
 from deltavi._entries import names, scalar
 from deltavi._errors import DeltaviError
 from deltavi._text import as_text
+from deltavi._types import State
 from deltavi.io import encode
 
 
-def plain_setup(arguments: dict[str, Any]) -> dict[str, Any]:
+def plain_setup(arguments: State) -> State:
     """Arguments of ``setup_anndata``: one name for ``*_key`` and ``layer``, a list of names for ``*_keys``.
 
     Raises
@@ -21,7 +22,7 @@ def plain_setup(arguments: dict[str, Any]) -> dict[str, Any]:
     DeltaviError
         If a name is not text, a list stands in place of a name, or a list names a column twice.
     """
-    plain: dict[str, Any] = {}
+    plain: State = {}
     for name, value in arguments.items():
         if name.endswith("_keys"):
             plain[name] = None if value is None else [_name(name, key) for key in names(name, value)] or None
@@ -50,7 +51,7 @@ def _name(argument: str, value: object) -> str:
     )
 
 
-def plain_settings(settings: dict[str, Any]) -> dict[str, Any]:
+def plain_settings(settings: State) -> State:
     """Arguments of a model in nested dictionaries; tensors become arrays.
 
     Raises

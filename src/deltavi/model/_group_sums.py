@@ -26,7 +26,7 @@ class Groups:
         ``(n_cells,)`` names; no labels are one for all cells.
     """
 
-    def __init__(self, conditions: NDArray[Any], labels: NDArray[Any] | None) -> None:
+    def __init__(self, conditions: np.ndarray, labels: np.ndarray | None) -> None:
         code, self._conditions = pd.factorize(conditions)
         label, names = pd.factorize(
             np.full(len(code), ALL_CELLS, dtype=object) if labels is None else labels, sort=True
@@ -43,7 +43,7 @@ class Groups:
     ) -> tuple[dict[str, GroupMeans], dict[str, GroupMeans]]:
         """Means by condition and label, and by condition, from sums ``(n_groups, n_columns)``."""
 
-        def of(rows: NDArray[Any], names: list[str]) -> GroupMeans:
+        def of(rows: np.ndarray, names: list[str]) -> GroupMeans:
             return _means_of(names, sums[rows], squares[rows], self._sizes[rows])
 
         by_label, overall = {}, {}
@@ -56,7 +56,7 @@ class Groups:
 
 
 def group_sums(
-    values: Any, codes: NDArray[Any], *, weights: NDArray[Any] | None = None, logs: Sequence[bool] = (False,)
+    values: Any, codes: np.ndarray, *, weights: np.ndarray | None = None, logs: Sequence[bool] = (False,)
 ) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Sums and sums of squares over groups of cells, in one pass; read in blocks, never densified.
 
@@ -91,7 +91,7 @@ def group_sums(
     return found
 
 
-def _members(codes: NDArray[Any]) -> tuple[NDArray[Any], sparse.csr_matrix]:
+def _members(codes: np.ndarray) -> tuple[np.ndarray, sparse.csr_matrix]:
     """Groups that some of the cells are in, and which those are, ``(n_groups, n_cells)``."""
     _, places = np.nonzero(codes >= 0)
     present, code = np.unique(codes[codes >= 0], return_inverse=True)
@@ -101,9 +101,9 @@ def _members(codes: NDArray[Any]) -> tuple[NDArray[Any], sparse.csr_matrix]:
 
 def group_means(
     values: Any,
-    groups: NDArray[Any],
+    groups: np.ndarray,
     inside: NDArray[np.bool_],
-    weights: NDArray[Any] | None = None,
+    weights: np.ndarray | None = None,
     *,
     log: bool = False,
 ) -> GroupMeans:

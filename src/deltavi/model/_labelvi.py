@@ -16,13 +16,14 @@ from deltavi._errors import DeltaviError, examples
 from deltavi._random import model_seed
 from deltavi._reading import reads
 from deltavi._text import as_text
+from deltavi._types import State
 from deltavi.annotation import TemperaturePrior
 from deltavi.model._aligned import aligned_copy
 from deltavi.model._annotates import Annotates
 from deltavi.model._classification import CALIBRATION, check_label_names, predicted_groups
 from deltavi.model._label_column import given_of_labels, learn_label_frequencies, split_of_labels
 from deltavi.model._mean_responses import MEANS
-from deltavi.model._recipe import EPOCHS_RANGE, Part, Recipe
+from deltavi.model._recipe import EPOCHS_RANGE, AnyRecipe, Parts, Recipe
 from deltavi.model._registration import require_own_columns
 from deltavi.model._totals import settings_of_totals
 from deltavi.model._vae import VAE, named_arguments
@@ -38,7 +39,7 @@ THINNING = 0.2
 TEMPERATURE = TemperaturePrior(median=1.7, spread=0.25)
 
 
-def _order(model: LABELVI, seed: int) -> dict[str, Any]:
+def _order(model: LABELVI, seed: int) -> State:
     """Seed of the order, and the depth of repeated draws."""
     return {"sampling_seed": seed, "thinning": THINNING if model.module.of_counts else 1.0}
 
@@ -92,18 +93,18 @@ class LABELVI(Annotates, VAE):
     module: LABELVIModule
     _module_cls: ClassVar[type[LABELVIModule]] = LABELVIModule
     _data_splitter_cls = MixedSplitter
-    recipe: ClassVar[Recipe[Any]] = Recipe(split=split_of_labels, given=given_of_labels, order=_order, begin=_begin)
-    keeps: ClassVar[tuple[Part[Any], ...]] = (MEANS, CALIBRATION)
+    recipe: ClassVar[AnyRecipe] = Recipe(split=split_of_labels, given=given_of_labels, order=_order, begin=_begin)
+    keeps: ClassVar[Parts] = (MEANS, CALIBRATION)
     starts_at_mean_shares: ClassVar[bool] = True
     temperature_prior = TEMPERATURE
     most_epochs: ClassVar[int] = EPOCHS_RANGE[1]
-    default_plan: ClassVar[dict[str, Any]] = {"lr": 2e-3, "eps": 1e-8, "lr_schedule": "one_cycle"}
+    default_plan: ClassVar[State] = {"lr": 2e-3, "eps": 1e-8, "lr_schedule": "one_cycle"}
 
     @reads(READERS)
     def __init__(
         self,
         adata: AnnData | None = None,
-        registry: dict[str, Any] | None = None,
+        registry: State | None = None,
         *,
         n_latent: int = 20,
         n_hidden: int = 128,
@@ -236,15 +237,15 @@ class LABELVI(Annotates, VAE):
         return predicted_groups(self, adata, aligned)
 
 
-def _settings_of(vae: VAE) -> dict[str, Any]:
+def _settings_of(vae: VAE) -> State:
     """Arguments `vae` was made with, defaults included."""
-    given: dict[str, Any] = vae.init_params_
+    given: State = vae.init_params_
     settings = {**given["non_kwargs"], **{k: v for group in given["kwargs"].values() for k, v in group.items()}}
     settings.pop("registry", None)
     return settings
 
 
-def _as_encoded_by(vae: VAE) -> dict[str, Any]:
+def _as_encoded_by(vae: VAE) -> State:
     """Arguments without which the weights of `vae` would mean something else; labels take the place of its prior."""
     return {"encoder_input": "log1p", "scale_activation": vae.module.scale_activation, "prior": "normal"}
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import numpy as np
 
 from deltavi._compat import AnnDataManager, init_library_size
 from deltavi._errors import InputDataWarning, examples
 from deltavi._text import as_text
+from deltavi._types import State
 
 # Smallest variance of log totals: a standard deviation of 3 %. Around a narrower prior the divergence of a new encoder
 # is thousands of nats, and of a prior without any variance infinite.
 SMALLEST_VARIANCE = 1e-3
 
 
-def library_prior(manager: AnnDataManager, n_batch: int, batches: np.ndarray) -> dict[str, Any]:
+def library_prior(manager: AnnDataManager, n_batch: int, batches: np.ndarray) -> State:
     """Mean and variance of log total counts in each batch, ``(1, n_batch)`` each; the variance has a floor.
 
     Parameters

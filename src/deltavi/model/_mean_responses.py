@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scvi import REGISTRY_KEYS
 
 from deltavi import _keys
 from deltavi._text import as_text
+from deltavi._types import State
 from deltavi.model._asked import conditions_of, positions_of, totals_of
 from deltavi.model._recipe import Part
 from deltavi.model._training_means import TrainingMeans
@@ -34,11 +35,11 @@ def _fit(model: Responds) -> None:
     model.training_means = own if model.reference_means is None else model.reference_means.joined(own)
 
 
-def _saved(model: Responds) -> dict[str, Any]:
+def _saved(model: Responds) -> State:
     return {} if model.training_means is None else {"training_means": model.training_means.as_dict()}
 
 
-def _restore(model: Responds, extra: dict[str, Any]) -> None:
+def _restore(model: Responds, extra: State) -> None:
     if "training_means" in extra:
         # older files have whole numbers with the decimals that pandas gave them
         renamed = {str(c): as_text(c) for key in CATEGORY_KEYS for c in model._categories(key)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from anndata import AnnData
@@ -12,6 +12,7 @@ from scvi import REGISTRY_KEYS
 from deltavi import _keys
 from deltavi._entries import keywords_of, known_keywords
 from deltavi._errors import DeltaviError, InputDataWarning, KeyClashError, UnseenCategoryWarning, examples
+from deltavi._types import State
 from deltavi.model._classification import check_label_names
 from deltavi.model._vae import settings_of
 from deltavi.registry.manager import DataManager
@@ -65,7 +66,7 @@ def _check_component_names(model: MIXVI) -> None:
         raise KeyClashError(f"{examples(taken)} are names of components without a label: rename these labels.")
 
 
-def setup_of_clusters(cls: type[MIXVI], adata: AnnData, key: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+def setup_of_clusters(cls: type[MIXVI], adata: AnnData, key: str, kwargs: State) -> State:
     """Arguments of ``setup_anndata`` taken out of `kwargs`, for clusters named in a column of obs."""
     if taken := {"labels_key", "unlabeled_category"} & set(kwargs):
         raise DeltaviError(f"{examples(sorted(taken))} cannot be given: obs[{key!r}] names the clusters of all cells.")

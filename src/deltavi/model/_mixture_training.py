@@ -6,13 +6,14 @@ import copy
 import math
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from deltavi import _keys
 from deltavi._errors import DeltaviError, MixtureWarning
+from deltavi._types import State
 from deltavi.latent import Usage
 from deltavi.model._components import over_batches, shares_of
 from deltavi.model._label_column import given_of_labels, label_codes, learn_label_frequencies, split_of_labels
@@ -35,7 +36,7 @@ COLLAPSED = 1.5
 SILENT_W = 0.1
 
 
-def dimensions_of(model: MIXVI, dimensions: dict[str, Any]) -> dict[str, Any]:
+def dimensions_of(model: MIXVI, dimensions: State) -> State:
     """`dimensions` of the module, with the numbers of labels and components."""
     n_labels = dimensions["n_labels"] if model.has_labels else 0
     asked = model._asked_components
@@ -46,7 +47,7 @@ def dimensions_of(model: MIXVI, dimensions: dict[str, Any]) -> dict[str, Any]:
     return {**dimensions, "n_labels": n_labels, "n_components": asked}
 
 
-def train_mixture(model: MIXVI, train: Callable[..., None], max_epochs: int | None, kwargs: dict[str, Any]) -> None:
+def train_mixture(model: MIXVI, train: Callable[..., None], max_epochs: int | None, kwargs: State) -> None:
     """Train by `train`, and once more with another seed where the mixture has collapsed."""
     starts_here = not (model.is_trained_ or model.is_mapped_)
     initial = copy.deepcopy(model.module.state_dict()) if starts_here else None
@@ -62,7 +63,7 @@ def train_mixture(model: MIXVI, train: Callable[..., None], max_epochs: int | No
         warn_of_mixture(collapse_of(model) + " The cells may be of one kind; or train longer, or with another seed.")
 
 
-def _order(model: MIXVI, seed: int) -> dict[str, Any]:
+def _order(model: MIXVI, seed: int) -> State:
     return {"sampling_seed": seed, **({} if model.has_labels else {"repeated_share": 0.0})}
 
 
@@ -177,13 +178,13 @@ def collapse_of(model: MIXVI) -> str:
     return f"The mixture has collapsed: {model.usage_.effective_number:.1f} of {n} components are used."
 
 
-def _saved(model: MIXVI) -> dict[str, Any]:
+def _saved(model: MIXVI) -> State:
     usage = {} if model.usage_ is None else {"usage": list(model.usage_.shares)}
     dropped = {"labels_dropped": model.module.labels_dropped}
     return {**usage, **dropped}
 
 
-def _restore(model: MIXVI, extra: dict[str, Any]) -> None:
+def _restore(model: MIXVI, extra: State) -> None:
     model.usage_ = Usage(tuple(extra["usage"])) if "usage" in extra else None
     model.module.labels_dropped = extra.get("labels_dropped", False)
 
@@ -202,11 +203,11 @@ RECIPE: Recipe[MIXVI] = Recipe(
 )
 
 
-def _nothing(model: MIXVI) -> dict[str, Any]:
+def _nothing(model: MIXVI) -> State:
     return {}
 
 
-def _no_change(model: MIXVI, extra: dict[str, Any]) -> None:
+def _no_change(model: MIXVI, extra: State) -> None:
     """Leave the model as it is: its weights hold where components lie."""
 
 

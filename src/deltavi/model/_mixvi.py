@@ -14,6 +14,7 @@ from deltavi._entries import Indices, number
 from deltavi._errors import DeltaviError
 from deltavi._random import model_seed
 from deltavi._reading import reads
+from deltavi._types import State
 from deltavi.latent import Usage
 from deltavi.model._annotates import Annotates
 from deltavi.model._classification import BATCH_SIZE, CALIBRATION, predicted_groups
@@ -41,7 +42,7 @@ from deltavi.model._mixture_training import (
     train_mixture,
 )
 from deltavi.model._question import Route
-from deltavi.model._recipe import EPOCHS_RANGE, Part, Recipe
+from deltavi.model._recipe import EPOCHS_RANGE, AnyRecipe, Parts
 from deltavi.model._registration import require_own_columns
 from deltavi.model._totals import settings_of_totals
 from deltavi.model._vae import VAE, named_arguments
@@ -107,8 +108,8 @@ class MIXVI(Annotates, VAE):
     module: MIXVIModule
     _module_cls: ClassVar[type[MIXVIModule]] = MIXVIModule
     _data_splitter_cls = MixedSplitter
-    recipe: ClassVar[Recipe[Any]] = RECIPE
-    keeps: ClassVar[tuple[Part[Any], ...]] = (SETTLED, MEANS, CALIBRATION, USAGE)
+    recipe: ClassVar[AnyRecipe] = RECIPE
+    keeps: ClassVar[Parts] = (SETTLED, MEANS, CALIBRATION, USAGE)
     routes: ClassVar[Mapping[str, Route]] = ROUTES
     starts_at_mean_shares: ClassVar[bool] = True
     # shares of the epochs before components are placed, and after which labels are let go, if they are
@@ -123,13 +124,13 @@ class MIXVI(Annotates, VAE):
     get_kl_per_dimension = get_kl_per_dimension
     sample = sample
     most_epochs: ClassVar[int] = EPOCHS_RANGE[1]
-    default_plan: ClassVar[dict[str, Any]] = {"lr": 2e-3, "eps": 1e-8, "lr_schedule": "one_cycle"}
+    default_plan: ClassVar[State] = {"lr": 2e-3, "eps": 1e-8, "lr_schedule": "one_cycle"}
 
     @reads(with_defaults(READERS, "n_components"))
     def __init__(
         self,
         adata: AnnData | None = None,
-        registry: dict[str, Any] | None = None,
+        registry: State | None = None,
         *,
         n_components: int | None = None,
         n_latent: int = 10,
@@ -286,7 +287,7 @@ class MIXVI(Annotates, VAE):
         """
         train_mixture(self, super().train, max_epochs, kwargs)
 
-    def _data_dimensions(self) -> dict[str, Any]:
+    def _data_dimensions(self) -> State:
         return dimensions_of(self, super()._data_dimensions())
 
     def _groups(self, adata: AnnData, aligned: AnnData) -> np.ndarray:

@@ -16,6 +16,7 @@ from deltavi._entries import Indices, positions, seed_number
 from deltavi._errors import DeltaviError, examples
 from deltavi._random import isolated_randomness, model_seed
 from deltavi._reading import known_arguments, reads
+from deltavi._types import State
 from deltavi.latent import common_factors, principal_factors
 from deltavi.model._asked_split import asked_split
 from deltavi.model._checkpoint import check_checkpoint
@@ -87,7 +88,7 @@ class PPCA(Responds):
     def __init__(
         self,
         adata: AnnData | None = None,
-        registry: dict[str, Any] | None = None,
+        registry: State | None = None,
         *,
         n_latent: int = 10,
         noise: Literal["isotropic", "diagonal"] = "isotropic",
@@ -361,7 +362,7 @@ class PPCA(Responds):
             check(report, where="The query", cells=manager.adata.obs_names)
 
 
-def _refuse_foreign(arguments: dict[str, Any]) -> None:
+def _refuse_foreign(arguments: State) -> None:
     """Raise where a column is named that the model would have to leave out of account."""
     foreign = [key for key in FOREIGN_KEYS if arguments.get(key) is not None]
     if foreign:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 from lightning.pytorch.callbacks import Callback
 
+from deltavi._types import State
 from deltavi.train import CellSplit, split_cells
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def epochs_of_cells(model: CountModel, batch_size: int) -> int:
     return default_epochs(model.adata.n_obs, batch_size, model.most_epochs)
 
 
-def plan_of_class(model: CountModel) -> dict[str, Any]:
+def plan_of_class(model: CountModel) -> State:
     """Arguments of the training plan that the class names."""
     return dict(model.default_plan)
 
@@ -54,7 +55,7 @@ def as_given(model: CountModel, split: CellSplit) -> CellSplit:
     return split
 
 
-def no_options(model: CountModel, seed: int) -> dict[str, Any]:
+def no_options(model: CountModel, seed: int) -> State:
     """Nothing beside what every splitter takes."""
     return {}
 
@@ -111,11 +112,11 @@ class Recipe(Generic[M]):
         Changes of the model on the way, in their order.
     """
 
-    plan: Callable[[M], dict[str, Any]] = plan_of_class
+    plan: Callable[[M], State] = plan_of_class
     epochs: Callable[[M, int], int] = epochs_of_cells
     split: Callable[..., CellSplit] = split_of_cells
     given: Callable[[M, CellSplit], CellSplit] = as_given
-    order: Callable[[M, int], dict[str, Any]] = no_options
+    order: Callable[[M, int], State] = no_options
     begin: Callable[[M, CellSplit], None] = nothing
     stages: tuple[Stage[M], ...] = ()
 
@@ -174,6 +175,11 @@ class Part(Generic[M]):
 
     name: str
     fit: Callable[[M], None] | None
-    saved: Callable[[M], dict[str, Any]]
-    restore: Callable[[M, dict[str, Any]], None]
+    saved: Callable[[M], State]
+    restore: Callable[[M, State], None]
     mapped: Callable[[M, CountModel], None] | None = None
+
+
+# of the class they stand on, which a class variable cannot name
+AnyRecipe: TypeAlias = Recipe[Any]
+Parts: TypeAlias = tuple[Part[Any], ...]

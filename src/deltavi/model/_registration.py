@@ -12,6 +12,7 @@ from deltavi._compat import SETUP_ARGS_KEY, make_actual
 from deltavi._entries import known_keywords, require_anndata
 from deltavi._errors import DeltaviError
 from deltavi._random import taking_turns
+from deltavi._types import State
 from deltavi.model._given import plain_setup
 from deltavi.registry.depth import chosen_size_factor
 from deltavi.registry.genes import require_unique_genes, warn_duplicate_cells
@@ -37,9 +38,7 @@ SETUP_HINTS = {
 }
 
 
-def registered(
-    cls: type[CountModel], adata: AnnData, setup_method_args: dict[str, Any], **transfer: Any
-) -> DataManager:
+def registered(cls: type[CountModel], adata: AnnData, setup_method_args: State, **transfer: Any) -> DataManager:
     """Manager of `adata`, checked and registered with the fields of `cls`.
 
     Parameters
@@ -96,7 +95,7 @@ def _refuse_view_of_file(adata: AnnData) -> None:
         )
 
 
-def _require_known_arguments(model: str, given: dict[str, Any], known: Iterable[str]) -> None:
+def _require_known_arguments(model: str, given: State, known: Iterable[str]) -> None:
     """Raise where ``setup_anndata`` was given a name that is none of its own, nor of a transfer between models."""
     own = [name for name in given if name not in TRANSFER]
     known_keywords(own, known, among=f"{model}.setup_anndata", hints=SETUP_HINTS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from anndata import AnnData
@@ -18,7 +18,7 @@ from deltavi.model._encoding import get_latent_representation, get_marginal_ll, 
 from deltavi.model._mean_responses import MEANS
 from deltavi.model._prediction import answer
 from deltavi.model._question import Condition, EmpiricalWeight, Question, Route, ShiftStrategy, share_of
-from deltavi.model._recipe import Part
+from deltavi.model._recipe import Parts
 from deltavi.model._training_means import TrainingMeans
 from deltavi.model.request import check_options
 from deltavi.module import VAE as VAEModule
@@ -29,7 +29,7 @@ class Responds(VAEMixin, CountModel):
     """Base of the models that predict responses; the module gives latent positions and a decoder."""
 
     module: VAEModule
-    keeps: ClassVar[tuple[Part[Any], ...]] = (MEANS,)
+    keeps: ClassVar[Parts] = (MEANS,)
     # ways to the latent positions after a perturbation that are no shift, by the name that ``shift`` takes
     routes: ClassVar[Mapping[str, Route]] = {}
     training_means: TrainingMeans | None = None

@@ -11,6 +11,7 @@ from anndata.io import write_h5ad
 
 from deltavi._entries import keywords_of, known_keywords
 from deltavi._errors import DeltaviError, ModelFileError, UnknownArgumentError, examples
+from deltavi._types import State
 from deltavi.io import require_replaceable, resolved
 from deltavi.registry.writable import writable_cells
 
@@ -52,7 +53,7 @@ def require_free(dir_path: Any, *, overwrite: bool) -> Path:
     return target
 
 
-def cells_writer(cells: AnnData | None, write_kwargs: dict[str, Any]) -> Callable[[Path], None]:
+def cells_writer(cells: AnnData | None, write_kwargs: State) -> Callable[[Path], None]:
     """Write `cells` to the file it is given; the AnnData itself stays on the file that it may be backed by."""
     if cells is None:
         raise DeltaviError("The model was loaded without data: there are no cells to save with it.")

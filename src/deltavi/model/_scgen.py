@@ -9,17 +9,18 @@ from anndata import AnnData
 from deltavi._errors import DeltaviError
 from deltavi._random import model_seed
 from deltavi._reading import reads
+from deltavi._types import State
 from deltavi.model._batch_removal import batch_removal
-from deltavi.model._recipe import EPOCHS_RANGE, Recipe
+from deltavi.model._recipe import EPOCHS_RANGE, AnyRecipe, Recipe
 from deltavi.model._totals import activation_of_totals
 from deltavi.model._vae import VAE
 from deltavi.module.readers import READERS
 
 # What the comparison on held-out cell types chose for counts.
-COUNT_DEFAULTS: dict[str, Any] = {"n_hidden": 256, "n_latent": 100, "n_layers": 1, "dropout_rate": 0.1}
+COUNT_DEFAULTS: State = {"n_hidden": 256, "n_latent": 100, "n_layers": 1, "dropout_rate": 0.1}
 COUNT_KL_WEIGHT = 0.3
 # Lotfollahi, Wolf and Theis (2019): what gene_likelihood="normal" stands for.
-PAPER_DEFAULTS: dict[str, Any] = {
+PAPER_DEFAULTS: State = {
     "n_hidden": 800,
     "n_latent": 100,
     "n_layers": 2,
@@ -39,7 +40,7 @@ NAMES_OF_SCGEN = {
 }
 
 
-def _plan(model: SCGEN) -> dict[str, Any]:
+def _plan(model: SCGEN) -> State:
     """Arguments of the training plan; those of the paper for a Gaussian likelihood."""
     plan = dict(model.default_plan)
     if model.module.gene_likelihood == "normal":
@@ -83,11 +84,11 @@ class SCGEN(VAE):
     >>> predicted = model.predict_perturbation(**ask, labels="B")  # doctest: +SKIP
     """
 
-    recipe: ClassVar[Recipe[Any]] = Recipe(plan=_plan)
+    recipe: ClassVar[AnyRecipe] = Recipe(plan=_plan)
     starts_at_mean_shares: ClassVar[bool] = True
     default_batch_size: ClassVar[int] = 256
     most_epochs: ClassVar[int] = EPOCHS_RANGE[1]
-    default_plan: ClassVar[dict[str, Any]] = {
+    default_plan: ClassVar[State] = {
         "lr": 2e-3,
         "eps": 1e-8,
         "lr_schedule": "one_cycle",
@@ -100,7 +101,7 @@ class SCGEN(VAE):
     def __init__(
         self,
         adata: AnnData | None = None,
-        registry: dict[str, Any] | None = None,
+        registry: State | None = None,
         *,
         gene_likelihood: Literal["nb", "zinb", "poisson", "normal"] = "nb",
         check_input: bool = True,

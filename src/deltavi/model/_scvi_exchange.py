@@ -28,6 +28,7 @@ from deltavi._compat import (
 from deltavi._errors import DeltaviError, ModelFileError
 from deltavi._random import isolated_randomness
 from deltavi._reading import known_arguments
+from deltavi._types import State
 from deltavi.io import resolved
 from deltavi.io.atomic import is_as_described
 from deltavi.io.export import require_exportable, write_export
@@ -173,13 +174,13 @@ def imported(
     return model
 
 
-def _registry_of(cls: type[VAE], file: ScviFile, setup: dict[str, Any], known: dict[str, list[Any]]) -> dict[str, Any]:
+def _registry_of(cls: type[VAE], file: ScviFile, setup: State, known: dict[str, list[Any]]) -> State:
     """The registry that ``setup_anndata`` would have made of the cells the model was trained on."""
     stand_ins = _stand_ins(file.genes, setup, known, file.covariates)
     arguments = {MODEL_NAME_KEY: cls.__name__, SETUP_METHOD_KEY: "setup_anndata", SETUP_ARGS_KEY: setup}
     manager = DataManager(fields=cls._fields(setup), setup_method_args=arguments)
     manager.register_fields(stand_ins)
-    registry: dict[str, Any] = manager.registry
+    registry: State = manager.registry
     # SCVI reads covariates as they are
     covariates = registry[FIELD_REGISTRIES_KEY].get(REGISTRY_KEYS.CONT_COVS_KEY, {STATE_REGISTRY_KEY: {}})
     covariates[STATE_REGISTRY_KEY].pop(ContinuousCovariatesField.MOMENTS_KEY, None)
@@ -196,7 +197,7 @@ def _require_exchanged(cls: type[VAE]) -> None:
         )
 
 
-def _stand_ins(genes: Any, setup: dict[str, Any], known: dict[str, list[Any]], covariates: dict[str, Any]) -> AnnData:
+def _stand_ins(genes: Any, setup: State, known: dict[str, list[Any]], covariates: State) -> AnnData:
     """Cells that make a registry of these genes and categories: every category a few times, one count each."""
     columns = {setup.get(f"{name}_key"): values for name, values in known.items()}
     columns |= {key: list(covariates[key]) for key in covariates}
@@ -216,7 +217,7 @@ def _stand_ins(genes: Any, setup: dict[str, Any], known: dict[str, list[Any]], c
     return AnnData(X=counts, obs=obs, var=var) if layer is None else AnnData(obs=obs, var=var, layers={layer: counts})
 
 
-def _say_how_many(registry: dict[str, Any], n_cells: int) -> None:
+def _say_how_many(registry: State, n_cells: int) -> None:
     field = registry[FIELD_REGISTRIES_KEY]["X"]
     field[STATE_REGISTRY_KEY]["n_obs"] = field[SUMMARY_STATS_KEY]["n_cells"] = n_cells
 
@@ -250,12 +251,12 @@ def _saved_cells(folder: Path, model: ScviFile) -> AnnData | None:
 
 def _with_columns(
     file: ScviFile,
-    settings: dict[str, Any],
+    settings: State,
     adata: AnnData | None,
     *,
     condition_key: str | None,
     labels_key: str | None,
-) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+) -> tuple[dict[str, list[Any]], State]:
     """Categories by field, and arguments of ``setup_anndata``, with the columns that SCVI did not know."""
     known, setup = dict(file.categories), {**file.setup, "condition_key": condition_key}
     if labels_key not in (None, setup["labels_key"]):

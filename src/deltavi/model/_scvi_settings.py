@@ -10,12 +10,13 @@ from scvi.nn import FCLayers
 from torch import nn
 
 from deltavi._errors import DeltaviError, ModelFileError
+from deltavi._types import State
 from deltavi.latent import StandardNormal
 from deltavi.module import VAE
 from deltavi.module.settings import ALLOWED, COUNT_LIKELIHOODS, WITHOUT_DISPERSION
 
 # Arguments of SCVI and of its module, with the defaults that a file does not repeat.
-SCVI_DEFAULTS: dict[str, Any] = {
+SCVI_DEFAULTS: State = {
     "n_hidden": 128,
     "n_latent": 10,
     "n_layers": 1,
@@ -41,7 +42,7 @@ SHARED_NUMBERS = ("n_hidden", "n_latent", "n_layers", "dropout_rate")
 SHARED_SWITCHES = ("log_variational", "encode_covariates", "deeply_inject_covariates")
 SHARED_CHOICES = ("dispersion", "gene_likelihood", "use_batch_norm", "use_layer_norm")
 # Those that an imported model can have at one value only.
-ONLY: dict[str, Any] = {
+ONLY: State = {
     "latent_distribution": "normal",
     "batch_representation": "one-hot",
     "batch_embedding_kwargs": None,
@@ -58,7 +59,7 @@ FARTHEST_MEAN = 1e4
 OUR_PRIOR, THEIR_PRIOR = "library_prior.log_", "library_log_"
 
 
-def settings_from_scvi(given: dict[str, Any], size_factor_key: str | None) -> dict[str, Any]:
+def settings_from_scvi(given: State, size_factor_key: str | None) -> State:
     """Our arguments for those of a saved SCVI.
 
     Parameters
@@ -107,7 +108,7 @@ def _scale_activation(has_size_factor: bool) -> str:
     return "softplus" if has_size_factor else "softmax"
 
 
-def _activation(settings: dict[str, Any]) -> str:
+def _activation(settings: State) -> str:
     """Activation of hidden layers, the same in both networks."""
     found = set()
     for name in ("extra_encoder_kwargs", "extra_decoder_kwargs"):
@@ -126,7 +127,7 @@ def _no_counterpart(name: str, value: Any) -> ModelFileError:
     return ModelFileError(f"The file has {name}={value!r}, which no model here can have: it cannot be imported.")
 
 
-def settings_for_scvi(module: VAE) -> dict[str, Any]:
+def settings_for_scvi(module: VAE) -> State:
     """Arguments of SCVI that build the same model as `module`.
 
     Raises
@@ -134,7 +135,7 @@ def settings_for_scvi(module: VAE) -> dict[str, Any]:
     DeltaviError
         If `module` has a setting that SCVI does not, with its name and what SCVI has.
     """
-    encoder: dict[str, Any] = module._new_encoder.keywords["architecture"].__dict__
+    encoder: State = module._new_encoder.keywords["architecture"].__dict__
     _require_counterparts(module, encoder)
     stacks = {"encoder": module.z_encoder.encoder, "decoder": module.decoder.px_decoder}
     networks = {name: layers for name, layers in stacks.items() if layers is not None}
@@ -157,7 +158,7 @@ def settings_for_scvi(module: VAE) -> dict[str, Any]:
     }
 
 
-def _require_counterparts(module: VAE, encoder: dict[str, Any]) -> None:
+def _require_counterparts(module: VAE, encoder: State) -> None:
     """Raise where `module` is something that SCVI cannot be."""
     if encoder["n_layers"] < 1:
         raise _not_in_scvi("n_layers", encoder["n_layers"], "1 or more")
@@ -214,7 +215,7 @@ def weights_for_scvi(module: VAE, theirs: nn.Module) -> dict[str, torch.Tensor]:
     return state
 
 
-def require_near(moments: dict[str, Any] | None, keys: list[str] | None) -> None:
+def require_near(moments: State | None, keys: list[str] | None) -> None:
     """Raise where single precision cannot tell the values of a covariate apart, which SCVI reads as they are."""
     if moments is None or keys is None:
         return
@@ -227,7 +228,7 @@ def require_near(moments: dict[str, Any] | None, keys: list[str] | None) -> None
         )
 
 
-def with_moments(weights: dict[str, torch.Tensor], module: VAE, moments: dict[str, Any] | None) -> Any:
+def with_moments(weights: dict[str, torch.Tensor], module: VAE, moments: State | None) -> Any:
     """`weights` of an SCVI that standardises covariates with these moments in the first layer that reads them."""
     if moments is None:
         return weights
@@ -248,7 +249,7 @@ def with_moments(weights: dict[str, torch.Tensor], module: VAE, moments: dict[st
     return weights
 
 
-def weights_from_scvi(weights: dict[str, torch.Tensor], settings: dict[str, Any]) -> dict[str, torch.Tensor]:
+def weights_from_scvi(weights: dict[str, torch.Tensor], settings: State) -> dict[str, torch.Tensor]:
     """Weights under our names, without those of heads that a model of these settings does not use."""
     likelihood, dispersion = settings["gene_likelihood"], settings["dispersion"]
     unused = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ import torch
 from deltavi._cp10k import cp10k_factors
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness
+from deltavi._types import State
 from deltavi.likelihood.base import to_numpy
 from deltavi.model._decoding import CellDecoder
 from deltavi.model._question import Question
@@ -37,7 +38,7 @@ SCALED_CELLS = 300
 
 def shifted_positions(
     model: Responds, request: Request, before: np.ndarray, question: Question
-) -> tuple[np.ndarray, dict[str, Any]]:
+) -> tuple[np.ndarray, State]:
     """Latent positions after the perturbation, and a record of how they were found."""
     route = question.shift
     if isinstance(route, str) and route in model.routes:

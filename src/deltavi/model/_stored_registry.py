@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from deltavi._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY
 from deltavi._errors import ModelFileError
 from deltavi._reading import known_arguments
+from deltavi._types import State
 from deltavi.io import read_model
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ HINTS = {
 
 
 @known_arguments
-def load_registry(dir_path: str | os.PathLike[str]) -> dict[str, Any]:
+def load_registry(dir_path: str | os.PathLike[str]) -> State:
     """Return the registry of a saved model: what was registered, with which arguments.
 
     Parameters
@@ -79,5 +80,5 @@ def convert_legacy_save(cls: type[CountModel], *args: Any, **kwargs: Any) -> NoR
     )
 
 
-def _as_arguments(given: dict[str, Any]) -> str:
+def _as_arguments(given: State) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in given.items())

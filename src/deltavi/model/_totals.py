@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
 from deltavi._compat import SETUP_ARGS_KEY
+from deltavi._types import State
 from deltavi.module.settings import COUNT_LIKELIHOODS
 from deltavi.registry.checks import row_blocks
 from deltavi.registry.covariates import SizeFactorField
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
     from deltavi.model._vae import VAE
 
 
-def settings_of_totals(
-    cls: type[CountModel], adata: AnnData | None, gene_likelihood: str, settings: dict[str, Any]
-) -> dict[str, Any]:
+def settings_of_totals(cls: type[CountModel], adata: AnnData | None, gene_likelihood: str, settings: State) -> State:
     """`settings` of the module, with those that follow from the totals of `adata`; a file keeps them."""
     if adata is None or gene_likelihood not in COUNT_LIKELIHOODS:
         return settings
@@ -30,7 +29,7 @@ def settings_of_totals(
     return {**activation, "size_factor_unit": _size_factor_unit(cls, adata), **settings}
 
 
-def activation_of_totals(cls: type[CountModel], adata: AnnData) -> dict[str, Any]:
+def activation_of_totals(cls: type[CountModel], adata: AnnData) -> State:
     """Shares of the given total, with a rest for genes outside the model; free rates for relative factors."""
     state = _size_factor_state(cls, adata)
     if state is None:
@@ -44,7 +43,7 @@ def _size_factor_unit(cls: type[CountModel], adata: AnnData) -> float:
     return 1.0 if state is None else float(state[SizeFactorField.UNIT_KEY])
 
 
-def _size_factor_state(cls: type[CountModel], adata: AnnData) -> dict[str, Any] | None:
+def _size_factor_state(cls: type[CountModel], adata: AnnData) -> State | None:
     """Findings of the registration on the size factors of `adata`; ``None`` where there are none."""
     manager = cls._get_most_recent_anndata_manager(adata, required=True)
     if manager.registry[SETUP_ARGS_KEY].get("size_factor_key") is None:

@@ -16,6 +16,7 @@ from deltavi._collector import spared_collector
 from deltavi._entries import Indices, seed_number, share, whole_number
 from deltavi._errors import DeltaviError, DeltaviWarning
 from deltavi._random import isolated_randomness
+from deltavi._types import State
 from deltavi.model._asked_split import asked_split
 from deltavi.model._bound import require_plausible_bound
 from deltavi.model._checkpoint import check_checkpoint, checkpoints
@@ -47,8 +48,8 @@ def train(
     batch_size: int | None = None,
     early_stopping: bool = False,
     kl_warmup: float = 0.5,
-    plan_kwargs: dict[str, Any] | None = None,
-    datasplitter_kwargs: dict[str, Any] | None = None,
+    plan_kwargs: State | None = None,
+    datasplitter_kwargs: State | None = None,
     callbacks: Callback | Sequence[Callback] | None = None,
     seed: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -178,9 +179,9 @@ def _fit(
     model: CountModel,
     guard: LastGoodEpoch,
     epochs: int,
-    loading: dict[str, Any],
-    plan: dict[str, Any],
-    trainer: dict[str, Any],
+    loading: State,
+    plan: State,
+    trainer: State,
 ) -> None:
     """Train by scvi-tools with what was checked before."""
     # scvi-tools continues the tables in place
@@ -194,7 +195,7 @@ def _fit(
     model.history_ = joined_history(before, guard.history()) or model.history_
 
 
-def _plan(model: CountModel, asked: dict[str, Any], epochs: int, kl_warmup: float) -> dict[str, Any]:
+def _plan(model: CountModel, asked: State, epochs: int, kl_warmup: float) -> State:
     """Settings of the training plan, those that the user `asked` for before all others."""
     plan = {
         **model.recipe.plan(model),
@@ -216,7 +217,7 @@ def _batch_size(model: CountModel, asked: int | None) -> int:
     return whole_number("batch_size", default, least=2 if normalises else 1)
 
 
-def _warn_of_unfinished_warmup(plan: dict[str, Any], max_epochs: int) -> None:
+def _warn_of_unfinished_warmup(plan: State, max_epochs: int) -> None:
     rising = plan["n_epochs_kl_warmup"] or 0
     if rising > max_epochs:
         warnings.warn(

@@ -11,6 +11,7 @@ import pandas as pd
 
 from deltavi._cp10k import cp10k_factors
 from deltavi._errors import DeltaviError, examples
+from deltavi._types import State
 from deltavi.model._group_sums import Groups, group_sums
 from deltavi.model._question import ShiftStrategy
 from deltavi.perturbation.estimators import ALL_CELLS, ESTIMATORS, Evidence, GroupMeans, Shift
@@ -64,12 +65,12 @@ class TrainingMeans:
     @classmethod
     def from_cells(
         cls,
-        positions: NDArray[Any],
+        positions: np.ndarray,
         expression: Any,
         *,
-        totals: NDArray[Any] | None,
-        conditions: NDArray[Any],
-        labels: NDArray[Any] | None,
+        totals: np.ndarray | None,
+        conditions: np.ndarray,
+        labels: np.ndarray | None,
     ) -> TrainingMeans:
         """Means of `positions` ``(n_cells, n_latent)`` and `expression` ``(n_cells, n_genes)``.
 
@@ -108,10 +109,10 @@ class TrainingMeans:
         control: str,
         perturbation: str,
         *,
-        query: NDArray[Any],
-        estimator: str | NDArray[Any] | ShiftStrategy,
+        query: np.ndarray,
+        estimator: str | np.ndarray | ShiftStrategy,
         bandwidth: float,
-        coordinates: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
+        coordinates: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> Shift:
         """Shift between two conditions for cells whose mean latent position is `query`.
 
@@ -141,9 +142,9 @@ class TrainingMeans:
         control: str,
         perturbation: str,
         groups: dict[str, GroupMeans],
-        query: NDArray[Any],
+        query: np.ndarray,
         bandwidth: float,
-        coordinates: Callable[[NDArray[Any]], NDArray[Any]] | None,
+        coordinates: Callable[[np.ndarray], np.ndarray] | None,
     ) -> Evidence:
         """Means of `groups` in both conditions, as an estimator takes them."""
         missing = [condition for condition in (control, perturbation) if condition not in groups]
@@ -176,14 +177,14 @@ class TrainingMeans:
     def joined(self, other: TrainingMeans) -> TrainingMeans:
         """Means over the cells of both; for a query that was mapped into the latent space of a reference."""
         names = ("positions", "expression", "overall_positions", "overall_expression")
-        fields: dict[str, Any] = {name: _joined(getattr(self, name), getattr(other, name)) for name in names}
+        fields: State = {name: _joined(getattr(self, name), getattr(other, name)) for name in names}
         if self.log_expression is None or other.log_expression is None:
             fields["log_expression"] = None
         else:
             fields["log_expression"] = _joined(self.log_expression, other.log_expression)
         return replace(self, **fields)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> State:
         """Plain form for a model file."""
         return {
             name: value if isinstance(value, bool) else {c: _plain(group) for c, group in value.items()}
@@ -192,9 +193,9 @@ class TrainingMeans:
         }
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> TrainingMeans:
+    def from_dict(cls, saved: State) -> TrainingMeans:
         """Inverse of :meth:`as_dict`."""
-        fields: dict[str, Any] = {
+        fields: State = {
             name: value
             if isinstance(value, bool)
             else {condition: GroupMeans(**group) for condition, group in value.items()}
@@ -204,7 +205,7 @@ class TrainingMeans:
 
     def renamed(self, names: dict[str, str]) -> TrainingMeans:
         """The same means, of conditions and labels that `names` gives other names."""
-        fields: dict[str, Any] = {
+        fields: State = {
             name: _renamed(value, names) if isinstance(value, dict) else value for name, value in self.__dict__.items()
         }
         return replace(self, **fields)
@@ -217,7 +218,7 @@ def _renamed(groups: dict[str, GroupMeans], names: dict[str, str]) -> dict[str, 
     }
 
 
-def _plain(group: GroupMeans) -> dict[str, Any]:
+def _plain(group: GroupMeans) -> State:
     plain = {"labels": group.labels, "means": np.asarray(group.means), "n_cells": group.n_cells}
     return plain if group.errors is None else {**plain, "errors": np.asarray(group.errors)}
 

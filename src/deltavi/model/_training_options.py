@@ -12,6 +12,7 @@ from scvi.train import SaveCheckpoint, Trainer
 
 from deltavi._entries import choice, flag, init_keywords, keywords_of, known_keywords, number, scalar, whole_number
 from deltavi._errors import DeltaviError, nearest
+from deltavi._types import State
 from deltavi.train.loggers import bar_is_seen, with_history
 from deltavi.train.on_device import DeviceSplitter
 
@@ -87,12 +88,12 @@ def loading_keywords(model: CountModel) -> list[str]:
     return [name for name in dict.fromkeys([*SPLIT_KEYS, *of_loaders]) if name not in NOT_OF_LOADING]
 
 
-def merged(name: str, config: Any, given: Any) -> dict[str, Any]:
+def merged(name: str, config: Any, given: Any) -> State:
     """Settings of a configuration of scvi-tools, and over them those that were `given`."""
     return {**_as_dict(f"{name}_config", config), **_as_dict(f"{name}_kwargs", given)}
 
 
-def _as_dict(name: str, value: Any) -> dict[str, Any]:
+def _as_dict(name: str, value: Any) -> State:
     if hasattr(value, "to_kwargs"):
         value = value.to_kwargs()
     if value is not None and not isinstance(value, Mapping):
@@ -100,7 +101,7 @@ def _as_dict(name: str, value: Any) -> dict[str, Any]:
     return dict(value or {})
 
 
-def trainer_options(model: CountModel, train: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
+def trainer_options(model: CountModel, train: Callable[..., Any], given: State) -> State:
     """Options of the trainer, with a logger that keeps the history.
 
     Parameters
@@ -126,14 +127,14 @@ def trainer_options(model: CountModel, train: Callable[..., Any], given: dict[st
     return {**defaults, **options, "logger": logger}
 
 
-def plan_options(model: CountModel, trainer: dict[str, Any], given: Any) -> dict[str, Any]:
+def plan_options(model: CountModel, trainer: State, given: Any) -> State:
     """Settings of the plan that were asked for, in a configuration or one by one."""
     plan = merged("plan", trainer.pop("plan_config", None), given)
     check_plan(model, plan)
     return plan
 
 
-def loading_options(model: CountModel, trainer: dict[str, Any], given: Any) -> dict[str, Any]:
+def loading_options(model: CountModel, trainer: State, given: Any) -> State:
     """Settings of the data splitter that were asked for, some of which scvi-tools takes in ``train``."""
     loading = merged("datasplitter", None, given)
     if "shuffle_set_split" in trainer:
@@ -146,7 +147,7 @@ def loading_options(model: CountModel, trainer: dict[str, Any], given: Any) -> d
     return loading
 
 
-def check_plan(model: CountModel, plan: dict[str, Any]) -> None:
+def check_plan(model: CountModel, plan: State) -> None:
     """Raise where a setting of the plan means nothing, or has a value that makes no sense."""
     known_keywords(plan, plan_keywords(model), among="plan_kwargs", hints=PLAN_HINTS)
     for name in ("lr", "weight_decay", "eps", "max_kl_weight", "min_kl_weight"):
@@ -160,7 +161,7 @@ def check_plan(model: CountModel, plan: dict[str, Any]) -> None:
         )
 
 
-def check_loading(model: CountModel, loading: dict[str, Any]) -> None:
+def check_loading(model: CountModel, loading: State) -> None:
     """Raise where a setting of the data splitter means nothing to `model`."""
     known = loading_keywords(model)
     general = init_keywords(DeviceSplitter, AnnDataLoader)
@@ -193,8 +194,8 @@ def callbacks_of(asked: Any) -> list[Callback]:
 
 def check_watched(
     model: CountModel,
-    trainer: dict[str, Any],
-    plan: dict[str, Any],
+    trainer: State,
+    plan: State,
     callbacks: list[Callback],
     *,
     epochs: int,
@@ -246,7 +247,7 @@ def check_watched(
         trainer["limit_val_batches"] = 0
 
 
-def _watched(trainer: dict[str, Any], plan: dict[str, Any], callbacks: list[Callback]) -> dict[str, str]:
+def _watched(trainer: State, plan: State, callbacks: list[Callback]) -> dict[str, str]:
     """Metric that each option watches."""
     found: dict[str, str] = {}
     if trainer.get("early_stopping"):
@@ -287,7 +288,7 @@ def _require_metric(model: CountModel, what: str, metric: str) -> None:
         )
 
 
-def check_steps(trainer: dict[str, Any], *, n_train: int, batch_size: int, drop_last: object) -> None:
+def check_steps(trainer: State, *, n_train: int, batch_size: int, drop_last: object) -> None:
     """Raise where options leave no step to train by."""
     for name in ("limit_train_batches", "max_steps"):
         if trainer.get(name) == 0 and not isinstance(trainer[name], bool):

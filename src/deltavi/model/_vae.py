@@ -15,6 +15,7 @@ from deltavi._entries import init_keywords, known_keywords
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness, model_seed
 from deltavi._reading import known_arguments, reads
+from deltavi._types import State
 from deltavi.model._dimensions import data_dimensions
 from deltavi.model._library_prior import library_prior
 from deltavi.model._parameters import (
@@ -88,9 +89,9 @@ class VAE(RNASeqMixin, Responds):
     check_input: bool
     # whether the decoder of counts starts at the mean share of every gene
     starts_at_mean_shares: ClassVar[bool] = False
-    default_plan: ClassVar[dict[str, Any]] = {"lr": 8e-3, "lr_schedule": "one_cycle"}
+    default_plan: ClassVar[State] = {"lr": 8e-3, "lr_schedule": "one_cycle"}
     most_epochs: ClassVar[int] = 50
-    scvi_plan: ClassVar[dict[str, Any]] = {"lr": 1e-3, "lr_schedule": "constant", "n_epochs_kl_warmup": 400}
+    scvi_plan: ClassVar[State] = {"lr": 1e-3, "lr_schedule": "constant", "n_epochs_kl_warmup": 400}
 
     get_likelihood_parameters = get_likelihood_parameters
     get_latent_library_size = get_latent_library_size
@@ -101,7 +102,7 @@ class VAE(RNASeqMixin, Responds):
     def __init__(
         self,
         adata: AnnData | None = None,
-        registry: dict[str, Any] | None = None,
+        registry: State | None = None,
         *,
         n_hidden: int = 128,
         n_latent: int = 10,
@@ -251,7 +252,7 @@ class VAE(RNASeqMixin, Responds):
 
     # -- shape of the module ---------------------------------------------------------------------------------
 
-    def _data_dimensions(self) -> dict[str, Any]:
+    def _data_dimensions(self) -> State:
         """Sizes of the module that follow from the registered data."""
         return data_dimensions(self)
 
@@ -274,7 +275,7 @@ class VAE(RNASeqMixin, Responds):
             return "none"
         return "observed" if self._setup_argument("size_factor_key") is None else "size_factor"
 
-    def _library_prior(self, library: str) -> dict[str, Any]:
+    def _library_prior(self, library: str) -> State:
         if library != "learned":
             return {}
         n_batch = self.summary_stats.n_batch
@@ -301,6 +302,6 @@ def settings_of(model_class: type[VAE]) -> list[str]:
     return [name for name in known if name not in OF_DATA]
 
 
-def named_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+def named_arguments(arguments: State) -> State:
     """Arguments of ``setup_anndata`` without the transfer options, which are not replayed."""
     return {name: value for name, value in arguments.items() if name != "kwargs"}

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from scvi import REGISTRY_KEYS
 
 from deltavi import _keys
 from deltavi._errors import NotHeldOutWarning, examples
+from deltavi._types import State
 from deltavi.model._empirical_response import ResponseEvidence, label_means
 from deltavi.model._question import Question
 from deltavi.model.request import Request
@@ -43,7 +44,7 @@ def held_out_by_caller() -> Iterator[None]:
 
 
 def own_weights(
-    model: Responds, request: Request, question: Question, how: dict[str, Any], evidence: ResponseEvidence | None
+    model: Responds, request: Request, question: Question, how: State, evidence: ResponseEvidence | None
 ) -> pd.DataFrame:
     """Weight of each group's own treated cells in its answer, a row per group; NaN where it is not known."""
     groups = [str(group) for group in dict.fromkeys(request.groups)]
@@ -64,7 +65,7 @@ def _measured(model: Responds, perturbation: str) -> dict[str, int]:
     return {str(label): n for label, n in means.positions[perturbation].counts().items()}
 
 
-def _weight_in_shift(model: Responds, group: str, perturbation: str, how: dict[str, Any]) -> float:
+def _weight_in_shift(model: Responds, group: str, perturbation: str, how: State) -> float:
     measured = _measured(model, perturbation)
     if group not in measured or how["shift"] in NOT_OF_LABELS:
         return 0.0

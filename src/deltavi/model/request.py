@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,7 @@ from deltavi import _keys
 from deltavi._entries import choice, names
 from deltavi._errors import DeltaviError
 from deltavi._text import names_of
+from deltavi._types import State
 from deltavi.model._decoding import Predicted
 from deltavi.perturbation.estimators import ALL_CELLS
 from deltavi.registry.cells import Cells
@@ -89,7 +89,7 @@ def assemble(
     )
     # named apart from the cells they came from, so that both fit into one AnnData
     obs.index = obs.index.astype(str) + f"-{perturbation}"
-    layers: dict[str, Any] = {
+    layers: State = {
         _keys.LAYER_RATE: predicted.rate,
         _keys.LAYER_COUNTS: predicted.counts,
         _keys.LAYER_LOWER: predicted.lower,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from deltavi import _keys
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness
 from deltavi._text import as_text
+from deltavi._types import State
 from deltavi.likelihood.base import to_numpy
 from deltavi.model._aligned import aligned_copy
 from deltavi.model._components import all_component_names, over_batches
@@ -50,7 +51,7 @@ def switch_component(model: MIXVI, request: Request, before: np.ndarray, questio
 ROUTES: Mapping[str, Route] = MappingProxyType({"z": switch_condition, "w": switch_component})
 
 
-def check_route(model: MIXVI, options: dict[str, Any]) -> None:
+def check_route(model: MIXVI, options: State) -> None:
     """Raise where a route is asked for that the model cannot go, or with an option that it has no use for."""
     shift = options.get("shift")
     if isinstance(shift, str) and shift in model.routes:

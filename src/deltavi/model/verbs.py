@@ -22,6 +22,7 @@ from deltavi._errors import DeltaviError, unknown_category
 from deltavi._random import isolated_randomness
 from deltavi._reading import Reader, arguments, either, one_of, optional, read_all, real, whole
 from deltavi._text import as_text
+from deltavi._types import State
 from deltavi.model._compared import TEMPORARY_COLUMN, read_groups
 from deltavi.model._verb_keywords import verb_keywords
 from deltavi.registry.genes import gene_positions
@@ -129,7 +130,7 @@ def _drawing(model: CountModel, verb: Callable[..., Any]) -> Iterator[None]:
 
 
 @contextmanager
-def _tidied(model: CountModel, verb: Callable[..., Any], given: dict[str, Any]) -> Iterator[None]:
+def _tidied(model: CountModel, verb: Callable[..., Any], given: State) -> Iterator[None]:
     """Take away what a comparison of groups leaves in obs where it fails."""
     try:
         yield
@@ -139,15 +140,13 @@ def _tidied(model: CountModel, verb: Callable[..., Any], given: dict[str, Any]) 
             del cells.obs[TEMPORARY_COLUMN]
 
 
-def _refuse_beside_loader(given: dict[str, Any]) -> None:
+def _refuse_beside_loader(given: State) -> None:
     beside = [name for name in OF_THE_LOADER if given.get(name) is not None]
     if beside:
         raise DeltaviError(f"dataloader brings its own cells: leave out {', '.join(beside)}, or the loader.")
 
 
-def _read_cells(
-    model: CountModel, verb: Callable[..., Any], parameters: set[str], given: dict[str, Any]
-) -> np.ndarray | None:
+def _read_cells(model: CountModel, verb: Callable[..., Any], parameters: set[str], given: State) -> np.ndarray | None:
     """Bring what `given` says of cells, genes and batches into its plain form; order of the genes asked for."""
     if "adata" in parameters and given.get("adata") is not None:
         require_anndata(given["adata"])
@@ -168,7 +167,7 @@ def _read_cells(
     return _read_genes(model, given)
 
 
-def _aligned(model: CountModel, given: dict[str, Any]) -> AnnData:
+def _aligned(model: CountModel, given: State) -> AnnData:
     """The cells a verb is asked about; a query is aligned once, and handed on as it is."""
     # before anything is read of the model's own cells, they are compared with those that were registered
     cells: AnnData = model._validate_anndata(given.get("adata"))
@@ -206,7 +205,7 @@ def _names_with_none(name: str, given: object) -> list[Any]:
     return names(name, given)
 
 
-def _read_draws(given: dict[str, Any]) -> None:
+def _read_draws(given: State) -> None:
     """Raise where options of draws do not go together; scvi-tools leaves some of them out without a word."""
     overall = given.get("n_samples_overall")
     if overall is None and given.get("weights") == "importance":
@@ -220,7 +219,7 @@ def _read_draws(given: dict[str, Any]) -> None:
     given["return_numpy"] = True
 
 
-def _read_genes(model: CountModel, given: dict[str, Any]) -> np.ndarray | None:
+def _read_genes(model: CountModel, given: State) -> np.ndarray | None:
     """Names of the genes in the model's order, as scvi-tools hands them out, and the order that was asked for."""
     if given.get("gene_list") is None:
         return None
