@@ -80,7 +80,7 @@ def test_a_function_or_class_that_is_called_with_a_keyword_it_does_not_have(name
 @pytest.mark.parametrize(
     ("call", "nearest"),
     [
-        (lambda: pp.highly_variable_genes(None, n_top=3), "n_top_genes"),
+        (lambda: pp.highly_variable_genes(None, n_top_genes=3), "n_top"),
         (lambda: metrics.e_distance(None, None, max_cell=3), "max_cells"),
         (lambda: pl.reg_mean(None, titel="a"), "title"),
         (lambda: perturbation.Shift(vectro=None), "vector"),

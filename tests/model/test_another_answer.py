@@ -153,7 +153,7 @@ def size_factor(cls: Any, adata: AnnData, **setup: Any) -> Any:
 
 @pytest.mark.parametrize("cls", classes_of(reads="counts"))
 def test_totals_that_a_selection_stored_are_used(cls: Any, caplog: pytest.LogCaptureFixture) -> None:
-    few = highly_variable_genes(small_adata(), n_top_genes=20)
+    few = highly_variable_genes(small_adata(), n_top=20)
     with caplog.at_level(logging.INFO, "deltavi"):
         assert size_factor(cls, few.copy(), layer="counts") == "total_counts"
     assert "size_factor_key='total_counts'" in caplog.text
@@ -163,7 +163,7 @@ def test_totals_that_a_selection_stored_are_used(cls: Any, caplog: pytest.LogCap
 
 
 def test_the_choice_is_kept_in_files_and_asked_of_queries(tmp_path: Any) -> None:
-    few = highly_variable_genes(small_adata(), n_top_genes=20)
+    few = highly_variable_genes(small_adata(), n_top=20)
     model = train(VAE, few.copy(), epochs=1, setup={**KEYS, "layer": "counts"}, n_hidden=8, n_latent=3)
     plain = train(VAE, few.copy(), epochs=1, setup={**KEYS, "layer": "counts", "size_factor_key": False}, n_hidden=8)
     query = few.copy()
@@ -179,7 +179,7 @@ def test_the_choice_is_kept_in_files_and_asked_of_queries(tmp_path: Any) -> None
 
 @pytest.mark.parametrize("change", ["gone", "halved", "zero"])
 def test_a_stored_total_that_is_no_longer_right_is_not_used(change: str) -> None:
-    few = highly_variable_genes(small_adata(), n_top_genes=20)
+    few = highly_variable_genes(small_adata(), n_top=20)
     if change == "gone":
         del few.obs["total_counts"]
     else:
@@ -189,7 +189,7 @@ def test_a_stored_total_that_is_no_longer_right_is_not_used(change: str) -> None
 
 
 def test_no_mark_where_all_genes_are_kept() -> None:
-    assert "deltavi_total_counts" not in highly_variable_genes(small_adata(), n_top_genes=1000).uns
+    assert "deltavi_total_counts" not in highly_variable_genes(small_adata(), n_top=1000).uns
 
 
 @pytest.mark.parametrize("name", ["total_counts", "n_counts", "nCount_RNA", "nUMI", "n_umi", "total_umis", "sum"])

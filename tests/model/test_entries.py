@@ -190,7 +190,7 @@ def test_any_value_of_any_setting_of_a_module(module_class: Any) -> None:
 
 
 FUNCTIONS: dict[Callable[..., Any], dict[str, Any]] = {
-    highly_variable_genes: {"n_top_genes": 5},
+    highly_variable_genes: {"n_top": 5},
     log_normalise: {},
     valid_cells: {},
     simulate_perturbation: {"n_genes": 5, "n_cells_per_group": 1, "n_cell_types": 2},

@@ -78,7 +78,7 @@ def cells() -> AnnData:
     treated = np.flatnonzero(names == "stimulated")
     names[treated[::2]], names[treated[1::2]] = "A", "B"
     adata.obs["condition"] = names
-    return highly_variable_genes(adata, n_top_genes=200)
+    return highly_variable_genes(adata, n_top=200)
 
 
 @pytest.fixture(scope="module")

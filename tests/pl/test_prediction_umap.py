@@ -87,7 +87,7 @@ class TestMap:
 
     def test_perfect_prediction_lies_among_real_cells_and_no_change_does_not(self):
         adata = simulate_perturbation(n_genes=500, n_cell_types=1, n_batches=1, shared_effect=2)
-        adata = highly_variable_genes(adata, n_top_genes=500)
+        adata = highly_variable_genes(adata, n_top=500)
         control, real = (adata[(adata.obs["condition"] == c).to_numpy()] for c in ("control", "stimulated"))
         perfect = share_of_real_neighbours(prediction_umap(control[:50], real[:50], real[50:], show=False))
         no_change = share_of_real_neighbours(prediction_umap(control[:50], real[:50], control[50:], show=False))

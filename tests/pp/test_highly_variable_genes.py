@@ -55,20 +55,20 @@ def assert_same(left: AnnData, right: AnnData) -> None:
 
 class TestValues:
     def test_genes_are_those_of_scanpy(self, adata, reference):
-        selected = highly_variable_genes(adata, n_top_genes=50, condition_key="condition")
+        selected = highly_variable_genes(adata, n_top=50, condition_key="condition")
         assert list(selected.var_names) == list(reference.var_names[reference.var["highly_variable"]])
 
     def test_logs_are_those_of_scanpy(self, adata, reference):
-        selected = highly_variable_genes(adata, n_top_genes=50, condition_key="condition")
+        selected = highly_variable_genes(adata, n_top=50, condition_key="condition")
         np.testing.assert_allclose(as_dense(selected.X), as_dense(reference[:, selected.var_names].X), rtol=1e-5)
 
     def test_counts_and_totals(self, adata):
-        selected = highly_variable_genes(adata, n_top_genes=50)
+        selected = highly_variable_genes(adata, n_top=50)
         np.testing.assert_array_equal(as_dense(selected.layers["counts"]), as_dense(adata[:, selected.var_names].X))
         np.testing.assert_allclose(selected.obs["total_counts"], np.asarray(adata.X.sum(axis=1)).ravel())
 
     def test_everything_else_comes_along(self, adata):
-        selected = highly_variable_genes(adata, n_top_genes=50)
+        selected = highly_variable_genes(adata, n_top=50)
         assert set(adata.obs) <= set(selected.obs)
         assert set(adata.layers) - {None} <= set(selected.layers)
         np.testing.assert_array_equal(selected.layers["rate"], adata[:, selected.var_names].layers["rate"])
@@ -76,7 +76,7 @@ class TestValues:
 
     def test_without_condition_the_ranking_is_over_all_cells(self, adata):
         expected = sc.pp.highly_variable_genes(adata, n_top_genes=50, flavor="seurat_v3", inplace=False)
-        assert list(highly_variable_genes(adata, n_top_genes=50).var_names) == list(
+        assert list(highly_variable_genes(adata, n_top=50).var_names) == list(
             adata.var_names[expected["highly_variable"]]
         )
 
@@ -86,12 +86,12 @@ class TestValues:
         counts[:100, 20] += 12  # differs between the conditions and not within
         counts[:, 25:30] = rng.negative_binomial(0.8, 0.05, (200, 5))
         adata = AnnData(counts, obs=pd.DataFrame({"c": ["a"] * 100 + ["b"] * 100}, index=[f"{i}" for i in range(200)]))
-        assert "20" in highly_variable_genes(adata, n_top_genes=6).var_names
-        assert "20" not in highly_variable_genes(adata, n_top_genes=6, condition_key="c").var_names
+        assert "20" in highly_variable_genes(adata, n_top=6).var_names
+        assert "20" not in highly_variable_genes(adata, n_top=6, condition_key="c").var_names
 
-    @pytest.mark.parametrize("n_top_genes", [300, 301, 10_000])
-    def test_all_genes_are_kept_when_there_are_no_more(self, adata, n_top_genes):
-        assert list(highly_variable_genes(adata, n_top_genes=n_top_genes).var_names) == list(adata.var_names)
+    @pytest.mark.parametrize("n_top", [300, 301, 10_000])
+    def test_all_genes_are_kept_when_there_are_no_more(self, adata, n_top):
+        assert list(highly_variable_genes(adata, n_top=n_top).var_names) == list(adata.var_names)
 
     def test_empty_cell_stays_zero(self):
         adata = AnnData(np.array([[0, 0, 0], [1, 2, 7]], dtype=np.float32))
@@ -99,8 +99,8 @@ class TestValues:
         np.testing.assert_allclose(as_dense(selected.X), [[0, 0, 0], np.log1p([1e3, 2e3, 7e3])], rtol=1e-6)
 
     def test_a_second_selection_keeps_the_library(self, adata):
-        first = highly_variable_genes(adata, n_top_genes=100, condition_key="condition")
-        second = highly_variable_genes(first, n_top_genes=40, condition_key="condition", layer="counts")
+        first = highly_variable_genes(adata, n_top=100, condition_key="condition")
+        second = highly_variable_genes(first, n_top=40, condition_key="condition", layer="counts")
         np.testing.assert_array_equal(second.obs["total_counts"], first.obs["total_counts"])
         np.testing.assert_allclose(as_dense(second.X), as_dense(first[:, second.var_names].X), rtol=1e-6)
 
@@ -133,14 +133,14 @@ class TestForms:
         small = adata[:, adata.X.max(axis=0).toarray().ravel() < 2000].copy()  # float16 is exact up to 2048
         stored = AnnData(convert(sparse.csr_matrix(small.X)), obs=small.obs[["condition"]], var=small.var)
         plain = AnnData(sparse.csr_matrix(small.X), obs=small.obs[["condition"]], var=small.var)
-        selected = highly_variable_genes(stored, n_top_genes=40, condition_key="condition")
-        assert_same(selected, highly_variable_genes(plain, n_top_genes=40, condition_key="condition"))
+        selected = highly_variable_genes(stored, n_top=40, condition_key="condition")
+        assert_same(selected, highly_variable_genes(plain, n_top=40, condition_key="condition"))
         assert selected.X.format == selected.layers["counts"].format == "csr"
         assert selected.X.dtype == np.float32
 
     def test_view(self, adata):
         view = adata[10:150, 20:280]
-        assert_same(highly_variable_genes(view, n_top_genes=40), highly_variable_genes(view.copy(), n_top_genes=40))
+        assert_same(highly_variable_genes(view, n_top=40), highly_variable_genes(view.copy(), n_top=40))
         assert view.is_view
 
     @pytest.mark.parametrize("dense", [False, True])
@@ -149,8 +149,8 @@ class TestForms:
             adata.X = adata.X.toarray()
         adata.write_h5ad(tmp_path / "counts.h5ad")
         backed = anndata.read_h5ad(tmp_path / "counts.h5ad", backed="r")
-        selected = highly_variable_genes(backed, n_top_genes=40, condition_key="condition")
-        assert_same(selected, highly_variable_genes(adata, n_top_genes=40, condition_key="condition"))
+        selected = highly_variable_genes(backed, n_top=40, condition_key="condition")
+        assert_same(selected, highly_variable_genes(adata, n_top=40, condition_key="condition"))
         assert not selected.isbacked
         backed.file.close()
 
@@ -158,9 +158,7 @@ class TestForms:
         with_layer = adata.copy()
         with_layer.layers["raw"] = adata.X.copy()
         with_layer.X = with_layer.layers["rate"].copy()
-        assert_same(
-            highly_variable_genes(with_layer, n_top_genes=40, layer="raw"), highly_variable_genes(adata, n_top_genes=40)
-        )
+        assert_same(highly_variable_genes(with_layer, n_top=40, layer="raw"), highly_variable_genes(adata, n_top=40))
 
     def test_counts_beyond_single_precision_stay_exact(self):
         counts = np.array([[2.0**24 + 1, 3], [1, 2]])
@@ -168,13 +166,13 @@ class TestForms:
         np.testing.assert_array_equal(as_dense(selected.layers["counts"]), counts)
 
     def test_result_survives_a_file(self, adata, tmp_path):
-        selected = highly_variable_genes(adata, n_top_genes=40, condition_key="condition")
+        selected = highly_variable_genes(adata, n_top=40, condition_key="condition")
         selected.write_h5ad(tmp_path / "selected.h5ad")
         assert_same(anndata.read_h5ad(tmp_path / "selected.h5ad"), selected)
 
     def test_result_is_independent_of_the_input(self, adata):
         before = adata.copy()
-        selected = highly_variable_genes(adata, n_top_genes=300)
+        selected = highly_variable_genes(adata, n_top=300)
         selected.X.data[:] = -1
         selected.layers["counts"].data[:] = -1
         selected.layers["rate"][:] = -1
@@ -185,7 +183,7 @@ class TestForms:
     def test_input_is_untouched(self, adata, condition_key):
         del adata.obs["total_counts"]
         before = adata.copy()
-        highly_variable_genes(adata, n_top_genes=40, condition_key=condition_key)
+        highly_variable_genes(adata, n_top=40, condition_key=condition_key)
         assert str(adata) == str(before)
         pd.testing.assert_frame_equal(adata.obs, before.obs)
         pd.testing.assert_frame_equal(adata.var, before.var)
@@ -199,7 +197,7 @@ class TestWithoutTheVarianceTrend:
 
         monkeypatch.setattr(sc.pp, "highly_variable_genes", fail)
         with caplog.at_level(logging.INFO, logger="deltavi"):
-            selected = highly_variable_genes(adata, n_top_genes=40, condition_key="condition")
+            selected = highly_variable_genes(adata, n_top=40, condition_key="condition")
         expected = sc.experimental.pp.highly_variable_genes(
             adata, flavor="pearson_residuals", n_top_genes=40, batch_key="condition", inplace=False
         ).loc[adata.var_names, "highly_variable"]
@@ -211,14 +209,14 @@ class TestWithoutTheVarianceTrend:
         counts=hnp.arrays(
             np.int64, hnp.array_shapes(min_dims=2, max_dims=2, min_side=2, max_side=9), elements=st.integers(0, 9)
         ),
-        n_top_genes=st.integers(1, 9),
+        n_top=st.integers(1, 9),
         two_conditions=st.booleans(),
     )
-    def test_any_small_matrix(self, counts, n_top_genes, two_conditions):
+    def test_any_small_matrix(self, counts, n_top, two_conditions):
         adata = AnnData(counts.astype(np.float32))
         adata.obs["c"] = np.where(np.arange(len(counts)) % 2 if two_conditions else np.zeros(len(counts)), "a", "b")
-        selected = highly_variable_genes(adata, n_top_genes=n_top_genes, condition_key="c")
-        assert selected.n_vars == min(n_top_genes, counts.shape[1])
+        selected = highly_variable_genes(adata, n_top=n_top, condition_key="c")
+        assert selected.n_vars == min(n_top, counts.shape[1])
         assert np.isfinite(as_dense(selected.X)).all()
         taken = [int(name) for name in selected.var_names]
         assert taken == sorted(taken)
@@ -235,7 +233,7 @@ class TestWithoutTheVarianceTrend:
         counts = np.random.default_rng(seed).poisson(mean, (2 * n_cells, n_genes)).astype(np.float32)
         adata = AnnData(sparse.csr_matrix(counts))
         adata.obs["c"] = ["a", "b"] * n_cells
-        assert highly_variable_genes(adata, n_top_genes=10, condition_key="c").n_vars == 10
+        assert highly_variable_genes(adata, n_top=10, condition_key="c").n_vars == 10
 
 
 class TestErrors:
@@ -279,7 +277,7 @@ class TestErrors:
     def test_cell_without_condition(self, adata):
         adata.obs["c"] = adata.obs["condition"].astype(object).where(np.arange(adata.n_obs) > 2, None)
         with pytest.raises(InputDataError, match="missing in 3 of 360 cells"):
-            highly_variable_genes(adata, n_top_genes=40, condition_key="c")
+            highly_variable_genes(adata, n_top=40, condition_key="c")
 
     @pytest.mark.parametrize("total", [0.0, np.nan, "many"])
     def test_totals_that_cannot_be(self, adata, total):
@@ -288,8 +286,8 @@ class TestErrors:
             highly_variable_genes(adata)
 
     def test_n_top(self, adata):
-        with pytest.raises(DeltaviError, match="n_top_genes"):
-            highly_variable_genes(adata, n_top_genes=0)
+        with pytest.raises(DeltaviError, match="n_top"):
+            highly_variable_genes(adata, n_top=0)
 
 
 @settings(max_examples=60, deadline=None)
@@ -307,7 +305,7 @@ import anndata, numpy as np, torch
 from deltavi.pp import highly_variable_genes
 torch.set_num_threads(3)
 counts = np.random.default_rng(0).poisson(2.0, (120, 60)).astype(np.float32)
-highly_variable_genes(anndata.AnnData(counts), n_top_genes=40)
+highly_variable_genes(anndata.AnnData(counts), n_top=40)
 print(torch.get_num_threads())
 """
     found = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)

@@ -297,7 +297,7 @@ def test_batches_are_registered_on_request(adata: AnnData) -> None:
 def _prepared(adata: AnnData) -> AnnData:
     from deltavi.pp import highly_variable_genes
 
-    return highly_variable_genes(adata, n_top_genes=40)
+    return highly_variable_genes(adata, n_top=40)
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ NAMES = {"condition_key": "condition", "labels_key": "cell_type", "control": "co
 
 def by_hand(adata: AnnData, held_out: Any, query: Any, seed: int = 0) -> pd.DataFrame:
     """Scores of one hold-out, step by step."""
-    genes = highly_variable_genes(adata[~held_out], n_top_genes=40, condition_key="condition").var_names
+    genes = highly_variable_genes(adata[~held_out], n_top=40, condition_key="condition").var_names
     logs = adata.copy()
     sc.pp.normalize_total(logs, target_sum=1e4)
     sc.pp.log1p(logs)
@@ -61,8 +61,8 @@ def test_a_donor_by_hand(adata: AnnData) -> None:
     table = evaluate_perturbation(adata, mean_change, **ASK, hold_out="batch", split_half=False).table
     assert len(table) == 2 * 3 * (1 + len(BASELINES))
     hidden, start = masks(adata, batch="batch_2")
-    train = highly_variable_genes(adata[~hidden], n_top_genes=40, condition_key="condition")
-    everything = highly_variable_genes(adata, n_top_genes=60)[:, train.var_names]
+    train = highly_variable_genes(adata[~hidden], n_top=40, condition_key="condition")
+    everything = highly_variable_genes(adata, n_top=60)[:, train.var_names]
     real, query = everything[hidden], everything[start]
     predicted = mean_change(train, query, **NAMES)
     of = np.asarray(query.obs["cell_type"] == "type_2")
@@ -100,13 +100,13 @@ def test_top_genes_from_training(adata: AnnData) -> None:
         for source in ("held-out", "training")
     )
     held_out, query = masks(adata, cell_type="type_1")
-    train = highly_variable_genes(adata[~held_out], n_top_genes=140, condition_key="condition")
+    train = highly_variable_genes(adata[~held_out], n_top=140, condition_key="condition")
     ranks = []
     for label in ("type_2", "type_3"):
         perturbation, control = masks(train, cell_type=label)
         ranks.append(np.argsort(top_differential_genes(train.X[control], train.X[perturbation], n=140)))
     order = np.argsort(np.mean(ranks, axis=0), kind="stable")
-    everything = highly_variable_genes(adata, n_top_genes=150)[:, train.var_names]
+    everything = highly_variable_genes(adata, n_top=150)[:, train.var_names]
     predicted = np.asarray(mean_change(train, everything[query], **NAMES))
     difference = predicted.mean(0) - np.asarray(everything[held_out].X.mean(0)).ravel()
     for name, size in {"mse_top": 100, "mse_top20": 20, "mse_top50": 50}.items():
@@ -184,7 +184,7 @@ def test_the_protocol_on_real_cells(kang_path: Path) -> None:
         adata, {"copy": lambda train, query, **_: query.X}, control="control", perturbation="stimulated",
         hold_out=["NK"], genes_from_all_cells=True, progress=False,
     ).table.set_index("method")  # fmt: skip
-    logs = highly_variable_genes(adata, n_top_genes=2000, condition_key="condition")
+    logs = highly_variable_genes(adata, n_top=2000, condition_key="condition")
     components = principal_axes(logs.X)  # of sparse cells, by the solver that the evaluation takes
     logs.X = logs.X.toarray()
     held_out, query = masks(logs, cell_type="NK")

@@ -26,7 +26,7 @@ MIN_GENES_FOR_TREND = 20
 
 @known_arguments
 def highly_variable_genes(
-    adata: AnnData, *, n_top_genes: int = 2000, condition_key: str | None = None, layer: str | None = None
+    adata: AnnData, *, n_top: int = 2000, condition_key: str | None = None, layer: str | None = None
 ) -> AnnData:
     """Keep the most variable genes, with raw counts, log-normalised values and the library over **all** genes.
 
@@ -38,7 +38,7 @@ def highly_variable_genes(
     ----------
     adata
         Raw counts of all genes, shape ``(n_cells, n_genes)``. It is not changed.
-    n_top_genes
+    n_top
         Number of genes to keep; all of them when there are no more.
     condition_key
         Column of ``obs`` with the condition of every cell; None ranks all cells together.
@@ -47,7 +47,7 @@ def highly_variable_genes(
 
     Returns
     -------
-    AnnData, a copy of shape ``(n_cells, min(n_top_genes, n_genes))`` with the genes in their order, and
+    AnnData, a copy of shape ``(n_cells, min(n_top, n_genes))`` with the genes in their order, and
 
     * ``X``: log1p of counts per 10,000, CSR;
     * ``layers["counts"]``: raw counts, CSR;
@@ -65,16 +65,16 @@ def highly_variable_genes(
     KeyClashError
         If ``obs["total_counts"]`` exists and cannot be the total of these counts.
     DeltaviError
-        If `n_top_genes` is below one.
+        If `n_top` is below one.
     """
     require_anndata(adata)
-    n_top_genes = whole_number("n_top_genes", n_top_genes, least=1)
+    n_top = whole_number("n_top", n_top, least=1)
     condition = _condition(adata, condition_key)
     counts = counts_of(adata, layer)
     total_counts = _total_counts(adata, counts)
     logs = log1p_cp10k_rows(counts, total_counts)
     with kept_threads():
-        keep = _variable_genes(counts, condition, n_top_genes)
+        keep = _variable_genes(counts, condition, n_top)
     # both read a subset into memory and leave the original unchanged; a backed one has no copy in memory
     selected = adata[:, keep].to_memory() if adata.isbacked else adata[:, keep].copy()
     selected.X = logs[:, keep]
@@ -173,20 +173,20 @@ def _total_counts(adata: AnnData, counts: sparse.csr_matrix) -> NDArray[np.float
     return known
 
 
-def _variable_genes(counts: sparse.csr_matrix, condition: pd.Categorical | None, n_top_genes: int) -> NDArray[np.bool_]:
+def _variable_genes(counts: sparse.csr_matrix, condition: pd.Categorical | None, n_top: int) -> NDArray[np.bool_]:
     """Mark the genes to keep, shape ``(n_genes,)``."""
-    if n_top_genes >= counts.shape[1]:
+    if n_top >= counts.shape[1]:
         return np.ones(counts.shape[1], dtype=bool)
     lean = AnnData(X=counts)
     lean.obs["condition"] = "all" if condition is None else condition
     reason = _why_no_variance_trend(lean)
     if reason is None:
         try:
-            return _by_variance_trend(lean, n_top_genes)
+            return _by_variance_trend(lean, n_top)
         except ValueError as error:  # a local regression over nearly equal genes is singular
             reason = f"the trend cannot be fitted ({error})"
     logger.info("Variable genes are found by Pearson residuals: %s.", reason)
-    return _by_pearson_residuals(lean, n_top_genes)
+    return _by_pearson_residuals(lean, n_top)
 
 
 def _why_no_variance_trend(lean: AnnData) -> str | None:
@@ -202,22 +202,22 @@ def _n_varying_genes(counts: sparse.csr_matrix) -> int:
     return int((counts.max(axis=0) != counts.min(axis=0)).sum())
 
 
-def _by_variance_trend(lean: AnnData, n_top_genes: int) -> NDArray[np.bool_]:
+def _by_variance_trend(lean: AnnData, n_top: int) -> NDArray[np.bool_]:
     import scanpy
 
     # a trend of very few points may rise beyond all numbers at its ends
     with np.errstate(over="ignore"):
         table = scanpy.pp.highly_variable_genes(
-            lean, flavor="seurat_v3", n_top_genes=n_top_genes, batch_key="condition", inplace=False
+            lean, flavor="seurat_v3", n_top_genes=n_top, batch_key="condition", inplace=False
         )
     return _chosen(table, lean)
 
 
-def _by_pearson_residuals(lean: AnnData, n_top_genes: int) -> NDArray[np.bool_]:
+def _by_pearson_residuals(lean: AnnData, n_top: int) -> NDArray[np.bool_]:
     import scanpy
 
     table = scanpy.experimental.pp.highly_variable_genes(
-        lean, flavor="pearson_residuals", n_top_genes=n_top_genes, batch_key="condition", inplace=False
+        lean, flavor="pearson_residuals", n_top_genes=n_top, batch_key="condition", inplace=False
     )
     return _chosen(table, lean)
 

@@ -63,11 +63,11 @@ def prepare(
     """
     visible = adata[~held_out]
     if genes_from_all_cells:
-        genes = highly_variable_genes(adata, n_top_genes=n_genes, condition_key=condition_key, layer=layer).var_names
-        train = highly_variable_genes(visible, n_top_genes=adata.n_vars, layer=layer)[:, genes].copy()
+        genes = highly_variable_genes(adata, n_top=n_genes, condition_key=condition_key, layer=layer).var_names
+        train = highly_variable_genes(visible, n_top=adata.n_vars, layer=layer)[:, genes].copy()
     else:
-        train = highly_variable_genes(visible, n_top_genes=n_genes, condition_key=condition_key, layer=layer)
-    real = highly_variable_genes(adata[held_out], n_top_genes=adata.n_vars, layer=layer)[:, train.var_names].copy()
+        train = highly_variable_genes(visible, n_top=n_genes, condition_key=condition_key, layer=layer)
+    real = highly_variable_genes(adata[held_out], n_top=adata.n_vars, layer=layer)[:, train.var_names].copy()
     return Experiment(train, train[query[~held_out]].copy(), real, _axes(train, real, held_out))
 
 
