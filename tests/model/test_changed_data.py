@@ -42,7 +42,7 @@ READ_NOTHING = {
     *("register_manager", "setup_anndata", "to_device", "transfer_fields", "update_setup_method_args"),
     *("view_anndata_setup", "view_registry", "view_setup_args", "view_setup_method_args", "import_scvi", "from_vae"),
     *("from_clusters", "get_likelihood_parameters", "get_loadings", "get_noise", "sample", "merge_components"),
-    *("get_importance_weights", "condition"),
+    "get_importance_weights",
 }
 # inherited all the same: a classifier decodes nothing, and factors come with no verbs of counts
 LACKS = {
