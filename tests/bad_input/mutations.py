@@ -31,6 +31,7 @@ LIBRARIES = ("torch", "scvi", "scanpy", "lightning.pytorch", "sklearn.mixture", 
 CHECKS, FIELDS, GENES, LABELS = (f"registry/{name}.py" for name in ("checks", "fields", "genes", "labels"))
 COLUMNS = "registry/columns.py"
 MATRIX, NAMES, BASE, FORMAT = "registry/matrix.py", "registry/names.py", "model/_base.py", "io/_format.py"
+REGISTRATION, MAPPING, MIXTURE = "model/_registration.py", "model/_mapping.py", "model/_mixture_training.py"
 TOO_FEW_GENES = "if match.overlap < min_overlap or match.overlap == 0.0:"
 OF_ROWS = (
     Mutation(1, "VAE", CHECKS, "if report.n_nan + report.n_infinite == 0:", "if True:"),
@@ -54,11 +55,11 @@ OF_ROWS = (
     Mutation(9, "VAE", CHECKS, "elif report.look_scaled:", "elif False:"),
     Mutation(10, "VAE", CHECKS, "if report.n_empty_cells:", "if False:"),
     Mutation(
-        10, "LABELVI", "model/_classification.py", "cells.empty if reject is None", "cells.codes > 99 if reject is None"
+        10, "LABELVI", "model/_annotates.py", "cells.empty if reject is None", "cells.codes > 99 if reject is None"
     ),
     Mutation(11, "ACTINN", "annotation/_gene_filter.py", "np.flatnonzero(mean > 0)", "np.arange(len(mean))"),
     Mutation(12, "VAE", CHECKS, "if report.max_value > FLOAT32_EXACT:", "if False:"),
-    Mutation(13, "ACTINN", "model/_actinn.py", "variance > SMALLEST_VARIANCE * mean**2", "variance > 0"),
+    Mutation(13, "ACTINN", "model/_actinn_training.py", "variance > SMALLEST_VARIANCE * mean**2", "variance > 0"),
     Mutation(14, "VAE", GENES, "    if names.is_unique:", "    if True:"),
     Mutation(15, "VAE", GENES, 'require_unique_genes(query_names, where="The query")', "pass"),
     Mutation(16, "VAE", GENES, "if not names.is_unique:", "if False:"),
@@ -91,7 +92,7 @@ OF_ROWS = (
     Mutation(40, "VAE", COLUMNS, "    if len(unseen):", "    if any(unseen):"),
     Mutation(41, "VAE", NAMES, "if 2 * len(single) > len(cells) > 2:", "if False:"),
     Mutation(42, "VAE", "registry/_changes.py", "if changed.any():", "if False:"),
-    Mutation(43, "VAE", BASE, 'transfer["attached"] = True', 'transfer["attached"] = False'),
+    Mutation(43, "VAE", REGISTRATION, 'transfer["attached"] = True', 'transfer["attached"] = False'),
     Mutation(43, "ACTINN", LABELS, "self._require_same(state_registry, adata_target)", "pass"),
     Mutation(45, "ACTINN", MATRIX, 'if x.format == "coo" and not quiet:', "if False:"),
     Mutation(47, "ACTINN", MATRIX, 'if dtype.kind == "b" and not quiet:', "if False:"),
@@ -99,13 +100,13 @@ OF_ROWS = (
     Mutation(48, "ACTINN", MATRIX, 'if type(x).__module__.split(".")[0] == "zarr":', "if False:"),
     Mutation(49, "VAE", CHECKS, "if isinstance(x, CSCDataset):", "if False:"),
     Mutation(49, "ACTINN", MATRIX, "if isinstance(x, CSCDataset):", "if False:"),
-    Mutation(50, "ACTINN", BASE, "            make_actual(adata)", "            pass"),
-    Mutation(51, "VAE", BASE, "if adata.n_obs == 0 or adata.n_vars == 0:", "if False:"),
+    Mutation(50, "ACTINN", REGISTRATION, "        make_actual(adata)", "        pass"),
+    Mutation(51, "VAE", REGISTRATION, "if adata.n_obs == 0 or adata.n_vars == 0:", "if False:"),
     Mutation(52, "VAE", "train/_plan.py", "if n_train < SMALLEST_BATCH:", "if False:"),
     Mutation(53, "VAE", "train/_plan.py", "if 0 < tail < SMALLEST_BATCH <= n_train - tail:", "if False:"),
     Mutation(55, "VAE", "model/verbs.py", "self._require_trained(verb.__name__)", "pass"),
     Mutation(55, "ACTINN", BASE, "if not self.is_trained_:", "if False:"),
-    Mutation(56, "SCGEN", "model/_files.py", '_require_trained("Query mapping")', "is_trained"),
+    Mutation(56, "SCGEN", MAPPING, '_require_trained("Query mapping")', "is_trained"),
     Mutation(57, "VAE", "model/_training.py", 'whole_number("max_epochs", max_epochs, least=1)', "max_epochs"),
     Mutation(58, "VAE", "train/_last_good.py", "if what_is_wrong is not None:", "if False:"),
     Mutation(59, "VAE", "model/_faults.py", "    guard.restore()", "    pass"),
@@ -129,13 +130,11 @@ OF_ROWS = (
     Mutation(66, "ACTINN", FORMAT, "    if broken:", "    if False:"),
     Mutation(67, "VAE", "model/_files.py", 'torch.device("meta")', 'torch.device("cpu")'),
     Mutation(68, "ACTINN", "io/_folder.py", "remove_files([*self.begun, self.manifest])", "[]"),
-    Mutation(70, "ACTINN", BASE, "if not _is_present(wanted):", "if False:"),
+    Mutation(70, "ACTINN", MAPPING, "if not is_present(wanted):", "if False:"),
     Mutation(73, "ACTINN", "registry/leftovers.py", "if name == table and not is_own]", "if False]"),
     Mutation(74, "PPCA", "latent/_factors.py", "if n_latent >= min(n_cells - 1, n_genes):", "if False:"),
-    Mutation(74, "MIXVI", "model/_mixture_training.py", "if self.module.n_components > len(split.train):", "if False:"),
-    Mutation(
-        75, "MIXVI", "model/_mixture_training.py", "return self.usage_ is not None and n > 1", "return False and n > 1"
-    ),
+    Mutation(74, "MIXVI", MIXTURE, "if model.module.n_components > len(split.train):", "if False:"),
+    Mutation(75, "MIXVI", MIXTURE, "return model.usage_ is not None and n > 1", "return False and n > 1"),
     *rows.MUTATIONS,
 )
 # checks that have tests of their own beside the rows

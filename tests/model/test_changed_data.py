@@ -42,12 +42,15 @@ READ_NOTHING = {
     *("register_manager", "setup_anndata", "to_device", "transfer_fields", "update_setup_method_args"),
     *("view_anndata_setup", "view_registry", "view_setup_args", "view_setup_method_args", "import_scvi", "from_vae"),
     *("from_clusters", "get_likelihood_parameters", "get_loadings", "get_noise", "sample", "merge_components"),
-    "get_importance_weights",
+    *("get_importance_weights", "condition"),
 }
-# a classifier decodes nothing, and gene programmes of a normal likelihood have no library
+# inherited all the same: a classifier decodes nothing, and factors come with no verbs of counts
 LACKS = {
     "ACTINN": {"get_normalized_expression", "differential_abundance"},
-    "PPCA": {"get_feature_correlation_matrix", "get_latent_library_size"},
+    "PPCA": {"get_normalized_expression"},
+    # SCVI is no such model
+    "LABELVI": {"export_scvi"},
+    "MIXVI": {"export_scvi"},
 }
 
 
@@ -59,9 +62,6 @@ def methods(model: Any) -> dict[str, Callable[[Path], Any]]:
         if not name.startswith("_") and name not in left_out:
             found[name] = lambda _, f=function, n=name: f(model, **ARGUMENTS.get(n, {}))
     found["get_from_registry"] = lambda _: model.get_from_registry(model.adata, "X")
-    if type(model).__name__ not in getattr(model, "exchanged", ()):
-        # SCVI is no such model
-        found.pop("export_scvi", None)
     for name in {"save", "export_scvi"} & found.keys():
         found[name] = lambda folder, n=name: getattr(model, n)(folder / n, save_anndata=True)
     return found

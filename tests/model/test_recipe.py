@@ -179,7 +179,7 @@ def test_an_estimator_by_name_or_as_a_function_is_the_same(trained: SCGEN) -> No
 
 
 def test_a_condition_is_its_name_and_its_code(trained: SCGEN) -> None:
-    condition = trained.condition("stimulated")
+    condition = trained._condition("stimulated")
     assert (condition.name, condition.parts, condition.code) == ("stimulated", ("stimulated",), 1)
     with pytest.raises(UnknownCategoryError, match=r"'stimulatde'.*'stimulated'"):
-        trained.condition("stimulatde")
+        trained._condition("stimulatde")

@@ -90,9 +90,9 @@ def test_a_condition_that_the_networks_do_not_know_is_an_error() -> None:
     adata = small_adata()
     VAE.setup_anndata(adata, **SETUP)
     told = VAE(adata, condition_in_decoder=True, **INIT)
-    assert told.condition("stimulated").code == 1
+    assert told._condition("stimulated").code == 1
     with pytest.raises(UnknownCategoryError, match=r"'stimulatde'.*'stimulated'"):
-        told.condition("stimulatde")
+        told._condition("stimulatde")
 
 
 class CountedVAE(VAE):

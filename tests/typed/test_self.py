@@ -1,4 +1,4 @@
-"""The type checker knows what a model is: a name that no class declares is an error in every method of model/."""
+"""The type checker knows what a model is: a name that no class declares is an error wherever model/ is given one."""
 
 from __future__ import annotations
 
@@ -17,40 +17,43 @@ SLIP = "_misspelt"
 
 @dataclass(frozen=True)
 class Slips:
-    """A file of model/ in which the first attribute of ``self`` in each method is misspelt, and the lines of these."""
+    """A file of model/ with the first attribute of the model misspelt in each function, and the lines of these."""
 
     text: str
     lines: tuple[int, ...]
 
 
 def with_slips(text: str) -> Slips:
-    """`text` with one slip in each method that reads or calls something of ``self``."""
+    """`text` with one slip in each method, and each function of a model, that reads or calls something of it."""
     lines, where = text.split("\n"), []
-    for node in ast.walk(ast.parse(text)):
-        methods = [part for part in node.body if isinstance(part, ast.FunctionDef)] if is_class(node) else []
-        for method in methods:
-            found = first_read(method)
-            if found is not None:
-                line, end = found
-                row = lines[line - 1].encode()
-                lines[line - 1] = (row[:end] + SLIP.encode() + row[end:]).decode()
-                where.append(line)
+    for function in functions(ast.parse(text)):
+        found = first_read(function)
+        if found is not None:
+            line, end = found
+            row = lines[line - 1].encode()
+            lines[line - 1] = (row[:end] + SLIP.encode() + row[end:]).decode()
+            where.append(line)
     return Slips("\n".join(lines), tuple(where))
 
 
-def is_class(node: ast.AST) -> bool:
-    return isinstance(node, ast.ClassDef)
+def functions(tree: ast.Module) -> list[ast.FunctionDef]:
+    """Methods of classes, and functions whose first argument is a model."""
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    methods = [part for node in classes for part in node.body if isinstance(part, ast.FunctionDef)]
+    plain = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    return [*methods, *(node for node in plain if node.args.args and node.args.args[0].arg in ("self", "model"))]
 
 
 def first_read(method: ast.FunctionDef) -> tuple[int, int] | None:
-    """Line, and column in bytes, where the name of the first attribute of ``self`` that is read ends."""
+    """Line, and column in bytes, where the name of the first attribute of the model that is read ends."""
+    model = method.args.args[0].arg if method.args.args else "self"
     reads = [
         (node.lineno, node.end_col_offset)
         for node in ast.walk(method)
         if isinstance(node, ast.Attribute)
         and isinstance(node.ctx, ast.Load)
         and isinstance(node.value, ast.Name)
-        and node.value.id == "self"
+        and node.value.id == model
         and node.lineno == node.end_lineno
     ]
     return min(((line, end) for line, end in reads if end is not None), default=None)
@@ -64,7 +67,7 @@ def checked(cache: Path, *shadows: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_a_misspelt_attribute_of_self_is_an_error_in_every_method(tmp_path: Path) -> None:
+def test_a_misspelt_attribute_of_a_model_is_an_error_in_every_function(tmp_path: Path) -> None:
     slips = {path: with_slips(path.read_text()) for path in sorted((ROOT / "src/deltavi/model").glob("*.py"))}
     as_they_are, misspelt = [], []
     for path, found in slips.items():

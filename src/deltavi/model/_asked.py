@@ -52,14 +52,14 @@ def conditions_asked(model: Responds, control: object, perturbation: object) -> 
     end = same_condition(perturbation, [as_text(category) for category in known]) or as_text(perturbation)
     if start == end:
         raise DeltaviError(f"control and perturbation are both {start!r}: there is nothing to predict.")
-    return model.condition(start), _combined(model, start, end)
+    return model._condition(start), _combined(model, start, end)
 
 
 def _combined(model: Responds, control: str, perturbation: str) -> Condition:
     """Perturbation with the measured conditions that it consists of."""
     parts = parts_of(perturbation, [as_text(c) for c in model._categories(_keys.CONDITION)], control=control)
     if len(parts) == 1:
-        return model.condition(parts[0])
+        return model._condition(parts[0])
     if model.knows_conditions:
         raise DeltaviError(
             f"{perturbation!r} was not measured, and this model decodes by condition: it cannot join "

@@ -14,7 +14,7 @@ from deltavi._errors import DeltaviError
 from deltavi.likelihood.base import to_numpy
 
 if TYPE_CHECKING:
-    from deltavi.model._vae import VAE
+    from deltavi.model._responds import Responds
 
 # Likelihoods whose counts vary by a gamma distribution around the rate.
 WITH_GAMMA = ("nb", "zinb")
@@ -22,7 +22,7 @@ WITH_GAMMA = ("nb", "zinb")
 
 @torch.inference_mode()
 def get_likelihood_parameters(
-    self: VAE,
+    self: Responds,
     adata: AnnData | None = None,
     indices: Any = None,
     n_samples: int = 1,
@@ -76,7 +76,7 @@ def get_likelihood_parameters(
 
 
 def get_latent_library_size(
-    self: VAE,
+    self: Responds,
     adata: AnnData | None = None,
     indices: Any = None,
     give_mean: bool = True,
@@ -127,7 +127,7 @@ def get_latent_library_size(
 
 
 def get_feature_correlation_matrix(
-    self: VAE,
+    self: Responds,
     adata: AnnData | None = None,
     indices: Any = None,
     n_samples: int = 10,

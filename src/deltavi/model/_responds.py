@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from anndata import AnnData
-from scvi.model.base import VAEMixin
+from scvi.model.base import RNASeqMixin, VAEMixin
 
 from deltavi import _keys
 from deltavi._text import as_text
@@ -16,6 +16,11 @@ from deltavi.model._base import CountModel
 from deltavi.model._decoding import Output
 from deltavi.model._encoding import get_latent_representation, get_marginal_ll, impute
 from deltavi.model._mean_responses import MEANS
+from deltavi.model._parameters import (
+    get_feature_correlation_matrix,
+    get_latent_library_size,
+    get_likelihood_parameters,
+)
 from deltavi.model._prediction import answer
 from deltavi.model._question import Condition, EmpiricalWeight, Question, Route, ShiftStrategy, share_of
 from deltavi.model._recipe import Parts
@@ -25,7 +30,7 @@ from deltavi.module import VAE as VAEModule
 from deltavi.registry.columns import require_known
 
 
-class Responds(VAEMixin, CountModel):
+class Responds(RNASeqMixin, VAEMixin, CountModel):
     """Base of the models that predict responses; the module gives latent positions and a decoder."""
 
     module: VAEModule
@@ -40,6 +45,9 @@ class Responds(VAEMixin, CountModel):
     get_latent_representation = get_latent_representation  # type: ignore[assignment]
     get_marginal_ll = get_marginal_ll  # type: ignore[assignment]  # keyword-only after the first two
     impute = impute
+    get_likelihood_parameters = get_likelihood_parameters
+    get_latent_library_size = get_latent_library_size
+    get_feature_correlation_matrix = get_feature_correlation_matrix
 
     def predict_perturbation(
         self,
@@ -167,7 +175,7 @@ class Responds(VAEMixin, CountModel):
         module = self.module
         return bool(getattr(module, "condition_in_decoder", False) or getattr(module, "conditional", False))
 
-    def condition(self, name: str) -> Condition:
+    def _condition(self, name: str) -> Condition:
         """Measured condition of this name.
 
         Parameters

@@ -80,7 +80,7 @@ def _shifts(
 ) -> tuple[dict[str, Shift], dict[str, float]]:
     """Shift of each group of the query to a `part` of the perturbation, and the factor it was scaled by."""
     means, shift_scale = means_of(model), question.shift_scale
-    end = question.perturbation if part == question.perturbation.name else model.condition(part)
+    end = question.perturbation if part == question.perturbation.name else model._condition(part)
     codes = question.control.code, end.code
     shifts, factors = {}, {}
     for group in dict.fromkeys(request.groups):

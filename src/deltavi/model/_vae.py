@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
-from scvi.model.base import RNASeqMixin
 
 from deltavi._entries import init_keywords, known_keywords
 from deltavi._errors import DeltaviError
@@ -18,11 +17,6 @@ from deltavi._reading import known_arguments, reads
 from deltavi._types import State
 from deltavi.model._dimensions import data_dimensions
 from deltavi.model._library_prior import library_prior
-from deltavi.model._parameters import (
-    get_feature_correlation_matrix,
-    get_latent_library_size,
-    get_likelihood_parameters,
-)
 from deltavi.model._responds import Responds
 from deltavi.model._scvi_exchange import export_scvi, imported
 from deltavi.model._totals import start_at_mean_shares
@@ -43,7 +37,7 @@ OF_DATA = dict.fromkeys(
 )
 
 
-class VAE(RNASeqMixin, Responds):
+class VAE(Responds):
     """Variational autoencoder of counts: scVI's model (Lopez et al. 2018) and its relatives.
 
     A ZINB, NB or Poisson decoder of raw counts, or a Gaussian one of log-normalised expression; the library size
@@ -93,9 +87,6 @@ class VAE(RNASeqMixin, Responds):
     most_epochs: ClassVar[int] = 50
     scvi_plan: ClassVar[State] = {"lr": 1e-3, "lr_schedule": "constant", "n_epochs_kl_warmup": 400}
 
-    get_likelihood_parameters = get_likelihood_parameters
-    get_latent_library_size = get_latent_library_size
-    get_feature_correlation_matrix = get_feature_correlation_matrix
     export_scvi = export_scvi
 
     @reads(READERS)

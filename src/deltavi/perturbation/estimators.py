@@ -59,6 +59,7 @@ class Shift:
         return float(np.linalg.norm(self.vector))
 
 
+@known_arguments
 @dataclass(frozen=True, eq=False)
 class GroupMeans:
     """Mean positions of the labels seen in one condition.
@@ -107,6 +108,7 @@ class GroupMeans:
         return GroupMeans(labels, self.means[rows], tuple(self.n_cells[row] for row in rows), errors)
 
 
+@known_arguments
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """Input of an estimator.

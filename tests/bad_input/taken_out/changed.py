@@ -18,8 +18,8 @@ MUTATIONS: tuple[OwnTest, ...] = (
     OwnTest(EVERY_METHOD, MANAGER, "            self._require_same_matrix()", "            pass"),
     OwnTest(EVERY_METHOD, MANAGER, "            columns.require_unedited(adata)", "            pass"),
     OwnTest(EVERY_METHOD, MANAGER, "                columns.require_written(adata)", "                pass"),
-    OwnTest(EVERY_METHOD, "model/_files.py", "            self.adata_manager.validate()", "            pass"),
-    OwnTest(EVERY_METHOD, "model/_scvi_exchange.py", "            self.adata_manager.validate()", "            pass"),
+    OwnTest(EVERY_METHOD, "model/_files.py", "        self.adata_manager.validate()", "        pass"),
+    OwnTest(EVERY_METHOD, "model/_scvi_exchange.py", "        self.adata_manager.validate()", "        pass"),
     OwnTest(EVERY_METHOD, CHANGES, "    if now.n_negative and not before.n_negative:", "    if False:"),
     OwnTest(EVERY_METHOD, CHANGES, "    if registered.is_reordered(x):", "    if False:"),
     OwnTest(
@@ -45,14 +45,14 @@ MUTATIONS: tuple[OwnTest, ...] = (
     OwnTest(
         f"{TESTS}test_the_split_points_at_the_cells_it_was_made_of[PPCA]",
         ATTACHED,
-        "        self._adata_manager.require_same_cells()",
-        "        pass",
+        "    model._adata_manager.require_same_cells()",
+        "    pass",
     ),
     OwnTest(
         f"{TESTS}test_the_split_points_at_the_cells_it_was_made_of[PPCA]",
         ATTACHED,
-        "        if trained_on is not None and names_checksum(self._adata.obs_names) != trained_on:",
-        "        if False:",
+        "    if trained_on is not None and names_checksum(model._adata.obs_names) != trained_on:",
+        "    if False:",
     ),
     OwnTest(
         f"{JOINED}test_columns_of_the_user_are_no_leftovers", LEFT, "(codes < max(len(values), 1))", "(codes < 1e9)"

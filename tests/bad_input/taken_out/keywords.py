@@ -46,16 +46,18 @@ MUTATIONS: tuple[OwnTest, ...] = (
         "known_keywords(kwargs, verb_keywords(model_class, name), among=",
         "dict(among=",
     ),
-    OwnTest(f"{A_METHOD}[VAE.setup_anndata]", "model/_base.py", "known_keywords(own, known, among=", "dict(among="),
+    OwnTest(
+        f"{A_METHOD}[VAE.setup_anndata]", "model/_registration.py", "known_keywords(own, known, among=", "dict(among="
+    ),
     OwnTest(
         f"{A_METHOD}[VAE.load]",
-        "model/_files.py",
+        "model/_base.py",
         "known_keywords(unknown, known, among=",
         "dict(among=",
     ),
     OwnTest(
         f"{WALK}::test_names_that_scvi_tools_has_for_files_are_answered",
-        "model/_files.py",
+        "model/_mapping.py",
         "known_keywords(options, known, among=",
         "dict(among=",
     ),

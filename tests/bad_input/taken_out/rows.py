@@ -27,7 +27,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(84, "ACTINN", GIVEN, "if (times > 1).any():", "if False:"),
     Mutation(85, "SCGEN", TRAINING, "if held_out and not n_held_out:", "if False:"),
     Mutation(86, "LABELVI", "registry/columns.py", "if not is_readable(kind)]", "if False]"),
-    Mutation(87, "VAE", "model/_copies.py", "        self.id = str(uuid4())", "        pass"),
+    Mutation(87, "VAE", "model/_copies.py", "    model.id = str(uuid4())", "    pass"),
     Mutation(
         88,
         "ACTINN",
@@ -50,7 +50,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(92, "SCGEN", "model/_library_prior.py", "    if len(narrow):", "    if False:"),
     Mutation(93, "LABELVI", "model/_bound.py", "if value > LARGEST_BOUND}", "if value > 1e99}"),
-    Mutation(94, "PPCA", "model/own_response.py", "        if not found:", "        if True:"),
+    Mutation(94, "PPCA", "model/own_response.py", "    if not found:", "    if True:"),
     Mutation(95, "LABELVI", "registry/depth.py", "    if found:", "    if False:"),
     Mutation(96, "ACTINN", SOURCE, "if adata.raw is not None and holds(adata.raw.X, kind):", "if False:"),
     Mutation(96, "PPCA", SOURCE, "    if found:", "    if False:"),

@@ -18,14 +18,14 @@ MUTATIONS: tuple[OwnTest, ...] = (
     OwnTest(
         SAVABLE + "test_what_a_file_cannot_hold_is_refused_when_the_model_is_made", GIVEN, "encode(plain, {})", "pass"
     ),
-    OwnTest(COPIES + "test_cells_in_an_open_file_are_not_copied", COPY, "self._adata.isbacked:", "False:"),
+    OwnTest(COPIES + "test_cells_in_an_open_file_are_not_copied", COPY, "model._adata.isbacked:", "False:"),
     OwnTest(
         COPIES + "test_a_copied_mapped_query_answers_but_is_not_trained_on",
         COPY,
-        "or self.is_mapped_",
+        "or model.is_mapped_",
         "or False",
     ),
-    OwnTest(COPIES + "test_a_copy_answers_like_the_original", COPY, "        self.id = str(uuid4())", "        pass"),
+    OwnTest(COPIES + "test_a_copy_answers_like_the_original", COPY, "    model.id = str(uuid4())", "    pass"),
     OwnTest(
         "tests/registry/test_conditions.py::test_parts_that_stand_beside_the_control_are_pointed_at",
         "perturbation/combination.py",

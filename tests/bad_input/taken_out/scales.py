@@ -52,8 +52,8 @@ MUTATIONS: tuple[OwnTest, ...] = (
     OwnTest(
         f"{TESTS}test_training_that_ends_absurd_says_so",
         "model/_training.py",
-        '        require_plausible_bound(self, plan.get("lr"))',
-        "        pass",
+        '    require_plausible_bound(self, plan.get("lr"))',
+        "    pass",
     ),
     OwnTest(
         f"{TESTS}test_training_that_ends_absurd_says_so", BOUND, "    if largest > LARGEST_COUNT:", "    if False:"
