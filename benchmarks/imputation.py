@@ -127,10 +127,10 @@ def page(records: pd.DataFrame, command: str) -> Iterator[str]:
     yield (
         "# Denoising\n\nEvery molecule goes to one of two halves at random (molecular cross-validation; Batson et al. "
         "2019). A model learns from one half, and its expected counts are compared with the other half of the same "
-        "cells: mean Poisson deviance of an entry, in thousandths of a nat, lower is better. 2,000 genes. What linear "
-        "models expect of log1p CP10k is taken back to counts and scaled to the total of the cell; to these and to the "
-        "counts themselves a hundredth of the mean profile is added, since a molecule that was not expected at all "
-        "costs without bound. The VAE is asked by `impute()`."
+        "cells: mean Poisson deviance of an entry, in thousandths of a nat, lower is better. 2,000 genes. Expectations "
+        "of linear models are transformed from log1p CP10k to counts and scaled to the total of the cell; to these and "
+        "to the counts themselves a hundredth of the mean profile is added, since the deviance of a molecule with an "
+        "expectation of zero is infinite. The expectation of the VAE is that of `impute()`."
     )
     yield markdown(table.rename({name: title for name, (title, _) in METHODS.items()}).rename_axis("method"))
     yield (

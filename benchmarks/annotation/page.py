@@ -26,9 +26,9 @@ TABLES = (
         "auroc",
         3,
         "Area under the ROC curve of each method's own score, cells of the left-out type against the other scored "
-        "cells; the score of the peers is one minus the highest probability.",
+        "cells; that of the peers is one minus the highest probability.",
     ),
-    ("Seconds", "seconds", 1, "Processor seconds to train and predict, with what is learned without labels."),
+    ("Seconds", "seconds", 1, "Processor seconds to train and predict, including training without labels."),
 )
 REJECTED = {
     "rejected_held_out": "held-out cells of known types",
@@ -100,14 +100,14 @@ def comparison(records: pd.DataFrame, command: str) -> Iterator[str]:
         "a: one study of sorted blood cells, half of them scored, with 10, 50 or all other cells per type labelled. "
         "b: human pancreas between inDrop and CEL-seq. c: blood between pbmc3k and the control cells of Kang et al. "
         "The task is named by its reference. d: the same with one type left out of the reference, another one with "
-        "each seed. Where studies differ, a tenth of the reference is held out to judge calibration within a study."
+        "each seed. Where studies differ, a tenth of the reference is held out to measure calibration within a study."
     )
     if "actinn_published" in set(records["method"]):
         yield (
             "*labelvi*, *actinn* and *logistic_deltavi* are models of this package with their defaults, the last of "
-            "them ACTINN without hidden layers; *actinn_published* is the one network of its paper. *logistic* is "
+            "them ACTINN without hidden layers; *actinn_published* is the single network of its paper. *logistic* is "
             "scikit-learn's regression with a penalty chosen by cross-validation, *scanvi* starts from a trained SCVI "
-            "and sees all cells."
+            "and is trained on all cells."
         )
     yield f"## Tasks\n\n{markdown(task_sizes(records))}"
     dropped = records.groupby("task", sort=False)["dropped"].first().map(lambda names: ", ".join(json.loads(names)))

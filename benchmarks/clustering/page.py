@@ -28,20 +28,20 @@ RARE = {
 }
 # Title of each table, its score, digits, and what to know when reading it.
 TABLES = (
-    ("Adjusted Rand index", "adjusted_rand", 3, "Agreement about pairs of cells; zero is that of chance."),
+    ("Adjusted Rand index", "adjusted_rand", 3, "Agreement on pairs of cells; zero is that of chance."),
     ("Normalised mutual information", "normalised_mutual_information", 3, "Over the mean of the two entropies."),
     (
         "Accuracy of matched clusters",
         "accuracy",
         3,
         "Share of cells in the cluster of their type, each type matched to one cluster at most; cells of clusters that "
-        "are left over are wrong.",
+        "are not matched are wrong.",
     ),
     (
         "Purity on other cells",
         "purity",
         3,
-        "Each cluster gets its most frequent type in a random half of the cells, and is judged on the other half.",
+        "Each cluster gets its most frequent type in a random half of the cells, and is scored on the other half.",
     ),
     ("Number of clusters", "n_clusters", 1, "For comparison with the number of types above."),
     (
@@ -125,14 +125,14 @@ def page(records: pd.DataFrame, command: str) -> Iterator[str]:
     yield "# Clustering"
     yield (
         "Clusters that are found without labels, compared with the known types of the cells. 2,000 genes, chosen "
-        "without labels. SCVI and MIXVI know the batch where there are several; principal components are of log1p "
-        "CP10k and not corrected for it. k-means and Gaussian mixtures are told the true number of types."
+        "without labels. The batch is a covariate of SCVI and MIXVI where there are several; principal components are "
+        "of log1p CP10k and not corrected for it. k-means and Gaussian mixtures have the true number of types."
     )
     yield (
-        "Leiden and MIXVI are looked at in three granularities; MIXVI is trained with its 12 components, which are "
-        "then merged to 10 and 8. The row that names one has the same for all data. In *best "
+        "Leiden and MIXVI are evaluated at three granularities; MIXVI is trained with its 12 components, which are "
+        "then merged to 10 and 8. A row with a named granularity has the same one for all data. In *best "
         "of 3* the one with the highest adjusted Rand index is taken in every run, **chosen by the labels**, as is "
-        "usual for Leiden: no one who has no labels can do that. The other scores of that row are of the same choice."
+        "usual for Leiden, and impossible without labels. The other scores of that row are of the same choice."
     )
     yield f"## Data\n\n{markdown(task_sizes(records))}"
     for title, score, digits, note in TABLES:

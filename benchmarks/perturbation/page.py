@@ -86,7 +86,7 @@ def page(evaluation: PerturbationEvaluation, options: argparse.Namespace) -> Ite
         f"predicted from its control cells. {'Genes chosen without' if options.no_leak else 'Genes chosen with'} the "
         f"held-out cells; 2,000 genes, log1p CP10k. {table['seed'].nunique()} seeds at most: a deviation is one over "
         "seeds of the mean over all hold-outs. Higher is better but for MSE, E-distance and MMD; variance ratio and "
-        "zeros should be those of the two halves. Every score has its formula on the page of the metrics."
+        "zeros should be those of the split-half ceiling. The page of the metrics has the formula of every score."
     )
     yield "## Mean\n\n" + markdown(means)
     yield f"## Against the best baseline\n\n{evaluation.conclusion(first)}"
@@ -97,7 +97,7 @@ def page(evaluation: PerturbationEvaluation, options: argparse.Namespace) -> Ite
     if len(mine):
         rank = stats.spearmanr(mine["uncertainty"], mine["mse_delta"])
         yield (
-            f"## How sure\n\nShare of genes of {first} whose measured change of the mean lies in its 90 % interval, "
+            f"## Uncertainty\n\nShare of genes of {first} whose measured change of the mean lies in its 90 % interval, "
             "and the uncertainty of each prediction beside its mean squared error. Rank correlation of uncertainty "
             f"and error: {rank.statistic:.2f} over {len(mine)} predictions.\n\n{markdown(certainty_table(mine))}"
         )

@@ -46,7 +46,7 @@ COLUMNS = {
 }
 ADDITIVE = (
     "For a pair the shifts of its two single perturbations are added, by baselines and models alike: the mean shift is "
-    "then the sum of the mean changes, and as the line has seen both, the nearest shift is the sum of its own."
+    "then the sum of the mean changes, and as both were measured in the line, the nearest shift is the sum of its own."
 )
 
 
@@ -114,8 +114,8 @@ def page(
     yield "# Perturbations of genes"
     yield (
         "Counts of 500 genes in four cell lines, from Norman et al. (2019) and McFaline-Figueroa et al. (2023). With "
-        "about a hundred cells for each perturbation and line, two halves of the real cells agree badly: the responses "
-        "are small beside the noise, and a prediction from many cells may agree better with them than one half does."
+        "about a hundred cells for each perturbation and line, the split-half ceiling is low: the responses are small "
+        "compared with the noise, and a prediction from many cells may score higher than one half of the real cells."
     )
     titles = {"lines": "## A cell line left out", "pairs": "## Pairs from single perturbations"}
     for part, evaluation in found.items():
@@ -124,12 +124,12 @@ def page(
         if part == "lines":
             same, apart = smoothed
             yield (
-                f"How much of it is no response: control cells that are only projected onto {N_COMPONENTS} principal "
-                f"components score a Pearson delta of {same:.3f}. Where one half of the control cells is "
-                f"projected, and the change measured from the other half, they score {apart:.3f}. The noise of the "
-                "control mean, of a hundred cells, is part of every measured change, and what takes it off is "
-                "rewarded: this is what the PCA shifts are ahead by, and in part the two halves too. The E-distance "
-                "and no change say what there is to be had."
+                f"Part of the score is no response: control cells that are only projected onto {N_COMPONENTS} "
+                f"principal components have a Pearson delta of {same:.3f}. Where one half of the control cells is "
+                f"projected, and the change measured from the other half, it is {apart:.3f}. The noise of the "
+                "control mean, of a hundred cells, is part of every measured change, and removing it raises the score: "
+                "this explains the lead of the PCA shifts, and part of the ceiling. The E-distance, beside that of no "
+                "change, shows the attainable improvement."
             )
         yield f"Pearson delta:\n\n{markdown(by_case(evaluation, 'perturbation'))}"
     yield ADDITIVE

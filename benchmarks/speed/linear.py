@@ -100,7 +100,7 @@ def page(runs: pd.DataFrame, options: argparse.Namespace) -> Iterator[str]:
     yield (
         f"# Linear models: time and memory\n\n{options.cells:,} cells by {options.genes:,} genes, sparse, "
         f"{100 * options.density:.0f} % of entries not zero, {options.components} components. The fit and the "
-        "positions of all cells; factor analysis takes as many rounds as it needs. Processor seconds, medians of "
+        "positions of all cells; factor analysis iterates to convergence. Processor seconds, medians of "
         f"{options.runs} processes each, run in turn; the ratio is the median over turns. Memory is the peak of "
         "the whole process, libraries and data included."
     )

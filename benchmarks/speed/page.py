@@ -20,8 +20,8 @@ TIMINGS = (
         "Likelihood",
         ("likelihood",),
         "Log probability of the counts, its mean over cells, and the gradients by rate, dispersion and, with zero "
-        "inflation, dropout logits. The mean is what training takes, and what deltavi prepares its gradients for. Its "
-        "loader tells the likelihood where the counts are not zero; without the loader they have to be looked for.",
+        "inflation, dropout logits. Training uses the mean, for which deltavi prepares its gradients. Its loader "
+        "passes the positions of nonzero counts to the likelihood; without the loader they are searched for.",
     ),
     (
         "One training step",
@@ -34,8 +34,8 @@ TIMINGS = (
         ("train", "annotation", "scgen"),
         "`train()` as a whole on nine tenths of the cells, mini-batches of 128, no validation: the same widths, depth, "
         "latent dimensions and likelihood in both, and the constant learning rate of scvi-tools. SCVI decodes dropout "
-        "logits also where its likelihood has none. LABELVI and SCANVI have half of the labels; how they learn from "
-        "them, and the calibration that LABELVI ends with, are their own.",
+        "logits also where its likelihood has none. LABELVI and SCANVI have half of the labels; they use them in "
+        "different ways, and LABELVI includes calibration.",
     ),
     ("Latent positions", ("latent",), "The posterior means of all cells."),
 )
@@ -163,12 +163,12 @@ def page(table: pd.DataFrame) -> Iterator[str]:
     if table.empty:
         yield "# Speed"
         return
-    several = "; where it has several, the wall clock says more, as processor time adds them up"
+    several = "; with several, the wall clock is more informative, as processor time is their sum"
     yield (
-        "# Speed\n\ndeltavi beside scvi-tools on one machine. Both run in one process, one right after the other; such "
-        "a pair is repeated, and who goes first alternates. *Times as fast* is what scvi-tools takes divided by what "
-        "deltavi takes: the median over pairs, with the lowest and the highest. It is quoted from processor time, "
-        "because other programs may run on the machine; the same ratio by the wall clock stands beside it. Seconds "
+        "# Speed\n\ndeltavi compared with scvi-tools on one machine. Both run in one process, one right after the "
+        "other; such a pair is repeated in alternating order. *Times as fast* is the time of scvi-tools divided by "
+        "that of deltavi: the median over pairs, with the lowest and the highest. It is quoted from processor time, "
+        "because other programs may run on the machine; the same ratio by the wall clock is given too. Seconds "
         "are medians of processor time. Everything runs in one thread unless a row says otherwise"
         f"{several if table['threads'].max() > 1 else ''}. Simulated counts are gamma-Poisson and about 10 % of them "
         "are not zero; *kang* is the interferon experiment of Kang et al. (2018), the 2,000 most variable genes."
@@ -203,8 +203,7 @@ OTHERS: tuple[tuple[str, str, list[str], Callable[[pd.DataFrame], list[list[str]
         "the bound on the validation cells is noted, from one draw per cell. Time spent in validation counts for "
         "neither. The weight of the divergence rises over half of deltavi's epochs and over 400 epochs in SCVI; it "
         "does not enter the bound that is compared. The schedule of deltavi was chosen on these cells among others, so "
-        "that its times are somewhat optimistic; SCVI's last bound lies above its lowest, as it learns its cells by "
-        "heart.",
+        "that its times are somewhat optimistic; SCVI's last bound lies above its lowest, as it overfits.",
         ["deltavi", "SCVI", "times as fast", "epoch of deltavi", "of SCVI", "seeds"],
         target_rows,
     ),

@@ -17,9 +17,9 @@ from benchmarks.harness.page import words
 ROOT = Path(__file__).resolve().parents[2]
 # Tests that inject something or repeat something, and what that is.
 TESTS = {
-    "tests/model/test_faults.py": "losses and weights that become NaN, interrupts, memory that runs out, errors of "
+    "tests/model/test_faults.py": "losses and weights that become NaN, interrupts, exhausted memory, errors of "
     "callbacks, in training",
-    "tests/model/test_checkpoint.py": "processes killed in training, disks that are full and folders that cannot be "
+    "tests/model/test_checkpoint.py": "processes killed in training, full disks and folders that cannot be "
     "written, with checkpoints",
     "tests/io/test_write_faults.py": "the same while a model is saved",
     "tests/io/test_no_code.py": "pickles in place of every part of a model file",
@@ -57,7 +57,7 @@ def faults_section() -> str:
     run_tests(plugin, *(str(ROOT / path) for path in TESTS))
     lines = {
         path: {
-            "what is injected or repeated": what,
+            "injected or repeated": what,
             "passed": str(plugin.found[path, "passed"]),
             "failed": str(plugin.found[path, "failed"]),
             "not run": str(plugin.found[path, "skipped"]),
@@ -65,7 +65,7 @@ def faults_section() -> str:
         for path, what in TESTS.items()
     }
     table = pd.DataFrame.from_dict(lines, orient="index").rename_axis("tests")
-    return f"## Faults injected, and answers repeated\n\n{words(table)}"
+    return f"## Injected faults and repeated predictions\n\n{words(table)}"
 
 
 def damages_section(n: int) -> str:
@@ -85,12 +85,12 @@ def damages_section(n: int) -> str:
         [
             "## Damage at random",
             f"Model files of every class, damaged and loaded (`python tests/io/fuzz_model_files.py --n 100000` tries "
-            f"more). Refused: an error of this package. Equal: it loads, and answers as if nothing had happened. "
-            "Another model: the damage came with checksums that fit, and describes a model that is valid, such as one "
-            f"whose labels are called otherwise. The slowest took {of_files.slowest:.2f} s.",
+            f"more). Refused: an error of this package. Equal: it loads, with unchanged predictions. "
+            "Another model: the damage has matching checksums, and describes a valid model, such as one "
+            f"with other names of labels. The slowest took {of_files.slowest:.2f} s.",
             of_files.table(),
             "Annotation of cells in an h5ad file, damaged, set up and predicted (`python tests/fuzzing/fuzz_obs.py "
-            "--n 100000` tries more). Unread: anndata itself cannot read it. Equal: the answer is that for the values "
+            "--n 100000` tries more). Unread: anndata itself cannot read it. Equal: the result is that for the values "
             f"that were read. The slowest took {of_tables.slowest:.2f} s.",
             of_tables.table(),
         ]
@@ -102,6 +102,6 @@ def mutations_section() -> str:
     command = [sys.executable, "-W", "ignore", str(ROOT / "tests" / "bad_input" / "mutations.py")]
     told = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT).stdout
     return (
-        "## Checks taken out\n\n`python tests/bad_input/mutations.py` takes out one check after the other, in a copy "
+        "## Mutation tests\n\n`python tests/bad_input/mutations.py` removes one check after the other, in a copy "
         f"of the package, and runs the tests of its row, which must fail. {told.strip().splitlines()[-1]}."
     )

@@ -114,8 +114,8 @@ def rows_section(found: dict[tuple[int, str], str], peers: dict[int, str]) -> st
         [
             "## Bad input and faults",
             f"{n_passed} of {len(found)} tests passed; each gives one model the input of one row. {PASSED}: the model "
-            f"does what must happen. {NOT_CONCERNED}: the row does not concern it, for a reason below. {SKIPPED}: an "
-            "optional library was not there.",
+            f"behaves as required. {NOT_CONCERNED}: the row does not apply to it, for a reason below. {SKIPPED}: an "
+            "optional library was missing.",
             words(table(found, peers)),
         ]
     )
@@ -124,25 +124,25 @@ def rows_section(found: dict[tuple[int, str], str], peers: dict[int, str]) -> st
 def peers_section(peers: dict[int, str]) -> str:
     """How the column of the peer came about."""
     kinds = {
-        "works": "the answer is that for good input",
-        "error": "with the class of the exception, and whether its message has a word for the cause",
-        "warning": "that has a word for the cause",
-        "silent": "an answer without a word; what is wrong with it, where that was seen",
-        "nothing kept": "what was trained is lost",
+        "works": "the result is that for good input",
+        "error": "with the class of the exception, and whether its message names the cause",
+        "warning": "that names the cause",
+        "silent": "a result without a message; its fault, where one was found",
+        "nothing kept": "the trained model is lost",
     }
     seen = [answer.split(": ")[1].split(",")[0] for answer in peers.values()]
     counts = {kind: seen.count(kind) for kind in kinds}
     entries = pd.DataFrame(
-        {"what it means": list(kinds.values()), "rows": [str(counts[kind]) for kind in kinds]}, index=list(kinds)
+        {"meaning": list(kinds.values()), "rows": [str(counts[kind]) for kind in kinds]}, index=list(kinds)
     ).rename_axis("entry")
     return "\n\n".join(
         [
             "## The column of scvi-tools",
             f"SCVI of scvi-tools {version('scvi-tools')} was given the same cells through `setup_anndata`, `train`, "
             "`get_latent_representation`, `save` and `load`; SCANVI, with `predict`, where labels are concerned. "
-            "A silent answer is no fault where it is right, as for a gene without counts; it is one where it may be "
-            "wrong. Not tried: no input of that row was put together for these models. "
-            "Queries went in as they are; `prepare_query_anndata` of scvi-tools would match genes by name.",
+            "A silent result is no fault where it is right, as for a gene without counts; it is one where it may be "
+            "wrong. Not tried: no input of that row was prepared for these models. "
+            "Queries were passed unchanged; `prepare_query_anndata` of scvi-tools would match genes by name.",
             words(entries),
         ]
     )
@@ -152,12 +152,12 @@ def page(found: dict[tuple[int, str], str], peers: dict[int, str], others: list[
     """Sections of the page; `others` are about what is no row."""
     yield (
         "# What can be trusted\n\n"
-        "Bad input and faults, each really handed over or injected, and what came of it. "
-        "[What happens with bad input](bad-input.md) says it in words."
+        "Tests with bad input and injected faults, and their results. "
+        "[What happens with bad input](bad-input.md) describes the behaviour."
     )
     yield rows_section(found, peers)
     yield peers_section(peers)
-    yield f"## What does not concern a model\n\n{words(reasons())}"
+    yield f"## Rows that do not apply to a model\n\n{words(reasons())}"
     yield from others
     yield made_by(command, PACKAGES)
 
