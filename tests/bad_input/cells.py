@@ -114,11 +114,13 @@ def untrained(bench: Bench) -> None:
     if case.annotates:
         verbs |= {"predict": {}, "get_novelty_scores": {}, "calibrate": {}}
     if case.name != "ACTINN":
-        verbs |= {"predict_perturbation": PERTURBATION, "impute": {}}
-        verbs |= {verb: {} for verb in ("get_elbo", "get_marginal_ll", "get_reconstruction_error")}
-    if case.name not in ("ACTINN", "PPCA"):
-        of_counts = ("get_normalized_expression", "posterior_predictive_sample", "get_likelihood_parameters")
-        verbs |= {"differential_expression": {"groupby": "condition"}, **{verb: {} for verb in of_counts}}
+        verbs |= {
+            "predict_perturbation": PERTURBATION,
+            "impute": {},
+            "differential_expression": {"groupby": "condition"},
+        }
+        further = ("get_normalized_expression", "get_elbo", "get_marginal_ll", "get_reconstruction_error")
+        verbs |= {verb: {} for verb in (*further, "posterior_predictive_sample", "get_likelihood_parameters")}
     if case.name == "PPCA":
         verbs |= {"log_likelihood": {}, "get_loadings": {}, "get_noise": {}, "sample": {"n": 3}}
     if case.name == "MIXVI":

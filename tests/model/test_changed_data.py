@@ -47,7 +47,6 @@ READ_NOTHING = {
 # inherited all the same: a classifier decodes nothing, and factors come with no verbs of counts
 LACKS = {
     "ACTINN": {"get_normalized_expression", "differential_abundance"},
-    "PPCA": {"get_normalized_expression"},
     # SCVI is no such model
     "LABELVI": {"export_scvi"},
     "MIXVI": {"export_scvi"},
