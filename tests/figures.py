@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ast
 import functools
+import inspect
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +137,16 @@ def n_own_classes(cls: type) -> int:
     return sum(base.__module__.split(".")[0] == "deltavi" for base in cls.__mro__)
 
 
+def overridden(cls: type) -> set[str]:
+    """Private functions of the classes of this package behind a model that stand in more than one of them."""
+    own = [base for base in cls.__mro__ if base.__module__.split(".")[0] == "deltavi"]
+    private = [
+        {name for name, value in vars(base).items() if inspect.isroutine(value) and re.match("_[a-z]", name)}
+        for base in own
+    ]
+    return {name for i, names in enumerate(private) for name in names & set().union(*private[i + 1 :])}
+
+
 @functools.cache
 def figures() -> list[Figure]:
     """All of them."""
@@ -152,6 +164,11 @@ def figures() -> list[Figure]:
         *(
             Figure(f"classes of this package in {name}", n_own_classes(getattr(model, name)), most)
             for name, most in MOST_CLASSES.items()
+        ),
+        Figure(
+            "private functions overridden between classes of model/",
+            len(set().union(*(overridden(getattr(model, name)) for name in model.__all__))),
+            6,
         ),
         Figure("lines of tests per line of source", _test_lines_per_line(), 1.34, at_least=True),
     ]

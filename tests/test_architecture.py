@@ -400,6 +400,7 @@ HELD = (
     "casts in model/",
     "imports from an underscored module of another package",
     "Any",
+    "private functions overridden between classes of model/",
     *(f"classes of this package in {name}" for name in model.__all__),
     "functions above 60 code lines",
     "functions with more than 12 arguments, public signatures apart",
