@@ -203,3 +203,17 @@ def test_a_scan_leaves_unsorted_indices_as_they_are(value: float) -> None:
     assert not report.are_counts or report.n_nan
     np.testing.assert_array_equal(x.indices, before[0])
     np.testing.assert_array_equal(x.data, before[1])
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc", "dense"])
+def test_sums_of_genes_and_cells_come_from_the_one_pass(kind: str) -> None:
+    from deltavi.registry.checks import scan_and_sum
+
+    rng = np.random.default_rng(3)
+    counts = rng.poisson(0.7, (1500, 7)).astype(np.float32)
+    x = counts if kind == "dense" else sparse.csr_matrix(counts).asformat(kind)
+    found = scan_and_sum(x, genes=True)
+    np.testing.assert_array_equal(found.gene_sums, counts.sum(0, dtype=np.float64))
+    np.testing.assert_array_equal(found.cell_totals, counts.sum(1, dtype=np.float64))
+    assert found.report == scan_and_sum(x).report
+    assert scan_and_sum(x).gene_sums is None

@@ -65,6 +65,8 @@ class CountModel(UnsupervisedTrainingMixin, ArchesMixin, BaseModelClass):
     # how it is trained, and what it keeps of its training cells; each subclass says what differs
     recipe: ClassVar[AnyRecipe] = Recipe()
     keeps: ClassVar[Parts] = ()
+    # whether a decoder of counts starts at the mean share of every gene
+    starts_at_mean_shares: ClassVar[bool] = False
     # whether some cells may lack a label
     partly_labelled: ClassVar[bool] = False
     default_plan: ClassVar[State] = {}
@@ -134,7 +136,7 @@ class CountModel(UnsupervisedTrainingMixin, ArchesMixin, BaseModelClass):
     @classmethod
     def _fields(cls, setup: State) -> list[Any]:
         """AnnData fields for the arguments of ``setup_anndata``."""
-        expression = ExpressionField(REGISTRY_KEYS.X_KEY, setup.get("layer"))
+        expression = ExpressionField(REGISTRY_KEYS.X_KEY, setup.get("layer"), sums_genes=cls.starts_at_mean_shares)
         fields: list[Any] = [
             expression,
             CategoryField(REGISTRY_KEYS.BATCH_KEY, setup.get("batch_key")),

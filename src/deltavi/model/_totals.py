@@ -12,7 +12,6 @@ from scvi import REGISTRY_KEYS
 from deltavi._compat import SETUP_ARGS_KEY
 from deltavi._types import State
 from deltavi.module.settings import COUNT_LIKELIHOODS
-from deltavi.registry.checks import row_blocks
 from deltavi.registry.covariates import SizeFactorField
 
 if TYPE_CHECKING:
@@ -56,9 +55,8 @@ def start_at_mean_shares(model: VAE) -> None:
     start_at = ("softmax", "softmax_rest", "exp")
     if model._adata is None or model.module.scale_activation not in start_at or not model.module.bias:
         return
-    matrix = model.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-    sums = [np.asarray(block.sum(0), dtype=np.float64).ravel() for _, block in row_blocks(matrix)]
-    counts = np.sum(sums, axis=0)
+    assert model._adata_manager is not None
+    counts = model._adata_manager.gene_sums()
     key = model._setup_argument("size_factor_key")
     library = counts.sum() if key is None else float(np.asarray(model.adata.obs[key], dtype=np.float64).sum())
     if library > 0:

@@ -81,8 +81,6 @@ class VAE(Responds):
     _module_cls: ClassVar[type[VAEModule]] = VAEModule
     module: VAEModule
     check_input: bool
-    # whether the decoder of counts starts at the mean share of every gene
-    starts_at_mean_shares: ClassVar[bool] = False
     default_plan: ClassVar[State] = {"lr": 8e-3, "lr_schedule": "one_cycle"}
     most_epochs: ClassVar[int] = 50
     scvi_plan: ClassVar[State] = {"lr": 1e-3, "lr_schedule": "constant", "n_epochs_kl_warmup": 400}

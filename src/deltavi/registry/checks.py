@@ -151,15 +151,37 @@ def stored_blocks(x: StoredMatrix) -> Iterator[tuple[np.ndarray, Rows]]:
 
 def scan_matrix(x: StoredMatrix) -> MatrixReport:
     """Count everything that can be wrong with `x` ``(n_cells, n_genes)``, reading it once."""
-    return scan_and_total(x)[0]
+    return scan_and_sum(x).report
 
 
-def scan_and_total(x: StoredMatrix) -> tuple[MatrixReport, np.ndarray]:
-    """Report of :func:`scan_matrix`, and the sum of absolute values of each cell, ``(n_cells,)``."""
-    scan = _Scan()
+@dataclass(frozen=True, eq=False)
+class Scanned:
+    """Findings of one pass over a matrix.
+
+    Parameters
+    ----------
+    report
+        Counts of what can be wrong with it.
+    cell_totals
+        ``(n_cells,)`` sum of absolute values of each cell.
+    gene_sums
+        ``(n_genes,)`` sum of each gene, where it was asked for.
+    """
+
+    report: MatrixReport
+    cell_totals: np.ndarray
+    gene_sums: np.ndarray | None
+
+
+def scan_and_sum(x: StoredMatrix, *, genes: bool = False) -> Scanned:
+    """Report of :func:`scan_matrix` with sums of cells and, with `genes`, of genes, from one pass over `x`."""
+    scan, of_genes = _Scan(), np.zeros(int(x.shape[1]))
     for numbers, block in stored_blocks(x):
         scan.read(numbers, block)
-    return scan.report(x.shape), np.concatenate([np.zeros(0), *scan.totals])
+        if genes:
+            of_genes += np.asarray(block.sum(0), dtype=np.float64).ravel()
+    totals = np.concatenate([np.zeros(0), *scan.totals])
+    return Scanned(scan.report(x.shape), totals, of_genes if genes else None)
 
 
 class _Scan:

@@ -14,7 +14,7 @@ from deltavi import _keys
 from deltavi._errors import DeltaviError, InputDataError, examples
 from deltavi._text import as_text
 from deltavi._types import State
-from deltavi.registry.checks import MatrixReport, require_finite, scan_and_total, warn_unusual
+from deltavi.registry.checks import MatrixReport, Scanned, require_finite, scan_and_sum, warn_unusual
 from deltavi.registry.columns import UNSEEN, codes_of, column, extended, used_categories, warn_unseen
 from deltavi.registry.matrix import loadable, rounded
 from deltavi.registry.names import (
@@ -37,13 +37,24 @@ NOUNS = {
 
 
 class ExpressionField(LayerField):
-    """Expression matrix; scanned in full, never converted in place."""
+    """Expression matrix; scanned in full, never converted in place.
+
+    Parameters
+    ----------
+    registry_key
+        Name of the tensor handed to the module.
+    layer
+        Layer with the expression; None for X.
+    sums_genes
+        Sum every gene in the pass of the scan.
+    """
 
     SCAN_KEY = "scan"
 
-    def __init__(self, registry_key: str, layer: str | None) -> None:
+    def __init__(self, registry_key: str, layer: str | None, *, sums_genes: bool = False) -> None:
         super().__init__(registry_key, layer, is_count_data=False, correct_data_format=False)
-        self._totals: np.ndarray | None = None
+        self._sums_genes = sums_genes
+        self._scanned: Scanned | None = None
 
     @property
     def where(self) -> str:
@@ -57,7 +68,8 @@ class ExpressionField(LayerField):
         """Scan the matrix; raise if it holds NaN or infinite values."""
         self.validate_field(adata)
         matrix = loadable(self.get_field_data(adata), where=self.where, quiet=quiet)
-        report, self._totals = scan_and_total(matrix)
+        self._scanned = scan_and_sum(matrix, genes=self._sums_genes)
+        report = self._scanned.report
         require_finite(report, where=self.where, cells=adata.obs_names, genes=adata.var_names, layer=self.attr_key)
         if report.max_value > float(np.finfo(np.float32).max):
             raise InputDataError(
@@ -68,8 +80,16 @@ class ExpressionField(LayerField):
 
     def cell_totals(self) -> np.ndarray:
         """Sum of each cell that was last scanned, ``(n_cells,)``."""
-        assert self._totals is not None
-        return self._totals
+        assert self._scanned is not None
+        return self._scanned.cell_totals
+
+    def gene_sums(self) -> np.ndarray | None:
+        """Sum of each gene over the cells that were last scanned, ``(n_genes,)``; None if they are to be read again.
+
+        Values that are whole but for rounding are read as whole, and were scanned as they are.
+        """
+        scanned = self._scanned
+        return None if scanned is None or scanned.report.n_rounding else scanned.gene_sums
 
     def register_field(self, adata: AnnData) -> State:
         report = self.require_finite(adata, quiet=False)

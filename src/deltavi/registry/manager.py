@@ -33,7 +33,7 @@ from deltavi.registry._changes import (
     written_by,
 )
 from deltavi.registry._fingerprint import MatrixPrint, is_on_disk
-from deltavi.registry.checks import MatrixReport
+from deltavi.registry.checks import MatrixReport, row_blocks
 from deltavi.registry.columns import codes_of
 from deltavi.registry.covariates import ContinuousCovariatesField
 from deltavi.registry.fields import (
@@ -198,6 +198,16 @@ class DataManager(AnnDataManager):
     @property
     def _expression_field(self) -> ExpressionField | None:
         return next((field for field in self.fields if isinstance(field, ExpressionField)), None)
+
+    def gene_sums(self) -> np.ndarray:
+        """Sum of each gene over all cells, ``(n_genes,)``, from the scan of the registration if it took them."""
+        field = self._expression_field
+        found = None if field is None else field.gene_sums()
+        if found is not None:
+            return found
+        matrix = self.get_from_registry(REGISTRY_KEYS.X_KEY)
+        sums = [np.asarray(block.sum(0), dtype=np.float64).ravel() for _, block in row_blocks(matrix)]
+        return np.asarray(np.sum(sums, axis=0))
 
     def _registered_fields(self) -> list[tuple[BaseAnnDataField, State]]:
         """Fields that are not empty, each with its state in the registry."""
