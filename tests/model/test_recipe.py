@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from anndata import AnnData
 from lightning.pytorch.callbacks import Callback
 
-from deltavi.errors import UnknownCategoryError
+from deltavi.errors import DeltaviError, UnknownCategoryError
 from deltavi.model import MIXVI, SCGEN, VAE
 from deltavi.model._base import CountModel
 from deltavi.model._recipe import Part, Recipe, Stage
@@ -94,9 +93,7 @@ def test_a_mixture_is_placed_before_labels_are_dropped() -> None:
     assert drop.starts(model, 10) is None
     for share, expected in ((0.1, 4), (0.6, 6), (1.0, 10)):
         MIXVI.setup_anndata(adata, labels_key="cell_type")
-        asked = inspect.signature(MIXVI).parameters
-        name = "drop_labels_after" if "drop_labels_after" in asked else "release_labels"
-        released = MIXVI(adata, **{name: share}, **SMALL)
+        released = MIXVI(adata, drop_labels_after=share, **SMALL)
         assert drop.starts(released, 10) == expected
         assert released.recipe.settled_from(released, 10) == expected
 
@@ -148,10 +145,7 @@ def test_every_model_is_declared_on_the_one_base(name: str) -> None:
 
 # -- shifts ------------------------------------------------------------------------------------------------------------
 
-PERTURBATION = (
-    "perturbation" if "perturbation" in inspect.signature(SCGEN.predict_perturbation).parameters else "target"
-)
-ASK = {"control": "control", PERTURBATION: "stimulated"}
+ASK = {"control": "control", "perturbation": "stimulated"}
 
 
 def test_a_function_of_the_evidence_is_a_shift(trained: SCGEN) -> None:
@@ -169,6 +163,20 @@ def test_a_function_of_the_evidence_is_a_shift(trained: SCGEN) -> None:
     assert found.uns["deltavi"]["shift"] == "halfway"
     assert {len(evidence.control.labels) for evidence in seen} == {3}
     assert len(seen) == len(set(found.obs["cell_type"]))
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda evidence: 3, "returned 3: an estimator takes deltavi.perturbation.Evidence"),
+        (lambda evidence: evidence.control.means[0], "an estimator takes"),
+        (lambda evidence: Shift(np.ones(3), "short"), "3"),
+        (lambda evidence: Shift(np.full(4, np.nan), "holes"), "finite"),
+    ],
+)
+def test_what_is_no_shift_is_refused(trained: SCGEN, function: Any, words: str) -> None:
+    with pytest.raises(DeltaviError, match=words):
+        trained.predict_perturbation(shift=function, **ASK)
 
 
 def test_an_estimator_by_name_or_as_a_function_is_the_same(trained: SCGEN) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from deltavi._cp10k import cp10k_factors
+from deltavi._entries import shown
 from deltavi._errors import DeltaviError, examples
 from deltavi._types import State
 from deltavi.model._group_sums import Groups, group_sums
@@ -128,7 +129,8 @@ class TrainingMeans:
             Where labels and query are compared: a function of latent positions, by default the positions themselves.
         """
         if callable(estimator):
-            return estimator(self._evidence(control, perturbation, self.positions, query, bandwidth, coordinates))
+            evidence = self._evidence(control, perturbation, self.positions, query, bandwidth, coordinates)
+            return _checked(estimator(evidence), len(query))
         if not isinstance(estimator, str):
             return Shift(given_vector(estimator, len(query)), "vector")
         if estimator == "similarity" and not self.has_labels:
@@ -250,6 +252,16 @@ def _merged(parts: list[GroupMeans]) -> tuple[int, NDArray[np.float64], NDArray[
 
 def _row(group: GroupMeans, label: str) -> NDArray[np.float64]:
     return np.asarray(group.means[group.labels.index(label)], dtype=np.float64)
+
+
+def _checked(found: object, n_latent: int) -> Shift:
+    """Shift that an estimator of the user's own gave; raises DeltaviError if it is none."""
+    if not isinstance(found, Shift):
+        raise DeltaviError(
+            f"The function passed as shift= returned {shown(found)}: an estimator takes deltavi.perturbation.Evidence "
+            "and returns deltavi.perturbation.Shift."
+        )
+    return replace(found, vector=given_vector(found.vector, n_latent))
 
 
 def stretched(
