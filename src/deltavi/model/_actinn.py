@@ -19,8 +19,8 @@ from deltavi.annotation import ClassifiedCells
 from deltavi.model._actinn_training import FOLDS, RECIPE, answers_without_own_fold
 from deltavi.model._annotates import Annotates
 from deltavi.model._classification import BATCH_SIZE, CALIBRATION, check_label_names, classified
-from deltavi.model._recipe import AnyRecipe, Parts
 from deltavi.model._vae import named_arguments
+from deltavi.model.recipe import AnyRecipe, Parts
 from deltavi.module import ACTINN as ACTINNModule
 from deltavi.module.readers import READERS_OF_ACTINN, with_defaults
 from deltavi.registry.checks import (

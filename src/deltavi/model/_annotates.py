@@ -18,7 +18,7 @@ from deltavi.model._base import CountModel
 from deltavi.model._classification import BATCH_SIZE, CALIBRATION, calibrate, calibrated, check_reject, judged
 from deltavi.model._label_column import given_of_labels, split_of_labels
 from deltavi.model._new_batches import warn_of_new_batches
-from deltavi.model._recipe import AnyRecipe, Parts, Recipe
+from deltavi.model.recipe import AnyRecipe, Parts, Recipe
 from deltavi.module.classified import ClassifyingModule
 
 

@@ -32,10 +32,10 @@ from deltavi.model._copies import restore, state_of
 from deltavi.model._files import loaded, save
 from deltavi.model._given import plain_settings
 from deltavi.model._mapping import mapped, prepare_query_anndata, to_device
-from deltavi.model._recipe import EPOCHS_RANGE, AnyRecipe, Parts, Recipe
 from deltavi.model._registration import registered
 from deltavi.model._stored_registry import HINTS, convert_legacy_save, load_registry, view_setup_args
 from deltavi.model._training import train
+from deltavi.model.recipe import EPOCHS_RANGE, AnyRecipe, Parts, Recipe
 from deltavi.model.verbs import INHERITED, OWN, of_trained
 from deltavi.registry.cells import Cells
 from deltavi.registry.checks import MatrixReport, Offer, scale_check

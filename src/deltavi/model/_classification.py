@@ -21,7 +21,7 @@ from deltavi.annotation import Calibration, ClassifiedCells
 from deltavi.annotation.conformal import cells_needed
 from deltavi.likelihood.base import to_numpy
 from deltavi.model._label_column import label_codes
-from deltavi.model._recipe import Part
+from deltavi.model.recipe import Part
 from deltavi.module.classified import ClassifyingModule
 from deltavi.registry.columns import category_names, column
 from deltavi.registry.labels import LabelField

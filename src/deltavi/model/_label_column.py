@@ -9,7 +9,7 @@ import torch
 from scvi import REGISTRY_KEYS
 
 from deltavi.model._asked_split import labelled_split
-from deltavi.model._recipe import split_of_cells
+from deltavi.model.recipe import split_of_cells
 from deltavi.module.labelled_vae import LabelledVAE
 from deltavi.train import CellSplit, split_labelled
 

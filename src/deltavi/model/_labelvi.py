@@ -23,10 +23,10 @@ from deltavi.model._annotates import Annotates
 from deltavi.model._classification import CALIBRATION, check_label_names, predicted_groups
 from deltavi.model._label_column import given_of_labels, learn_label_frequencies, split_of_labels
 from deltavi.model._mean_responses import MEANS
-from deltavi.model._recipe import EPOCHS_RANGE, AnyRecipe, Parts, Recipe
 from deltavi.model._registration import require_own_columns
 from deltavi.model._totals import settings_of_totals
 from deltavi.model._vae import VAE, named_arguments
+from deltavi.model.recipe import EPOCHS_RANGE, AnyRecipe, Parts, Recipe
 from deltavi.module import LABELVI as LABELVIModule
 from deltavi.module.readers import READERS
 from deltavi.train import CellSplit, MixedSplitter

@@ -11,8 +11,8 @@ from deltavi import _keys
 from deltavi._text import as_text
 from deltavi._types import State
 from deltavi.model._asked import conditions_of, positions_of, totals_of
-from deltavi.model._recipe import Part
 from deltavi.model._training_means import TrainingMeans
+from deltavi.model.recipe import Part
 
 if TYPE_CHECKING:
     from deltavi.model._base import CountModel

@@ -18,7 +18,7 @@ from deltavi.latent import Usage
 from deltavi.model._components import over_batches, shares_of
 from deltavi.model._label_column import given_of_labels, label_codes, learn_label_frequencies, split_of_labels
 from deltavi.model._placement import Positions, placed
-from deltavi.model._recipe import Part, Recipe, Stage
+from deltavi.model.recipe import Part, Recipe, Stage
 from deltavi.train import CellSplit
 
 if TYPE_CHECKING:

@@ -42,10 +42,10 @@ from deltavi.model._mixture_training import (
     train_mixture,
 )
 from deltavi.model._question import Route
-from deltavi.model._recipe import EPOCHS_RANGE, AnyRecipe, Parts
 from deltavi.model._registration import require_own_columns
 from deltavi.model._totals import settings_of_totals
 from deltavi.model._vae import VAE, named_arguments
+from deltavi.model.recipe import EPOCHS_RANGE, AnyRecipe, Parts
 from deltavi.model.routes import ROUTES, as_control, check_route, sample
 from deltavi.module import MIXVI as MIXVIModule
 from deltavi.module.decoder import GeneLikelihood

@@ -23,8 +23,8 @@ from deltavi.model._parameters import (
 )
 from deltavi.model._prediction import answer
 from deltavi.model._question import Condition, EmpiricalWeight, Question, Route, ShiftStrategy, share_of
-from deltavi.model._recipe import Parts
 from deltavi.model._training_means import TrainingMeans
+from deltavi.model.recipe import Parts
 from deltavi.model.request import check_options
 from deltavi.module import VAE as VAEModule
 from deltavi.registry.columns import require_known

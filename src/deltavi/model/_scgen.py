@@ -11,9 +11,9 @@ from deltavi._random import model_seed
 from deltavi._reading import reads
 from deltavi._types import State
 from deltavi.model._batch_removal import batch_removal
-from deltavi.model._recipe import EPOCHS_RANGE, AnyRecipe, Recipe
 from deltavi.model._totals import activation_of_totals
 from deltavi.model._vae import VAE
+from deltavi.model.recipe import EPOCHS_RANGE, AnyRecipe, Recipe
 from deltavi.module.readers import READERS
 
 # What the comparison on held-out cell types chose for counts.
