@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,33 +32,48 @@ N_THREADS = 8
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.fixture(autouse=True)
-def _interleaved() -> Iterator[None]:
+@contextmanager
+def interleaved() -> Iterator[None]:
     """Let Python change threads a hundred times as often as usual, so that a race is met."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(before / 100)
-    yield
-    sys.setswitchinterval(before)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def at_once(calls: Sequence[Callable[[], Any]]) -> list[Any]:
     """What each call gives, all begun at the same moment in threads of their own; an error is raised here."""
-    everyone, answers, errors = threading.Event(), [None] * len(calls), []
+    everyone = threading.Event()
+    begun = [threading.Event() for _ in calls]
+    answers, errors = [None] * len(calls), []
 
     def run(i: int) -> None:
+        begun[i].set()
+        everyone.wait(300)
         try:
-            # on a crowded machine a thread can take minutes to begin: the others are not made to fail by that
-            everyone.wait(60)
             answers[i] = calls[i]()
         except BaseException as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=run, args=(i,), daemon=True) for i in range(len(calls))]
-    for thread in threads:
+    def started(i: int) -> threading.Thread:
+        thread = threading.Thread(target=run, args=(i,), daemon=True)
         thread.start()
-    everyone.set()
-    for thread in threads:
-        thread.join(300)
+        return thread
+
+    threads = [started(i) for i in range(len(calls))]
+    for i, event in enumerate(begun):
+        # where coverage is measured a thread that cannot install its tracer ends before it has begun
+        for _ in range(10):
+            if event.wait(30):
+                break
+            threads[i] = started(i)
+        assert event.is_set(), "a thread does not begin"
+    with interleaved():
+        everyone.set()
+        for thread in threads:
+            thread.join(300)
     assert not any(thread.is_alive() for thread in threads), "threads wait for each other"
     if errors:
         raise errors[0]

@@ -299,10 +299,11 @@ def test_processes_that_save_to_one_folder_end_with_one_model(place: Path) -> No
                 os._exit(status)
     seen, running = set(), set(children)
     while running:
-        done, status = os.waitpid(-1, os.WNOHANG)
-        if done:
-            assert os.waitstatus_to_exitcode(status) == 0
-            running.discard(done)
+        for child in sorted(running):
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                assert os.waitstatus_to_exitcode(status) == 0
+                running.discard(child)
         if (place / MANIFEST).exists():
             seen.add(read_model(place)[1]["name"])
             saved_cells(place)

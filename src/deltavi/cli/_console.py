@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -40,6 +41,7 @@ class Console:
         try:
             print(text, file=self._results, flush=True)
         except OSError as error:
+            _discard(self._results)
             self._results = None
             if not isinstance(error, BrokenPipeError):
                 self.warn(f"Results cannot be printed: {error.strerror}. They are in the files.")
@@ -64,6 +66,15 @@ class Console:
 def one_line(text: object) -> str:
     """`text` without line breaks."""
     return " ".join(str(text).split())
+
+
+def _discard(stream: TextIO) -> None:
+    """Let what the closed standard output of this process still holds go nowhere: at exit it is flushed once more."""
+    if stream is sys.__stdout__:
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 def _to_standard_error(text: str) -> None:
