@@ -19,7 +19,7 @@ from scvi.model import SCVI
 
 from deltavi.errors import DeltaviError, ModelFileError, ModelWriteError, NotTrainedError
 from deltavi.io.export import write_export
-from deltavi.model import LABELVI, PPCA, SCGEN, VAE
+from deltavi.model import LABELVI, MIXVI, SCGEN, VAE
 from tests.io.every_fault import strikes, tree
 from tests.model.conftest import QUIET, small_adata
 
@@ -379,7 +379,7 @@ def test_what_scvi_cannot_be_is_not_exported(
 
 
 def test_models_without_a_counterpart_say_so(tmp_path: Path, trained: tuple[Any, Path]) -> None:
-    for cls in (LABELVI, PPCA):
+    for cls in (LABELVI, MIXVI):
         with pytest.raises(DeltaviError, match="VAE and SCGEN"):
             cls.import_scvi(trained[1], allow_pickle=True)
     adata = cells()

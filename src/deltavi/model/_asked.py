@@ -18,10 +18,10 @@ from deltavi.model._question import Condition
 from deltavi.model.request import Request, of_labels
 from deltavi.perturbation.combination import parts_of
 from deltavi.perturbation.estimators import ALL_CELLS
-from deltavi.registry.checks import are_relative, cell_totals
+from deltavi.registry.checks import cell_totals
 from deltavi.registry.columns import category_names, column, require_known, used_categories
 from deltavi.registry.conditions import same_condition
-from deltavi.registry.covariates import SizeFactorField
+from deltavi.registry.covariates import SizeFactorField, are_relative
 from deltavi.registry.leftovers import require_free_sources
 from deltavi.registry.valid_cells import valid_cells
 

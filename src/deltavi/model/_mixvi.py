@@ -116,8 +116,7 @@ class MIXVI(Annotates, VAE):
     prior_warmup: float
     drop_labels_after: float | None
     _asked_components: int | None
-    # how the training cells use the components, once trained
-    usage_: Usage | None = None
+    usage_: Usage | None = None  # of the components by the training cells
 
     get_responsibilities = get_responsibilities
     merge_components = merge_components

@@ -156,17 +156,7 @@ def scan_matrix(x: StoredMatrix) -> MatrixReport:
 
 @dataclass(frozen=True, eq=False)
 class Scanned:
-    """Findings of one pass over a matrix.
-
-    Parameters
-    ----------
-    report
-        Counts of what can be wrong with it.
-    cell_totals
-        ``(n_cells,)`` sum of absolute values of each cell.
-    gene_sums
-        ``(n_genes,)`` sum of each gene, where it was asked for.
-    """
+    """Report of a matrix, sum of absolute values of each cell and, where it was asked for, sum of each gene."""
 
     report: MatrixReport
     cell_totals: np.ndarray
@@ -180,8 +170,7 @@ def scan_and_sum(x: StoredMatrix, *, genes: bool = False) -> Scanned:
         scan.read(numbers, block)
         if genes:
             of_genes += np.asarray(block.sum(0), dtype=np.float64).ravel()
-    totals = np.concatenate([np.zeros(0), *scan.totals])
-    return Scanned(scan.report(x.shape), totals, of_genes if genes else None)
+    return Scanned(scan.report(x.shape), np.concatenate([np.zeros(0), *scan.totals]), of_genes if genes else None)
 
 
 class _Scan:
@@ -409,8 +398,3 @@ def _totals_by_column(row_of: h5py.Dataset, value_of: h5py.Dataset, *, n_rows: i
         entries = slice(start, start + ENTRIES_PER_PASS)
         totals += np.bincount(row_of[entries], weights=value_of[entries], minlength=n_rows)
     return totals
-
-
-def are_relative(size_factors: np.ndarray, totals: np.ndarray) -> bool:
-    """True if size factors are smaller than the counts they belong to, as pooled estimates around one are."""
-    return len(size_factors) > 0 and bool(np.median(size_factors) < np.median(totals))

@@ -12,7 +12,6 @@ from scvi.data.fields import NumericalJointObsField, NumericalObsField
 
 from deltavi._errors import InputDataError, InputDataWarning, UnknownCategoryError, examples
 from deltavi._types import State
-from deltavi.registry.checks import are_relative
 from deltavi.registry.columns import numbers
 
 if TYPE_CHECKING:
@@ -160,3 +159,8 @@ class SizeFactorField(NumericalObsField):
                 f"obs[{self.attr_key!r}] must be positive and finite; {int(wrong.sum())} cells are not "
                 f"(for example {examples(adata.obs_names[wrong])})."
             )
+
+
+def are_relative(size_factors: np.ndarray, totals: np.ndarray) -> bool:
+    """True if size factors are smaller than the counts they belong to, as pooled estimates around one are."""
+    return len(size_factors) > 0 and bool(np.median(size_factors) < np.median(totals))
