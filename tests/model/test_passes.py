@@ -10,7 +10,7 @@ import anndata
 import numpy as np
 import pytest
 
-from deltavi.registry import _fingerprint, checks, manager
+from deltavi.registry import _fingerprint, checks, fields, manager
 from tests.model.conftest import dense, small_adata
 from tests.models import MODELS
 
@@ -55,3 +55,15 @@ def test_the_decoder_starts_at_the_mean_shares_that_the_scan_summed(read: list[i
     again = entry.model_class(adata, **entry.init)
     np.testing.assert_array_equal(again.adata_manager.gene_sums(), dense(small_adata().X).sum(0, dtype=np.float64))
     assert len(read) > n_read
+
+
+def test_genes_of_a_query_are_not_summed(monkeypatch: pytest.MonkeyPatch) -> None:
+    adata, entry, asked = small_adata(), MODELS["SCGEN"], []
+    entry.model_class.setup_anndata(adata, **entry.setup)
+    model = entry.model_class(adata, **entry.init)
+    scan = checks.scan_and_sum
+    monkeypatch.setattr(fields, "scan_and_sum", lambda x, *, genes: asked.append(genes) or scan(x, genes=genes))
+    model._validate_anndata(small_adata(seed=1))
+    assert asked == [False]
+    entry.model_class.setup_anndata(adata, **entry.setup)
+    assert asked == [False, True]

@@ -91,6 +91,11 @@ class ExpressionField(LayerField):
         scanned = self._scanned
         return None if scanned is None or scanned.report.n_rounding else scanned.gene_sums
 
+    def transfer_field(self, state_registry: State, adata_target: AnnData, **transfer_kwargs: object) -> State:
+        # a query starts no decoder
+        self._sums_genes = False
+        return dict(super().transfer_field(state_registry, adata_target, **transfer_kwargs))
+
     def register_field(self, adata: AnnData) -> State:
         report = self.require_finite(adata, quiet=False)
         warn_unusual(report, where=self.where, cells=adata.obs_names)
