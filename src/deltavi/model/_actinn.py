@@ -31,7 +31,6 @@ from deltavi.registry.checks import (
 )
 from deltavi.registry.covariates import SizeFactorField
 from deltavi.registry.fields import ExpressionField
-from deltavi.registry.labels import LabelField
 from deltavi.registry.manager import DataManager
 from deltavi.train import FoldSplitter
 
@@ -195,9 +194,7 @@ class ACTINN(Annotates):
         expression = ExpressionField(REGISTRY_KEYS.X_KEY, setup.get("layer"))
         return [
             expression,
-            LabelField(
-                REGISTRY_KEYS.LABELS_KEY, setup["labels_key"], unlabeled_category=setup.get("unlabeled_category")
-            ),
+            cls._label_field(setup),
             SizeFactorField(REGISTRY_KEYS.SIZE_FACTOR_KEY, setup.get("size_factor_key"), expression=expression),
         ]
 
