@@ -234,9 +234,13 @@ class CountModel(UnsupervisedTrainingMixin, ArchesMixin, BaseModelClass):
 
     def _cells(self, adata: AnnData) -> Cells:
         """Cells of the model, or of a query in its form, in mini-batches."""
+        return Cells(self._manager_of(adata))
+
+    def _manager_of(self, adata: AnnData) -> DataManager:
+        """Manager of the model's cells, or of a query in its form, which may be without cells."""
         # scvi-tools takes an AnnData without cells for none at all
         manager: DataManager | None = getattr(adata, "_deltavi_manager", None)
-        return Cells(self.get_anndata_manager(adata, required=True) if manager is None else manager)
+        return self.get_anndata_manager(adata, required=True) if manager is None else manager
 
     def _check_query(self, manager: DataManager, offer: Offer) -> None:
         """Raise where a query is on another scale than the data the model was trained on; `offer` what it has else."""

@@ -44,8 +44,7 @@ def warn_of_new_batches(model: Annotates, adata: AnnData, indices: Indices | Non
             logger.info(message, reject)
         return
     chosen = positions(indices, adata.n_obs)
-    manager = getattr(adata, "_deltavi_manager", None) or model.adata_manager
-    codes = manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)
+    codes = model._manager_of(adata).get_from_registry(REGISTRY_KEYS.BATCH_KEY)
     new = chosen[_is_new(model, np.asarray(codes).ravel().astype(int)[chosen])]
     if len(new):
         batches = examples(adata.obs[key].iloc[new].astype(str).unique())
