@@ -36,9 +36,7 @@ BATCH_SIZE = 512
 
 def calibrate(model: Annotates) -> None:
     """Fit temperature and novelty score to the labelled cells of the training; see ``Annotates.calibrate``."""
-    if not model.has_labels:
-        raise DeltaviError("calibrate needs labels: set the model up with labels_key.")
-    model._require_trained("calibrate")
+    _require_labels(model, "calibrate")
     training, held_out = labelled_parts(model)
     if len(training) == 0:
         raise DeltaviError("No training cell is labelled: there is nothing to calibrate with.")
@@ -58,11 +56,15 @@ def calibrate(model: Annotates) -> None:
         )
 
 
-def calibrated(model: Annotates, what: str) -> Calibration:
-    """Calibration of a trained model, for the method `what`."""
+def _require_labels(model: Annotates, what: str) -> None:
     if not model.has_labels:
         raise DeltaviError(f"{what} needs labels: set the model up with labels_key.")
     model._require_trained(what)
+
+
+def calibrated(model: Annotates, what: str) -> Calibration:
+    """Calibration of a trained model, for the method `what`."""
+    _require_labels(model, what)
     if model.calibration is None:
         raise DeltaviError("The model keeps no calibration, as if training was stopped; call calibrate().")
     return model.calibration
