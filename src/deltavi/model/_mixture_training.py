@@ -85,7 +85,7 @@ def _placed_from(model: MIXVI, max_epochs: int) -> int:
     return math.floor(float(model.prior_warmup) * max_epochs)
 
 
-def _release_start(model: MIXVI, max_epochs: int) -> int | None:
+def _drop_start(model: MIXVI, max_epochs: int) -> int | None:
     placed_from, share = _placed_from(model, max_epochs), model.drop_labels_after
     # labels are not let go before components lie on them
     return None if share is None else max(placed_from + 1, math.ceil(share * max_epochs))
@@ -99,7 +99,7 @@ def _place(model: MIXVI, split: CellSplit) -> None:
     _place_components(model, np.sort(split.train))
 
 
-def _release(model: MIXVI, split: CellSplit) -> None:
+def _drop(model: MIXVI, split: CellSplit) -> None:
     model.module.labels_dropped = True
 
 
@@ -199,18 +199,10 @@ RECIPE: Recipe[MIXVI] = Recipe(
     given=given_of_labels,
     order=_order,
     begin=_begin,
-    stages=(Stage(_placed_from, _place, _is_unplaced), Stage(_release_start, _release, _is_unplaced)),
+    stages=(Stage(_placed_from, _place, _is_unplaced), Stage(_drop_start, _drop, _is_unplaced)),
 )
 
 
-def _nothing(model: MIXVI) -> State:
-    return {}
-
-
-def _no_change(model: MIXVI, extra: State) -> None:
-    """Leave the model as it is: its weights hold where components lie."""
-
-
 # before means and calibration, which rest on the components in use
-SETTLED: Part[MIXVI] = Part("usage_", fit=_settle, saved=_nothing, restore=_no_change)
+SETTLED: Part[MIXVI] = Part("usage_", fit=_settle)
 USAGE: Part[MIXVI] = Part("usage_", fit=_fit, saved=_saved, restore=_restore)

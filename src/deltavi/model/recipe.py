@@ -155,6 +155,15 @@ class Entry(Callback, Generic[M]):
             self.stage.enter(self.model, self.split)
 
 
+def no_entries(model: CountModel) -> State:
+    """Nothing for the file: the weights hold it."""
+    return {}
+
+
+def no_change(model: CountModel, entries: State) -> None:
+    """Leave the model as the weights of a file made it."""
+
+
 @dataclass(frozen=True)
 class Part(Generic[M]):
     """Something that a model keeps of its training cells, for its answers and in its file.
@@ -175,8 +184,8 @@ class Part(Generic[M]):
 
     name: str
     fit: Callable[[M], None] | None
-    saved: Callable[[M], State]
-    restore: Callable[[M, State], None]
+    saved: Callable[[M], State] = no_entries
+    restore: Callable[[M, State], None] = no_change
     mapped: Callable[[M, CountModel], None] | None = None
 
 
