@@ -15,6 +15,7 @@ STUDIES = {
     "metrics": "metrics",
     "perturbation": "perturbation.study",
     "perturbation-pairs": "perturbation.pairs",
+    "prior": "prior",
     "speed": "speed.study",
     "speed-gpu": "speed.gpu",
     "speed-linear": "speed.linear",

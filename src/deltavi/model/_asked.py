@@ -46,10 +46,11 @@ def conditions_asked(model: Responds, control: object, perturbation: object) -> 
     condition_key(model)
     known = model._categories(_keys.CONDITION)
     control, perturbation = (
-        one_name(name, value, known) for name, value in (("control", control), ("perturbation", perturbation))
+        one_name(name, value, model.perturbation_names)
+        for name, value in (("control", control), ("perturbation", perturbation))
     )
     start = require_known("condition", control, known)
-    end = same_condition(perturbation, [as_text(category) for category in known]) or as_text(perturbation)
+    end = same_condition(perturbation, model.perturbation_names) or as_text(perturbation)
     if start == end:
         raise DeltaviError(f"control and perturbation are both {start!r}: there is nothing to predict.")
     return model._condition(start), _combined(model, start, end)
@@ -57,7 +58,7 @@ def conditions_asked(model: Responds, control: object, perturbation: object) -> 
 
 def _combined(model: Responds, control: str, perturbation: str) -> Condition:
     """Perturbation with the measured conditions that it consists of."""
-    parts = parts_of(perturbation, [as_text(c) for c in model._categories(_keys.CONDITION)], control=control)
+    parts = parts_of(perturbation, model.perturbation_names, control=control)
     if len(parts) == 1:
         return model._condition(parts[0])
     if model.knows_conditions:

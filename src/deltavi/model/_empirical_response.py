@@ -81,10 +81,10 @@ def unshifted(target: Likelihood, groups: np.ndarray, *, drawn: bool = False) ->
 def evidence_of(
     model: Responds, request: Request, before: np.ndarray, after: np.ndarray, question: Question
 ) -> ResponseEvidence | None:
-    """Response of the groups of the query in training labels; None where there are no labels or no cells."""
+    """Response of the groups of the query in training labels; None without labels, cells, or parts."""
     control_name, share = question.control.name, question.share
     pairs = [label_means(model, (control_name, part)) for part in question.perturbation.parts]
-    if any(pair is None for pair in pairs) or not len(request.cells):
+    if not pairs or any(pair is None for pair in pairs) or not len(request.cells):
         return None
     measured = [Calibration.of(responses_of(*pair, pair[0].means)) for pair in pairs if pair is not None]
     control = _control_means(model, request)

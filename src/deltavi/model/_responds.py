@@ -176,7 +176,7 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
         return bool(getattr(module, "condition_in_decoder", False) or getattr(module, "conditional", False))
 
     def _condition(self, name: str) -> Condition:
-        """Measured condition of this name.
+        """Condition of this name.
 
         Parameters
         ----------
@@ -186,10 +186,16 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
         Raises
         ------
         UnknownCategoryError
-            If no cell of the training has it.
+            If it is none of `perturbation_names`.
         """
-        known = [as_text(c) for c in self._categories(_keys.CONDITION)]
-        return Condition(name, (name,), known.index(require_known("condition", name, known)))
+        measured, known = self._categories(_keys.CONDITION), self.perturbation_names
+        code = known.index(require_known("condition", name, known))
+        return Condition(name, (name,) if code < len(measured) else (), code)
+
+    @property
+    def perturbation_names(self) -> list[str]:
+        """Conditions that can be predicted by name, in the order of their codes: the measured ones first."""
+        return [as_text(name) for name in self._categories(_keys.CONDITION)]
 
     def _groups(self, adata: AnnData, aligned: AnnData) -> np.ndarray:
         """Group of each cell that has a shift of its own, ``(n_cells,)``: its label. `aligned` holds the same cells."""
