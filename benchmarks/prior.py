@@ -83,7 +83,8 @@ def page(records: pd.DataFrame, command: str) -> Iterator[str]:
         yield f"{title}\n\n{markdown(table.rename(titles).rename_axis('prior'))}"
     yield (
         f"Mean ± standard deviation over seeds (n = {records['seed'].nunique()}), of the cells left out and of "
-        f"training; processor seconds of training. {made_by(command, PACKAGES)}"
+        "training, the same cells for every prior of a seed; processor seconds of training. "
+        f"{made_by(command, PACKAGES)}"
     )
 
 

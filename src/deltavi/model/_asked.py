@@ -23,6 +23,7 @@ from deltavi.registry.columns import category_names, column, require_known, used
 from deltavi.registry.conditions import same_condition
 from deltavi.registry.covariates import SizeFactorField, are_relative
 from deltavi.registry.leftovers import require_free_sources
+from deltavi.registry.source import matrix_of
 from deltavi.registry.valid_cells import valid_cells
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def totals_of(model: Responds, adata: AnnData) -> np.ndarray:
     the total of a cell does not depend on which others are asked about.
     """
     layer, key = model._setup_argument("layer"), model._setup_argument("size_factor_key")
-    matrix = adata.X if layer is None else adata.layers[layer]
+    matrix = matrix_of(adata, layer)
     if key is None:
         return cell_totals(matrix)
     given = np.asarray(adata.obs[key], dtype=np.float64)

@@ -27,6 +27,7 @@ from deltavi.perturbation.estimators import GroupMeans, responses_of, storable
 from deltavi.perturbation.intervals import Calibration, ResponseEstimate
 from deltavi.perturbation.matching import match_means
 from deltavi.perturbation.noise import cell_generators, uniforms
+from deltavi.registry.source import matrix_of
 
 if TYPE_CHECKING:
     from deltavi.model._responds import Responds
@@ -125,7 +126,7 @@ def _control_means(model: Responds, request: Request) -> GroupMeans:
     groups[request.cells], inside[request.cells] = request.groups, True
     factors = np.ones(n_cells)
     factors[request.cells] = cp10k_factors(request.totals)
-    matrix = request.adata.X if layer is None else request.adata.layers[layer]
+    matrix = matrix_of(request.adata, layer)
     of_counts = model.module.of_counts
     return group_means(matrix, groups, inside, factors if of_counts else None, log=of_counts)
 
