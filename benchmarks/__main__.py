@@ -11,6 +11,7 @@ STUDIES = {
     "annotation-settings": "annotation.study",
     "transfer": "annotation.study",
     "clustering": "clustering.study",
+    "few-treated": "perturbation.few",
     "imputation": "imputation",
     "metrics": "metrics",
     "perturbation": "perturbation.study",
