@@ -2,8 +2,8 @@
 
     python -m benchmarks few-treated --seeds 3 --write docs/benchmarks/few_treated.md
 
-Each cell type's stimulated cells are held out in turn, but for 5, 10 or 20 of them, which the prediction is given. It is
-compared with the rest.
+Each cell type's stimulated cells are held out in turn, but for 5, 10 or 20 of them, which the prediction is given and
+which it is not compared with.
 """
 
 from __future__ import annotations
