@@ -92,7 +92,7 @@ def simulate_screen(
         Share of the perturbed groups that have no cells, chosen at random.
     n_programmes, responding_fraction
         Number of programmes, and the fraction of the genes in each of them and in the generic response. A perturbation
-        moves two programmes.
+        moves two programmes. The tenth of the genes that is expressed most, which holds most counts, is in none.
     specific_effect, generic_effect
         Standard deviation over the genes of a programme of the natural-log fold change by a perturbation of size 1
         (from half to one and a half of it, in either direction), and the same for the generic response.
