@@ -39,8 +39,8 @@ def simulate_screen(
     absent_fraction: float = 0.0,
     n_programmes: int = 8,
     responding_fraction: float = 0.05,
-    specific_effect: float = 0.8,
-    generic_effect: float = 0.4,
+    specific_effect: float = 0.6,
+    generic_effect: float = 0.3,
     context_interaction: float = 0.5,
     gains: Gains = "similar",
     pair_interaction: float = 0.5,
@@ -92,10 +92,10 @@ def simulate_screen(
         Share of the perturbed groups that have no cells, chosen at random.
     n_programmes, responding_fraction
         Number of programmes, and the fraction of the genes in each of them and in the generic response. A perturbation
-        moves two programmes.
+        moves two programmes. The tenth of the genes that is expressed most, which holds most counts, is in none.
     specific_effect, generic_effect
-        Standard deviation over the genes of a programme of the natural-log fold change by a perturbation of size 1,
-        and the same for the generic response.
+        Standard deviation over the genes of a programme of the natural-log fold change by a perturbation of size 1
+        (from half to one and a half of it, in either direction), and the same for the generic response.
     context_interaction
         Standard deviation of the gains of contexts around 1.
     gains

@@ -21,6 +21,11 @@ CONTROL = "control"
 # Programmes that one perturbation moves.
 PROGRAMMES_EACH = 2
 HILL_SLOPES = (1.0, 3.0)
+# By how much a perturbation moves its programmes, in either direction, relative to its size.
+STRENGTHS = (0.5, 1.5)
+# A gene that rose a hundredfold, or one of the few that hold most counts, would take the counts of all others.
+LARGEST_LOADING = 2.0
+HIGHEST_RANK = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +58,7 @@ class Effects:
     Attributes
     ----------
     programmes
-        ``(n_programmes, n_genes)`` unit variance over the genes of the programme, 0 elsewhere.
+        ``(n_programmes, n_genes)`` standard normal up to extremes over the genes of the programme, 0 elsewhere.
     generic
         ``(n_genes,)`` response that all perturbations share.
     scores
@@ -165,7 +170,9 @@ def draw_screen(parameters: ScreenParameters, genes: list[str], generator: np.ra
     ranked = np.argsort(base, kind="stable")
     targets = ranked[generator.permutation(p.target_ranks())[: p.n_perturbations]]
     treatments = _draw_treatments(p, [genes[i] for i in targets], generator)
-    effects = _draw_effects(p, similarity if p.gains == "similar" else np.eye(p.n_contexts), generator)
+    candidates = np.sort(ranked[: int(HIGHEST_RANK * p.n_genes)])
+    between = similarity if p.gains == "similar" else np.eye(p.n_contexts)
+    effects = _draw_effects(p, between, candidates, generator)
     return ScreenTruth(
         logits=base + identity[:, None] + batch,
         inverse_dispersion=theta,
@@ -202,16 +209,19 @@ def _draw_treatments(parameters: ScreenParameters, targets: list[str], generator
     return Treatments(table, every, every[:, :n] > 0, drugs)
 
 
-def _draw_effects(parameters: ScreenParameters, similarity: FloatArray, generator: np.random.Generator) -> Effects:
+def _draw_effects(
+    parameters: ScreenParameters, similarity: FloatArray, candidates: IntArray, generator: np.random.Generator
+) -> Effects:
     """Draw programmes, and by how much each effect moves them in each context."""
     p, n = parameters, parameters.n_perturbations + parameters.n_drugs
-    programmes = np.stack([_programme(p, generator) for _ in range(p.n_programmes)])
-    generic = _programme(p, generator)
+    programmes = np.stack([_programme(p, candidates, generator) for _ in range(p.n_programmes)])
+    generic = _programme(p, candidates, generator)
     # of mean 1, so that a larger spread makes no larger screen
     size = np.exp(p.size_sd * generator.standard_normal(n) - 0.5 * p.size_sd**2)
     size[generator.permutation(n)[: int(np.floor(p.inert_fraction * n))]] = 0.0
     moved = np.argsort(generator.random((n, p.n_programmes)), axis=1) < PROGRAMMES_EACH
-    scores = size[:, None] * p.specific_effect * moved * generator.standard_normal((n, p.n_programmes))
+    strength = generator.uniform(*STRENGTHS, size=moved.shape) * generator.choice([-1.0, 1.0], size=moved.shape)
+    scores = size[:, None] * p.specific_effect * moved * strength
     root = np.linalg.cholesky(similarity)
     own = generator.standard_normal((p.n_contexts, n * p.n_programmes))
     shared = generator.standard_normal(p.n_contexts)
@@ -226,11 +236,11 @@ def _draw_effects(parameters: ScreenParameters, similarity: FloatArray, generato
     )
 
 
-def _programme(parameters: ScreenParameters, generator: np.random.Generator) -> FloatArray:
-    """Standard normal loadings of randomly chosen genes, ``(n_genes,)``."""
+def _programme(parameters: ScreenParameters, candidates: IntArray, generator: np.random.Generator) -> FloatArray:
+    """Normal loadings of genes chosen among the candidates, without extremes, ``(n_genes,)``."""
     loadings = np.zeros(parameters.n_genes)
-    members = generator.permutation(parameters.n_genes)[: parameters.n_responding]
-    loadings[members] = generator.standard_normal(len(members))
+    members = generator.permutation(candidates)[: parameters.n_responding]
+    loadings[members] = np.clip(generator.standard_normal(len(members)), -LARGEST_LOADING, LARGEST_LOADING)
     return loadings
 
 

@@ -14,7 +14,7 @@ from deltavi._reading import known_arguments
 from deltavi._types import BoolArray, FloatArray
 
 # Nodes over the chi-squared variable that makes a t of a normal, and p values tried before the largest is refined.
-N_NODES, N_THRESHOLDS, N_HALVINGS = 48, 60, 20
+N_NODES, N_THRESHOLDS, N_HALVINGS = 48, 24, 8
 
 
 @known_arguments
