@@ -229,7 +229,7 @@ def _levels(columns: list[np.ndarray], n_cells: int) -> tuple[tuple[tuple[str, .
     if not columns:
         return ((ALL_CELLS,),), np.zeros(n_cells, dtype=np.intp)
     frame = pd.DataFrame(dict(enumerate(columns)))
-    number = frame.groupby(list(frame.columns), sort=True, dropna=True, observed=True).ngroup().to_numpy()
+    number = frame.groupby(list(frame.columns), sort=True, dropna=True, observed=True).ngroup().fillna(-1).to_numpy()
     distinct = frame.assign(number=number)[number >= 0].drop_duplicates("number").sort_values("number")
     rows = distinct.drop(columns="number").itertuples(index=False, name=None)
     return tuple(tuple(map(str, row)) for row in rows), np.asarray(number, dtype=np.intp)
