@@ -38,6 +38,7 @@ UNS_TOTALS = "deltavi_total_counts"
 
 # uns of an AnnData of attributions
 UNS_ATTRIBUTION = "deltavi"
+UNS_DIFFERENTIAL = "differential_response"
 
 # label of a cell that is rejected as none of the known ones, or has no counts
 UNASSIGNED = "unassigned"

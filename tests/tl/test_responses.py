@@ -215,3 +215,15 @@ def test_columns_and_genes_that_do_not_exist_are_named(cells: AnnData) -> None:
     cells.var_names = ["same"] * cells.n_vars
     with pytest.raises(GeneMatchError, match="more than once"):
         responses(cells, condition_key="condition", control="ctrl")
+
+
+def test_variances_of_a_context_without_perturbed_cells_are_those_of_its_control_cells(cells: AnnData) -> None:
+    hidden = (cells.obs["cell_type"] == "NK") & (cells.obs["condition"] != "ctrl")
+    kept = cells[~hidden.to_numpy()].copy()
+    table = responses(kept, condition_key="condition", control="ctrl", context_keys="cell_type")
+    place = table.contexts.index("NK")
+    of_controls = logs(kept)[(kept.obs["cell_type"] == "NK").to_numpy()].var(0, ddof=1)
+    others = np.delete(table.variances, place, axis=0).mean(0)
+    # moderated by what is typical, between which it lies
+    assert (np.abs(table.variances[place] - of_controls) <= np.abs(others - of_controls) + 1e-6).all()
+    assert table.variances[place].mean() > 0.5 * others.mean()

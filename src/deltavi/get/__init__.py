@@ -2,5 +2,6 @@
 
 from deltavi.get._prediction import changes, provenance, uncertainty, weights
 from deltavi.get._provenance import Provenance
+from deltavi.get._responses import response_df, response_notes
 
-__all__ = ["Provenance", "changes", "provenance", "uncertainty", "weights"]
+__all__ = ["Provenance", "changes", "provenance", "response_df", "response_notes", "uncertainty", "weights"]

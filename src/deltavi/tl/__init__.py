@@ -1,5 +1,6 @@
 """Tools: whole analyses in one call."""
 
+from deltavi.tl._differential import differential_response
 from deltavi.tl._evaluate import evaluate_perturbation
 from deltavi.tl._evaluation import PerturbationEvaluation
 from deltavi.tl._held_out import HeldOut, predict_held_out
@@ -12,6 +13,7 @@ __all__ = [
     "Method",
     "PerturbationEvaluation",
     "Split",
+    "differential_response",
     "evaluate_perturbation",
     "predict_held_out",
     "responses",
