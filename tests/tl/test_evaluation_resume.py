@@ -173,7 +173,7 @@ def test_predicted_cells_are_kept(adata: AnnData, tmp_path: Path) -> None:
     again = evaluate_perturbation(adata, mean_change, **options, keep_predictions=True)
     pd.testing.assert_frame_equal(again.table, found.table)
     cells = anndata.read_h5ad(tmp_path / found.predictions["file"][0])
-    assert cells.shape == (30, 40)
+    assert cells.shape == (15, 40)
     assert (cells.obs["condition"] == "stimulated").all()
     assert dict(cells.uns["evaluation"])["method"] == "mean_change"
     pd.testing.assert_frame_equal(PerturbationEvaluation.load(tmp_path).predictions, found.predictions)

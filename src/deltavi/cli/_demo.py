@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from deltavi.tl import HeldOut, PerturbationEvaluation
 
 SHOWN = {
+    "explained": "share explained",
     "pearson_delta": "Pearson delta",
     "pearson_delta_top": "same, top 100 genes",
     "r2_of_means_top": "R2 of means, top 100",
@@ -32,7 +33,7 @@ SHOWN = {
     "variance_ratio": "variance ratio",
     "zero_fraction": "zeros",
 }
-DRAWN = ["pearson_delta", "pearson_delta_top", "e_distance"]
+DRAWN = ["explained", "pearson_delta_top", "e_distance"]
 MODEL = "SCGEN"
 CELLS, MODEL_FOLDER, SCORES, FIGURE, SUMMARY = "predicted.h5ad", "model", "scores.csv", "figure.png", "summary.csv"
 OF_ONE = (CELLS, MODEL_FOLDER, SCORES, FIGURE)
