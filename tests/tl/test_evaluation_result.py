@@ -254,11 +254,11 @@ def test_a_conclusion_leaves_out_what_is_too_small(known: PerturbationEvaluation
         "On average mine beat the best baseline on share explained (0.6 against 0.54 of mean shift) and on E-distance "
         "(11 against 15 of mean shift). On share explained it beat the best baseline in 1 of 1 comparisons. On "
         "E-distance it beat the best baseline in 1 of 1 comparisons. 1 of 2 responses are not ranked, as they are too "
-        "small, with a signal z below 3: NK (2.9)."
+        "small, with a signal z below 3: NK (2.90)."
     )
     nothing = PerturbationEvaluation(known.table.assign(signal_z=1.0))
     assert nothing.conclusion() == (
-        "No method is ranked: all 2 responses are too small, with a signal z below 3: B (1.0), NK (1.0)."
+        "No method is ranked: all 2 responses are too small, with a signal z below 3: B (1.00), NK (1.00)."
     )
     # the mean over seeds decides, as each has other halves
     mixed = known.table.assign(signal_z=np.where(known.table["seed"] == 0, 2.0, 5.0))

@@ -69,7 +69,7 @@ def said_of_signals(signals: pd.DataFrame) -> list[str]:
     if weak.empty:
         return []
     several = signals["perturbation"].nunique() > 1
-    names = [f"{case_name(row[:3], several)} ({row[3]:.1f})" for row in weak[[*CASE, SIGNAL]].itertuples(index=False)]
+    names = [f"{case_name(row[:3], several)} ({row[3]:.2f})" for row in weak[[*CASE, SIGNAL]].itertuples(index=False)]
     if len(weak) == len(signals):
         beginning = f"No method is ranked: all {len(weak)} responses are"
     else:
