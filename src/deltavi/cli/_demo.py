@@ -33,7 +33,7 @@ SHOWN = {
     "variance_ratio": "variance ratio",
     "zero_fraction": "zeros",
 }
-DRAWN = ["explained", "pearson_delta_top", "e_distance"]
+DRAWN = ["pearson_delta", "pearson_delta_top", "e_distance"]
 MODEL = "SCGEN"
 CELLS, MODEL_FOLDER, SCORES, FIGURE, SUMMARY = "predicted.h5ad", "model", "scores.csv", "figure.png", "summary.csv"
 OF_ONE = (CELLS, MODEL_FOLDER, SCORES, FIGURE)
