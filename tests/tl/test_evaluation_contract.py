@@ -328,12 +328,12 @@ def test_processes_change_nothing(adata: AnnData) -> None:
 @pytest.mark.slow
 def test_a_model_learns_the_response() -> None:
     """SCGEN predicts a response that types share better than no change, and than its own untrained self."""
-    adata = lean(simulate_perturbation(n_genes=200, n_cell_types=4, n_batches=1, n_cells_per_group=80, seed=0))
+    adata = lean(simulate_perturbation(n_genes=200, n_cell_types=4, n_batches=1, n_cells_per_group=120, seed=0))
     small = {"n_hidden": 32, "n_latent": 10}
     # what training labels showed is the same for both
     alone = {"": {}, "alone": {"empirical_weight": 0.0}}
     methods = {
-        "trained": Method(SCGEN, small, {"max_epochs": 100, "batch_size": 64}, alone),
+        "trained": Method(SCGEN, small, {"max_epochs": 80, "batch_size": 64}, alone),
         "hardly": Method(SCGEN, small, {"max_epochs": 1}, alone),
     }
     found = evaluate_perturbation(adata, methods, **{**ASK, "n_genes": 200}, hold_out=["type_1", "type_3"])
