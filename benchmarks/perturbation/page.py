@@ -93,6 +93,21 @@ def certainty_table(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(text).rename_axis("held out")
 
 
+def without_halves(table: pd.DataFrame) -> str:
+    """Sentence on the labels with too few control cells for two halves, if there are any."""
+    cases = table.groupby(["hold_out", "label"])["n_reference"].max()
+    few = int((cases == 0).sum())
+    if not few:
+        return ""
+    halved = table[table["n_reference"] > 0]
+    means = means_of(halved, ["method"], "explained").drop(SPLIT_HALF)
+    shown = ", ".join(f"{name} {means[name]:.3f}" for name in means.index)
+    return (
+        f" {few} of {len(cases)} groups have fewer than 20 control cells, and the same ones on both sides. Explained "
+        f"without these: {shown}."
+    )
+
+
 def page(evaluation: PerturbationEvaluation, options: argparse.Namespace) -> Iterator[str]:
     """Sections of the page."""
     table = evaluation.table
@@ -107,7 +122,7 @@ def page(evaluation: PerturbationEvaluation, options: argparse.Namespace) -> Ite
         "seeds of the mean over all hold-outs. Higher is better but for distances, MSE and MMD; variance ratio and "
         "zeros should be those of the split-half ceiling. The page of the metrics has the formula of every score."
     )
-    yield OF_HALVES
+    yield OF_HALVES + without_halves(table)
     yield "## Mean\n\n" + markdown(means)
     yield f"## Against the best baseline\n\n{evaluation.conclusion(first)}"
     for metric in BY_HOLD_OUT:
