@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from deltavi.perturbation.baselines import BASELINES, ShiftBaseline, baseline_predictions
+from deltavi.perturbation.called import Experiment, called_genes
 from deltavi.perturbation.estimators import ESTIMATORS, Evidence, GroupMeans
 from deltavi.perturbation.evaluate import SPLIT_HALF, compare, conclusion
+from deltavi.perturbation.gene_table import (
+    GeneTable,
+    Recalibration,
+    calibrated,
+    expected_false_discoveries,
+    gene_table,
+    recalibration,
+)
 from deltavi.perturbation.shift import Shift, estimate_shift
 
 __all__ = [
@@ -12,11 +21,19 @@ __all__ = [
     "ESTIMATORS",
     "SPLIT_HALF",
     "Evidence",
+    "Experiment",
+    "GeneTable",
     "GroupMeans",
+    "Recalibration",
     "Shift",
     "ShiftBaseline",
     "baseline_predictions",
+    "calibrated",
+    "called_genes",
     "compare",
     "conclusion",
     "estimate_shift",
+    "expected_false_discoveries",
+    "gene_table",
+    "recalibration",
 ]
