@@ -9,11 +9,13 @@ import sys
 
 import pytest
 
-from deltavi.datasets import kang, simulate_perturbation
+from deltavi.datasets import kang, simulate_perturbation, simulate_screen
 from deltavi.pp import highly_variable_genes
 
 
-@pytest.mark.parametrize("function", [kang, highly_variable_genes, simulate_perturbation], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "function", [kang, highly_variable_genes, simulate_perturbation, simulate_screen], ids=lambda f: f.__name__
+)
 class TestSignature:
     def test_at_most_one_positional_parameter(self, function):
         parameters = inspect.signature(function).parameters.values()

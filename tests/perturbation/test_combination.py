@@ -61,8 +61,8 @@ def test_shifts_are_added_and_scaled() -> None:
 
 def test_responses_are_added_as_independent() -> None:
     parts = [
-        ResponseEstimate(np.array([1.0]), np.ones(1), 0.1, 0.5, np.array([3.0])),
-        ResponseEstimate(np.array([-3.0]), np.ones(1), 0.3, 0.2, np.array([4.0])),
+        ResponseEstimate(np.array([1.0]), np.ones(1), 0.1, 0.5, np.array([3.0]), np.array([1.0])),
+        ResponseEstimate(np.array([-3.0]), np.ones(1), 0.3, 0.2, np.array([4.0]), np.array([2.0])),
     ]
     both = combined_response(parts, -2.0)
     np.testing.assert_allclose(both.change, [4.0])

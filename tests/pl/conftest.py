@@ -13,6 +13,7 @@ import pytest
 from anndata import AnnData
 
 from deltavi.datasets import simulate_perturbation
+from deltavi.perturbation import Experiment, GeneTable, gene_table
 from deltavi.pp import highly_variable_genes
 
 matplotlib.use("Agg")
@@ -76,6 +77,28 @@ def weights_and_uncertainty() -> dict[str, pd.DataFrame]:
     columns = {"uncertainty": [1.7, 0.4], "max_training_uncertainty": [0.9, 0.9]}
     uncertainty = pd.DataFrame({"query": ["B", "CD4/CD8"], **columns})
     return {"weights": weights, "uncertainty": uncertainty}
+
+
+@pytest.fixture
+def screen() -> dict[str, pd.DataFrame]:
+    """Sizes of responses of three contexts to six perturbations, one of them unknown, with what is known of them."""
+    rng = np.random.default_rng(1)
+    contexts, perturbations = ["line A", "line B", "line C"], ["ATF4", "BAK1", "BAK1+JUN", "JUN", "MYC", "TP53"]
+    responses = pd.DataFrame(rng.uniform(0.5, 4, (3, 6)), contexts, perturbations)
+    uncertainty = responses * np.tile([0.2, 0.4, 0.6, 0.9, 1.2, 2.0], (3, 1))
+    measured = responses > 2
+    responses.iloc[1, 2] = np.nan
+    return {"responses": responses, "uncertainty": uncertainty, "measured": measured}
+
+
+@pytest.fixture
+def gene_predictions() -> GeneTable:
+    """Predictions of sixty genes, of which ten change, five in each direction."""
+    rng = np.random.default_rng(2)
+    change = np.concatenate([np.linspace(0.6, 1.4, 5), -np.linspace(0.5, 1.0, 5), rng.normal(0, 0.03, 50)])
+    names = [f"GENE{i:02d}" for i in range(60)]
+    experiment = Experiment(100, 200)
+    return gene_table(change, 0.01, 5, cell_variance=0.4, control_mean=np.ones(60), experiment=experiment, genes=names)
 
 
 @pytest.fixture

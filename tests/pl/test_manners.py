@@ -30,11 +30,15 @@ PLOTS = [
     "open_set",
     "components",
     "responsibilities",
+    "screen_heatmap",
+    "volcano",
+    "ranked_genes",
+    "observed_predicted",
 ]
 
 
 @pytest.fixture(params=PLOTS)
-def draw(request, cells, several, table, history, labelled) -> Callable[..., object]:
+def draw(request, cells, several, table, history, labelled, screen, gene_predictions) -> Callable[..., object]:
     """One plot with its data, still to be told how to behave."""
     calls = {
         "reg_mean": lambda **k: pl.reg_mean(cells["predicted"], cells["real"], control=cells["control"], **k),
@@ -56,6 +60,12 @@ def draw(request, cells, several, table, history, labelled) -> Callable[..., obj
         ),
         "components": lambda **k: pl.components(labelled["probabilities"], labelled["truth"], **k),
         "responsibilities": lambda **k: pl.responsibilities(labelled["probabilities"], labelled["truth"], **k),
+        "screen_heatmap": lambda **k: pl.screen_heatmap(**screen, title="a screen", **k),
+        "volcano": lambda **k: pl.volcano(gene_predictions, title="a response", **k),
+        "ranked_genes": lambda **k: pl.ranked_genes(gene_predictions, n_genes=12, **k),
+        "observed_predicted": lambda **k: pl.observed_predicted(
+            [0.1, 1.0, 2.0, 3.0], [0.2, 0.8, 2.5, 2.0], refused=[1, 0, 0, 0], names=list("abcd"), **k
+        ),
     }
     return calls[request.param]
 
@@ -173,6 +183,12 @@ class TestNothingElseChanges:
         before = {name: values.copy() for name, values in labelled.items()}
         draw(show=False)
         assert all(np.array_equal(values, before[name]) for name, values in labelled.items())
+
+    def test_screen_and_genes(self, draw, screen, gene_predictions):
+        before, genes = {name: frame.copy() for name, frame in screen.items()}, gene_predictions.to_frame()
+        draw(show=False)
+        assert all(frame.equals(before[name]) for name, frame in screen.items())
+        assert gene_predictions.to_frame().equals(genes)
 
     def test_table_and_history(self, draw, table, history):
         table_before = table.copy()

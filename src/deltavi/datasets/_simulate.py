@@ -172,12 +172,14 @@ def _obs(parameters: SimulationParameters, cells: Cells, counts: sparse.csr_matr
     return pd.DataFrame(
         {
             "condition": pd.Categorical.from_codes(cells.condition, pd.Index(parameters.conditions)),
-            "cell_type": pd.Categorical.from_codes(cells.cell_type, pd.Index(_names("type_", parameters.n_cell_types))),
-            "batch": pd.Categorical.from_codes(cells.batch, pd.Index(_names("batch_", parameters.n_batches))),
+            "cell_type": pd.Categorical.from_codes(
+                cells.cell_type, pd.Index(counted_names("type_", parameters.n_cell_types))
+            ),
+            "batch": pd.Categorical.from_codes(cells.batch, pd.Index(counted_names("batch_", parameters.n_batches))),
             "total_counts": np.asarray(counts.sum(axis=1), dtype=np.float64).ravel(),
             "library_size": cells.library,
         },
-        index=pd.Index(_names("CELL", len(cells.library), width=6)),
+        index=pd.Index(counted_names("CELL", len(cells.library), width=6)),
     )
 
 
@@ -185,10 +187,10 @@ def _var(parameters: SimulationParameters, truth: Truth) -> pd.DataFrame:
     columns = {"base_expression": truth.base, "inverse_dispersion": truth.inverse_dispersion}
     for perturbation, shared in zip(parameters.perturbations, truth.shared, strict=True):
         columns[f"shared_response_{perturbation}"] = shared
-    return pd.DataFrame(columns, index=pd.Index(_names("GENE", parameters.n_genes, width=4)))
+    return pd.DataFrame(columns, index=pd.Index(counted_names("GENE", parameters.n_genes, width=4)))
 
 
-def _names(prefix: str, n: int, *, width: int = 1) -> list[str]:
+def counted_names(prefix: str, n: int, *, width: int = 1) -> list[str]:
     """`n` names that count from one and sort as they count."""
     width = max(width, len(str(n)))
     return [f"{prefix}{i:0{width}d}" for i in range(1, n + 1)]

@@ -56,10 +56,10 @@ def draw_truth(parameters: SimulationParameters, generator: np.random.Generator)
     positions = parameters.given_positions()
     if positions is None:
         positions = generator.standard_normal((parameters.n_cell_types, 2))
-    similarity = _type_similarity(positions)
+    similarity = similarity_of(positions)
     n_markers = int(np.ceil(MARKER_FRACTION * parameters.n_genes))
-    base = _base_expression(parameters.n_genes, generator)
-    identity = parameters.type_effect * _programmes_of_types(similarity, parameters.n_genes, n_markers, generator)
+    base = base_expression(parameters.n_genes, generator)
+    identity = parameters.type_effect * correlated_programmes(similarity, parameters.n_genes, n_markers, generator)
     shared, response = _responses(parameters, similarity, generator)
     batch = parameters.batch_effect * generator.standard_normal((parameters.n_batches, parameters.n_genes))
     batch[0] = 0.0
@@ -68,19 +68,19 @@ def draw_truth(parameters: SimulationParameters, generator: np.random.Generator)
     return Truth(base, positions, similarity, identity, shared, response, batch, theta)
 
 
-def _type_similarity(positions: FloatArray) -> FloatArray:
+def similarity_of(positions: FloatArray) -> FloatArray:
     """Correlation between the programmes of types, shape ``(n_cell_types, n_cell_types)``, ones on the diagonal."""
     closeness = np.exp(-0.5 * cdist(positions, positions, "sqeuclidean"))
     return np.asarray((1.0 - OWN_SHARE) * closeness + OWN_SHARE * np.eye(len(positions)))
 
 
-def _base_expression(n_genes: int, generator: np.random.Generator) -> FloatArray:
+def base_expression(n_genes: int, generator: np.random.Generator) -> FloatArray:
     """Log expression of each gene: normal quantiles in random order, so that sparsity hardly varies with the seed."""
     quantiles = stats.norm.ppf((np.arange(n_genes) + 0.5) / n_genes)
     return np.asarray(BASE_SD * generator.permutation(np.minimum(quantiles, BASE_CAP)))
 
 
-def _programmes_of_types(
+def correlated_programmes(
     similarity: FloatArray, n_genes: int, n_touched: int, generator: np.random.Generator
 ) -> FloatArray:
     """One programme per type, shape ``(n_cell_types, n_genes)``: unit variance, correlated like the types."""
@@ -101,7 +101,7 @@ def _responses(
     for i in range(len(p.perturbations)):
         touched = generator.permutation(p.n_genes)[: p.n_responding]
         shared[i, touched] = p.shared_effect * generator.standard_normal(p.n_responding)
-        specific = p.specific_effect * _programmes_of_types(similarity, p.n_genes, p.n_responding, generator)
+        specific = p.specific_effect * correlated_programmes(similarity, p.n_genes, p.n_responding, generator)
         response[i + 1] = p.responsiveness_of_types()[:, None] * (shared[i] + specific)
     return shared, response
 

@@ -81,7 +81,7 @@ class SimulationParameters:
         """Factor on the whole response of each type, shape ``(n_cell_types,)``; ones where none was given."""
         if self.responsiveness is None:
             return np.ones(self.n_cell_types)
-        factors = _numbers("responsiveness", self.responsiveness)
+        factors = numbers("responsiveness", self.responsiveness)
         if factors.shape != (self.n_cell_types,) or not np.isfinite(factors).all():
             raise DeltaviError(
                 f"responsiveness must be {self.n_cell_types} finite numbers, one per cell type, "
@@ -93,7 +93,7 @@ class SimulationParameters:
         """Check and return the positions given, shape ``(n_cell_types, n_dimensions)``, or None to draw them."""
         if self.type_positions is None:
             return None
-        positions = _numbers("type_positions", self.type_positions)
+        positions = numbers("type_positions", self.type_positions)
         if positions.ndim != 2 or len(positions) != self.n_cell_types or not np.isfinite(positions).all():
             raise DeltaviError(
                 f"type_positions must be finite, of shape ({self.n_cell_types}, n_dimensions), "
@@ -108,7 +108,7 @@ def _size(name: str, value: object) -> float:
     return number(name, value, above=0)
 
 
-def _numbers(name: str, values: object) -> FloatArray:
+def numbers(name: str, values: object) -> FloatArray:
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise DeltaviError(f"{name} has masked entries: give a value for each.")
     try:

@@ -34,12 +34,15 @@ from deltavi.latent._mixture import (
 )
 from deltavi.latent._networks import Architecture, hidden_layers, linear_layer, run_layers, soft_one_hot
 from deltavi.latent._prior import PRIORS, Given, Prior, PriorKind, StandardNormal, VampPrior
+from deltavi.latent._rows import CategoryRows, FeatureRows, OneHotRows
 from deltavi.latent.gaussian import GaussianEncoder, GaussianState, gaussian_state, standard_normal_like
 
 __all__ = [
     "PRIORS",
     "Architecture",
+    "CategoryRows",
     "ComponentPriorKind",
+    "FeatureRows",
     "GaussianEncoder",
     "GaussianState",
     "Given",
@@ -52,6 +55,7 @@ __all__ = [
     "LibraryPrior",
     "LinearGaussian",
     "MixtureComponents",
+    "OneHotRows",
     "Prior",
     "PriorKind",
     "StandardNormal",

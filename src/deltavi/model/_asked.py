@@ -23,6 +23,7 @@ from deltavi.registry.columns import category_names, column, require_known, used
 from deltavi.registry.conditions import same_condition
 from deltavi.registry.covariates import SizeFactorField, are_relative
 from deltavi.registry.leftovers import require_free_sources
+from deltavi.registry.source import matrix_of
 from deltavi.registry.valid_cells import valid_cells
 
 if TYPE_CHECKING:
@@ -46,10 +47,11 @@ def conditions_asked(model: Responds, control: object, perturbation: object) -> 
     condition_key(model)
     known = model._categories(_keys.CONDITION)
     control, perturbation = (
-        one_name(name, value, known) for name, value in (("control", control), ("perturbation", perturbation))
+        one_name(name, value, model.perturbation_names)
+        for name, value in (("control", control), ("perturbation", perturbation))
     )
     start = require_known("condition", control, known)
-    end = same_condition(perturbation, [as_text(category) for category in known]) or as_text(perturbation)
+    end = same_condition(perturbation, model.perturbation_names) or as_text(perturbation)
     if start == end:
         raise DeltaviError(f"control and perturbation are both {start!r}: there is nothing to predict.")
     return model._condition(start), _combined(model, start, end)
@@ -57,7 +59,7 @@ def conditions_asked(model: Responds, control: object, perturbation: object) -> 
 
 def _combined(model: Responds, control: str, perturbation: str) -> Condition:
     """Perturbation with the measured conditions that it consists of."""
-    parts = parts_of(perturbation, [as_text(c) for c in model._categories(_keys.CONDITION)], control=control)
+    parts = parts_of(perturbation, model.perturbation_names, control=control)
     if len(parts) == 1:
         return model._condition(parts[0])
     if model.knows_conditions:
@@ -137,7 +139,7 @@ def totals_of(model: Responds, adata: AnnData) -> np.ndarray:
     the total of a cell does not depend on which others are asked about.
     """
     layer, key = model._setup_argument("layer"), model._setup_argument("size_factor_key")
-    matrix = adata.X if layer is None else adata.layers[layer]
+    matrix = matrix_of(adata, layer)
     if key is None:
         return cell_totals(matrix)
     given = np.asarray(adata.obs[key], dtype=np.float64)

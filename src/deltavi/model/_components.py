@@ -17,6 +17,7 @@ from deltavi._random import isolated_randomness
 from deltavi.annotation import merged_components
 from deltavi.model._classification import BATCH_SIZE
 from deltavi.registry.checks import cell_totals
+from deltavi.registry.source import matrix_of
 
 if TYPE_CHECKING:
     from deltavi.model._mixvi import MIXVI
@@ -150,7 +151,7 @@ def predicted_components(
     if model.module.of_counts:
         aligned = model._validate_anndata(adata)
         layer = model._setup_argument("layer")
-        totals = cell_totals(aligned.X if layer is None else aligned.layers[layer])
+        totals = cell_totals(matrix_of(aligned, layer))
         named = np.where(totals[positions(indices, aligned.n_obs)] > 0, named, _keys.UNASSIGNED)
     return pd.Series(named, index=responsibilities.index, dtype=object, name="predicted")
 

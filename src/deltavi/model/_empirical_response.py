@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,13 +21,16 @@ from deltavi.likelihood import Likelihood
 from deltavi.model._decoding import CellDecoder, profile_of
 from deltavi.model._group_sums import group_means
 from deltavi.model._question import Question
+from deltavi.model._treated import Treated, require_no_cells
 from deltavi.model.request import Request
 from deltavi.perturbation.combination import combined_response
 from deltavi.perturbation.coupling import coupling
 from deltavi.perturbation.estimators import GroupMeans, responses_of, storable
+from deltavi.perturbation.few_shot import USUAL_SPREAD, Update, length_spread, update
 from deltavi.perturbation.intervals import Calibration, ResponseEstimate
 from deltavi.perturbation.matching import match_means
 from deltavi.perturbation.noise import cell_generators, uniforms
+from deltavi.registry.source import matrix_of
 
 if TYPE_CHECKING:
     from deltavi.model._responds import Responds
@@ -55,6 +59,8 @@ class ResponseEvidence:
         Group -> ``(n_genes,)`` change of log rates (a Gaussian: of means) that gives the mean in expectation.
     cell_offsets
         Group -> ``(n_genes,)`` change that gives it with the quantiles that the cells of the prediction are drawn at.
+    updates
+        Group -> its response after a few treated cells were seen.
     """
 
     share: float
@@ -62,6 +68,7 @@ class ResponseEvidence:
     estimates: dict[str, ResponseEstimate]
     rate_offsets: dict[str, np.ndarray]
     cell_offsets: dict[str, np.ndarray]
+    updates: dict[str, Update]
 
     def shifted(self, target: Likelihood, groups: np.ndarray, *, drawn: bool = False) -> Likelihood:
         """`target` of cells of these `groups`, shifted in expectation or for cells as they are `drawn`."""
@@ -79,30 +86,50 @@ def unshifted(target: Likelihood, groups: np.ndarray, *, drawn: bool = False) ->
 
 
 def evidence_of(
-    model: Responds, request: Request, before: np.ndarray, after: np.ndarray, question: Question
+    model: Responds,
+    request: Request,
+    positions: tuple[np.ndarray, np.ndarray],
+    question: Question,
+    treated: Treated,
 ) -> ResponseEvidence | None:
-    """Response of the groups of the query in training labels; None where there are no labels or no cells."""
+    """Response of the groups of the query in training labels; None without labels, cells, or parts."""
     control_name, share = question.control.name, question.share
-    pairs = [label_means(model, (control_name, part)) for part in question.perturbation.parts]
-    if any(pair is None for pair in pairs) or not len(request.cells):
+    found = [label_means(model, (control_name, part)) for part in question.perturbation.parts]
+    pairs = [pair for pair in found if pair is not None]
+    if not pairs or len(pairs) < len(found) or not len(request.cells):
+        require_no_cells(treated)
         return None
-    measured = [Calibration.of(responses_of(*pair, pair[0].means)) for pair in pairs if pair is not None]
+    measured = [Calibration.of(responses_of(*pair, pair[0].means)) for pair in pairs]
     control = _control_means(model, request)
-    estimates: dict[str, ResponseEstimate] = {}
-    rates: dict[str, np.ndarray] = {}
-    cells: dict[str, np.ndarray] = {}
+    evidence = ResponseEvidence(share, control, {}, {}, {}, {})
     for row, group in enumerate(control.labels):
         assert control.errors is not None
         # the perturbed cells that it will be compared with are taken to be as many as the control cells
         parts = [part.at(control.means[row], 2 * control.errors[row]) for part in measured]
-        estimates[group] = estimate = combined_response(parts, question.effect_scale)
-        if share > 0:
-            matched = partial(_log_rate_offsets, model, request, group, (before, after), question, estimate.change)
-            with isolated_randomness(MATCHING_SEED):
-                rates[group] = matched()
-                if question.cells_drawn_with is not None:
-                    cells[group] = matched(drawn_with=question.cells_drawn_with, start=rates[group])
-    return ResponseEvidence(share, control, estimates, rates, cells)
+        evidence.estimates[group] = estimate = combined_response(parts, question.effect_scale)
+        few = treated.cells.get(group)
+        if share == 0 and few is None:
+            continue
+        start = partial(Matching, model, request, group, positions, question)
+        with isolated_randomness(MATCHING_SEED):
+            expected, change, weight = start(), estimate.change, share
+            if few is not None:
+                blended = expected.change(change, share)
+                spread = length_spread(measured[0].responses) if len(measured) == 1 else USUAL_SPREAD
+                evidence.updates[group] = found_by = update(
+                    blended,
+                    estimate.expected_error,
+                    few,
+                    control.means[row],
+                    variance=cell_variance(pairs),
+                    spread=spread,
+                )
+                change, weight = found_by.change, 1.0
+            evidence.rate_offsets[group] = expected.offsets(change, weight)
+            if question.cells_drawn_with is not None:
+                drawn = start(drawn_with=question.cells_drawn_with)
+                evidence.cell_offsets[group] = drawn.offsets(change, weight, start=evidence.rate_offsets[group])
+    return evidence
 
 
 def label_means(model: Responds, conditions: tuple[str, str]) -> tuple[GroupMeans, GroupMeans] | None:
@@ -118,6 +145,14 @@ def label_means(model: Responds, conditions: tuple[str, str]) -> tuple[GroupMean
     return (control.only(both), perturbed.only(both)) if both else None
 
 
+def cell_variance(pairs: Sequence[tuple[GroupMeans, GroupMeans]]) -> np.ndarray:
+    """Variance of single treated cells within labels, ``(n_genes,)``."""
+    perturbed = [pair[1] for pair in pairs]
+    freedom = sum(sum(means.n_cells) - len(means.labels) for means in perturbed)
+    deviations = np.sum([means.deviations.sum(0) for means in perturbed], axis=0)
+    return np.asarray(deviations / max(freedom, 1))
+
+
 def _control_means(model: Responds, request: Request) -> GroupMeans:
     """Mean log expression of every group of the query, with its error."""
     layer, n_cells = model._setup_argument("layer"), request.adata.n_obs
@@ -125,48 +160,72 @@ def _control_means(model: Responds, request: Request) -> GroupMeans:
     groups[request.cells], inside[request.cells] = request.groups, True
     factors = np.ones(n_cells)
     factors[request.cells] = cp10k_factors(request.totals)
-    matrix = request.adata.X if layer is None else request.adata.layers[layer]
+    matrix = matrix_of(request.adata, layer)
     of_counts = model.module.of_counts
     return group_means(matrix, groups, inside, factors if of_counts else None, log=of_counts)
 
 
-@torch.inference_mode()
-def _log_rate_offsets(
-    model: Responds,
-    request: Request,
-    group: str,
-    positions: tuple[np.ndarray, np.ndarray],
-    question: Question,
-    change: np.ndarray,
-    *,
-    drawn_with: int | None = None,
-    start: np.ndarray | None = None,
-) -> np.ndarray:
-    """Offsets of log rates ``(n_genes,)`` that bring the model's change of the mean closer to `change`.
+class Matching:
+    """Cells of a group whose mean expression is brought to a wanted one by offsets of log rates.
 
     The mean is that of cells drawn at the quantiles of the seed `drawn_with`, or the one to be expected.
     """
-    chosen = request.some_of(group, MATCHED_CELLS)
-    cells = request.cells[chosen]
-    decode = CellDecoder(model.module, request.loaded.take(cells))
-    totals = request.totals[chosen]
-    source, target = (decode(z[chosen], condition=code) for z, code in zip(positions, question.codes, strict=True))
-    names = request.adata.obs_names[cells]
-    generators = cell_generators(names, seed=MATCHING_SEED if drawn_with is None else drawn_with)
-    draws = [
-        coupling(decode.observed, source, uniform=uniforms(generators, decode.observed.shape[1]))
-        for _ in range(max(1, MATCHED_CELLS // len(cells)) if drawn_with is None else 1)
-    ]
 
-    def mean_at(offsets: np.ndarray) -> np.ndarray:
-        there = target.shifted_by(torch.from_numpy(offsets.astype(np.float32)))
-        means = [profile_of(draw(there), totals, of_counts=target.of_counts).mean(0, dtype=float) for draw in draws]
+    @torch.inference_mode()
+    def __init__(
+        self,
+        model: Responds,
+        request: Request,
+        group: str,
+        positions: tuple[np.ndarray, np.ndarray],
+        question: Question,
+        *,
+        drawn_with: int | None = None,
+    ) -> None:
+        chosen = request.some_of(group, MATCHED_CELLS)
+        cells = request.cells[chosen]
+        decode = CellDecoder(model.module, request.loaded.take(cells))
+        source, self.target = (
+            decode(z[chosen], condition=code) for z, code in zip(positions, question.codes, strict=True)
+        )
+        self.totals = request.totals[chosen]
+        names = request.adata.obs_names[cells]
+        generators = cell_generators(names, seed=MATCHING_SEED if drawn_with is None else drawn_with)
+        self.draws = [
+            coupling(decode.observed, source, uniform=uniforms(generators, decode.observed.shape[1]))
+            for _ in range(max(1, MATCHED_CELLS // len(cells)) if drawn_with is None else 1)
+        ]
+        self.own = self.mean_at(np.zeros(decode.observed.shape[1]))
+        self.control = profile_of(decode.observed, self.totals, of_counts=self.target.of_counts).mean(
+            0, dtype=np.float64
+        )
+
+    @torch.inference_mode()
+    def mean_at(self, offsets: np.ndarray) -> np.ndarray:
+        """Mean expression ``(n_genes,)`` of cells whose log rates are offset by so much."""
+        there = self.target.shifted_by(torch.from_numpy(offsets.astype(np.float32)))
+        means = [
+            profile_of(draw(there), self.totals, of_counts=there.of_counts).mean(0, dtype=float) for draw in self.draws
+        ]
         return np.asarray(np.mean(means, axis=0))
 
-    own = mean_at(np.zeros(len(change)))
-    control = profile_of(decode.observed, totals, of_counts=target.of_counts).mean(0, dtype=np.float64)
-    wanted = own + question.share * (change - (own - control))
-    return match_means(mean_at, np.maximum(wanted, 0.0), start=start)
+    def change(self, change: np.ndarray, share: float) -> np.ndarray:
+        """Change of the mean ``(n_genes,)`` that is so much of `change`, and the model's own for the rest."""
+        own = self.own - self.control
+        return np.asarray(own + share * (change - own))
+
+    def offsets(self, change: np.ndarray, share: float, *, start: np.ndarray | None = None) -> np.ndarray:
+        """Offsets ``(n_genes,)`` that bring the change of the mean closer to `change`."""
+        wanted = self.own + share * (change - (self.own - self.control))
+        return match_means(self.mean_at, np.maximum(wanted, 0.0), start=start)
+
+
+def treated_table(updates: dict[str, Update]) -> pd.DataFrame:
+    """Treated cells that were given of each group, and the factor of the predicted length that they showed."""
+    rows = [(group, found.n_cells, found.length) for group, found in updates.items()]
+    table = pd.DataFrame(rows, columns=pd.Index(["query", "n_treated", "length"]))
+    table.index = table.index.astype(str)
+    return table
 
 
 def report_evidence(result: AnnData, evidence: ResponseEvidence, groups: np.ndarray) -> None:
@@ -177,6 +236,8 @@ def report_evidence(result: AnnData, evidence: ResponseEvidence, groups: np.ndar
     for row, name in enumerate(names):
         predicted = gene_means(as_matrix(result.X[groups == name], "predicted"))
         before, half = evidence.control.means[row], evidence.estimates[name].half_width
+        if name in evidence.updates:
+            half = half * evidence.updates[name].narrowing
         column = storable(name)
         changes[column] = predicted - before
         lower[column] = predicted - half - before
@@ -191,6 +252,8 @@ def report_evidence(result: AnnData, evidence: ResponseEvidence, groups: np.ndar
     )
     uncertainty.index = uncertainty.index.astype(str)
     result.uns[_keys.UNS_PREDICTION] |= {"empirical_weight": evidence.share, "uncertainty": uncertainty}
+    if evidence.updates:
+        result.uns[_keys.UNS_PREDICTION]["treated"] = treated_table(evidence.updates)
     far = uncertainty[uncertainty["uncertainty"] > uncertainty["max_training_uncertainty"]]
     for _, found in far.iterrows():
         logger.warning(

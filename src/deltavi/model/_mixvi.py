@@ -77,7 +77,7 @@ class MIXVI(Annotates, VAE):
         Components of the mixture. By default 12, or five more than there are labels.
     n_latent, n_w
         Dimensions of z, and of w, which moves components; zero for none. Each dimension of w has a quarter of a nat
-        for free (``free_bits_w``), or it would fall silent.
+        for free (``free_bits_w``), without which it would collapse to its prior.
     conditional
         Let components and decoder depend on the condition.
     prior_warmup

@@ -32,6 +32,7 @@ from deltavi.module.readers import READERS
 from deltavi.registry.checks import MatrixReport, Offer, require_log_normalised, row_blocks
 from deltavi.registry.manager import DataManager
 from deltavi.registry.names import names_checksum
+from deltavi.registry.source import matrix_of
 
 DISPERSIONS: dict[str, Literal["shared", "gene"]] = {"isotropic": "shared", "diagonal": "gene"}
 # Cells whose likelihood is the loss that training notes.
@@ -352,7 +353,7 @@ class PPCA(Responds):
             # in the form rows are cut from: a column-wise file would be read whole for every block
             return self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         layer = self._setup_argument("layer")
-        return aligned.X if layer is None else aligned.layers[layer]
+        return matrix_of(aligned, layer)
 
     def _check_query(self, manager: DataManager, offer: Offer) -> None:
         if self.check_input:

@@ -19,6 +19,7 @@ from deltavi.model._decoding import CellDecoder, Predicted, predict_cells, predi
 from deltavi.model._empirical_response import ResponseEvidence, evidence_of, report_evidence, unshifted
 from deltavi.model._question import Question
 from deltavi.model._shifts import shifted_positions
+from deltavi.model._treated import Treated
 from deltavi.model.own_response import own_weights, warn_of_own_cells
 from deltavi.model.request import Request, assemble
 from deltavi.perturbation.noise import cell_generators
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from deltavi.model._responds import Responds
 
 
-def answer(model: Responds, request: Request, question: Question, *, batch_size: int) -> AnnData:
+def answer(model: Responds, request: Request, question: Question, treated: Treated, *, batch_size: int) -> AnnData:
     """Predicted cells of `request`, with a record of what was done.
 
     Parameters
@@ -38,12 +39,14 @@ def answer(model: Responds, request: Request, question: Question, *, batch_size:
         The cells.
     question
         What is asked of them.
+    treated
+        A few treated cells of some of the groups.
     batch_size
         Cells decoded at a time.
     """
     before = positions_of(model, request.adata, request.cells)
     after, how = shifted_positions(model, request, before, question)
-    evidence = evidence_of(model, request, before, after, question)
+    evidence = evidence_of(model, request, (before, after), question, treated)
     with isolated_randomness(question.seed):  # encoders draw, though no draw reaches the answer
         predicted = _predict(model, request, (before, after), question, evidence, batch_size=batch_size)
     control, perturbation = question.conditions

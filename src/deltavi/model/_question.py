@@ -35,7 +35,8 @@ class Condition:
     name
         As the model has it, or as it was given.
     parts
-        Names of measured conditions; several of a combination.
+        Names of measured conditions; several of a combination, none where the networks know the condition only by
+        its features.
     code
         Code that the networks are given, where they are given one.
     """

@@ -24,6 +24,7 @@ from deltavi.model._parameters import (
 from deltavi.model._prediction import answer
 from deltavi.model._question import Condition, EmpiricalWeight, Question, Route, ShiftStrategy, share_of
 from deltavi.model._training_means import TrainingMeans
+from deltavi.model._treated import treated_of
 from deltavi.model.recipe import Parts
 from deltavi.model.request import check_options
 from deltavi.module import VAE as VAEModule
@@ -64,6 +65,7 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
         similarity_space: Literal["expression", "latent"] = "expression",
         empirical_weight: EmpiricalWeight = "auto",
         effect_scale: float = 1.0,
+        treated: AnnData | None = None,
         invalid_cells: Literal["error", "drop"] = "error",
         batch_size: int = BATCH_SIZE,
         seed: int = 0,
@@ -114,6 +116,10 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
             ``shift_scale="match"``, and none for another shift or scale.
         effect_scale
             Factor of the response, 1 for that of the measured perturbation.
+        treated
+            A few cells of the groups of the query that were treated with `perturbation`, genes matched by name. They
+            fix the length of the response, which control cells do not tell, and, the more of them there are, single
+            genes; groups without such cells are predicted as otherwise.
         invalid_cells
             ``"drop"`` leaves out cells with NaN, infinite or non-count values; ``"error"`` names them.
         batch_size
@@ -167,7 +173,8 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
             n_samples=n_samples,
             seed=seed,
         )
-        return answer(self, request, question, batch_size=batch_size)
+        few = treated_of(self, treated, request, end.name)
+        return answer(self, request, question, few, batch_size=batch_size)
 
     @property
     def knows_conditions(self) -> bool:
@@ -176,7 +183,7 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
         return bool(getattr(module, "condition_in_decoder", False) or getattr(module, "conditional", False))
 
     def _condition(self, name: str) -> Condition:
-        """Measured condition of this name.
+        """Condition of this name.
 
         Parameters
         ----------
@@ -186,10 +193,16 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
         Raises
         ------
         UnknownCategoryError
-            If no cell of the training has it.
+            If it is none of `perturbation_names`.
         """
-        known = [as_text(c) for c in self._categories(_keys.CONDITION)]
-        return Condition(name, (name,), known.index(require_known("condition", name, known)))
+        measured, known = self._categories(_keys.CONDITION), self.perturbation_names
+        code = known.index(require_known("condition", name, known))
+        return Condition(name, (name,) if code < len(measured) else (), code)
+
+    @property
+    def perturbation_names(self) -> list[str]:
+        """Conditions that can be predicted by name, in the order of their codes: the measured ones first."""
+        return [as_text(name) for name in self._categories(_keys.CONDITION)]
 
     def _groups(self, adata: AnnData, aligned: AnnData) -> np.ndarray:
         """Group of each cell that has a shift of its own, ``(n_cells,)``: its label. `aligned` holds the same cells."""

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 # Query cells that decide how far a shift is stretched.
 SCALED_CELLS = 300
+# Estimator that leaves cells where they are.
+UNSHIFTED = "none"
 
 
 def shifted_positions(
@@ -44,6 +46,9 @@ def shifted_positions(
     if isinstance(route, str) and route in model.routes:
         return model.routes[route](model, request, before, question), {"shift": route}
     control, perturbation = question.conditions
+    is_estimated = isinstance(route, str) or callable(route)
+    if is_estimated and not question.perturbation.parts:
+        return before, _by_features_alone(question)
     coordinates = coordinates_of(model, question.control.code) if question.similarity_space == "expression" else None
     estimate = partial(
         means_of(model).shift,
@@ -53,7 +58,7 @@ def shifted_positions(
         coordinates=coordinates,
     )
     # a given vector is the whole response, whatever the perturbation consists of
-    parts = question.perturbation.parts if isinstance(route, str) or callable(route) else (perturbation,)
+    parts = question.perturbation.parts if is_estimated else (perturbation,)
     by_part = {part: _shifts(model, request, before, question, part, partial(estimate, part)) for part in parts}
     for shifts, factors in by_part.values():
         log_weak_evidence(shifts, factors)
@@ -97,6 +102,16 @@ def _shifts(
                 shift, factor = stretched(shift, observed, decoded)
         shifts[str(group)], factors[str(group)] = shift, factor
     return shifts, factors
+
+
+def _by_features_alone(question: Question) -> State:
+    """Record of a prediction without a shift; raises where one is asked for that no cells were measured for."""
+    if question.shift != UNSHIFTED or question.share > 0:
+        raise DeltaviError(
+            f"No cells of {question.perturbation.name!r} were measured: neither a shift nor a response can be "
+            f"estimated from them. Pass shift={UNSHIFTED!r}, which decodes the cells under that condition."
+        )
+    return {"shift": UNSHIFTED}
 
 
 def means_of(model: Responds) -> TrainingMeans:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from deltavi._cp10k import CP10K
+from deltavi.latent import CategoryRows, OneHotRows
 from deltavi.likelihood import Likelihood
 
 if TYPE_CHECKING:
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 
 
 class AnywhereMixin(BaseModuleClass):
-    """Base with the decoding of positions without a cell; the module defines ``decode``."""
+    """Base with the rows of covariates, and the decoding of positions without a cell; the module defines ``decode``."""
 
+    covariate_rows: tuple[CategoryRows, ...]
     covariate_sizes: tuple[int, ...]
     condition_in_decoder: bool
     n_continuous_cov: int
@@ -39,6 +41,20 @@ class AnywhereMixin(BaseModuleClass):
     ) -> Likelihood:
         """Likelihood at latent positions `z` ``([n_samples,] n_cells, n_latent)``."""
         raise NotImplementedError
+
+    def _condition_rows(self, n_conditions: int) -> CategoryRows:
+        """Numbers that the networks read of each condition."""
+        return OneHotRows(n_conditions)
+
+    def _covariates(self, batch_index: Tensor, condition: Tensor | None, cat_covs: Tensor | None) -> tuple[Tensor, ...]:
+        """Rows of all covariates of the decoder, ``(n_cells, width)`` each."""
+        codes = [batch_index]
+        if self.condition_in_decoder:
+            assert condition is not None
+            codes.append(condition)
+        if cat_covs is not None:
+            codes.extend(torch.split(cat_covs, 1, dim=1))
+        return tuple(rows(code) for rows, code in zip(self.covariate_rows, codes, strict=True))
 
     @auto_move_data
     def likelihood_anywhere(

@@ -26,7 +26,6 @@ from deltavi.latent import (
     label_weights,
     latent_term,
     log_density,
-    soft_one_hot,
 )
 from deltavi.likelihood import Likelihood
 from deltavi.module._mixture_terms import MixtureTerms, check_mixture_settings
@@ -131,7 +130,7 @@ class MIXVI(MixtureTerms, LabelledVAE):
         self.n_conditions, self.y_prior, self.w_prior = n_conditions, y_prior, w_prior
         self.z_term, self.classifier_kind = z_term, classifier
         self.free_bits_w, self.free_bits_y = free_bits_w, free_bits_y
-        covariates = (n_conditions,) if conditional else ()
+        covariates = (self.condition_rows.width,) if conditional else ()
         self.mixture = MixtureComponents(n_components, n_latent, n_w=n_w, covariates=covariates)
         if n_w:
             self.w_encoder = self._new_encoder(n_w)
@@ -318,7 +317,7 @@ class MIXVI(MixtureTerms, LabelledVAE):
     def _rows(self, tensors: dict[str, Tensor]) -> tuple[Tensor, ...]:
         if not self.conditional:
             return ()
-        return (soft_one_hot(tensors[_keys.CONDITION], self.n_conditions).to(self.get_buffer("alpha").dtype),)
+        return (self.condition_rows(tensors[_keys.CONDITION]).to(self.get_buffer("alpha").dtype),)
 
     def _codes(self, tensors: dict[str, Tensor]) -> Tensor:
         """Label of each cell, -1 where it is unknown and where nothing is labelled, ``(n_cells, 1)``."""

@@ -25,12 +25,12 @@ from deltavi.latent import (
     Given,
     LibraryKind,
     LibraryPrior,
+    OneHotRows,
     Prior,
     PriorKind,
     known_log_library,
     learned_library_state,
     library_encoder,
-    soft_one_hot,
 )
 from deltavi.likelihood import Dispersion, Likelihood
 from deltavi.module._anywhere import AnywhereMixin, encode_anywhere
@@ -173,7 +173,10 @@ class VAE(AnywhereMixin, BoundsMixin):
         self.condition_in_decoder, self.condition_mmd = condition_in_decoder, condition_mmd
         self.latent_distribution, self.bias = "normal", bias
         self.scale_activation = scale_activation or default_activation(gene_likelihood, library)
-        self.covariate_sizes = (n_batch, *((n_conditions,) if condition_in_decoder else ()), *n_cats_per_cov)
+        self.condition_rows = self._condition_rows(n_conditions)
+        of_condition = (self.condition_rows,) if condition_in_decoder else ()
+        self.covariate_rows = (OneHotRows(n_batch), *of_condition, *map(OneHotRows, n_cats_per_cov))
+        self.covariate_sizes = tuple(rows.width for rows in self.covariate_rows)
 
         def architecture(side: Literal["encoder", "decoder"], n_layers: int, dropout: float) -> Architecture:
             return Architecture(
@@ -326,15 +329,6 @@ class VAE(AnywhereMixin, BoundsMixin):
             return Dispersion(values=torch.full_like(decoded.scale[..., :1, :1], math.sqrt(self.noise_variance)))
         label = batch_index if y is None else y
         return dispersion_rows(self.dispersion, self.px_r, decoded, batch=batch_index, label=label)
-
-    def _covariates(self, batch_index: Tensor, condition: Tensor | None, cat_covs: Tensor | None) -> tuple[Tensor, ...]:
-        codes = [batch_index]
-        if self.condition_in_decoder:
-            assert condition is not None
-            codes.append(condition)
-        if cat_covs is not None:
-            codes.extend(torch.split(cat_covs, 1, dim=1))
-        return tuple(soft_one_hot(code, n) for code, n in zip(codes, self.covariate_sizes, strict=True))
 
     def encoded_expression(self, tensors: dict[str, Tensor]) -> Tensor:
         """Expression of the cells of a mini-batch as the encoder takes it, ``(n_cells, n_input)``."""

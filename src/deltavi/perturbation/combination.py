@@ -97,4 +97,5 @@ def combined_response(estimates: Iterable[ResponseEstimate], effect_scale: float
         uncertainty=max(part.uncertainty for part in parts),
         max_training_uncertainty=max(part.max_training_uncertainty for part in parts),
         half_width=abs(effect_scale) * np.sqrt(np.sum([part.half_width**2 for part in parts], axis=0)),
+        expected_error=effect_scale**2 * np.sum([part.expected_error for part in parts], axis=0),
     )

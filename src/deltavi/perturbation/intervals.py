@@ -41,6 +41,8 @@ class ResponseEstimate:
         The largest one that a training label has when the others predict it; NaN with fewer than three labels.
     half_width
         ``(n_genes,)`` half the width of the interval; NaN with fewer than three labels.
+    expected_error
+        ``(n_genes,)`` squared error of the change of the query, without that of its own measurement.
     """
 
     change: Vector
@@ -48,6 +50,7 @@ class ResponseEstimate:
     uncertainty: float
     max_training_uncertainty: float
     half_width: Vector
+    expected_error: Vector
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,12 +99,14 @@ class Calibration:
         """
         found = interpolate(self.responses, query, self.width)
         change = found.weights @ self.responses.changes
-        variance = _variance(found.uncertainty, found.spread, change, len(self.responses.points)) + query_error
+        expected_error = _variance(found.uncertainty, found.spread, change, len(self.responses.points))
+        variance = expected_error + query_error
         # a gene that neither the labels nor the query express borrows no spread from others
         is_unexpressed = (found.spread == 0) & (np.asarray(query_error) == 0)
         expected = np.where(is_unexpressed, 0.0, np.sqrt(variance))
         half_width = self.needed[_class_of(change)] * expected
-        return ResponseEstimate(change, found.weights, found.uncertainty, self.max_training_uncertainty, half_width)
+        uncertainties = found.uncertainty, self.max_training_uncertainty
+        return ResponseEstimate(change, found.weights, *uncertainties, half_width, expected_error)
 
 
 def estimate_response(
