@@ -51,14 +51,14 @@ class ResponseModel:
     Examples
     --------
     >>> import deltavi
-    >>> cells = deltavi.datasets.simulate(n_cells=2000, n_genes=60, seed=0)
+    >>> cells = deltavi.datasets.simulate_perturbation(n_genes=50, n_cells_per_group=20)
     >>> table = deltavi.tl.responses(
     ...     cells, condition_key="condition", control="control", context_keys="cell_type"
     ... )
     >>> model = deltavi.perturbation.ResponseModel.fit(table)
     >>> prediction = model.predict("stimulated", context=table.contexts[0])
     >>> prediction.change.shape
-    (1, 60)
+    (1, 50)
     """
 
     fitted: Fitted

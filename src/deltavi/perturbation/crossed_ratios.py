@@ -57,7 +57,7 @@ def log_likelihoods(factor: Factor, table: ResponseTable, ratios: Vector) -> Vec
     return found
 
 
-def shares_by_em(log_likelihood: Vector, weights: Vector | None = None) -> Vector:
+def shares_by_em(log_likelihood: Vector, weights: Vector | None = None, *, rounds: int = MOST_ROUNDS) -> Vector:
     """Share of the genes at each ratio, of greatest likelihood with one gene's worth of prior at each.
 
     Parameters
@@ -66,12 +66,14 @@ def shares_by_em(log_likelihood: Vector, weights: Vector | None = None) -> Vecto
         ``(n_genes, n_ratios)``.
     weights
         ``(n_genes,)`` number of genes that each counts for; 1 by default.
+    rounds
+        Of EM, at most.
     """
     n_genes, n_ratios = log_likelihood.shape
     weights = np.ones(n_genes) if weights is None else weights
     likelihood = np.exp(log_likelihood - log_likelihood.max(1, keepdims=True))
     shares = np.full(n_ratios, 1 / n_ratios)
-    for _ in range(MOST_ROUNDS):
+    for _ in range(rounds):
         expected = shares * ((weights / (likelihood @ shares)) @ likelihood)
         new = (expected + 1) / (weights.sum() + n_ratios)
         moved = np.abs(new - shares).max()

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # Pairs that weights are estimated from, and evaluations of the likelihood.
 MOST_PAIRS = 600
 EVALUATIONS = 120
+# Rounds of EM of each evaluation: what they leave open is little beside what weights change.
+ROUNDS = 60
 # Observations of each part that the prior counts for: keeps every weight above zero.
 PRIOR = 0.5
 
@@ -104,7 +106,7 @@ class _Objective:
         """For the logits of all active parts but the last, whose logit is zero."""
         weights = self.weights(np.append(logits, 0.0))
         density = log_likelihoods(Factor.of(self.table, weights, self.similarity), self.table, self.ratios)
-        shares = shares_by_em(density, self.importance * len(density))
+        shares = shares_by_em(density, self.importance * len(density), rounds=ROUNDS)
         evidence = float(self.importance @ logsumexp(density, axis=1, b=shares))
         prior = PRIOR * float(np.log(np.maximum(np.array(weights.as_list())[self.active], 1e-12)).sum())
         return -(self.n_programmes * evidence + prior)

@@ -101,7 +101,7 @@ def responses(
     Examples
     --------
     >>> import deltavi
-    >>> cells = deltavi.datasets.simulate(n_cells=400, n_genes=50, seed=0)
+    >>> cells = deltavi.datasets.simulate_perturbation(n_genes=50, n_cells_per_group=20)
     >>> table = deltavi.tl.responses(
     ...     cells, condition_key="condition", control="control", context_keys="cell_type"
     ... )
