@@ -95,8 +95,8 @@ def page(records: pd.DataFrame, command: str) -> Iterator[str]:
         table.insert(0, "mean", means)
         yield f"## {title}\n\n{markdown(table.rename_axis('method'))}"
     yield (
-        "The treated cells alone have the noise of their number: as a prediction of the mean they are unbiased, and "
-        "from twenty on hard to beat on one type; together with the model a fourth of them suffices. "
+        "The treated cells alone are unbiased, and have the noise of their number. They are worth more beside a "
+        "prediction: five of them and the model are about as near as twenty alone. "
         f"Mean ± standard deviation over seeds (n = {records['seed'].nunique()}), of the training and of the treated "
         f"cells. {made_by(command, PACKAGES)}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from anndata import AnnData
 
 from deltavi.cli import build_parser, main, run_demo
 from deltavi.cli._console import Console
-from deltavi.cli._demo import format_table
+from deltavi.cli._demo import format_table, genes_that_change
 from deltavi.datasets import simulate_perturbation
 from deltavi.errors import DeltaviError, UnknownArgumentError, UnknownCategoryError
 from deltavi.model import MIXVI, SCGEN
@@ -314,3 +315,27 @@ def test_demo_of_all_labels_writes_the_table(adata: AnnData, tmp_path: Path, cap
 def test_all_and_one_exclude_each_other(tmp_path: Path, capsys: Any) -> None:
     assert main(["demo", "--all", "--holdout", "B", "--out", str(tmp_path)]) == 2
     assert "leave out --holdout B" in capsys.readouterr().err
+
+
+def asked(**changed: Any) -> argparse.Namespace:
+    """Options of a demonstration on simulated cells."""
+    usual = {"control": "control", "perturbation": "stimulated", "condition_key": "condition"}
+    return argparse.Namespace(**usual, **{"labels_key": "cell_type", "layer": None, **changed})
+
+
+def test_genes_are_named_with_what_is_known_of_them() -> None:
+    cells = simulate_perturbation(n_genes=150, n_cell_types=5, n_batches=1, n_cells_per_group=80, seed=0)
+    text = genes_that_change(cells, "type_2", asked())
+    found = re.match(r"In type_2 (\d+) of 150 genes are predicted to change at a false discovery rate of 5%", text)
+    assert found, text
+    listed = re.findall(r"^  (GENE\d+): ([+-][\d.]+) log2 \(.*wrong direction ([\d.]+)%.* (\d+)%$", text, re.MULTILINE)
+    assert len(listed) == min(5, int(found[1]))
+    assert all(float(wrong) < 5 and int(called) > 90 for _, _, wrong, called in listed)
+    # the treated cells of the label are not read
+    treated = (cells.obs["cell_type"] == "type_2") & (cells.obs["condition"] == "stimulated")
+    assert genes_that_change(cells[~treated.to_numpy()].copy(), "type_2", asked()) == text
+
+
+def test_a_single_label_has_no_table() -> None:
+    cells = simulate_perturbation(n_genes=50, n_cell_types=1, n_batches=1, n_cells_per_group=30, seed=0)
+    assert genes_that_change(cells, "type_1", asked()).startswith("No table of genes: ")

@@ -44,6 +44,8 @@ BYTES_OF_VALUE = 16
 MOST_LABELS = 20
 # Warnings of single trainings that are shown; the settings that are written have all of them.
 MOST_WARNINGS = 5
+# Genes that are listed, and the false discovery rate at which they are counted.
+MOST_GENES, FDR = 5, 0.05
 
 
 def run_demo(options: argparse.Namespace, console: Console) -> HeldOut | PerturbationEvaluation:
@@ -103,7 +105,39 @@ def _hold_out_one(adata: AnnData, options: argparse.Namespace, folder: OutputFol
     console.result(f"{format_table(result.table)}\n\n{result.conclusion}")
     for path in write_results(result, folder):
         console.result(f"wrote {path}")
+    console.result(genes_that_change(adata, label, options))
     return result
+
+
+def genes_that_change(adata: AnnData, label: str, options: argparse.Namespace) -> str:
+    """Genes that the other labels say will change in `label`, and how surely; its treated cells are not read."""
+    from deltavi import get
+    from deltavi._text import names_of
+    from deltavi.perturbation import ResponseModel
+    from deltavi.registry.columns import column
+    from deltavi.tl import differential_response, responses
+
+    conditions, labels = (names_of(column(adata, key)) for key in (options.condition_key, options.labels_key))
+    asked = (conditions == options.control) | ((conditions == options.perturbation) & (labels != label))
+    keys: dict[str, Any] = {"condition_key": options.condition_key, "context_keys": options.labels_key}
+    try:
+        seen = adata[asked].copy()
+        model = ResponseModel.fit(responses(seen, control=options.control, layer=options.layer, **keys))
+        differential_response(seen, model, options.perturbation, contexts=label)
+    except DeltaviError as error:
+        return f"No table of genes: {error}"
+    found = get.response_df(seen, fdr=FDR)
+    if found.empty:
+        return f"In {label} no gene is predicted to change at a false discovery rate of {FDR:.0%}."
+    listed = "\n".join(
+        f"  {row.gene}: {row.log2_fold_change:+.2f} log2 ({row.log2_lower:+.2f} to {row.log2_upper:+.2f}), "
+        f"wrong direction {row.local_false_sign_rate:.1%}, called with as many cells {row.probability_called:.0%}"
+        for row in found.head(MOST_GENES).itertuples()
+    )
+    return (
+        f"In {label} {len(found)} of {seen.n_vars} genes are predicted to change at a false discovery rate of "
+        f"{FDR:.0%}; the most certain:\n{listed}"
+    )
 
 
 def _hold_out_all(
