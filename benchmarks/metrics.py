@@ -43,11 +43,15 @@ def log_expression(path: Path, n_genes: int) -> tuple[anndata.AnnData, anndata.A
     return adata, adata[:, adata.var["highly_variable"]].copy()
 
 
-def pairs_of_cells(adata: anndata.AnnData, label: str) -> tuple[dict[str, tuple[Any, Any]], Any]:
-    """Predicted and real cells of every row, and the control cells."""
+def pairs_of_cells(adata: anndata.AnnData, label: str) -> tuple[dict[str, tuple[Any, Any]], Any, Any]:
+    """Predicted and real cells of every row, the control cells predicted from, and those that no method sees."""
     of_type = (adata.obs["cell_type"] == label).to_numpy()
     stimulated = (adata.obs["condition"] == "stimulated").to_numpy()
-    train, control, real = adata[~(of_type & stimulated)], adata[of_type & ~stimulated], adata[of_type & stimulated]
+    controls = np.random.default_rng(0).permutation(np.flatnonzero(of_type & ~stimulated))
+    first, other = controls[: len(controls) // 2], controls[len(controls) // 2 :]
+    hidden = of_type & stimulated
+    hidden[other] = True
+    train, control, real = adata[~hidden], adata[first], adata[of_type & stimulated]
     moved = baseline_predictions(train, control, **KEYS)["mean shift"].X
     order = np.random.default_rng(0).permutation(real.n_obs)
     half = real.n_obs // 2
@@ -57,16 +61,16 @@ def pairs_of_cells(adata: anndata.AnnData, label: str) -> tuple[dict[str, tuple[
         WRONG: (np.clip(2 * control.X - moved, 0, None), real.X),
         SPLIT_HALF: (real.X[order[:half]], real.X[order[half:]]),
     }
-    return pairs, control.X
+    return pairs, control.X, adata[other].X
 
 
 def scores(everything: anndata.AnnData, adata: anndata.AnnData, label: str) -> pd.DataFrame:
     """Every score of the four rows, R2 over all genes, and the calls behind the differential scores."""
-    pairs, control = pairs_of_cells(adata, label)
+    pairs, control, reference = pairs_of_cells(adata, label)
     real = pairs["no change"][1]
     predictions = {name: predicted for name, (predicted, _) in pairs.items() if name != SPLIT_HALF}
-    table = compare(predictions, real, control, components=principal_axes(adata.X))
-    of_all, _ = pairs_of_cells(everything, label)
+    table = compare(predictions, real, control, reference=reference, components=principal_axes(adata.X))
+    of_all, _, _ = pairs_of_cells(everything, label)
     table[f"R2 of means, all {everything.n_vars:,} genes"] = [r2_of_means(*of_all[name]) for name in table.index]
     for test, least in itertools.product(TESTS, (0.1, 0.0)):
         overlap = [

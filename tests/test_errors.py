@@ -28,6 +28,7 @@ OF_PYTHON = {
     ("testing/__init__.py", "ModuleNotFoundError"): "the protocol of an import",
     ("model/_scgen.py", "AttributeError"): "the protocol of an object's attributes",
     ("module/_generated.py", "KeyError"): "the protocol of a mapping",
+    ("latent/_rows.py", "NotImplementedError"): "an abstract method",
     ("module/_anywhere.py", "NotImplementedError"): "an abstract method",
     ("module/_bounds.py", "NotImplementedError"): "an abstract method",
     ("module/classified.py", "NotImplementedError"): "an abstract method",

@@ -7,9 +7,10 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from scipy.spatial.distance import cdist
 
-from deltavi.metrics import e_distance, principal_axes, variance_ratio, zero_fraction
+from deltavi.metrics import e_distance, energy_distance, principal_axes, variance_ratio, zero_fraction
 
 SEEDS = st.integers(0, 2**32 - 1)
 SPARSE = [sp.csr_matrix, sp.csc_matrix, sp.coo_matrix, sp.csr_array]
@@ -208,3 +209,48 @@ def test_stored_zeros_and_repeated_entries_count_as_what_they_are():
 def test_all_zero_matrix():
     assert zero_fraction(sp.csr_matrix((3, 4))) == 1.0
     assert zero_fraction(np.zeros((3, 4))) == 1.0
+
+
+# energy distance
+
+
+@given(seed=SEEDS, n_cells=st.integers(1, 40), shift=st.floats(0, 2))
+@settings(deadline=None)
+def test_energy_distance_of_one_gene_is_that_of_scipy(seed, n_cells, shift):
+    """Scipy has the square root, of distributions on a line alone."""
+    x, y = cells(seed, n_cells, 1), cells(seed + 1, 30, 1, shift=shift)
+    expected = stats.energy_distance(x.ravel(), y.ravel()) ** 2
+    assert energy_distance(x, y) == pytest.approx(expected, abs=1e-6)
+
+
+@given(seed=SEEDS, max_cells=st.integers(1, 50))
+@settings(deadline=None, max_examples=25)
+def test_energy_distance_from_all_pairs(seed, max_cells):
+    x, y = cells(seed, 35), cells(seed + 1, 40, shift=0.5)
+    axes, rng = rotation(seed, 8)[:, :3], np.random.default_rng(0)
+    a, b = ((part @ axes)[rng.permutation(len(part))[:max_cells]] for part in (x, y))
+    expected = 2 * cdist(a, b).mean() - cdist(a, a).mean() - cdist(b, b).mean()
+    assert energy_distance(x, y, components=axes, max_cells=max_cells) == pytest.approx(expected, abs=1e-6)
+
+
+@given(seed=SEEDS)
+@settings(deadline=None, max_examples=25)
+def test_energy_distance_is_none_of_equal_cells_and_never_negative(seed):
+    x, y = cells(seed, 30), cells(seed + 1, 30)
+    assert energy_distance(x, x[::-1]) == pytest.approx(0, abs=1e-6)
+    assert energy_distance(x, y) >= 0
+    assert energy_distance(sp.csr_matrix(x), y) == pytest.approx(energy_distance(x, y))
+
+
+def test_energy_distance_sees_spread_where_the_e_distance_does_not():
+    real = cells(0, 200)
+    copies = np.tile(real.mean(0), (200, 1))
+    assert e_distance(copies, real) == pytest.approx(0, abs=1e-9)
+    assert energy_distance(copies, real) > 10 * energy_distance(cells(1, 200), real)
+
+
+@given(seed=SEEDS)
+@settings(deadline=None, max_examples=25)
+def test_the_e_distance_is_twice_the_squared_distance_of_the_means(seed):
+    x, y = cells(seed, 20), cells(seed + 1, 33, shift=0.3)
+    assert e_distance(x, y) == pytest.approx(2 * ((x.mean(0) - y.mean(0)) ** 2).sum(), abs=1e-9)

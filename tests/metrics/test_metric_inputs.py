@@ -23,6 +23,10 @@ PAIRWISE = {
     "mse_delta": lambda x, y: metrics.mse_delta(x, y, control=GOOD),
     "r2_of_variances": lambda x, y: metrics.r2_of_variances(x, y),
     "e_distance": lambda x, y: metrics.e_distance(x, y),
+    "energy_distance": lambda x, y: metrics.energy_distance(x, y),
+    "explained": lambda x, y: metrics.explained(x, y, control=GOOD),
+    "squared_error": lambda x, y: metrics.squared_error(x, y, control=GOOD),
+    "signal_z": lambda x, y: metrics.signal_z(x, y),
     "mmd": lambda x, y: metrics.mmd(x, y),
     "differential_genes": lambda x, y: metrics.differential_genes(x, y),
     "differential_overlap": lambda x, y: metrics.differential_overlap(x, y, control=GOOD),
@@ -105,7 +109,7 @@ def test_different_numbers_of_genes(metric):
     "name",
     [
         *("pearson_delta", "mse_delta", "direction_accuracy"),
-        *("differential_overlap", "deg_overlap", "score_prediction"),
+        *("differential_overlap", "deg_overlap", "score_prediction", "explained", "squared_error"),
     ],
 )
 def test_control_with_other_genes(name):

@@ -53,6 +53,9 @@ def test_every_field_is_the_function_of_its_name(seed, n_top):
         "mmd": metrics.mmd(predicted, real, components=axes),
         "differential_f1": metrics.differential_overlap(predicted, real, control=control).f1,
         "deg_overlap": metrics.deg_overlap(predicted, real, control=control, n=n_top),
+        "energy_distance": metrics.energy_distance(predicted, real, components=axes),
+        "explained": metrics.explained(predicted, real, control=control),
+        **dataclasses.asdict(metrics.squared_error(predicted, real, control=control)),
     }
     for n in (20, 50):
         chosen = metrics.top_differential_genes(control, real, n=n)
@@ -81,6 +84,11 @@ def test_fields_and_dictionary_have_the_documented_order():
         "mmd",
         "differential_f1",
         "deg_overlap",
+        "energy_distance",
+        "explained",
+        "squared_error",
+        "squared_size",
+        "noise",
     ]
     predicted, real, control = scene(0)
     score = score_prediction(predicted, real, control=control)
@@ -161,10 +169,10 @@ def test_better_predictions_score_better():
     for worse, better in itertools.pairwise(scores):
         for name in (
             *("pearson_delta", "pearson_delta_top", "pearson_delta_top20"),
-            *("pearson_delta_top50", "r2_of_means", "r2_of_means_top"),
+            *("pearson_delta_top50", "r2_of_means", "r2_of_means_top", "explained"),
         ):
             assert better[name] > worse[name]
-        for name in ("mse_top", "mse_top20", "mse_top50", "mse_delta", "e_distance", "mmd"):
+        for name in ("mse_top", "mse_top20", "mse_top50", "mse_delta", "e_distance", "energy_distance", "mmd"):
             assert better[name] < worse[name]
     for name in ("differential_f1", "deg_overlap"):
         assert scores[-1][name] > scores[0][name]

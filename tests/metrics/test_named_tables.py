@@ -45,6 +45,10 @@ OF_TABLES: dict[str, Callable[[Tables], Any]] = {
     "variance_ratio": lambda t: metrics.variance_ratio(t["p"], t["r"]),
     "zero_fraction": lambda t: metrics.zero_fraction(t["p"]),
     "e_distance": lambda t: metrics.e_distance(t["p"], t["r"], components=t["axes"]),
+    "energy_distance": lambda t: metrics.energy_distance(t["p"], t["r"], components=t["axes"]),
+    "explained": lambda t: metrics.explained(t["p"], t["r"], control=t["c"], reference=t["o"]),
+    "squared_error": lambda t: metrics.squared_error(t["p"], t["r"], control=t["c"], reference=t["o"]).squared_error,
+    "signal_z": lambda t: metrics.signal_z(t["r"], t["c"]),
     "mmd": lambda t: metrics.mmd(t["p"], t["r"], components=t["axes"]),
     "deg_overlap": lambda t: metrics.deg_overlap(t["p"], t["r"], control=t["c"], n=3),
     "differential_overlap": lambda t: metrics.differential_overlap(t["p"], t["r"], control=t["c"]).f1,
@@ -70,7 +74,7 @@ OF_POSITIONS: dict[str, Callable[[Tables], Any]] = {
     "top_differential_genes": lambda t: metrics.top_differential_genes(t["p"], t["r"], n=4),
     "differential_genes": lambda t: metrics.differential_genes(t["p"], t["r"]),
 }
-WITHOUT_TABLES = {"Calibration", "ClusteringScores", "DifferentialOverlap", "PredictionScore"}
+WITHOUT_TABLES = {"Calibration", "ClusteringScores", "DifferentialOverlap", "PredictionScore", "SquaredError"}
 TABLES = {"p": PREDICTED, "r": REAL, "c": CONTROL, "o": OTHER, "axes": AXES, "mask": MASK}
 CELLS = {"labels": LABELS, "guesses": GUESSES, "probabilities": PROBABILITIES}
 

@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 
 from deltavi.errors import DeltaviError, GeneMatchError, InputDataError, UnknownCategoryError
-from deltavi.metrics import PredictionScore, principal_axes, score_prediction
+from deltavi.metrics import PredictionScore, principal_axes, score_prediction, signal_z
 from deltavi.perturbation import BASELINES, SPLIT_HALF, baseline_predictions, compare, conclusion
 
 FIELDS = [field.name for field in dataclasses.fields(PredictionScore)]
@@ -36,7 +36,7 @@ def trio(adata, split):
 def test_table_form(trio):
     table = compare(*trio)
     assert list(table.index) == [*BASELINES, "split-half ceiling"]
-    assert list(table.columns) == FIELDS
+    assert list(table.columns) == [*FIELDS, "signal_z"]
     assert table.index.name == "method"
     assert all(np.issubdtype(dtype, np.float64) for dtype in table.dtypes)
     assert np.isfinite(table.to_numpy()).all()
@@ -48,7 +48,8 @@ def test_rows_are_the_scores(trio):
     table = compare(predictions, real, control, components=axes, n_top=7)
     for name, predicted in predictions.items():
         expected = score_prediction(predicted.X, real.X, control=control.X, components=axes, n_top=7)
-        assert table.loc[name].to_dict() == expected.as_dict()
+        assert table.loc[name, FIELDS].to_dict() == expected.as_dict()
+    assert set(table["signal_z"]) == {signal_z(real.X, control.X)}
 
 
 @pytest.mark.parametrize("seed", [0, 3])
@@ -58,7 +59,7 @@ def test_ceiling_is_the_protocols_split(trio, seed):
     half = real.n_obs // 2
     expected = score_prediction(real.X[order[:half]], real.X[order[half:]], control=control.X)
     table = compare(predictions, real, control, seed=seed)
-    assert table.loc[SPLIT_HALF].to_dict() == expected.as_dict()
+    assert table.loc[SPLIT_HALF, FIELDS].to_dict() == expected.as_dict()
 
 
 def test_ceiling_is_optional(trio):
@@ -109,6 +110,27 @@ def test_shifts_beat_no_change_and_halves_beat_shifts(experiment, split):
     assert (shifts["e_distance"] > table.loc[SPLIT_HALF, "e_distance"]).all()
     assert (shifts["pearson_delta"] < table.loc[SPLIT_HALF, "pearson_delta"]).all()
     assert table.loc["no change", "pearson_delta"] == 0
+
+
+def test_other_control_cells_on_the_side_of_the_truth(trio):
+    """The real change of the share explained is measured from them, and from nothing else are any scores."""
+    predictions, real, control = trio
+    start, reference = control[::2].copy(), control[1::2].copy()
+    with_half, without = compare(predictions, real, start, reference=reference), compare(predictions, real, start)
+    mine = predictions["mean shift"]
+    expected = score_prediction(mine.X, real.X, control=start.X, reference=reference.X)
+    assert with_half.loc["mean shift", FIELDS].to_dict() == expected.as_dict()
+    assert set(with_half["signal_z"]) == {signal_z(real.X, reference.X)}
+    changed = [name for name in FIELDS if not with_half[name].equals(without[name])]
+    assert changed == ["explained", "squared_error", "squared_size", "noise"]
+    genes = np.random.default_rng(0).permutation(real.n_vars)
+    pd.testing.assert_frame_equal(compare(predictions, real, start, reference=reference[:, genes]), with_half)
+    named = {"reference": mine}
+    assert list(compare(named, real, start, reference=reference, split_half=False).index) == ["reference"]
+    with pytest.raises(GeneMatchError, match=r"reference lacks 3 of 30 genes"):
+        compare(predictions, real, start, reference=reference[:, 3:])
+    with pytest.raises(InputDataError, match="reference has 1 cell"):
+        compare(predictions, real, start, reference=reference[:1])
 
 
 def test_nothing_to_compare(trio):
@@ -187,6 +209,25 @@ BASIS = {"no_change": (0.0, 348.9), "mean_shift": (0.868, 97.2), "similarity_shi
 )
 def test_sentences(scores, sentence):
     assert conclusion(table_of(**BASIS, SCGEN=scores)) == sentence
+
+
+def test_a_response_that_is_too_small_ranks_nothing(trio):
+    _, real, control = trio
+    cells = {"SCGEN": control.X, "no change": control.X}
+    text = conclusion(compare(cells, control[::2].copy(), control[1::2].copy()))
+    assert text.startswith("No method is ranked: the response is too small, ")
+    assert text.endswith("standard deviations above its noise, where at least 3 are needed.")
+    assert conclusion(compare(cells, real, control)).startswith("SCGEN equalled the best baseline on share explained")
+
+
+def test_a_table_without_the_share_explained_is_judged_as_before():
+    table = table_of(**BASIS, SCGEN=(0.94, 30.0))
+    assert conclusion(table) == conclusion(table, metric=("pearson_delta", "e_distance"))
+    newer = table.assign(explained=[0.0, 0.5, 0.8, 0.7])
+    assert conclusion(newer) == (
+        "SCGEN did not beat the best baseline on share explained (0.7 against 0.8 of similarity shift), "
+        "but beat it on E-distance (30 against 34.8 of similarity shift)."
+    )
 
 
 def test_the_ceiling_is_no_baseline():

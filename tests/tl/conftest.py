@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,18 @@ def mean_change(
 def noisy(train: AnnData, query: AnnData, **_: Any) -> Any:
     """A method that draws from the global generator."""
     return query.X.toarray() + np.random.rand(query.n_obs, query.n_vars)
+
+
+def halves(adata: AnnData, query: Any, label: str, seed: int = 0, perturbation: str = "stimulated") -> tuple[Any, Any]:
+    """Masks of the control cells of a label that methods start from, and of those set apart; written again, plainly."""
+    rows = np.flatnonzero(query)
+    if len(rows) < 20:
+        return query.copy(), np.zeros_like(query)
+    start = np.random.default_rng([seed, zlib.crc32(f"{label}\x1f{perturbation}".encode())]).integers(2**63)
+    drawn = [np.random.default_rng([start, zlib.crc32(adata.obs_names[i].encode())]).random() for i in rows]
+    apart = np.zeros_like(query)
+    apart[rows[np.argsort(drawn)[: len(rows) // 2]]] = True
+    return query & ~apart, apart
 
 
 def without(adata: AnnData, label: str, condition: str, keep: int) -> AnnData:

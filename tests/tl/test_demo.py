@@ -62,8 +62,9 @@ def test_the_model_never_saw_the_held_out_cells(adata: AnnData, found: HeldOut) 
     seen = found.model.adata
     hidden = (seen.obs["cell_type"] == "type_2") & (seen.obs["condition"] == "stimulated")
     assert not hidden.any()
-    assert seen.n_obs + found.real.n_obs == adata.n_obs
-    assert not set(seen.obs_names) & set(found.real.obs_names)
+    assert seen.n_obs + found.real.n_obs + found.reference_cells.n_obs == adata.n_obs
+    assert not set(seen.obs_names) & {*found.real.obs_names, *found.reference_cells.obs_names}
+    assert found.reference_cells.n_obs == found.control_cells.n_obs == 20
 
 
 def test_genes_are_chosen_without_the_held_out_cells(adata: AnnData) -> None:

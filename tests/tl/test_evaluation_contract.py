@@ -37,7 +37,8 @@ def test_one_row_for_everything(evaluation: PerturbationEvaluation) -> None:
     table = evaluation.table
     methods = ["mean change", "noisy", *BASELINES, SPLIT_HALF]
     assert list(table.columns) == [
-        *("hold_out", "label", "perturbation", "seed", "method", "kind", "n_control", "n_real", "seconds"),
+        *("hold_out", "label", "perturbation", "seed", "method", "kind", "n_control", "n_reference", "n_real"),
+        *("signal_z", "seconds"),
         *("coverage", "coverage_top", "half_width", "uncertainty"), *SCORES,
     ]  # fmt: skip
     for _, part in table.groupby(["hold_out", "label", "perturbation", "seed"]):
@@ -45,14 +46,26 @@ def test_one_row_for_everything(evaluation: PerturbationEvaluation) -> None:
     assert len(table) == 3 * 2 * len(methods)
     kinds = table.groupby("kind")["method"].unique().map(list).to_dict()
     assert kinds == {"model": methods[:2], "baseline": list(BASELINES), "split_half": [SPLIT_HALF]}
-    assert (table[["n_control", "n_real"]] == 30).all().all()
+    assert (table["n_real"] == 30).all()
+    assert (table[["n_control", "n_reference"]] == 15).all().all()
+    assert (table.groupby(["label", "seed"])["signal_z"].nunique() == 1).all()
+    assert (table["signal_z"] > 1).all()
+    assert (table.loc[table["method"] == NO_CHANGE, "explained"] == 0).all()
     assert np.isfinite(table[SCORES].to_numpy(dtype=float)).all()
     assert (table.loc[table["kind"] == "model", "seconds"] > 0).all()
     assert table.loc[table["kind"] == "split_half", "seconds"].isna().all()
 
 
-def test_seeds_move_what_draws_and_nothing_else(evaluation: PerturbationEvaluation) -> None:
+def test_seeds_move_everything_where_there_are_halves(evaluation: PerturbationEvaluation) -> None:
     by_seed = {seed: part.set_index(["label", "method"])["mse_top"] for seed, part in evaluation.table.groupby("seed")}
+    assert not (by_seed[0] == by_seed[1]).any()  # each seed has halves of its own
+
+
+def test_without_halves_seeds_move_what_draws_and_nothing_else(adata: AnnData) -> None:
+    options = {"hold_out": "batch", "seeds": (0, 1)}
+    table = evaluate_perturbation(adata, {"mean change": mean_change, "noisy": noisy}, **ASK, **options).table
+    keys = ["hold_out", "label", "method"]
+    by_seed = {seed: part.set_index(keys)["mse_top"] for seed, part in table.groupby("seed")}
     same = by_seed[0] == by_seed[1]
     assert same.groupby("method").all().to_dict() == {
         **dict.fromkeys(["mean change", *BASELINES], True), "noisy": False, SPLIT_HALF: False,
@@ -146,7 +159,7 @@ def test_neither_the_order_of_cells_nor_other_columns_matter(
     expected = evaluation.table.query("seed == 0 and kind != 'split_half' and method != 'noisy'").set_index(
         ["label", "method"]
     )
-    tight = [name for name in SCORES if name != "zero_fraction"]  # zero but for rounding, see the oracle
+    tight = [name for name in (*SCORES, "signal_z") if name != "zero_fraction"]  # zero but for rounding, see the oracle
     np.testing.assert_allclose(found.loc[expected.index, tight], expected[tight], rtol=1e-4, atol=1e-6)
 
 
@@ -315,12 +328,12 @@ def test_processes_change_nothing(adata: AnnData) -> None:
 @pytest.mark.slow
 def test_a_model_learns_the_response() -> None:
     """SCGEN predicts a response that types share better than no change, and than its own untrained self."""
-    adata = lean(simulate_perturbation(n_genes=200, n_cell_types=4, n_batches=1, n_cells_per_group=80, seed=0))
+    adata = lean(simulate_perturbation(n_genes=200, n_cell_types=4, n_batches=1, n_cells_per_group=120, seed=0))
     small = {"n_hidden": 32, "n_latent": 10}
     # what training labels showed is the same for both
     alone = {"": {}, "alone": {"empirical_weight": 0.0}}
     methods = {
-        "trained": Method(SCGEN, small, {"max_epochs": 100, "batch_size": 64}, alone),
+        "trained": Method(SCGEN, small, {"max_epochs": 80, "batch_size": 64}, alone),
         "hardly": Method(SCGEN, small, {"max_epochs": 1}, alone),
     }
     found = evaluate_perturbation(adata, methods, **{**ASK, "n_genes": 200}, hold_out=["type_1", "type_3"])

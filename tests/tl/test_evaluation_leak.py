@@ -14,7 +14,7 @@ from deltavi.model import PPCA, SCGEN
 from deltavi.perturbation import BASELINES
 from deltavi.tl import Method, evaluate_perturbation
 from deltavi.tl._certainty import CERTAINTY
-from tests.tl.conftest import ASK, mean_change
+from tests.tl.conftest import ASK, halves, mean_change
 
 METHODS: dict[str, Any] = {
     "SCGEN": Method(SCGEN, {"n_hidden": 8, "n_latent": 3}, {"max_epochs": 2}),
@@ -44,8 +44,14 @@ def test_predictions_do_not_depend_on_held_out_cells(adata: AnnData, tmp_path: P
     perturbed = np.asarray(adata.obs["condition"] == "stimulated")
     key, name = ("cell_type", "type_1") if hold_out == "label" else ("batch", "batch_1")
     held_out = perturbed & np.asarray(adata.obs[key] == name)
+    # nor on the half of the control cells of each label that is set apart
+    types = adata.obs["cell_type"].astype(str)
+    apart = np.zeros_like(held_out)
+    for label in sorted(set(types[held_out])):
+        apart |= halves(adata, ~perturbed & (types == label).to_numpy(), label)[1]
+    assert apart.sum() == (15 if hold_out == "label" else 45)
     # a count beyond single precision would tell of itself by the type of the matrix alone
-    changed = replaced(adata, held_out, 2.0**25)
+    changed = replaced(adata, held_out | apart, 2.0**25)
     options = {"hold_out": {"mine": held_out}}
     before = predictions(adata, tmp_path / "a", **options)
     after = predictions(changed, tmp_path / "b", **options)
@@ -85,7 +91,10 @@ def test_what_a_function_is_given(adata: AnnData) -> None:
     train, query = given[1]
     hidden = (train.obs["cell_type"] == "type_2") & (train.obs["condition"] == "stimulated")
     assert not hidden.any()
-    assert len(train) == 180 - 30
+    # without fifteen of the thirty control cells of the type
+    assert len(train) == 180 - 30 - 15
+    assert len(query) == 15
+    assert set(query.obs_names) <= set(train.obs_names)
     assert set(query.obs["condition"]) == {"control"}
     assert set(query.obs["cell_type"]) == {"type_2"}
     assert np.array_equal(query.layers["counts"].toarray(), adata[query.obs_names, query.var_names].X.toarray())

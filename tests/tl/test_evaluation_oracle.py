@@ -20,21 +20,24 @@ from deltavi.pp import highly_variable_genes
 from deltavi.tl import Method, PerturbationEvaluation, Split, evaluate_perturbation, predict_held_out
 from deltavi.tl._evaluation import SCORES
 from tests.perturbation import protocol
-from tests.tl.conftest import ASK, lean, mean_change
+from tests.tl.conftest import ASK, halves, lean, mean_change
 
 NAMES = {"condition_key": "condition", "labels_key": "cell_type", "control": "control", "perturbation": "stimulated"}
 
 
-def by_hand(adata: AnnData, held_out: Any, query: Any, seed: int = 0) -> pd.DataFrame:
+def by_hand(adata: AnnData, held_out: Any, query: Any, label: str, seed: int = 0) -> pd.DataFrame:
     """Scores of one hold-out, step by step."""
-    genes = highly_variable_genes(adata[~held_out], n_top=40, condition_key="condition").var_names
+    query, apart = halves(adata, query, label, seed)
+    assert (query.sum(), apart.sum()) == (15, 15)
+    hidden = held_out | apart
+    genes = highly_variable_genes(adata[~hidden], n_top=40, condition_key="condition").var_names
     logs = adata.copy()
     sc.pp.normalize_total(logs, target_sum=1e4)
     sc.pp.log1p(logs)
     logs = logs[:, genes]
-    train, start, real = logs[~held_out].copy(), logs[query].copy(), logs[held_out].copy()
+    train, start, real = logs[~hidden].copy(), logs[query].copy(), logs[held_out].copy()
     predictions = {"mean change": mean_change(train, start, **NAMES), **baseline_predictions(train, start, **NAMES)}
-    return compare(predictions, real, start, components=principal_axes(logs.X), seed=seed)
+    return compare(predictions, real, start, reference=logs[apart], components=principal_axes(logs.X), seed=seed)
 
 
 def masks(adata: AnnData, **wanted: str) -> tuple[Any, Any]:
@@ -47,18 +50,21 @@ def masks(adata: AnnData, **wanted: str) -> tuple[Any, Any]:
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("label", ["type_1", "type_3"])
 def test_a_type_by_hand(adata: AnnData, evaluation: PerturbationEvaluation, label: str, seed: int) -> None:
-    expected = by_hand(adata, *masks(adata, cell_type=label), seed=seed)
+    expected = by_hand(adata, *masks(adata, cell_type=label), label, seed=seed)
     table = evaluation.table.query("label == @label and seed == @seed").set_index("method")
     # of as many components as genes, what should be zero is so but for rounding
     expected.loc[expected.index.str.startswith("PCA"), "zero_fraction"] = np.nan
     found = table.loc[expected.index, expected.columns].astype(float).where(expected.notna())
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-6)
-    assert list(expected.columns) == list(SCORES)
+    assert list(expected.columns) == [*SCORES, "signal_z"]
 
 
 def test_a_donor_by_hand(adata: AnnData) -> None:
-    """All types of a donor are hidden at once, and scored one by one."""
-    table = evaluate_perturbation(adata, mean_change, **ASK, hold_out="batch", split_half=False).table
+    """All types of a donor are hidden at once, and scored one by one; fifteen control cells are not cut in halves."""
+    evaluation = evaluate_perturbation(adata, mean_change, **ASK, hold_out="batch", split_half=False)
+    table = evaluation.table
+    assert (table["n_reference"] == 0).all()
+    assert len([text for text in evaluation.warnings if "15 control cells are too few for two halves" in text]) == 6
     assert len(table) == 2 * 3 * (1 + len(BASELINES))
     hidden, start = masks(adata, batch="batch_2")
     train = highly_variable_genes(adata[~hidden], n_top=40, condition_key="condition")
@@ -100,7 +106,8 @@ def test_top_genes_from_training(adata: AnnData) -> None:
         for source in ("held-out", "training")
     )
     held_out, query = masks(adata, cell_type="type_1")
-    train = highly_variable_genes(adata[~held_out], n_top=140, condition_key="condition")
+    query, apart = halves(adata, query, "type_1")
+    train = highly_variable_genes(adata[~held_out & ~apart], n_top=140, condition_key="condition")
     ranks = []
     for label in ("type_2", "type_3"):
         perturbation, control = masks(train, cell_type=label)
@@ -128,7 +135,11 @@ def test_a_model_gives_what_predict_held_out_gives(adata: AnnData) -> None:
     found = predict_held_out(
         adata, **ask, model_kwargs=settings["model_kwargs"], max_epochs=2, train_kwargs=train_kwargs
     )
-    pd.testing.assert_frame_equal(table.loc[found.table.index, list(SCORES)], found.table, check_names=False)
+    columns = [*SCORES, "signal_z"]
+    pd.testing.assert_frame_equal(table.loc[found.table.index, columns], found.table, check_names=False)
+    assert (found.control_cells.n_obs, found.reference_cells.n_obs) == (15, 15)
+    assert not set(found.control_cells.obs_names) & set(found.reference_cells.obs_names)
+    assert not set(found.model.adata.obs_names) & set(found.reference_cells.obs_names)
     other = found.model.predict_perturbation(
         found.control_cells, control="control", perturbation="stimulated", shift="paired", seed=4
     )
@@ -188,9 +199,10 @@ def test_the_protocol_on_real_cells(kang_path: Path) -> None:
     components = principal_axes(logs.X)  # of sparse cells, by the solver that the evaluation takes
     logs.X = logs.X.toarray()
     held_out, query = masks(logs, cell_type="NK")
+    query, apart = halves(logs, query, "NK")
     expected = {
         name: protocol.score(
-            protocol.prediction(logs[~held_out], logs[query], *BASELINES[name])[0],
+            protocol.prediction(logs[~held_out & ~apart], logs[query], *BASELINES[name])[0],
             logs.X[held_out],
             logs.X[query],
             components,

@@ -21,7 +21,7 @@ from deltavi.tl import Method
 from deltavi.tl._experiment import _scores_of_top_genes, prepare, training_ranking
 from deltavi.tl._masks import CellIdentities
 from deltavi.tl._methods import resolve_methods, rows_of
-from deltavi.tl._splits import SMALLEST_GROUP, question_of, resolve_hold_outs
+from deltavi.tl._splits import SMALLEST_GROUP, HoldOut, question_of, resolve_hold_outs
 from deltavi.tl.quiet import collected_warnings, one_thread
 from tests.tl.conftest import mean_change
 
@@ -112,9 +112,9 @@ def test_the_ranking_needs_labels_in_both_conditions(adata: AnnData) -> None:
     """A label that training saw in one condition says nothing of a response."""
     perturbation = np.asarray(adata.obs["condition"] == "stimulated")
     held_out = perturbation & np.asarray(adata.obs["cell_type"] == "type_1")
-    cells = prepare(
-        adata, held_out, ~perturbation, condition_key="condition", layer=None, n_genes=40, genes_from_all_cells=False
-    )
+    part = HoldOut("mine", "stimulated", held_out, ~perturbation, ("type_1",))
+    cells = prepare(adata, part, condition_key="condition", layer=None, n_genes=40, genes_from_all_cells=False)
+    assert cells.reference.n_obs == 0
     ask = {"control": "control", "perturbation": "stimulated", **KEYS}
     ranking = training_ranking(cells.train, **ask)
     others = training_ranking(cells.train[cells.train.obs["cell_type"] != "type_1"].copy(), **ask)

@@ -16,8 +16,11 @@ from deltavi.tl import PerturbationEvaluation
 from deltavi.tl._evaluation import COLUMNS, SCORES
 
 A, B = "pearson_delta", "e_distance"
+BOTH = (A, B)
 KIND = {"mine": "model", "theirs": "model", "no change": "baseline", "mean shift": "baseline", SPLIT_HALF: "split_half"}
-# (hold-out, seed) -> correlation and distance of mine, theirs, no change, mean shift, ceiling
+# (hold-out, seed) -> correlation and distance of mine, theirs, no change, mean shift, ceiling; the share explained is
+# the correlation less 0.2, of a response of size 10 (B) or 2 (NK)
+SIZES, SIGNALS = {"B": 10.0, "NK": 2.0}, {"B": 20.0, "NK": 4.0}
 VALUES = {
     ("B", 0): [(0.9, 10), (0.5, 20), (0.0, 50), (0.74, 15), (0.95, 1)],
     ("B", 1): [(0.7, 12), (0.5, 20), (0.0, 50), (0.74, 15), (0.95, 1)],
@@ -31,7 +34,9 @@ def known() -> PerturbationEvaluation:
     rows = [
         {
             **dict.fromkeys(COLUMNS, 0.5), "hold_out": name, "label": name, "perturbation": "stim", "seed": seed,
-            "method": method, "kind": KIND[method], "n_control": 20, "n_real": 30, "seconds": 1.5, A: a, B: float(b),
+            "method": method, "kind": KIND[method], "n_control": 20, "n_reference": 20, "n_real": 30, "seconds": 1.5,
+            A: a, B: float(b), "signal_z": SIGNALS[name], "explained": a - 0.2, "squared_size": SIZES[name],
+            "squared_error": (1.2 - a) * SIZES[name],
         }
         for (name, seed), pairs in VALUES.items()
         for method, (a, b) in zip(KIND, pairs, strict=True)
@@ -55,6 +60,7 @@ def test_the_summary_of_all_scores(known: PerturbationEvaluation) -> None:
     assert list(found.columns) == [(name, part) for name in SCORES for part in ("mean", "sd")]
     assert list(found.index) == list(known.summary(SCORES[0]).index)
     assert found.loc["mine", (B, "mean")] == 18
+    assert found.loc["mine", ("explained", "mean")] == known.summary("explained").loc["mine", "mean"]
 
 
 def test_the_long_form(known: PerturbationEvaluation) -> None:
@@ -98,7 +104,7 @@ def test_a_missing_score_wins_nothing(known: PerturbationEvaluation) -> None:
 
 
 def test_the_conclusion_says_where_it_did_not(known: PerturbationEvaluation) -> None:
-    text = known.conclusion("mine")
+    text = known.conclusion("mine", metric=BOTH)
     average, changes, distance = (
         "On average mine did not beat the best baseline on Pearson delta (0.65 against 0.67 of mean shift), "
         "but beat it on E-distance (18 against 27.5 of mean shift).",
@@ -118,7 +124,7 @@ def test_a_conclusion_names_some_of_many_losses(known: PerturbationEvaluation) -
     text = PerturbationEvaluation(many).conclusion("mine", A)
     assert "in 0 of 12 comparisons" in text
     assert [f"type {i:02}" in text for i in range(12)] == [True] * 7 + [False] * 5
-    assert text.endswith("(0.5 against 0.6 of mean shift) and 5 more.")
+    assert "(0.5 against 0.6 of mean shift) and 5 more." in text
 
 
 def test_a_conclusion_without_losses(known: PerturbationEvaluation) -> None:
@@ -126,6 +132,8 @@ def test_a_conclusion_without_losses(known: PerturbationEvaluation) -> None:
     text = PerturbationEvaluation(best).conclusion()
     assert "in 1 of 1 comparisons." in text
     assert "did not" not in text
+    assert "worse" not in text
+    assert "ranked" not in text
 
 
 def test_a_donor_and_a_second_target_are_named(known: PerturbationEvaluation) -> None:
@@ -141,7 +149,7 @@ def test_a_donor_and_a_second_target_are_named(known: PerturbationEvaluation) ->
 def test_the_first_model_is_meant_where_none_is_named(known: PerturbationEvaluation) -> None:
     assert known.methods == ["mine", "theirs"]
     assert known.conclusion() == known.conclusion("mine")
-    pd.testing.assert_frame_equal(known.wins(), known.wins("mine", A))
+    pd.testing.assert_frame_equal(known.wins(), known.wins("mine", "explained"))
 
 
 @pytest.mark.parametrize(
@@ -211,4 +219,73 @@ def test_files_under_former_names_are_read_alike(known: PerturbationEvaluation, 
     loaded = PerturbationEvaluation.load(tmp_path)
     assert loaded.conclusion() == known.conclusion()
     assert list(loaded.table.columns) == list(known.table.columns)
+    assert loaded.summary().index.tolist() == known.summary().index.tolist()
+
+
+def explained_by_hand(known: PerturbationEvaluation, method: str, **where: Any) -> float:
+    rows = known.table[known.table["method"] == method]
+    for name, value in where.items():
+        rows = rows[rows[name] == value]
+    return 1 - rows["squared_error"].sum() / rows["squared_size"].sum()
+
+
+def test_the_share_explained_is_that_of_sums(known: PerturbationEvaluation) -> None:
+    """A response of size ten counts five times as much as one of size two; the spread is one over seeds."""
+    found = known.summary("explained")
+    for method in KIND:
+        assert found.loc[method, "mean"] == pytest.approx(explained_by_hand(known, method))
+        seeds = [explained_by_hand(known, method, seed=seed) for seed in (0, 1)]
+        assert found.loc[method, "sd"] == pytest.approx(np.std(seeds, ddof=1))
+    assert found.loc["mine", "mean"] == pytest.approx((10 * (0.7 + 0.5) + 2 * (0.2 + 0.4)) / 24)
+    assert list(found.index) == ["mine", "mean shift", "theirs", "no change", SPLIT_HALF]
+    assert (found["n"] == 4).all()
+    one = PerturbationEvaluation(known.table[known.table["seed"] == 0]).summary("explained")
+    assert one["sd"].isna().all()
+    wins = known.wins("mine").set_index("hold_out")
+    assert wins.loc["NK", ["score", "baseline_score"]].tolist() == pytest.approx([0.3, 0.4])
+
+
+def test_a_conclusion_leaves_out_what_is_too_small(known: PerturbationEvaluation) -> None:
+    weak = known.table.assign(signal_z=np.where(known.table["hold_out"] == "NK", 2.9, 20.0))
+    evaluation = PerturbationEvaluation(weak)
+    assert evaluation.signals()["ranked"].tolist() == [True, False]
+    assert set(evaluation.ranked().table["hold_out"]) == {"B"}
+    assert evaluation.conclusion("mine") == (
+        "On average mine beat the best baseline on share explained (0.6 against 0.54 of mean shift) and on E-distance "
+        "(11 against 15 of mean shift). On share explained it beat the best baseline in 1 of 1 comparisons. On "
+        "E-distance it beat the best baseline in 1 of 1 comparisons. 1 of 2 responses are not ranked, as they are too "
+        "small, with a signal z below 3: NK (2.90)."
+    )
+    nothing = PerturbationEvaluation(known.table.assign(signal_z=1.0))
+    assert nothing.conclusion() == (
+        "No method is ranked: all 2 responses are too small, with a signal z below 3: B (1.00), NK (1.00)."
+    )
+    # the mean over seeds decides, as each has other halves
+    mixed = known.table.assign(signal_z=np.where(known.table["seed"] == 0, 2.0, 5.0))
+    assert PerturbationEvaluation(mixed).signals()["ranked"].all()
+
+
+def test_a_conclusion_says_where_a_method_was_worse_than_no_change(known: PerturbationEvaluation) -> None:
+    table = known.table.copy()
+    harmed = (table["method"] == "mine") & (table["hold_out"] == "NK")
+    table.loc[harmed, "squared_error"] = [2.5, 3.0]
+    text = PerturbationEvaluation(table).conclusion("mine")
+    assert text.endswith("It was worse than no change for NK (-0.38).")
+    assert "worse" not in PerturbationEvaluation(table).conclusion("theirs")
+    # where nothing can be said, neither can this
+    table["signal_z"] = SIGNALS["B"] * (table["hold_out"] == "B")
+    assert "worse" not in PerturbationEvaluation(table).conclusion("mine")
+
+
+def test_tables_of_before_the_share_explained_are_read_and_judged(
+    known: PerturbationEvaluation, tmp_path: Path
+) -> None:
+    known.save(tmp_path)
+    old = pd.read_csv(tmp_path / "table.csv", dtype=str, keep_default_na=False)
+    new = ["n_reference", "signal_z", "explained", "squared_error", "squared_size", "noise", "energy_distance"]
+    old.drop(columns=new).to_csv(tmp_path / "table.csv", index=False)
+    loaded = PerturbationEvaluation.load(tmp_path)
+    assert loaded.conclusion() == known.conclusion(metric=BOTH).removesuffix(" It was worse than no change for NK.")
+    assert loaded.signals()["ranked"].all()
+    assert loaded.wins()["score"].tolist() == known.wins(metric=A)["score"].tolist()
     assert loaded.summary().index.tolist() == known.summary().index.tolist()

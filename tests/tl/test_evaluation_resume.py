@@ -173,7 +173,7 @@ def test_predicted_cells_are_kept(adata: AnnData, tmp_path: Path) -> None:
     again = evaluate_perturbation(adata, mean_change, **options, keep_predictions=True)
     pd.testing.assert_frame_equal(again.table, found.table)
     cells = anndata.read_h5ad(tmp_path / found.predictions["file"][0])
-    assert cells.shape == (30, 40)
+    assert cells.shape == (15, 40)
     assert (cells.obs["condition"] == "stimulated").all()
     assert dict(cells.uns["evaluation"])["method"] == "mean_change"
     pd.testing.assert_frame_equal(PerturbationEvaluation.load(tmp_path).predictions, found.predictions)
@@ -189,6 +189,20 @@ def test_odd_names_make_files(adata: AnnData, tmp_path: Path) -> None:
     found = evaluate_perturbation(adata, {"a/b: c?": mean_change}, **OPTIONS, folder=tmp_path, keep_predictions=True)
     pd.testing.assert_frame_equal(PerturbationEvaluation.load(tmp_path).table, found.table, check_exact=True)
     assert len({Path(file).name.lower() for file in found.predictions["file"]}) == 6
+
+
+def test_a_folder_with_other_scores_is_refused_and_still_read(adata: AnnData, tmp_path: Path) -> None:
+    counting = Counting()
+    first = evaluate_perturbation(adata, counting.method(), **OPTIONS, folder=tmp_path)
+    file = tmp_path / "evaluation.json"
+    identity = json.loads(file.read_text())
+    older = [name for name in identity["scores"] if name not in ("explained", "noise")]
+    for scores, words in ((older, "it lacks 'explained', 'noise'"), ([*identity["scores"], "x"], "further scores")):
+        file.write_text(json.dumps({**identity, "scores": scores}))
+        with pytest.raises(DeltaviError, match=f"by another version of deltavi.*{words}.*Use another folder"):
+            evaluate_perturbation(adata, counting.method(), **OPTIONS, folder=tmp_path)
+    assert counting.calls == 3
+    pd.testing.assert_frame_equal(PerturbationEvaluation.load(tmp_path).table, first.table, check_exact=True)
 
 
 def test_file_names_differ_as_the_keys_do() -> None:

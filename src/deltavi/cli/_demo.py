@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from deltavi.tl import HeldOut, PerturbationEvaluation
 
 SHOWN = {
+    "explained": "share explained",
     "pearson_delta": "Pearson delta",
     "pearson_delta_top": "same, top 100 genes",
     "r2_of_means_top": "R2 of means, top 100",

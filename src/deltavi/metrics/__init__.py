@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deltavi.metrics._calibration import Calibration, calibration
-from deltavi.metrics._cells import e_distance, variance_ratio, zero_fraction
+from deltavi.metrics._cells import e_distance, energy_distance, variance_ratio, zero_fraction
 from deltavi.metrics._clustering import ClusteringScores, clustering_scores
 from deltavi.metrics._differential import (
     DifferentialOverlap,
@@ -12,6 +12,7 @@ from deltavi.metrics._differential import (
     differential_overlap,
 )
 from deltavi.metrics._discrimination import perturbation_discrimination
+from deltavi.metrics._explained import SquaredError, explained, squared_error
 from deltavi.metrics._mmd import mmd
 from deltavi.metrics._score import PredictionScore, score_prediction
 from deltavi.metrics._variances import r2_of_variances
@@ -23,12 +24,14 @@ from deltavi.metrics.means import (
     pearson_delta,
     r2_of_means,
 )
+from deltavi.metrics.signals import signal_z
 
 __all__ = [
     "Calibration",
     "ClusteringScores",
     "DifferentialOverlap",
     "PredictionScore",
+    "SquaredError",
     "calibration",
     "clustering_scores",
     "deg_overlap",
@@ -36,6 +39,8 @@ __all__ = [
     "differential_overlap",
     "direction_accuracy",
     "e_distance",
+    "energy_distance",
+    "explained",
     "mmd",
     "mse_delta",
     "mse_of_means",
@@ -45,6 +50,8 @@ __all__ = [
     "r2_of_means",
     "r2_of_variances",
     "score_prediction",
+    "signal_z",
+    "squared_error",
     "top_differential_genes",
     "variance_ratio",
     "zero_fraction",

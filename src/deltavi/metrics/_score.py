@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from deltavi._reading import known_arguments
 from deltavi.arrays.matrix import check_count
 from deltavi.arrays.tables import align, axes_of
-from deltavi.metrics._cells import e_distance_of_pairs, zero_fraction
+from deltavi.metrics._cells import e_distance_of_pairs, energy_distance_of_pairs, zero_fraction
 from deltavi.metrics._differential import ALPHA, MIN_CHANGE, agreement, calls_by_welch, common_top
+from deltavi.metrics._explained import error_of_moments
 from deltavi.metrics._mmd import mmd_of_pairs
 from deltavi.metrics._pairs import pair_distances
 from deltavi.metrics._variances import ratio_of_variances
@@ -31,10 +32,14 @@ MAX_CELLS = 500
 class PredictionScore:
     """Scores of predicted cells against real ones; the function of each name documents its limits.
 
+    The predicted change of `explained` and its parts is measured from the control cells that were predicted from, the
+    real one from other control cells, where there are any. The correlations of changes and the direction accuracy are
+    legacy scores: the same control cells are on both sides, and their noise is in both changes.
+
     Attributes
     ----------
     pearson_delta, pearson_delta_top
-        Pearson correlation of predicted and real change, over all genes and over the top differential genes.
+        Pearson correlation of predicted and real change, over all genes and over the top differential genes. Legacy.
     r2_of_means, r2_of_means_top
         Squared Pearson correlation of the gene means, over all and over the top genes.
     mse_top
@@ -42,7 +47,7 @@ class PredictionScore:
     direction_accuracy
         Fraction of the top genes that change in the right direction.
     e_distance
-        E-distance to the real cells, in squared units of the projection.
+        E-distance to the real cells: twice the squared distance of the means, in squared units of the projection.
     variance_ratio
         Variance of the predicted cells relative to the real ones.
     zero_fraction
@@ -61,6 +66,13 @@ class PredictionScore:
         F1 of the genes called in predicted cells against those called in real cells, by `differential_overlap`.
     deg_overlap
         Share of the top genes that are top genes of the predicted cells too, by `deg_overlap`.
+    energy_distance
+        Energy distance to the real cells, in units of the projection, among the cells of the E-distance.
+    explained
+        Share of the response that is explained, without the noise of its measurement; 0 is no change.
+    squared_error, squared_size, noise
+        Its parts, by `squared_error`: numerator and denominator, to be summed over hold-outs, and what was subtracted
+        from both; in squared log1p CP10k units, summed over genes.
     """
 
     pearson_delta: float
@@ -81,6 +93,11 @@ class PredictionScore:
     mmd: float
     differential_f1: float
     deg_overlap: float
+    energy_distance: float
+    explained: float
+    squared_error: float
+    squared_size: float
+    noise: float
 
     def as_dict(self) -> dict[str, float]:
         """Field names and values, in the order of the fields."""
@@ -89,7 +106,13 @@ class PredictionScore:
 
 @known_arguments
 def score_prediction(
-    predicted: Matrix, real: Matrix, *, control: Matrix, components: ArrayLike | None = None, n_top: int = 100
+    predicted: Matrix,
+    real: Matrix,
+    *,
+    control: Matrix,
+    reference: Matrix | None = None,
+    components: ArrayLike | None = None,
+    n_top: int = 100,
 ) -> PredictionScore:
     """Score predicted cells against the real ones with every metric that needs no other condition.
 
@@ -98,6 +121,8 @@ def score_prediction(
     predicted, real, control
         Predicted and real perturbed cells, and the control cells that both are changes from: (n_cells, n_genes)
         each, log1p CP10k, dense or sparse, the same genes in the same order.
+    reference
+        Other control cells, which the prediction has not seen, for `explained` and its parts; None takes `control`.
     components
         Projection for the E-distance and the MMD, (n_genes, n_components); None takes them over the genes.
     n_top
@@ -112,7 +137,8 @@ def score_prediction(
     Raises
     ------
     InputDataError
-        A matrix is empty, holds NaN or infinite values, or `real` or `control` has a single cell.
+        A matrix is empty, holds NaN or infinite values, or `real`, `control` or `reference` has a single
+        cell.
     GeneMatchError
         The numbers of genes differ.
 
@@ -122,11 +148,13 @@ def score_prediction(
     `deltavi.perturbation.compare` puts into one table.
     """
     n_top = check_count(n_top, "n_top")
-    found = align({"predicted": predicted, "real": real, "control": control})
-    x, y, reference = found.matrices
-    check_two_cells(control=reference, perturbed=y)
+    tables = {"predicted": predicted, "real": real, "control": control}
+    found = align(tables if reference is None else {**tables, "reference": reference})
+    x, y, start = found.matrices[:3]
+    check_two_cells(control=start, perturbed=y, reference=found[-1])
     axes = None if components is None else axes_of(components, found)
-    cells = moments(x), moments(y), moments(reference)
+    cells = moments(x), moments(y), moments(start)
+    error = error_of_moments(*cells, moments(found[-1]))
     distances = pair_distances(x, y, components=axes, max_cells=MAX_CELLS, seed=0)
     return PredictionScore(
         **_scores_of_means(*cells, n_top),
@@ -136,6 +164,9 @@ def score_prediction(
         variance_ratio=ratio_of_variances(cells[0].variance, cells[1].variance),
         r2_of_variances=pearson(cells[0].spread, cells[1].spread) ** 2,
         zero_fraction=zero_fraction(x),
+        energy_distance=energy_distance_of_pairs(distances),
+        explained=error.explained,
+        **asdict(error),
     )
 
 

@@ -16,7 +16,8 @@ from deltavi._reading import known_arguments
 from deltavi._types import Rows
 from deltavi.arrays.matrix import Matrix, check_count
 from deltavi.arrays.tables import align, axes_of
-from deltavi.metrics import PredictionScore, score_prediction
+from deltavi.metrics import PredictionScore, score_prediction, signal_z
+from deltavi.metrics.signals import LEAST_SIGNAL
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -27,6 +28,9 @@ SPLIT_HALF = "split-half ceiling"
 """Row of `compare` with the score that one random half of the real cells gets against the other."""
 
 HIGHER_IS_BETTER = {
+    "explained": True,
+    "squared_error": False,
+    "energy_distance": False,
     "pearson_delta": True,
     "pearson_delta_top": True,
     "r2_of_means": True,
@@ -45,6 +49,9 @@ HIGHER_IS_BETTER = {
     "deg_overlap": True,
 }
 METRIC_NAMES = {
+    "explained": "share explained",
+    "squared_error": "noise-corrected squared error",
+    "energy_distance": "energy distance",
     "pearson_delta": "Pearson delta",
     "pearson_delta_top": "Pearson delta of top genes",
     "mse_delta": "MSE delta",
@@ -56,6 +63,10 @@ METRIC_NAMES = {
     "differential_f1": "F1 of differential genes",
     "deg_overlap": "share of top genes in common",
 }
+SIGNAL = "signal_z"
+JUDGED_BY = ("explained", "e_distance")
+# Of tables that are older than the share explained.
+FORMERLY_JUDGED_BY = ("pearson_delta", "e_distance")
 
 
 @known_arguments
@@ -64,6 +75,7 @@ def compare(
     real: Cells,
     control: Cells,
     *,
+    reference: Cells | None = None,
     components: ArrayLike | None = None,
     n_top: int = 100,
     split_half: bool = True,
@@ -79,6 +91,9 @@ def compare(
         Real perturbed cells and the control cells, on the same scale. The genes of AnnData and DataFrames are matched
         by name to those of the first that has names, `real` if it has; further ones are left out. Matrices have the
         same genes in that order.
+    reference
+        Other control cells, which no prediction has seen, on the same scale. The real change of the share explained,
+        and `signal_z`, are measured from them; None takes the control cells, whose noise is then on both sides.
     components
         Projection for the E-distance, (n_genes, n_components); see `deltavi.metrics.principal_axes`. The rows of a
         DataFrame are matched by name.
@@ -88,11 +103,12 @@ def compare(
         Add the row "split-half ceiling": what one random half predicts of the other, about the best that any
         method can reach with so many cells.
     seed
-        Seed of that split.
+        Seed of that split, and of the permutations of `deltavi.metrics.signal_z`.
 
     Returns
     -------
-    One row per method, in the order given; the columns are the fields of `deltavi.metrics.PredictionScore`.
+    One row per method, in the order given; the columns are the fields of `deltavi.metrics.PredictionScore` and
+    ``signal_z``, the same for all methods.
 
     Raises
     ------
@@ -114,17 +130,19 @@ def compare(
         raise DeltaviError(
             f"{SPLIT_HALF!r} is the name of the added row; rename that prediction or pass split_half=False."
         )
-    named = {name if name not in ("real", "control") else f"predicted {name}": x for name, x in predictions.items()}
-    found = align({"real": real, "control": control, **named}, further=True)
-    real_x, control_x, *predicted = found.matrices
-    shared: dict[str, Any] = {"control": control_x, "n_top": n_top}
+    measured = {"real": real, "control": control} | ({} if reference is None else {"reference": reference})
+    named = {name if name not in measured else f"predicted {name}": x for name, x in predictions.items()}
+    found = align({**measured, **named}, further=True)
+    real_x, control_x, reference_x = found[0], found[1], found[len(measured) - 1]
+    predicted = found.matrices[len(measured) :]
+    shared: dict[str, Any] = {"control": control_x, "reference": reference_x, "n_top": n_top}
     shared["components"] = None if components is None else axes_of(components, found)
     scores = {
         name: score_prediction(cells, real_x, **shared) for name, cells in zip(predictions, predicted, strict=True)
     }
     if split_half:
         scores[SPLIT_HALF] = score_prediction(*_halves(real_x, seed), **shared)
-    return _table(scores)
+    return _table(scores).assign(**{SIGNAL: signal_z(real_x, reference_x, seed=seed)})
 
 
 def _halves(real: Rows, seed: int) -> tuple[Rows, Rows]:
@@ -146,9 +164,9 @@ def conclusion(
     table: pd.DataFrame,
     model: str = "SCGEN",
     *,
-    metric: str | Sequence[str] = ("pearson_delta", "e_distance"),
+    metric: str | Sequence[str] | None = None,
 ) -> str:
-    """Describe in one sentence if a model beat the best baseline.
+    """Describe in one sentence if a model beat the best baseline, or that the response is too small to tell.
 
     Parameters
     ----------
@@ -157,11 +175,13 @@ def conclusion(
     model
         Row to assess.
     metric
-        Column or columns to compare by; each is compared with the baseline that does best on it.
+        Column or columns to compare by; each is compared with the baseline that does best on it. None takes the share
+        explained and the E-distance.
 
     Returns
     -------
-    The sentence, with the numbers and the name of the best baseline.
+    The sentence, with the numbers and the name of the best baseline; where ``signal_z`` is below 3, the sentence that
+    nothing can be ranked.
 
     Raises
     ------
@@ -179,8 +199,20 @@ def conclusion(
     baselines = table.drop(index=[name for name in (model, SPLIT_HALF) if name in table.index])
     if baselines.empty:
         raise DeltaviError("The table holds no baseline to compare with. Add rows, e.g. from baseline_predictions.")
-    outcomes = [_outcome(table, baselines, model, name) for name in names("metric", metric)]
+    chosen = judged_by(table) if metric is None else names("metric", metric)
+    signal = float(table[SIGNAL].mean()) if SIGNAL in table else np.inf
+    if signal < LEAST_SIGNAL:
+        return (
+            f"No method is ranked: the response is too small, {signal:.1f} standard deviations above its noise, where "
+            f"at least {LEAST_SIGNAL:g} are needed."
+        )
+    outcomes = [_outcome(table, baselines, model, name) for name in chosen]
     return f"{model} {_joined(outcomes)}."
+
+
+def judged_by(table: pd.DataFrame) -> list[str]:
+    """Scores that a conclusion rests on unless told otherwise."""
+    return list(JUDGED_BY if JUDGED_BY[0] in table else FORMERLY_JUDGED_BY)
 
 
 @dataclass(frozen=True)

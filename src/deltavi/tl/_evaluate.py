@@ -29,6 +29,7 @@ from deltavi.tl._evaluation import (
     PerturbationEvaluation,
     require_own_tables,
 )
+from deltavi.tl._halves import few_controls, halved
 from deltavi.tl._masks import CellIdentities
 from deltavi.tl._methods import Given, resolve_methods
 from deltavi.tl._resume import RunFolder, data_fingerprint, described
@@ -80,10 +81,12 @@ def evaluate_perturbation(
 ) -> PerturbationEvaluation:
     """Hold out responses in turn, predict each with methods trained without it, and score all of them.
 
-    For every hold-out genes are chosen anew without the held-out cells, methods and baselines are trained on all other
-    cells, and predict from the control cells of the same labels; these are among the training cells. The held-out
-    cells are used for scores alone: for the differential genes of the scores named "top" (unless `top_genes` says
-    otherwise) and, with all others, for the axes along which distances are measured. Each process uses one thread.
+    For every hold-out the control cells of each of its labels are cut into two random halves, where there are at least
+    20. One half is held out with the perturbed cells: the real change of the share explained is measured from it. Genes
+    are chosen anew without these cells, methods and baselines are trained on all others, and predict from the first
+    half, which is among the training cells. Held-out cells are used for scores alone: for the differential genes of the
+    scores named "top" (unless `top_genes` says otherwise) and, with all others, for the axes along which distances are
+    measured. Each process uses one thread.
 
     Parameters
     ----------
@@ -118,7 +121,7 @@ def evaluate_perturbation(
     split_half
         Add what one half of the real cells predicts of the other.
     seeds
-        Seed or seeds; each is a training of its own.
+        Seed or seeds; each is a training of its own, with halves of its own.
     n_jobs
         Processes to spread hold-outs and seeds over. The result does not depend on it.
     folder
@@ -191,10 +194,11 @@ def evaluate_perturbation(
     hold_outs, skipped = resolve_hold_outs(question, hold_out)
     with collected_warnings():
         cells = _lean(adata, layer)
-    _require_apart(cells, hold_outs)
+    tasks = [(halved(part, question, seed), seed) for part in hold_outs for seed in numbers]
+    _require_apart(cells, [part for part, _ in tasks])
     place = None if folder is None else RunFolder(folder, _identity(cells, question, settings))
     groups = _groups(plan, wanted, split_half)
-    results = _computed(cells, hold_outs, numbers, groups, plan, place, n_jobs, progress)
+    results = _computed(cells, [Task(*task, groups) for task in tasks], plan, place, n_jobs, progress)
     settings |= {
         "perturbations": list(question.perturbations),
         "hold_outs": [[part.name, part.perturbation, *part.labels] for part in hold_outs],
@@ -256,7 +260,10 @@ def _lean(adata: AnnData, layer: str | None) -> AnnData:
 def _require_apart(adata: AnnData, hold_outs: list[HoldOut]) -> None:
     identities = CellIdentities(adata)
     for part in hold_outs:
-        identities.require_apart(part.held_out, f"hold-out {part.name!r} under {part.perturbation!r}")
+        where = f"hold-out {part.name!r} under {part.perturbation!r}"
+        identities.require_apart(part.held_out, where)
+        if part.apart is not None:
+            identities.require_apart(part.apart, f"{where}, control cells set apart", others=~part.hidden)
 
 
 def _identity(adata: AnnData, question: Question, settings: Mapping[str, object]) -> dict[str, object]:
@@ -273,31 +280,29 @@ def _identity(adata: AnnData, question: Question, settings: Mapping[str, object]
     }
 
 
-def _groups(plan: Plan, baselines: list[str], split_half: bool) -> list[Group]:
+def _groups(plan: Plan, baselines: list[str], split_half: bool) -> tuple[Group, ...]:
     """Groups of rows that are computed together, in the order of the table."""
     shared = ONLY_NO_CHANGE if baselines == [NO_CHANGE] else ALL_BASELINES
-    return [*(Group(MODEL, name) for name in plan.methods), shared, *([THE_SPLIT_HALF] if split_half else [])]
+    return (*(Group(MODEL, name) for name in plan.methods), shared, *([THE_SPLIT_HALF] if split_half else []))
 
 
 def _computed(
     adata: AnnData,
-    hold_outs: list[HoldOut],
-    seeds: tuple[int, ...],
-    groups: list[Group],
+    tasks: list[Task],
     plan: Plan,
     place: RunFolder | None,
     n_jobs: int,
     progress: bool,
 ) -> list[Result]:
     """Results of all groups in the order of hold-outs, seeds and groups; from the folder if they are there."""
-    tasks = [Task(part, seed, tuple(groups)) for part in hold_outs for seed in seeds]
     done = {} if place is None else {result.key: result for task in tasks for result in _finished(task, plan, place)}
     pending = [
         Task(task.hold_out, task.seed, missing)
         for task in tasks
         if (missing := tuple(group for group in task.groups if task.key(group) not in done))
     ]
-    with progress_bar(len(tasks) * len(groups), "evaluating", initial=len(done), wanted=progress) as bar:
+    n_parts = sum(len(task.groups) for task in tasks)
+    with progress_bar(n_parts, "evaluating", initial=len(done), wanted=progress) as bar:
         for result in run_tasks(adata, pending, plan, place, n_jobs):
             done[result.key] = result
             bar.set_postfix_str(f"{result.key[0]}: {result.key[-1]}", refresh=False)
@@ -325,7 +330,8 @@ def _assembled(
     # rows are grouped: all methods of one label, in the order in which they were computed
     places = {key: i for i, key in enumerate(dict.fromkeys(_case(row) for row in rows))}
     order = sorted(range(len(rows)), key=lambda i: places[_case(rows[i])])
-    messages = [f"{result.key[-1]} on {result.key[0]}: {text}" for result in results for text in result.warnings]
+    messages = [_few_controls(row) for row in rows if not row["n_reference"]]
+    messages += [f"{result.key[-1]} on {result.key[0]}: {text}" for result in results for text in result.warnings]
     kept = [
         {
             "hold_out": result.key[0],
@@ -344,6 +350,11 @@ def _assembled(
         tuple(dict.fromkeys(messages)),
         pd.DataFrame(kept, columns=pd.Index(PREDICTION_COLUMNS)),
     )
+
+
+def _few_controls(row: Mapping[str, Any]) -> str:
+    of = "" if row["hold_out"] == row["label"] else f" of {row['hold_out']}"
+    return few_controls(row["n_control"], f"{row['label']}{of} under {row['perturbation']}")
 
 
 def _case(row: Mapping[str, object]) -> tuple[object, ...]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +20,28 @@ from deltavi._reading import known_arguments
 from deltavi.io import filled_folder, require_folder, resolved, write_files
 from deltavi.metrics import PredictionScore
 from deltavi.perturbation import SPLIT_HALF, conclusion
-from deltavi.perturbation.evaluate import HIGHER_IS_BETTER, METRIC_NAMES
+from deltavi.perturbation.evaluate import HIGHER_IS_BETTER, METRIC_NAMES, judged_by
 from deltavi.tl._certainty import CERTAINTY
+from deltavi.tl._ranking import (
+    CASE,
+    SIGNAL,
+    case_name,
+    listed,
+    means_of,
+    said_of_harm,
+    said_of_signals,
+    signals_of,
+    statistics_of,
+)
 from deltavi.tl._resume import WHAT, json_writer, read_json
 
 SCORES = tuple(score.name for score in fields(PredictionScore))
-CASE = ["hold_out", "label", "perturbation"]
-"""Columns that say what was predicted."""
 TEXT = [*CASE, "method", "kind"]
-ABOUT = ["hold_out", "label", "perturbation", "seed", "method", "kind", "n_control", "n_real", "seconds", *CERTAINTY]
-ABOUT_FIRST = ABOUT[:6]
+ABOUT_FIRST = [*CASE, "seed", "method", "kind"]
+ABOUT = [*ABOUT_FIRST, "n_control", "n_reference", "n_real", SIGNAL, "seconds", *CERTAINTY]
 COLUMNS = [*ABOUT, *SCORES]
 SKIPPED_COLUMNS = [*CASE, "reason"]
 PREDICTION_COLUMNS = ["hold_out", "perturbation", "seed", "method", "file"]
-JUDGED_BY = ("pearson_delta", "e_distance")
-# Hold-outs that a sentence names; where there are more, `wins` has them all.
-MOST_NAMED = 7
 TABLE_FILE, SKIPPED_FILE, PREDICTIONS_FILE, REST_FILE = "table.csv", "skipped.csv", "predictions.csv", "settings.json"
 
 
@@ -52,8 +58,10 @@ class PerturbationEvaluation:
     ----------
     table
         One row per hold-out, label, perturbation, seed and method. ``kind`` is ``"model"``, ``"baseline"`` or
-        ``"split_half"``; ``n_control`` and ``n_real`` count the cells compared; ``seconds`` is processor time to train
-        and predict, of which each baseline has an equal share; ``coverage``, ``coverage_top``, ``half_width`` and
+        ``"split_half"``; ``n_control`` counts the cells predicted from, ``n_reference`` the control cells that no
+        method saw, 0 where there were too few for halves, and ``n_real`` the perturbed cells; ``signal_z`` says how far
+        the response is above its noise; ``seconds`` is processor time to train and predict, of which each baseline has
+        an equal share; ``coverage``, ``coverage_top``, ``half_width`` and
         ``uncertainty`` say how sure a prediction was, where it says so: shares of genes whose measured change lies in
         the 90 % interval, of all and of the 100 predicted to change most, half the mean width, and the uncertainty; the
         others are the fields of :class:`deltavi.metrics.PredictionScore`.
@@ -86,6 +94,9 @@ class PerturbationEvaluation:
     def summary(self, metric: str | None = None) -> pd.DataFrame:
         """Mean and standard deviation over hold-outs and seeds by method, best first, the ceiling last.
 
+        The mean of ``explained`` is that of the sums of squared errors and squared sizes, so that a response counts by
+        its size, and its standard deviation one over seeds of this number, missing where there is one seed.
+
         Parameters
         ----------
         metric
@@ -100,10 +111,7 @@ class PerturbationEvaluation:
             self._require_metric(metric)
         names = self.metrics if metric is None else [metric]
         grouped = self.table.groupby("method", sort=False)
-        parts = {
-            name: grouped[name].agg(["mean", "std", "count"]).rename(columns={"std": "sd", "count": "n"})
-            for name in names
-        }
+        parts = {name: statistics_of(self.table, name) for name in names}
         order = self._best_first(parts[names[0]]["mean"], names[0])
         if metric is not None:
             return pd.concat([grouped["kind"].first(), parts[metric]], axis=1).loc[order]
@@ -122,7 +130,24 @@ class PerturbationEvaluation:
         kept = [name for name in self.table.columns if name not in self.metrics]
         return self.table.melt(id_vars=kept, value_vars=self.metrics, var_name="metric", value_name="value")
 
-    def wins(self, method: str | None = None, metric: str = JUDGED_BY[0]) -> pd.DataFrame:
+    def signals(self) -> pd.DataFrame:
+        """Signal z of every hold-out, mean over seeds, and whether methods are ranked by it: where it is 3 or more.
+
+        Returns
+        -------
+        One row per hold-out, label and perturbation, with ``signal_z`` and ``ranked``; a table of an earlier version,
+        which has no signal, is ranked throughout.
+        """
+        return signals_of(self.table)
+
+    def ranked(self) -> PerturbationEvaluation:
+        """The evaluation without the hold-outs whose response is too small to rank anything; see :meth:`signals`."""
+        found = self.signals()
+        kept = pd.MultiIndex.from_frame(found.loc[found["ranked"], CASE])
+        of_kept = pd.MultiIndex.from_frame(self.table[CASE]).isin(kept)
+        return replace(self, table=self.table[of_kept].reset_index(drop=True))
+
+    def wins(self, method: str | None = None, metric: str | None = None) -> pd.DataFrame:
         """Hold-outs on which a method beats the best baseline of that hold-out; scores are means over seeds.
 
         Parameters
@@ -130,7 +155,7 @@ class PerturbationEvaluation:
         method
             A row of the table; the first method when None.
         metric
-            Score to compare by.
+            Score to compare by; the share explained when None.
 
         Returns
         -------
@@ -144,35 +169,45 @@ class PerturbationEvaluation:
         DeltaviError
             If the score has no better or worse.
         """
-        method = self._known_method(method)
+        method, metric = self._known_method(method), metric or judged_by(self.table)[0]
         sign = self._sign(metric)
         # pandas mixes values up where it unstacks without sorting: sorted, and put in order again
         cases = pd.MultiIndex.from_frame(self.table[CASE].drop_duplicates())
-        means = self.table.pivot_table(index=CASE, columns="method", values=metric, dropna=False).reindex(cases)
+        means = means_of(self.table, [*CASE, "method"], metric).unstack("method").reindex(cases)
         baselines = means[[name for name in self._of_kind("baseline") if name != method]]
         known = means[method].notna()
         pairs = zip(means.loc[known, method], baselines[known].iterrows(), strict=True)
         rows = [_against_best(float(score), others, sign) for score, (_, others) in pairs]
         return pd.concat([means.index[known].to_frame(index=False), pd.DataFrame(rows)], axis=1)
 
-    def conclusion(self, method: str | None = None, metric: str | Sequence[str] = JUDGED_BY) -> str:
+    def conclusion(self, method: str | None = None, metric: str | Sequence[str] | None = None) -> str:
         """Describe in sentences if a method beat the best baseline, on average and on each hold-out.
+
+        Hold-outs whose response is too small to rank anything are left out, and named, as are those where the method
+        was worse than no change.
 
         Parameters
         ----------
         method
             A row of the table; the first method when None.
         metric
-            Score or scores to compare by.
+            Score or scores to compare by; the share explained and the E-distance when None.
         """
         method = self._known_method(method)
-        names = entries.names("metric", metric)
+        names = judged_by(self.table) if metric is None else entries.names("metric", metric)
         for name in names:
             self._sign(name)
-        means = self.table.groupby("method", sort=False)[names].mean()
+        signals, ranked = self.signals(), self.ranked()
+        sentences = [] if ranked.table.empty else ranked._sentences(method, names)
+        return " ".join([*sentences, *said_of_signals(signals)])
+
+    def _sentences(self, method: str, names: Sequence[str]) -> Iterator[str]:
+        """Sentences on the scores of a method, on average and on each hold-out."""
+        means = pd.concat([means_of(self.table, ["method"], name) for name in names], axis=1)
         judged = means.loc[[method, *(name for name in self._of_kind("baseline") if name != method)]]
-        sentences = [f"On average {conclusion(judged, method, metric=names)}"]
-        return " ".join([*sentences, *(self._where(method, name) for name in names)])
+        yield f"On average {conclusion(judged, method, metric=names)}"
+        yield from (self._where(method, name) for name in names)
+        yield from said_of_harm(self.table, method)
 
     def _where(self, method: str, metric: str) -> str:
         """One sentence on the hold-outs that a method won and lost."""
@@ -181,8 +216,7 @@ class PerturbationEvaluation:
         text = f"On {shown} it beat the best baseline in {n_wins} of {len(wins)} comparisons"
         several = wins["perturbation"].nunique() > 1
         lost = [_loss(row, several) for _, row in wins[~wins["wins"]].iterrows()]
-        more = f" and {len(lost) - MOST_NAMED} more" if len(lost) > MOST_NAMED else ""
-        return f"{text}; it did not for {', '.join(lost[:MOST_NAMED])}{more}." if lost else f"{text}."
+        return f"{text}; it did not for {listed(lost)}." if lost else f"{text}."
 
     def board(self) -> pd.DataFrame:
         """Scores with methods in the index, as :func:`deltavi.pl.scoreboard` takes them."""
@@ -331,8 +365,7 @@ def _against_best(score: float, baselines: pd.Series[float], sign: int) -> dict[
 
 def _loss(row: pd.Series, several_perturbations: bool) -> str:
     """Text with the shortest unambiguous name of the hold-out, and the two scores."""
-    name = row["label"] if row["hold_out"] == row["label"] else f"{row['label']} of {row['hold_out']}"
-    case = f"{name} under {row['perturbation']}" if several_perturbations else str(name)
+    case = case_name([row[name] for name in CASE], several_perturbations)
     return f"{case} ({row['score']:.4g} against {row['baseline_score']:.4g} of {row['best_baseline']})"
 
 
@@ -343,7 +376,7 @@ def _read(path: Path, columns: Sequence[str] | None) -> pd.DataFrame:
     table = current_table(pd.read_csv(path, dtype=str, keep_default_na=False))
     # numbers by Python, which reads what it wrote; parsers of pandas differ in the last digit
     for name in table.columns:
-        if name in {"seconds", *CERTAINTY, *SCORES}:
+        if name in {SIGNAL, "seconds", *CERTAINTY, *SCORES}:
             table[name] = [float(value or "nan") for value in table[name]]
         elif name not in {*TEXT, "reason", "file"}:
             table[name] = [int(value) for value in table[name]]

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from deltavi.tl._splits import HoldOut
+
 # Genes over which the scores named "top" are taken.
 N_TOP = 100
 
@@ -37,6 +39,8 @@ class Experiment:
         Control cells whose response is predicted; they are among `train`.
     real
         The cells held out, for scores only.
+    reference
+        Control cells that no method sees, for scores only; none of labels with too few.
     components
         Axes of all real cells, (n_genes, n_components), in which scores measure distances.
     """
@@ -44,37 +48,40 @@ class Experiment:
     train: AnnData
     query: AnnData
     real: AnnData
+    reference: AnnData
     components: NDArray[np.float64]
 
 
 def prepare(
     adata: AnnData,
-    held_out: NDArray[np.bool_],
-    query: NDArray[np.bool_],
+    part: HoldOut,
     *,
     condition_key: str,
     layer: str | None,
     n_genes: int,
     genes_from_all_cells: bool,
 ) -> Experiment:
-    """Choose genes without the held-out cells, by default, and normalise cell by cell.
+    """Choose genes without the cells that no method sees, by default, and normalise cell by cell.
 
-    Held-out cells are processed separately from the start, so that not even the type of a number depends on them.
+    These cells are processed separately from the start, so that not even the type of a number depends on them.
     """
-    visible = adata[~held_out]
+    hidden = part.hidden
+    visible = adata[~hidden]
     if genes_from_all_cells:
         genes = highly_variable_genes(adata, n_top=n_genes, condition_key=condition_key, layer=layer).var_names
         train = highly_variable_genes(visible, n_top=adata.n_vars, layer=layer)[:, genes].copy()
     else:
         train = highly_variable_genes(visible, n_top=n_genes, condition_key=condition_key, layer=layer)
-    real = highly_variable_genes(adata[held_out], n_top=adata.n_vars, layer=layer)[:, train.var_names].copy()
-    return Experiment(train, train[query[~held_out]].copy(), real, _axes(train, real, held_out))
+    unseen = highly_variable_genes(adata[hidden], n_top=adata.n_vars, layer=layer)[:, train.var_names].copy()
+    is_real = part.held_out[hidden]
+    axes = _axes(train, unseen, hidden)
+    return Experiment(train, train[part.query[~hidden]].copy(), unseen[is_real].copy(), unseen[~is_real].copy(), axes)
 
 
-def _axes(train: AnnData, real: AnnData, held_out: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _axes(train: AnnData, unseen: AnnData, hidden: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Principal axes of all cells in the order of the data, (n_genes, n_components)."""
-    everything = sparse.vstack([train.X, real.X], format="csr")
-    places = np.argsort(np.concatenate([np.flatnonzero(~held_out), np.flatnonzero(held_out)]))
+    everything = sparse.vstack([train.X, unseen.X], format="csr")
+    places = np.argsort(np.concatenate([np.flatnonzero(~hidden), np.flatnonzero(hidden)]))
     return np.asarray(principal_axes(everything[places]))
 
 
@@ -100,6 +107,7 @@ def score(
     real: Rows,
     control: Rows,
     *,
+    reference: Rows | None = None,
     components: NDArray[np.float64] | None,
     ranking: NDArray[np.intp] | None = None,
     split_half: bool = True,
@@ -111,7 +119,7 @@ def score(
     that the real cells show to respond.
     """
     options: dict[str, Any] = {"split_half": split_half, "seed": seed}
-    table = compare(predictions, real, control, components=components, n_top=N_TOP, **options)
+    table = compare(predictions, real, control, reference=reference, components=components, n_top=N_TOP, **options)
     if ranking is None:
         return table
     for size, names in _scores_of_top_genes(table.columns).items():

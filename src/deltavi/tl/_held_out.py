@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from deltavi._entries import seed_number, whole_number
-from deltavi._errors import DeltaviError, examples
+from deltavi._errors import DeltaviError, InputDataWarning, examples
 from deltavi._reading import known_arguments
 from deltavi.model import SCGEN, VAE
 from deltavi.model.own_response import held_out_by_caller
 from deltavi.perturbation import baseline_predictions, compare, conclusion
 from deltavi.tl._experiment import prepare
+from deltavi.tl._halves import few_controls, halved
 from deltavi.tl._methods import Method
 from deltavi.tl._splits import question_of, single_label
 from deltavi.tl.quiet import quiet_trainer
@@ -37,11 +39,15 @@ class HeldOut:
     predicted
         Predicted cells; see :meth:`deltavi.model.SCGEN.predict_perturbation`.
     real, control_cells
-        Real cells of the label under either condition, log1p CP10k in X, raw counts in ``layers["counts"]``.
+        Real cells of the label under either condition, log1p CP10k in X, raw counts in ``layers["counts"]``. The
+        control cells are those that methods started from: one half where there are at least 20.
     table
         Scores of every method; see :func:`deltavi.perturbation.compare`.
     model
         The fitted model.
+    reference_cells
+        The other half of the control cells, which no method saw: the real change of the share explained is measured
+        from them. None where there are too few for halves.
     """
 
     label: str
@@ -52,6 +58,7 @@ class HeldOut:
     control_cells: AnnData
     table: pd.DataFrame
     model: PerturbationModel
+    reference_cells: AnnData | None = None
 
     @property
     def conclusion(self) -> str:
@@ -132,11 +139,10 @@ def predict_held_out(
             f"perturbation must be one condition, not {examples(question.perturbations)}: evaluate_perturbation "
             "holds out several."
         )
-    hold_out = single_label(question, label, question.perturbations[0])
+    hold_out = halved(single_label(question, label, question.perturbations[0]), question, seed)
     cells = prepare(
         adata,
-        hold_out.held_out,
-        hold_out.query,
+        hold_out,
         condition_key=condition_key,
         layer=layer,
         n_genes=n_genes,
@@ -150,9 +156,23 @@ def predict_held_out(
     with held_out_by_caller():
         predicted = model.predict_perturbation(cells.query, **{**conditions, "seed": seed, **(predict_kwargs or {})})
     all_predictions = {model_class.__name__: predicted, **predictions}
-    table = compare(all_predictions, cells.real, cells.query, components=cells.components, seed=seed)
+    reference = cells.reference if cells.reference.n_obs else None
+    if reference is None:
+        case = f"{hold_out.name} under {hold_out.perturbation}"
+        warnings.warn(few_controls(cells.query.n_obs, case), InputDataWarning, stacklevel=2)
+    table = compare(
+        all_predictions, cells.real, cells.query, reference=reference, components=cells.components, seed=seed
+    )
     return HeldOut(
-        hold_out.name, question.control, hold_out.perturbation, predicted, cells.real, cells.query, table, model
+        hold_out.name,
+        question.control,
+        hold_out.perturbation,
+        predicted,
+        cells.real,
+        cells.query,
+        table,
+        model,
+        reference,
     )
 
 

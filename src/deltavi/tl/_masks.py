@@ -61,17 +61,19 @@ class CellIdentities:
         self._totals = np.asarray(adata.X.sum(axis=1)).ravel()
         self._counts = _row_codes(adata.X)
 
-    def require_apart(self, held_out: NDArray[np.bool_], where: str) -> None:
-        """Raise where a held-out cell is among the others, by name or by counts.
+    def require_apart(
+        self, held_out: NDArray[np.bool_], where: str, *, others: NDArray[np.bool_] | None = None
+    ) -> None:
+        """Raise where a held-out cell is among the others, all that are not held out by default, by name or by counts.
 
         Raises
         ------
         InputDataError
             With the number of such cells and three of them.
         """
-        hidden = np.flatnonzero(held_out)
-        by_name = self.names[hidden].isin(self.names[~held_out])
-        same = np.isin(self._counts[hidden], self._counts[~held_out]) & (self._totals[hidden] > TRIVIAL_TOTAL)
+        hidden, seen = np.flatnonzero(held_out), ~held_out if others is None else others
+        by_name = self.names[hidden].isin(self.names[seen])
+        same = np.isin(self._counts[hidden], self._counts[seen]) & (self._totals[hidden] > TRIVIAL_TOTAL)
         for found, what in (
             (by_name, "have the name of a training cell"),
             (same, "have the counts of a training cell"),

@@ -140,6 +140,14 @@ def read_json(path: Path) -> State:
 
 
 def _require_same(there: Mapping[str, object], now: Mapping[str, object], path: Path) -> None:
+    before, scores = there.get("scores"), now.get("scores")
+    if isinstance(before, list) and isinstance(scores, list) and before != scores:
+        lacking = [name for name in scores if name not in before]
+        raise DeltaviError(
+            f"{path} holds an evaluation by another version of deltavi, which scored otherwise: "
+            f"{f'it lacks {examples(lacking)}' if lacking else 'it has further scores'}. Use another folder; "
+            "PerturbationEvaluation.load still reads this one."
+        )
     changed = differences(there, now)
     if changed:
         raise DeltaviError(

@@ -64,7 +64,8 @@ class Plan:
 
     def signature(self, group: Group, hold_out: HoldOut) -> dict[str, object]:
         """Settings of a group of rows, beside the data and the settings of all."""
-        cells = {"held-out cells": described(hold_out.held_out), "query": described(hold_out.query)}
+        masks = {"held-out cells": hold_out.held_out, "query": hold_out.query, "reference": hold_out.apart}
+        cells = {name: described(mask) for name, mask in masks.items()}
         if group.kind == MODEL:
             return {**cells, "method": self.descriptions[group.name]}
         return {**cells, "method": described(BASELINES) if group == ALL_BASELINES else group.name}
@@ -130,8 +131,7 @@ def run_task(adata: AnnData, task: Task, plan: Plan, folder: RunFolder | None) -
     with one_thread(), collected_warnings():
         cells = prepare(
             adata,
-            hold_out.held_out,
-            hold_out.query,
+            hold_out,
             condition_key=plan.condition_key,
             layer=None,
             n_genes=plan.n_genes,
@@ -194,11 +194,13 @@ def _rows(
     ranking: NDArray[np.intp] | None,
 ) -> list[State]:
     """Rows of one label."""
-    control, real = (as_names(part.obs[plan.labels_key]) == label for part in (cells.query, cells.real))
+    parts = cells.query, cells.real, cells.reference
+    control, real, reference = (as_names(part.obs[plan.labels_key]) == label for part in parts)
     table = score(
         {prediction.name: prediction.matrix[control] for prediction in predictions},
         cells.real.X[real],
         cells.query.X[control],
+        reference=cells.reference.X[reference] if reference.any() else None,
         components=cells.components,
         ranking=ranking,
         split_half=group.kind == OF_SPLIT_HALF,
@@ -214,7 +216,7 @@ def _rows(
         "perturbation": task.hold_out.perturbation,
         "seed": task.seed,
     }
-    counted = {"n_control": int(control.sum()), "n_real": int(real.sum())}
+    counted = {"n_control": int(control.sum()), "n_reference": int(reference.sum()), "n_real": int(real.sum())}
     names = [SPLIT_HALF] if group.kind == OF_SPLIT_HALF else list(seconds)
     return [
         {

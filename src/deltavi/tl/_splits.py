@@ -45,13 +45,33 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class HoldOut:
-    """One training: masks over all cells, (n_cells,), and the labels with enough cells to score."""
+    """One training: masks over all cells, (n_cells,), and the labels with enough cells to score.
+
+    Parameters
+    ----------
+    name, perturbation
+        Names of the hold-out and of the perturbed condition.
+    held_out
+        Perturbed cells that no method sees.
+    query
+        Control cells that methods start from.
+    labels
+        Labels that are scored.
+    apart
+        Control cells that no method sees, from which the real change is measured; None before they are drawn.
+    """
 
     name: str
     perturbation: str
     held_out: NDArray[np.bool_]
     query: NDArray[np.bool_]
     labels: tuple[str, ...]
+    apart: NDArray[np.bool_] | None = None
+
+    @property
+    def hidden(self) -> NDArray[np.bool_]:
+        """Cells that no method sees, (n_cells,)."""
+        return self.held_out if self.apart is None else self.held_out | self.apart
 
 
 @dataclass(frozen=True)
