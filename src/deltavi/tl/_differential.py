@@ -295,7 +295,7 @@ def _with_scores(found: GeneTable, prediction: ResponsePrediction, row: int) -> 
 
 
 def _note(group: str, prediction: ResponsePrediction, row: int, found: GeneTable) -> State:
-    """What stands beside the table of a group."""
+    """Entries beside the table of a group."""
     return {
         "group": group,
         "uncertainty": float(prediction.uncertainty[row]),
