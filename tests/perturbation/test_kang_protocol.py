@@ -105,4 +105,4 @@ def test_what_the_scores_say(table):
     assert (shifts["e_distance"] < table.loc["no change", "e_distance"]).all()
     in_components = shifts.index.str.startswith("PCA")
     assert shifts.loc[in_components, "variance_ratio"].max() < shifts.loc[~in_components, "variance_ratio"].min()
-    assert conclusion(table, "mean shift").startswith("mean shift did not beat the best baseline on Pearson delta")
+    assert conclusion(table, "mean shift").startswith("mean shift did not beat the best baseline on share explained")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,8 @@ def test_genes_stand_in_the_order_of_their_probability(tabled: AnnData) -> None:
         assert table["local_false_sign_rate"].between(0, 0.5).all()
 
 
+# scanpy drops columns in place
+@pytest.mark.filterwarnings("ignore:The inplace keyword")
 def test_scanpy_reads_and_draws_it(tabled: AnnData, tmp_path: Path) -> None:
     group = response_df(tabled)["group"].iloc[0]
     ours = response_df(tabled, group)
@@ -93,7 +96,9 @@ def test_scanpy_reads_and_draws_it(tabled: AnnData, tmp_path: Path) -> None:
     np.testing.assert_allclose(theirs["logfoldchanges"], ours["log2_fold_change"])
     np.testing.assert_allclose(theirs["pvals_adj"], ours["false_discovery_rate"])
     np.testing.assert_allclose(theirs["scores"], ours["score"])
-    axes = sc.pl.rank_genes_groups(tabled, groups=[group], key="differential_response", show=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the libraries behind the figure
+        axes = sc.pl.rank_genes_groups(tabled, groups=[group], key="differential_response", show=False)
     assert axes
     tabled.write_h5ad(tmp_path / "tabled.h5ad")
     again = anndata.read_h5ad(tmp_path / "tabled.h5ad")

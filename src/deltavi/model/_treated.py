@@ -51,7 +51,7 @@ def treated_of(model: Responds, treated: AnnData | None, request: Request, pertu
     """
     if treated is None:
         return Treated({})
-    require_anndata(treated)
+    require_anndata(treated, name="treated")
     aligned = model._validate_anndata(treated)
     groups, chosen = model._groups(treated, aligned), np.ones(treated.n_obs, dtype=bool)
     if condition_key(model) in treated.obs:
