@@ -17,6 +17,7 @@ STUDIES = {
     "perturbation": "perturbation.study",
     "perturbation-pairs": "perturbation.pairs",
     "prior": "prior",
+    "responses": "perturbation.responses",
     "speed": "speed.study",
     "speed-gpu": "speed.gpu",
     "speed-linear": "speed.linear",
