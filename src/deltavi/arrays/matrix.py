@@ -120,6 +120,11 @@ def check_same_genes(matrices: Mapping[str, Rows]) -> None:
         raise GeneMatchError(f"The numbers of genes differ: {listed}. Subset all to the same genes in the same order.")
 
 
+def dense(rows: Rows) -> Vector:
+    """`rows` as an array in double precision, (n_cells, n_genes)."""
+    return np.asarray(rows.toarray() if is_sparse(rows) else rows, dtype=np.float64)
+
+
 def gene_means(matrix: Rows) -> Vector:
     """Mean over cells of every gene of a CSR or dense matrix in double precision, (n_genes,)."""
     n_cells, n_genes = matrix.shape

@@ -15,7 +15,7 @@ from deltavi._types import Rows
 from deltavi.arrays.matrix import check_count
 from deltavi.arrays.tables import align
 from deltavi.metrics.means import change
-from deltavi.metrics.significance import check_two_cells, moments, welch_p, welch_t, wilcoxon_p
+from deltavi.metrics.significance import MIN_CHANGE, check_two_cells, moments, welch_p, welch_t, wilcoxon_p
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 Test: TypeAlias = Literal["welch", "wilcoxon"]
 
 ALPHA = 0.05
-MIN_CHANGE = 0.1
 
 
 @known_arguments

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from deltavi._entries import seed_number
-from deltavi._types import Rows, is_sparse
-from deltavi.arrays.matrix import check_count
+from deltavi._types import Rows
+from deltavi.arrays.matrix import check_count, dense
 from deltavi.arrays.tables import align, axes_of
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ def pair_distances(
 
 def _draw(matrix: Rows, max_cells: int, rng: np.random.Generator) -> Vector:
     """At most `max_cells` random rows as a dense array in double precision, (n_drawn, n_genes)."""
-    rows = matrix[rng.permutation(matrix.shape[0])[:max_cells]]
-    return np.asarray(rows.toarray() if is_sparse(rows) else rows, dtype=np.float64)
+    return dense(matrix[rng.permutation(matrix.shape[0])[:max_cells]])
 
 
 def _squared(x: Vector, y: Vector) -> Vector:

@@ -9,14 +9,14 @@ from deltavi._reading import known_arguments
 from deltavi.arrays.matrix import check_count
 from deltavi.arrays.tables import align, axes_of
 from deltavi.metrics._cells import e_distance_of_pairs, energy_distance_of_pairs, zero_fraction
-from deltavi.metrics._differential import ALPHA, MIN_CHANGE, agreement, calls_by_welch, common_top
+from deltavi.metrics._differential import ALPHA, agreement, calls_by_welch, common_top
 from deltavi.metrics._explained import error_of_moments
 from deltavi.metrics._mmd import mmd_of_pairs
 from deltavi.metrics._pairs import pair_distances
 from deltavi.metrics._variances import ratio_of_variances
 from deltavi.metrics.genes import ranked_genes
 from deltavi.metrics.means import change, mean_square, pearson, sign_agreement
-from deltavi.metrics.significance import check_two_cells, moments
+from deltavi.metrics.significance import MIN_CHANGE, check_two_cells, moments
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

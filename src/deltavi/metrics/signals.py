@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from deltavi._entries import seed_number, whole_number
 from deltavi._reading import known_arguments
 from deltavi._types import Rows, is_sparse
+from deltavi.arrays.matrix import dense
 from deltavi.arrays.tables import align
 from deltavi.metrics.significance import check_two_cells
 
@@ -107,8 +108,7 @@ def _pooled(real: Rows, control: Rows) -> tuple[Rows, Vector]:
     if is_sparse(real) and is_sparse(control):
         cells = sp.csr_matrix(sp.vstack([real, control]), dtype=np.float64)
         return cells, np.asarray(cells.multiply(cells).sum(axis=1)).ravel()
-    dense = [np.asarray(part.toarray() if is_sparse(part) else part, dtype=np.float64) for part in (real, control)]
-    together = np.concatenate(dense)
+    together = np.concatenate([dense(real), dense(control)])
     return together, np.einsum("ij,ij->i", together, together)
 
 

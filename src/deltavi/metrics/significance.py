@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from deltavi.arrays.matrix import Vector
 
 GENES_AT_ONCE = 256
+# Least change of the mean of a gene that is called, log1p CP10k.
+MIN_CHANGE = 0.1
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -101,6 +101,7 @@ def evidence_of(
         return None
     measured = [Calibration.of(responses_of(*pair, pair[0].means)) for pair in pairs]
     control = _control_means(model, request)
+    correct = correction(pairs, measured) if treated.cells else None
     evidence = ResponseEvidence(share, control, {}, {}, {}, {})
     for row, group in enumerate(control.labels):
         assert control.errors is not None
@@ -113,18 +114,11 @@ def evidence_of(
         start = partial(Matching, model, request, group, positions, question)
         with isolated_randomness(MATCHING_SEED):
             expected, change, weight = start(), estimate.change, share
-            if few is not None:
-                blended = expected.change(change, share)
-                spread = length_spread(measured[0].responses) if len(measured) == 1 else USUAL_SPREAD
-                evidence.updates[group] = found_by = update(
-                    blended,
-                    estimate.expected_error,
-                    few,
-                    control.means[row],
-                    variance=cell_variance(pairs),
-                    spread=spread,
-                )
-                change, weight = found_by.change, 1.0
+            if few is not None and correct is not None:
+                own = expected.change(change, share)
+                updated = correct(own, estimate.expected_error, few, control.means[row])
+                evidence.updates[group] = updated
+                change, weight = updated.change, 1.0
             evidence.rate_offsets[group] = expected.offsets(change, weight)
             if question.cells_drawn_with is not None:
                 drawn = start(drawn_with=question.cells_drawn_with)
@@ -143,6 +137,15 @@ def label_means(model: Responds, conditions: tuple[str, str]) -> tuple[GroupMean
         return None
     both = tuple(label for label in control.labels if label in perturbed.labels)
     return (control.only(both), perturbed.only(both)) if both else None
+
+
+def correction(
+    pairs: Sequence[tuple[GroupMeans, GroupMeans]], measured: Sequence[Calibration]
+) -> Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], Update]:
+    """Correction of predicted changes by treated cells, with what the training labels say of cells and lengths."""
+    # a combination has several lengths
+    spread = length_spread(measured[0].responses, measured[0].width) if len(measured) == 1 else USUAL_SPREAD
+    return partial(update, variance=cell_variance(pairs), spread=spread)
 
 
 def cell_variance(pairs: Sequence[tuple[GroupMeans, GroupMeans]]) -> np.ndarray:

@@ -10,8 +10,7 @@ from anndata import AnnData
 
 from deltavi._entries import require_anndata
 from deltavi._errors import DeltaviError, InputDataError, UnknownCategoryError, examples
-from deltavi._types import is_sparse
-from deltavi.arrays.matrix import as_matrix
+from deltavi.arrays.matrix import dense
 from deltavi.model._asked import condition_key, conditions_of, totals_of
 from deltavi.model._decoding import profile_of
 from deltavi.registry.source import matrix_of
@@ -71,7 +70,7 @@ def treated_of(model: Responds, treated: AnnData | None, request: Request, pertu
         )
     matrix = matrix_of(aligned, model._setup_argument("layer"))
     totals, of_counts = totals_of(model, aligned), model.module.of_counts
-    rows = {group: _dense(matrix[cells]) for group, cells in found.items()}
+    rows = {group: dense(matrix[cells]) for group, cells in found.items()}
     _refuse_controls(model, request, aligned, rows, found)
     return Treated(
         {group: profile_of(values, totals[found[group]], of_counts=of_counts) for group, values in rows.items()}
@@ -96,13 +95,9 @@ def _refuse_controls(
     for group, cells in found.items():
         names = aligned.obs_names[cells]
         shared = [row for row, name in enumerate(names) if name in place]
-        same = [r for r in shared if np.array_equal(rows[group][r], _dense(matrix[[place[names[r]]]])[0])]
+        same = [r for r in shared if np.array_equal(rows[group][r], dense(matrix[[place[names[r]]]])[0])]
         if same:
             raise InputDataError(
                 f"{len(same)} cells of treated, such as {names[same[0]]!r}, are among the control cells to predict: "
                 "a cell is either treated or a control."
             )
-
-
-def _dense(rows: object) -> np.ndarray:
-    return np.asarray(rows.toarray() if is_sparse(rows) else as_matrix(rows, "treated"), dtype=np.float64)

@@ -87,12 +87,15 @@ def update(
     return Update(change, length, np.sqrt(1 - trust), len(cells))
 
 
-def length_spread(responses: Responses) -> float:
-    """Standard deviation of lengths of responses relative to those that the other labels predict."""
+def length_spread(responses: Responses, width: float | None = None) -> float:
+    """Standard deviation of lengths of responses relative to those that the other labels predict.
+
+    `width` is that of the covariance, by default `best_width`.
+    """
     n_labels = len(responses.points)
     if n_labels < FEWEST_LABELS:
         return USUAL_SPREAD
-    width, ratios = best_width(responses), []
+    width, ratios = best_width(responses) if width is None else width, []
     for label in range(n_labels):
         others = responses.without(label)
         predicted = interpolate(others, responses.points[label], width).weights @ others.changes

@@ -23,6 +23,7 @@ DISTANCES = (7.0, 13.0, 21.0, 31.0, 43.0, 57.0, 73.0)  # points, from the marker
 N_DIRECTIONS = 24
 MARGIN = 1.5  # points of air around a name
 MARKER_RADIUS = 2.0  # points
+LINE_HEIGHT = 13  # points, of lines in a corner
 # Cost of a place: each further point of distance, each marker covered, each leader covered or crossed, and each
 # other named point that the leader runs through, which would seem to be the one named.
 COST_DISTANCE = 0.05
@@ -124,6 +125,30 @@ def place_labels(
     if left_out:
         logger.info("There is no room to name %s.", examples(left_out))
     return list(written.values())
+
+
+def write_lines(ax: Axes, lines: Sequence[tuple[str, str]], *, boxed: bool = False) -> list[Text]:
+    """Write lines of text, each with its colour, into the upper left corner of `ax`.
+
+    With `boxed`, points behind them are covered.
+    """
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1} if boxed else None
+    return [
+        ax.annotate(
+            text,
+            xy=(0, 1),
+            xycoords="axes fraction",
+            xytext=(6, -6 - LINE_HEIGHT * i),
+            textcoords="offset points",
+            ha="left",
+            va="top",
+            fontsize="small",
+            color=color,
+            zorder=6,
+            bbox=box,
+        )
+        for i, (text, color) in enumerate(lines)
+    ]
 
 
 def _to_pixels(ax: Axes, points: ArrayLike) -> FloatArray:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.text import Text
 from numpy.typing import ArrayLike
 
 from deltavi._entries import whole_number
@@ -26,13 +25,12 @@ from deltavi.pl._figure import (
     finish,
     hide_frame,
 )
-from deltavi.pl._labels import place_labels
+from deltavi.pl._labels import place_labels, write_lines
 from deltavi.pl._tables import mask, points
 
 # With more points, intervals would hide each other; names are given to the outermost ones only.
 MOST_INTERVALS = 400
 RASTERISE_ABOVE = 5000
-LINE_HEIGHT = 13  # points
 
 
 @known_arguments
@@ -110,7 +108,7 @@ def observed_predicted(
     _frame(panel, x, y, ends if len(x) <= MOST_INTERVALS else ends[:, :0], name)
     if title is not None:
         panel.set_title(title)
-    written = _write(panel, _lines(x, y, refusals, ends))
+    written = write_lines(panel, _lines(x, y, refusals, ends), boxed=True)
     if names is not None:
         order = np.argsort(np.where(refusals, 0.0, -np.abs(y - x)), kind="stable")[:n_label]
         places = np.column_stack([x, y])
@@ -202,23 +200,3 @@ def _lines(x: FloatArray, y: FloatArray, refused: BoolArray, ends: FloatArray) -
     if refused.any():
         lines.append((f"{refused.sum():,} refused", GREY))
     return lines
-
-
-def _write(ax: Axes, lines: list[tuple[str, str]]) -> list[Text]:
-    """Write lines into the upper left corner, far from the diagonal."""
-    return [
-        ax.annotate(
-            text,
-            xy=(0, 1),
-            xycoords="axes fraction",
-            xytext=(6, -6 - LINE_HEIGHT * i),
-            textcoords="offset points",
-            ha="left",
-            va="top",
-            fontsize="small",
-            color=color,
-            zorder=6,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
-        )
-        for i, (text, color) in enumerate(lines)
-    ]

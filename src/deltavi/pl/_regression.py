@@ -25,11 +25,10 @@ from deltavi.pl._figure import (
     finish,
     hide_frame,
 )
-from deltavi.pl._labels import place_labels
+from deltavi.pl._labels import place_labels, write_lines
 
 # Beyond this many points a vector file becomes slow to open.
 RASTERISE_ABOVE = 5000
-LINE_HEIGHT = 13  # points
 
 
 @dataclass(frozen=True)
@@ -137,19 +136,4 @@ def _write_scores(ax: Axes, statistic: Statistic, cells: AlignedExpression, chan
     if len(changed):
         r2 = statistic.r2(predicted, real, genes=changed)
         lines.append((f"R² = {r2:.3f}, {len(changed):,} most changed", VERMILION))
-    return [_write_line(ax, i, text, color) for i, (text, color) in enumerate(lines)]
-
-
-def _write_line(ax: Axes, i: int, text: str, color: str) -> Text:
-    return ax.annotate(
-        text,
-        xy=(0, 1),
-        xycoords="axes fraction",
-        xytext=(6, -6 - LINE_HEIGHT * i),
-        textcoords="offset points",
-        ha="left",
-        va="top",
-        fontsize="small",
-        color=color,
-        zorder=6,
-    )
+    return write_lines(ax, lines)

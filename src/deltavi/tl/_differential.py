@@ -16,6 +16,7 @@ from deltavi._entries import names, one_name, require_anndata
 from deltavi._errors import DeltaviError, GeneMatchError, InputDataError, examples
 from deltavi._reading import known_arguments
 from deltavi._types import FloatArray, State
+from deltavi.metrics.significance import MIN_CHANGE
 from deltavi.perturbation import (
     Experiment,
     GeneTable,
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 # Pairs and genes that probabilities are recalibrated on, spread evenly over all.
 MOST_PAIRS, MOST_GENES = 40, 3000
-# As in metrics of differential genes.
-MIN_CHANGE = 0.1
 # Joins the names of a context and of a perturbation to that of a group.
 JOINT = " | "
 
@@ -272,8 +271,7 @@ def _recalibration(responses: ResponseModel, *, new: bool, alpha: float, min_cha
 
 def _left_out(responses: ResponseModel, pairs: IntArray, *, new: bool) -> tuple[FloatArray, FloatArray, float]:
     """Change and variance of measured pairs, predicted without them, or without all pairs of their contexts."""
-    table, names_of = responses.table, responses.table.pairs
-    freedom = responses.predict(names_of[0][1], context=names_of[0][0]).freedom
+    table, names_of, freedom = responses.table, responses.table.pairs, responses.fitted.calibration.freedom
     if not new:
         change, variance = responses.loo()
         return change[pairs], variance[pairs], freedom

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from deltavi._cp10k import cp10k_factors
+from deltavi._cp10k import cp10k_factors, log1p_cp10k_rows
 from deltavi._entries import names, require_anndata, whole_number
 from deltavi._errors import DeltaviError, InputDataError, InputDataWarning, examples
 from deltavi._reading import known_arguments
@@ -293,11 +293,11 @@ def _fault(values: np.ndarray, of_counts: bool) -> str:
 
 def _normalised(block: Rows, totals: FloatArray | None) -> Rows:
     """Log1p CP10k of counts, (n_cells, n_genes)."""
-    factors = cp10k_factors(np.asarray(block.sum(1), dtype=np.float64).ravel() if totals is None else totals)
+    of_cells = np.asarray(block.sum(1), dtype=np.float64).ravel() if totals is None else totals
     if sparse.issparse(block):
-        scaled = sparse.csr_matrix(sparse.diags(factors) @ sparse.csr_matrix(block, dtype=np.float64))
-        return sparse.csr_matrix(scaled.log1p())
-    return np.log1p(block * factors[:, None])
+        return log1p_cp10k_rows(sparse.csr_matrix(block, dtype=np.float64), of_cells)
+    # in double precision, as rows of a sparse matrix
+    return np.log1p(block * cp10k_factors(of_cells)[:, None])
 
 
 def _sums(
