@@ -23,14 +23,19 @@ from benchmarks.harness import runs
 from benchmarks.harness.data import KANG, kang_cells
 from benchmarks.harness.page import made_by, markdown, spread
 from benchmarks.harness.runs import Rows, Run, Study
+from benchmarks.perturbation.page import means_of
 from deltavi.datasets import simulate_screen
+from deltavi.get import response_df
 from deltavi.metrics import SquaredError
-from deltavi.perturbation import ResponseModel, ResponseTable
-from deltavi.tl import responses
+from deltavi.metrics.significance import MIN_CHANGE
+from deltavi.perturbation import Experiment, ResponseModel, ResponseTable, called_genes
+from deltavi.tl import differential_response, responses
 
 PACKAGES = ("deltavi", "numpy", "scipy")
 NORMAN, LINE = "norman_mcfaline_perturbench.h5ad", "k562"
 FEWEST, N_TOP, COVERAGE = 20, 100, 0.9
+# False discovery rates that the table of genes states, and bins of its probabilities.
+STATED, N_BINS = (0.05, 0.1, 0.2), 10
 TASKS = {
     "types": "Kang, each of 7 types",
     "donors": "Kang, each donor",
@@ -38,6 +43,10 @@ TASKS = {
     "similar": "screen, responses alike in similar contexts",
     "random": "screen, responses alike at random",
 }
+
+
+# Tasks whose table of genes is shown.
+GENES_OF = ("types",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +211,8 @@ PLAIN: dict[str, Callable[[Case], np.ndarray]] = {
     "the same, shrunken": shrunken,
     "nearest context": nearest,
 }
-CROSSED = {"crossed GP": "auto", "crossed GP, identity": "identity", "crossed GP, similarity": "similarity"}
+TABULATED = "crossed GP"
+CROSSED = {TABULATED: "auto", "crossed GP, identity": "identity", "crossed GP, similarity": "similarity"}
 
 
 def work(run: Run, data: Path) -> Rows:
@@ -225,7 +235,8 @@ def rows_of(case: Case, method: str) -> Rows:
             inside = (held.changes[row] >= lower) & (held.changes[row] <= upper)
             top = np.argsort(-np.abs(held.changes[row]))[:N_TOP]
             values = {"inside": inside.mean(), "inside_top": inside[top].mean()}
-            beside.append({**values, "uncertainty": found.uncertainty[row], "expected": found.expected_skill})
+            values |= {"uncertainty": found.uncertainty[row], "expected": found.expected_skill}
+            beside.append(values | genes_of(case, model, row) if method == TABULATED else values)
     rows = []
     for row, name in enumerate(held.names):
         error = SquaredError.of_changes(changes[row], held.changes[row], noise=held.squared_errors[row])
@@ -234,20 +245,34 @@ def rows_of(case: Case, method: str) -> Rows:
     return rows
 
 
+def genes_of(case: Case, model: ResponseModel, row: int) -> dict[str, float]:
+    """Errors of the table of genes of a held pair: the calls of its cells are what is predicted."""
+    held = case.held
+    sizes = {"n_perturbed": int(held.n_perturbed[row]), "n_control": int(held.n_control[0])}
+    cells = AnnData(np.zeros((1, held.n_genes)), var=pd.DataFrame(index=list(held.genes)))
+    differential_response(cells, model, held.names[row], contexts=case.context, **sizes)
+    table = response_df(cells).set_index("gene").loc[list(held.genes)]
+    experiment = Experiment(**sizes, min_change=MIN_CHANGE)
+    called = called_genes(held.changes[row], held.variances[0], experiment=experiment)
+    turned = np.sign(held.changes[row]) != np.sign(table["change"].to_numpy())
+    found = {}
+    for rate in STATED:
+        chosen = (table["false_discovery_rate"] <= rate).to_numpy()
+        found |= {f"chosen_{rate}": chosen.sum(), f"false_{rate}": (chosen & ~called).sum()}
+    found["turned"] = (turned & (table["false_discovery_rate"] <= STATED[0]).to_numpy()).sum()
+    probability = table["probability_called"].to_numpy()
+    bins = np.minimum((probability * N_BINS).astype(int), N_BINS - 1)
+    off = [abs(np.sum((probability - called)[bins == place])) for place in range(N_BINS)]
+    return {**found, "calibration": float(np.sum(off)) / held.n_genes}
+
+
 # -- page ------------------------------------------------------------------------------------------------------
-
-
-def explained(table: pd.DataFrame) -> float:
-    """Share of the responses that is explained, sums over all that were left out."""
-    return float(1 - table["squared_error"].sum() / table["squared_size"].sum())
 
 
 def page(records: pd.DataFrame, command: str) -> Iterator[str]:
     """Sections of the page; `records` has one row per task, method, seed and pair."""
     methods, tasks = list(records["method"].unique()), list(records["task"].unique())
-    by_seed = records.groupby(["method", "task", "seed"], sort=False)[["squared_error", "squared_size"]].apply(
-        explained
-    )
+    by_seed = means_of(records, ["method", "task", "seed"], "explained")
     table = by_seed.groupby(["method", "task"], sort=False).apply(spread, digits=3).unstack().loc[methods, tasks]
     yield (
         "# Responses from tables of changes\n\nWhat measured changes say of a group that was left out, without a "
@@ -279,7 +304,7 @@ def crossed(records: pd.DataFrame, tasks: list[str]) -> Iterator[str]:
             "inside, all genes": by_task["inside"].mean(),
             "worst pair": by_task["inside"].min(),
             f"inside, top {N_TOP}": by_task["inside_top"].mean(),
-            "explained": by_task[["squared_error", "squared_size"]].apply(explained),
+            "explained": means_of(found, ["task"], "explained"),
             "expected": by_task["expected"].mean(),
         }
     ).loc[tasks]
@@ -292,6 +317,32 @@ def crossed(records: pd.DataFrame, tasks: list[str]) -> Iterator[str]:
         "that were found to change most, a choice that selects misses. Expected is the share explained of groups of "
         "the training data that are left out, which stands with every prediction. Rank correlation of the stated "
         f"uncertainty with the relative squared error, over all pairs: {rank:.2f}."
+    )
+    yield from genes(found[found["task"].isin(GENES_OF)])
+
+
+def genes(records: pd.DataFrame) -> Iterator[str]:
+    """False discoveries of the table of genes, by group that was left out."""
+    if records.empty or "calibration" not in records:
+        return
+    by_context = records.groupby("context", sort=False)
+    columns = {
+        f"not called, stated {rate:.0%}": by_context[f"false_{rate}"].sum() / by_context[f"chosen_{rate}"].sum()
+        for rate in STATED
+    }
+    columns["other direction"] = by_context["turned"].sum() / by_context[f"chosen_{STATED[0]}"].sum()
+    columns["calibration error"] = by_context["calibration"].mean()
+    table = pd.DataFrame(columns)
+    table.loc["mean"] = table.mean()
+    chosen = by_context[f"chosen_{STATED[0]}"].mean()
+    table.insert(0, f"genes at {STATED[0]:.0%}", [*chosen, chosen.mean()])
+    shown = table.map("{:.3f}".format).rename_axis("left out")
+    shown.iloc[:, 0] = table.iloc[:, 0].map("{:.0f}".format)
+    yield (
+        f"## Table of genes, {TASKS[GENES_OF[0]]}\n\n{markdown(shown)}\n\nGenes of `differential_response` that the "
+        "cells left out do not call, at a stated false discovery rate; the test has as many cells as were measured, "
+        f"and a least change of {MIN_CHANGE:g}. The calibration error is the mean distance of stated probabilities "
+        f"from shares called, in {N_BINS} bins."
     )
 
 
