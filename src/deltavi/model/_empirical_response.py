@@ -25,7 +25,7 @@ from deltavi.model._treated import Treated, require_no_cells
 from deltavi.model.request import Request
 from deltavi.perturbation.coupling import coupling
 from deltavi.perturbation.crossed_estimate import ResponseEstimate
-from deltavi.perturbation.crossed_prediction import WORSE_THAN_NO_CHANGE
+from deltavi.perturbation.crossed_prediction import NO_EVIDENCE, WORSE_THAN_NO_CHANGE
 from deltavi.perturbation.estimators import GroupMeans, storable
 from deltavi.perturbation.few_shot import Update, update
 from deltavi.perturbation.matching import match_means
@@ -231,7 +231,9 @@ def _reliability(estimates: dict[str, ResponseEstimate]) -> pd.DataFrame:
 
 def _log_doubts(table: pd.DataFrame) -> None:
     """Say which predictions are extrapolated, and which may be worse than none."""
-    far = table[table["uncertainty"] > table["max_training_uncertainty"]]
+    # where no response is evident there is none to extrapolate
+    evident = np.array([NO_EVIDENCE not in flags for flags in table["flags"]], dtype=bool)
+    far = table[(table["uncertainty"] > table["max_training_uncertainty"]) & evident]
     for _, found in far.iterrows():
         logger.warning(
             "The control cells of %r lie farther from the training labels than any of these from the others "

@@ -150,7 +150,7 @@ class MeasuredResponses:
         process = self.model.fitted.process
         table = bounded(process.table, LEFT_OUT_PAIRS)
         found = leave_groups_out(table, process.kernel, process.weights, table.context_of, refit=False)
-        return table, found.change, found.variance + self.model.fitted.calibration.nugget
+        return table, found.change, found.variance
 
     def _left_out_of(self, asked: Vector) -> np.ndarray:
         """Mask of those pairs that are of a perturbation; empty where there are too few contexts."""
@@ -163,7 +163,8 @@ class MeasuredResponses:
         if not len(rows):
             return float("nan")
         _, change, variance = self._left_out
-        doubt = variance.sum(1) / np.maximum((variance + change**2).sum(1), 1e-300)
+        nugget = float(self.model.fitted.calibration.nugget.sum())
+        doubt = (variance.sum(1) + nugget) / np.maximum((variance + change**2).sum(1), 1e-300)
         return float(doubt[rows].max() if rows.any() else doubt.max())
 
     def _is(self, asked: Vector) -> np.ndarray:
