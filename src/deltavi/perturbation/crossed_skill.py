@@ -12,7 +12,7 @@ from deltavi.perturbation.crossed_process import Moments, Process, Queries, rows
 from deltavi.perturbation.crossed_weights import Estimate, best_setting, estimate_weights
 
 if TYPE_CHECKING:
-    from deltavi._types import FloatArray, IntArray
+    from deltavi._types import BoolArray, FloatArray, IntArray
     from deltavi.arrays.matrix import Vector
     from deltavi.perturbation.crossed_kernel import ContextKernel, Weights
     from deltavi.perturbation.crossed_table import ResponseTable
@@ -51,6 +51,10 @@ class Skill:
     def n_worse(self) -> int:
         """Number of groups that no change would have been nearer to."""
         return int((self.errors > np.maximum(self.energies, 0)).sum())
+
+    def of_groups(self, chosen: BoolArray) -> Skill:
+        """Skill of some of the groups."""
+        return Skill(self.errors[chosen], self.energies[chosen])
 
     def clearly_ahead_of(self, other: Skill) -> bool:
         """True where this skill is greater by more than chance over groups would have it."""
