@@ -262,7 +262,7 @@ class ResponseModel:
 
     def _calibrated(self, moments: Moments) -> Moments:
         """Variances with the nugget; no change where there is no evidence of any."""
-        variance = moments.variance + self.fitted.calibration.nugget
+        variance = self.fitted.calibration.variance(moments)
         if self.has_evidence:
             return Moments(moments.change, variance, moments.weights)
         return Moments(np.zeros_like(moments.change), variance + moments.change**2, np.zeros_like(moments.weights))

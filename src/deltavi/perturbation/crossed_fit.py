@@ -10,7 +10,7 @@ import numpy as np
 
 from deltavi._errors import DeltaviError, unknown_category
 from deltavi.perturbation.crossed_kernel import IDENTITY, PRODUCT, SIMILARITY, ContextKernel, Weights, settings_of
-from deltavi.perturbation.crossed_kinds import CONTEXTS, PERTURBATIONS, skill_of_new, skills_of_pairs
+from deltavi.perturbation.crossed_kinds import CONTEXTS, PERTURBATIONS, predictable, skill_of_new, skills_of_pairs
 from deltavi.perturbation.crossed_loo import leave_one_out
 from deltavi.perturbation.crossed_process import Process, strongest
 from deltavi.perturbation.crossed_ratios import effective_number
@@ -20,6 +20,7 @@ from deltavi.perturbation.crossed_weights import bounded, estimate_weights
 if TYPE_CHECKING:
     from deltavi._types import IntArray
     from deltavi.perturbation.crossed_loo import LeftOut
+    from deltavi.perturbation.crossed_process import Moments
     from deltavi.perturbation.crossed_table import ResponseTable
 
 AUTO = "auto"
@@ -112,10 +113,17 @@ def _finished(
     on_part = process.on(part)
     left_out = leave_one_out(on_part)
     skills = {**skills, **_skills_in_contexts(on_part, left_out)}
-    by = (left_out.moments, np.arange(part.n_pairs)) if best is None else (best.moments, groups)
-    calibration = _of_all_genes(process.table, part, calibrated(part, *by))
+    found = _by_pairs(part, left_out.moments) if best is None else calibrated(part, best.moments, groups)
+    calibration = _of_all_genes(process.table, part, found)
     evidence = evidence_of(process)
     return Fitted(process, skills, tried, calibration, evidence, is_fallback=False)
+
+
+def _by_pairs(table: ResponseTable, moments: Moments) -> Calibration:
+    """Calibration by pairs left out one by one, without those that have a part of their own where others do not."""
+    usable = predictable(table)
+    rows = np.flatnonzero(usable) if usable.sum() > 1 else np.arange(table.n_pairs)
+    return calibrated(table.of_pairs(rows), moments.of_queries(rows), rows)
 
 
 def _skills_in_contexts(process: Process, left_out: LeftOut) -> dict[str, Skill]:

@@ -49,6 +49,12 @@ def kinds_of(table: ResponseTable, parts: Vector, unknown: Vector, *, left_out: 
     return [str(kind) for kind in found]
 
 
+def predictable(table: ResponseTable) -> BoolArray:
+    """``(n_pairs,)`` True where each part of a pair was measured in other pairs, too."""
+    kinds = kinds_of(table, table.parts, np.zeros(table.n_pairs), left_out=True)
+    return np.array([kind != PERTURBATIONS for kind in kinds])
+
+
 def skills_of_pairs(table: ResponseTable, left_out: LeftOut) -> dict[str, Skill]:
     """Skill of measured pairs that were left out one by one, by kind; those with a part of their own have none."""
     kinds = np.array(kinds_of(table, table.parts, np.zeros(table.n_pairs), left_out=True))
