@@ -17,6 +17,7 @@ from deltavi.perturbation.crossed_weights import bounded
 if TYPE_CHECKING:
     from deltavi.arrays.matrix import Vector
     from deltavi.perturbation.crossed_prediction import ResponsePrediction
+    from deltavi.perturbation.crossed_process import Moments
     from deltavi.perturbation.crossed_table import ResponseTable
     from deltavi.perturbation.estimators import GroupMeans
 
@@ -123,7 +124,8 @@ class MeasuredResponses:
         rows = np.flatnonzero(self._left_out_of(self.table.parts_of(perturbation)[0]))
         if len(rows) < FEWEST_CONTEXTS:
             return USUAL_SPREAD
-        table, change, _ = self._left_out
+        table, moments = self._left_out
+        change = moments.change
         sizes = (change[rows] ** 2).sum(1)
         along = (change[rows] * table.changes[rows]).sum(1)
         ratios = along[sizes > 0] / sizes[sizes > 0]
@@ -145,12 +147,11 @@ class MeasuredResponses:
         return own <= float(between.min(1).max())
 
     @cached_property
-    def _left_out(self) -> tuple[ResponseTable, Vector, Vector]:
-        """Some of the pairs, their change and its variance where all pairs of their context are left out."""
+    def _left_out(self) -> tuple[ResponseTable, Moments]:
+        """Some of the pairs, and their prediction where all pairs of their context are left out."""
         process = self.model.fitted.process
         table = bounded(process.table, LEFT_OUT_PAIRS)
-        found = leave_groups_out(table, process.kernel, process.weights, table.context_of, refit=False)
-        return table, found.change, found.variance
+        return table, leave_groups_out(table, process.kernel, process.weights, table.context_of, refit=False)
 
     def _left_out_of(self, asked: Vector) -> np.ndarray:
         """Mask of those pairs that are of a perturbation; empty where there are too few contexts."""
@@ -162,9 +163,9 @@ class MeasuredResponses:
         rows = self._left_out_of(asked)
         if not len(rows):
             return float("nan")
-        _, change, variance = self._left_out
-        nugget = float(self.model.fitted.calibration.nugget.sum())
-        doubt = (variance.sum(1) + nugget) / np.maximum((variance + change**2).sum(1), 1e-300)
+        _, moments = self._left_out
+        error = self.model.fitted.calibration.variance(moments).sum(1)
+        doubt = error / np.maximum((moments.variance + moments.change**2).sum(1), 1e-300)
         return float(doubt[rows].max() if rows.any() else doubt.max())
 
     def _is(self, asked: Vector) -> np.ndarray:
