@@ -22,7 +22,15 @@ from deltavi.model._parameters import (
     get_likelihood_parameters,
 )
 from deltavi.model._prediction import answer
-from deltavi.model._question import Condition, EmpiricalWeight, Question, Route, ShiftStrategy, share_of
+from deltavi.model._question import (
+    Condition,
+    Draws,
+    EmpiricalWeight,
+    Question,
+    Route,
+    ShiftStrategy,
+    share_of,
+)
 from deltavi.model._training_means import TrainingMeans
 from deltavi.model._treated import treated_of
 from deltavi.model.recipe import Parts
@@ -60,6 +68,7 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
         shift: str | np.ndarray | ShiftStrategy = "similarity",
         shift_scale: float | Literal["match"] = "match",
         output: Output = "cells",
+        draws: Draws = "matched",
         n_samples: int = 1,
         bandwidth: float = 0.2,
         similarity_space: Literal["expression", "latent"] = "expression",
@@ -100,6 +109,10 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
         output
             ``"cells"`` carries each cell's residual; ``"mean"`` is the expectation of log expression alone, far less
             variable than measured cells.
+        draws
+            ``"matched"`` keeps each cell's residual, and moves cells until their mean is the predicted one;
+            ``"independent"`` draws counts of each cell anew from the likelihood after the perturbation, whose mean is
+            the predicted one in expectation, so that answers with different seeds are independent samples.
         n_samples
             Draws of the posterior; with more than one, layers ``"lower"`` and ``"upper"`` hold a 90 % predictive
             interval of each cell and gene.
@@ -158,7 +171,7 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
         """
         self._require_trained("predict_perturbation")
         start, end = conditions_asked(self, control, perturbation)
-        check_options(output, invalid_cells, similarity_space)
+        check_options(output, invalid_cells, similarity_space, draws)
         request = request_of(self, adata, control=start.name, labels=labels, drop=invalid_cells == "drop")
         question = Question(
             control=start,
@@ -170,6 +183,7 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
             share=share_of(empirical_weight, shift, shift_scale),
             effect_scale=effect_scale,
             output=output,
+            draws=draws,
             n_samples=n_samples,
             seed=seed,
         )
