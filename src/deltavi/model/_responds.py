@@ -11,10 +11,12 @@ from scvi.model.base import RNASeqMixin, VAEMixin
 
 from deltavi import _keys
 from deltavi._text import as_text
+from deltavi._types import State
 from deltavi.model._asked import BATCH_SIZE, conditions_asked, groups_of, request_of
 from deltavi.model._base import CountModel
 from deltavi.model._decoding import Output
 from deltavi.model._encoding import get_latent_representation, get_marginal_ll, impute
+from deltavi.model._many import predict_perturbations
 from deltavi.model._mean_responses import MEANS
 from deltavi.model._parameters import (
     get_feature_correlation_matrix,
@@ -57,6 +59,7 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
     get_likelihood_parameters = get_likelihood_parameters
     get_latent_library_size = get_latent_library_size
     get_feature_correlation_matrix = get_feature_correlation_matrix
+    predict_perturbations = predict_perturbations
 
     def predict_perturbation(
         self,
@@ -217,6 +220,10 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
     def perturbation_names(self) -> list[str]:
         """Conditions that can be predicted by name, in the order of their codes: the measured ones first."""
         return [as_text(name) for name in self._categories(_keys.CONDITION)]
+
+    def _query(self, adata: AnnData | None, control: str, options: State) -> AnnData | None:
+        """`adata` as the networks are asked about it, where a model minds; it may refuse some `options`."""
+        return adata
 
     def _groups(self, adata: AnnData, aligned: AnnData) -> np.ndarray:
         """Group of each cell that has a shift of its own, ``(n_cells,)``: its label. `aligned` holds the same cells."""
