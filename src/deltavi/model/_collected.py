@@ -143,8 +143,8 @@ class Told:
         """Warn once of all pairs whose answer describes training cells."""
         if self._described:
             warnings.warn(
-                f"Measured cells of {len(self._described)} of {self.n_pairs} pairs were among the training cells, and "
-                f"weigh in the answer: {examples(self._described)}. It describes them rather than predicts them; "
+                f"Measured cells under the perturbation were among the training cells in {len(self._described)} of "
+                f"{self.n_pairs} pairs, and weigh in the answer: {examples(self._described)}. It describes them rather than predicts them; "
                 "deltavi.get.predictions says how much they weigh, own_weight. To predict, train without these cells.",
                 NotHeldOutWarning,
                 stacklevel=5,

@@ -81,6 +81,8 @@ class OtherGenes:
         places = pd.Index(responses.table.genes).get_indexer(genes)
         is_own = genes.isin(model.gene_names.astype(str))
         columns = np.flatnonzero((places >= 0) & ~is_own)
+        # in the order of the table, so that the noise of a gene does not depend on that of the query
+        columns = columns[np.argsort(places[columns])]
         if not len(columns):
             raise GeneMatchError(
                 f"responses knows none of the {int((~is_own).sum())} genes of adata that the model does not have, such "

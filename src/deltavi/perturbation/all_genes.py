@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 # Entries of a block of genes: a few arrays of so many numbers are in memory at a time.
 ENTRIES = 1_000_000
-# Draws whose mean stands for what is expected of independent draws; of fewer cells each is drawn several times.
-EXPECTED_DRAWS = 256
-# Of those draws, which must not depend on the seed of a prediction.
-EXPECTED_SEED = 0
+# Depths that stand for those of all cells where a mean is expected of them.
+DEPTHS = 16
+# Means above which the log of a count is about normal, and standard deviations beyond which no count is expected.
+LARGE_MEAN, FAR = 300.0, 12.0
 # Counts up to here are added up term by term, which is faster than the incomplete beta function.
 MOST_TERMS = 60
 # Quantiles of one lie at infinity.
@@ -37,6 +37,8 @@ LARGEST_QUANTILE = 1 - 1e-12
 # Counts per ten thousand below which a gene counts as silent, and largest factor of a first guess.
 SMALLEST_RATE, LARGEST_FACTOR = 1e-9, 20.0
 LARGEST_DISPERSION = 1.0
+# Probability of a count that may be left out.
+NO_MASS = 1e-9
 # Genes whose mean is farther from the wanted one are matched once more.
 CLOSE = 0.02
 
@@ -121,18 +123,12 @@ def drawn(
     group: GroupCounts, change: Vector, *, generators: Sequence[np.random.Generator]
 ) -> tuple[sparse.csr_matrix, Vector]:
     """As :func:`moved`, but drawn anew from the distribution whose expected mean has changed by so much."""
-    n_draws = max(1, EXPECTED_DRAWS // max(len(group.names), 1))
-    expected = [
-        cell_generators([f"{name} expected {draw}" for name in group.names], seed=EXPECTED_SEED)
-        for draw in range(n_draws)
-    ]
     wanted, dispersion = np.maximum(group.means + change, 0.0), group.dispersion
     parts, rates = [], []
     for genes in _blocks(group):
-        n_genes = genes.stop - genes.start
         block = _Block.of(group, genes, dispersion)
-        rate = block.expected_rate(wanted[genes], [uniforms(one, n_genes) for one in expected])
-        found = block.drawn_at(rate, uniforms(generators, n_genes))
+        rate = block.matched(wanted[genes], _Block.expected_log)
+        found = block.drawn_at(rate, uniforms(generators, genes.stop - genes.start))
         parts.append(sparse.csr_matrix(found.astype(np.float32)))
         rates.append(rate)
     return _joined(group, parts), np.concatenate([np.zeros(0), *rates])
@@ -179,35 +175,33 @@ class _Block:
 
     def moved(self, wanted: Vector, uniform: FloatArray) -> tuple[FloatArray, Vector]:
         """Counts whose mean log1p CP10k is close to `wanted`, and the rates behind them."""
-        rates = self._matched(wanted, [uniform], _Block.moved_to)
+
+        def mean_at(block: _Block, rates: Vector, genes: slice | IntArray = slice(None)) -> Vector:
+            return block.mean_log(block.moved_to(rates, uniform[:, genes]))
+
+        rates = self.matched(wanted, mean_at)
         return self.moved_to(rates, uniform), rates
 
-    def expected_rate(self, wanted: Vector, draws: Sequence[FloatArray]) -> Vector:
-        """Rates at which the mean of draws at these quantiles is close to `wanted`."""
-        return self._matched(wanted, draws, _Block.drawn_at)
-
-    def _matched(
-        self, wanted: Vector, draws: Sequence[FloatArray], counts_at: Callable[[_Block, Vector, FloatArray], FloatArray]
-    ) -> Vector:
-        """Rates at which the mean over `draws` is close to `wanted`."""
+    def matched(self, wanted: Vector, mean_at: Callable[..., Vector]) -> Vector:
+        """Rates at which `mean_at`, of a block, rates and which of its genes these are, is close to `wanted`."""
         start = self._first_guess(wanted)
-
-        def mean_at(block: _Block, rates: Vector, uniforms_of: Sequence[FloatArray]) -> Vector:
-            means = [block._mean_log(counts_at(block, rates, uniform)) for uniform in uniforms_of]
-            return np.asarray(np.mean(means, axis=0))
-
-        offsets = match_means(lambda offset: mean_at(self, start * np.exp(offset), draws), wanted)
-        rates = start * np.exp(offsets)
-        far = np.flatnonzero(np.abs(mean_at(self, rates, draws) - wanted) > CLOSE)
+        rates = start * np.exp(match_means(lambda offset: mean_at(self, start * np.exp(offset)), wanted))
+        far = np.flatnonzero(np.abs(mean_at(self, rates) - wanted) > CLOSE)
         if len(far):
-            some, drawn_for, base = self.only(far), [uniform[:, far] for uniform in draws], rates[far]
-            offsets = match_means(lambda offset: mean_at(some, base * np.exp(offset), drawn_for), wanted[far])
+            some, base = _Block(self.counts[:, far], self.factors, self.rates[far], self.dispersion), rates[far]
+            offsets = match_means(lambda offset: mean_at(some, base * np.exp(offset), far), wanted[far])
             rates[far] = base * np.exp(offsets)
         return np.asarray(rates)
 
-    def only(self, genes: IntArray) -> _Block:
-        """Some of the genes."""
-        return _Block(self.counts[:, genes], self.factors, self.rates[genes], self.dispersion)
+    def expected_log(self, rates: Vector, genes: slice | IntArray = slice(None)) -> Vector:
+        """Mean log1p CP10k that is expected of cells drawn at these rates, cells of similar depth taken together."""
+        if not len(rates):
+            return np.zeros(0)
+        bins = np.array_split(np.sort(1 / self.factors.ravel()), min(DEPTHS, len(self.factors)))
+        depths, weights = np.array([part.mean() for part in bins]), np.array([len(part) for part in bins])
+        means = depths[:, None] * rates
+        found = expected_log1p(means.ravel(), np.repeat(1 / depths, len(rates)), self.dispersion)
+        return np.asarray(weights @ found.reshape(means.shape) / weights.sum())
 
     def moved_to(self, rates: Vector, uniform: FloatArray) -> FloatArray:
         """Counts at other `rates`; each is the same function of `uniform`, and does not fall with the rate."""
@@ -230,13 +224,14 @@ class _Block:
 
     def _first_guess(self, wanted: Vector) -> Vector:
         """Rates at which means are about `wanted`: where expression is rare, both are proportional."""
-        means = self._mean_log(self.counts)
+        means = self.mean_log(self.counts)
         per_rate = np.log1p(self.factors).mean() * (1 / self.factors).mean()
         with np.errstate(divide="ignore", invalid="ignore"):
             scaled = self.rates * np.minimum(wanted / means, LARGEST_FACTOR)
         return np.maximum(np.where(self.rates > 0, scaled, wanted / per_rate), SMALLEST_RATE)
 
-    def _mean_log(self, counts: FloatArray) -> Vector:
+    def mean_log(self, counts: FloatArray) -> Vector:
+        """Mean log1p CP10k of counts."""
         return np.asarray(np.log1p(counts * self.factors).mean(0))
 
 
@@ -302,3 +297,24 @@ def _by_scipy(uniform: FloatArray, mean: FloatArray, spread: FloatArray) -> Floa
     return np.asarray(
         np.where(spread > 0, stats.nbinom.ppf(u, np.where(spread > 0, size, 1.0), 1 / (1 + spread * mean)), few)
     )
+
+
+def expected_log1p(mean: FloatArray, factor: FloatArray, dispersion: float) -> FloatArray:
+    """Expectation of ``log1p(factor * X)`` for counts of variance ``mean + dispersion * mean**2``, ``(n_entries,)``."""
+    variance = mean + dispersion * mean**2
+    # of large counts by the second derivative of the logarithm
+    found = np.log1p(factor * mean) - variance / 2 * (factor / (1 + factor * mean)) ** 2
+    left = np.flatnonzero(mean <= LARGE_MEAN)
+    found[left] = 0.0
+    growth, scale = (mean / (1 + dispersion * mean))[left], factor[left]
+    last = (mean + FAR * np.sqrt(variance) + FAR)[left]
+    mass = np.exp(-np.log1p(dispersion * mean[left]) / dispersion) if dispersion > 0 else np.exp(-mean[left])
+    k = 0
+    while len(left):
+        mass = mass * growth * (1 + dispersion * k) / (k + 1)
+        k += 1
+        found[left] += mass * np.log1p(scale * k)
+        # the rest weighs nothing
+        go = (k < last) & ((k < mean[left]) | (mass > NO_MASS))
+        left, growth, scale, last, mass = left[go], growth[go], scale[go], last[go], mass[go]
+    return found
