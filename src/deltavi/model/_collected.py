@@ -141,11 +141,12 @@ class Told:
 
     def warn(self) -> None:
         """Warn once of all pairs whose answer describes training cells."""
-        if self._described:
+        n_described = len(self._described)
+        if n_described:
             warnings.warn(
-                f"Measured cells under the perturbation were among the training cells in {len(self._described)} of "
-                f"{self.n_pairs} pairs, and weigh in the answer: {examples(self._described)}. It describes them rather than predicts them; "
-                "deltavi.get.predictions says how much they weigh, own_weight. To predict, train without these cells.",
+                f"Measured cells under the perturbation were among the training cells in {n_described} of {self.n_pairs} "
+                f"pairs, and weigh in the answer: {examples(self._described)}. It describes them rather than predicts "
+                "them; deltavi.get.predictions says how much they weigh, own_weight. To predict, train without them.",
                 NotHeldOutWarning,
                 stacklevel=5,
             )

@@ -124,7 +124,8 @@ class OtherGenes:
     def _counts(self, source: AnnData, rows: np.ndarray) -> sparse.csr_matrix:
         blocks = [sparse.csr_matrix(block) for _, block in row_blocks(self.matrix, rows)]
         found = sparse.csr_matrix(sparse.vstack(blocks, format="csr"))
-        wrong = ~(np.isfinite(found.data) & (found.data >= 0) & differ_by_rounding(found.data))
+        with np.errstate(invalid="ignore"):
+            wrong = ~(np.isfinite(found.data) & (found.data >= 0) & differ_by_rounding(found.data))
         if wrong.any():
             cells = np.unique(np.repeat(np.arange(len(rows)), np.diff(found.indptr))[wrong])
             raise InputDataError(

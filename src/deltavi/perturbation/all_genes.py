@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +22,7 @@ from deltavi.perturbation.matching import match_means
 from deltavi.perturbation.noise import cell_generators, uniforms
 
 if TYPE_CHECKING:
-    from deltavi._types import FloatArray, IntArray
+    from deltavi._types import BoolArray, FloatArray, IntArray
     from deltavi.arrays.matrix import Vector
 
 # Entries of a block of genes: a few arrays of so many numbers are in memory at a time.
@@ -114,7 +115,7 @@ def moved(group: GroupCounts, change: Vector, *, seed: int) -> tuple[sparse.csr_
     for genes in _blocks(group):
         uniform = uniforms(generators, genes.stop - genes.start)
         found, rate = _Block.of(group, genes, dispersion).moved(wanted[genes], uniform)
-        parts.append(sparse.csr_matrix(found.astype(np.float32)))
+        parts.append(_rows(found))
         rates.append(rate)
     return _joined(group, parts), np.concatenate([np.zeros(0), *rates])
 
@@ -129,9 +130,15 @@ def drawn(
         block = _Block.of(group, genes, dispersion)
         rate = block.matched(wanted[genes], _Block.expected_log)
         found = block.drawn_at(rate, uniforms(generators, genes.stop - genes.start))
-        parts.append(sparse.csr_matrix(found.astype(np.float32)))
+        parts.append(_rows(found))
         rates.append(rate)
     return _joined(group, parts), np.concatenate([np.zeros(0), *rates])
+
+
+def _rows(found: sparse.coo_matrix) -> sparse.csr_matrix:
+    rows = sparse.csr_matrix(found.astype(np.float32))
+    rows.eliminate_zeros()
+    return rows
 
 
 def _blocks(group: GroupCounts) -> Iterator[slice]:
@@ -156,24 +163,34 @@ class _Block:
     counts
         ``(n_cells, n_genes)`` raw counts.
     factors
-        ``(n_cells, 1)`` factors to counts per ten thousand.
+        ``(n_cells,)`` factors to counts per ten thousand.
     rates
         ``(n_genes,)`` counts per ten thousand of all cells together.
     dispersion
         Squared coefficient of variation of rates.
     """
 
-    counts: FloatArray
+    counts: sparse.coo_matrix
     factors: FloatArray
     rates: Vector
     dispersion: float
 
     @classmethod
     def of(cls, group: GroupCounts, genes: slice, dispersion: float) -> _Block:
-        counts = np.asarray(group.counts[:, genes].toarray(), dtype=np.float64)
-        return cls(counts, group.factors[:, None], group.rates[genes], dispersion)
+        counts = sparse.coo_matrix(group.counts[:, genes].astype(np.float64))
+        return cls(counts, group.factors, group.rates[genes], dispersion)
 
-    def moved(self, wanted: Vector, uniform: FloatArray) -> tuple[FloatArray, Vector]:
+    def only(self, genes: IntArray) -> _Block:
+        """Some of the genes."""
+        counts = sparse.coo_matrix(self.counts.tocsc()[:, genes])
+        return _Block(counts, self.factors, self.rates[genes], self.dispersion)
+
+    @cached_property
+    def is_zero(self) -> BoolArray:
+        """``(n_cells, n_genes)`` entries without a count."""
+        return np.asarray(self.counts.toarray() == 0)
+
+    def moved(self, wanted: Vector, uniform: FloatArray) -> tuple[sparse.coo_matrix, Vector]:
         """Counts whose mean log1p CP10k is close to `wanted`, and the rates behind them."""
 
         def mean_at(block: _Block, rates: Vector, genes: slice | IntArray = slice(None)) -> Vector:
@@ -188,7 +205,7 @@ class _Block:
         rates = start * np.exp(match_means(lambda offset: mean_at(self, start * np.exp(offset)), wanted))
         far = np.flatnonzero(np.abs(mean_at(self, rates) - wanted) > CLOSE)
         if len(far):
-            some, base = _Block(self.counts[:, far], self.factors, self.rates[far], self.dispersion), rates[far]
+            some, base = self.only(far), rates[far]
             offsets = match_means(lambda offset: mean_at(some, base * np.exp(offset), far), wanted[far])
             rates[far] = base * np.exp(offsets)
         return np.asarray(rates)
@@ -197,30 +214,40 @@ class _Block:
         """Mean log1p CP10k that is expected of cells drawn at these rates, cells of similar depth taken together."""
         if not len(rates):
             return np.zeros(0)
-        bins = np.array_split(np.sort(1 / self.factors.ravel()), min(DEPTHS, len(self.factors)))
+        bins = np.array_split(np.sort(1 / self.factors), min(DEPTHS, len(self.factors)))
         depths, weights = np.array([part.mean() for part in bins]), np.array([len(part) for part in bins])
         means = depths[:, None] * rates
         found = expected_log1p(means.ravel(), np.repeat(1 / depths, len(rates)), self.dispersion)
         return np.asarray(weights @ found.reshape(means.shape) / weights.sum())
 
-    def moved_to(self, rates: Vector, uniform: FloatArray) -> FloatArray:
+    def moved_to(self, rates: Vector, uniform: FloatArray) -> sparse.coo_matrix:
         """Counts at other `rates`; each is the same function of `uniform`, and does not fall with the rate."""
-        found = self.counts.copy()
-        falls, rises = np.flatnonzero(rates < self.rates), np.flatnonzero(rates > self.rates)
-        cells, genes = np.nonzero(self.counts[:, falls])
-        genes = falls[genes]
-        kept = rates[genes] / self.rates[genes]
-        found[cells, genes] = binomial_quantile(uniform[cells, genes], self.counts[cells, genes], kept)
-        seen, gained = self.counts[:, rises], (rates[rises] - self.rates[rises]) / self.factors
-        # rate that is expected of a cell, relative to that of its group, after its count was seen
-        own = (1 + self.dispersion * seen) / (1 + self.dispersion * self.rates[rises] / self.factors)
-        spread = self.dispersion / (1 + self.dispersion * seen)
-        found[:, rises] += negative_binomial_quantile(uniform[:, rises], gained * own, spread)
-        return found
+        gain, found = np.maximum(rates - self.rates, 0.0), self.counts
+        cells, genes, values = found.row, found.col, found.data.copy()
+        falls = np.flatnonzero(rates[genes] < self.rates[genes])
+        kept = rates[genes[falls]] / self.rates[genes[falls]]
+        values[falls] = binomial_quantile(uniform[cells[falls], genes[falls]], values[falls], kept)
+        rises = np.flatnonzero(gain[genes] > 0)
+        values[rises] += self._added(uniform, cells[rises], genes[rises], values[rises], gain)
+        # a cell without counts is given some with a probability of at most the expected number
+        new = np.nonzero((uniform > 1 - gain / self.factors[:, None]) & self.is_zero)
+        first = self._added(uniform, *new, np.zeros(len(new[0])), gain)
+        places = np.concatenate([cells, new[0]]), np.concatenate([genes, new[1]])
+        return sparse.coo_matrix((np.concatenate([values, first]), places), shape=found.shape)
 
-    def drawn_at(self, rates: Vector, uniform: FloatArray) -> FloatArray:
+    def _added(self, uniform: FloatArray, cells: IntArray, genes: IntArray, seen: FloatArray, gain: Vector) -> Vector:
+        """Counts added to those `seen` in some entries, where rates rise by `gain`."""
+        # rate that is expected of a cell, relative to that of its group, after its count was seen
+        own = (1 + self.dispersion * seen) / (1 + self.dispersion * self.rates[genes] / self.factors[cells])
+        spread = self.dispersion / (1 + self.dispersion * seen)
+        return negative_binomial_quantile(uniform[cells, genes], gain[genes] / self.factors[cells] * own, spread)
+
+    def drawn_at(self, rates: Vector, uniform: FloatArray) -> sparse.coo_matrix:
         """Counts drawn at these quantiles of the distribution around `rates`."""
-        return negative_binomial_quantile(uniform, rates / self.factors, np.asarray(self.dispersion))
+        cells, genes = places = np.nonzero(uniform > 1 - rates / self.factors[:, None])
+        means = rates[genes] / self.factors[cells]
+        found = negative_binomial_quantile(uniform[places], means, np.full(len(means), self.dispersion))
+        return sparse.coo_matrix((found, places), shape=uniform.shape)
 
     def _first_guess(self, wanted: Vector) -> Vector:
         """Rates at which means are about `wanted`: where expression is rare, both are proportional."""
@@ -230,9 +257,11 @@ class _Block:
             scaled = self.rates * np.minimum(wanted / means, LARGEST_FACTOR)
         return np.maximum(np.where(self.rates > 0, scaled, wanted / per_rate), SMALLEST_RATE)
 
-    def mean_log(self, counts: FloatArray) -> Vector:
+    def mean_log(self, counts: sparse.coo_matrix) -> Vector:
         """Mean log1p CP10k of counts."""
-        return np.asarray(np.log1p(counts * self.factors).mean(0))
+        n_cells, n_genes = counts.shape
+        logs = np.log1p(counts.data * self.factors[counts.row])
+        return np.asarray(np.bincount(counts.col, weights=logs, minlength=n_genes) / n_cells)
 
 
 def binomial_quantile(uniform: FloatArray, n: FloatArray, share: FloatArray) -> FloatArray:
