@@ -17,6 +17,7 @@ STUDIES = {
     "perturbation": "perturbation.study",
     "perturbation-pairs": "perturbation.pairs",
     "prior": "prior",
+    "response-networks": "perturbation.networks",
     "responses": "perturbation.responses",
     "speed": "speed.study",
     "speed-gpu": "speed.gpu",

@@ -119,25 +119,40 @@ def of_donors(data: Path, seed: int) -> Iterator[Case]:
         yield from without(cells, ("cell_type", "donor"), left_out, seed, "donor")
 
 
-def of_pairs(data: Path, seed: int) -> Iterator[Case]:
-    """Each pair of perturbations whose single ones were measured."""
+def pairs_of_k562(data: Path) -> AnnData:
+    """Activated genes in one line, alone and in pairs."""
     cells = anndata.read_h5ad(data / NORMAN)
     cells = cells[(cells.obs["cell_type"] == LINE).to_numpy()].copy()
     # over all genes; the file has 500 of them
     cells.obs["total_counts"] = cells.obs["ncounts"]
-    conditions = cells.obs["condition"].astype(str)
-    for pair in sorted(name for name in conditions.unique() if "+" in name):
-        if set(pair.split("+")) <= set(conditions):
-            yield from without(cells, ("cell_type",), (conditions == pair).to_numpy(), seed)
+    return cells
+
+
+def measured_pairs(cells: AnnData) -> list[str]:
+    """Pairs of perturbations whose single ones were measured."""
+    names = set(cells.obs["condition"].astype(str))
+    return sorted(name for name in names if "+" in name and set(name.split("+")) <= names)
+
+
+def of_pairs(data: Path, seed: int) -> Iterator[Case]:
+    """Each pair of perturbations whose single ones were measured."""
+    cells = pairs_of_k562(data)
+    for pair in measured_pairs(cells):
+        yield from without(cells, ("cell_type",), (cells.obs["condition"] == pair).to_numpy(), seed)
+
+
+def screen_cells(gains: str, seed: int) -> AnnData:
+    """A simulated screen."""
+    return simulate_screen(
+        n_genes=1000, n_contexts=8, n_perturbations=25, n_pairs=0, n_drugs=0, n_batches=1, gains=gains, seed=seed
+    )
 
 
 def of_screen(gains: str) -> Callable[[Path, int], Iterator[Case]]:
     """Two contexts of a simulated screen in turn."""
 
     def cases(data: Path, seed: int) -> Iterator[Case]:
-        cells = simulate_screen(
-            n_genes=1000, n_contexts=8, n_perturbations=25, n_pairs=0, n_drugs=0, n_batches=1, gains=gains, seed=seed
-        )
+        cells = screen_cells(gains, seed)
         perturbed = (cells.obs["condition"] != "control").to_numpy()
         for context in sorted(cells.obs["context"].unique())[:2]:
             yield from without(cells, ("context",), perturbed & (cells.obs["context"] == context).to_numpy(), seed)

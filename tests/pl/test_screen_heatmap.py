@@ -12,7 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
 from deltavi.errors import DeltaviError, UnknownCategoryError
+from deltavi.perturbation import ResponseModel
 from deltavi.pl import screen_heatmap
+from tests.perturbation.crossed_scenes import structured
 
 
 def image(ax: Axes) -> np.ndarray:
@@ -95,6 +97,29 @@ class TestWhatIsDrawn:
         ax = screen_heatmap(pd.DataFrame(np.zeros((2, 2))), pd.DataFrame(np.zeros((2, 2))), show=False)
         ax.figure.draw_without_rendering()
         assert not hatched(ax, "////")
+
+
+@pytest.fixture(scope="module")
+def model() -> ResponseModel:
+    return ResponseModel.fit(structured(0))
+
+
+class TestOfAModel:
+    def test_it_is_drawn_as_its_tables(self, model: ResponseModel) -> None:
+        ax = screen_heatmap(model, show=False)
+        summary = model.summary().set_index(["context", "perturbation"])
+        rows = [text.get_text() for text in ax.get_yticklabels()]
+        assert rows == list(model.table.contexts)
+        expected = [[summary.loc[(row, name), "size"] for name in names(ax)] for row in rows]
+        np.testing.assert_allclose(image(ax), expected)
+        assert sum(len(points.get_offsets()) for points in ax.collections) == model.table.n_pairs
+        crossed = {(rows[i], names(ax)[j]) for i, j in hatched(ax, "xxxx")}
+        assert crossed == set(summary.index[summary["error"] > summary["size"]])
+
+    def test_it_brings_its_own_tables(self, model: ResponseModel, screen: dict[str, pd.DataFrame]) -> None:
+        for given in ({"uncertainty": screen["uncertainty"]}, {"signed": True}):
+            with pytest.raises(DeltaviError, match="brings its own"):
+                screen_heatmap(model, **given)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 40), (20, 60)])

@@ -58,6 +58,10 @@ class TestVolcano:
         one, other = (volcano(t, show=False) for t in (gene_predictions, gene_predictions.to_frame()))
         np.testing.assert_array_equal(offsets(one, RED), offsets(other, RED))
 
+    def test_genes_may_be_a_column(self, gene_predictions: GeneTable) -> None:
+        frame = gene_predictions.to_frame().rename_axis("gene").reset_index().assign(group="NK | A")
+        assert written(volcano(frame, show=False)) == written(volcano(gene_predictions, show=False)) != []
+
     def test_certain_signs_have_a_place(self, gene_predictions: GeneTable) -> None:
         frame = gene_predictions.to_frame()
         frame.loc["GENE00", "local_false_sign_rate"] = 0.0
@@ -100,6 +104,12 @@ class TestBadInput:
     def test_no_table(self, plot: Any) -> None:
         with pytest.raises(DeltaviError, match="table must be a GeneTable or its DataFrame"):
             plot(np.eye(3))
+
+    def test_several_groups(self, plot: Any, gene_predictions: GeneTable) -> None:
+        frame = gene_predictions.to_frame().rename_axis("gene").reset_index()
+        both = pd.concat([frame.assign(group="B | A"), frame.assign(group="NK | A")])
+        with pytest.raises(InputDataError, match=r"2 groups \('B | A', 'NK | A'\)"):
+            plot(both)
 
     def test_columns(self, plot: Any, gene_predictions: GeneTable) -> None:
         frame = gene_predictions.to_frame().drop(columns="local_false_sign_rate")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from deltavi.perturbation.baselines import BASELINES, ShiftBaseline, baseline_predictions
 from deltavi.perturbation.called import Experiment, called_genes
 from deltavi.perturbation.crossed import ResponseModel
+from deltavi.perturbation.crossed_interaction import interactions
 from deltavi.perturbation.crossed_prediction import FLAGS as RESPONSE_FLAGS
 from deltavi.perturbation.crossed_prediction import ResponsePrediction
 from deltavi.perturbation.crossed_table import ResponseTable
@@ -43,5 +44,6 @@ __all__ = [
     "estimate_shift",
     "expected_false_discoveries",
     "gene_table",
+    "interactions",
     "recalibration",
 ]

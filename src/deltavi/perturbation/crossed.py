@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from deltavi._entries import choice, names
 from deltavi._errors import DeltaviError, InputDataError
@@ -25,6 +26,7 @@ from deltavi.perturbation.crossed_prediction import (
     ResponsePrediction,
 )
 from deltavi.perturbation.crossed_process import Moments, Queries
+from deltavi.perturbation.crossed_summary import summary_of
 
 if TYPE_CHECKING:
     from deltavi.arrays.matrix import Vector
@@ -87,6 +89,10 @@ class ResponseModel:
             If contexts have no such key.
         """
         return cls(fit_process(table, choice("kernel", kernel, (AUTO, *KERNELS)), group_key))
+
+    def __repr__(self) -> str:
+        skill = ", ".join(f"{name} {value:.2f}" for name, value in self.expected_skill.items())
+        return f"ResponseModel, {self.kernel.name} kernel, explained where left out: {skill or 'unknown'}; {self.table}"
 
     @property
     def table(self) -> ResponseTable:
@@ -161,6 +167,41 @@ class ResponseModel:
         queries = self._queries(similarity, place, found)
         moments = self.fitted.process.predict(queries)
         return self._answered(name, tuple(asked), place, found, moments)
+
+    def summary(
+        self, perturbations: str | Sequence[str] | None = None, *, contexts: str | Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        """Size and certainty of the response of each pair, measured or not.
+
+        Parameters
+        ----------
+        perturbations
+            Names, single or combined; by default all that were measured.
+        contexts
+            Names of contexts of the table; by default all.
+
+        Returns
+        -------
+        A row for each pair with columns ``context``, ``perturbation``, ``n_cells`` (perturbed cells that were measured,
+        0 for a pair that was not), ``size`` (root of the squared change, summed over genes, log1p CP10k), ``error``
+        (root of the squared error that is expected of it), ``uncertainty``, ``expected_skill`` and ``flags``, as
+        :class:`ResponsePrediction` has them.
+
+        Raises
+        ------
+        UnknownCategoryError
+            There is no such context.
+        InputDataError
+            A perturbation is the control.
+        DeltaviError
+            Nothing is asked for.
+        """
+        asked = list(dict.fromkeys(self.table.names)) if perturbations is None else perturbations
+        chosen = self.table.contexts if contexts is None else [str(name) for name in names("contexts", contexts)]
+        if not chosen:
+            raise DeltaviError("contexts is empty: name at least one.")
+        found = [summary_of(self.table, self.predict(asked, context=context)) for context in chosen]
+        return pd.concat(found, ignore_index=True)
 
     def loo(self) -> tuple[Vector, Vector]:
         """Expected true change of each measured pair given all others, and its variance, in closed form.

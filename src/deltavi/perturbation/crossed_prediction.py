@@ -79,6 +79,14 @@ class ResponsePrediction:
     freedom: float
     cell_variance: Vector
 
+    def __repr__(self) -> str:
+        said = f", about {self.expected_skill:.0%} of it explained" if np.isfinite(self.expected_skill) else ""
+        flags = "".join(f"; {flag}" for flag in dict.fromkeys(flag for row in self.flags for flag in row))
+        return (
+            f"ResponsePrediction of {self.context!r}: {len(self.perturbations)} perturbations, {len(self.genes)} genes"
+            f"{said}{flags}"
+        )
+
     def interval(
         self, coverage: float = 0.9, *, n_perturbed: float | None = None, n_control: float | None = None
     ) -> tuple[Vector, Vector]:

@@ -112,6 +112,12 @@ class ResponseTable:
         object.__setattr__(self, "levels", tuple(tuple(map(str, level)) for level in levels))
         _check(self)
 
+    def __repr__(self) -> str:
+        return (
+            f"ResponseTable: {self.n_pairs} measured pairs of {len(self.contexts)} contexts and "
+            f"{len(self.perturbations)} perturbations, {self.n_genes} genes"
+        )
+
     @property
     def n_pairs(self) -> int:
         """Number of measured pairs."""
@@ -196,6 +202,11 @@ class ResponseTable:
             variances=self.variances[:, columns],
             genes=tuple(self.genes[column] for column in columns),
         )
+
+    def n_cells(self, context: str, parts: Vector) -> int:
+        """Number of cells that were measured in a context under a perturbation of these parts, 0 if none were."""
+        here = np.array([self.contexts[place] == context for place in self.context_of])
+        return int(self.n_perturbed[here & (self.parts == parts).all(1)].sum())
 
     def position_of(self, context: str) -> int:
         """Position of a context.

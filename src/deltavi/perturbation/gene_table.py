@@ -73,6 +73,10 @@ class GeneTable:
     experiment: Experiment
     is_calibrated: bool = False
 
+    def __repr__(self) -> str:
+        called = int((self.false_discovery_rate <= self.experiment.alpha).sum())
+        return f"GeneTable: {len(self.genes)} genes, {called} at a false discovery rate of {self.experiment.alpha:g}"
+
     def to_frame(self) -> pd.DataFrame:
         """Table with a row per gene, in the order given, and a column per attribute that has a value for each gene."""
         columns = (

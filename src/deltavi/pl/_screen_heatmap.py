@@ -11,6 +11,7 @@ from deltavi._entries import flag, number, whole_number
 from deltavi._errors import DeltaviError
 from deltavi._reading import known_arguments
 from deltavi._types import BoolArray
+from deltavi.perturbation import ResponseModel
 from deltavi.pl._figure import DARK, GREY, PALE, PlotResult, SaveTarget, axes_for, figure_file, finish
 from deltavi.pl._heat_map import TILTED, heat_map
 from deltavi.pl._tables import like, number_table
@@ -27,7 +28,7 @@ LIGHT_ABOVE = 0.6
 
 @known_arguments
 def screen_heatmap(
-    responses: pd.DataFrame,
+    responses: pd.DataFrame | ResponseModel,
     uncertainty: pd.DataFrame | None = None,
     *,
     measured: pd.DataFrame | None = None,
@@ -48,7 +49,8 @@ def screen_heatmap(
     Parameters
     ----------
     responses
-        Table of contexts by perturbations: the size of each response, such as the root of the sum of its squared
+        A fitted model, whose measured and predicted responses are drawn with their expected errors; or a
+        table of contexts by perturbations: the size of each response, such as the root of the sum of its squared
         changes, or with `signed` the change of one gene or programme. Missing values are drawn grey.
     uncertainty
         Table with the same names, in the unit of `responses`, such as the expected root of the squared error.
@@ -85,6 +87,8 @@ def screen_heatmap(
         not two increasing numbers.
     """
     save = figure_file(save)
+    if isinstance(responses, ResponseModel):
+        responses, uncertainty, measured = _of_model(responses, uncertainty, measured, signed=signed)
     values = _checked(responses, signed=flag("signed", signed))
     low, high = _thresholds(doubtful)
     values = values[_order(values, n_perturbations)]
@@ -107,6 +111,23 @@ def screen_heatmap(
     bar.ax.tick_params(labelsize="small")
     bar.outline.set_visible(False)
     return finish([panel], made_here=ax is None, show=show, save=save)
+
+
+def _of_model(
+    model: ResponseModel, uncertainty: pd.DataFrame | None, measured: pd.DataFrame | None, *, signed: bool
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Tables of sizes, expected errors and measured pairs of a model."""
+    if uncertainty is not None or measured is not None or signed:
+        raise DeltaviError(
+            "A ResponseModel brings its own uncertainty and measured pairs, and sizes have no sign: leave these out, "
+            "or pass a table."
+        )
+    summary, order = model.summary(), list(model.table.contexts)
+
+    def grid(name: str) -> pd.DataFrame:
+        return summary.pivot(index="context", columns="perturbation", values=name).loc[order]
+
+    return grid("size"), grid("error"), grid("n_cells")
 
 
 def _checked(responses: object, *, signed: bool) -> pd.DataFrame:

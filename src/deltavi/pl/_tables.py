@@ -44,6 +44,13 @@ def gene_frame(table: object, columns: Sequence[str]) -> pd.DataFrame:
     frame = table.to_frame() if isinstance(table, GeneTable) else table
     if not isinstance(frame, pd.DataFrame):
         raise DeltaviError(f"table must be a GeneTable or its DataFrame, not {shown(table)}.")
+    if "group" in frame.columns and frame["group"].nunique() > 1:
+        raise InputDataError(
+            f"table holds {frame['group'].nunique()} groups ({examples(list(frame['group'].unique()))}): pass the rows "
+            "of one."
+        )
+    if "gene" in frame.columns:
+        frame = frame.set_index("gene")
     for column in columns:
         if column not in frame.columns:
             raise unknown_category("column", column, frame.columns, among="table")
