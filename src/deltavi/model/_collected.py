@@ -25,16 +25,16 @@ COLUMNS = (_keys.VARM_CHANGE, _keys.VARM_LOWER, _keys.VARM_UPPER)
 
 def in_memory(screen: Screen, *, layers: tuple[str, ...] | None, progress: bool) -> AnnData:
     """One AnnData of all blocks."""
-    told, blocks, columns = Told(), [], []
+    tables, blocks, columns = Tables(), [], []
     for block in _each(screen, layers, progress):
-        told.add(block)
+        tables.add(block)
         blocks.append(block.cells)
         if block.perturbation is not None:
             columns.append(_columns(block.cells))
     first = blocks[0]
     found = AnnData(
         X=_stacked([one.X for one in blocks]),
-        obs=told.obs(),
+        obs=tables.obs(),
         var=first.var.copy(),
         layers={name: _stacked([one.layers[name] for one in blocks]) for name in first.layers},
         obsm={name: np.concatenate([one.obsm[name] for one in blocks]) for name in first.obsm},
@@ -44,14 +44,14 @@ def in_memory(screen: Screen, *, layers: tuple[str, ...] | None, progress: bool)
         if any(values is not None for values in given):
             unknown = np.full(found.n_vars, np.nan, dtype=np.float32)
             found.varm[key] = np.stack([unknown if values is None else values for values in given], axis=1)
-    found.uns[_keys.UNS_PREDICTION] = told.uns()
-    told.warn()
+    found.uns[_keys.UNS_PREDICTION] = tables.uns()
+    tables.warn()
     return found
 
 
 def in_file(screen: Screen, target: Path, *, layers: tuple[str, ...] | None, progress: bool) -> Path:
     """File of all blocks, of which one is in memory at a time; it takes its place once it is complete."""
-    told = Told()
+    tables = Tables()
 
     def write(part: Path) -> None:
         with BlockFile(part, screen.n_cells) as file:
@@ -59,13 +59,13 @@ def in_file(screen: Screen, target: Path, *, layers: tuple[str, ...] | None, pro
                 file.add(block.cells)
                 if block.perturbation is not None:
                     for key, values in _columns(block.cells).items():
-                        file.add_column(key, values, place=told.n_pairs, n_columns=screen.n_pairs)
-                told.add(block)
+                        file.add_column(key, values, place=tables.n_pairs, n_columns=screen.n_pairs)
+                tables.add(block)
                 var = block.cells.var
-            file.finish(obs=told.obs(), var=var, uns={_keys.UNS_PREDICTION: told.uns()})
+            file.finish(obs=tables.obs(), var=var, uns={_keys.UNS_PREDICTION: tables.uns()})
 
     write_store(target, write)
-    told.warn()
+    tables.warn()
     return target
 
 
@@ -91,8 +91,8 @@ def _stacked(values: list[Any]) -> Any:
     return np.concatenate(values)
 
 
-class Told:
-    """What blocks say beside their matrices: their cells, and a record of each pair."""
+class Tables:
+    """Tables of all blocks: obs of their cells, and a record of each pair."""
 
     def __init__(self) -> None:
         self._obs: list[pd.DataFrame] = []
@@ -107,7 +107,7 @@ class Told:
         return len(self._rows)
 
     def add(self, block: Block) -> None:
-        """Take over what the next block says."""
+        """Add the rows of the next block."""
         self._obs.append(block.cells.obs)
         if block.perturbation is None:
             return
@@ -144,9 +144,9 @@ class Told:
         n_described = len(self._described)
         if n_described:
             warnings.warn(
-                f"Measured cells under the perturbation were among the training cells in {n_described} of {self.n_pairs} "
-                f"pairs, and weigh in the answer: {examples(self._described)}. It describes them rather than predicts "
-                "them; deltavi.get.predictions says how much they weigh, own_weight. To predict, train without them.",
+                f"Measured cells under the perturbation were among the training cells in {n_described} of "
+                f"{self.n_pairs} pairs, and weigh in the answer: {examples(self._described)}. It describes them rather "
+                "than predicts them; deltavi.get.predictions says how much they weigh, own_weight. To predict, train without them.",
                 NotHeldOutWarning,
                 stacklevel=5,
             )

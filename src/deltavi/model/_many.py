@@ -14,8 +14,7 @@ from deltavi import _keys
 from deltavi._entries import choice, flag, names, one_name
 from deltavi._errors import DeltaviError, InputDataWarning, examples
 from deltavi._text import as_text
-from deltavi.io import require_store
-from deltavi.io._place import PathLike
+from deltavi.io import PathLike, require_store
 from deltavi.model._asked import BATCH_SIZE, condition_key, conditions_asked
 from deltavi.model._blocks import Screen, treated_by_perturbation
 from deltavi.model._collected import in_file, in_memory

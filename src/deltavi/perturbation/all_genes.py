@@ -230,9 +230,9 @@ class _Block:
         rises = np.flatnonzero(gain[genes] > 0)
         values[rises] += self._added(uniform, cells[rises], genes[rises], values[rises], gain)
         # a cell without counts is given some with a probability of at most the expected number
-        new = np.nonzero((uniform > 1 - gain / self.factors[:, None]) & self.is_zero)
-        first = self._added(uniform, *new, np.zeros(len(new[0])), gain)
-        places = np.concatenate([cells, new[0]]), np.concatenate([genes, new[1]])
+        rows, columns = np.nonzero((uniform > 1 - gain / self.factors[:, None]) & self.is_zero)
+        first = self._added(uniform, rows, columns, np.zeros(len(rows)), gain)
+        places = np.concatenate([cells, rows]), np.concatenate([genes, columns])
         return sparse.coo_matrix((np.concatenate([values, first]), places), shape=found.shape)
 
     def _added(self, uniform: FloatArray, cells: IntArray, genes: IntArray, seen: FloatArray, gain: Vector) -> Vector:
