@@ -146,7 +146,8 @@ class Tables:
             warnings.warn(
                 f"Measured cells under the perturbation were among the training cells in {n_described} of "
                 f"{self.n_pairs} pairs, and weigh in the answer: {examples(self._described)}. It describes them rather "
-                "than predicts them; deltavi.get.predictions says how much they weigh, own_weight. To predict, train without them.",
+                "than predicts them. deltavi.get.predictions has their weight, own_weight. To predict, train without "
+                "these cells.",
                 NotHeldOutWarning,
                 stacklevel=5,
             )

@@ -202,7 +202,12 @@ def predict_perturbations(
     start, ends = perturbations_asked(self, control, perturbations)
     check_options(output, invalid_cells, similarity_space, draws)
     kept = None if layers is None else _layers(layers)
-    target = None if path is None else require_store(path, overwrite=flag("overwrite", overwrite))
+    replaces, with_controls, wanted = (
+        flag("overwrite", overwrite),
+        flag("controls", controls),
+        flag("progress", progress),
+    )
+    target = None if path is None else require_store(path, overwrite=replaces)
     options = {"shift": shift, "shift_scale": shift_scale}
     cells = control_cells(
         self, adata, control=start.name, contexts=contexts, options=options, drop=invalid_cells == "drop"
@@ -228,10 +233,9 @@ def predict_perturbations(
         perturbations=ends,
         treated=treated_by_perturbation(self, treated, cells, ends),
         other=None if responses is None else OtherGenes.of(self, cells, responses),
-        with_controls=flag("controls", controls),
+        with_controls=with_controls,
         batch_size=batch_size,
     )
-    wanted = flag("progress", progress)
     if target is None:
         return in_memory(screen, layers=kept, progress=wanted)
     return in_file(screen, target, layers=kept, progress=wanted)
@@ -258,11 +262,11 @@ def perturbations_asked(
     if not given:
         others = [name for name in model.perturbation_names if name != start]
         raise DeltaviError(
-            f"There is nothing to predict: name at least one perturbation of {examples(others) or 'none'}."
+            f"perturbations is empty: there is nothing to predict. There are {examples(others, 10) or 'none'}."
         )
     found: dict[tuple[str, ...], Condition] = {}
     for name in given:
-        _, end = conditions_asked(model, start, name)
+        _, end = conditions_asked(model, start, one_name("perturbations", name, model.perturbation_names))
         same = found.setdefault(tuple(sorted(end.parts)) or (end.name,), end)
         if same is not end:
             warnings.warn(
