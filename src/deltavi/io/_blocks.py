@@ -52,10 +52,11 @@ class BlockFile:
 
     def add(self, block: AnnData) -> None:
         """Write the matrices of the next cells: X, layers and obsm."""
-        self._write("X", block.X)
+        self._write(self._root, "X", block.X)
         for mapping in ("layers", "obsm"):
             for name, values in getattr(block, mapping).items():
-                self._write(f"{mapping}/{name}", values)
+                if name is not None:  # X is listed among the layers
+                    self._write(self._root[mapping], name, values)
         self._n_written += block.n_obs
 
     def add_column(self, name: str, values: np.ndarray, *, place: int, n_columns: int) -> None:
@@ -78,20 +79,20 @@ class BlockFile:
         for name, entry in uns.items():
             write_elem(self._root["uns"], name, entry)
 
-    def _write(self, key: str, values: Any) -> None:
-        is_new = key not in self._root
+    def _write(self, group: Any, key: str, values: Any) -> None:
+        is_new = key not in group
         if sparse.issparse(values):
             if is_new:
-                write_elem(self._root, key, _with_long_pointers(values))
+                write_elem(group, key, _with_long_pointers(values))
             else:
-                sparse_dataset(self._root[key]).append(values)
+                sparse_dataset(group[key]).append(values)
             return
         dense = np.asarray(values)
         if is_new:
             layout = self._layout(CHUNK_ROWS, dense.shape[1], grows_to=dense.shape[1])
-            write_elem(self._root, key, dense[:0], dataset_kwargs=layout)
-            self._root[key].resize((self._n_cells, dense.shape[1]))
-        self._root[key][self._n_written : self._n_written + len(dense)] = dense
+            write_elem(group, key, dense[:0], dataset_kwargs=layout)
+            group[key].resize((self._n_cells, dense.shape[1]))
+        group[key][self._n_written : self._n_written + len(dense)] = dense
 
     def _layout(self, rows: int, columns: int, *, grows_to: int | None) -> State:
         """Chunks of a dense array, and of an h5ad file that it may grow, to so many columns, and is compressed."""

@@ -18,6 +18,7 @@ from deltavi._errors import NotHeldOutWarning, examples
 from deltavi._types import State
 from deltavi.io import BlockFile, write_store
 from deltavi.model._blocks import Block, Screen
+from deltavi.registry.source import layer_names
 from deltavi.train.progress import progress_bar
 
 COLUMNS = (_keys.VARM_CHANGE, _keys.VARM_LOWER, _keys.VARM_UPPER)
@@ -36,7 +37,7 @@ def in_memory(screen: Screen, *, layers: tuple[str, ...] | None, progress: bool)
         X=_stacked([one.X for one in blocks]),
         obs=tables.obs(),
         var=first.var.copy(),
-        layers={name: _stacked([one.layers[name] for one in blocks]) for name in first.layers},
+        layers={name: _stacked([one.layers[name] for one in blocks]) for name in layer_names(first)},
         obsm={name: np.concatenate([one.obsm[name] for one in blocks]) for name in first.obsm},
     )
     for key in COLUMNS:
@@ -73,7 +74,7 @@ def _each(screen: Screen, layers: tuple[str, ...] | None, progress: bool) -> Ite
     """Blocks with the layers that are asked for, counted by a bar."""
     with progress_bar(screen.n_pairs, "predicting", wanted=progress) as bar:
         for block in screen.blocks():
-            for name in [name for name in block.cells.layers if layers is not None and name not in layers]:
+            for name in [name for name in layer_names(block.cells) if layers is not None and name not in layers]:
                 del block.cells.layers[name]
             yield block
             bar.update(block.perturbation is not None)

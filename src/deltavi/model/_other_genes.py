@@ -22,7 +22,7 @@ from deltavi.perturbation.all_genes import GroupCounts, drawn, moved
 from deltavi.perturbation.inputs import check_unique_genes
 from deltavi.registry.checks import differ_by_rounding, row_blocks
 from deltavi.registry.matrix import loadable
-from deltavi.registry.source import matrix_name, matrix_of
+from deltavi.registry.source import layer_names, matrix_name, matrix_of
 
 if TYPE_CHECKING:
     from deltavi.model._control_cells import ControlCells
@@ -227,11 +227,12 @@ class OtherPrediction:
             _keys.LAYER_COUNTS: self.counts.astype(np.float32),
             _keys.LAYER_RATE: np.outer(depths, self.rates).astype(np.float32),
         }
+        kept = {name: block.layers[name] for name in layer_names(block)}
         found = AnnData(
             X=sparse.csr_matrix(sparse.hstack([block.X, logs], format="csr")),
             obs=block.obs,
             var=var,
-            layers={name: _beside(values, layers.get(name, unknown)) for name, values in block.layers.items()},
+            layers={name: _beside(values, layers.get(name, unknown)) for name, values in kept.items()},
             obsm=dict(block.obsm),
         )
         found.uns[_keys.UNS_PREDICTION] = block.uns.get(_keys.UNS_PREDICTION, {})
