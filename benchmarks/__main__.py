@@ -22,6 +22,7 @@ STUDIES = {
     "speed": "speed.study",
     "speed-gpu": "speed.gpu",
     "speed-linear": "speed.linear",
+    "speed-responses": "speed.responses",
     "trust": "trust.study",
 }
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")

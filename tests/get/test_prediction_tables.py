@@ -54,7 +54,8 @@ def test_weights_are_a_row_for_each_pair_and_sum_to_one(answer: AnnData) -> None
 
 def test_uncertainty_says_which_labels_are_extrapolated(answer: AnnData) -> None:
     table = get.uncertainty(answer)
-    assert table.columns.tolist() == ["query", "uncertainty", "max_training_uncertainty", "is_extrapolated"]
+    columns = ["query", "uncertainty", "max_training_uncertainty", "is_extrapolated"]
+    assert table.columns.tolist() == [*columns, "expected_skill", "n_worse", "n_groups", "flags"]
     assert set(table["query"]) == set(answer.obs["cell_type"].astype(str))
     np.testing.assert_array_equal(table["is_extrapolated"], table["uncertainty"] > table["max_training_uncertainty"])
     held = answer.uns["deltavi"]["uncertainty"]
@@ -96,6 +97,28 @@ def test_a_label_that_files_cannot_name_has_its_own_name(predicted: AnnData) -> 
         table = answer.varm[key]
         answer.varm[key] = table.rename(columns={table.columns[0]: "CD4%2FCD8"})
     assert get.changes(answer)["label"].iloc[0] == "CD4/CD8"
+
+
+def test_skill_and_flags_stand_beside_uncertainty(answer: AnnData) -> None:
+    table, held = get.uncertainty(answer), answer.uns["deltavi"]["uncertainty"]
+    for name, kind in {"expected_skill": "f", "n_worse": "i", "n_groups": "i", "flags": "O"}.items():
+        assert table[name].dtype.kind == kind
+        assert table[name].tolist() == held[name].tolist()
+    earlier = answer.copy()
+    earlier.uns["deltavi"]["uncertainty"] = held[["query", "uncertainty", "max_training_uncertainty"]]
+    assert get.uncertainty(earlier).columns.tolist() == table.columns.tolist()[:4]
+
+
+def test_treated_cells_that_were_given(answer: AnnData, tmp_path: Path) -> None:
+    with pytest.raises(InputDataError, match="pass treated to predict_perturbation"):
+        get.treated(answer)
+    given = answer.copy()
+    given.uns["deltavi"]["treated"] = pd.DataFrame({"query": ["B"], "n_treated": [5], "length": [1.2]}, index=["0"])
+    given.write_h5ad(tmp_path / "given.h5ad")
+    table = get.treated(ad.read_h5ad(tmp_path / "given.h5ad"))
+    assert table.to_dict("list") == {"query": ["B"], "n_treated": [5], "length": [1.2]}
+    with pytest.raises(InputDataError, match="no prediction"):
+        get.treated(AnnData(np.ones((2, 2))))
 
 
 def test_a_baseline_has_weights_and_no_uncertainty() -> None:

@@ -83,7 +83,7 @@ def test_the_weight_is_that_of_the_labels_own_cells(scgen: SCGEN, shift: str, ex
     assert own_weight(predicted, label) == pytest.approx(expected)
 
 
-def test_the_weight_is_the_mean_of_shift_and_kriging(scgen: SCGEN) -> None:
+def test_the_weight_is_the_mean_of_shift_and_measured_change(scgen: SCGEN) -> None:
     label = names()[0]
     weights = [
         own_weight(scgen.predict_perturbation(**ASK, labels=label, empirical_weight=share), label)

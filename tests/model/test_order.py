@@ -64,7 +64,8 @@ def test_the_cells_of_every_seed_have_the_agreed_mean(
         "shifted",
         lambda self, target, groups, drawn=False: expected(self, target, groups),
     )
-    assert drawn < 0.5 * spread()
+    # counts of a dozen cells are whole numbers, which reach a mean by steps
+    assert drawn < (0.5 if n_cells > 100 else 0.7) * spread()
 
 
 def test_few_cells_reach_the_agreed_mean(model: SCGEN) -> None:

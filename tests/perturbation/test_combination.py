@@ -10,8 +10,7 @@ from deltavi.datasets import simulate_perturbation
 from deltavi.errors import DeltaviError, UnknownCategoryError
 from deltavi.model import SCGEN
 from deltavi.perturbation import Shift, ShiftBaseline
-from deltavi.perturbation.combination import check_effect_scale, combined_response, combined_shift, parts_of
-from deltavi.perturbation.intervals import ResponseEstimate
+from deltavi.perturbation.combination import check_effect_scale, combined_shift, parts_of
 from deltavi.pp import highly_variable_genes
 
 KNOWN = ["A", "B", "A+C", "control"]
@@ -57,17 +56,6 @@ def test_shifts_are_added_and_scaled() -> None:
     assert both.uncertainty == 0.4
     assert combined_shift({"A": first}) is first
     np.testing.assert_allclose(combined_shift({"A": first}, -0.5).vector, [-0.5, -1])
-
-
-def test_responses_are_added_as_independent() -> None:
-    parts = [
-        ResponseEstimate(np.array([1.0]), np.ones(1), 0.1, 0.5, np.array([3.0]), np.array([1.0])),
-        ResponseEstimate(np.array([-3.0]), np.ones(1), 0.3, 0.2, np.array([4.0]), np.array([2.0])),
-    ]
-    both = combined_response(parts, -2.0)
-    np.testing.assert_allclose(both.change, [4.0])
-    np.testing.assert_allclose(both.half_width, [10.0])
-    assert (both.uncertainty, both.max_training_uncertainty) == (0.3, 0.5)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ def of_one_ratio(table: ResponseTable, ratio: float = 1.0) -> ResponseModel:
     """A fitted model whose genes all have one signal-to-noise ratio, and no variance between groups."""
     model = ResponseModel.fit(table, kernel="identity")
     process = Process.of(table, model.kernel, model.weights, ratios=np.array([ratio]), shares=np.array([1.0]))
-    calibration = replace(model.fitted.calibration, nugget=np.zeros(table.n_genes))
+    calibration = replace(model.fitted.calibration, nugget=np.zeros(table.n_genes), length=0.0)
     return ResponseModel(replace(model.fitted, process=process, calibration=calibration, evidence=1e3))
 
 

@@ -9,12 +9,12 @@ from scipy.stats import multivariate_normal
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Kernel
 
-from deltavi.perturbation._kriging import Responses, interpolate
 from deltavi.perturbation.crossed_factor import Factor, blocks_of
 from deltavi.perturbation.crossed_kernel import ContextKernel, Weights
 from deltavi.perturbation.crossed_loo import leave_one_out
 from deltavi.perturbation.crossed_process import Process, Queries
 from deltavi.perturbation.crossed_ratios import log_likelihoods, ratios_of, shares_by_em
+from tests.perturbation import plain_kriging as plain
 from tests.perturbation.crossed_scenes import noise_covariance, replaced, scene, signal_covariance
 
 WEIGHTS = Weights(0.3, 0.2, 0.1, 0.25, 0.15)
@@ -133,31 +133,20 @@ def test_a_pair_that_no_ratio_explains_is_predicted_from_the_others() -> None:
 
 @pytest.mark.parametrize("width", [0.5, 2.0, 8.0])
 def test_ordinary_kriging_is_the_special_case_of_one_perturbation(width: float) -> None:
-    """A flat prior on the mean, similarity alone, and cells so many that noise is what kriging takes it to be."""
+    """A flat prior on the mean, and similarity alone."""
     rng = np.random.default_rng(3)
-    points = rng.uniform(0, 2, (7, 12))
-    responses = Responses(points[:-1], rng.normal(size=(6, 12)), np.full((6, 12), 0.01))
-    kriged = interpolate(responses, points[-1], width)
-    factor = np.tril(kriged.covariance.factor[0])
-    noise = np.diag(factor @ factor.T) - 1
-    base = scene(0, 6, 1, 12)
-    table = replaced(
-        base,
-        changes=responses.changes,
-        context_of=np.arange(6),
-        parts=np.ones((6, 1)),
-        n_perturbed=np.maximum(2 / noise, 1),
-        n_control=np.maximum(2 / noise, 1),
-        control_means=points[:-1],
-    )
-    kernel = ContextKernel("similarity", kriged.covariance.scale)
+    points, changes = rng.uniform(0, 2, (7, 12)), rng.normal(size=(6, 12))
+    table = plain.table_of(changes, rng.integers(20, 200, (2, 6)), rng.uniform(0.5, 1.5, 12))
+    kriged = plain.kriging(table, points[:-1], points[-1], width)
+    ratio = np.array([table.noise[0] / plain.noise(table)[0]])
+    kernel = ContextKernel("similarity", plain.scale(points[:-1], width))
     weights = Weights(1e7, 0.0, 1.0, 0.0, 0.0)
-    process = Process.of(table, kernel, weights, ratios=np.array([1.0]), shares=np.array([1.0]))
-    towards = kernel.towards(table, points[-1], [None])
+    known = replaced(table, control_means=points[:-1])
+    process = Process.of(known, kernel, weights, ratios=ratio, shares=np.array([1.0]))
+    towards = kernel.towards(known, points[-1], [None])
     found = process.predict(Queries(towards[None], np.ones((1, 1)), np.zeros(1), np.zeros((1, 6), dtype=bool)))
-    assert (noise <= 1).all()
     np.testing.assert_allclose(found.weights[0], kriged.weights, atol=1e-5)
-    np.testing.assert_allclose(found.change[0], kriged.weights @ responses.changes, atol=1e-5)
+    np.testing.assert_allclose(found.change[0], kriged.weights @ changes, atol=1e-5)
 
 
 def test_balanced_pairs_are_predicted_as_two_way_random_effects() -> None:

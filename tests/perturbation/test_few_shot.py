@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deltavi.perturbation._kriging import Responses
-from deltavi.perturbation.few_shot import SPREADS, USUAL_SPREAD, Update, length_spread, update
+from deltavi.perturbation.few_shot import Update, update
 
 N_GENES = 50
 
@@ -104,18 +103,3 @@ def test_cells_that_differ_along_the_response_tell_less_of_its_length() -> None:
     uneven = given["control"] + strengths * given["predicted"]
     lengths = [corrected(expected_error=np.full(N_GENES, 1e-6), cells=cells)[1].length for cells in (alike, uneven)]
     assert 1 < lengths[1] < lengths[0] < 2
-
-
-def test_spread_of_lengths_is_that_of_the_training_labels() -> None:
-    rng = np.random.default_rng(0)
-    direction, points = rng.normal(size=N_GENES), rng.normal(size=(40, 3))
-
-    def responses(lengths: np.ndarray) -> Responses:
-        return Responses(points, lengths[:, None] * direction, np.full((len(points), N_GENES), 1e-3))
-
-    narrow, wide = (length_spread(responses(1 + s * rng.normal(size=40))) for s in (0.2, 0.5))
-    assert narrow == pytest.approx(0.2, abs=0.1)
-    assert wide > 1.5 * narrow
-    assert length_spread(responses(np.ones(40))) == SPREADS[0]
-    assert length_spread(Responses(points[:2], np.ones((2, N_GENES)), np.ones((2, N_GENES)))) == USUAL_SPREAD
-    assert length_spread(responses(np.zeros(40))) == USUAL_SPREAD

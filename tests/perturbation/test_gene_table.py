@@ -395,3 +395,15 @@ def test_signatures_are_short() -> None:
     for function in (gene_table, recalibration, calibrated, called_genes):
         parameters = inspect.signature(function).parameters.values()
         assert sum(p.kind is not p.KEYWORD_ONLY for p in parameters) <= 3
+
+
+def test_labels_count_alike_however_many_genes_they_call() -> None:
+    n_genes = 4000
+    stated, called = np.zeros((2, n_genes)), np.zeros((2, n_genes), dtype=bool)
+    # one label states 1,000 calls and has them all, one states 100 and has every second
+    stated[0, :1000], called[0, :1000] = 0.9, True
+    stated[1, :100], called[1, :50] = 0.9, True
+    learned = recalibration(stated, called)
+    assert learned([0.9])[0] == pytest.approx(0.75, abs=0.01)
+    # without a second axis all genes are of one label
+    assert recalibration(stated.ravel(), called.ravel())([0.9])[0] == pytest.approx(1050 / 1100, abs=0.01)

@@ -26,6 +26,8 @@ WEIGHTS = {
     "n_perturbed": int,
     "shift_scale": float,
 }
+SKILL = {"expected_skill": float, "n_worse": int, "n_groups": int, "flags": str}
+TREATED = {"query": str, "n_treated": int, "length": float}
 
 
 @known_arguments
@@ -68,7 +70,7 @@ def weights(predicted: AnnData) -> pd.DataFrame:
 
 @known_arguments
 def uncertainty(predicted: AnnData) -> pd.DataFrame:
-    """Distance of every label that was predicted from the training labels.
+    """Reliability of the response of every label that was predicted.
 
     Parameters
     ----------
@@ -77,10 +79,13 @@ def uncertainty(predicted: AnnData) -> pd.DataFrame:
 
     Returns
     -------
-    A row for each label, with columns ``query``, ``uncertainty`` (relative Gaussian-process variance, about zero on top
-    of a well measured label and one far from all), ``max_training_uncertainty`` (the largest that a training label has
-    when the others predict it; NaN with fewer than three) and ``is_extrapolated``, whether the first is above the
-    second.
+    A row for each label, with columns ``query``, ``uncertainty`` (expected squared error relative to the squared
+    response, from 1 on no change is as good an answer), ``max_training_uncertainty`` (the largest that a training label
+    has when the others predict it; NaN with fewer than three), ``is_extrapolated``, whether the first is above the
+    second, ``expected_skill`` (share of the squared response that was explained of training labels left out; NaN where
+    none could be), ``n_worse`` and ``n_groups`` (number of those that no change was nearer to, of so many), and
+    ``flags`` (keys of :data:`deltavi.perturbation.RESPONSE_FLAGS`, joined by commas). The last four are missing of a
+    prediction by an earlier version, whose ``uncertainty`` is relative to how much responses of labels differ.
 
     Raises
     ------
@@ -99,6 +104,38 @@ def uncertainty(predicted: AnnData) -> pd.DataFrame:
         }
     )
     plain = plain.assign(is_extrapolated=plain["uncertainty"] > plain["max_training_uncertainty"])
+    found = {name: table[name].astype(kind).to_numpy() for name, kind in SKILL.items() if name in table}
+    return _with_perturbations(plain.assign(**found), table)
+
+
+@known_arguments
+def treated(predicted: AnnData) -> pd.DataFrame:
+    """Treated cells that a prediction was given, and what they said of the length of responses.
+
+    Parameters
+    ----------
+    predicted
+        Predicted cells, as ``predict_perturbation(..., treated=...)`` returns them.
+
+    Returns
+    -------
+    A row for each label that such cells were given of, with columns ``query``, ``n_treated`` and ``length``, the factor
+    of the predicted response that they showed.
+
+    Raises
+    ------
+    InputDataError
+        If the cells are no prediction, or one without treated cells.
+
+    Examples
+    --------
+    >>> deltavi.get.treated(predicted).sort_values("length")  # doctest: +SKIP
+    """
+    held = held_by(predicted)
+    if "treated" not in held:
+        raise InputDataError("The prediction was given no treated cells: pass treated to predict_perturbation.")
+    table = pd.DataFrame(held["treated"])
+    plain = pd.DataFrame({name: table[name].astype(kind).to_numpy() for name, kind in TREATED.items()})
     return _with_perturbations(plain, table)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,16 +19,18 @@ from deltavi.arrays.matrix import as_matrix, gene_means
 from deltavi.likelihood import Likelihood
 from deltavi.model._decoding import CellDecoder, profile_of
 from deltavi.model._group_sums import group_means
+from deltavi.model._measured import measured_responses
 from deltavi.model._question import Question
 from deltavi.model._treated import Treated, require_no_cells
 from deltavi.model.request import Request
-from deltavi.perturbation.combination import combined_response
 from deltavi.perturbation.coupling import coupling
-from deltavi.perturbation.estimators import GroupMeans, responses_of, storable
-from deltavi.perturbation.few_shot import USUAL_SPREAD, Update, length_spread, update
-from deltavi.perturbation.intervals import Calibration, ResponseEstimate
+from deltavi.perturbation.crossed_estimate import ResponseEstimate
+from deltavi.perturbation.crossed_prediction import NO_EVIDENCE, WORSE_THAN_NO_CHANGE
+from deltavi.perturbation.estimators import GroupMeans, storable
+from deltavi.perturbation.few_shot import Update, update
 from deltavi.perturbation.matching import match_means
 from deltavi.perturbation.noise import cell_generators, uniforms
+from deltavi.registry.conditions import SEPARATOR
 from deltavi.registry.source import matrix_of
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class ResponseEvidence:
     Attributes
     ----------
     share
-        Weight of the kriged change in the predicted one.
+        Weight of the measured change in the predicted one.
     control
         Means of the control cells, one row for each group.
     estimates
@@ -93,67 +94,31 @@ def evidence_of(
     treated: Treated,
 ) -> ResponseEvidence | None:
     """Response of the groups of the query in training labels; None without labels, cells, or parts."""
-    control_name, share = question.control.name, question.share
-    found = [label_means(model, (control_name, part)) for part in question.perturbation.parts]
-    pairs = [pair for pair in found if pair is not None]
-    if not pairs or len(pairs) < len(found) or not len(request.cells):
+    share, asked = question.share, SEPARATOR.join(question.perturbation.parts)
+    measured = measured_responses(model, question.control.name) if asked and len(request.cells) else None
+    if measured is None or not measured.has_measured(asked):
         require_no_cells(treated)
         return None
-    measured = [Calibration.of(responses_of(*pair, pair[0].means)) for pair in pairs]
     control = _control_means(model, request)
-    correct = correction(pairs, measured) if treated.cells else None
+    spread = measured.length_spread(asked) if treated.cells else 0.0
     evidence = ResponseEvidence(share, control, {}, {}, {}, {})
     for row, group in enumerate(control.labels):
-        assert control.errors is not None
-        # the perturbed cells that it will be compared with are taken to be as many as the control cells
-        parts = [part.at(control.means[row], 2 * control.errors[row]) for part in measured]
-        evidence.estimates[group] = estimate = combined_response(parts, question.effect_scale)
+        evidence.estimates[group] = estimate = measured.at(asked, group, control, question.effect_scale)
         few = treated.cells.get(group)
         if share == 0 and few is None:
             continue
         start = partial(Matching, model, request, group, positions, question)
         with isolated_randomness(MATCHING_SEED):
             expected, change, weight = start(), estimate.change, share
-            if few is not None and correct is not None:
-                own = expected.change(change, share)
-                updated = correct(own, estimate.expected_error, few, control.means[row])
-                evidence.updates[group] = updated
+            if few is not None:
+                given = expected.change(change, share), estimate.expected_error, few, control.means[row]
+                evidence.updates[group] = updated = update(*given, variance=measured.table.variance, spread=spread)
                 change, weight = updated.change, 1.0
             evidence.rate_offsets[group] = expected.offsets(change, weight)
             if question.cells_drawn_with is not None:
                 drawn = start(drawn_with=question.cells_drawn_with)
                 evidence.cell_offsets[group] = drawn.offsets(change, weight, start=evidence.rate_offsets[group])
     return evidence
-
-
-def label_means(model: Responds, conditions: tuple[str, str]) -> tuple[GroupMeans, GroupMeans] | None:
-    """Means of log expression of the labels seen in both conditions; None where none are kept or seen."""
-    means = model.training_means
-    if means is None or not means.has_labels or means.log_expression is None:
-        return None
-    groups = [means.log_expression.get(condition) for condition in conditions]
-    control, perturbed = groups
-    if control is None or perturbed is None:
-        return None
-    both = tuple(label for label in control.labels if label in perturbed.labels)
-    return (control.only(both), perturbed.only(both)) if both else None
-
-
-def correction(
-    pairs: Sequence[tuple[GroupMeans, GroupMeans]], measured: Sequence[Calibration]
-) -> Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], Update]:
-    """Correction of predicted changes by treated cells, with what the training labels say of cells and lengths."""
-    # a combination has several lengths
-    spread = length_spread(measured[0].responses, measured[0].width) if len(measured) == 1 else USUAL_SPREAD
-    return partial(update, variance=cell_variance(pairs), spread=spread)
-
-
-def cell_variance(pairs: Sequence[tuple[GroupMeans, GroupMeans]]) -> np.ndarray:
-    """Variance of single treated cells within labels, ``(n_genes,)``."""
-    perturbed = [pair[1] for pair in pairs]
-    freedom = sum(sum(means.n_cells) - len(means.labels) for means in perturbed)
-    deviations = np.sum([means.deviations.sum(0) for means in perturbed], axis=0)
-    return np.asarray(deviations / max(freedom, 1))
 
 
 def _control_means(model: Responds, request: Request) -> GroupMeans:
@@ -246,21 +211,38 @@ def report_evidence(result: AnnData, evidence: ResponseEvidence, groups: np.ndar
         lower[column] = predicted - half - before
         upper[column] = predicted + half - before
     result.varm.update({_keys.VARM_CHANGE: changes, _keys.VARM_LOWER: lower, _keys.VARM_UPPER: upper})
-    uncertainty = pd.DataFrame(
-        {
-            "query": names,
-            "uncertainty": [estimate.uncertainty for estimate in evidence.estimates.values()],
-            "max_training_uncertainty": [estimate.max_training_uncertainty for estimate in evidence.estimates.values()],
-        }
-    )
-    uncertainty.index = uncertainty.index.astype(str)
+    uncertainty = _reliability(evidence.estimates)
     result.uns[_keys.UNS_PREDICTION] |= {"empirical_weight": evidence.share, "uncertainty": uncertainty}
     if evidence.updates:
         result.uns[_keys.UNS_PREDICTION]["treated"] = treated_table(evidence.updates)
-    far = uncertainty[uncertainty["uncertainty"] > uncertainty["max_training_uncertainty"]]
+    _log_doubts(uncertainty)
+
+
+def _reliability(estimates: dict[str, ResponseEstimate]) -> pd.DataFrame:
+    """Uncertainty of every group, and the skill that is to be expected of its prediction."""
+    columns = ("uncertainty", "max_training_uncertainty", "expected_skill", "n_worse", "n_groups")
+    table = pd.DataFrame({"query": list(estimates)})
+    for column in columns:
+        table[column] = [getattr(estimate, column) for estimate in estimates.values()]
+    table["flags"] = [", ".join(estimate.flags) for estimate in estimates.values()]
+    table.index = table.index.astype(str)
+    return table
+
+
+def _log_doubts(table: pd.DataFrame) -> None:
+    """Say which predictions are extrapolated, and which may be worse than none."""
+    # where no response is evident there is none to extrapolate
+    evident = np.array([NO_EVIDENCE not in flags for flags in table["flags"]], dtype=bool)
+    far = table[(table["uncertainty"] > table["max_training_uncertainty"]) & evident]
     for _, found in far.iterrows():
         logger.warning(
             "The control cells of %r lie farther from the training labels than any of these from the others "
             "(uncertainty %.2f, otherwise at most %.2f): its response is extrapolated.",
-            *found,
+            *found[["query", "uncertainty", "max_training_uncertainty"]],
+        )
+    for _, found in table[[WORSE_THAN_NO_CHANGE in flags for flags in table["flags"]]].iterrows():
+        logger.warning(
+            "The response of %r may be predicted worse than no change would (uncertainty %.2f; no change was nearer to "
+            "%d of %d training labels that were left out).",
+            *found[["query", "uncertainty", "n_worse", "n_groups"]],
         )

@@ -112,7 +112,7 @@ class Question:
 
 
 def share_of(empirical_weight: EmpiricalWeight, shift: Any, shift_scale: object) -> float:
-    """Weight of the kriged change; by default none where the user chose shift or scale."""
+    """Weight of the measured change; by default none where the user chose shift or scale."""
     if not isinstance(empirical_weight, str):
         return share("empirical_weight", empirical_weight)
     choice("empirical_weight", empirical_weight, ("auto",))

@@ -126,10 +126,11 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
             their mean latent positions decode to, or by these positions (``"latent"``).
         empirical_weight
             Weight, from 0 to 1, of the measured response of the training labels in the predicted one: the change of
-            each gene's mean is that much of the change kriged between labels in gene space (see
-            :func:`deltavi.perturbation.estimate_shift`), and the model's own for the rest. Averaging two estimators
-            with different errors beats either. ``"auto"`` is one half for ``"similarity"`` and ``"gp"`` with
-            ``shift_scale="match"``, and none for another shift or scale.
+            each gene's mean is that much of the change that a crossed Gaussian process of all measured conditions and
+            labels predicts in gene space (:class:`deltavi.perturbation.ResponseModel`, fitted at the first question),
+            and the model's own for the rest. Treated cells of the label itself enter as one observation, however few.
+            Averaging two estimators with different errors beats either. ``"auto"`` is one half for ``"similarity"`` and
+            ``"gp"`` with ``shift_scale="match"``, and none for another shift or scale.
         effect_scale
             Factor of the response, 1 for that of the measured perturbation.
         treated
@@ -153,9 +154,9 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
         `perturbation`: where it is not zero the answer describes measured cells rather than predicts them. With labels,
         varm ``"deltavi_change"``, ``"deltavi_lower"`` and ``"deltavi_upper"``: change of each gene's mean in each label
         of the query, log1p CP10k, and its 90 % interval (as wide as it has to be for training labels predicted from one
-        another; NaN with fewer than three); uns ``"deltavi"["uncertainty"]``: how far the query lies from the training
-        labels (``uncertainty``, see :class:`deltavi.perturbation.Shift`), and the largest ``max_training_uncertainty``
-        among these.
+        another; NaN with fewer than three); uns ``"deltavi"["uncertainty"]``: expected squared error relative to the
+        squared response (``uncertainty``), the largest of a training label that the others predict
+        (``max_training_uncertainty``), and the skill that such predictions had; see :func:`deltavi.get.uncertainty`.
 
         Raises
         ------

@@ -16,7 +16,7 @@ from scvi import REGISTRY_KEYS
 from deltavi import _keys
 from deltavi._errors import NotHeldOutWarning, examples
 from deltavi._types import State
-from deltavi.model._empirical_response import ResponseEvidence, label_means
+from deltavi.model._empirical_response import ResponseEvidence
 from deltavi.model._question import Question
 from deltavi.model.request import Request
 from deltavi.perturbation.estimators import ALL_CELLS
@@ -49,9 +49,10 @@ def own_weights(
     """Weight of each group's own treated cells in its answer, a row per group; NaN where it is not known."""
     groups = [str(group) for group in dict.fromkeys(request.groups)]
     share = 0.0 if evidence is None else evidence.share
-    kriged = _kriged_weights(model, question.conditions, evidence) if share else {}
+    measured = {} if evidence is None else evidence.estimates
     in_shift = {group: _weight_in_shift(model, group, question.perturbation.name, how) for group in groups}
-    own = [(1 - share) * in_shift[group] + share * kriged.get(group, 0.0) for group in groups]
+    in_mean = {group: estimate.own_weight for group, estimate in measured.items()}
+    own = [(1 - share) * in_shift[group] + share * in_mean.get(group, 0.0) for group in groups]
     table = pd.DataFrame({"query": groups, "own_weight": np.asarray(own, dtype=np.float64)})
     table.index = table.index.astype(str)
     return table
@@ -76,19 +77,6 @@ def _weight_in_shift(model: Responds, group: str, perturbation: str, how: State)
     if (rows["training_label"] == ALL_CELLS).all():
         return measured[group] / sum(measured.values())
     return float(rows.loc[rows["training_label"] == group, "weight"].sum())
-
-
-def _kriged_weights(
-    model: Responds, conditions: tuple[str, str], evidence: ResponseEvidence | None
-) -> dict[str, float]:
-    pair = label_means(model, conditions)
-    if evidence is None or pair is None:
-        return {}
-    return {
-        group: float(estimate.weights[pair[0].labels.index(group)])
-        for group, estimate in evidence.estimates.items()
-        if group in pair[0].labels
-    }
 
 
 def described_groups(

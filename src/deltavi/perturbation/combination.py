@@ -11,7 +11,6 @@ from deltavi._entries import number, shown
 from deltavi._errors import DeltaviError, UnknownCategoryError, examples, unknown_category
 from deltavi._text import meant
 from deltavi.perturbation.estimators import Shift
-from deltavi.perturbation.intervals import ResponseEstimate
 from deltavi.registry.conditions import SEPARATOR, canonical_name, parts_in, same_condition
 
 
@@ -66,7 +65,7 @@ def check_effect_scale(effect_scale: object) -> float:
         ) from None
 
 
-__all__ = ["SEPARATOR", "check_effect_scale", "combined_response", "combined_shift", "parts_of"]
+__all__ = ["SEPARATOR", "check_effect_scale", "combined_shift", "parts_of"]
 
 
 def combined_shift(shifts: Mapping[str, Shift], effect_scale: float = 1.0) -> Shift:
@@ -86,16 +85,3 @@ def combined_shift(shifts: Mapping[str, Shift], effect_scale: float = 1.0) -> Sh
 
 def _scaled(shift: Shift, effect_scale: float) -> Shift:
     return replace(shift, vector=effect_scale * shift.vector)
-
-
-def combined_response(estimates: Iterable[ResponseEstimate], effect_scale: float = 1.0) -> ResponseEstimate:
-    """Sum of the responses to several conditions, times `effect_scale`, as if their errors were independent."""
-    parts = list(estimates)
-    return ResponseEstimate(
-        change=effect_scale * np.sum([part.change for part in parts], axis=0),
-        weights=np.concatenate([part.weights for part in parts]),
-        uncertainty=max(part.uncertainty for part in parts),
-        max_training_uncertainty=max(part.max_training_uncertainty for part in parts),
-        half_width=abs(effect_scale) * np.sqrt(np.sum([part.half_width**2 for part in parts], axis=0)),
-        expected_error=effect_scale**2 * np.sum([part.expected_error for part in parts], axis=0),
-    )

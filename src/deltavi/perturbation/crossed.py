@@ -14,8 +14,9 @@ from deltavi._entries import choice, names
 from deltavi._errors import DeltaviError, InputDataError
 from deltavi._reading import known_arguments
 from deltavi.perturbation.crossed_file import load_fitted, save_fitted
-from deltavi.perturbation.crossed_fit import AUTO, CONTEXTS, LEAST_EVIDENCE, PAIRS, Fitted, fit_process
+from deltavi.perturbation.crossed_fit import AUTO, LEAST_EVIDENCE, Fitted, fit_process
 from deltavi.perturbation.crossed_kernel import KERNELS
+from deltavi.perturbation.crossed_kinds import expected_skill, kinds_of
 from deltavi.perturbation.crossed_loo import leave_one_out
 from deltavi.perturbation.crossed_prediction import (
     NEW_CONTEXT,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from deltavi.arrays.matrix import Vector
     from deltavi.perturbation.crossed_file import PathLike
     from deltavi.perturbation.crossed_kernel import ContextKernel, Weights
+    from deltavi.perturbation.crossed_skill import Skill
     from deltavi.perturbation.crossed_table import ResponseTable
 
 NEW = "new context"
@@ -116,7 +118,11 @@ class ResponseModel:
 
     @property
     def expected_skill(self) -> Mapping[str, float]:
-        """Share explained of contexts ("context") and pairs ("pair") that were left out."""
+        """Share explained of what was left out, by kind, where some of it could be.
+
+        "context": all pairs of a context; in a known one "pair": one of which each part was measured in other pairs,
+        "combination": one whose parts were measured alone, "perturbation": all pairs with one perturbation.
+        """
         return MappingProxyType({name: skill.explained for name, skill in self.fitted.skills.items()})
 
     @property
@@ -297,7 +303,7 @@ class ResponseModel:
 
     def _calibrated(self, moments: Moments) -> Moments:
         """Variances with the nugget; no change where there is no evidence of any."""
-        variance = moments.variance + self.fitted.calibration.nugget
+        variance = self.fitted.calibration.variance(moments)
         if self.has_evidence:
             return Moments(moments.change, variance, moments.weights)
         return Moments(np.zeros_like(moments.change), variance + moments.change**2, np.zeros_like(moments.weights))
@@ -314,16 +320,15 @@ class ResponseModel:
         response = np.maximum((moments.variance + moments.change**2).sum(1), 1e-300)
         uncertainty = final.variance.sum(1) / response
         is_new = place is None or place not in self.table.used_contexts
-        skill = self.fitted.skills.get(CONTEXTS if is_new else PAIRS)
-        explained = float("nan") if skill is None else skill.explained
+        skills = self._skills(found, is_new)
         general = [
             *([NO_EVIDENCE] if not self.has_evidence else []),
             *([SHRUNKEN_MEAN] if self.fitted.is_fallback else []),
             *([NEW_CONTEXT] if is_new else []),
         ]
         flags = []
-        for (_, unknown), doubt in zip(found, uncertainty, strict=True):
-            worse = self.has_evidence and (doubt > 1 or explained < 0)
+        for (_, unknown), doubt, skill in zip(found, uncertainty, skills, strict=True):
+            worse = self.has_evidence and (doubt > 1 or skill.explained < 0)
             own = [*([NEW_PERTURBATION] if unknown else []), *([WORSE_THAN_NO_CHANGE] if worse else [])]
             flags.append((*general, *own))
         variances = self.table.variance if place is None else self.table.variances[place]
@@ -336,13 +341,17 @@ class ResponseModel:
             weights=final.weights,
             pairs=tuple(self.table.pairs),
             uncertainty=uncertainty,
-            expected_skill=explained,
-            n_worse=0 if skill is None else skill.n_worse,
-            n_groups=0 if skill is None else len(skill.errors),
+            skills=skills,
             flags=tuple(flags),
             freedom=self.fitted.calibration.freedom,
             cell_variance=variances,
         )
+
+    def _skills(self, found: Sequence[tuple[Vector, int]], is_new: bool) -> tuple[Skill, ...]:
+        """Skill that is expected of each query by its kind."""
+        parts, unknown = np.stack([row for row, _ in found]), np.array([float(n) for _, n in found])
+        kinds = kinds_of(self.table, parts, unknown)
+        return tuple(expected_skill(self.fitted.skills, kind, is_new_context=is_new) for kind in kinds)
 
 
 def _profile(profile: Vector, n_genes: int) -> Vector:

@@ -83,6 +83,7 @@ def _described(fitted: Fitted) -> State:
         "tried": dict(fitted.tried),
         "nugget": fitted.calibration.nugget,
         "freedom": fitted.calibration.freedom,
+        "length": fitted.calibration.length,
         "evidence": fitted.evidence,
         "is_fallback": fitted.is_fallback,
     }
@@ -103,7 +104,7 @@ def _restored(saved: State) -> Fitted:
         process,
         {name: Skill(np.asarray(errors), np.asarray(energies)) for name, (errors, energies) in saved["skills"].items()},
         {str(name): float(value) for name, value in saved["tried"].items()},
-        Calibration(nugget, float(saved["freedom"])),
+        Calibration(nugget, float(saved["freedom"]), float(saved["length"])),
         float(saved["evidence"]),
         bool(saved["is_fallback"]),
     )

@@ -10,14 +10,17 @@ import numpy as np
 
 from deltavi._errors import DeltaviError, unknown_category
 from deltavi.perturbation.crossed_kernel import IDENTITY, PRODUCT, SIMILARITY, ContextKernel, Weights, settings_of
+from deltavi.perturbation.crossed_kinds import CONTEXTS, PERTURBATIONS, predictable, skill_of_new, skills_of_pairs
 from deltavi.perturbation.crossed_loo import leave_one_out
 from deltavi.perturbation.crossed_process import Process, strongest
 from deltavi.perturbation.crossed_ratios import effective_number
-from deltavi.perturbation.crossed_skill import Calibration, Candidate, Skill, calibrated, candidate, chosen, skill_of
+from deltavi.perturbation.crossed_skill import Calibration, Candidate, Skill, calibrated, candidate, chosen
 from deltavi.perturbation.crossed_weights import bounded, estimate_weights
 
 if TYPE_CHECKING:
     from deltavi._types import IntArray
+    from deltavi.perturbation.crossed_loo import LeftOut
+    from deltavi.perturbation.crossed_process import Moments
     from deltavi.perturbation.crossed_table import ResponseTable
 
 AUTO = "auto"
@@ -30,7 +33,6 @@ SKILL_PAIRS, SKILL_VALUES = 1500, 4_000_000
 FEWEST_SKILL_GENES = 500
 # Degrees of freedom of intervals where nothing can be left out.
 LEAST_FREEDOM = 3.0
-CONTEXTS, PAIRS = "context", "pair"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +44,7 @@ class Fitted:
     process
         With its parameters.
     skills
-        Skill of predicting contexts ("context") and pairs of known contexts ("pair") that are left out.
+        Skill of predicting what is left out, by kind; see :mod:`deltavi.perturbation.crossed_kinds`.
     tried
         Share explained of contexts left out by each kernel that was tried.
     calibration
@@ -110,11 +112,24 @@ def _finished(
     """Skill of pairs, evidence and calibration of a process, from a bounded part of its table."""
     on_part = process.on(part)
     left_out = leave_one_out(on_part)
-    of_pairs = skill_of(part, left_out.moments.change, np.arange(part.n_pairs), left_out.shared_noise)
-    by = (left_out.moments, np.arange(part.n_pairs)) if best is None else (best.moments, groups)
-    calibration = _of_all_genes(process.table, part, calibrated(part, *by))
+    skills = {**skills, **_skills_in_contexts(on_part, left_out)}
+    found = _by_pairs(part, left_out.moments) if best is None else calibrated(part, best.moments, groups)
+    calibration = _of_all_genes(process.table, part, found)
     evidence = evidence_of(process)
-    return Fitted(process, {**skills, PAIRS: of_pairs}, tried, calibration, evidence, is_fallback=False)
+    return Fitted(process, skills, tried, calibration, evidence, is_fallback=False)
+
+
+def _by_pairs(table: ResponseTable, moments: Moments) -> Calibration:
+    """Calibration by pairs left out one by one, without those that have a part of their own where others do not."""
+    usable = predictable(table)
+    rows = np.flatnonzero(usable) if usable.sum() > 1 else np.arange(table.n_pairs)
+    return calibrated(table.of_pairs(rows), moments.of_queries(rows), rows)
+
+
+def _skills_in_contexts(process: Process, left_out: LeftOut) -> dict[str, Skill]:
+    """Skill of pairs of known contexts, and of perturbations that are left out of all."""
+    of_new = skill_of_new(process, process.table)
+    return skills_of_pairs(process.table, left_out) | ({} if of_new is None else {PERTURBATIONS: of_new})
 
 
 def _of_all_genes(table: ResponseTable, part: ResponseTable, found: Calibration) -> Calibration:
@@ -160,6 +175,6 @@ def _fallback(table: ResponseTable) -> Fitted:
     ratios = np.array([0.0, signal])
     process = Process.of(table, kernel, weights, ratios=ratios, shares=np.array([0.0, 1.0]))
     left_out = leave_one_out(process)
-    skill = skill_of(table, left_out.moments.change, np.arange(table.n_pairs), left_out.shared_noise)
     calibration = Calibration(np.zeros(table.n_genes), LEAST_FREEDOM)
-    return Fitted(process, {PAIRS: skill}, {}, calibration, evidence_of(process), is_fallback=True)
+    skills = _skills_in_contexts(process, left_out)
+    return Fitted(process, skills, {}, calibration, evidence_of(process), is_fallback=True)

@@ -137,11 +137,11 @@ def _compared(responses: ResponseModel, rows: IntArray, kept: BoolArray, level: 
     table, fitted = responses.table, responses.fitted
     left_out = leave_one_out(fitted.process if kept.all() else fitted.process.on(table.of_pairs(kept)))
     place = np.cumsum(kept)[rows] - 1
-    predicted = left_out.moments.change[place] if responses.has_evidence else np.zeros((len(rows), table.n_genes))
+    moments = left_out.moments.of_queries(place)
+    predicted = moments.change if responses.has_evidence else np.zeros_like(moments.change)
     measured = np.asarray(table.changes[rows], dtype=np.float64)
     # of the measured change as it would be without an interaction: control cells are shared by both
-    variance = left_out.moments.variance[place] + fitted.calibration.nugget + table.squared_errors[rows]
-    variance -= 2 * left_out.shared_noise[place]
+    variance = fitted.calibration.variance(moments) + table.squared_errors[rows] - 2 * left_out.shared_noise[place]
     error = np.sqrt(np.maximum(variance, table.squared_errors[rows] * SMALLEST))
     difference, freedom = measured - predicted, fitted.calibration.freedom
     half = student.ppf((1 + level) / 2, freedom) * error

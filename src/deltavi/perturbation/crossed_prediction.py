@@ -15,6 +15,7 @@ from deltavi._reading import known_arguments
 
 if TYPE_CHECKING:
     from deltavi.arrays.matrix import Vector
+    from deltavi.perturbation.crossed_skill import Skill
 
 NO_EVIDENCE = "no_evidence"
 SHRUNKEN_MEAN = "shrunken_mean"
@@ -51,11 +52,10 @@ class ResponsePrediction:
     uncertainty
         ``(n_perturbations,)`` expected squared error relative to the expected squared response: 0 is certain, from 1
         on no change is as good an answer.
-    expected_skill
-        Share of the squared response that was explained where measured groups were left out and predicted, in the way
-        that this was: new contexts for a new context, pairs for a pair of a measured context; NaN where none could be.
-    n_worse, n_groups
-        Number of those groups that no change would have been nearer to, of so many.
+    skills
+        For each perturbation the skill with which measured groups were predicted that were left out, in the way that
+        this was: contexts for a new context; in a measured one pairs, combinations of measured perturbations, or
+        perturbations measured nowhere else.
     flags
         For each perturbation what is to be said of it: keys of `deltavi.perturbation.RESPONSE_FLAGS`.
     freedom
@@ -72,20 +72,43 @@ class ResponsePrediction:
     weights: Vector
     pairs: tuple[tuple[str, str], ...]
     uncertainty: Vector
-    expected_skill: float
-    n_worse: int
-    n_groups: int
+    skills: tuple[Skill, ...]
     flags: tuple[tuple[str, ...], ...]
     freedom: float
     cell_variance: Vector
 
     def __repr__(self) -> str:
-        said = f", about {self.expected_skill:.0%} of it explained" if np.isfinite(self.expected_skill) else ""
+        said = f", at least {self.expected_skill:.0%} explained" if np.isfinite(self.expected_skill) else ""
         flags = "".join(f"; {flag}" for flag in dict.fromkeys(flag for row in self.flags for flag in row))
         return (
             f"ResponsePrediction of {self.context!r}: {len(self.perturbations)} perturbations, {len(self.genes)} genes"
             f"{said}{flags}"
         )
+
+    @property
+    def expected_skills(self) -> Vector:
+        """``(n_perturbations,)`` share of the squared response of such groups that was explained; NaN without any."""
+        return np.array([skill.explained for skill in self.skills])
+
+    @property
+    def expected_skill(self) -> float:
+        """Smallest of `expected_skills`; NaN where none is known."""
+        return self._weakest.explained
+
+    @property
+    def n_worse(self) -> int:
+        """Number of the groups behind `expected_skill` that no change would have been nearer to."""
+        return self._weakest.n_worse
+
+    @property
+    def n_groups(self) -> int:
+        """Number of the groups behind `expected_skill`."""
+        return len(self._weakest.errors)
+
+    @property
+    def _weakest(self) -> Skill:
+        order = np.argsort(self.expected_skills, kind="stable")
+        return self.skills[int(order[0])]
 
     def interval(
         self, coverage: float = 0.9, *, n_perturbed: float | None = None, n_control: float | None = None

@@ -75,6 +75,10 @@ class Moments:
     variance: Vector
     weights: Vector
 
+    def of_queries(self, rows: IntArray) -> Moments:
+        """Those of some of the queries, by position."""
+        return Moments(self.change[rows], self.variance[rows], self.weights[rows])
+
 
 @dataclass(frozen=True, eq=False)
 class Process:

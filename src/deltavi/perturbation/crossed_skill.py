@@ -12,7 +12,7 @@ from deltavi.perturbation.crossed_process import Moments, Process, Queries, rows
 from deltavi.perturbation.crossed_weights import Estimate, best_setting, estimate_weights
 
 if TYPE_CHECKING:
-    from deltavi._types import FloatArray, IntArray
+    from deltavi._types import BoolArray, FloatArray, IntArray
     from deltavi.arrays.matrix import Vector
     from deltavi.perturbation.crossed_kernel import ContextKernel, Weights
     from deltavi.perturbation.crossed_table import ResponseTable
@@ -51,6 +51,10 @@ class Skill:
     def n_worse(self) -> int:
         """Number of groups that no change would have been nearer to."""
         return int((self.errors > np.maximum(self.energies, 0)).sum())
+
+    def of_groups(self, chosen: BoolArray) -> Skill:
+        """Skill of some of the groups."""
+        return Skill(self.errors[chosen], self.energies[chosen])
 
     def clearly_ahead_of(self, other: Skill) -> bool:
         """True where this skill is greater by more than chance over groups would have it."""
@@ -149,10 +153,18 @@ class Calibration:
         ``(n_genes,)`` variance between groups that the process does not explain.
     freedom
         Degrees of freedom of the intervals.
+    length
+        Variance of the length of a true change along the predicted one, relative to it: all genes of a group err
+        together where it responds more, or less, than was predicted.
     """
 
     nugget: Vector
     freedom: float
+    length: float = 0.0
+
+    def variance(self, moments: Moments) -> Vector:
+        """``(n_queries, n_genes)`` variance of true changes."""
+        return np.asarray(moments.variance + self.nugget + self.length * moments.change**2)
 
 
 def calibrated(table: ResponseTable, moments: Moments, groups: IntArray) -> Calibration:
@@ -162,8 +174,22 @@ def calibrated(table: ResponseTable, moments: Moments, groups: IntArray) -> Cali
     explains; with few groups it is moderated by what is typical of genes of that variance.
     """
     n_groups = len(np.unique(groups))
-    expected = moments.variance.mean(0)
+    length = length_variance(table, moments)
+    expected = (moments.variance + length * moments.change**2).mean(0)
     excess = ((moments.change - table.changes) ** 2 - table.squared_errors).mean(0) - expected
     typical = max(float(excess.sum()) / max(float(expected.sum()), 1e-300), 0.0) * expected
     nugget = (n_groups * np.maximum(excess, 0) + PRIOR_GROUPS * typical) / (n_groups + PRIOR_GROUPS)
-    return Calibration(np.asarray(nugget), n_groups - 1 + PRIOR_GROUPS)
+    return Calibration(np.asarray(nugget), n_groups - 1 + PRIOR_GROUPS, length)
+
+
+def length_variance(table: ResponseTable, moments: Moments) -> float:
+    """Variance of lengths relative to those predicted, beyond what noise and the variance of each gene would make it.
+
+    With m a predicted change and e its error, the squares of ``e . m`` are summed over pairs, and their expectation if
+    genes erred independently is taken off.
+    """
+    squared = moments.change**2
+    along = ((table.changes - moments.change) * moments.change).sum(1)
+    by_chance = ((moments.variance + table.squared_errors) * squared).sum(1)
+    total = float((squared.sum(1) ** 2).sum())
+    return max(float((along**2 - by_chance).sum()) / total, 0.0) if total > 0 else 0.0

@@ -32,7 +32,7 @@ def summary_of(table: ResponseTable, prediction: ResponsePrediction) -> pd.DataF
             "size": np.sqrt((prediction.change**2).sum(1)),
             "error": np.sqrt(prediction.variance.sum(1)),
             "uncertainty": prediction.uncertainty,
-            "expected_skill": prediction.expected_skill,
+            "expected_skill": prediction.expected_skills,
             "flags": [", ".join(flags) for flags in prediction.flags],
         }
     )

@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp, softmax
 
 from deltavi.perturbation.crossed_factor import Factor
-from deltavi.perturbation.crossed_kernel import IDENTITY, ContextKernel, Weights
+from deltavi.perturbation.crossed_kernel import IDENTITY, SIMILARITY, ContextKernel, Weights
 from deltavi.perturbation.crossed_process import gene_energies, strongest
 from deltavi.perturbation.crossed_ratios import effective_number, log_likelihoods, ratios_of, shares_by_em
 
@@ -43,7 +43,9 @@ def active_parts(table: ResponseTable, kernel: ContextKernel) -> BoolArray:
     several_both = n_contexts > 1 and n_conditions > 1
     # without a second perturbation what contexts do not share is a pair's own
     own_is_context = n_conditions == 1 and kernel.name == IDENTITY
-    return np.array([True, n_conditions > 1, n_contexts > 1 and not own_is_context, several_both, True])
+    # nor can it tell what is a pair's own from how fast similarity falls: contexts left out are predicted worse with it
+    own = n_conditions > 1 or n_contexts == 1 or kernel.name != SIMILARITY
+    return np.array([True, n_conditions > 1, n_contexts > 1 and not own_is_context, several_both, own])
 
 
 def estimate_weights(

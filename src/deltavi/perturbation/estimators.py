@@ -15,13 +15,17 @@ import numpy as np
 from deltavi._errors import DeltaviError, examples
 from deltavi._reading import known_arguments
 from deltavi.metrics.means import pearson
-from deltavi.perturbation._kriging import Responses, interpolate
+from deltavi.perturbation.crossed_flat import interpolate
+from deltavi.perturbation.crossed_means import table_of_means
 
 if TYPE_CHECKING:
     from deltavi.arrays.matrix import Vector
+    from deltavi.perturbation.crossed_table import ResponseTable
 
 ALL_CELLS = "all cells"
 METRICS = ("euclidean", "correlation")
+# Squared error of means that are known without one, relative to the largest squared change.
+UNKNOWN_NOISE = 1e-12
 
 
 @known_arguments
@@ -195,16 +199,25 @@ def _similarity(evidence: Evidence) -> Shift:
 
 def _gp(evidence: Evidence) -> Shift:
     control, perturbed = evidence.pairs("gp")
-    points, query = evidence.places(control, "gp")
-    found = interpolate(responses_of(control, perturbed, points), query)
+    places, query = evidence.places(control, "gp")
+    found = interpolate(changes_of(control, perturbed), places, query)
     return replace(_weighted("gp", control, perturbed, found.weights), uncertainty=found.uncertainty)
 
 
-def responses_of(control: GroupMeans, perturbed: GroupMeans, points: Vector) -> Responses:
-    """Responses of labels, the rows of both groups, whose control cells lie at `points`."""
-    known = control.errors is not None and perturbed.errors is not None
-    errors = control.errors + perturbed.errors if known else np.zeros_like(control.means)  # type: ignore[operator]
-    return Responses(points, perturbed.means - control.means, errors)
+def changes_of(control: GroupMeans, perturbed: GroupMeans) -> ResponseTable:
+    """Changes of labels, the rows of both groups; where nothing tells their noise it is small, and the same for all."""
+    dims = tuple(map(str, range(control.means.shape[1])))
+    found = table_of_means({"control": control, "perturbed": perturbed}, "control", dims)
+    if found is not None:
+        return found
+    error = UNKNOWN_NOISE * max(float(((perturbed.means - control.means) ** 2).max(initial=0)), 1.0)
+    alike = [
+        replace(group, n_cells=(2,) * len(group.labels), errors=np.full_like(group.means, error))
+        for group in (control, perturbed)
+    ]
+    found = table_of_means(dict(zip(("control", "perturbed"), alike, strict=True)), "control", dims)
+    assert found is not None
+    return found
 
 
 def similarity_weights(distances: Vector, bandwidth: float) -> Vector:

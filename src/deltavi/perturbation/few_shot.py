@@ -14,14 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deltavi.perturbation._kriging import FEWEST_LABELS, Responses, best_width, interpolate
-
 if TYPE_CHECKING:
     from deltavi.arrays.matrix import Vector
-
-# Relative uncertainty of a length where there are too few labels to estimate it, and its bounds.
-USUAL_SPREAD = 0.3
-SPREADS = (0.1, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +64,7 @@ def update(
     variance
         ``(n_genes,)`` variance of single treated cells.
     spread
-        Standard deviation of the length of a response relative to the predicted one, as of `length_spread`.
+        Standard deviation of the length of a response relative to the predicted one.
     """
     measured, noise = cells.mean(0) - control, variance / len(cells)
     weight = _weights(predicted, expected_error + noise)
@@ -85,24 +79,6 @@ def update(
     trust = np.divide(expected_error, total, out=np.zeros_like(total), where=total > 0)
     change = length * predicted + trust * (measured - length * predicted)
     return Update(change, length, np.sqrt(1 - trust), len(cells))
-
-
-def length_spread(responses: Responses, width: float | None = None) -> float:
-    """Standard deviation of lengths of responses relative to those that the other labels predict.
-
-    `width` is that of the covariance, by default `best_width`.
-    """
-    n_labels = len(responses.points)
-    if n_labels < FEWEST_LABELS:
-        return USUAL_SPREAD
-    width, ratios = best_width(responses) if width is None else width, []
-    for label in range(n_labels):
-        others = responses.without(label)
-        predicted = interpolate(others, responses.points[label], width).weights @ others.changes
-        size = float(predicted @ predicted)
-        if size > 0:
-            ratios.append(float(predicted @ responses.changes[label]) / size)
-    return float(np.clip(np.sqrt(np.mean((np.array(ratios) - 1) ** 2)), *SPREADS)) if ratios else USUAL_SPREAD
 
 
 def _weights(predicted: Vector, error: Vector) -> Vector:

@@ -279,8 +279,9 @@ class Recalibration:
 def recalibration(probability: ArrayLike, called: ArrayLike) -> Recalibration:
     """Learn from training labels, each predicted from the others, what stated probabilities are worth.
 
-    Isotonic regression of the calls on the stated probabilities (pool adjacent violators). Every block counts half a
-    call among one more gene, so that none is certain.
+    Isotonic regression of the calls on the stated probabilities (pool adjacent violators). What is promised of a new
+    label is the average over labels, so that each counts alike: its genes by one over the number of calls that is
+    stated of it, and one more. Every block counts half a call among one more gene, so that none is certain.
 
     Parameters
     ----------
@@ -315,17 +316,25 @@ def recalibration(probability: ArrayLike, called: ArrayLike) -> Recalibration:
         )
     if calls.dtype.kind != "b" and not np.isin(calls, (0, 1)).all():
         raise InputDataError("called must hold truth values.")
-    return _fitted(_probabilities("probability", stated.ravel()), calls.ravel().astype(bool))
+    flat = _probabilities("probability", stated.ravel())
+    return _fitted(flat, calls.ravel().astype(bool), _weights(np.atleast_2d(stated)).ravel())
 
 
-def _fitted(stated: FloatArray, called: BoolArray) -> Recalibration:
+def _weights(stated: FloatArray) -> FloatArray:
+    """``(n_labels, n_genes)`` weights of genes, by the number of calls that is stated of their label."""
+    return np.repeat(1 / (stated.sum(axis=1, keepdims=True) + 1), stated.shape[1], axis=1)
+
+
+def _fitted(stated: FloatArray, called: BoolArray, weights: FloatArray) -> Recalibration:
     """Blocks of the isotonic regression; genes of the same probability are in one block."""
     values, place = np.unique(stated, return_inverse=True)
-    n_genes, n_called = np.bincount(place), np.bincount(place, weights=called)
-    blocks = isotonic_regression(n_called / n_genes, weights=n_genes).blocks[:-1]
-    total, hits = np.add.reduceat(n_genes, blocks), np.add.reduceat(n_called, blocks)
-    centre = np.add.reduceat(values * n_genes, blocks) / total
-    found = (hits + PRIOR_CALLS) / (total + PRIOR_GENES)
+    n_genes, weight = np.bincount(place), np.bincount(place, weights=weights)
+    hits = np.bincount(place, weights=weights * called)
+    blocks = isotonic_regression(hits / weight, weights=weight).blocks[:-1]
+    total, share = np.add.reduceat(n_genes, blocks), np.add.reduceat(weight, blocks)
+    centre = np.add.reduceat(values * weight, blocks) / share
+    n_called = total * np.add.reduceat(hits, blocks) / share
+    found = (n_called + PRIOR_CALLS) / (total + PRIOR_GENES)
     # small blocks at the ends move more than their neighbours
     found = isotonic_regression(found, weights=total).x
     return Recalibration(centre, np.asarray(found), int(total.sum()))

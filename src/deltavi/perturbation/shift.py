@@ -53,11 +53,12 @@ def estimate_shift(
     - ``similarity``: the same, weighted by exp(-(d_u - min d) / (bandwidth * mean d)), normalised, where d_u is the
       squared Euclidean distance between m_c(u) and the mean of `query`.
     - ``nearest``: m_p(u) - m_c(u) of the one u in P whose m_c(u) is closest to the mean of `query` under `metric`.
-    - ``gp``: the same, with the weights of ordinary kriging, which is Gaussian process regression with an unknown
-      mean: the covariance of responses falls with the squared
-      distance between the control means, its width is the one at which the labels of P predict one another best, and
-      a response measured in few cells weighs less. Weights sum to one and may be slightly negative; far from all
-      labels they tend to those of the common mean. ``uncertainty`` of the result says how far that is.
+    - ``gp``: the same, with the weights of ordinary kriging, the crossed Gaussian process of
+      :class:`deltavi.perturbation.ResponseModel` for one perturbation, similarity alone and a flat prior on the mean:
+      the covariance of responses falls with the squared distance between the control means, its width is the one at
+      which the labels of P predict one another best, and a response measured in few cells weighs less. Weights sum to
+      one and may be slightly negative; far from all labels they tend to those of the common mean. ``uncertainty`` of
+      the result says how far that is.
     - ``global``: mean of all perturbed points minus mean of all control points; labels are ignored.
     - ``scgen``: mean of m_p(u) over labels seen perturbed minus mean of m_c(u) over labels seen in control. It is
       biased where a label is seen in one condition only: with one label h of K held out of the perturbed cells, by

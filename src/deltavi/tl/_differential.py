@@ -297,7 +297,7 @@ def _note(group: str, prediction: ResponsePrediction, row: int, found: GeneTable
     return {
         "group": group,
         "uncertainty": float(prediction.uncertainty[row]),
-        "expected_skill": float(prediction.expected_skill),
+        "expected_skill": float(prediction.expected_skills[row]),
         "is_calibrated": found.is_calibrated,
         "flags": ", ".join(prediction.flags[row]),
         "n_perturbed": found.experiment.n_perturbed,

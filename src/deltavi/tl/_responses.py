@@ -18,6 +18,7 @@ from deltavi._errors import DeltaviError, InputDataError, InputDataWarning, exam
 from deltavi._reading import known_arguments
 from deltavi.arrays.scale import LARGEST_LOG
 from deltavi.perturbation import ResponseTable
+from deltavi.perturbation.crossed_means import SMALL_GROUP, moderated
 from deltavi.perturbation.crossed_table import single_parts
 from deltavi.perturbation.inputs import check_unique_genes
 from deltavi.registry.checks import ROUNDING, row_blocks
@@ -36,10 +37,6 @@ logger = logging.getLogger("deltavi")
 ALL_CELLS = "all cells"
 # Joins the values of several keys to the name of a context.
 JOINT = ", "
-# Groups of fewer cells count as if they had so many where variances are averaged.
-SMALL_GROUP = 10
-# Cells that the variance of a gene over all contexts counts for in that of one context.
-PRIOR_CELLS = 10
 
 
 @known_arguments
@@ -355,7 +352,7 @@ def _table(adata: AnnData, groups: _Groups, means: FloatArray, squares: FloatArr
         n_perturbed=sizes[pairs].astype(np.float64),
         n_control=sizes[control_of].astype(np.float64),
         control_means=means[control_of],
-        variances=_moderated(np.maximum(squares[contexts], 0), cells_in[contexts]),
+        variances=moderated(np.maximum(squares[contexts], 0), cells_in[contexts]),
         contexts=tuple(groups.contexts[c] for c in contexts),
         perturbations=tuple(singles),
         genes=tuple(map(str, adata.var_names)),
@@ -363,10 +360,3 @@ def _table(adata: AnnData, groups: _Groups, means: FloatArray, squares: FloatArr
         levels=tuple(groups.levels[c] for c in contexts),
         control=groups.control,
     )
-
-
-def _moderated(variances: FloatArray, freedom: FloatArray) -> FloatArray:
-    """Variances of contexts, those of few cells moderated by what is typical of a gene, ``(n_contexts, n_genes)``."""
-    typical = freedom @ variances / freedom.sum()
-    weight = (freedom / (freedom + PRIOR_CELLS))[:, None]
-    return np.asarray(weight * variances + (1 - weight) * typical)
