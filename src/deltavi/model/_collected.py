@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,7 @@ from scipy import sparse
 
 from deltavi import _keys
 from deltavi._errors import NotHeldOutWarning, examples
-from deltavi._types import State
+from deltavi._types import Rows, State
 from deltavi.io import BlockFile, write_store
 from deltavi.model._blocks import Block, Screen
 from deltavi.registry.source import layer_names
@@ -86,7 +85,7 @@ def _columns(cells: AnnData) -> dict[str, np.ndarray]:
     return {key: table.iloc[:, 0].to_numpy(dtype=np.float32) for key, table in found.items()}
 
 
-def _stacked(values: list[Any]) -> Any:
+def _stacked(values: list[Rows]) -> Rows:
     if sparse.issparse(values[0]):
         return sparse.csr_matrix(sparse.vstack(values, format="csr"))
     return np.concatenate(values)
@@ -154,7 +153,7 @@ class Tables:
             )
 
 
-def _joined(parts: list[pd.Series]) -> Any:
+def _joined(parts: list[pd.Series]) -> pd.Categorical | np.ndarray:
     """Values of one column in all blocks; a category stays one."""
     if all(isinstance(part.dtype, pd.CategoricalDtype) for part in parts):
         return union_categoricals(parts)
