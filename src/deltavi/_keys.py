@@ -13,6 +13,8 @@ LOG_FACTORIAL = "log_factorial"
 # obs of a predicted AnnData
 OBS_SOURCE_CONDITION = "deltavi_source_condition"
 OBS_SOURCE_CELL = "deltavi_source_cell"
+# True of predicted cells, False of control cells beside them
+OBS_PREDICTED = "deltavi_predicted"
 # condition that cells without the column come from
 NO_SOURCE = "unknown"
 
@@ -39,6 +41,10 @@ UNS_TOTALS = "deltavi_total_counts"
 # uns of an AnnData of attributions
 UNS_ATTRIBUTION = "deltavi"
 UNS_DIFFERENTIAL = "differential_response"
+
+# var of a prediction of all genes: those that the networks decode, and those of the table of responses
+VAR_IN_MODEL = "in_model"
+VAR_IN_RESPONSES = "in_responses"
 
 # label of a cell that is rejected as none of the known ones, or has no counts
 UNASSIGNED = "unassigned"

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from deltavi import _keys
-from deltavi._entries import names, require_anndata
+from deltavi._entries import names
 from deltavi._errors import InputDataError, examples
-from deltavi._former_names import current_record
 from deltavi._reading import known_arguments
 from deltavi.get._provenance import Provenance
+from deltavi.get._record import PAIRS, held_by, is_of_many
 from deltavi.perturbation.estimators import label_of
 from deltavi.registry.columns import require_known
 from deltavi.registry.genes import gene_positions
@@ -38,7 +37,7 @@ def weights(predicted: AnnData) -> pd.DataFrame:
     Parameters
     ----------
     predicted
-        Predicted cells, as ``predict_perturbation`` returns them.
+        Predicted cells, as ``predict_perturbation`` or ``predict_perturbations`` returns them.
 
     Returns
     -------
@@ -57,16 +56,16 @@ def weights(predicted: AnnData) -> pd.DataFrame:
     --------
     >>> deltavi.get.weights(predicted).nlargest(3, "weight")  # doctest: +SKIP
     """
-    held = _held(predicted)
+    held = held_by(predicted)
     if "weights" not in held:
         raise InputDataError("The prediction has no weights of training labels: its shift is not made of labels.")
     table = held["weights"] if isinstance(held["weights"], pd.DataFrame) else _of_baseline(held["weights"])
     plain = pd.DataFrame({name: table[name].astype(kind).to_numpy() for name, kind in WEIGHTS.items() if name in table})
     own = held.get("own_weights")
     if own is not None:
-        by_query = dict(zip(own["query"].astype(str), own["own_weight"].astype(float), strict=True))
-        plain["own_weight"] = [by_query.get(query, np.nan) for query in plain["query"]]
-    return plain
+        weight_of = dict(zip(_pairs_of(own), own["own_weight"].astype(float), strict=True))
+        plain["own_weight"] = [weight_of.get(pair, np.nan) for pair in _pairs_of(table)]
+    return _with_perturbations(plain, table)
 
 
 @known_arguments
@@ -76,7 +75,7 @@ def uncertainty(predicted: AnnData) -> pd.DataFrame:
     Parameters
     ----------
     predicted
-        Predicted cells, as ``predict_perturbation`` returns them.
+        Predicted cells, as ``predict_perturbation`` or ``predict_perturbations`` returns them.
 
     Returns
     -------
@@ -93,7 +92,7 @@ def uncertainty(predicted: AnnData) -> pd.DataFrame:
     InputDataError
         If the cells are no prediction, or one by a model without labels.
     """
-    held = _held(predicted)
+    held = held_by(predicted)
     if "uncertainty" not in held:
         raise InputDataError("The prediction has no uncertainty, which needs labels: pass labels_key at setup.")
     table = pd.DataFrame(held["uncertainty"])
@@ -105,7 +104,8 @@ def uncertainty(predicted: AnnData) -> pd.DataFrame:
         }
     )
     plain = plain.assign(is_extrapolated=plain["uncertainty"] > plain["max_training_uncertainty"])
-    return plain.assign(**{name: table[name].astype(kind).to_numpy() for name, kind in SKILL.items() if name in table})
+    found = {name: table[name].astype(kind).to_numpy() for name, kind in SKILL.items() if name in table}
+    return _with_perturbations(plain.assign(**found), table)
 
 
 @known_arguments
@@ -131,11 +131,25 @@ def treated(predicted: AnnData) -> pd.DataFrame:
     --------
     >>> deltavi.get.treated(predicted).sort_values("length")  # doctest: +SKIP
     """
-    held = _held(predicted)
+    held = held_by(predicted)
     if "treated" not in held:
         raise InputDataError("The prediction was given no treated cells: pass treated to predict_perturbation.")
     table = pd.DataFrame(held["treated"])
-    return pd.DataFrame({name: table[name].astype(kind).to_numpy() for name, kind in TREATED.items()})
+    plain = pd.DataFrame({name: table[name].astype(kind).to_numpy() for name, kind in TREATED.items()})
+    return _with_perturbations(plain, table)
+
+
+def _pairs_of(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """Perturbation, where there are several, and query of each row."""
+    perturbations = table["perturbation"].astype(str) if "perturbation" in table else [""] * len(table)
+    return list(zip(perturbations, table["query"].astype(str), strict=True))
+
+
+def _with_perturbations(plain: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """`plain` with the perturbation of each row before it, where there are several."""
+    if "perturbation" in table:
+        plain.insert(0, "perturbation", table["perturbation"].astype(str).to_numpy())
+    return plain
 
 
 @known_arguments
@@ -147,7 +161,7 @@ def changes(
     Parameters
     ----------
     predicted
-        Predicted cells, as ``predict_perturbation`` returns them.
+        Predicted cells, as ``predict_perturbation`` or ``predict_perturbations`` returns them.
     labels
         Labels to keep, in this order; by default all.
     genes
@@ -155,8 +169,9 @@ def changes(
 
     Returns
     -------
-    A row for each label and gene, with columns ``label``, ``gene``, ``change``, ``lower`` and ``upper`` (log1p CP10k;
-    bounds are NaN with fewer than three training labels).
+    A row for each label and gene (of many perturbations, for each pair, with its ``perturbation``), with columns
+    ``label``, ``gene``, ``change``, ``lower`` and ``upper`` (log1p CP10k; bounds are NaN with fewer than three training
+    labels).
 
     Raises
     ------
@@ -172,25 +187,28 @@ def changes(
     >>> found = deltavi.get.changes(predicted, labels="B")  # doctest: +SKIP
     >>> found[found["lower"] > 0].sort_values("change", ascending=False).head()  # doctest: +SKIP
     """
-    _held(predicted)
+    held = held_by(predicted)
     keys = {"change": _keys.VARM_CHANGE, "lower": _keys.VARM_LOWER, "upper": _keys.VARM_UPPER}
     missing = [key for key in keys.values() if key not in predicted.varm]
     if missing:
         raise InputDataError(f"The prediction has no varm {examples(missing)}, which need labels: pass labels_key.")
-    tables = {name: pd.DataFrame(predicted.varm[key]).rename(columns=label_of) for name, key in keys.items()}
-    known = list(tables["change"])
-    kept = known if labels is None else [require_known("label", label, known) for label in names("labels", labels)]
+    tables = {name: pd.DataFrame(predicted.varm[key]) for name, key in keys.items()}
+    pairs = pd.DataFrame(held[PAIRS]).astype(str) if is_of_many(held) else None
+    of_columns = [label_of(name) for name in tables["change"]] if pairs is None else pairs["context"].tolist()
+    known = list(dict.fromkeys(of_columns))
+    given = known if labels is None else [require_known("label", label, known) for label in names("labels", labels)]
+    kept = [place for label in given for place, own in enumerate(of_columns) if own == label]
     every = pd.Index(predicted.var_names.astype(str))
     places = (
         np.arange(len(every))
         if genes is None
         else gene_positions(genes, every, name="genes", held_by="the prediction", listed="var_names")
     )
-    columns = {name: table[kept].to_numpy(dtype=float)[places].ravel(order="F") for name, table in tables.items()}
+    values = {name: table.to_numpy(dtype=float)[places][:, kept].ravel(order="F") for name, table in tables.items()}
     chosen = np.asarray(every, dtype=object)[places]
-    return pd.DataFrame(
-        {"label": np.repeat(np.asarray(kept, dtype=object), len(chosen)), "gene": np.tile(chosen, len(kept)), **columns}
-    )
+    columns = {"label": of_columns} if pairs is None else {"perturbation": pairs["perturbation"], "label": of_columns}
+    repeated = {name: np.repeat(np.asarray(own, dtype=object)[kept], len(chosen)) for name, own in columns.items()}
+    return pd.DataFrame({**repeated, "gene": np.tile(chosen, len(kept)), **values})
 
 
 @known_arguments
@@ -207,30 +225,18 @@ def provenance(predicted: AnnData) -> Provenance:
     InputDataError
         If the cells are no prediction.
     """
-    held = _held(predicted)
+    held = held_by(predicted)
     seed = held.get("seed")
     return Provenance(
         model=str(held.get("model", "")),
         control=str(held["control"]),
-        perturbation=str(held["perturbation"]),
+        perturbation=", ".join(map(str, held["perturbations"])) if is_of_many(held) else str(held["perturbation"]),
         shift=str(held.get("shift", "")),
         empirical_weight=float(held.get("empirical_weight", 0.0)),
         effect_scale=float(held.get("effect_scale", 1.0)),
         seed=None if seed is None else int(seed),
         version=str(held.get("deltavi_version", "")),
     )
-
-
-def _held(predicted: AnnData) -> Mapping[str, Any]:
-    """Entries of ``uns`` that a prediction keeps of itself."""
-    kept = require_anndata(predicted).uns.get(_keys.UNS_PREDICTION)
-    held = current_record(kept) if isinstance(kept, Mapping) else {}
-    if "control" not in held or "perturbation" not in held:
-        raise InputDataError(
-            f"The cells are no prediction: uns[{_keys.UNS_PREDICTION!r}], which predict_perturbation writes and "
-            "anndata.concat leaves out, is not there. Read the tables before cells are joined."
-        )
-    return held
 
 
 def _of_baseline(weights: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from deltavi._compat import MODULE_KEYS
 from deltavi._cp10k import log1p_cp10k
 from deltavi.likelihood import Likelihood
 from deltavi.likelihood.base import to_numpy
+from deltavi.model._question import INDEPENDENT, Draws
 from deltavi.module import VAE
 from deltavi.perturbation.coupling import couple
 from deltavi.perturbation.noise import normals, uniforms
@@ -116,19 +117,25 @@ def predict_cells(
     output: Output,
     generators: Sequence[np.random.Generator],
     cells: Likelihood | None = None,
+    draws: Draws = "matched",
 ) -> Predicted:
     """Profile, rate and sampled counts of cells that go from `source` to `target`.
 
-    `cells` is what observed values are carried to, where that is not `target` itself.
+    `cells` is what observed values are carried to, where that is not `target` itself; with independent `draws` they
+    are not carried, and the profile is that of the sampled counts.
     """
     rate = target.mean.detach().cpu().numpy().astype(np.float32)
     n_genes = observed.shape[1]
     if not target.of_counts and output == "mean":
         return Predicted(profile=np.maximum(rate, 0), rate=rate, counts=None)
-    coupled = couple(observed, source, target if cells is None else cells, uniform=uniforms(generators, n_genes))
+    first = uniforms(generators, n_genes)
+    if draws == INDEPENDENT:
+        coupled = np.maximum(target.quantile(first), 0)
+    else:
+        coupled = couple(observed, source, target if cells is None else cells, uniform=first)
     if not target.of_counts:
         return Predicted(profile=coupled.astype(np.float32), rate=rate, counts=None)
-    counts = target.quantile(uniforms(generators, n_genes))
+    counts = coupled if draws == INDEPENDENT else target.quantile(uniforms(generators, n_genes))
     if output == "cells":
         values: Any = sparse.csr_matrix(log1p_cp10k(coupled, totals))
     else:

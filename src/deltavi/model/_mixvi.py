@@ -46,7 +46,7 @@ from deltavi.model._registration import require_own_columns
 from deltavi.model._totals import settings_of_totals
 from deltavi.model._vae import VAE, named_arguments
 from deltavi.model.recipe import EPOCHS_RANGE, AnyRecipe, Parts
-from deltavi.model.routes import ROUTES, as_control, check_route, sample
+from deltavi.model.routes import ROUTES, as_query, sample
 from deltavi.module import MIXVI as MIXVIModule
 from deltavi.module.decoder import GeneLikelihood
 from deltavi.module.readers import READERS, with_defaults
@@ -122,6 +122,7 @@ class MIXVI(Annotates, VAE):
     merge_components = merge_components
     get_kl_per_dimension = get_kl_per_dimension
     sample = sample
+    _query = as_query
     most_epochs: ClassVar[int] = EPOCHS_RANGE[1]
     default_plan: ClassVar[State] = {"lr": 2e-3, "eps": 1e-8, "lr_schedule": "one_cycle"}
 
@@ -390,8 +391,7 @@ class MIXVI(Annotates, VAE):
         DeltaviError
             If a route is asked for without ``conditional=True``, or together with a ``shift_scale``.
         """
-        check_route(self, kwargs)
-        adata = as_control(self, adata, control)
+        adata = self._query(adata, control, kwargs)
         return super().predict_perturbation(adata, control=control, perturbation=perturbation, **kwargs)
 
     def _check_query(self, manager: DataManager, offer: Offer) -> None:

@@ -22,7 +22,6 @@ from deltavi.model._shifts import shifted_positions
 from deltavi.model._treated import Treated
 from deltavi.model.own_response import own_weights, warn_of_own_cells
 from deltavi.model.request import Request, assemble
-from deltavi.perturbation.noise import cell_generators
 
 if TYPE_CHECKING:
     from deltavi.model._responds import Responds
@@ -45,6 +44,22 @@ def answer(model: Responds, request: Request, question: Question, treated: Treat
         Cells decoded at a time.
     """
     before = positions_of(model, request.adata, request.cells)
+    result = predicted_from(model, request, before, question, treated, batch_size=batch_size)
+    own = result.uns[_keys.UNS_PREDICTION]["own_weights"]
+    warn_of_own_cells(model, request, question.perturbation.name, own)
+    return result
+
+
+def predicted_from(
+    model: Responds,
+    request: Request,
+    before: np.ndarray,
+    question: Question,
+    treated: Treated,
+    *,
+    batch_size: int,
+) -> AnnData:
+    """As :func:`answer`, from the latent positions of the cells ``(n_cells, n_latent)``; it warns of nothing."""
     after, how = shifted_positions(model, request, before, question)
     evidence = evidence_of(model, request, (before, after), question, treated)
     with isolated_randomness(question.seed):  # encoders draw, though no draw reaches the answer
@@ -66,15 +81,14 @@ def answer(model: Responds, request: Request, question: Question, treated: Treat
         **how,
         "effect_scale": question.effect_scale,
         "output": question.output,
+        "draws": question.draws,
         "n_samples": question.n_samples,
         "seed": question.seed,
         "deltavi_version": deltavi.__version__,
     }
     if evidence is not None:
         report_evidence(result, evidence, request.groups)
-    own = own_weights(model, request, question, how, evidence)
-    result.uns[_keys.UNS_PREDICTION]["own_weights"] = own
-    warn_of_own_cells(model, request, perturbation, own)
+    result.uns[_keys.UNS_PREDICTION]["own_weights"] = own_weights(model, request, question, how, evidence)
     return result
 
 
@@ -99,15 +113,16 @@ def _predict(
     for tensors in request.loaded.batches(request.cells, batch_size):
         rows = slice(start, start + tensors[REGISTRY_KEYS.X_KEY].shape[0])
         decode = CellDecoder(model.module, tensors)
-        generators = cell_generators(names[rows], seed=question.seed)
+        generators = question.generators(names[rows])
         own, groups = decode(after[rows], condition=perturbation), request.groups[rows]
         part = predict_cells(
             decode.observed,
             decode(before[rows], condition=control),
             shifted(own, groups),
-            cells=shifted(own, groups, drawn=True) if question.output == "cells" else None,
+            cells=shifted(own, groups, drawn=True) if question.cells_drawn_with is not None else None,
             totals=totals[rows],
             output=question.output,
+            draws=question.draws,
             generators=generators,
         )
         if n_samples > 1:

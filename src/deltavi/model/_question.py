@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -10,8 +10,11 @@ import numpy as np
 
 from deltavi._entries import choice, share
 from deltavi.perturbation.estimators import Evidence, Shift
+from deltavi.perturbation.noise import cell_generators
 
 EmpiricalWeight = float | Literal["auto"]
+Draws = Literal["matched", "independent"]
+MATCHED, INDEPENDENT = "matched", "independent"
 # Two estimates of about the same quality: the mean of both is hard to improve upon.
 EQUAL_SHARE = 0.5
 # Shifts that look at how labels lie; the others were asked for as they are.
@@ -66,6 +69,8 @@ class Question:
         Factor of the response.
     output
         ``"cells"`` or ``"mean"``.
+    draws
+        ``"matched"`` or ``"independent"``.
     n_samples
         Draws of the posterior.
     seed
@@ -81,6 +86,7 @@ class Question:
     share: float
     effect_scale: float
     output: Literal["cells", "mean"]
+    draws: Draws
     n_samples: int
     seed: int
 
@@ -96,8 +102,13 @@ class Question:
 
     @property
     def cells_drawn_with(self) -> int | None:
-        """Seed of the quantiles that cells are drawn at; None where their mean is asked for."""
-        return self.seed if self.output == "cells" else None
+        """Seed of the quantiles that cells are matched at; None where they are not matched."""
+        return self.seed if self.output == "cells" and self.draws == MATCHED else None
+
+    def generators(self, names: Iterable[str]) -> list[np.random.Generator]:
+        """One generator for each cell, by its name; independent draws are of each perturbation anew."""
+        own = f"-{self.perturbation.name}" if self.draws == INDEPENDENT else ""
+        return cell_generators([f"{name}{own}" for name in names], seed=self.seed)
 
 
 def share_of(empirical_weight: EmpiricalWeight, shift: Any, shift_scale: object) -> float:

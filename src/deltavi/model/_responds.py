@@ -11,10 +11,12 @@ from scvi.model.base import RNASeqMixin, VAEMixin
 
 from deltavi import _keys
 from deltavi._text import as_text
+from deltavi._types import State
 from deltavi.model._asked import BATCH_SIZE, conditions_asked, groups_of, request_of
 from deltavi.model._base import CountModel
 from deltavi.model._decoding import Output
 from deltavi.model._encoding import get_latent_representation, get_marginal_ll, impute
+from deltavi.model._many import predict_perturbations
 from deltavi.model._mean_responses import MEANS
 from deltavi.model._parameters import (
     get_feature_correlation_matrix,
@@ -22,7 +24,15 @@ from deltavi.model._parameters import (
     get_likelihood_parameters,
 )
 from deltavi.model._prediction import answer
-from deltavi.model._question import Condition, EmpiricalWeight, Question, Route, ShiftStrategy, share_of
+from deltavi.model._question import (
+    Condition,
+    Draws,
+    EmpiricalWeight,
+    Question,
+    Route,
+    ShiftStrategy,
+    share_of,
+)
 from deltavi.model._training_means import TrainingMeans
 from deltavi.model._treated import treated_of
 from deltavi.model.recipe import Parts
@@ -49,6 +59,7 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
     get_likelihood_parameters = get_likelihood_parameters
     get_latent_library_size = get_latent_library_size
     get_feature_correlation_matrix = get_feature_correlation_matrix
+    predict_perturbations = predict_perturbations
 
     def predict_perturbation(
         self,
@@ -60,6 +71,7 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
         shift: str | np.ndarray | ShiftStrategy = "similarity",
         shift_scale: float | Literal["match"] = "match",
         output: Output = "cells",
+        draws: Draws = "matched",
         n_samples: int = 1,
         bandwidth: float = 0.2,
         similarity_space: Literal["expression", "latent"] = "expression",
@@ -100,6 +112,10 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
         output
             ``"cells"`` carries each cell's residual; ``"mean"`` is the expectation of log expression alone, far less
             variable than measured cells.
+        draws
+            ``"matched"`` keeps each cell's residual, and moves cells until their mean is the predicted one;
+            ``"independent"`` draws counts of each cell anew from the likelihood after the perturbation, whose mean is
+            the predicted one in expectation, so that answers with different seeds are independent samples.
         n_samples
             Draws of the posterior; with more than one, layers ``"lower"`` and ``"upper"`` hold a 90 % predictive
             interval of each cell and gene.
@@ -159,7 +175,7 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
         """
         self._require_trained("predict_perturbation")
         start, end = conditions_asked(self, control, perturbation)
-        check_options(output, invalid_cells, similarity_space)
+        check_options(output, invalid_cells, similarity_space, draws)
         request = request_of(self, adata, control=start.name, labels=labels, drop=invalid_cells == "drop")
         question = Question(
             control=start,
@@ -171,6 +187,7 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
             share=share_of(empirical_weight, shift, shift_scale),
             effect_scale=effect_scale,
             output=output,
+            draws=draws,
             n_samples=n_samples,
             seed=seed,
         )
@@ -204,6 +221,10 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
     def perturbation_names(self) -> list[str]:
         """Conditions that can be predicted by name, in the order of their codes: the measured ones first."""
         return [as_text(name) for name in self._categories(_keys.CONDITION)]
+
+    def _query(self, adata: AnnData | None, control: str, options: State) -> AnnData | None:
+        """`adata` as the networks are asked about it, where a model minds; it may refuse some `options`."""
+        return adata
 
     def _groups(self, adata: AnnData, aligned: AnnData) -> np.ndarray:
         """Group of each cell that has a shift of its own, ``(n_cells,)``: its label. `aligned` holds the same cells."""

@@ -79,14 +79,27 @@ def _weight_in_shift(model: Responds, group: str, perturbation: str, how: State)
     return float(rows.loc[rows["training_label"] == group, "weight"].sum())
 
 
-def warn_of_own_cells(model: Responds, request: Request, perturbation: str, own: pd.DataFrame) -> None:
-    """Warn where the answer describes the training cells; log it where the cells are others."""
+def described_groups(
+    model: Responds, request: Request, perturbation: str, own: pd.DataFrame
+) -> tuple[list[str], list[str]]:
+    """Groups whose own treated cells weigh in their answer, and of those the ones whose cells are training cells.
+
+    None where they were held out by a split that the model does not know.
+    """
     weights = dict(zip(own["query"], own["own_weight"], strict=True))
     measured = [group for group in weights if group in _measured(model, perturbation) and weights[group] != 0]
     if not measured or _held_out_by_caller.get():
-        return
+        return [], []
     described = _described(model, request, perturbation)
-    found = [group for group in measured if group in described]
+    return measured, [group for group in measured if group in described]
+
+
+def warn_of_own_cells(model: Responds, request: Request, perturbation: str, own: pd.DataFrame) -> None:
+    """Warn where the answer describes the training cells; log it where the cells are others."""
+    measured, found = described_groups(model, request, perturbation, own)
+    if not measured:
+        return
+    weights = dict(zip(own["query"], own["own_weight"], strict=True))
     listed = examples([f"{group!r} ({_percent(weights[group])})" for group in found or measured], 10).replace('"', "")
     if not found:
         logger.info(

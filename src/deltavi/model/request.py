@@ -15,6 +15,7 @@ from deltavi._errors import DeltaviError
 from deltavi._text import names_of
 from deltavi._types import State
 from deltavi.model._decoding import Predicted
+from deltavi.model._question import INDEPENDENT, MATCHED
 from deltavi.perturbation.estimators import ALL_CELLS
 from deltavi.registry.cells import Cells
 from deltavi.registry.columns import require_known
@@ -112,8 +113,11 @@ def of_labels(groups: np.ndarray, labels: str | Sequence[str] | None) -> np.ndar
     return np.isin(groups, [require_known("label", label, present) for label in given])
 
 
-def check_options(output: str, invalid_cells: str, similarity_space: str) -> None:
+def check_options(output: str, invalid_cells: str, similarity_space: str, draws: str) -> None:
     """Raise where an option of a prediction makes no sense."""
     choice("output", output, ("cells", "mean"))
+    choice("draws", draws, (MATCHED, INDEPENDENT))
+    if draws == INDEPENDENT and output != "cells":
+        raise DeltaviError(f"draws={draws!r} is of cells, and output={output!r} has none: leave one of them out.")
     choice("similarity_space", similarity_space, ("expression", "latent"))
     choice("invalid_cells", invalid_cells, ("error", "drop"))

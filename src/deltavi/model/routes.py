@@ -61,6 +61,12 @@ def check_route(model: MIXVI, options: State) -> None:
             raise DeltaviError(f"shift_scale is the factor of a latent shift, and shift={shift!r} takes none.")
 
 
+def as_query(self: MIXVI, adata: AnnData | None, control: str, options: State) -> AnnData | None:
+    """`adata` as the networks are asked about it, with the route among the options of the question checked."""
+    check_route(self, options)
+    return as_control(self, adata, control)
+
+
 def as_control(model: MIXVI, adata: AnnData | None, control: str) -> AnnData | None:
     """Cells without a column of conditions are of `control`, which a conditional encoder has to know."""
     key = model._setup_argument("condition_key")

@@ -40,7 +40,7 @@ INHERITED = (
 OWN = (
     *("batch_removal", "get_attributions", "get_latent_representation", "get_kl_per_dimension", "get_novelty_scores"),
     *("get_responsibilities", "impute", "log_likelihood", "merge_components", "predict", "predict_perturbation"),
-    *("get_importance_weights", "sample"),
+    *("get_importance_weights", "predict_perturbations", "sample"),
 )
 # Total counts of a cell beyond which single precision holds no products with them.
 MOST_COUNTS = 1e12

@@ -28,7 +28,7 @@ class CountContract(ModelContract):
         Methods that an untrained model refuses.
     """
 
-    verbs: ClassVar[tuple[str, ...]] = (*ModelContract.verbs, "predict_perturbation")
+    verbs: ClassVar[tuple[str, ...]] = (*ModelContract.verbs, "predict_perturbation", "predict_perturbations")
 
     @classmethod
     def answers(cls, model: Any, adata: AnnData | None = None) -> dict[str, np.ndarray]:
@@ -102,6 +102,13 @@ class CountContract(ModelContract):
         read = ad.read_h5ad(tmp_path / "predicted.h5ad")
         np.testing.assert_array_equal(dense(read.X), x)
         assert read.uns["deltavi"]["perturbation"] == "stimulated"
+
+    def test_many_perturbations_are_answered_as_each(self, fit: tuple[Any, AnnData]) -> None:
+        model, _ = fit
+        one = model.predict_perturbation(control="control", perturbation="stimulated")
+        every = model.predict_perturbations(control="control", controls=True)
+        np.testing.assert_allclose(dense(every[one.obs_names].X), dense(one.X), atol=1e-4)
+        assert every.n_obs == 2 * one.n_obs
 
     def test_prediction_does_not_depend_on_batches_order_or_other_cells(self, fit: tuple[Any, AnnData]) -> None:
         model, _ = fit

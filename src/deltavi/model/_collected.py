@@ -1,0 +1,160 @@
+"""Blocks of a prediction put together: one AnnData in memory, or a file that is written block by block."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from pandas.api.types import union_categoricals
+from scipy import sparse
+
+from deltavi import _keys
+from deltavi._errors import NotHeldOutWarning, examples
+from deltavi._types import Rows, State
+from deltavi.io import BlockFile, write_store
+from deltavi.model._blocks import Block, Screen
+from deltavi.registry.source import layer_names
+from deltavi.train.progress import progress_bar
+
+COLUMNS = (_keys.VARM_CHANGE, _keys.VARM_LOWER, _keys.VARM_UPPER)
+
+
+def in_memory(screen: Screen, *, layers: tuple[str, ...] | None, progress: bool) -> AnnData:
+    """One AnnData of all blocks."""
+    tables, blocks, columns = Tables(), [], []
+    for block in _each(screen, layers, progress):
+        tables.add(block)
+        blocks.append(block.cells)
+        if block.perturbation is not None:
+            columns.append(_columns(block.cells))
+    first = blocks[0]
+    found = AnnData(
+        X=_stacked([one.X for one in blocks]),
+        obs=tables.obs(),
+        var=first.var.copy(),
+        layers={name: _stacked([one.layers[name] for one in blocks]) for name in layer_names(first)},
+        obsm={name: np.concatenate([one.obsm[name] for one in blocks]) for name in first.obsm},
+    )
+    for key in COLUMNS:
+        given = [one.get(key) for one in columns]
+        if any(values is not None for values in given):
+            unknown = np.full(found.n_vars, np.nan, dtype=np.float32)
+            found.varm[key] = np.stack([unknown if values is None else values for values in given], axis=1)
+    found.uns[_keys.UNS_PREDICTION] = tables.uns()
+    tables.warn()
+    return found
+
+
+def in_file(screen: Screen, target: Path, *, layers: tuple[str, ...] | None, progress: bool) -> Path:
+    """File of all blocks, of which one is in memory at a time; it takes its place once it is complete."""
+    tables = Tables()
+
+    def write(part: Path) -> None:
+        with BlockFile(part, screen.n_cells) as file:
+            for block in _each(screen, layers, progress):
+                file.add(block.cells)
+                if block.perturbation is not None:
+                    for key, values in _columns(block.cells).items():
+                        file.add_column(key, values, place=tables.n_pairs, n_columns=screen.n_pairs)
+                tables.add(block)
+                var = block.cells.var
+            file.finish(obs=tables.obs(), var=var, uns={_keys.UNS_PREDICTION: tables.uns()})
+
+    write_store(target, write)
+    tables.warn()
+    return target
+
+
+def _each(screen: Screen, layers: tuple[str, ...] | None, progress: bool) -> Iterator[Block]:
+    """Blocks with the layers that are asked for, counted by a bar."""
+    with progress_bar(screen.n_pairs, "predicting", wanted=progress) as bar:
+        for block in screen.blocks():
+            for name in [name for name in layer_names(block.cells) if layers is not None and name not in layers]:
+                del block.cells.layers[name]
+            yield block
+            bar.update(block.perturbation is not None)
+
+
+def _columns(cells: AnnData) -> dict[str, np.ndarray]:
+    """Change of each gene and its interval, where the pair has them."""
+    found = {key: cells.varm[key] for key in COLUMNS if key in cells.varm}
+    return {key: table.iloc[:, 0].to_numpy(dtype=np.float32) for key, table in found.items()}
+
+
+def _stacked(values: list[Rows]) -> Rows:
+    if sparse.issparse(values[0]):
+        return sparse.csr_matrix(sparse.vstack(values, format="csr"))
+    return np.concatenate(values)
+
+
+class Tables:
+    """Tables of all blocks: obs of their cells, and a record of each pair."""
+
+    def __init__(self) -> None:
+        self._obs: list[pd.DataFrame] = []
+        self._rows: list[State] = []
+        self._tables: dict[str, list[pd.DataFrame]] = {}
+        self._shared: State = {}
+        self._described: list[str] = []
+
+    @property
+    def n_pairs(self) -> int:
+        """Pairs so far."""
+        return len(self._rows)
+
+    def add(self, block: Block) -> None:
+        """Add the rows of the next block."""
+        self._obs.append(block.cells.obs)
+        if block.perturbation is None:
+            return
+        held = dict(block.cells.uns[_keys.UNS_PREDICTION])
+        name = held.pop("perturbation")
+        for key, table in list(held.items()):
+            if isinstance(table, pd.DataFrame):
+                plain = held.pop(key)
+                plain = plain.reset_index() if plain.index.name else plain.reset_index(drop=True)
+                self._tables.setdefault(key, []).append(plain.assign(perturbation=name))
+        self._shared = self._shared or held
+        pair = {"perturbation": name, "context": block.context, "n_cells": block.cells.n_obs}
+        self._rows.append({**pair, **block.record})
+        if block.describes:
+            self._described.append(f"{block.context} | {name}")
+
+    def obs(self) -> pd.DataFrame:
+        """Columns of all cells."""
+        columns = {name: _joined([part[name] for part in self._obs]) for name in self._obs[0]}
+        index = pd.Index(np.concatenate([part.index.to_numpy(dtype=object) for part in self._obs]))
+        return pd.DataFrame(columns, index=index)
+
+    def uns(self) -> State:
+        """One record of all pairs."""
+        tables = {key: pd.concat(parts, ignore_index=True) for key, parts in self._tables.items()}
+        tables["pairs"] = pd.DataFrame(self._rows)
+        for table in tables.values():
+            table.index = table.index.astype(str)
+        names = list(dict.fromkeys(row["perturbation"] for row in self._rows))
+        return {**self._shared, "perturbations": np.array(names, dtype=object), **tables}
+
+    def warn(self) -> None:
+        """Warn once of all pairs whose answer describes training cells."""
+        n_described = len(self._described)
+        if n_described:
+            warnings.warn(
+                f"Measured cells under the perturbation were among the training cells in {n_described} of "
+                f"{self.n_pairs} pairs, and weigh in the answer: {examples(self._described)}. It describes them rather "
+                "than predicts them. deltavi.get.predictions has their weight, own_weight. To predict, train without "
+                "these cells.",
+                NotHeldOutWarning,
+                stacklevel=5,
+            )
+
+
+def _joined(parts: list[pd.Series]) -> pd.Categorical | np.ndarray:
+    """Values of one column in all blocks; a category stays one."""
+    if all(isinstance(part.dtype, pd.CategoricalDtype) for part in parts):
+        return union_categoricals(parts)
+    return pd.concat(parts, ignore_index=True).to_numpy()
