@@ -7,6 +7,7 @@ import sys
 from importlib import import_module
 
 STUDIES = {
+    "all-genes": "perturbation.all_genes",
     "annotation": "annotation.study",
     "annotation-settings": "annotation.study",
     "transfer": "annotation.study",
