@@ -138,6 +138,7 @@ def page(records: pd.DataFrame, command: str) -> Iterator[str]:
         "Share explained of the change of means, the noise of the measurement taken off, with halves of the control "
         f"cells. Zeros: mean absolute error of the share of cells without a count, of the {N_TOP} genes outside of the "
         "network that change most; variance of their log1p CP10k relative to that of the treated cells. "
+        "Independent draws have the noise of their own cells in their means. "
         f"{N_GENES:,} genes in the network, chosen with all cells, {EPOCHS} epochs; seeds: "
         f"{records['seed'].nunique()}. {made_by(command, PACKAGES)}"
     )

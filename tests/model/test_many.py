@@ -7,9 +7,11 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 from anndata import AnnData
 
 from deltavi import get, tl
@@ -212,6 +214,20 @@ def test_one_prediction_takes_independent_draws(model: SCGEN) -> None:
     assert single.uns["deltavi"]["draws"] == "independent"
     every = model.predict_perturbations(query(), control="control", draws="independent")
     np.testing.assert_array_equal(dense(every[single.obs_names].X), dense(single.X))
+
+
+def test_scanpy_draws_and_tests_a_part_of_a_screen(model: SCGEN) -> None:
+    ask = {"control": "control", "contexts": CONTEXTS[0]}
+    cells = query()
+    cells.obs["context"] = cells.obs["context"].astype("category")
+    some = model.predict_perturbations(cells, perturbations=["B", "A"], controls=True, **ask)
+    assert list(some.obs["context"].cat.categories) == [CONTEXTS[0]]
+    assert set(some.obs["condition"].cat.categories) == {"control", "A", "B"}
+    sc.pl.matrixplot(some, list(some.var_names[:3]), groupby="condition", show=False)
+    single = model.predict_perturbation(cells, control="control", perturbation="A", labels=CONTEXTS[0])
+    assert list(single.obs["condition"].cat.categories) == ["A"]
+    sc.pl.dotplot(single, list(single.var_names[:3]), groupby=["condition", "context"], show=False)
+    plt.close("all")
 
 
 # -- files ---------------------------------------------------------------------------------------------------

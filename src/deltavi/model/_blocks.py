@@ -15,7 +15,6 @@ from scvi import REGISTRY_KEYS
 from deltavi import _keys
 from deltavi._errors import DeltaviError, UnknownCategoryError, examples
 from deltavi._random import isolated_randomness
-from deltavi._text import as_text
 from deltavi._types import State
 from deltavi.likelihood.base import to_numpy
 from deltavi.model._asked import condition_key, conditions_of, positions_of
@@ -168,7 +167,6 @@ def control_block(
         genes=model.gene_names,
         condition_key=condition_key(model),
         perturbation=question.control.name,
-        conditions=[as_text(c) for c in model._categories(_keys.CONDITION)],
     )
     found.obs_names = found.obs[_keys.OBS_SOURCE_CELL].astype(str)
     found.obs.index.name = None

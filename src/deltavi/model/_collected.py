@@ -14,9 +14,11 @@ from scipy import sparse
 
 from deltavi import _keys
 from deltavi._errors import NotHeldOutWarning, examples
+from deltavi._logs import first_of_each
 from deltavi._types import Rows, State
 from deltavi.io import BlockFile, write_store
 from deltavi.model._blocks import Block, Screen
+from deltavi.model.request import drop_unused_categories
 from deltavi.registry.source import layer_names
 from deltavi.train.progress import progress_bar
 
@@ -71,7 +73,8 @@ def in_file(screen: Screen, target: Path, *, layers: tuple[str, ...] | None, pro
 
 def _each(screen: Screen, layers: tuple[str, ...] | None, progress: bool) -> Iterator[Block]:
     """Blocks with the layers that are asked for, counted by a bar."""
-    with progress_bar(screen.n_pairs, "predicting", wanted=progress) as bar:
+    details = "deltavi.get.predictions and deltavi.get.weights have the figures of each pair."
+    with first_of_each(details), progress_bar(screen.n_pairs, "predicting", wanted=progress) as bar:
         for block in screen.blocks():
             for name in [name for name in layer_names(block.cells) if layers is not None and name not in layers]:
                 del block.cells.layers[name]
@@ -128,7 +131,9 @@ class Tables:
         """Columns of all cells."""
         columns = {name: _joined([part[name] for part in self._obs]) for name in self._obs[0]}
         index = pd.Index(np.concatenate([part.index.to_numpy(dtype=object) for part in self._obs]))
-        return pd.DataFrame(columns, index=index)
+        found = pd.DataFrame(columns, index=index)
+        drop_unused_categories(found)
+        return found
 
     def uns(self) -> State:
         """One record of all pairs."""

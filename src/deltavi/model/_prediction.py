@@ -13,7 +13,6 @@ from scvi import REGISTRY_KEYS
 import deltavi
 from deltavi import _keys
 from deltavi._random import isolated_randomness
-from deltavi._text import as_text
 from deltavi.model._asked import condition_key, positions_of
 from deltavi.model._decoding import CellDecoder, Predicted, predict_cells, predictive_interval, stack
 from deltavi.model._empirical_response import ResponseEvidence, evidence_of, report_evidence, unshifted
@@ -21,7 +20,7 @@ from deltavi.model._question import Question
 from deltavi.model._shifts import shifted_positions
 from deltavi.model._treated import Treated
 from deltavi.model.own_response import own_weights, warn_of_own_cells
-from deltavi.model.request import Request, assemble
+from deltavi.model.request import Request, assemble, drop_unused_categories
 
 if TYPE_CHECKING:
     from deltavi.model._responds import Responds
@@ -45,6 +44,7 @@ def answer(model: Responds, request: Request, question: Question, treated: Treat
     """
     before = positions_of(model, request.adata, request.cells)
     result = predicted_from(model, request, before, question, treated, batch_size=batch_size)
+    drop_unused_categories(result.obs)
     own = result.uns[_keys.UNS_PREDICTION]["own_weights"]
     warn_of_own_cells(model, request, question.perturbation.name, own)
     return result
@@ -71,7 +71,6 @@ def predicted_from(
         genes=model.gene_names,
         condition_key=condition_key(model),
         perturbation=perturbation,
-        conditions=[as_text(c) for c in model._categories(_keys.CONDITION)],
     )
     result.obsm[_keys.OBSM_LATENT_BEFORE], result.obsm[_keys.OBSM_LATENT_AFTER] = before, after
     result.uns[_keys.UNS_PREDICTION] = {

@@ -61,7 +61,6 @@ def assemble(
     genes: np.ndarray,
     condition_key: str,
     perturbation: str,
-    conditions: list[str],
 ) -> AnnData:
     """Predicted cells as an AnnData that can be joined with the real ones.
 
@@ -77,17 +76,13 @@ def assemble(
         obs column that is set to `perturbation`.
     perturbation
         Predicted condition.
-    conditions
-        All conditions, the categories of that column.
     """
     obs = writable_columns(request.adata.obs.iloc[request.cells])
     known = condition_key in obs
     before = names_of(obs[condition_key]) if known else np.full(len(obs), _keys.NO_SOURCE, dtype=object)
     obs[_keys.OBS_SOURCE_CONDITION] = pd.Categorical(before)
     obs[_keys.OBS_SOURCE_CELL] = obs.index.astype(str).to_numpy(dtype=object)
-    obs[condition_key] = pd.Categorical(
-        [perturbation] * len(obs), categories=[*dict.fromkeys([*conditions, perturbation])]
-    )
+    obs[condition_key] = pd.Categorical([perturbation] * len(obs))
     # named apart from the cells they came from, so that both fit into one AnnData
     obs.index = obs.index.astype(str) + f"-{perturbation}"
     layers: State = {
@@ -98,6 +93,12 @@ def assemble(
     }
     present = {name: value for name, value in layers.items() if value is not None}
     return AnnData(X=predicted.profile, obs=obs, var=pd.DataFrame(index=pd.Index(genes.astype(str))), layers=present)
+
+
+def drop_unused_categories(obs: pd.DataFrame) -> None:
+    """Leave out categories without cells, in place: plots and tests of scanpy fail on them."""
+    for name in obs.columns[[isinstance(dtype, pd.CategoricalDtype) for dtype in obs.dtypes]]:
+        obs[name] = obs[name].cat.remove_unused_categories()
 
 
 def of_labels(groups: np.ndarray, labels: str | Sequence[str] | None) -> np.ndarray:
