@@ -7,6 +7,7 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -214,6 +215,17 @@ def test_one_prediction_takes_independent_draws(model: SCGEN) -> None:
     assert single.uns["deltavi"]["draws"] == "independent"
     every = model.predict_perturbations(query(), control="control", draws="independent")
     np.testing.assert_array_equal(dense(every[single.obs_names].X), dense(single.X))
+
+
+def test_a_query_may_lie_in_a_file(model: SCGEN, responses: ResponseModel, tmp_path: Path) -> None:
+    cells = query()
+    cells.write_h5ad(tmp_path / "query.h5ad")
+    backed = ad.read_h5ad(tmp_path / "query.h5ad", backed="r")
+    ask = {"control": "control", "contexts": CONTEXTS[:2], "perturbations": "A", "responses": responses}
+    expected = model.predict_perturbations(cells, **ask)
+    np.testing.assert_array_equal(dense(model.predict_perturbations(backed, **ask).X), dense(expected.X))
+    assert backed.isbacked
+    backed.file.close()
 
 
 def test_scanpy_draws_and_tests_a_part_of_a_screen(model: SCGEN) -> None:
