@@ -31,6 +31,8 @@ RECORD_VALUES: Mapping[str, Mapping[str, str]] = {
 
 # arguments of functions -> today's; the second part is what users of scgen write
 ARGUMENTS: Mapping[str, tuple[str, ...]] = {
+    # of the prediction of one perturbation; that of many has contexts
+    "labels": ("contexts",),
     "ceiling": ("split_half",),
     "consensus": ("empirical_weight",),
     "distance": ("similarity_space",),

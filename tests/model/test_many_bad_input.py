@@ -47,6 +47,7 @@ def spoil(adata: AnnData, cell: int, value: float) -> None:
 @pytest.mark.parametrize(
     ("asked", "error", "message"),
     [
+        ({"labels": CONTEXTS[0]}, UnknownArgumentError, "no argument 'labels'. Did you mean 'contexts'"),
         ({"perturbations": "D"}, UnknownCategoryError, r"'D'.*Known: 'A', 'B', 'C', 'control'"),
         ({"perturbations": ["A", "A+D"]}, UnknownCategoryError, r"part of 'A\+D'"),
         ({"perturbations": "control"}, DeltaviError, "both 'control'"),
