@@ -62,7 +62,10 @@ def test_variances_are_those_within_groups(cells: AnnData) -> None:
     np.testing.assert_allclose(table.variances[0], expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("form", ["dense", "csc", "backed", "backed csc", "dask", "view", "integers"])
+@pytest.mark.filterwarnings("ignore:Writing zarr v2 data")
+@pytest.mark.parametrize(
+    "form", ["dense", "csc", "backed", "backed csc", "dask", "lazy", "lazy zarr", "view", "integers"]
+)
 def test_every_storage_gives_the_same(cells: AnnData, form: str, tmp_path: Path) -> None:
     asked = {"condition_key": "condition", "control": "ctrl", "context_keys": ["cell_type", "donor"]}
     expected = responses(cells, **asked)
@@ -81,10 +84,29 @@ def test_every_storage_gives_the_same(cells: AnnData, form: str, tmp_path: Path)
     if form.startswith("backed"):
         other.write_h5ad(tmp_path / "cells.h5ad")
         other = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    if form.startswith("lazy"):
+        pytest.importorskip("xarray")
+        path = tmp_path / ("cells.zarr" if "zarr" in form else "cells.h5ad")
+        (other.write_zarr if "zarr" in form else other.write_h5ad)(path)
+        other = anndata.experimental.read_lazy(path)
     found = responses(other, **asked)
     assert found.pairs == expected.pairs
     np.testing.assert_allclose(found.changes, expected.changes, atol=1e-5)
     np.testing.assert_allclose(found.variances, expected.variances, atol=1e-6)
+
+
+def test_a_lazy_file_is_told_what_it_lacks(cells: AnnData, tmp_path: Path) -> None:
+    pytest.importorskip("xarray")
+    cells.layers["counts"] = cells.X.copy()
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    lazy = anndata.experimental.read_lazy(tmp_path / "cells.h5ad")
+    expected = responses(cells, condition_key="condition", control="ctrl", layer="counts")
+    found = responses(lazy, condition_key="condition", control="ctrl", layer="counts")
+    np.testing.assert_allclose(found.changes, expected.changes, atol=1e-6)
+    with pytest.raises(UnknownCategoryError, match=r"'donr'.*'donor'"):
+        responses(lazy, condition_key="condition", control="ctrl", context_keys="donr")
+    with pytest.raises(UnknownCategoryError, match="layer 'count'"):
+        responses(lazy, condition_key="condition", control="ctrl", layer="count")
 
 
 def test_logs_are_taken_as_they_are_and_layers_too(cells: AnnData) -> None:

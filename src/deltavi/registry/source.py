@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from anndata.abc import CSCDataset
 from numpy.typing import NDArray
@@ -45,6 +48,28 @@ def matrix_of(adata: AnnData, layer: str | None = None, *, kind: Kind = "counts"
         raise InputDataError(f"{matrix_name(layer)} is empty: there is no expression matrix to read.{found}")
     refuse_mask(adata, layer)
     return x
+
+
+def with_tables(adata: AnnData, columns: Sequence[str], layer: str | None = None) -> AnnData:
+    """`adata`; one read lazily as an AnnData with these columns of obs in memory, and the matrix where it is.
+
+    Parameters
+    ----------
+    adata
+        In memory, backed, or of ``anndata.experimental.read_lazy``.
+    columns
+        Columns that are needed; where one does not exist all are read, for the error that says so.
+    layer
+        Layer that is needed, by default X.
+    """
+    read = getattr(adata.obs, "to_memory", None) if isinstance(adata, AnnData) else None
+    if read is None:
+        return adata
+    if set(columns) <= set(adata.obs.columns):
+        read = getattr(adata.obs[list(columns)], "to_memory", read)
+    layers = {name: adata.layers[name] for name in layer_names(adata) if name == layer}
+    x = adata.X if layer is None else None
+    return AnnData(X=x, obs=read(), var=pd.DataFrame(index=adata.var_names.astype(str)), layers=layers)
 
 
 def layer_names(adata: AnnData) -> list[str]:

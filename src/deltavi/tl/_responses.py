@@ -25,7 +25,7 @@ from deltavi.registry.checks import ROUNDING, row_blocks
 from deltavi.registry.columns import category_names, column, numbers, require_known
 from deltavi.registry.conditions import canonical_name, parts_in
 from deltavi.registry.matrix import loadable
-from deltavi.registry.source import elsewhere, matrix_name, matrix_of, sampled
+from deltavi.registry.source import elsewhere, matrix_name, matrix_of, sampled, with_tables
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -58,8 +58,8 @@ def responses(
     Parameters
     ----------
     adata
-        Cells, ``(n_cells, n_genes)``, in memory or backed by a file: raw counts, which are normalised on the way, or
-        log1p CP10k. It is not changed.
+        Cells, ``(n_cells, n_genes)``, in memory, backed by a file or read lazily: raw counts, which are normalised on
+        the way, or log1p CP10k. It is not changed.
     condition_key
         obs column of the condition. "A+B" and "B+A" are one combination of two perturbations; cells without a value
         are left out.
@@ -105,10 +105,12 @@ def responses(
     >>> table.changes.shape == (table.n_pairs, 50)
     True
     """
+    keys = [str(key) for key in names("context_keys", context_keys)]
+    adata = with_tables(adata, [condition_key, *keys, *([size_factor_key] if size_factor_key else [])], layer)
     require_anndata(adata)
     check_unique_genes(adata.var_names, "adata")
     least = whole_number("min_cells", min_cells, least=1)
-    groups = _Groups.of(adata, condition_key, control, [str(key) for key in names("context_keys", context_keys)])
+    groups = _Groups.of(adata, condition_key, control, keys)
     groups = groups.with_controls(least)
     where = matrix_name(layer)
     stored = loadable(matrix_of(adata, layer), where=where)
