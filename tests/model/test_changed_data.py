@@ -25,6 +25,7 @@ EVERY = pytest.mark.parametrize("name", CASES)
 # what is asked for beside the registered cells
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "predict_perturbation": PERTURBATION,
+    "predict_perturbations": {"control": PERTURBATION["control"]},
     "differential_expression": {"groupby": "cell_type", "silent": True},
     "differential_abundance": {"sample_key": "batch"},
     "data_registry": {"registry_key": "X"},
