@@ -49,6 +49,7 @@ from deltavi.pp import highly_variable_genes
 PACKAGES = ("deltavi", "scvi-tools", "torch", "scikit-learn")
 N_GENES, RANK = 2000, 10
 CONTROL, UNION = "control", "+"
+SWITCHED = "conditional VAE"
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,14 +199,14 @@ TABLES: dict[str, Callable[[Case], np.ndarray]] = {
 }
 NETWORKS: dict[str, tuple[type[VAE], dict[str, Any]]] = {
     "SCGEN": (SCGEN, {}),
-    "conditional VAE": (VAE, {"condition_in_decoder": True, "n_latent": 20}),
+    SWITCHED: (VAE, {"condition_in_decoder": True, "n_latent": 20}),
 }
 # Arguments of a prediction: without the table of changes, and with it.
 OF_NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "SCGEN alone": ("SCGEN", {"empirical_weight": 0.0}),
     "SCGEN with the GP": ("SCGEN", {}),
-    "conditional VAE alone": ("conditional VAE", {"shift": "none"}),
-    "conditional VAE with the GP": ("conditional VAE", {}),
+    "conditional VAE alone": (SWITCHED, {"shift": "none"}),
+    "conditional VAE with the GP": (SWITCHED, {}),
 }
 
 
@@ -226,8 +227,6 @@ def by_network(model: VAE, one: HeldOut, case: Case, options: dict[str, Any]) ->
     """Change of the mean of the control cells that were seen, under each perturbation."""
     query = one.query(case.context)
     before = np.asarray(query.X.mean(0)).ravel()
-    if any(UNION in name for name in case.held.names) and model.knows_conditions:
-        return np.full(case.held.changes.shape, np.nan)  # decoders of one condition each cannot join two
     found = []
     for name in case.held.names:
         asked = {"control": CONTROL, "perturbation": name, **options}
@@ -242,6 +241,8 @@ def work(run: Run, data: Path) -> Rows:
         for case in one.cases:
             if run.method in TABLES:
                 changes = TABLES[run.method](case)
+            elif OF_NETWORKS[run.method][0] == SWITCHED and any(UNION in name for name in case.held.names):
+                changes = np.full(case.held.changes.shape, np.nan)  # decoders of one condition each cannot join two
             else:
                 name, options = OF_NETWORKS[run.method]
                 changes = by_network(trained(name, run.task, data, run.seed, place), one, case, options)
@@ -254,6 +255,8 @@ def work(run: Run, data: Path) -> Rows:
 
 def scores(case: Case, row: int, change: np.ndarray) -> dict[str, float]:
     """Parts of the share explained, and the correlation of changes."""
+    if np.isnan(change).any():
+        return dict.fromkeys(("squared_error", "squared_size", "pearson"), np.nan)
     held = case.held
     error = SquaredError.of_changes(change, held.changes[row], noise=held.squared_errors[row])
     pearson = np.corrcoef(change, held.changes[row])[0, 1] if change.any() else np.nan

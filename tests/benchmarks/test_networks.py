@@ -71,6 +71,12 @@ def test_halves_of_control_cells_are_apart(found) -> None:
     assert case.seen.genes == case.held.genes == tuple(one.learned.var_names)
 
 
+def test_an_answer_that_cannot_be_given_has_no_scores(found) -> None:
+    _, one = found
+    (case,) = one.cases
+    assert all(np.isnan(list(scores(case, 0, np.full(len(case.held.genes), np.nan)).values())))
+
+
 def test_scores_are_exact_for_the_truth(found) -> None:
     _, one = found
     (case,) = one.cases
