@@ -71,13 +71,13 @@ def interpolate(table: ResponseTable, places: Vector, query: Vector, width: floa
         return Interpolation(np.ones(1), 1.0)
     places = places[table.context_of]
     width = best_width(table, places) if width is None else width
-    process, scale = flat_process(table, places, width)
+    process, scale = flat_process(table, places, width, is_flat=False)
     ratio = float(process.signal.ratios[0])
     towards = np.exp(-cdist(places, query[None], "sqeuclidean") / scale)
-    covariance = process.factor.rotated(process.weights.of_contexts(towards))
-    solved = ratio * process.factor.at(ratio).solve(covariance)
-    weights = process.factor.rotated_back(solved)[:, 0]
-    weights = weights / weights.sum()
+    # the flat mean is estimated beside the rest: a large variance in its place would cost digits
+    sides = process.factor.rotated(np.column_stack([np.ones(len(places)), towards]))
+    of_mean, of_rest = process.factor.rotated_back(ratio * process.factor.at(ratio).solve(sides)).T
+    weights = of_rest + (1 - of_rest.sum()) * of_mean / of_mean.sum()
     measured = process.similarity[np.ix_(table.context_of, table.context_of)] + np.diag(table.noise / ratio)
     # of weights that sum to one the mean has no part in the error
     error = 1 + weights @ measured @ weights - 2 * weights @ towards[:, 0]
@@ -95,8 +95,8 @@ def best_width(table: ResponseTable, places: Vector) -> float:
     return WIDTHS[int(np.argmin(errors))]
 
 
-def flat_process(table: ResponseTable, places: Vector, width: float) -> tuple[Process, float]:
-    """Process of one perturbation with a flat mean, and the scale of its similarity.
+def flat_process(table: ResponseTable, places: Vector, width: float, *, is_flat: bool = True) -> tuple[Process, float]:
+    """Process of one perturbation with a flat mean, or with none, and the scale of its similarity.
 
     `places` are those of the pairs.
     """
@@ -105,7 +105,7 @@ def flat_process(table: ResponseTable, places: Vector, width: float) -> tuple[Pr
     # where all labels coincide none is closer to the query than another
     scale = 1.0 if scale <= ROUNDING * float((places**2).sum(1).max()) else scale
     ratio = _ratio(table)
-    flat = FLAT * (1 + float(table.noise.mean()) / ratio)
+    flat = FLAT * (1 + float(table.noise.mean()) / ratio) if is_flat else 0.0
     kernel, weights = ContextKernel(SIMILARITY, scale), Weights(flat, 0.0, 1.0, 0.0, 0.0)
     similarity = np.eye(len(table.contexts))
     similarity[np.ix_(table.context_of, table.context_of)] = np.exp(-between / scale)
