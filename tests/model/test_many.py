@@ -228,6 +228,21 @@ def test_a_query_may_lie_in_a_file(model: SCGEN, responses: ResponseModel, tmp_p
     backed.file.close()
 
 
+def test_a_context_of_several_keys_is_found_by_their_values(model: SCGEN) -> None:
+    cells = screen()
+    cells.obs["donor"] = np.where(np.arange(cells.n_obs) % 2, "d1", "d2")
+    keys = {"context_keys": ["context", "donor"], "size_factor_key": "total_counts"}
+    responses = ResponseModel.fit(tl.responses(cells, condition_key="condition", control="control", **keys))
+    asked = query()
+    ask = {"control": "control", "contexts": CONTEXTS[0], "perturbations": "A", "responses": responses}
+    asked.obs["donor"] = "d2"
+    found = model.predict_perturbations(asked, **ask)
+    assert get.predictions(found)["flags"].tolist() == [""]
+    asked.obs["donor"] = "d3"
+    other = model.predict_perturbations(asked, **ask)
+    assert get.predictions(other)["flags"].tolist() == ["new_context"]
+
+
 def test_scanpy_draws_and_tests_a_part_of_a_screen(model: SCGEN) -> None:
     ask = {"control": "control", "contexts": CONTEXTS[0]}
     cells = query()

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from deltavi.model._responds import Responds
 
 logger = logging.getLogger("deltavi")
-JOINT = " | "
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,10 +141,11 @@ class OtherGenes:
         if len(table.contexts) == 1 and table.keys == ("context",):
             return {"context": table.contexts[0]}
         levels = {key: str(obs[key].iloc[0]) for key in table.keys if key in obs and obs[key].nunique() == 1}
-        joint = JOINT.join(levels.get(key, "") for key in table.keys)
-        known = [name for name in (joint, context) if name in table.contexts]
-        if known:
-            return {"context": known[0]}
+        own = tuple(levels.get(key, "") for key in table.keys)
+        if own in table.levels:
+            return {"context": table.contexts[table.levels.index(own)]}
+        if context in table.contexts:
+            return {"context": context}
         means = gene_means(log1p_cp10k_rows(counts.astype(np.float64), totals))
         places = self.genes.get_indexer(pd.Index(table.genes))
         # a gene that the query lacks says nothing of its likeness
