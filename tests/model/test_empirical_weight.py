@@ -231,13 +231,13 @@ def test_uncertainty_and_intervals_are_those_of_the_process(model: SCGEN) -> Non
 def test_measured_responses_are_fitted_once_for_the_means_of_a_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fits = []
+    fits, fit = [], ResponseModel.fit
 
     def counted(table: ResponseTable) -> ResponseModel:
         fits.append(table)
-        return ResponseModel.fit(table)
+        return fit(table)
 
-    monkeypatch.setattr("deltavi.model._measured.fit", counted)
+    monkeypatch.setattr(ResponseModel, "fit", counted)
     model = train(SCGEN, cells(n_per_group=12), epochs=2, setup=SETUP, **SMALL)
     first = model.predict_perturbation(**ASK)
     assert_same(model.predict_perturbation(**ASK), first)

@@ -13,8 +13,6 @@ from deltavi.perturbation.crossed_means import table_of_means
 if TYPE_CHECKING:
     from deltavi.model._responds import Responds
 
-fit = ResponseModel.fit
-
 # By the means that they were fitted to: training again makes others, and no file has them.
 _FITTED: WeakKeyDictionary[TrainingMeans, dict[str, MeasuredResponses | None]] = WeakKeyDictionary()
 
@@ -27,5 +25,5 @@ def measured_responses(model: Responds, control: str) -> MeasuredResponses | Non
     known = _FITTED.setdefault(means, {})
     if control not in known:
         table = table_of_means(means.log_expression, control, list(model.gene_names))
-        known[control] = None if table is None else MeasuredResponses(fit(table))
+        known[control] = None if table is None else MeasuredResponses(ResponseModel.fit(table))
     return known[control]
