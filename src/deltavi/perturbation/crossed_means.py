@@ -11,6 +11,7 @@ from deltavi.perturbation.crossed_table import ResponseTable, single_parts
 from deltavi.registry.conditions import canonical_name
 
 if TYPE_CHECKING:
+    from deltavi._types import IntArray
     from deltavi.arrays.matrix import Vector
     from deltavi.perturbation.estimators import GroupMeans
 
@@ -80,10 +81,18 @@ def _shared(start: GroupMeans, means: GroupMeans) -> tuple[list[int], GroupMeans
 def _add(sums: Vector, shares: Vector, freedom: Vector, rows: list[int], means: GroupMeans, uses: Vector) -> None:
     """Add the squared deviations of groups to what is summed of their labels, in place."""
     n = np.asarray(means.n_cells, dtype=np.float64)
-    share = np.where(n > 1, uses / np.maximum(n, SMALL_GROUP), 0.0)
+    share = noise_shares(n, uses)
     sums[rows] += (share / np.maximum(n - 1, 1))[:, None] * means.deviations
     shares[rows] += share
     freedom[rows] += n - 1
+
+
+def noise_shares(n_cells: IntArray | Vector, uses: IntArray | Vector) -> Vector:
+    """Shares of groups in the noise of the changes that their means are used for; a single cell tells of none.
+
+    Very small groups weigh as somewhat larger ones.
+    """
+    return np.asarray(np.where(n_cells > 1, uses / np.maximum(n_cells, SMALL_GROUP), 0.0))
 
 
 def moderated(variances: Vector, freedom: Vector) -> Vector:

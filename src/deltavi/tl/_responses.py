@@ -18,7 +18,7 @@ from deltavi._errors import DeltaviError, InputDataError, InputDataWarning, exam
 from deltavi._reading import known_arguments
 from deltavi.arrays.scale import LARGEST_LOG
 from deltavi.perturbation import ResponseTable
-from deltavi.perturbation.crossed_means import SMALL_GROUP, moderated
+from deltavi.perturbation.crossed_means import moderated, noise_shares
 from deltavi.perturbation.crossed_table import single_parts
 from deltavi.perturbation.inputs import check_unique_genes
 from deltavi.registry.checks import ROUNDING, row_blocks
@@ -190,7 +190,7 @@ class _Groups:
         is_control = np.arange(sizes.shape[1]) == self.conditions.index(self.control)
         # control cells alone are all that a context to predict has
         uses = np.where(is_control, np.maximum((sizes[:, ~is_control] > 0).sum(1), 1)[:, None], 1)
-        share = np.where(sizes > 1, uses / np.maximum(sizes, SMALL_GROUP), 0.0)
+        share = noise_shares(sizes, uses)
         if not share.any():
             raise InputDataError(
                 f"Each of the {(sizes > 0).sum()} groups is a single cell, so that their variance is unknown."
