@@ -85,7 +85,7 @@ def work(run: Run, data: Path) -> Rows:
         after = cells[treated]
         zeros, found = ((m.X[:, top] == 0).mean(0) for m in (after.to_memory(), counts))
         row["zeros"] = float(np.abs(np.asarray(zeros) - np.asarray(found)).mean())
-        row["variance"] = float(variances(counts, top).mean() / variances(after, top).mean())
+        row["variance"] = float(logs(counts[:, top]).var(0).mean() / logs(after[:, top]).var(0).mean())
     return [row]
 
 
@@ -97,23 +97,17 @@ def predicted(run: Run, model: SCGEN, measured: ResponseModel, query: AnnData) -
         return np.zeros(query.n_vars), query
     options = {"control": CONTROL, "perturbations": STIMULATED, "progress": False}
     found = model.predict_perturbations(query, responses=measured, draws=DRAWS[run.method], **options)
-    before = responses_scale(query).mean(0)
+    before = logs(query).mean(0)
     found = found[:, query.var_names].copy()
     change = np.asarray(found.X.mean(0)).ravel() - before
     found.X = found.layers["counts"]
     return change, found
 
 
-def responses_scale(cells: AnnData) -> np.ndarray:
+def logs(cells: AnnData) -> np.ndarray:
     """Log1p of counts per ten thousand of all genes, ``(n_cells, n_genes)``."""
     totals = cells.obs["total_counts"].to_numpy()
-    return np.log1p(cells.X.toarray() * (1e4 / totals)[:, None])
-
-
-def variances(cells: AnnData, genes: np.ndarray) -> np.ndarray:
-    """Variance of log1p CP10k of some genes."""
-    totals = cells.obs["total_counts"].to_numpy()
-    return np.asarray(np.log1p(cells.X[:, genes].toarray() * (1e4 / totals)[:, None]).var(0))
+    return np.asarray(np.log1p(cells.X.toarray() * (1e4 / totals)[:, None]))
 
 
 def page(records: pd.DataFrame, command: str) -> Iterator[str]:

@@ -27,19 +27,19 @@ from benchmarks.harness.page import made_by, markdown, spread
 from benchmarks.harness.runs import Rows, Run, Study
 from benchmarks.perturbation.page import means_of
 from benchmarks.perturbation.responses import (
+    CONTROL,
     FEWEST,
     TASKS,
     Case,
-    kang,
+    Split,
+    contexts_of,
     mean,
     measured,
-    measured_pairs,
     members,
     nearest,
     no_change,
-    pairs_of_k562,
-    screen_cells,
     shrunken,
+    splits,
 )
 from deltavi.metrics import SquaredError
 from deltavi.model import SCGEN, VAE
@@ -48,7 +48,7 @@ from deltavi.pp import highly_variable_genes
 
 PACKAGES = ("deltavi", "scvi-tools", "torch", "scikit-learn")
 N_GENES, RANK = 2000, 10
-CONTROL, UNION = "control", "+"
+UNION = "+"
 SWITCHED = "conditional VAE"
 
 
@@ -79,15 +79,9 @@ class HeldOut:
         return self.learned[own & (self.learned.obs["condition"] == CONTROL).to_numpy()].copy()
 
 
-def contexts_of(cells: AnnData, keys: tuple[str, ...]) -> np.ndarray:
-    """Name of the context of each cell."""
-    return np.asarray(cells.obs[list(keys)].astype(str).agg(", ".join, axis=1))
-
-
-def held_out(
-    cells: AnnData, keys: tuple[str, ...], left_out: np.ndarray, seed: int, group_key: str | None = None
-) -> HeldOut:
-    """What is left of `cells`, and the tables of the contexts that were left out, 20 cells and more on each side."""
+def held_out(split: Split, seed: int) -> HeldOut:
+    """What is left of the cells, and the tables of the contexts that were left out, 20 cells and more on each side."""
+    cells, keys, left_out, group_key = split
     control, context = (cells.obs["condition"] == CONTROL).to_numpy(), contexts_of(cells, keys)
     rng, apart = np.random.default_rng(seed), {}
     for name in np.unique(context[left_out]):
@@ -109,32 +103,10 @@ def held_out(
     return HeldOut(learned, tuple(cases), keys[0], keys)
 
 
-def splits(task: str, data: Path, seed: int) -> Iterator[tuple[AnnData, tuple[str, ...], np.ndarray, str | None]]:
-    """Cells, keys of their contexts, those that are left out, and the key that contexts are left out together by."""
-    if task in ("types", "donors"):
-        cells, key = kang(data), "cell_type" if task == "types" else "donor"
-        keys = ("cell_type",) if task == "types" else ("cell_type", "donor")
-        stimulated = (cells.obs["condition"] != CONTROL).to_numpy()
-        for name in sorted(cells.obs[key].unique()):
-            yield cells, keys, stimulated & (cells.obs[key] == name).to_numpy(), None if task == "types" else key
-    elif task == "pairs":
-        cells = pairs_of_k562(data)
-        for pair in measured_pairs(cells):
-            yield cells, ("cell_type",), (cells.obs["condition"] == pair).to_numpy(), None
-    else:
-        cells = screen_cells(task, seed)
-        perturbed = (cells.obs["condition"] != CONTROL).to_numpy()
-        for name in sorted(cells.obs["context"].unique())[:2]:
-            yield cells, ("context",), perturbed & (cells.obs["context"] == name).to_numpy(), None
-
-
 @lru_cache(maxsize=1)
 def hold_outs(task: str, data: Path, seed: int) -> tuple[HeldOut, ...]:
     """Everything that a task leaves out, which its methods share."""
-    found = (
-        held_out(cells, keys, left_out, seed, group_key)
-        for cells, keys, left_out, group_key in splits(task, data, seed)
-    )
+    found = (held_out(split, seed) for split in splits(task, data, seed))
     return tuple(one for one in found if one.cases)
 
 

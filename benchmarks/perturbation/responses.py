@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import anndata
 import numpy as np
@@ -41,6 +42,7 @@ from deltavi.metrics.significance import MIN_CHANGE
 from deltavi.perturbation import Experiment, ResponseModel, ResponseTable, called_genes
 from deltavi.tl import differential_response, responses
 
+CONTROL = "control"
 NORMAN, LINE = "norman_mcfaline_perturbench.h5ad", "k562"
 
 
@@ -83,12 +85,24 @@ def measured(cells: AnnData, keys: tuple[str, ...]) -> ResponseTable:
     return responses(cells, **names, size_factor_key="total_counts")
 
 
-def without(
-    cells: AnnData, keys: tuple[str, ...], left_out: np.ndarray, seed: int, group_key: str | None = None
-) -> Iterator[Case]:
+def contexts_of(cells: AnnData, keys: tuple[str, ...]) -> np.ndarray:
+    """Name of the context of each cell."""
+    return np.asarray(cells.obs[list(keys)].astype(str).agg(", ".join, axis=1))
+
+
+class Split(NamedTuple):
+    """Cells, keys of their contexts, those that are left out, and the key of contexts that are left out together."""
+
+    cells: AnnData
+    keys: tuple[str, ...]
+    left_out: np.ndarray
+    group_key: str | None = None
+
+
+def without(split: Split, seed: int) -> Iterator[Case]:
     """Cases of the contexts of the cells that are left out, those of 20 cells and more on each side."""
-    control = (cells.obs["condition"] == "control").to_numpy()
-    context = cells.obs[list(keys)].astype(str).agg(", ".join, axis=1).to_numpy()
+    cells, keys, left_out, group_key = split
+    control, context = (cells.obs["condition"] == CONTROL).to_numpy(), contexts_of(cells, keys)
     for name in np.unique(context[left_out]):
         own = np.flatnonzero(control & (context == name))
         treated = np.flatnonzero(left_out & (context == name))
@@ -98,7 +112,8 @@ def without(
         kept = ~left_out
         kept[apart] = False
         held = cells[np.concatenate([apart, treated])].copy()
-        yield Case(measured(cells[kept].copy(), keys), measured(held, keys), name, group_key)
+        case = Case(measured(cells[kept].copy(), keys), measured(held, keys), name, group_key)
+        yield replace(case, truth=true_changes(cells, case)) if "truth" in cells.uns else case
 
 
 def kang(data: Path) -> AnnData:
@@ -106,23 +121,6 @@ def kang(data: Path) -> AnnData:
     cells = kang_cells(data / KANG)
     cells.obs["total_counts"] = np.asarray(cells.X.sum(1)).ravel()
     return cells
-
-
-def of_types(data: Path, seed: int) -> Iterator[Case]:
-    """Each cell type in turn."""
-    cells = kang(data)
-    stimulated = (cells.obs["condition"] == "stimulated").to_numpy()
-    for label in sorted(cells.obs["cell_type"].unique()):
-        yield from without(cells, ("cell_type",), stimulated & (cells.obs["cell_type"] == label).to_numpy(), seed)
-
-
-def of_donors(data: Path, seed: int) -> Iterator[Case]:
-    """All types of each donor in turn."""
-    cells = kang(data)
-    stimulated = (cells.obs["condition"] == "stimulated").to_numpy()
-    for donor in sorted(cells.obs["donor"].unique()):
-        left_out = stimulated & (cells.obs["donor"] == donor).to_numpy()
-        yield from without(cells, ("cell_type", "donor"), left_out, seed, "donor")
 
 
 def pairs_of_k562(data: Path) -> AnnData:
@@ -140,13 +138,6 @@ def measured_pairs(cells: AnnData) -> list[str]:
     return sorted(name for name in names if "+" in name and set(name.split("+")) <= names)
 
 
-def of_pairs(data: Path, seed: int) -> Iterator[Case]:
-    """Each pair of perturbations whose single ones were measured."""
-    cells = pairs_of_k562(data)
-    for pair in measured_pairs(cells):
-        yield from without(cells, ("cell_type",), (cells.obs["condition"] == pair).to_numpy(), seed)
-
-
 def screen_cells(gains: str, seed: int) -> AnnData:
     """A simulated screen."""
     return simulate_screen(
@@ -154,18 +145,27 @@ def screen_cells(gains: str, seed: int) -> AnnData:
     )
 
 
-def of_screen(gains: str) -> Callable[[Path, int], Iterator[Case]]:
-    """Two contexts of a simulated screen in turn."""
+def by_value(
+    cells: AnnData, keys: tuple[str, ...], key: str, *, group_key: str | None = None, most: int | None = None
+) -> Iterator[Split]:
+    """Perturbed cells of each value of a column in turn."""
+    perturbed = (cells.obs["condition"] != CONTROL).to_numpy()
+    for name in sorted(cells.obs[key].unique())[:most]:
+        yield Split(cells, keys, perturbed & (cells.obs[key] == name).to_numpy(), group_key)
 
-    def cases(data: Path, seed: int) -> Iterator[Case]:
-        cells = screen_cells(gains, seed)
-        perturbed = (cells.obs["condition"] != "control").to_numpy()
-        for context in sorted(cells.obs["context"].unique())[:2]:
-            left_out = perturbed & (cells.obs["context"] == context).to_numpy()
-            for case in without(cells, ("context",), left_out, seed):
-                yield replace(case, truth=true_changes(cells, case))
 
-    return cases
+def splits(task: str, data: Path, seed: int) -> Iterator[Split]:
+    """Each type, donor, pair of perturbations whose single ones were measured, or two contexts of a screen."""
+    if task == "types":
+        yield from by_value(kang(data), ("cell_type",), "cell_type")
+    elif task == "donors":
+        yield from by_value(kang(data), ("cell_type", "donor"), "donor", group_key="donor")
+    elif task == "pairs":
+        cells = pairs_of_k562(data)
+        for pair in measured_pairs(cells):
+            yield Split(cells, ("cell_type",), (cells.obs["condition"] == pair).to_numpy())
+    else:
+        yield from by_value(screen_cells(task, seed), ("context",), "context", most=2)
 
 
 def true_changes(cells: AnnData, case: Case) -> np.ndarray:
@@ -176,19 +176,10 @@ def true_changes(cells: AnnData, case: Case) -> np.ndarray:
     return truth["change"][context][rows][:, pd.Index(truth["genes"]).get_indexer(list(held.genes))]
 
 
-CASES: dict[str, Callable[[Path, int], Iterator[Case]]] = {
-    "types": of_types,
-    "donors": of_donors,
-    "pairs": of_pairs,
-    "similar": of_screen("similar"),
-    "random": of_screen("random"),
-}
-
-
 @lru_cache(maxsize=1)
 def cases_of(task: str, data: Path, seed: int) -> tuple[Case, ...]:
     """All cases of a task, which its methods share."""
-    return tuple(CASES[task](data, seed))
+    return tuple(case for split in splits(task, data, seed) for case in without(split, seed))
 
 
 # -- methods: change of each pair that is held, (n_pairs, n_genes) ---------------------------------------------

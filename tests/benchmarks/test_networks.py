@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.perturbation.networks import CONTROL, held_out, kriging, low_rank, mean, scores
-from benchmarks.perturbation.responses import Case
+from benchmarks.perturbation.responses import Case, Split
 from deltavi.datasets import simulate_screen
 from deltavi.perturbation import ResponseTable
 from tests.perturbation.crossed_scenes import scene
@@ -55,7 +55,7 @@ def found():
     cells = simulate_screen(n_genes=80, n_contexts=3, n_perturbations=3, n_batches=1, n_cells_per_group=30, seed=0)
     cells.obs["total_counts"] = np.asarray(cells.X.sum(1)).ravel()
     left_out = ((cells.obs["context"] == "context_1") & (cells.obs["condition"] != CONTROL)).to_numpy()
-    return cells, held_out(cells, ("context",), left_out, seed=0)
+    return cells, held_out(Split(cells, ("context",), left_out), seed=0)
 
 
 def test_halves_of_control_cells_are_apart(found) -> None:
