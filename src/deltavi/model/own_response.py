@@ -84,7 +84,7 @@ def described_groups(
 ) -> tuple[list[str], list[str]]:
     """Groups whose own treated cells weigh in their answer, and of those the ones whose cells are training cells.
 
-    None where they were held out by a split that the model does not know.
+    Both are empty where they were held out by a split that the model does not know.
     """
     weights = dict(zip(own["query"], own["own_weight"], strict=True))
     measured = [group for group in weights if group in _measured(model, perturbation) and weights[group] != 0]
