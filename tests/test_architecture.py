@@ -51,6 +51,10 @@ FORBIDDEN = {
         *("likelihood", "latent", "module", "model", "train", "tl", "pl", "perturbation", "metrics", "registry"),
         *("datasets", "pp", "io", "annotation"),
     },
+    "kernels": {
+        *("likelihood", "latent", "module", "model", "train", "tl", "pl", "perturbation", "metrics", "registry"),
+        *("datasets", "pp", "io", "annotation", "arrays"),
+    },
     "registry": {"model", "module", "latent", "likelihood", "train", "tl", "pl", "perturbation", "datasets", "pp"},
     "datasets": {"model", "module", "latent", "likelihood", "train", "tl", "pl", "perturbation", "pp"},
     "pp": {"model", "module", "latent", "likelihood", "train", "tl", "pl", "perturbation", "datasets"},
