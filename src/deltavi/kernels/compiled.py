@@ -15,12 +15,15 @@ from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, TypeVar, overload
 
 from deltavi._threads import kept_threads
 
+if TYPE_CHECKING:
+    from numba.core.dispatcher import Dispatcher
+
 logger = logging.getLogger("deltavi")
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 
 _lock = threading.RLock()
 _found: dict[str, ModuleType | None] = {}
@@ -66,7 +69,7 @@ def compiled(allowed: bool) -> Iterator[None]:
 def jit(function: F) -> F: ...
 @overload
 def jit(*, fastmath: set[str]) -> Callable[[F], F]: ...
-def jit(function: Any = None, *, fastmath: set[str] | None = None) -> Any:
+def jit(function=None, *, fastmath=None):
     """Decorate a function that numba compiles when it is first called, and keeps on disk if a folder can be written.
 
     Parameters
@@ -99,7 +102,7 @@ def _loaded(name: str) -> ModuleType | None:
         if config.DISABLE_JIT:
             return None
         module = importlib.import_module(name)
-        signatures: dict[Any, list[str]] = module.SIGNATURES
+        signatures = module.SIGNATURES
         _announce(name, signatures)
         with kept_threads():
             for kernel, of_kernel in signatures.items():
@@ -113,10 +116,10 @@ def _loaded(name: str) -> ModuleType | None:
     return module
 
 
-def _announce(name: str, dispatchers: Iterable[Any]) -> None:
+def _announce(name: str, dispatchers: Iterable[Dispatcher]) -> None:
     """Log that a while will pass, unless all was compiled before."""
     for kernel in dispatchers:
         folder = kernel.stats.cache_path
-        if folder is None or not any(Path(folder).glob(f"*{kernel.__name__}*.nbi")):
+        if folder is None or not any(Path(folder).glob(f"*{kernel.py_func.__name__}*.nbi")):
             logger.info("Compiling %s for this computer, once per installation.", name)
             return

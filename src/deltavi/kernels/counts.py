@@ -8,7 +8,6 @@ precision: products over k < x in place of differences of log Gamma, and one log
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from llvmlite import ir
@@ -16,12 +15,6 @@ from numba import types
 from numba.extending import intrinsic
 
 from deltavi.kernels.compiled import jit
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float32]
-    Places = NDArray[np.int64]
 
 # Reordered sums become vectors; polynomials may only be contracted, which makes them more exact.
 SUMS = {"contract", "reassoc", "nsz"}
@@ -58,17 +51,17 @@ ROOT_HALF = ir.Constant(INT32, 0x3F3504F3)
 EXPONENT_BITS = ir.Constant(INT32, -(1 << 23))
 
 
-def _of_bits(build: Any, of: Any) -> Any:
+def _of_bits(build, of):
     """Function of one number by its bits, for which numba's own arithmetic would use wider integers."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
-    def function(context: Any, x: Any) -> Any:
+    @intrinsic
+    def function(context, x):
         return of(of), lambda _, builder, __, arguments: build(builder, arguments[0])
 
     return function
 
 
-def _exponent_bits(b: Any, x: Any) -> Any:
+def _exponent_bits(b, x):
     return b.and_(b.sub(b.bitcast(x, INT32), ROOT_HALF), EXPONENT_BITS)
 
 

@@ -49,6 +49,8 @@ def evaluate(
     starts = None if found is None else _starts(nonzeros)
     if found is None or starts is None:
         return None
+    # other threads would record a graph
+    rate, theta, logits = rate.detach(), theta.detach(), None if logits is None else logits.detach()
     n_rows, n_cells = len(rate), nonzeros.shape[0]
     size = theta if theta.dim() > 1 else theta.unsqueeze(0)
     each = torch.zeros_like(rate[:, 0]) if weights is None else weights.to(rate.dtype).contiguous()
