@@ -86,8 +86,9 @@ def test_every_entry_has_the_digits_of_single_precision(kind: str) -> None:
     assert float(((value - expected).abs() / terms).max()) < (1e-7 if kind == "nb" else 1.5e-7)
     sizes = 1 + x / rate, torch.log1p(rate / theta) + x / theta, torch.ones_like(x)
     for ours, theirs, size in zip(slopes, exact, sizes, strict=False):
+        # an exponential has the rounding of its exponent beside its own
         wrong = len(x) * (ours - theirs).squeeze(1).abs()
-        assert float((wrong / (len(x) * theirs.squeeze(1).abs() + size)).max()) < 3e-7
+        assert float((wrong / (len(x) * theirs.squeeze(1).abs() + size)).max()) < (3e-7 if kind == "nb" else 6e-7)
 
 
 @pytest.mark.parametrize("kind", KINDS)
