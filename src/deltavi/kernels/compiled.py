@@ -12,9 +12,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from deltavi._threads import kept_threads
 
@@ -61,11 +62,29 @@ def compiled(allowed: bool) -> Iterator[None]:
         _allowed.reset(token)
 
 
-def jit(function: F) -> F:
-    """`function`, compiled by numba when it is first called; kept on disk, unless no folder for it can be written."""
+@overload
+def jit(function: F) -> F: ...
+@overload
+def jit(*, fastmath: set[str]) -> Callable[[F], F]: ...
+def jit(function: Any = None, *, fastmath: set[str] | None = None) -> Any:
+    """Decorate a function that numba compiles when it is first called, and keeps on disk if a folder can be written.
+
+    Parameters
+    ----------
+    function
+        Function to compile.
+    fastmath
+        Liberties of LLVM with floating-point numbers in this function; those of the functions it calls are their own.
+    """
+    if function is None:
+        return partial(_jit, fastmath=fastmath)
+    return _jit(function)
+
+
+def _jit(function: F, fastmath: set[str] | None = None) -> F:
     from numba import njit
 
-    options = {"nogil": True, "error_model": "numpy"}
+    options = {"nogil": True, "error_model": "numpy", "fastmath": fastmath or False}
     try:
         found: F = njit(cache=True, **options)(function)
     except RuntimeError:  # numba found no folder to write to
