@@ -311,6 +311,7 @@ def absurd_array(folder: Folder) -> None:
                 "values": folder.choose([[], [1], None, {"a": 1}, "x"]),
             },
             {"__tensor__": folder.choose(["none", None, []])},
+            {"__whole__": folder.choose(["none", None, [], *load(folder.read(TENSORS))])},
             {"__frame__": folder.choose([[], None, [[1], [2], [3, 4], 5], {"a": 1}, "abcd"])},
             {"__float__": folder.choose(["x", None, [], "1_0_"])},
             {"__dict__": folder.choose([[[[], 1]], [[{}, 1]], None, [1], "ab", [["a", 1, 2]]])},

@@ -49,6 +49,11 @@ def test_round_trip(folder: Path) -> None:
         np.array([True, False]),
         np.array([1, "x", 2.5], dtype=object),
         np.zeros((0, 4), dtype=np.int64),
+        *(np.array([0, 1, 100], dtype=kind) for kind in ("int8", "int32", "uint8", "uint16", "uint32", "uint64")),
+        np.array(7),
+        np.array([2**63 - 1, -(2**63)]),
+        ["flat", 1, None, True, 2.5],
+        ["flat", 1, float("-inf")],
         pd.DataFrame({"loss": [1.0, 0.5]}, index=pd.Index([0, 1], name="epoch")),
         float("nan"),
         np.float32(1.5),
@@ -67,6 +72,49 @@ def test_encoding_is_inverted_through_json(value: Any) -> None:
         assert np.isnan(back)
     else:
         assert back == value
+
+
+@pytest.mark.parametrize("kind", [">i4", ">f8", "<i8"])
+def test_another_order_of_bytes_is_stored_as_numbers(kind: str) -> None:
+    tensors: dict[str, torch.Tensor] = {}
+    back = decode(encode(np.arange(5).astype(kind), tensors), tensors)
+    assert back.tolist() == [0, 1, 2, 3, 4]
+    assert len(tensors) == 1
+
+
+def test_the_description_holds_no_number_of_each_cell(tmp_path: Path) -> None:
+    n_cells = 50_000
+    cells = np.arange(n_cells)
+    kept = {"train_indices": cells, "codes": (cells % 5).astype(np.int8), "seen": cells % 2 == 0}
+    write_model(tmp_path / "model", {}, kept)
+    assert (tmp_path / "model" / DESCRIPTION).stat().st_size < 500
+    back = read_model(tmp_path / "model")[1]
+    for name, values in kept.items():
+        np.testing.assert_array_equal(back[name], values, strict=True)
+
+
+def test_a_flat_list_is_read_without_a_call_for_each_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    from deltavi.io import _format
+
+    calls, own = [], _format.decode
+
+    def counted(value: object, tensors: dict[str, torch.Tensor] | None = None) -> Any:
+        calls.append(value)
+        return own(value, tensors)
+
+    monkeypatch.setattr(_format, "decode", counted)
+    names = [f"cell_{i}" for i in range(10_000)]
+    saved = json.loads(json.dumps(encode({"names": names, "array": np.array(names, dtype=object)})))
+    back = counted(saved)
+    assert back["names"] == names
+    assert back["array"].tolist() == names
+    assert len(calls) < 10
+
+
+@pytest.mark.parametrize("tensor", [torch.zeros(2), torch.zeros(2, dtype=torch.complex64), torch.zeros(2).bfloat16()])
+def test_whole_numbers_of_a_description_are_whole(tensor: torch.Tensor) -> None:
+    with pytest.raises(ModelFileError, match="no whole numbers"):
+        decode({"__whole__": "description/0"}, {"description/0": tensor})
 
 
 JSONABLE = st.recursive(

@@ -45,9 +45,13 @@ __all__ = ["DESCRIPTION", "MANIFEST", "TENSORS", "decode", "encode", "read_model
 
 # Prefix of the arrays of the description that are stored among the tensors.
 ARRAY_PREFIX = "description/"
+# Values that JSON holds as they are, by type; infinite numbers are none.
+AS_IN_JSON = frozenset({str, int, bool, type(None)})
+READ_AS_THEY_ARE = AS_IN_JSON | {float}
 # Types of the arrays that are written out; other types could take any amount of memory per value.
 INTEGERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
-ARRAY_TYPES = {"object", "bool", *INTEGERS, "float16", "float32", "float64"}
+STORED_TYPES = {"bool", *INTEGERS, "float16", "float32", "float64"}
+ARRAY_TYPES = {"object", *STORED_TYPES}
 # Times that a folder is read again because another process replaced the model meanwhile.
 TRIES = 20
 
@@ -195,7 +199,7 @@ def encode(value: object, tensors: dict[str, torch.Tensor] | None = None) -> obj
     value
         Value to encode.
     tensors
-        Receives floating-point arrays, which would be large in JSON; without it they are written out.
+        Receives arrays of numbers and truths, which would be large in JSON; without it they are written out.
     """
     if isinstance(value, dict):
         return {"__dict__": [[encode(k, tensors), encode(v, tensors)] for k, v in value.items()]}
@@ -208,7 +212,8 @@ def encode(value: object, tensors: dict[str, torch.Tensor] | None = None) -> obj
     if isinstance(value, tuple):
         return {"__tuple__": [encode(v, tensors) for v in value]}
     if isinstance(value, list):
-        return [encode(v, tensors) for v in value]
+        # a list of one entry per cell is no work
+        return value if AS_IN_JSON.issuperset(map(type, value)) else [encode(v, tensors) for v in value]
     if isinstance(value, np.generic):
         return encode(value.item(), tensors)
     if isinstance(value, float) and not np.isfinite(value):
@@ -219,18 +224,24 @@ def encode(value: object, tensors: dict[str, torch.Tensor] | None = None) -> obj
 
 
 def _encode_array(value: np.ndarray, tensors: dict[str, torch.Tensor] | None) -> object:
-    if tensors is not None and value.dtype.kind == "f" and np.isfinite(value).all():
+    if tensors is not None and _is_stored(value):
         name = f"{ARRAY_PREFIX}{len(tensors)}"
-        tensors[name] = torch.from_numpy(np.array(value, order="C"))
-        return {"__tensor__": name}
-    kind = "object" if value.dtype.kind in "OUST" else str(value.dtype)
+        # safetensors knows the order of bytes of this processor only
+        tensors[name] = torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("="), order="C"))
+        return {"__tensor__" if value.dtype.kind == "f" else "__whole__": name}
+    kind = "object" if value.dtype.kind in "OUST" else value.dtype.name
     return {"__array__": kind, "shape": list(value.shape), "values": encode(value.reshape(-1).tolist())}
+
+
+def _is_stored(value: np.ndarray) -> bool:
+    """True of an array that becomes a tensor: of finite real numbers that JSON can hold, too, or of truths."""
+    return value.dtype.name in STORED_TYPES and (value.dtype.kind != "f" or bool(np.isfinite(value).all()))
 
 
 def decode(value: object, tensors: dict[str, torch.Tensor] | None = None) -> Any:
     """Inverse of :func:`encode`."""
     if isinstance(value, list):
-        return [decode(v, tensors) for v in value]
+        return value if READ_AS_THEY_ARE.issuperset(map(type, value)) else [decode(v, tensors) for v in value]
     if not isinstance(value, dict):
         return value
     if "__dict__" in value:
@@ -244,12 +255,20 @@ def decode(value: object, tensors: dict[str, torch.Tensor] | None = None) -> Any
         if not tensor.is_floating_point():
             raise ModelFileError(f"tensor {value['__tensor__']!r} holds no floating-point numbers")
         return tensor.numpy()
+    if "__whole__" in value:
+        return _whole(value["__whole__"], tensors or {})
     if "__array__" in value:
         return _decode_array(value["__array__"], _listed(value["shape"]), _listed(value["values"]))
     if "__frame__" in value:
         columns, index, arrays, name = decode(value["__frame__"], tensors)
         return pd.DataFrame(dict(zip(columns, arrays, strict=True)), index=pd.Index(index, name=name))
     raise ModelFileError(f"unknown entry {next(iter(value), None)!r} in a model description")
+
+
+def _whole(name: str, tensors: dict[str, torch.Tensor]) -> np.ndarray:
+    if tensors[name].is_floating_point() or tensors[name].is_complex():
+        raise ModelFileError(f"tensor {name!r} holds no whole numbers and no truths")
+    return tensors[name].numpy()
 
 
 def _decode_array(kind: str, shape: list[int], values: list[object]) -> np.ndarray:

@@ -16,7 +16,8 @@ from deltavi._errors import ModelFileError
 from deltavi.io.atomic import Described
 
 FORMAT = "deltavi-model"
-FORMAT_VERSION = 1
+# 2: whole numbers and truths of the description are among the tensors
+FORMAT_VERSION = 2
 TENSORS, DESCRIPTION, CELLS, MANIFEST = "tensors.safetensors", "model.json", "adata.h5ad", "manifest.json"
 MANIFEST_LIMIT = 1_000_000
 # Exceptions that parsers raise on malicious input: RecursionError of nesting, OverflowError of Infinity for a size

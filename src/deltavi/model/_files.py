@@ -206,7 +206,7 @@ def _require_sizes(description: State, most: int) -> None:
             )
 
 
-def _whole_numbers(value: Any, name: str = "") -> Iterator[tuple[str, int]]:
+def _whole_numbers(value: object, name: str = "") -> Iterator[tuple[str, int]]:
     """Whole numbers in nested settings, each with the name it stands under."""
     if isinstance(value, int):
         yield name, value

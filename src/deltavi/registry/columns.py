@@ -64,7 +64,9 @@ def _kinds(values: pd.Series) -> set[type]:
     # pandas has no missing values among records
     if is_readable(held.dtype.type) or held.dtype.kind == "V":
         return {held.dtype.type}
-    return {type(value) for value in held.dropna()}
+    present = held.dropna()
+    # a column of text has a value for each cell
+    return set(map(type, present.to_numpy() if present.dtype == object else present))
 
 
 def user_columns(obs: pd.DataFrame) -> pd.DataFrame:
