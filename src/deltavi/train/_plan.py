@@ -15,6 +15,7 @@ from scvi.module.base import BaseModuleClass
 
 from deltavi._compat import TrainingPlan
 from deltavi._errors import DeltaviError
+from deltavi.module.by_hand import loss_by_hand
 from deltavi.train._epoch_means import EpochMeans
 
 Schedule = Literal["constant", "one_cycle", "staircase"]
@@ -62,7 +63,9 @@ class ObjectivePlan(TrainingPlan):
         if self.on_step:
             return super().training_step(batch, batch_idx)
         kl_weight = self.kl_weight
-        _, _, output = self.forward(batch, loss_kwargs={**self.loss_kwargs, "kl_weight": kl_weight})
+        output = None if self.loss_kwargs.keys() - {"kl_weight"} else loss_by_hand(self.module, batch, kl_weight)
+        if output is None:
+            _, _, output = self.forward(batch, loss_kwargs={**self.loss_kwargs, "kl_weight": kl_weight})
         self.train_means.add(output)
         if self.trainer.is_last_batch:
             self._log_training(kl_weight)
