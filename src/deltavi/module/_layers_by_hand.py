@@ -142,5 +142,5 @@ def back_through(ran: list[Ran], by_output: Tensor, gradients: Gradients, n_inpu
 
 
 def _normalises(norm: nn.BatchNorm1d) -> bool:
-    """True if a normalisation is by the cells of the mini-batch, and keeps running means with a fixed weight."""
-    return norm.training and norm.affine and norm.track_running_stats and norm.momentum is not None
+    """True if a normalisation scales its output, and keeps running means with a fixed weight."""
+    return norm.affine and norm.track_running_stats and norm.momentum is not None

@@ -27,32 +27,6 @@ from deltavi.module._layers_by_hand import Gradients, HiddenLayer, Ran, back_thr
 from deltavi.module._vae import VAE
 
 
-def loss_by_hand(module: nn.Module, tensors: dict[str, Tensor], kl_weight: Tensor | float) -> LossOutput | None:
-    """Loss of a mini-batch as ``VAE.forward`` returns it; ``None`` if it has to be computed there.
-
-    Parameters
-    ----------
-    module
-        Any module, in training.
-    tensors
-        The mini-batch.
-    kl_weight
-        Weight of the divergence of z.
-    """
-    step = Step.of(module, tensors)
-    if step is None:
-        return None
-    with torch.no_grad():
-        loss, reconstruction, divergence, gradients = step.run(tensors, kl_weight)
-    weights = [weight for weight in step.module.parameters() if weight.requires_grad]
-    known = [gradients[weight] for weight in weights]
-    return LossOutput(
-        loss=_Differentiated.apply(loss, known, *weights),  # type: ignore[no-untyped-call]
-        reconstruction_loss=reconstruction,
-        kl_local={MODULE_KEYS.KL_L_KEY: torch.zeros_like(divergence), MODULE_KEYS.KL_Z_KEY: divergence},
-    )
-
-
 @dataclass(frozen=True, eq=False)
 class Step:
     """A module whose step is known, with its parts.
@@ -67,6 +41,8 @@ class Step:
         Linear maps behind them; that of the dropout of counts is missing without zero inflation.
     shares
         Compiled kernels.
+    parts, weights
+        Everything in the module.
     """
 
     module: VAE
@@ -77,12 +53,14 @@ class Step:
     head: nn.Linear
     dropout: nn.Linear | None
     shares: ModuleType
+    parts: tuple[nn.Module, ...]
+    weights: tuple[nn.Parameter, ...]
 
     @classmethod
-    def of(cls, module: nn.Module, tensors: dict[str, Tensor]) -> Step | None:
-        """Parts of a module; ``None`` if it, its state or the mini-batch is not covered."""
+    def of(cls, module: nn.Module) -> Step | None:
+        """Parts of a module; ``None`` if its settings are not covered."""
         # a subclass may define any part of the loss anew
-        if type(module) is not VAE or not _is_covered(module) or not _is_plain(module, tensors):
+        if type(module) is not VAE or not _is_covered(module):
             return None
         parts, decoder = module.z_encoder, module.decoder
         layers = layers_of(parts.encoder), layers_of(decoder.px_decoder)
@@ -94,7 +72,30 @@ class Step:
         if len(linear_heads) < len(heads) or not (dropout is None or isinstance(dropout, nn.Linear)):
             return None
         mean, log_variance, head = linear_heads
-        return cls(module, layers[0], layers[1], mean, log_variance, head, dropout, shares)
+        whole = tuple(module.modules()), tuple(module.parameters())
+        return cls(module, layers[0], layers[1], mean, log_variance, head, dropout, shares, *whole)
+
+    def loss(self, tensors: dict[str, Tensor], kl_weight: Tensor | float) -> LossOutput | None:
+        """Loss of a mini-batch as ``VAE.forward`` returns it; ``None`` if it has to be computed there.
+
+        Parameters
+        ----------
+        tensors
+            The mini-batch.
+        kl_weight
+            Weight of the divergence of z.
+        """
+        if not self._is_plain(tensors[REGISTRY_KEYS.X_KEY]):
+            return None
+        with torch.no_grad():
+            loss, reconstruction, divergence, gradients = self.run(tensors, kl_weight)
+        weights = [weight for weight in self.weights if weight.requires_grad]
+        known = [gradients[weight] for weight in weights]
+        return LossOutput(
+            loss=_Differentiated.apply(loss, known, *weights),  # type: ignore[no-untyped-call]
+            reconstruction_loss=reconstruction,
+            kl_local={MODULE_KEYS.KL_L_KEY: torch.zeros_like(divergence), MODULE_KEYS.KL_Z_KEY: divergence},
+        )
 
     def run(self, tensors: dict[str, Tensor], kl_weight: Tensor | float) -> tuple[Tensor, Tensor, Tensor, Gradients]:
         """Loss, its two parts ``(n_cells,)`` nats, and the gradients of all weights."""
@@ -126,6 +127,25 @@ class Step:
         back_through(encoded, by_encoded, gradients, None)
         return loss, -log_prob, divergence, gradients
 
+    def _is_plain(self, x: Tensor) -> bool:
+        """True for training in single precision on the CPU, with nothing attached that looks into the step."""
+        norms = [layer.norm for layer in (*self.encoder, *self.decoder) if layer.norm is not None]
+        return (
+            self.module.training
+            and all(norm.training for norm in norms)
+            and torch.is_grad_enabled()
+            and not torch.is_anomaly_enabled()
+            and not torch.is_autocast_enabled("cpu")
+            and kernels("counts") is not None
+            and type(x) is Tensor
+            and x.layout is torch.strided
+            and all(value.dtype is torch.float32 and value.device.type == "cpu" for value in (x, *self.weights))
+            and not any(
+                part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+                for part in self.parts
+            )
+        )
+
     def _decoded(
         self, hidden: Tensor, library: Tensor, tensors: dict[str, Tensor], gradients: Gradients
     ) -> tuple[Tensor, Tensor]:
@@ -154,7 +174,7 @@ class Step:
 
     def _nothing_known(self, hidden: Tensor, gradients: Gradients) -> Tensor:
         """Gradients of a loss that is not a number."""
-        gradients.update((weight, torch.full_like(weight, torch.nan)) for weight in self.module.parameters())
+        gradients.update((weight, torch.full_like(weight, torch.nan)) for weight in self.weights)
         return torch.full_like(hidden, torch.nan)
 
     @staticmethod
@@ -214,23 +234,4 @@ def _is_covered(module: VAE) -> bool:
         and not module.encode_covariates
         and module.n_continuous_cov == 0
         and decoder.px_r_decoder is None
-    )
-
-
-def _is_plain(module: VAE, tensors: dict[str, Tensor]) -> bool:
-    """True for training in single precision on the CPU, with nothing attached that looks into the step."""
-    x = tensors[REGISTRY_KEYS.X_KEY]
-    plain = (
-        module.training
-        and torch.is_grad_enabled()
-        and not torch.is_anomaly_enabled()
-        and not torch.is_autocast_enabled("cpu")
-        and type(x) is Tensor
-        and x.dtype is torch.float32
-        and x.layout is torch.strided
-        and all(weight.dtype is torch.float32 and weight.device.type == "cpu" for weight in module.parameters())
-    )
-    return plain and not any(
-        part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
-        for part in module.modules()
     )
