@@ -1,11 +1,13 @@
-"""Private or moving names of scvi-tools and anndata, used in this file only.
+"""Private or moving names of scvi-tools, lightning and anndata, used in this file only.
 
-Tested with scvi-tools 1.4.2 and 1.5, anndata 0.12 and 0.13.
+Tested with scvi-tools 1.4.2 and 1.5, lightning 2.6, anndata 0.12 and 0.13.
 """
 
 from __future__ import annotations
 
 from anndata import AnnData
+from lightning.pytorch.loops.fetchers import _DataFetcher as DataFetcher
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop as TrainingEpochLoop
 from scvi import distributions as scvi_distributions
 from scvi.data import AnnDataManager
 from scvi.data._anntorchdataset import AnnTorchDataset
@@ -69,7 +71,9 @@ __all__ = [
     "SUMMARY_STATS_KEY",
     "AnnDataManager",
     "AnnTorchDataset",
+    "DataFetcher",
     "SimpleLogger",
+    "TrainingEpochLoop",
     "TrainingPlan",
     "init_library_size",
     "log_nb_positive",

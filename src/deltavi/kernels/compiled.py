@@ -12,14 +12,18 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar, overload
 
 from deltavi._threads import kept_threads
 
+if TYPE_CHECKING:
+    from numba.core.dispatcher import Dispatcher
+
 logger = logging.getLogger("deltavi")
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 
 _lock = threading.RLock()
 _found: dict[str, ModuleType | None] = {}
@@ -61,11 +65,29 @@ def compiled(allowed: bool) -> Iterator[None]:
         _allowed.reset(token)
 
 
-def jit(function: F) -> F:
-    """`function`, compiled by numba when it is first called; kept on disk, unless no folder for it can be written."""
+@overload
+def jit(function: F) -> F: ...
+@overload
+def jit(*, fastmath: set[str]) -> Callable[[F], F]: ...
+def jit(function=None, *, fastmath=None):
+    """Decorate a function that numba compiles when it is first called, and keeps on disk if a folder can be written.
+
+    Parameters
+    ----------
+    function
+        Function to compile.
+    fastmath
+        Liberties of LLVM with floating-point numbers in this function; those of the functions it calls are their own.
+    """
+    if function is None:
+        return partial(_jit, fastmath=fastmath)
+    return _jit(function)
+
+
+def _jit(function: F, fastmath: set[str] | None = None) -> F:
     from numba import njit
 
-    options = {"nogil": True, "error_model": "numpy"}
+    options = {"nogil": True, "error_model": "numpy", "fastmath": fastmath or False}
     try:
         found: F = njit(cache=True, **options)(function)
     except RuntimeError:  # numba found no folder to write to
@@ -80,7 +102,7 @@ def _loaded(name: str) -> ModuleType | None:
         if config.DISABLE_JIT:
             return None
         module = importlib.import_module(name)
-        signatures: dict[Any, list[str]] = module.SIGNATURES
+        signatures = module.SIGNATURES
         _announce(name, signatures)
         with kept_threads():
             for kernel, of_kernel in signatures.items():
@@ -94,10 +116,10 @@ def _loaded(name: str) -> ModuleType | None:
     return module
 
 
-def _announce(name: str, dispatchers: Iterable[Any]) -> None:
+def _announce(name: str, dispatchers: Iterable[Dispatcher]) -> None:
     """Log that a while will pass, unless all was compiled before."""
     for kernel in dispatchers:
         folder = kernel.stats.cache_path
-        if folder is None or not any(Path(folder).glob(f"*{kernel.__name__}*.nbi")):
+        if folder is None or not any(Path(folder).glob(f"*{kernel.py_func.__name__}*.nbi")):
             logger.info("Compiling %s for this computer, once per installation.", name)
             return

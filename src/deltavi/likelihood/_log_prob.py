@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import logsigmoid
 
 from deltavi.likelihood._at_nonzeros import AtNonzeros, Zero, answers_at_once
+from deltavi.likelihood._compiled import evaluate
 from deltavi.likelihood._nonzero import Nonzeros
 
 # Entries of a block of cells: a megabyte or two for all that is computed from them.
@@ -91,6 +92,10 @@ def _evaluate_exactly(
     rate: Tensor, theta: Tensor, logits: Tensor | None, nonzeros: Nonzeros, weights: Tensor | None
 ) -> tuple[Tensor, _Gradients | None]:
     """The same in the precision of its input, without autocast."""
+    found = evaluate(rate, theta, logits, nonzeros, weights)
+    if found is not None:
+        total, slopes = found
+        return total, None if slopes is None else _Gradients(slopes.by_rate, slopes.by_theta, slopes.by_logits)
     at = AtNonzeros.of(nonzeros, rate, theta, logits)
     total = torch.empty(rate.shape[0], dtype=rate.dtype, device=rate.device)
     gradients = None if weights is None else _Gradients.for_(rate, theta, logits)

@@ -10,6 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from scvi.train import Trainer, TrainRunner
 
 from deltavi._errors import DeltaviError
+from deltavi.train._lean_loop import LeanLoop
 
 # Errors of lightning and scvi-tools about options, for which neither has a class of its own.
 REFUSALS = (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError)
@@ -21,6 +22,8 @@ class QuietTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.muted = ExitStack()
         super().__init__(*args, **kwargs)
+        loop = self.fit_loop.epoch_loop
+        self.fit_loop.epoch_loop = LeanLoop(self, loop.min_steps, loop.max_steps)
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
         """Fit without the line ``<class 'NameError'>`` that the runner prints for every error; the error is raised."""
