@@ -17,6 +17,8 @@ from deltavi.registry.additions import Loaded
 
 # Cells whose factorials are looked up at a time, so that what is in between stays small.
 CELLS_AT_ONCE = 4096
+# Log x! of the whole numbers below so many: the counts of all but the most expressed genes.
+LOG_FACTORIALS = special.gammaln(np.arange(4096) + 1.0)
 
 
 class ResidentRows:
@@ -66,9 +68,19 @@ class ResidentRows:
     def _log_factorials_of(self, rows: np.ndarray, chosen: sparse.csr_matrix, row: np.ndarray) -> np.ndarray:
         if np.isnan(self._log_factorials[rows]).any():
             # negative values are not counts, and their factorials are not used
-            terms = special.gammaln(np.maximum(chosen.data, 0).astype(np.float64) + 1)
+            terms = log_factorials_at(np.maximum(chosen.data, 0))
             self._log_factorials[rows] = np.bincount(row, weights=terms, minlength=len(rows))
         return np.asarray(self._log_factorials[rows])
+
+
+def log_factorials_at(counts: np.ndarray) -> np.ndarray:
+    """Log x! of non-negative numbers, which need not be whole, in double precision, ``(n,)`` nats."""
+    # a comparison with NaN is false as well
+    if counts.max(initial=0) < len(LOG_FACTORIALS):
+        whole = counts.astype(np.intp)
+        if np.array_equal(whole, counts):
+            return np.asarray(LOG_FACTORIALS[whole])
+    return np.asarray(special.gammaln(counts.astype(np.float64) + 1))
 
 
 class OrderedDataset(AnnTorchDataset):
