@@ -12,13 +12,14 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from deltavi._compat import MODULE_KEYS
-from deltavi._cp10k import log1p_cp10k
+from deltavi._cp10k import log1p_cp10k, log1p_cp10k_rows
 from deltavi.likelihood import Likelihood
 from deltavi.likelihood.base import to_numpy
+from deltavi.likelihood.rows import quantile_rows
 from deltavi.model._question import INDEPENDENT, Draws
 from deltavi.module import VAE
-from deltavi.perturbation.coupling import couple
-from deltavi.perturbation.noise import normals, uniforms
+from deltavi.perturbation.coupling import count_coupling, couple
+from deltavi.perturbation.noise import Generators, normals, uniforms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -115,7 +116,7 @@ def predict_cells(
     *,
     totals: np.ndarray,
     output: Output,
-    generators: Sequence[np.random.Generator],
+    generators: Generators,
     cells: Likelihood | None = None,
     draws: Draws = "matched",
 ) -> Predicted:
@@ -124,23 +125,23 @@ def predict_cells(
     `cells` is what observed values are carried to, where that is not `target` itself; with independent `draws` they
     are not carried, and the profile is that of the sampled counts.
     """
-    rate = target.mean.detach().cpu().numpy().astype(np.float32)
+    rate = target.mean.detach().cpu().numpy().astype(np.float32, copy=False)
     n_genes = observed.shape[1]
     if not target.of_counts and output == "mean":
         return Predicted(profile=np.maximum(rate, 0), rate=rate, counts=None)
-    first = uniforms(generators, n_genes)
-    if draws == INDEPENDENT:
-        coupled = np.maximum(target.quantile(first), 0)
-    else:
-        coupled = couple(observed, source, target if cells is None else cells, uniform=first)
+    first, carried = uniforms(generators, n_genes), target if cells is None else cells
     if not target.of_counts:
-        return Predicted(profile=coupled.astype(np.float32), rate=rate, counts=None)
-    counts = coupled if draws == INDEPENDENT else target.quantile(uniforms(generators, n_genes))
-    if output == "cells":
-        values: Any = sparse.csr_matrix(log1p_cp10k(coupled, totals))
+        drawn = draws == INDEPENDENT
+        found = target.quantile(first) if drawn else couple(observed, source, carried, uniform=first)
+        return Predicted(profile=np.maximum(found, 0).astype(np.float32), rate=rate, counts=None)
+    if draws == INDEPENDENT:
+        coupled = counts = quantile_rows(target, first)
     else:
-        values = expected_log(target, totals, generators)
-    return Predicted(profile=values, rate=rate, counts=sparse.csr_matrix(counts.astype(np.float32)))
+        # where expectations are asked for, carried counts are not
+        coupled = count_coupling(observed, source, uniform=first)(carried) if output == "cells" else None
+        counts = quantile_rows(target, uniforms(generators, n_genes))
+    values: Any = expected_log(target, totals, generators) if coupled is None else profile_rows(coupled, totals)
+    return Predicted(profile=values, rate=rate, counts=counts.astype(np.float32))
 
 
 def profile_of(values: np.ndarray, totals: np.ndarray, *, of_counts: bool) -> np.ndarray:
@@ -148,15 +149,22 @@ def profile_of(values: np.ndarray, totals: np.ndarray, *, of_counts: bool) -> np
     return log1p_cp10k(values, totals) if of_counts else values
 
 
-def expected_log(
-    likelihood: Likelihood, totals: np.ndarray, generators: Sequence[np.random.Generator]
-) -> NDArray[np.float32]:
+def profile_rows(counts: sparse.csr_matrix, totals: np.ndarray) -> sparse.csr_matrix:
+    """As :func:`profile_of` counts in CSR, without zeros."""
+    rows = log1p_cp10k_rows(counts, totals).astype(np.float32)
+    # of a total beyond all bounds
+    rows.eliminate_zeros()
+    return rows
+
+
+def expected_log(likelihood: Likelihood, totals: np.ndarray, generators: Generators) -> NDArray[np.float32]:
     """Expectation of log1p CP10k under `likelihood`, by stratified draws, ``(n_cells, n_genes)``."""
     offset = uniforms(generators, likelihood.rate.shape[-1])
-    draws = (
-        log1p_cp10k(likelihood.quantile((k + offset) / EXPECTATION_DRAWS), totals) for k in range(EXPECTATION_DRAWS)
-    )
-    return np.asarray(sum(draws) / EXPECTATION_DRAWS, dtype=np.float32)
+    summed = np.zeros(offset.shape, dtype=np.float32)
+    for k in range(EXPECTATION_DRAWS):
+        drawn = profile_rows(quantile_rows(likelihood, (k + offset) / EXPECTATION_DRAWS), totals).tocoo()
+        summed[drawn.row, drawn.col] += drawn.data
+    return summed / np.float32(EXPECTATION_DRAWS)
 
 
 def predictive_interval(
@@ -166,7 +174,7 @@ def predictive_interval(
     *,
     totals: np.ndarray,
     n_samples: int,
-    generators: Sequence[np.random.Generator],
+    generators: Generators,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Bounds of the posterior predictive of each cell and gene, on the scale of the profile.
 
@@ -186,8 +194,11 @@ def predictive_interval(
     draws = []
     for _ in range(n_samples):
         likelihood = decode(z + scale * normals(generators, z.shape[1]))
-        drawn = likelihood.quantile(uniforms(generators, likelihood.rate.shape[-1]))
-        draws.append(log1p_cp10k(drawn, totals) if likelihood.of_counts else drawn.astype(np.float32))
+        u = uniforms(generators, likelihood.rate.shape[-1])
+        if likelihood.of_counts:
+            draws.append(profile_rows(quantile_rows(likelihood, u), totals).toarray())
+        else:
+            draws.append(likelihood.quantile(u).astype(np.float32))
     lower, upper = np.quantile(np.stack(draws), INTERVAL, axis=0).astype(np.float32)
     return lower, upper
 

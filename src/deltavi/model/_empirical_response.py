@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,19 +12,20 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from scipy import sparse
 
 from deltavi import _keys
 from deltavi._cp10k import cp10k_factors
 from deltavi._random import isolated_randomness
 from deltavi.arrays.matrix import as_matrix, gene_means
 from deltavi.likelihood import Likelihood
-from deltavi.model._decoding import CellDecoder, profile_of
+from deltavi.model._decoding import CellDecoder, profile_of, profile_rows
 from deltavi.model._group_sums import group_means
 from deltavi.model._measured import measured_responses
 from deltavi.model._question import Question
 from deltavi.model._treated import Treated, require_no_cells
 from deltavi.model.request import Request
-from deltavi.perturbation.coupling import coupling
+from deltavi.perturbation.coupling import count_coupling, coupling
 from deltavi.perturbation.crossed_estimate import ResponseEstimate
 from deltavi.perturbation.crossed_prediction import NO_EVIDENCE, WORSE_THAN_NO_CHANGE
 from deltavi.perturbation.estimators import GroupMeans, storable
@@ -40,6 +42,8 @@ logger = logging.getLogger("deltavi")
 
 # Query cells whose mean expression is matched; for what is expected of them, fewer cells are drawn several times.
 MATCHED_CELLS = 256
+# Likelihoods that cells are carried to, at least: some more than one.
+N_TARGETS = 2
 # Of those draws: the offsets of rates must not depend on the seed of a prediction.
 MATCHING_SEED = 0
 
@@ -160,7 +164,7 @@ class Matching:
         names = request.adata.obs_names[cells]
         generators = cell_generators(names, seed=MATCHING_SEED if drawn_with is None else drawn_with)
         self.draws = [
-            coupling(decode.observed, source, uniform=uniforms(generators, decode.observed.shape[1]))
+            self._mean_of(decode.observed, source, uniforms(generators, decode.observed.shape[1]))
             for _ in range(max(1, MATCHED_CELLS // len(cells)) if drawn_with is None else 1)
         ]
         self.own = self.mean_at(np.zeros(decode.observed.shape[1]))
@@ -172,10 +176,17 @@ class Matching:
     def mean_at(self, offsets: np.ndarray) -> np.ndarray:
         """Mean expression ``(n_genes,)`` of cells whose log rates are offset by so much."""
         there = self.target.shifted_by(torch.from_numpy(offsets.astype(np.float32)))
-        means = [
-            profile_of(draw(there), self.totals, of_counts=there.of_counts).mean(0, dtype=float) for draw in self.draws
-        ]
-        return np.asarray(np.mean(means, axis=0))
+        return np.asarray(np.mean([draw(there) for draw in self.draws], axis=0))
+
+    def _mean_of(
+        self, observed: np.ndarray, source: Likelihood, uniform: np.ndarray
+    ) -> Callable[[Likelihood], np.ndarray]:
+        """Mean profile ``(n_genes,)`` of the cells carried to a target at these quantiles."""
+        if not source.of_counts:
+            plain = coupling(observed, source, uniform=uniform)
+            return lambda target: plain(target).mean(0, dtype=float)
+        carried = count_coupling(observed, source, uniform=uniform, n_targets=N_TARGETS)
+        return lambda target: column_means(profile_rows(carried(target), self.totals))
 
     def change(self, change: np.ndarray, share: float) -> np.ndarray:
         """Change of the mean ``(n_genes,)`` that is so much of `change`, and the model's own for the rest."""
@@ -186,6 +197,12 @@ class Matching:
         """Offsets ``(n_genes,)`` that bring the change of the mean closer to `change`."""
         wanted = self.own + share * (change - (self.own - self.control))
         return match_means(self.mean_at, np.maximum(wanted, 0.0), start=start)
+
+
+def column_means(rows: sparse.csr_matrix) -> np.ndarray:
+    """Mean of each column, ``(n_columns,)`` in double precision, row by row as of a dense matrix."""
+    sums = np.bincount(rows.indices, weights=rows.data, minlength=rows.shape[1])
+    return np.asarray(sums / rows.shape[0])
 
 
 def treated_table(updates: dict[str, Update]) -> pd.DataFrame:
