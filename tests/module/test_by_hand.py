@@ -125,9 +125,13 @@ SETUPS: dict[str, dict[str, Any]] = {
     "batches": {"batch_key": "batch"},
     "covariates": {"batch_key": "batch", "categorical_covariate_keys": ["site"]},
     "size factors": {"size_factor_key": "depth"},
+    "size factors beside the library": {"size_factor_key": "depth"},
 }
 # Size factors are units of what is decoded, by default not of shares.
-SHARES = {"size factors": {"scale_activation": "softmax"}}
+SHARES = {
+    "size factors": {"scale_activation": "softmax"},
+    "size factors beside the library": {"library": "observed"},
+}
 
 
 @pytest.mark.parametrize("settings", list(SETTINGS))

@@ -26,7 +26,6 @@ from deltavi.likelihood.compiled import SMALLEST_FOR_THREADS, evaluate
 from deltavi.module._layers_by_hand import Gradients, HiddenLayer, Ran, back_through, layers_of, linear, linear_slopes
 from deltavi.module._vae import VAE
 
-
 # What the step replaces of a module.
 METHODS = frozenset({"forward", "inference", "generative", "loss", "decode"})
 
@@ -104,7 +103,8 @@ class Step:
     def run(self, tensors: dict[str, Tensor], kl_weight: Tensor | float) -> tuple[Tensor, Tensor, Tensor, Gradients]:
         """Loss, its two parts ``(n_cells,)`` nats, and the gradients of all weights."""
         module, gradients = self.module, Gradients()
-        x, size_factor = tensors[REGISTRY_KEYS.X_KEY], tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
+        x = tensors[REGISTRY_KEYS.X_KEY]
+        size_factor = tensors[REGISTRY_KEYS.SIZE_FACTOR_KEY] if module.library == "size_factor" else None
         nonzeros = Nonzeros.in_batch(tensors)
         encoded = _through(self.encoder, _log1p(x, nonzeros) if module.log_variational else x, [])
         hidden = encoded[-1].output
