@@ -59,6 +59,10 @@ class CountLikelihood(Likelihood):
     def _with_rate(self, rate: Tensor, scale: Tensor | None) -> Likelihood:
         """The same dispersion and dropout around other expected counts."""
 
+    @abstractmethod
+    def at(self, cells: np.ndarray, genes: np.ndarray) -> CountLikelihood:
+        """Likelihood of single entries of a matrix, one by one ``(n_entries,)``."""
+
 
 @dataclass(frozen=True, eq=False)
 class Poisson(CountLikelihood):
@@ -83,6 +87,9 @@ class Poisson(CountLikelihood):
 
     def _with_rate(self, rate: Tensor, scale: Tensor | None) -> Likelihood:
         return Poisson(rate, scale)
+
+    def at(self, cells: np.ndarray, genes: np.ndarray) -> Poisson:
+        return Poisson(self.rate[cells, genes])
 
     @property
     def mean(self) -> Tensor:
@@ -139,6 +146,9 @@ class NegativeBinomial(CountLikelihood):
 
     def _with_rate(self, rate: Tensor, scale: Tensor | None) -> Likelihood:
         return NegativeBinomial(rate, self.dispersion, scale)
+
+    def at(self, cells: np.ndarray, genes: np.ndarray) -> NegativeBinomial:
+        return NegativeBinomial(self.rate[cells, genes], self.dispersion.at(self.rate.shape, cells, genes))
 
     @property
     def mean(self) -> Tensor:
@@ -202,6 +212,10 @@ class ZeroInflatedNegativeBinomial(CountLikelihood):
 
     def _with_rate(self, rate: Tensor, scale: Tensor | None) -> Likelihood:
         return ZeroInflatedNegativeBinomial(rate, self.dispersion, self.dropout_logits, scale)
+
+    def at(self, cells: np.ndarray, genes: np.ndarray) -> ZeroInflatedNegativeBinomial:
+        theta = self.dispersion.at(self.rate.shape, cells, genes)
+        return ZeroInflatedNegativeBinomial(self.rate[cells, genes], theta, self.dropout_logits[cells, genes])
 
     @property
     def mean(self) -> Tensor:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +31,10 @@ class Dispersion:
     def gathered(self) -> Tensor:
         """Values that broadcast against ``([n_samples,] n_cells, n_genes)`` rates."""
         return self.values if self.row is None else self.values[self.row]
+
+    def at(self, shape: torch.Size, cells: np.ndarray, genes: np.ndarray) -> Dispersion:
+        """Values of single entries of a matrix of this `shape`, ``(n_entries,)``."""
+        return Dispersion(self.gathered().expand(shape)[cells, genes])
 
     def map(self, function: object) -> Dispersion:
         """Apply an elementwise `function` to the rows, before any of them is gathered."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,13 +13,15 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from deltavi._compat import MODULE_KEYS
-from deltavi._cp10k import log1p_cp10k
+from deltavi._cp10k import log1p_cp10k, log1p_cp10k_rows
+from deltavi.latent import known_log_library
 from deltavi.likelihood import Likelihood
 from deltavi.likelihood.base import to_numpy
+from deltavi.likelihood.rows import quantile_rows
 from deltavi.model._question import INDEPENDENT, Draws
 from deltavi.module import VAE
-from deltavi.perturbation.coupling import couple
-from deltavi.perturbation.noise import normals, uniforms
+from deltavi.perturbation.coupling import count_coupling, couple
+from deltavi.perturbation.noise import Generators, normals, uniforms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,14 +57,38 @@ class Predicted:
     upper: NDArray[np.float32] | None = None
 
 
-def stack(parts: Sequence[Predicted], n_genes: int, *, of_counts: bool = True, interval: bool = False) -> Predicted:
-    """Join mini-batches; without any, what their prediction would hold if it had cells."""
+def stack(
+    parts: Sequence[Predicted],
+    n_genes: int,
+    *,
+    of_counts: bool = True,
+    interval: bool = False,
+    rate: NDArray[np.float32] | None = None,
+) -> Predicted:
+    """Join mini-batches; without any, what their prediction would hold if it had cells.
+
+    Parameters
+    ----------
+    parts
+        Mini-batches.
+    n_genes
+        Genes of each.
+    of_counts, interval
+        Content that they have, if there are any.
+    rate
+        Rates of all cells, if the mini-batches hold parts of this array.
+    """
     if not parts:
         empty = np.zeros((0, n_genes), dtype=np.float32)
         rows = sparse.csr_matrix(empty)
         bounds = {"lower": empty, "upper": empty} if interval else {}
         return Predicted(rows if of_counts else empty, rate=empty, counts=rows if of_counts else None, **bounds)
-    return Predicted(**{name: _join([getattr(part, name) for part in parts]) for name in Predicted.__annotations__})
+    joined = {
+        name: _join([getattr(part, name) for part in parts])
+        for name in Predicted.__annotations__
+        if name != "rate" or rate is None
+    }
+    return Predicted(**joined) if rate is None else Predicted(rate=rate, **joined)
 
 
 def _join(values: list[Any]) -> Any:
@@ -82,14 +109,33 @@ class CellDecoder:
     """
 
     def __init__(self, module: VAE, tensors: dict[str, Tensor]) -> None:
-        self.module = module
-        inference = module.inference(**module._get_inference_input(tensors))
-        self.posterior_mean = to_numpy(inference[MODULE_KEYS.QZ_KEY].loc)
-        self.posterior_scale = to_numpy(inference[MODULE_KEYS.QZ_KEY].scale)
-        if inference[MODULE_KEYS.QL_KEY] is not None:
-            inference[MODULE_KEYS.LIBRARY_KEY] = inference[MODULE_KEYS.QL_KEY].loc
-        self.inputs = module._get_generative_input(tensors, inference)
+        self.module, self.tensors = module, tensors
+        self.inputs = module._get_generative_input(tensors, self._given)
         self.observed = tensors[REGISTRY_KEYS.X_KEY].cpu().numpy()
+
+    @cached_property
+    def posterior_mean(self) -> NDArray[np.float64]:
+        """Mean of the latent position of each cell, ``(n_cells, n_latent)``."""
+        return to_numpy(self._encoded[MODULE_KEYS.QZ_KEY].loc)
+
+    @cached_property
+    def posterior_scale(self) -> NDArray[np.float64]:
+        """Standard deviation of the latent position of each cell, ``(n_cells, n_latent)``."""
+        return to_numpy(self._encoded[MODULE_KEYS.QZ_KEY].scale)
+
+    @cached_property
+    def _encoded(self) -> dict[str, Any]:
+        return dict(self.module.inference(**self.module._get_inference_input(self.tensors)))
+
+    @property
+    def _given(self) -> dict[str, Any]:
+        """Results of encoding that decoding is given; a known library needs no encoder, the position is replaced."""
+        x, kind = self.tensors[REGISTRY_KEYS.X_KEY], self.module.library
+        if kind == "learned":
+            return {**self._encoded, MODULE_KEYS.LIBRARY_KEY: self._encoded[MODULE_KEYS.QL_KEY].loc}
+        size_factor = self.tensors[REGISTRY_KEYS.SIZE_FACTOR_KEY] if kind == "size_factor" else None
+        library = None if kind == "none" else known_log_library(x, size_factor)
+        return {MODULE_KEYS.Z_KEY: x[:, :0], MODULE_KEYS.LIBRARY_KEY: library}
 
     def __call__(
         self,
@@ -115,7 +161,7 @@ def predict_cells(
     *,
     totals: np.ndarray,
     output: Output,
-    generators: Sequence[np.random.Generator],
+    generators: Generators,
     cells: Likelihood | None = None,
     draws: Draws = "matched",
 ) -> Predicted:
@@ -124,23 +170,23 @@ def predict_cells(
     `cells` is what observed values are carried to, where that is not `target` itself; with independent `draws` they
     are not carried, and the profile is that of the sampled counts.
     """
-    rate = target.mean.detach().cpu().numpy().astype(np.float32)
+    rate = target.mean.detach().cpu().numpy().astype(np.float32, copy=False)
     n_genes = observed.shape[1]
     if not target.of_counts and output == "mean":
         return Predicted(profile=np.maximum(rate, 0), rate=rate, counts=None)
-    first = uniforms(generators, n_genes)
-    if draws == INDEPENDENT:
-        coupled = np.maximum(target.quantile(first), 0)
-    else:
-        coupled = couple(observed, source, target if cells is None else cells, uniform=first)
+    first, carried = uniforms(generators, n_genes), target if cells is None else cells
     if not target.of_counts:
-        return Predicted(profile=coupled.astype(np.float32), rate=rate, counts=None)
-    counts = coupled if draws == INDEPENDENT else target.quantile(uniforms(generators, n_genes))
-    if output == "cells":
-        values: Any = sparse.csr_matrix(log1p_cp10k(coupled, totals))
+        drawn = draws == INDEPENDENT
+        found = target.quantile(first) if drawn else couple(observed, source, carried, uniform=first)
+        return Predicted(profile=np.maximum(found, 0).astype(np.float32), rate=rate, counts=None)
+    if draws == INDEPENDENT:
+        coupled = counts = quantile_rows(target, first)
     else:
-        values = expected_log(target, totals, generators)
-    return Predicted(profile=values, rate=rate, counts=sparse.csr_matrix(counts.astype(np.float32)))
+        # where expectations are asked for, carried counts are not
+        coupled = count_coupling(observed, source, uniform=first)(carried) if output == "cells" else None
+        counts = quantile_rows(target, uniforms(generators, n_genes))
+    values: Any = expected_log(target, totals, generators) if coupled is None else profile_rows(coupled, totals)
+    return Predicted(profile=values, rate=rate, counts=counts.astype(np.float32))
 
 
 def profile_of(values: np.ndarray, totals: np.ndarray, *, of_counts: bool) -> np.ndarray:
@@ -148,15 +194,22 @@ def profile_of(values: np.ndarray, totals: np.ndarray, *, of_counts: bool) -> np
     return log1p_cp10k(values, totals) if of_counts else values
 
 
-def expected_log(
-    likelihood: Likelihood, totals: np.ndarray, generators: Sequence[np.random.Generator]
-) -> NDArray[np.float32]:
+def profile_rows(counts: sparse.csr_matrix, totals: np.ndarray) -> sparse.csr_matrix:
+    """As :func:`profile_of` counts in CSR, without zeros."""
+    rows = log1p_cp10k_rows(counts, totals).astype(np.float32)
+    # of a total beyond all bounds
+    rows.eliminate_zeros()
+    return rows
+
+
+def expected_log(likelihood: Likelihood, totals: np.ndarray, generators: Generators) -> NDArray[np.float32]:
     """Expectation of log1p CP10k under `likelihood`, by stratified draws, ``(n_cells, n_genes)``."""
     offset = uniforms(generators, likelihood.rate.shape[-1])
-    draws = (
-        log1p_cp10k(likelihood.quantile((k + offset) / EXPECTATION_DRAWS), totals) for k in range(EXPECTATION_DRAWS)
-    )
-    return np.asarray(sum(draws) / EXPECTATION_DRAWS, dtype=np.float32)
+    summed = np.zeros(offset.shape, dtype=np.float32)
+    for k in range(EXPECTATION_DRAWS):
+        drawn = profile_rows(quantile_rows(likelihood, (k + offset) / EXPECTATION_DRAWS), totals).tocoo()
+        summed[drawn.row, drawn.col] += drawn.data
+    return summed / np.float32(EXPECTATION_DRAWS)
 
 
 def predictive_interval(
@@ -166,7 +219,7 @@ def predictive_interval(
     *,
     totals: np.ndarray,
     n_samples: int,
-    generators: Sequence[np.random.Generator],
+    generators: Generators,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Bounds of the posterior predictive of each cell and gene, on the scale of the profile.
 
@@ -186,8 +239,11 @@ def predictive_interval(
     draws = []
     for _ in range(n_samples):
         likelihood = decode(z + scale * normals(generators, z.shape[1]))
-        drawn = likelihood.quantile(uniforms(generators, likelihood.rate.shape[-1]))
-        draws.append(log1p_cp10k(drawn, totals) if likelihood.of_counts else drawn.astype(np.float32))
+        u = uniforms(generators, likelihood.rate.shape[-1])
+        if likelihood.of_counts:
+            draws.append(profile_rows(quantile_rows(likelihood, u), totals).toarray())
+        else:
+            draws.append(likelihood.quantile(u).astype(np.float32))
     lower, upper = np.quantile(np.stack(draws), INTERVAL, axis=0).astype(np.float32)
     return lower, upper
 

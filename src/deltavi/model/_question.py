@@ -10,7 +10,7 @@ import numpy as np
 
 from deltavi._entries import choice, share
 from deltavi.perturbation.estimators import Evidence, Shift
-from deltavi.perturbation.noise import cell_generators
+from deltavi.perturbation.noise import Generators, cell_generators
 
 EmpiricalWeight = float | Literal["auto"]
 Draws = Literal["matched", "independent"]
@@ -105,7 +105,7 @@ class Question:
         """Seed of the quantiles that cells are matched at; None where they are not matched."""
         return self.seed if self.output == "cells" and self.draws == MATCHED else None
 
-    def generators(self, names: Iterable[str]) -> list[np.random.Generator]:
+    def generators(self, names: Iterable[str]) -> Generators:
         """One generator for each cell, by its name; independent draws are of each perturbation anew."""
         own = f"-{self.perturbation.name}" if self.draws == INDEPENDENT else ""
         return cell_generators([f"{name}{own}" for name in names], seed=self.seed)

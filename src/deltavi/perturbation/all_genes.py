@@ -8,7 +8,7 @@ negative binomial with the same dispersion, and a cell that had more than others
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from scipy import sparse, stats
 from deltavi._cp10k import cp10k_factors
 from deltavi.arrays.matrix import gene_means
 from deltavi.perturbation.matching import match_means
-from deltavi.perturbation.noise import cell_generators, uniforms
+from deltavi.perturbation.noise import Generators, cell_generators, uniforms
 
 if TYPE_CHECKING:
     from deltavi._types import BoolArray, FloatArray, IntArray
@@ -120,9 +120,7 @@ def moved(group: GroupCounts, change: Vector, *, seed: int) -> tuple[sparse.csr_
     return _joined(group, parts), np.concatenate([np.zeros(0), *rates])
 
 
-def drawn(
-    group: GroupCounts, change: Vector, *, generators: Sequence[np.random.Generator]
-) -> tuple[sparse.csr_matrix, Vector]:
+def drawn(group: GroupCounts, change: Vector, *, generators: Generators) -> tuple[sparse.csr_matrix, Vector]:
     """As :func:`moved`, but drawn anew from the distribution whose expected mean has changed by so much."""
     wanted, dispersion = np.maximum(group.means + change, 0.0), group.dispersion
     parts, rates = [], []

@@ -7,9 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import sparse
 
+from deltavi.kernels import kernels
 from deltavi.likelihood import Gaussian, Likelihood
 from deltavi.likelihood.base import to_numpy
+from deltavi.likelihood.rows import arrays_of, entries, filled_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,6 +63,46 @@ def coupling(
     above = source.survival(observed)
     s = np.where(in_tail, above + (1.0 - uniform) * (source.survival(observed - 1) - above), 1.0)
     return lambda target: np.where(in_tail, target.upper_quantile(s), target.quantile(u))
+
+
+def count_coupling(
+    observed: NDArray[np.floating], source: Likelihood, *, uniform: NDArray[np.float64], n_targets: int = 1
+) -> Callable[[Likelihood], sparse.csr_matrix]:
+    """As `coupling` of counts, which come out as CSR without zeros.
+
+    Parameters
+    ----------
+    observed, source, uniform
+        As of `couple`.
+    n_targets
+        Likelihoods that are to be asked about; what is found out for the first one is kept if there are several.
+    """
+    found, arrays = kernels("quantiles"), arrays_of(source)
+    if found is None or arrays is None or observed.dtype != np.float32 or observed.shape != uniform.shape:
+        plain = coupling(observed, source, uniform=uniform)
+        return lambda target: sparse.csr_matrix(plain(target))
+    observed, uniform = np.ascontiguousarray(observed), np.ascontiguousarray(uniform)
+    places = np.full(observed.shape if n_targets > 1 else (0, 0), np.nan)
+
+    def one_by_one(target: Likelihood, cells: np.ndarray, genes: np.ndarray) -> NDArray[np.float64]:
+        here = (cells, genes)
+        plain = coupling(observed[here], entries(source, *here), uniform=uniform[here])
+        return plain(entries(target, *here))
+
+    def coupled(target: Likelihood) -> sparse.csr_matrix:
+        there = arrays_of(target)
+        if there is None:
+            return sparse.csr_matrix(coupling(observed, source, uniform=uniform)(target))
+        return filled_rows(
+            observed.shape,
+            lambda counts: (
+                found.screen_pairs(observed, uniform, arrays, there, counts),
+                found.couple(observed, uniform, places, arrays, there, counts),
+            )[1],
+            partial(one_by_one, target),
+        )
+
+    return coupled
 
 
 def _couple_gaussian(observed: NDArray[np.floating], source: Gaussian, target: Likelihood) -> NDArray[np.float64]:
