@@ -7,7 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from deltavi.kernels import compiled, kernels
 from deltavi.latent import LabelHierarchy, label_kl, label_weights
+from deltavi.latent._compiled_label_sums import CompiledLabelSums
 from deltavi.latent._label_sums import LabelSums, Pairs
 
 N_CELLS, N_LATENT, N_HIDDEN = 11, 5, 16
@@ -67,11 +69,43 @@ def test_values_and_gradients_are_those_of_autograd(
     exact = found(by_autograd, *grid, torch.float64)
     for value, expected in zip(found(summed, *grid, torch.float64), exact, strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-11)
-    single, autograd = found(summed, *grid, torch.float32), found(by_autograd, *grid, torch.float32)
-    for value, other, expected in zip(single, autograd, exact, strict=True):
-        # as exact as autograd is, which rounds as well
-        error, others = (float((found - expected).abs().max()) for found in (value, other))
-        assert error <= 2 * others + 1e-6 * max(1.0, float(expected.abs().max()))
+    autograd = found(by_autograd, *grid, torch.float32)
+    for allowed in (True, False):
+        with compiled(allowed):
+            single = found(summed, *grid, torch.float32)
+        for value, other, expected in zip(single, autograd, exact, strict=True):
+            # as exact as autograd is, which rounds as well
+            error, others = (float((found - expected).abs().max()) for found in (value, other))
+            assert error <= 2 * others + 1e-6 * max(1.0, float(expected.abs().max()))
+
+
+@pytest.mark.skipif(kernels("labels") is None, reason="no numba")
+def test_many_dimensions_and_extreme_variances() -> None:
+    """Products of variances must neither overflow nor vanish, nor may a wide network be read beyond its end."""
+    labels = LabelHierarchy(37, 3, n_hidden=33)
+    with torch.no_grad():
+        for network in (labels.posterior, labels.conditional):
+            network.log_variance.bias.copy_(torch.linspace(-40, 12, 37))
+    z1, logits, code = torch.randn(6, 37), torch.randn(6, 3), torch.tensor([[-1], [2], [-1], [0], [-1], [1]])
+    values = []
+    for allowed in (True, False):
+        torch.manual_seed(0)
+        with compiled(allowed):
+            values.append(summed(labels, z1, logits, code))
+    for name, value in values[0].items():
+        torch.testing.assert_close(value, values[1][name], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.skipif(kernels("labels") is None, reason="no numba")
+def test_arguments_with_gaps_are_read() -> None:
+    labels = LabelHierarchy(N_LATENT, 3, n_hidden=N_HIDDEN)
+    z1, logits, code = torch.randn(4, N_LATENT), torch.randn(4, 3), torch.tensor([[-1], [2], [-1], [0]])
+    torch.manual_seed(0)
+    expected = summed(labels, z1, logits, code)
+    torch.manual_seed(0)
+    apart = summed(labels, z1.T.contiguous().T, logits.repeat(1, 2)[:, :3], code.repeat(1, 2)[:, :1])
+    for name, value in expected.items():
+        torch.testing.assert_close(apart[name], value)
 
 
 def test_gradients_by_finite_differences() -> None:
@@ -132,7 +166,8 @@ def test_frozen_weights_get_no_gradient() -> None:
 @pytest.mark.parametrize("dropout_rate", [0.0, 0.5])
 def test_dropout_and_autocast_take_the_terms(dropout_rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = LabelHierarchy(N_LATENT, 3, n_hidden=N_HIDDEN, dropout_rate=dropout_rate)
-    monkeypatch.setattr(LabelSums, "apply", lambda *_: pytest.fail("the function knows neither"))
+    for function in (LabelSums, CompiledLabelSums):
+        monkeypatch.setattr(function, "apply", lambda *_: pytest.fail("the function knows neither"))
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dropout_rate == 0):
         kl = summed(labels, torch.randn(2, N_LATENT), torch.randn(2, 3), torch.tensor([[0], [-1]]))
     assert all(torch.isfinite(value).all() for value in kl.values())

@@ -104,7 +104,7 @@ class Pairs:
 
 
 @dataclass(frozen=True, eq=False)
-class _Network:
+class Network:
     """Tensors of a :class:`deltavi.latent.LabelConditional`, both heads in one."""
 
     given: Tensor
@@ -114,15 +114,19 @@ class _Network:
     heads_bias: Tensor
 
     @classmethod
-    def of(cls, given: Tensor, bias: Tensor, columns: Tensor, *heads: Tensor) -> _Network:
+    def of(cls, given: Tensor, bias: Tensor, columns: Tensor, *heads: Tensor) -> Network:
         mean, mean_bias, log_variance, log_variance_bias = heads
         return cls(given, bias, columns, torch.cat([mean, log_variance]), torch.cat([mean_bias, log_variance_bias]))
 
+    def heads_of(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and log variances of every pair, ``(2 * n_latent, n_pairs)``, and the variable part of variances."""
+        heads = torch.addmm(self.heads_bias.unsqueeze(-1), self.heads, hidden.T)
+        return heads, heads[len(heads) // 2 :].exp()
+
     def out(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, variance and its variable part of every pair, ``(n_latent, n_pairs)`` each."""
-        mean, log_variance = torch.addmm(self.heads_bias.unsqueeze(-1), self.heads, hidden.T).chunk(2)
-        variable = log_variance.exp()
-        return mean, variable + VARIANCE_FLOOR, variable
+        heads, variable = self.heads_of(hidden)
+        return heads[: len(variable)], variable + VARIANCE_FLOOR, variable
 
     def back(self, by_heads: Tensor, hidden: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Gradients by what enters the hidden layer, and by mean and log variance heads with their biases.
@@ -156,7 +160,7 @@ class LabelSums(torch.autograd.Function):
     def forward(
         ctx: _Kept, z1: Tensor, weights: Tensor, noise: Tensor, pairs: Pairs, *tensors: Tensor
     ) -> tuple[Tensor, Tensor]:
-        posterior, conditional = _Network.of(*tensors[:N_TENSORS]), _Network.of(*tensors[N_TENSORS:])
+        posterior, conditional = Network.of(*tensors[:N_TENSORS]), Network.of(*tensors[N_TENSORS:])
         hidden = pairs.with_columns(torch.addmm(posterior.bias, z1, posterior.given.T), posterior.columns)
         mean, variance, variable = posterior.out(hidden)
         deviation = variance.sqrt().mul_(pairs.chosen(noise.permute(2, 0, 1)))
@@ -194,7 +198,7 @@ def _gradients(
     z1: Tensor, pairs: Pairs, by_pairs: tuple[Tensor, Tensor], tensors: Sequence[Tensor], inner: Sequence[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
     """Gradients by z1 and by the tensors of both networks, from those by both terms of every pair."""
-    posterior, conditional = _Network.of(*tensors[:N_TENSORS]), _Network.of(*tensors[N_TENSORS:])
+    posterior, conditional = Network.of(*tensors[:N_TENSORS]), Network.of(*tensors[N_TENSORS:])
     hidden, mean, variance, variable, deviation, z2, hidden_z2, apart, pull, share = inner
     by_density, by_kl = by_pairs
     # log p(z1 | z2, y), by its mean and log variance

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Normal, kl_divergence
 from torch.nn import functional as F
 
+from deltavi.latent._compiled_label_sums import CompiledLabelSums, compiled_sums
 from deltavi.latent._label_sums import LabelSums, Pairs
 from deltavi.latent.gaussian import VARIANCE_FLOOR, standard_normal_like
 
@@ -225,8 +226,13 @@ class LabelHierarchy(nn.Module):
         n_labels, rows = len(self.prior_logits), z1.reshape(-1, z1.shape[-1])
         codes = code.long().squeeze(-1).expand(z1.shape[:-1]).reshape(-1)
         noise = torch.randn(n_labels, *rows.shape, dtype=z1.dtype, device=z1.device)
-        given = rows, weights.values.reshape(-1, n_labels), noise, Pairs.of(codes, n_labels)
-        log_conditional, kl = LabelSums.apply(*given, *self.posterior.tensors, *self.conditional.tensors)  # type: ignore[no-untyped-call]
+        given = rows, weights.values.reshape(-1, n_labels), noise
+        tensors = *self.posterior.tensors, *self.conditional.tensors
+        found = compiled_sums(*given, *tensors)
+        if found is None:
+            log_conditional, kl = LabelSums.apply(*given, Pairs.of(codes, n_labels), *tensors)  # type: ignore[no-untyped-call]
+        else:
+            log_conditional, kl = CompiledLabelSums.apply(*given, codes, found, *tensors)  # type: ignore[no-untyped-call]
         return {
             "z1": log_posterior_z1 - log_conditional.view(z1.shape[:-1]),
             "y": -weights.entropy - (weights.values * self.log_prior).sum(-1),

@@ -17,6 +17,7 @@ from deltavi._entries import init_keywords, known_keywords
 from deltavi._errors import DeltaviError
 from deltavi._reading import reads
 from deltavi._types import Outputs
+from deltavi.latent import GaussianState
 from deltavi.module._vae import VAE
 from deltavi.module.classified import Classified, ClassifyingModule
 from deltavi.module.decoder import weight_penalty
@@ -189,19 +190,19 @@ class LabelledVAE(ClassifyingModule, VAE):
     @auto_move_data
     def classify(self, tensors: dict[str, Tensor]) -> Classified:
         """Logits and position at the posterior mean, and the reconstruction error of the cell from there."""
-        inference = self.inference(**self._get_inference_input(tensors))
-        mean = inference[MODULE_KEYS.QZ_KEY].loc
-        inference[MODULE_KEYS.Z_KEY] = mean
-        if inference[MODULE_KEYS.QL_KEY] is not None:
-            inference[MODULE_KEYS.LIBRARY_KEY] = inference[MODULE_KEYS.QL_KEY].loc
+        x, shared = tensors[REGISTRY_KEYS.X_KEY], self._shared_input(tensors)
+        encoder_input, covariates = self._encoder_input(self.classifier_input(tensors), **shared)
+        mean = self.z_encoder(encoder_input, *covariates).posterior.loc
+        size_factor, batch = tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY), tensors[REGISTRY_KEYS.BATCH_KEY]
+        library = self._library(x, size_factor, encoder_input, batch, covariates, 1)
+        known = library.posterior.loc if isinstance(library, GaussianState) else library
+        at = {MODULE_KEYS.Z_KEY: mean, MODULE_KEYS.LIBRARY_KEY: known}
         # a cell's known label must not lower its reconstruction error
         unlabelled = {**tensors, REGISTRY_KEYS.LABELS_KEY: torch.full_like(tensors[REGISTRY_KEYS.BATCH_KEY], -1)}
-        likelihood = self.generative(**self._get_generative_input(unlabelled, inference))["likelihood"]
-        x = tensors[REGISTRY_KEYS.X_KEY]
+        likelihood = self.generative(**self._get_generative_input(unlabelled, at))["likelihood"]
         reconstruction_error = torch.stack(
             [-self._log_prob(likelihood, tensors), x.sum(-1).clamp_min(1.0).log()], dim=-1
         )
-        encoder_input, covariates = self._encoder_input(self.classifier_input(tensors), **self._shared_input(tensors))
         logits = self.logits_of(mean, encoder_input, covariates, tensors)
         return Classified(logits=logits, features=mean, reconstruction_error=reconstruction_error)
 

@@ -140,13 +140,21 @@ class RepeatingDataset(Dataset[Loaded]):
         kept[again] = self.generator.uniform(self.thinning, 1, size=(int(again.sum()), 1))
         x = loaded[REGISTRY_KEYS.X_KEY]
         cell, gene, count = self._repeated_counts(loaded, rows, again)
-        fewer = self.generator.binomial(count.astype(np.int64), kept[cell, 0])
+        fewer = self._kept_of(count, kept[cell, 0])
         thinned = {REGISTRY_KEYS.X_KEY: replaced(x, cell, gene, fewer)}
         if REGISTRY_KEYS.SIZE_FACTOR_KEY in loaded:
             # the total over all genes falls with the counts of those in the matrix
             factors = loaded[REGISTRY_KEYS.SIZE_FACTOR_KEY]
             thinned[REGISTRY_KEYS.SIZE_FACTOR_KEY] = factors * beside(x, kept.astype(np.float32))
         return thinned
+
+    def _kept_of(self, count: np.ndarray, share: np.ndarray) -> np.ndarray:
+        """Molecules that are kept of `count` ``(n,)``, each with probability `share` ``(n,)``."""
+        fewer = (self.generator.random(len(count)) < share).astype(np.int64)
+        # most counts are one, and of one molecule a number says whether it is kept
+        several = count != 1
+        fewer[several] = self.generator.binomial(count[several].astype(np.int64), share[several])
+        return fewer
 
     def _repeated_counts(
         self, loaded: Loaded, rows: np.ndarray, again: np.ndarray
