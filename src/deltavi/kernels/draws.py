@@ -7,6 +7,9 @@ seeded as ``numpy.random.default_rng`` seeds it, by ``SeedSequence``.
 from __future__ import annotations
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 from deltavi.kernels.compiled import jit
 
@@ -17,9 +20,8 @@ INIT_A, MULT_A = np.uint64(0x43B0D7E5), np.uint64(0x931E8875)
 INIT_B, MULT_B = np.uint64(0x8B51F9DD), np.uint64(0x58F38DED)
 MIX_LEFT, MIX_RIGHT = np.uint64(0xCA01F9DD), np.uint64(0x4973F715)
 POOL, WORDS = 4, 8
-# Multiplier of PCG64, in halves; those of its lower half again.
+# Multiplier of PCG64, in halves.
 MULT_HIGH, MULT_LOW = np.uint64(0x2360ED051FC65DA4), np.uint64(0x4385DF649FCCF645)
-MULT_LOW_UPPER, MULT_LOW_LOWER = np.uint64(0x4385DF64), np.uint64(0x9FCCF645)
 ROTATION, DOUBLE, DIGITS = np.uint64(58), np.uint64(11), np.uint64(63)
 UNIT = 1.0 / 9007199254740992.0
 
@@ -38,15 +40,23 @@ def _mixed(left: np.uint64, right: np.uint64) -> np.uint64:
     return value ^ (value >> SHIFT)
 
 
+@intrinsic
+def _carried(context, left, right):
+    """Upper half of the product of two words of 64 bits."""
+
+    def generate(context, builder, signature, words):
+        wide = ir.IntType(128)
+        left, right = (builder.zext(word, wide) for word in words)
+        return builder.trunc(builder.lshr(builder.mul(left, right), ir.Constant(wide, 64)), ir.IntType(64))
+
+    return types.uint64(types.uint64, types.uint64), generate
+
+
 @jit
 def _stepped(high: np.uint64, low: np.uint64, inc_high: np.uint64, inc_low: np.uint64) -> tuple[np.uint64, np.uint64]:
     """Position times multiplier plus increment, modulo 2^128."""
-    lower, upper = low & LOW, low >> HALF
-    first, second = lower * MULT_LOW_UPPER, upper * MULT_LOW_LOWER
-    middle = ((lower * MULT_LOW_LOWER) >> HALF) + (first & LOW) + (second & LOW)
-    carried = upper * MULT_LOW_UPPER + (first >> HALF) + (second >> HALF) + (middle >> HALF)
     new_low = low * MULT_LOW + inc_low
-    new_high = carried + high * MULT_LOW + low * MULT_HIGH + inc_high
+    new_high = _carried(low, MULT_LOW) + high * MULT_LOW + low * MULT_HIGH + inc_high
     return new_high + (ONE if new_low < inc_low else np.uint64(0)), new_low
 
 
@@ -94,6 +104,14 @@ def seed_states(seed: np.ndarray, keys: np.ndarray, states: np.ndarray) -> None:
 
 
 @jit
+def _unit(high: np.uint64, low: np.uint64) -> float:
+    """Draw from [0, 1) at a position."""
+    value, turn = high ^ low, high >> ROTATION
+    value = (value >> turn) | (value << ((np.uint64(64) - turn) & DIGITS))
+    return np.float64(value >> DOUBLE) * UNIT
+
+
+@jit
 def fill_uniforms(states: np.ndarray, found: np.ndarray) -> None:
     """Write the next draws from [0, 1) of every state into a row of `found`, and move the states on.
 
@@ -104,15 +122,18 @@ def fill_uniforms(states: np.ndarray, found: np.ndarray) -> None:
     found
         ``(n_cells, n_draws)``.
     """
-    for cell in range(len(states)):
-        high, low, inc_high, inc_low = states[cell, 0], states[cell, 1], states[cell, 2], states[cell, 3]
-        row = found[cell]
+    # a step waits for the one before: two cells at a time, of which the last is taken twice if it is alone
+    for start in range(0, len(states), 2):
+        first, second = start, min(start + 1, len(states) - 1)
+        high, low, inc_high, inc_low = states[first, 0], states[first, 1], states[first, 2], states[first, 3]
+        high2, low2, inc_high2, inc_low2 = states[second, 0], states[second, 1], states[second, 2], states[second, 3]
+        row, row2 = found[first], found[second]
         for i in range(len(row)):
             high, low = _stepped(high, low, inc_high, inc_low)
-            value, turn = high ^ low, high >> ROTATION
-            value = (value >> turn) | (value << ((np.uint64(64) - turn) & DIGITS))
-            row[i] = np.float64(value >> DOUBLE) * UNIT
-        states[cell, 0], states[cell, 1] = high, low
+            high2, low2 = _stepped(high2, low2, inc_high2, inc_low2)
+            row[i], row2[i] = _unit(high, low), _unit(high2, low2)
+        states[first, 0], states[first, 1] = high, low
+        states[second, 0], states[second, 1] = high2, low2
 
 
 SIGNATURES = {
