@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from scvi import REGISTRY_KEYS
 
 from deltavi._compat import MODULE_KEYS
 from deltavi._cp10k import log1p_cp10k, log1p_cp10k_rows
+from deltavi.latent import known_log_library
 from deltavi.likelihood import Likelihood
 from deltavi.likelihood.base import to_numpy
 from deltavi.likelihood.rows import quantile_rows
@@ -55,14 +57,38 @@ class Predicted:
     upper: NDArray[np.float32] | None = None
 
 
-def stack(parts: Sequence[Predicted], n_genes: int, *, of_counts: bool = True, interval: bool = False) -> Predicted:
-    """Join mini-batches; without any, what their prediction would hold if it had cells."""
+def stack(
+    parts: Sequence[Predicted],
+    n_genes: int,
+    *,
+    of_counts: bool = True,
+    interval: bool = False,
+    rate: NDArray[np.float32] | None = None,
+) -> Predicted:
+    """Join mini-batches; without any, what their prediction would hold if it had cells.
+
+    Parameters
+    ----------
+    parts
+        Mini-batches.
+    n_genes
+        Genes of each.
+    of_counts, interval
+        Content that they have, if there are any.
+    rate
+        Rates of all cells, if the mini-batches hold parts of this array.
+    """
     if not parts:
         empty = np.zeros((0, n_genes), dtype=np.float32)
         rows = sparse.csr_matrix(empty)
         bounds = {"lower": empty, "upper": empty} if interval else {}
         return Predicted(rows if of_counts else empty, rate=empty, counts=rows if of_counts else None, **bounds)
-    return Predicted(**{name: _join([getattr(part, name) for part in parts]) for name in Predicted.__annotations__})
+    joined = {
+        name: _join([getattr(part, name) for part in parts])
+        for name in Predicted.__annotations__
+        if name != "rate" or rate is None
+    }
+    return Predicted(**joined) if rate is None else Predicted(rate=rate, **joined)
 
 
 def _join(values: list[Any]) -> Any:
@@ -83,14 +109,33 @@ class CellDecoder:
     """
 
     def __init__(self, module: VAE, tensors: dict[str, Tensor]) -> None:
-        self.module = module
-        inference = module.inference(**module._get_inference_input(tensors))
-        self.posterior_mean = to_numpy(inference[MODULE_KEYS.QZ_KEY].loc)
-        self.posterior_scale = to_numpy(inference[MODULE_KEYS.QZ_KEY].scale)
-        if inference[MODULE_KEYS.QL_KEY] is not None:
-            inference[MODULE_KEYS.LIBRARY_KEY] = inference[MODULE_KEYS.QL_KEY].loc
-        self.inputs = module._get_generative_input(tensors, inference)
+        self.module, self.tensors = module, tensors
+        self.inputs = module._get_generative_input(tensors, self._given)
         self.observed = tensors[REGISTRY_KEYS.X_KEY].cpu().numpy()
+
+    @cached_property
+    def posterior_mean(self) -> NDArray[np.float64]:
+        """Mean of the latent position of each cell, ``(n_cells, n_latent)``."""
+        return to_numpy(self._encoded[MODULE_KEYS.QZ_KEY].loc)
+
+    @cached_property
+    def posterior_scale(self) -> NDArray[np.float64]:
+        """Standard deviation of the latent position of each cell, ``(n_cells, n_latent)``."""
+        return to_numpy(self._encoded[MODULE_KEYS.QZ_KEY].scale)
+
+    @cached_property
+    def _encoded(self) -> dict[str, Any]:
+        return dict(self.module.inference(**self.module._get_inference_input(self.tensors)))
+
+    @property
+    def _given(self) -> dict[str, Any]:
+        """Results of encoding that decoding is given; a known library needs no encoder, the position is replaced."""
+        x, kind = self.tensors[REGISTRY_KEYS.X_KEY], self.module.library
+        if kind == "learned":
+            return {**self._encoded, MODULE_KEYS.LIBRARY_KEY: self._encoded[MODULE_KEYS.QL_KEY].loc}
+        size_factor = self.tensors[REGISTRY_KEYS.SIZE_FACTOR_KEY] if kind == "size_factor" else None
+        library = None if kind == "none" else known_log_library(x, size_factor)
+        return {MODULE_KEYS.Z_KEY: x[:, :0], MODULE_KEYS.LIBRARY_KEY: library}
 
     def __call__(
         self,

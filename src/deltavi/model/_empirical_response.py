@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,7 +81,9 @@ class ResponseEvidence:
         if not any(group in offsets for group in groups):
             return target
         zeros = np.zeros(self.control.means.shape[1])
-        rows = np.stack([offsets.get(str(group), zeros) for group in groups]).astype(np.float32)
+        place = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+        table = np.stack([offsets.get(str(group), zeros) for group in place]).astype(np.float32)
+        rows = table if len(place) == 1 else table[[place[group] for group in groups]]
         return target.shifted_by(torch.from_numpy(rows).to(target.mean.device))
 
 
@@ -111,16 +113,16 @@ def evidence_of(
         few = treated.cells.get(group)
         if share == 0 and few is None:
             continue
-        start = partial(Matching, model, request, group, positions, question)
         with isolated_randomness(MATCHING_SEED):
-            expected, change, weight = start(), estimate.change, share
+            cells = MatchedCells(model, request, group, positions, question)
+            expected, change, weight = cells.expected, estimate.change, share
             if few is not None:
                 given = expected.change(change, share), estimate.expected_error, few, control.means[row]
                 evidence.updates[group] = updated = update(*given, variance=measured.table.variance, spread=spread)
                 change, weight = updated.change, 1.0
             evidence.rate_offsets[group] = expected.offsets(change, weight)
             if question.cells_drawn_with is not None:
-                drawn = start(drawn_with=question.cells_drawn_with)
+                drawn = cells.drawn(question.cells_drawn_with)
                 evidence.cell_offsets[group] = drawn.offsets(change, weight, start=evidence.rate_offsets[group])
     return evidence
 
@@ -137,11 +139,8 @@ def _control_means(model: Responds, request: Request) -> GroupMeans:
     return group_means(matrix, groups, inside, factors if of_counts else None, log=of_counts)
 
 
-class Matching:
-    """Cells of a group whose mean expression is brought to a wanted one by offsets of log rates.
-
-    The mean is that of cells drawn at the quantiles of the seed `drawn_with`, or the one to be expected.
-    """
+class MatchedCells:
+    """Cells of a group by which its mean expression is brought to a wanted one, decoded."""
 
     @torch.inference_mode()
     def __init__(
@@ -151,42 +150,66 @@ class Matching:
         group: str,
         positions: tuple[np.ndarray, np.ndarray],
         question: Question,
-        *,
-        drawn_with: int | None = None,
     ) -> None:
         chosen = request.some_of(group, MATCHED_CELLS)
         cells = request.cells[chosen]
         decode = CellDecoder(model.module, request.loaded.take(cells))
-        source, self.target = (
+        self.observed, self.totals = decode.observed, request.totals[chosen]
+        self.source, self.target = (
             decode(z[chosen], condition=code) for z, code in zip(positions, question.codes, strict=True)
         )
-        self.totals = request.totals[chosen]
-        names = request.adata.obs_names[cells]
-        generators = cell_generators(names, seed=MATCHING_SEED if drawn_with is None else drawn_with)
-        self.draws = [
-            self._mean_of(decode.observed, source, uniforms(generators, decode.observed.shape[1]))
-            for _ in range(max(1, MATCHED_CELLS // len(cells)) if drawn_with is None else 1)
-        ]
-        self.own = self.mean_at(np.zeros(decode.observed.shape[1]))
-        self.control = profile_of(decode.observed, self.totals, of_counts=self.target.of_counts).mean(
-            0, dtype=np.float64
-        )
+        self.names = request.adata.obs_names[cells]
 
-    @torch.inference_mode()
+    @cached_property
+    def expected(self) -> Matching:
+        """Matching of the mean that is to be expected: fewer cells are drawn several times."""
+        return Matching(self, MATCHING_SEED, max(1, MATCHED_CELLS // len(self.names)))
+
+    def drawn(self, seed: int) -> Matching:
+        """Matching of the mean of these cells as they are drawn with this seed."""
+        same = seed == MATCHING_SEED and len(self.expected.draws) == 1
+        return self.expected if same else Matching(self, seed, 1)
+
+
+class Matching:
+    """Offsets of log rates at which the mean expression of cells is a wanted one.
+
+    The mean is that of cells drawn at the quantiles of a seed, several times where there are few.
+    """
+
+    def __init__(self, cells: MatchedCells, seed: int, n_draws: int) -> None:
+        self.cells, n_genes = cells, cells.observed.shape[1]
+        generators = cell_generators(cells.names, seed=seed)
+        self.draws = [self._mean_of(uniforms(generators, n_genes)) for _ in range(n_draws)]
+        self._known: list[tuple[np.ndarray, np.ndarray]] = []
+        self.own = self.mean_at(np.zeros(n_genes))
+        profile = profile_of(cells.observed, cells.totals, of_counts=cells.target.of_counts)
+        self.control = profile.mean(0, dtype=np.float64)
+
     def mean_at(self, offsets: np.ndarray) -> np.ndarray:
         """Mean expression ``(n_genes,)`` of cells whose log rates are offset by so much."""
-        there = self.target.shifted_by(torch.from_numpy(offsets.astype(np.float32)))
+        # genes do not disturb one another: each may have had its offset at another time
+        found, missing = np.zeros(len(offsets)), np.ones(len(offsets), dtype=bool)
+        for known, means in self._known:
+            found, missing = np.where(offsets == known, means, found), missing & (offsets != known)
+        if missing.any():
+            found = self._drawn_at(offsets)
+            self._known.append((offsets, found))
+        return found
+
+    @torch.inference_mode()
+    def _drawn_at(self, offsets: np.ndarray) -> np.ndarray:
+        there = self.cells.target.shifted_by(torch.from_numpy(offsets.astype(np.float32)))
         return np.asarray(np.mean([draw(there) for draw in self.draws], axis=0))
 
-    def _mean_of(
-        self, observed: np.ndarray, source: Likelihood, uniform: np.ndarray
-    ) -> Callable[[Likelihood], np.ndarray]:
+    def _mean_of(self, uniform: np.ndarray) -> Callable[[Likelihood], np.ndarray]:
         """Mean profile ``(n_genes,)`` of the cells carried to a target at these quantiles."""
+        observed, source, totals = self.cells.observed, self.cells.source, self.cells.totals
         if not source.of_counts:
             plain = coupling(observed, source, uniform=uniform)
             return lambda target: plain(target).mean(0, dtype=float)
         carried = count_coupling(observed, source, uniform=uniform, n_targets=N_TARGETS)
-        return lambda target: column_means(profile_rows(carried(target), self.totals))
+        return lambda target: column_means(profile_rows(carried(target), totals))
 
     def change(self, change: np.ndarray, share: float) -> np.ndarray:
         """Change of the mean ``(n_genes,)`` that is so much of `change`, and the model's own for the rest."""

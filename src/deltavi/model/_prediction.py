@@ -108,6 +108,7 @@ def _predict(
     control, perturbation = question.codes
     shifted = unshifted if evidence is None else evidence.shifted
     parts: list[Predicted] = []
+    rate = np.empty((len(request.cells), len(model.gene_names)), dtype=np.float32)
     start = 0
     for tensors in request.loaded.batches(request.cells, batch_size):
         rows = slice(start, start + tensors[REGISTRY_KEYS.X_KEY].shape[0])
@@ -134,6 +135,8 @@ def _predict(
                 generators=generators,
             )
             part = replace(part, lower=lower, upper=upper)
-        parts.append(part)
+        # written once where they will stay: of many cells they are the most there is to copy
+        rate[rows] = part.rate
+        parts.append(replace(part, rate=rate[rows]))
         start = rows.stop
-    return stack(parts, len(model.gene_names), of_counts=model.module.of_counts, interval=n_samples > 1)
+    return stack(parts, rate.shape[1], of_counts=model.module.of_counts, interval=n_samples > 1, rate=rate)

@@ -288,8 +288,13 @@ def stretched(
     length = float(observed @ observed)
     if length == 0.0 or shift.length == 0.0:
         return shift, 1.0
-    projections = np.array([decoded_change(m * shift.vector) @ observed / length for m in STRETCHES])
-    factor = float(np.interp(1.0, np.maximum.accumulate(projections), STRETCHES))
+    projections: list[float] = []
+    for stretch in STRETCHES:
+        projections.append(float(decoded_change(stretch * shift.vector) @ observed / length))
+        if projections[-1] > 1.0:
+            # larger ones do not lie between
+            break
+    factor = float(np.interp(1.0, np.maximum.accumulate(projections), STRETCHES[: len(projections)]))
     return replace(shift, vector=factor * shift.vector), factor
 
 
