@@ -116,6 +116,10 @@ def test_private_names_of_libraries_are_imported_in_one_file_only() -> None:
 PRIVATE_READ = {
     "_adata_ref": "anndata: the AnnData that a view looks at, to read rows of a file without a copy of the view",
     "_assert_anndata_registered": "manager: its refusal of data that were not set up is given our words",
+    **dict.fromkeys(
+        ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
+        "torch: a module with something attached to it makes its step in the way that calls it",
+    ),
     "_get_most_recent_anndata_manager": "models: the setup of data that no model has yet, as setup_anndata left it",
     "_get_setup_method_args": "models: the plugin contract; each setup_anndata hands it to the manager",
     "_init_as_actual": "anndata: what a view does to itself when it is written to",

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from deltavi.annotation._open_set import MOST_PER_CLASS, N_NEIGHBOURS, OpenSetScorer, _kept
+from deltavi.annotation._neighbours import N_NEIGHBOURS
+from deltavi.annotation._open_set import MOST_PER_CLASS, OpenSetScorer, _kept
 
 CENTRES = np.array([[0.0, 0.0, 0.0], [8.0, 0.0, 0.0], [0.0, 8.0, 0.0]])
 

@@ -20,7 +20,7 @@ from deltavi import _keys
 from deltavi._compat import AnnTorchDataset
 from deltavi.likelihood import Nonzeros
 from deltavi.model import LABELVI, VAE
-from deltavi.registry._batches import OrderedDataset, ResidentRows
+from deltavi.registry._batches import OrderedDataset, ResidentRows, log_factorials_at
 from tests.model.conftest import QUIET, SETUP, dense, small_adata
 
 # one of the cells here is empty on purpose
@@ -204,6 +204,27 @@ def test_log_factorials_do_not_depend_on_what_was_asked_before() -> None:
     rows, expected = ResidentRows(canonical(x)), special.gammaln(x.astype(np.float64) + 1).sum(1)
     for asked in ([3], [3, 0, 3], [5, 3, 2], list(range(N_CELLS))):
         np.testing.assert_allclose(rows.with_counts(np.array(asked))[_keys.LOG_FACTORIAL], expected[asked], rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0, 1, 2, 16, 4095],
+        [4096, 3],
+        [1e9, 3e38, 2],
+        [0.5, 2.5, 1e-9],
+        [np.inf, 1],
+        [],
+        [0.0, -0.0],
+    ],
+)
+def test_log_factorials_by_table_are_those_of_the_special_function(values: list[float]) -> None:
+    counts = np.array(values, dtype=np.float32)
+    np.testing.assert_array_equal(log_factorials_at(counts), special.gammaln(counts.astype(np.float64) + 1))
+
+
+def test_log_factorials_of_nan_are_nan() -> None:
+    assert np.isnan(log_factorials_at(np.array([1, np.nan, 2], dtype=np.float32))[1])
 
 
 def test_what_is_no_count_is_no_place() -> None:

@@ -7,13 +7,11 @@ from typing import Self
 
 import numpy as np
 from sklearn.covariance import LedoitWolf
-from sklearn.neighbors import NearestNeighbors
 
 from deltavi._former_names import current_state
 from deltavi._types import State
+from deltavi.annotation._neighbours import least_reach
 
-# Neighbour in a class whose distance estimates the local density; half of a small class at most.
-N_NEIGHBOURS = 50
 # Cells of a class that are kept: enough for its shape, and the model's file stays small.
 MOST_PER_CLASS = 2000
 # Spreads above the ordinary from which bad reconstruction alone makes a cell strange.
@@ -130,15 +128,7 @@ class OpenSetScorer:
     def _log_distance(self, features: np.ndarray, *, themselves: bool = False) -> np.ndarray:
         """Least log distance to the k-th cell of a class; the kept cells `themselves` do not count as neighbours."""
         whitened = (features @ self.whitening).astype(np.float32)
-        distances = np.full(len(features), np.inf)
-        for code in np.unique(self.codes):
-            members = self.cells[self.codes == code]
-            k = min(N_NEIGHBOURS, -(-len(members) // 2))
-            search = NearestNeighbors(n_neighbors=min(k + themselves, len(members))).fit(members)
-            reach = search.kneighbors(whitened)[0]
-            # a cell is its own nearest neighbour in its own class only
-            own = (self.codes == code) if themselves else np.zeros(len(features), dtype=bool)
-            distances = np.minimum(distances, np.where(own, reach[:, -1], reach[:, k - 1]))
+        distances = least_reach(whitened, self.cells, self.codes, own=self.codes if themselves else None)
         logs: np.ndarray = np.log(np.maximum(distances, SMALLEST))
         return logs
 

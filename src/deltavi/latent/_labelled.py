@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Normal, kl_divergence
 from torch.nn import functional as F
 
+from deltavi.latent._label_sums import LabelSums, Pairs
 from deltavi.latent.gaussian import VARIANCE_FLOOR, standard_normal_like
 
 # Standard deviation of the first layer's label columns at the start, relative to that of a unit input.
@@ -114,6 +115,13 @@ class LabelConditional(nn.Module):
         """Distribution for every label where `value` ``(n_labels, ..., n_cells, n_input)`` has a label axis itself."""
         return self._from_hidden(self.given(value))
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Weights of all layers, as :class:`deltavi.latent.LabelSums` takes them."""
+        given, mean, log_variance = self.given, self.mean, self.log_variance
+        heads = (mean.weight, mean.bias, log_variance.weight, log_variance.bias)
+        return (given.weight, given.bias, self.label, *heads)
+
     def _from_hidden(self, hidden: Tensor) -> Normal:
         columns = self.label.view(-1, *[1] * (hidden.dim() - 2), self.label.shape[-1])
         activated = self.dropout(torch.relu(hidden + columns))
@@ -197,6 +205,33 @@ class LabelHierarchy(nn.Module):
             kl=kl_divergence(posterior, prior).sum(-1),
             log_ratio=log_density(prior, z2) - log_density(posterior, z2),
         )
+
+    def kl(self, z1: Tensor, weights: LabelWeights, code: Tensor, *, log_posterior_z1: Tensor) -> dict[str, Tensor]:
+        """Sums over y as of :func:`label_kl`, with a draw of z2 for every label.
+
+        Parameters
+        ----------
+        z1
+            ``([n_samples,] n_cells, n_latent)``.
+        weights
+            As :func:`label_weights` gives them.
+        code
+            ``(n_cells, 1)`` label of each cell, -1 where it is unknown.
+        log_posterior_z1
+            As in :func:`label_kl`.
+        """
+        if self.posterior.dropout.p > 0 or torch.is_autocast_enabled(z1.device.type):
+            return label_kl(self.terms(z1), weights, log_prior=self.log_prior, log_posterior_z1=log_posterior_z1)
+        n_labels, rows = len(self.prior_logits), z1.reshape(-1, z1.shape[-1])
+        codes = code.long().squeeze(-1).expand(z1.shape[:-1]).reshape(-1)
+        noise = torch.randn(n_labels, *rows.shape, dtype=z1.dtype, device=z1.device)
+        given = rows, weights.values.reshape(-1, n_labels), noise, Pairs.of(codes, n_labels)
+        log_conditional, kl = LabelSums.apply(*given, *self.posterior.tensors, *self.conditional.tensors)  # type: ignore[no-untyped-call]
+        return {
+            "z1": log_posterior_z1 - log_conditional.view(z1.shape[:-1]),
+            "y": -weights.entropy - (weights.values * self.log_prior).sum(-1),
+            "z2": kl.view(z1.shape[:-1]),
+        }
 
     def log_marginal(self, z1: Tensor, log_likelihood: Tensor | None = None) -> Tensor:
         """Log of an unbiased one-draw estimate of p(z1), the labels summed out, ``([n_samples,] n_cells)``.

@@ -18,8 +18,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import logsigmoid
 
 from deltavi.likelihood._at_nonzeros import AtNonzeros, Zero, answers_at_once
-from deltavi.likelihood._compiled import evaluate
 from deltavi.likelihood._nonzero import Nonzeros
+from deltavi.likelihood.compiled import evaluate
 
 # Entries of a block of cells: a megabyte or two for all that is computed from them.
 ENTRIES_AT_ONCE = 1 << 16

@@ -15,7 +15,7 @@ from deltavi._compat import MODULE_KEYS
 from deltavi._entries import choice
 from deltavi._reading import reads
 from deltavi._types import Outputs
-from deltavi.latent import LabelHierarchy, LabelWeights, label_kl, label_weights, log_density
+from deltavi.latent import LabelHierarchy, LabelWeights, label_weights, log_density
 from deltavi.likelihood import Dispersion, Likelihood
 from deltavi.module.labelled_vae import EncoderInput, LabelledVAE, is_first_draw
 from deltavi.module.readers import READERS
@@ -129,7 +129,7 @@ class LABELVI(LabelledVAE):
         z1 = inference_outputs[MODULE_KEYS.Z_KEY]
         logits = self.classifier(z1)
         weights = label_weights(logits[..., first, :], code[first])
-        kl = self._label_terms(z1[..., first, :], inference_outputs[MODULE_KEYS.QZ_KEY], first, weights)
+        kl = self._label_terms(z1[..., first, :], inference_outputs[MODULE_KEYS.QZ_KEY], first, weights, code[first])
         reconstruction = self._reconstruction(tensors, first, generative_outputs["likelihood"], weights)
         return self._loss_output(
             reconstruction,
@@ -139,12 +139,12 @@ class LABELVI(LabelledVAE):
             kl_weight=kl_weight,
         )
 
-    def _label_terms(self, z1: Tensor, posterior: Normal, first: Tensor, weights: LabelWeights) -> dict[str, Tensor]:
+    def _label_terms(
+        self, z1: Tensor, posterior: Normal, first: Tensor, weights: LabelWeights, code: Tensor
+    ) -> dict[str, Tensor]:
         """Terms of z1, y and z2 of each cell, averaged over samples, ``(n_cells,)``."""
         of_cells = type(posterior)(posterior.loc[first], posterior.scale[first], validate_args=False)
-        kl = label_kl(
-            self.labels.terms(z1), weights, log_prior=self.labels.log_prior, log_posterior_z1=log_density(of_cells, z1)
-        )
+        kl = self.labels.kl(z1, weights, code, log_posterior_z1=log_density(of_cells, z1))
         return {name: value.mean(0) if value.dim() > 1 else value for name, value in kl.items()}
 
     def _reconstruction(

@@ -105,23 +105,27 @@ class LabelledVAE(ClassifyingModule, VAE):
         the labels that a mini-batch holds.
         """
         code = code.long().squeeze(-1)
-        known = code >= 0
-        if not known.any():
-            return logits.sum() * 0.0, torch.zeros((), device=logits.device)
-        logits, code = logits[..., known, :], code[known]
-        log_frequencies = self.get_buffer("label_frequencies").log()
-        # a component beyond the labels is weighted like the rarest of them
-        n_free = logits.shape[-1] - self.n_labels
-        frequencies = torch.cat([log_frequencies, log_frequencies.min().expand(n_free)])
-        adjusted = logits + self.logit_adjustment * frequencies
-        per_cell = -adjusted.log_softmax(-1).gather(-1, code.expand(adjusted.shape[:-1]).unsqueeze(-1)).squeeze(-1)
-        per_cell = per_cell.mean(0) if per_cell.dim() > 1 else per_cell
-        right = (logits.argmax(-1) == code).float().mean()
-        members = F.one_hot(code, self.n_labels).to(per_cell.dtype)
-        n_members = members.sum(0)
+        n_samples, n_classes = logits.shape[:-2].numel(), logits.shape[-1]
+        n_members = torch.bincount(code + 1, minlength=n_classes + 1)[1:]
+        log_frequencies = self._log_frequencies(n_classes)
         counts_for = (n_members > 0) * ((1 - self.class_balance) * log_frequencies).exp()
-        means = (members * per_cell.unsqueeze(-1)).sum(0) / n_members.clamp_min(1)
-        return (counts_for * means).sum() / counts_for.sum(), right
+        # without any labelled cell the sum is empty, and zero
+        weight = counts_for / (n_members.clamp_min(1) * counts_for.sum().clamp_min(torch.finfo(logits.dtype).tiny))
+        adjusted = logits if self.logit_adjustment == 0 else logits + self.logit_adjustment * log_frequencies
+        total = F.cross_entropy(
+            adjusted.reshape(-1, n_classes),
+            code.expand(logits.shape[:-1]).reshape(-1),
+            weight=weight.to(adjusted.dtype),
+            ignore_index=-1,
+            reduction="sum",
+        )
+        is_right = (logits.argmax(-1) == code).sum()
+        return total / n_samples, is_right / (n_samples * n_members.sum().clamp_min(1))
+
+    def _log_frequencies(self, n_classes: int) -> Tensor:
+        """Log frequency of every class; one beyond the labels is as frequent as the rarest of them."""
+        known = self.get_buffer("label_frequencies").log()
+        return known if n_classes == len(known) else torch.cat([known, known.min().expand(n_classes - len(known))])
 
     @staticmethod
     def _kl_library(inference_outputs: Outputs, first: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from scvi.module.base import BaseModuleClass
 
 from deltavi._compat import TrainingPlan
 from deltavi._errors import DeltaviError
+from deltavi.module.by_hand import Step
 from deltavi.train._epoch_means import EpochMeans
 
 Schedule = Literal["constant", "one_cycle", "staircase"]
@@ -54,6 +55,8 @@ class ObjectivePlan(TrainingPlan):
             raise DeltaviError(f"lr_schedule must be one of {get_args(Schedule)}, not {lr_schedule!r}.")
         super().__init__(module, **kwargs)
         self.lr_schedule = lr_schedule
+        # the loss of a step that is written out takes no other arguments
+        self.by_hand = None if self.loss_kwargs.keys() - {"kl_weight"} else Step.of(module)
         self.n_cells_of_step = 1
         self.train_means, self.validation_means = EpochMeans("train"), EpochMeans("validation")
 
@@ -62,7 +65,9 @@ class ObjectivePlan(TrainingPlan):
         if self.on_step:
             return super().training_step(batch, batch_idx)
         kl_weight = self.kl_weight
-        _, _, output = self.forward(batch, loss_kwargs={**self.loss_kwargs, "kl_weight": kl_weight})
+        output = None if self.by_hand is None else self.by_hand.loss(batch, kl_weight)
+        if output is None:
+            _, _, output = self.forward(batch, loss_kwargs={**self.loss_kwargs, "kl_weight": kl_weight})
         self.train_means.add(output)
         if self.trainer.is_last_batch:
             self._log_training(kl_weight)

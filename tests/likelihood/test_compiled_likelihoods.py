@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from deltavi.kernels import compiled, kernels
-from deltavi.likelihood import Nonzeros, _compiled
-from deltavi.likelihood._compiled import evaluate
+from deltavi.likelihood import Nonzeros
+from deltavi.likelihood import compiled as compiled_likelihoods
 from deltavi.likelihood._log_prob import CountLogProb
+from deltavi.likelihood.compiled import evaluate
 from tests.likelihood.count_inputs import THETAS, Inputs, assert_same, draw, gradients
 
 pytestmark = [
@@ -122,7 +123,7 @@ def rows_of(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor | None]:
 @pytest.fixture
 def _two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two threads for however few cells."""
-    monkeypatch.setattr(_compiled, "SMALLEST_FOR_THREADS", 1)
+    monkeypatch.setattr(compiled_likelihoods, "SMALLEST_FOR_THREADS", 1)
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(1)
