@@ -55,6 +55,9 @@ class CountLikelihood(Likelihood):
         factor = offsets.exp()
         return self._with_rate(self.rate * factor, None if self.scale is None else self.scale * factor)
 
+    def without_scale(self) -> Likelihood:
+        return self._with_rate(self.rate, None)
+
     @abstractmethod
     def _with_rate(self, rate: Tensor, scale: Tensor | None) -> Likelihood:
         """The same dispersion and dropout around other expected counts."""

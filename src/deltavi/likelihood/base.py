@@ -89,6 +89,10 @@ class Likelihood(ABC):
             ``(n_cells, n_genes)``, or a row for all cells.
         """
 
+    def without_scale(self) -> Likelihood:
+        """The same distribution, less what scvi-tools' methods alone ask for."""
+        return self
+
     @property
     @abstractmethod
     def distribution(self) -> Distribution:

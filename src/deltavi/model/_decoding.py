@@ -151,7 +151,7 @@ class CellDecoder:
         if batch is not None:
             inputs["transform_batch"] = batch
         likelihood: Likelihood = self.module.generative(**inputs)["likelihood"]
-        return likelihood
+        return likelihood.without_scale()
 
 
 def predict_cells(

@@ -143,9 +143,9 @@ def decoded_change(
 
     def log_mean(displacement: np.ndarray, condition: int) -> np.ndarray:
         with torch.inference_mode():
-            rate = to_numpy(decode(positions + displacement, condition=condition).mean)
+            rate = decode(positions + displacement, condition=condition).mean.cpu().numpy()
         if not model.module.of_counts:
-            return np.asarray(rate.mean(0))
+            return np.asarray(rate.mean(0, dtype=np.float64))
         return np.asarray(np.log1p((rate * factors[:, None]).mean(0)))
 
     start = log_mean(np.zeros(positions.shape[1]), control)
