@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ TIMINGS = (
     ),
     (
         "Training",
-        ("train", "annotation", "scgen"),
+        ("train", "short", "annotation", "scgen"),
         "`train()` as a whole on nine tenths of the cells, mini-batches of 128, no validation: the same widths, depth, "
         "latent dimensions and likelihood in both, and the constant learning rate of scvi-tools. SCVI decodes dropout "
         "logits also where its likelihood has none. LABELVI and SCANVI have half of the labels; they use them in "
@@ -151,11 +152,19 @@ def bound_rows(table: pd.DataFrame) -> list[list[str]]:
 def predict_rows(table: pd.DataFrame) -> list[list[str]]:
     """Cells per second."""
     found = []
-    for about, by in groups(table, ("predict",)):
+    for about, by in groups(table, ("predict", "atlas")):
         cells = by["cells"]["ours"].iloc[0]
         speed = [spread(cells / by[clock]["ours"]) for clock in ("cpu", "wall")]
         found.append([*about, seconds(by["cpu"]["ours"].median()), *speed, str(len(by["cpu"]))])
     return found
+
+
+def alone_rows(table: pd.DataFrame, rows: tuple[str, ...]) -> list[list[str]]:
+    """Seconds of deltavi alone."""
+    return [
+        [*about, *(spread(by[clock]["ours"], seconds) for clock in ("cpu", "wall")), str(len(by["cpu"]))]
+        for about, by in groups(table, rows)
+    ]
 
 
 def page(table: pd.DataFrame) -> Iterator[str]:
@@ -213,6 +222,20 @@ OTHERS: tuple[tuple[str, str, list[str], Callable[[pd.DataFrame], list[list[str]
         "epochs seeds differ by more than in the end.",
         ["deltavi", "scvi-tools", "difference", "n"],
         number_rows,
+    ),
+    (
+        "Where the time of a step goes",
+        "Phases of a step over changing mini-batches, beside the time of its large matrix products alone. Loading cuts "
+        "the cells from a sparse matrix; loss and gradients are made in one go, products included.",
+        ["processor", "wall clock", "runs"],
+        partial(alone_rows, rows=("phases",)),
+    ),
+    (
+        "First use",
+        "Loops are compiled when they are first needed, and kept on disk. A process of its own, in which nothing else "
+        "is timed.",
+        ["processor", "wall clock", "runs"],
+        partial(alone_rows, rows=("cold",)),
     ),
     (
         "Prediction",

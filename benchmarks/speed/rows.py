@@ -16,6 +16,7 @@ from scvi.distributions import ZeroInflatedNegativeBinomial as PeerZINB
 from scvi.model import SCANVI
 
 from benchmarks.harness.data import UNKNOWN
+from benchmarks.speed.further import atlas, cold, phases, short
 from benchmarks.speed.pairs import (
     ADAM,
     BATCH_SIZE,
@@ -39,6 +40,7 @@ from benchmarks.speed.pairs import (
 )
 from deltavi.likelihood import Dispersion, NegativeBinomial, Nonzeros, ZeroInflatedNegativeBinomial
 from deltavi.model import LABELVI, SCGEN
+from deltavi.module.by_hand import Step
 
 LIKELIHOODS = {"zinb": "zero-inflated NB", "nb": "NB"}
 SCGEN_SETTINGS: dict[str, Any] = {
@@ -123,11 +125,14 @@ def step(data: Data, options: argparse.Namespace) -> Lines:
 def stepping(model: Any, fused: bool | None) -> Work:
     """One step on the same mini-batch again and again."""
     tensors, module = mini_batch(model), model.module.train()
+    known = Step.of(module)
     optimizer = torch.optim.Adam(module.parameters(), fused=fused, **ADAM)
 
     def work() -> None:
         optimizer.zero_grad()
-        module(tensors, loss_kwargs={"kl_weight": 0.5})[2].loss.backward()
+        # as the plan of training does it
+        found = None if known is None else known.loss(tensors, 0.5)
+        (found or module(tensors, loss_kwargs={"kl_weight": 0.5})[2]).loss.backward()
         optimizer.step()
 
     return work
@@ -317,10 +322,14 @@ ROWS: dict[str, Callable[[Data, argparse.Namespace], Lines]] = {
     "likelihood": likelihood,
     "step": step,
     "train": train,
+    "short": short,
+    "phases": phases,
+    "cold": cold,
     "annotation": annotation,
     "scgen": scgen,
     "latent": latent,
     "predict": predict,
+    "atlas": atlas,
     "same": same,
     "elbo": elbo,
     "target": target,

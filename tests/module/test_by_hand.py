@@ -227,7 +227,11 @@ def of_a_user(module: nn.Module) -> None:
     module.__class__ = Own
 
 
-@pytest.mark.parametrize("change", [in_evaluation, frozen_means, hooked, in_double, of_a_user])
+def with_a_loss_of_its_own(module: Any) -> None:
+    module.loss = lambda *_, **__: None
+
+
+@pytest.mark.parametrize("change", [with_a_loss_of_its_own, in_evaluation, frozen_means, hooked, in_double, of_a_user])
 def test_other_states_go_the_long_way(adata: anndata.AnnData, change: Callable[[Any], None]) -> None:
     module, tensors = prepared(adata)
     change(module)

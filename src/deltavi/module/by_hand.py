@@ -27,6 +27,10 @@ from deltavi.module._layers_by_hand import Gradients, HiddenLayer, Ran, back_thr
 from deltavi.module._vae import VAE
 
 
+# What the step replaces of a module.
+METHODS = frozenset({"forward", "inference", "generative", "loss", "decode"})
+
+
 @dataclass(frozen=True, eq=False)
 class Step:
     """A module whose step is known, with its parts.
@@ -59,8 +63,8 @@ class Step:
     @classmethod
     def of(cls, module: nn.Module) -> Step | None:
         """Parts of a module; ``None`` if its settings are not covered."""
-        # a subclass may define any part of the loss anew
-        if type(module) is not VAE or not _is_covered(module):
+        # a subclass may define any part of the loss anew, as may an attribute
+        if type(module) is not VAE or METHODS & vars(module).keys() or not _is_covered(module):
             return None
         parts, decoder = module.z_encoder, module.decoder
         layers = layers_of(parts.encoder), layers_of(decoder.px_decoder)
@@ -101,7 +105,8 @@ class Step:
         """Loss, its two parts ``(n_cells,)`` nats, and the gradients of all weights."""
         module, gradients = self.module, Gradients()
         x, size_factor = tensors[REGISTRY_KEYS.X_KEY], tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
-        encoded = _through(self.encoder, module._expression(x, size_factor), [])
+        nonzeros = Nonzeros.in_batch(tensors)
+        encoded = _through(self.encoder, _log1p(x, nonzeros) if module.log_variational else x, [])
         hidden = encoded[-1].output
         mean, exponential = linear(self.mean, hidden), linear(self.log_variance, hidden).exp_()
         variance = exponential + VARIANCE_FLOOR
@@ -112,7 +117,7 @@ class Step:
 
         decoded = _through(self.decoder, z, self._covariates(tensors))
         library = known_log_library(x, size_factor).exp_().squeeze(1)
-        log_prob, by_hidden = self._decoded(decoded[-1].output, library, tensors, gradients)
+        log_prob, by_hidden = self._decoded(decoded[-1].output, library, nonzeros, gradients)
         loss = (-log_prob + kl_weight * divergence).mean()
 
         by_z = back_through(decoded, by_hidden, gradients, z.shape[1])
@@ -147,7 +152,7 @@ class Step:
         )
 
     def _decoded(
-        self, hidden: Tensor, library: Tensor, tensors: dict[str, Tensor], gradients: Gradients
+        self, hidden: Tensor, library: Tensor, nonzeros: Nonzeros, gradients: Gradients
     ) -> tuple[Tensor, Tensor]:
         """Log probability of each cell, and the gradient of minus its mean by the last hidden layer."""
         head, dropout, n_cells = self.head, self.dropout, len(hidden)
@@ -158,7 +163,7 @@ class Step:
         assert log_theta is not None
         theta = log_theta.exp()
         weights = torch.full((n_cells,), -1 / n_cells)
-        evaluated = evaluate(rate, theta, logits, Nonzeros.in_batch(tensors), weights)
+        evaluated = evaluate(rate, theta, logits, nonzeros, weights)
         log_prob, slopes = (None, None) if evaluated is None else evaluated
         if log_prob is None or slopes is None:
             # something is not finite: training ends with the loss
@@ -216,6 +221,13 @@ def _through(layers: list[HiddenLayer], x: Tensor, covariates: list[Tensor]) -> 
     for layer in layers:
         ran.append(layer.run(ran[-1].output if ran else x, covariates))
     return ran
+
+
+def _log1p(x: Tensor, nonzeros: Nonzeros) -> Tensor:
+    """log(1 + x) by the nonzero counts, one entry in ten."""
+    found = torch.zeros_like(x)
+    found.view(-1).index_copy_(0, nonzeros.position, nonzeros.count.log1p())
+    return found
 
 
 def _is_covered(module: VAE) -> bool:
