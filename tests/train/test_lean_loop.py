@@ -202,6 +202,20 @@ def test_single_steps_are_made_where_they_are_asked_for(
     assert not lean
 
 
+def test_an_optimiser_may_forget_gradients_in_its_own_way(lean: list[int]) -> None:
+    class Keeping(torch.optim.SGD):
+        def zero_grad(self, set_to_none: bool = True) -> None:
+            called.append(set_to_none)
+            super().zero_grad(set_to_none=False)
+
+    called: list[bool] = []
+    plan = {"optimizer": "Custom", "optimizer_creator": lambda weights: Keeping(weights, lr=1e-3)}
+    found = trained(plan_kwargs=plan)
+    assert len(called) == found.trainer.global_step == len(lean) + N_EPOCHS
+    with single_steps():
+        assert_same(found, trained(plan_kwargs=plan))
+
+
 @pytest.mark.filterwarnings("ignore:You have overridden:UserWarning")
 @pytest.mark.parametrize("name", OF_PLANS)
 def test_a_hook_of_a_plan_is_called_at_every_step(name: str, lean: list[int], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,7 @@ class LeanLoop(TrainingEpochLoop):
         def closure() -> torch.Tensor:
             loss = plan.training_step(batch, self.batch_idx)
             losses.append(loss.detach())
-            optimizer.zero_grad()
+            _forget_gradients(optimizer)
             done.zero_grad.increment_by(1)
             torch.autograd.backward(loss)
             return loss
@@ -92,6 +92,16 @@ class LeanLoop(TrainingEpochLoop):
         optimizer.step(closure)
         done.step.increment_by(1)
         return losses[-1]
+
+
+def _forget_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Do as :meth:`torch.optim.Optimizer.zero_grad`, without its wrappers, unless the optimiser has another."""
+    if not _inherits(optimizer, torch.optim.Optimizer, ("zero_grad",)):
+        optimizer.zero_grad()
+        return
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            weight.grad = None
 
 
 def needs_single_steps(trainer: Trainer) -> bool:
