@@ -1,5 +1,5 @@
 """Loops compiled by numba. Where it is missing or switched off, NumPy and torch compute the same."""
 
-from deltavi.kernels.compiled import compiled, jit, kernels
+from deltavi.kernels.compiled import compiled, jit, kernels, part
 
-__all__ = ["compiled", "jit", "kernels"]
+__all__ = ["compiled", "jit", "kernels", "part"]

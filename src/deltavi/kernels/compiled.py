@@ -65,12 +65,20 @@ def compiled(allowed: bool) -> Iterator[None]:
         _allowed.reset(token)
 
 
+def jit(function: F) -> F:
+    """Decorate a kernel: a function that numba compiles, and keeps on disk if a folder can be written."""
+    return _jit(function)
+
+
 @overload
-def jit(function: F) -> F: ...
+def part(function: F) -> F: ...
 @overload
-def jit(*, fastmath: set[str]) -> Callable[[F], F]: ...
-def jit(function=None, *, fastmath=None):
-    """Decorate a function that numba compiles when it is first called, and keeps on disk if a folder can be written.
+def part(*, fastmath: set[str]) -> Callable[[F], F]: ...
+def part(function=None, *, fastmath=None):
+    """Decorate a part of kernels, which becomes a piece of each kernel that calls it.
+
+    Without a copy of its own in each, a kernel that was just compiled would call the copy of another kernel, and one
+    read from disk its own: both are right, and round in another order.
 
     Parameters
     ----------
@@ -80,14 +88,14 @@ def jit(function=None, *, fastmath=None):
         Liberties of LLVM with floating-point numbers in this function; those of the functions it calls are their own.
     """
     if function is None:
-        return partial(_jit, fastmath=fastmath)
-    return _jit(function)
+        return partial(_jit, fastmath=fastmath, forceinline=True)
+    return _jit(function, forceinline=True)
 
 
-def _jit(function: F, fastmath: set[str] | None = None) -> F:
+def _jit(function: F, *, fastmath: set[str] | None = None, forceinline: bool = False) -> F:
     from numba import njit
 
-    options = {"nogil": True, "error_model": "numpy", "fastmath": fastmath or False}
+    options = {"nogil": True, "error_model": "numpy", "fastmath": fastmath or False, "forceinline": forceinline}
     try:
         found: F = njit(cache=True, **options)(function)
     except RuntimeError:  # numba found no folder to write to

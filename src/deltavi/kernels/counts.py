@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from deltavi.kernels.compiled import jit
+from deltavi.kernels.compiled import jit, part
 
 # Reordered sums become vectors; polynomials may only be contracted, which makes them more exact.
 SUMS = {"contract", "reassoc", "nsz"}
@@ -102,7 +102,7 @@ E0, E1, E2, E3, E4 = (
 )
 
 
-@jit(fastmath=POLYNOMIAL)
+@part(fastmath=POLYNOMIAL)
 def log1p(x):
     """log(1 + x) for x >= 0; what 1 + x rounds off is added to the mantissa."""
     u = ONE + x
@@ -114,7 +114,7 @@ def log1p(x):
     return (m + (p * m * square + (n * LN2_LOW - HALF * square))) + n * LN2_HIGH
 
 
-@jit(fastmath=POLYNOMIAL)
+@part(fastmath=POLYNOMIAL)
 def exp_below(x):
     """exp(x) for x <= 0, of `LOWEST` where x is lower."""
     x = LOWEST if x < LOWEST else x
@@ -125,7 +125,7 @@ def exp_below(x):
     return ((p * x + E0) * (x * x) + x + ONE) * power_of_two(shifted)
 
 
-@jit(fastmath=SUMS)
+@part(fastmath=SUMS)
 def _negative_binomial_zeros(rate, theta, inverse, weight, by_rate, by_theta):
     """Minus the log probability of zeros in a row, and its gradients."""
     total = ZERO
@@ -139,13 +139,13 @@ def _negative_binomial_zeros(rate, theta, inverse, weight, by_rate, by_theta):
     return total
 
 
-@jit(fastmath=SUMS)
+@part(fastmath=SUMS)
 def _logs(rate, inverse, log):
     for i in range(len(rate)):
         log[i] = log1p(rate[i] * inverse[i])
 
 
-@jit(fastmath=SUMS)
+@part(fastmath=SUMS)
 def _exponentials(theta, log, logits, counted, only_zero, odds):
     """Probability of a zero without dropout, and odds of dropout or their inverse, whichever is below one.
 
@@ -167,7 +167,7 @@ def _exponentials(theta, log, logits, counted, only_zero, odds):
     return total, far
 
 
-@jit(fastmath=SUMS)
+@part(fastmath=SUMS)
 def _with_dropout(logits, counted, weight, only_zero, odds, kept):
     """Turn `odds` into the probability of what was counted; `only_zero` into the gradient by logits."""
     for i in range(len(logits)):
@@ -184,7 +184,7 @@ def _with_dropout(logits, counted, weight, only_zero, odds, kept):
         kept[i] = share
 
 
-@jit(fastmath=SUMS)
+@part(fastmath=SUMS)
 def _slopes(rate, theta, inverse, kept, weight, by_rate, by_theta):
     """Gradients of zeros, of which `kept` were not lost; `by_rate` holds log(1 + rate / theta)."""
     for i in range(len(rate)):
@@ -195,7 +195,7 @@ def _slopes(rate, theta, inverse, kept, weight, by_rate, by_theta):
         by_rate[i] = of_weight * share
 
 
-@jit(fastmath=SUMS)
+@part(fastmath=SUMS)
 def _product(values):
     """Mantissa, not reduced, and exponent of a product."""
     product, power = ONE, ZERO
@@ -205,7 +205,7 @@ def _product(values):
     return product, power
 
 
-@jit
+@part
 def _log_of_product(values):
     total = 0.0
     for start in range(0, len(values), FACTORS):
@@ -214,18 +214,18 @@ def _log_of_product(values):
     return total
 
 
-@jit
+@part
 def _softplus(x):
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
-@jit
+@part
 def _sigmoid(x):
     e = math.exp(-abs(x))
     return 1 / (1 + e) if x >= 0 else e / (1 + e)
 
 
-@jit
+@part
 def _far_zeros(rate, theta, logits, counted, weight, by_rate, by_theta, by_logits):
     """Log probability of a row without terms of nonzero counts, and gradients, in double precision."""
     total = 0.0
@@ -248,7 +248,7 @@ def _far_zeros(rate, theta, logits, counted, weight, by_rate, by_theta, by_logit
     return total
 
 
-@jit
+@part
 def _digamma(x):
     """Derivative of log Gamma at x > 0: recurrence to where the asymptotic series holds."""
     below = 0.0
@@ -260,7 +260,7 @@ def _digamma(x):
     return math.log(x) - 0.5 / x - series - below
 
 
-@jit
+@part
 def _nonzeros(gene, count, rate, theta, weight, by_rate, by_theta):
     """Difference of the log probability of nonzero counts from that of zeros without dropout; gradients are added.
 
@@ -354,7 +354,7 @@ def zero_inflated(rate, theta, logits, starts, gene, count, weights, total, by_r
         )
 
 
-@jit
+@part
 def _zero_inflated_zeros(rate, theta, inverse, logits, counted, weight, by_rate, by_theta, by_logits, kept, odds):
     """Log probability of a stretch of a row without terms of nonzero counts, and gradients."""
     # gradients hold intermediate results until they are known: fewer arrays are compared for overlap

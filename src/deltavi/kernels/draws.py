@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from deltavi.kernels.compiled import jit
+from deltavi.kernels.compiled import jit, part
 
 LOW = np.uint64(0xFFFFFFFF)
 SHIFT, HALF, ONE = np.uint64(16), np.uint64(32), np.uint64(1)
@@ -26,7 +26,7 @@ ROTATION, DOUBLE, DIGITS = np.uint64(58), np.uint64(11), np.uint64(63)
 UNIT = 1.0 / 9007199254740992.0
 
 
-@jit
+@part
 def _hashed(value: np.uint64, constant: np.uint64, factor: np.uint64) -> tuple[np.uint64, np.uint64]:
     value ^= constant
     constant = (constant * factor) & LOW
@@ -34,7 +34,7 @@ def _hashed(value: np.uint64, constant: np.uint64, factor: np.uint64) -> tuple[n
     return value ^ (value >> SHIFT), constant
 
 
-@jit
+@part
 def _mixed(left: np.uint64, right: np.uint64) -> np.uint64:
     value = (MIX_LEFT * left - MIX_RIGHT * right) & LOW
     return value ^ (value >> SHIFT)
@@ -52,7 +52,7 @@ def _carried(context, left, right):
     return types.uint64(types.uint64, types.uint64), generate
 
 
-@jit
+@part
 def _stepped(high: np.uint64, low: np.uint64, inc_high: np.uint64, inc_low: np.uint64) -> tuple[np.uint64, np.uint64]:
     """Position times multiplier plus increment, modulo 2^128."""
     new_low = low * MULT_LOW + inc_low
@@ -103,7 +103,7 @@ def seed_states(seed: np.ndarray, keys: np.ndarray, states: np.ndarray) -> None:
         states[cell, 2], states[cell, 3] = inc_high, inc_low
 
 
-@jit
+@part
 def _unit(high: np.uint64, low: np.uint64) -> float:
     """Draw from [0, 1) at a position."""
     value, turn = high ^ low, high >> ROTATION

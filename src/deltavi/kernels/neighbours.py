@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from deltavi.kernels.compiled import jit
+from deltavi.kernels.compiled import jit, part
 
 # Single precision may be off by so much where a class is left out because it lies too far away.
 MARGIN = np.float32(1e-4)
 
 
-@jit
+@part
 def selected(values: np.ndarray, n: int, rank: int) -> np.float32:
     """Entry number `rank`, from zero, of the first `n` of `values` in order; these are rearranged."""
     low, high = 0, n - 1
@@ -37,7 +37,7 @@ def selected(values: np.ndarray, n: int, rank: int) -> np.float32:
     return found
 
 
-@jit
+@part
 def squared_distances(cell: np.ndarray, members: np.ndarray, out: np.ndarray) -> None:
     """Squared distances of a cell ``(n_features,)`` from ``(n_features, n_members)``, written to `out`."""
     for j in range(len(out)):

@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 
-from deltavi.kernels.compiled import jit
+from deltavi.kernels.compiled import jit, part
 
 Distributions = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 Counts = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -35,7 +35,7 @@ NOTHING, SIXTH, HALF, UNIT = np.float32(0.0), np.float32(1.0 / 6.0), np.float32(
 TWO, FOUR, SIX = np.float32(2.0), np.float32(4.0), np.float32(6.0)
 
 
-@jit
+@part
 def _screened(rate: np.ndarray, theta: np.ndarray, uniform: np.ndarray, kept: np.ndarray) -> None:
     """Mark entries of a cell that may come out positive, by a bound of P(X = 0) without logarithm or exponential.
 
@@ -49,7 +49,7 @@ def _screened(rate: np.ndarray, theta: np.ndarray, uniform: np.ndarray, kept: np
         kept[i] = not np.float32(uniform[i]) <= SAFE * (root * root)
 
 
-@jit
+@part
 def _screened_pairs(
     rate: np.ndarray,
     theta: np.ndarray,
@@ -72,7 +72,7 @@ def _screened_pairs(
         kept[i] = (observed[i] != NOTHING) | (not np.float32(uniform[i]) <= SAFE * (root * root) * growth)
 
 
-@jit
+@part
 def _terms(rate: float, theta: float) -> tuple[float, float, float]:
     """-log P(X = 0), and a and b of P(X = k + 1) = P(X = k) (a + b k) / (k + 1)."""
     if theta == np.inf:
@@ -81,7 +81,7 @@ def _terms(rate: float, theta: float) -> tuple[float, float, float]:
     return theta * math.log1p(rate / theta), growth * theta, growth
 
 
-@jit
+@part
 def _first_masses(exponent: float) -> tuple[float, float]:
     """P(X = 0) and P(X > 0), both exact where small."""
     if exponent > 0.5:
@@ -91,12 +91,12 @@ def _first_masses(exponent: float) -> tuple[float, float]:
     return 1.0 - above, above
 
 
-@jit
+@part
 def _share(logit: float) -> float:
     return 1.0 / (1.0 + math.exp(-logit))
 
 
-@jit
+@part
 def _errors(rate: float, theta: float) -> tuple[float, float]:
     """Relative errors of SciPy's distribution function from below, and from above for each step, by its parameters."""
     if theta == np.inf:
@@ -104,7 +104,7 @@ def _errors(rate: float, theta: float) -> tuple[float, float]:
     return STEP_ERROR + 4.0 * ROUNDING * theta, 4.0 * ROUNDING * theta / rate
 
 
-@jit
+@part
 def _place(observed: float, uniform: float, rate: float, theta: float, dropout: float) -> float:
     """Place of an observed count in its distribution; NaN where SciPy has to find it."""
     exponent, a, b = _terms(rate, theta)
@@ -135,7 +135,7 @@ def _place(observed: float, uniform: float, rate: float, theta: float, dropout: 
     return -kept * (above + (1.0 - uniform) * mass) if error < PLACE_ERROR * above else np.nan
 
 
-@jit
+@part
 def _count_below(u: float, rate: float, theta: float, dropout: float) -> float:
     """Smallest count whose distribution function is at least u; NaN where SciPy has to find it."""
     if u < dropout - PLACE_ERROR:
@@ -159,7 +159,7 @@ def _count_below(u: float, rate: float, theta: float, dropout: float) -> float:
     return k if excess - before > error and below - excess > error else np.nan
 
 
-@jit
+@part
 def _count_above(s: float, rate: float, theta: float, dropout: float) -> float:
     """Smallest count that is exceeded with a probability of at most s; NaN where SciPy has to find it."""
     exponent, a, b = _terms(rate, theta)
@@ -181,7 +181,7 @@ def _count_above(s: float, rate: float, theta: float, dropout: float) -> float:
     return k if before - share > error and share - above > error else np.nan
 
 
-@jit
+@part
 def _count_at(place: float, rate: float, theta: float, dropout: float) -> float:
     """Count at a place; NaN where SciPy has to find it."""
     if not place < np.inf:

@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from deltavi.kernels.compiled import jit
+from deltavi.kernels.compiled import jit, part
 
 # Reordered sums become vectors; the polynomial may only be contracted, which makes it more exact.
 SUMS = {"contract", "reassoc", "nsz"}
@@ -40,7 +40,7 @@ def _power_of_two(context, x):
     return types.float32(types.float32), build
 
 
-@jit(fastmath={"contract"})
+@part(fastmath={"contract"})
 def _exp_below(x):
     """exp(x) for x <= 0, of `LOWEST` where x is lower."""
     x = LOWEST if x < LOWEST else x
@@ -51,7 +51,7 @@ def _exp_below(x):
     return ((p * x + E0) * (x * x) + x + ONE) * _power_of_two(shifted)
 
 
-@jit(fastmath=MAXIMUM)
+@part(fastmath=MAXIMUM)
 def _largest(values):
     found = values[0]
     for i in range(len(values)):
@@ -59,7 +59,7 @@ def _largest(values):
     return found
 
 
-@jit(fastmath=SUMS)
+@part(fastmath=SUMS)
 def _exponentials(values, largest):
     """Replace values by their exponentials, relative to the largest; return their sum."""
     total = ZERO
@@ -69,13 +69,13 @@ def _exponentials(values, largest):
     return total
 
 
-@jit(fastmath=SUMS)
+@part(fastmath=SUMS)
 def _times(values, factor):
     for i in range(len(values)):
         values[i] *= factor
 
 
-@jit(fastmath=SUMS)
+@part(fastmath=SUMS)
 def _product(first, second):
     total = ZERO
     for i in range(len(first)):
@@ -83,7 +83,7 @@ def _product(first, second):
     return total
 
 
-@jit(fastmath=SUMS)
+@part(fastmath=SUMS)
 def _less_mean(slopes, rate, mean):
     for i in range(len(slopes)):
         slopes[i] = rate[i] * (slopes[i] - mean)
