@@ -161,19 +161,23 @@ def test_without_a_folder_to_write_to(monkeypatch: pytest.MonkeyPatch) -> None:
     numba = pytest.importorskip("numba")
     compiler = numba.njit
 
-    def without_folder(*, cache: bool = False, **options: Any) -> Any:
-        if cache:
+    def without_folder(*functions: Any, cache: bool = False, **options: Any) -> Any:
+        if not cache:
+            return compiler(*functions, **options)
+
+        def refuse(function: Any) -> Any:
             raise RuntimeError("cannot cache function: no locator available")
-        return compiler(**options)
+
+        return refuse
 
     monkeypatch.setattr(numba, "njit", without_folder)
 
-    @jit
-    def total(x: np.ndarray) -> float:
+    def plain(x: np.ndarray) -> float:
         found = 0.0
         for value in x:
             found += value
         return found
 
+    total: Any = jit(plain)
     assert total(np.arange(4.0)) == 6.0
     assert total.stats.cache_path is None
