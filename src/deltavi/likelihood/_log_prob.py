@@ -19,7 +19,7 @@ from torch.nn.functional import logsigmoid
 
 from deltavi.likelihood._at_nonzeros import AtNonzeros, Zero, answers_at_once
 from deltavi.likelihood._nonzero import Nonzeros
-from deltavi.likelihood.compiled import evaluate
+from deltavi.likelihood.compiled import Slopes, evaluate
 
 # Entries of a block of cells: a megabyte or two for all that is computed from them.
 ENTRIES_AT_ONCE = 1 << 16
@@ -28,18 +28,8 @@ LEAST_PRECISE = -80.0
 
 
 @dataclass(frozen=True, eq=False)
-class _Gradients:
-    """Derivatives of the weighted sum of log probabilities, each as rows; theta may be one row.
-
-    Parameters
-    ----------
-    by_rate, by_theta, by_logits
-        Filled block by block; `by_logits` only where there is dropout.
-    """
-
-    by_rate: Tensor
-    by_theta: Tensor
-    by_logits: Tensor | None
+class _Gradients(Slopes):
+    """The same, filled block by block."""
 
     @classmethod
     def for_(cls, rate: Tensor, theta: Tensor, logits: Tensor | None) -> _Gradients:
@@ -58,13 +48,6 @@ class _Gradients:
         else:
             self.by_theta.sub_(slope.mul_(kept).sum(0))
 
-    def scaled(self, factor: float) -> tuple[Tensor, Tensor, Tensor | None]:
-        """All gradients times `factor`; unchanged if it is one."""
-        if factor == 1:
-            return self.by_rate, self.by_theta, self.by_logits
-        by_logits = None if self.by_logits is None else self.by_logits * factor
-        return self.by_rate * factor, self.by_theta * factor, by_logits
-
 
 def _rows(values: Tensor) -> Tensor:
     """``(..., n_cells, n_genes)`` as rows; a single row stays one."""
@@ -82,7 +65,7 @@ def _blocks(rate: Tensor, theta: Tensor) -> Iterator[tuple[slice, Zero]]:
 
 def _evaluate(
     rate: Tensor, theta: Tensor, logits: Tensor | None, nonzeros: Nonzeros, weights: Tensor | None
-) -> tuple[Tensor, _Gradients | None]:
+) -> tuple[Tensor, Slopes | None]:
     """Log probability of each row ``(n_rows,)``, and the gradients of its sum with `weights`, where they are given."""
     with torch.autocast(rate.device.type, enabled=False):
         return _evaluate_exactly(rate, theta, logits, nonzeros, weights)
@@ -90,12 +73,11 @@ def _evaluate(
 
 def _evaluate_exactly(
     rate: Tensor, theta: Tensor, logits: Tensor | None, nonzeros: Nonzeros, weights: Tensor | None
-) -> tuple[Tensor, _Gradients | None]:
+) -> tuple[Tensor, Slopes | None]:
     """The same in the precision of its input, without autocast."""
     found = evaluate(rate, theta, logits, nonzeros, weights)
     if found is not None:
-        total, slopes = found
-        return total, None if slopes is None else _Gradients(slopes.by_rate, slopes.by_theta, slopes.by_logits)
+        return found
     at = AtNonzeros.of(nonzeros, rate, theta, logits)
     total = torch.empty(rate.shape[0], dtype=rate.dtype, device=rate.device)
     gradients = None if weights is None else _Gradients.for_(rate, theta, logits)

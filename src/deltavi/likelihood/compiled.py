@@ -30,6 +30,13 @@ class Slopes:
     by_theta: Tensor
     by_logits: Tensor | None
 
+    def scaled(self, factor: float) -> tuple[Tensor, Tensor, Tensor | None]:
+        """All of them times `factor`; unchanged if it is one."""
+        if factor == 1:
+            return self.by_rate, self.by_theta, self.by_logits
+        by_logits = None if self.by_logits is None else self.by_logits * factor
+        return self.by_rate * factor, self.by_theta * factor, by_logits
+
 
 def evaluate(
     rate: Tensor, theta: Tensor, logits: Tensor | None, nonzeros: Nonzeros, weights: Tensor | None
