@@ -14,7 +14,6 @@ from scvi import REGISTRY_KEYS
 
 from deltavi._compat import MODULE_KEYS
 from deltavi._cp10k import log1p_cp10k, log1p_cp10k_rows
-from deltavi.latent import known_log_library
 from deltavi.likelihood import Likelihood
 from deltavi.likelihood.base import to_numpy
 from deltavi.likelihood.rows import quantile_rows
@@ -130,11 +129,10 @@ class CellDecoder:
     @property
     def _given(self) -> dict[str, Any]:
         """Results of encoding that decoding is given; a known library needs no encoder, the position is replaced."""
-        x, kind = self.tensors[REGISTRY_KEYS.X_KEY], self.module.library
-        if kind == "learned":
+        if self.module.library == "learned":
             return {**self._encoded, MODULE_KEYS.LIBRARY_KEY: self._encoded[MODULE_KEYS.QL_KEY].loc}
-        size_factor = self.tensors[REGISTRY_KEYS.SIZE_FACTOR_KEY] if kind == "size_factor" else None
-        library = None if kind == "none" else known_log_library(x, size_factor)
+        x = self.tensors[REGISTRY_KEYS.X_KEY]
+        library = self.module.known_library(x, self.tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY))
         return {MODULE_KEYS.Z_KEY: x[:, :0], MODULE_KEYS.LIBRARY_KEY: library}
 
     def __call__(

@@ -360,12 +360,16 @@ class VAE(AnywhereMixin, BoundsMixin):
         covariates: tuple[Tensor, ...],
         n_samples: int,
     ) -> Tensor | GaussianState | None:
-        if self.library == "none":
-            return None
         if self.library == "learned":
             return learned_library_state(
                 self.l_encoder, self.library_prior, encoder_input, *covariates, batch=batch_index, n_samples=n_samples
             )
+        return self.known_library(x, size_factor, n_samples)
+
+    def known_library(self, x: Tensor, size_factor: Tensor | None, n_samples: int = 1) -> Tensor | None:
+        """Log library size of each cell where none is learned, ``([n_samples,] n_cells, 1)``; ``None`` without any."""
+        if self.library == "none":
+            return None
         return known_log_library(x, size_factor if self.library == "size_factor" else None, n_samples=n_samples)
 
     # -- scvi-tools' edge ------------------------------------------------------------------------------------

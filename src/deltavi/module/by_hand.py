@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from deltavi._compat import MODULE_KEYS
 from deltavi._threads import in_parts
 from deltavi.kernels import kernels
-from deltavi.latent import StandardNormal, known_log_library
+from deltavi.latent import StandardNormal
 from deltavi.latent.gaussian import VARIANCE_FLOOR
 from deltavi.likelihood import Nonzeros
 from deltavi.likelihood.compiled import SMALLEST_FOR_THREADS, evaluate
@@ -104,7 +104,6 @@ class Step:
         """Loss, its two parts ``(n_cells,)`` nats, and the gradients of all weights."""
         module, gradients = self.module, Gradients()
         x = tensors[REGISTRY_KEYS.X_KEY]
-        size_factor = tensors[REGISTRY_KEYS.SIZE_FACTOR_KEY] if module.library == "size_factor" else None
         nonzeros = Nonzeros.in_batch(tensors)
         encoded = _through(self.encoder, _log1p(x, nonzeros) if module.log_variational else x, [])
         hidden = encoded[-1].output
@@ -116,7 +115,9 @@ class Step:
         divergence = 0.5 * (variance + mean.square() - 1 - variance.log()).sum(-1)
 
         decoded = _through(self.decoder, z, self._covariates(tensors))
-        library = known_log_library(x, size_factor).exp_().squeeze(1)
+        log_library = module.known_library(x, tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY))
+        assert log_library is not None
+        library = log_library.exp_().squeeze(1)
         log_prob, by_hidden = self._decoded(decoded[-1].output, library, nonzeros, gradients)
         loss = (-log_prob + kl_weight * divergence).mean()
 
