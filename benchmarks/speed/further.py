@@ -32,7 +32,6 @@ from benchmarks.speed.pairs import (
 )
 from deltavi.model import SCGEN
 from deltavi.module.by_hand import Step
-from deltavi.registry.cells import Cells
 
 Lines = Iterator[list[Line]]
 SHORT_CELLS, SHORT_EPOCHS = 5120, 2
@@ -72,16 +71,18 @@ def phases(data: Data, options: argparse.Namespace) -> Lines:
     """Phases of a training step over changing mini-batches, and its large matrix products alone."""
     for kind, title in (("zinb", "zero-inflated NB"), ("nb", "NB")):
         model = our_vae(data.simulated, 0, gene_likelihood=kind)
-        module, cells = model.module.train(), Cells(model.adata_manager)
+        module, cells = model.module.train(), model.adata_manager.create_torch_dataset()
+        # as training reads them
+        cells.read_often()
         step, adam = Step.of(module), torch.optim.Adam(module.parameters(), fused=True, **ADAM)
         assert step is not None
         order = np.random.default_rng(0).permutation(data.simulated.n_obs)
         batches = [order[start : start + BATCH_SIZE] for start in range(0, len(order) - BATCH_SIZE, BATCH_SIZE)]
-        made = [cells.take(batch) for batch in batches[:8]]
+        made = [taken(cells, batch) for batch in batches[:8]]
         turns = iter(range(10**9))
 
-        def load(cells: Cells = cells, turns: Iterator[int] = turns, batches: list[np.ndarray] = batches) -> None:
-            cells.take(batches[next(turns) % len(batches)])
+        def load(cells: Any = cells, turns: Iterator[int] = turns, batches: list[np.ndarray] = batches) -> None:
+            taken(cells, batches[next(turns) % len(batches)])
 
         def loss(step: Step = step, turns: Iterator[int] = turns, made: list[Any] = made) -> None:
             found = step.loss(made[next(turns) % len(made)], 0.5)
@@ -100,6 +101,11 @@ def phases(data: Data, options: argparse.Namespace) -> Lines:
             yield from timings(
                 Case(f"{name}, {title}", about, always(partial(without_bound, work)), None, options.repeats), options
             )
+
+
+def taken(cells: Any, batch: np.ndarray) -> dict[str, torch.Tensor]:
+    """One mini-batch as tensors."""
+    return {key: torch.as_tensor(value) for key, value in cells[batch.tolist()].items()}
 
 
 def products(n_genes: int, number: int, n_hidden: int = 128) -> None:
