@@ -295,6 +295,13 @@ def _nonzeros(gene, count, rate, theta, weight, by_rate, by_theta):
     return total + math.log(product) + power * LN2
 
 
+@part
+def _invert(theta, inverse):
+    # an assignment to a slice would compile, for seconds, the message of its error too
+    for i in range(len(theta)):
+        inverse[i] = ONE / (theta[i] + F(EPS))
+
+
 @jit
 def negative_binomial(rate, theta, starts, gene, count, weights, total, by_rate, by_theta):
     """Log probability of each row, but for the factorials of its counts, and gradients of their weighted sum.
@@ -318,7 +325,7 @@ def negative_binomial(rate, theta, starts, gene, count, weights, total, by_rate,
     for r in range(len(rate)):
         t, b, s = min(r, len(theta) - 1), min(r, len(by_rate) - 1), min(r, len(by_theta) - 1)
         if r == 0 or len(theta) > 1:
-            inverse[:] = ONE / (theta[t] + F(EPS))
+            _invert(theta[t], inverse)
         of_row = slice(starts[r], starts[r + 1])
         zeros = _negative_binomial_zeros(rate[r], theta[t], inverse, weights[r], by_rate[b], by_theta[s])
         total[r] = (
@@ -335,7 +342,7 @@ def zero_inflated(rate, theta, logits, starts, gene, count, weights, total, by_r
     for r in range(len(rate)):
         t, b, s = min(r, len(theta) - 1), min(r, len(by_rate) - 1), min(r, len(by_theta) - 1)
         if r == 0 or len(theta) > 1:
-            inverse[:] = ONE / (theta[t] + F(EPS))
+            _invert(theta[t], inverse)
         first, last = starts[r], starts[r + 1]
         for k in range(first, last):
             counted[gene[k]] = ONE

@@ -76,7 +76,9 @@ def seed_states(seed: np.ndarray, keys: np.ndarray, states: np.ndarray) -> None:
     pool, words = np.empty(POOL, np.uint64), np.empty(WORDS, np.uint64)
     entropy = np.zeros(max(POOL, len(seed) + 1), np.uint64)
     for cell in range(len(keys)):
-        entropy[: len(seed)] = seed
+        # word by word: an assignment to a slice would compile, for seconds, the message of its error too
+        for i in range(len(seed)):
+            entropy[i] = seed[i]
         entropy[len(seed)] = keys[cell]
         constant = INIT_A
         for i in range(POOL):
