@@ -15,6 +15,8 @@ from deltavi.kernels.compiled import jit, part
 SUMS = {"contract", "reassoc", "nsz"}
 # A maximum becomes a vector only if NaN may be overlooked; it comes back with the exponential.
 MAXIMUM = {*SUMS, "nnan"}
+# Maxima that are kept side by side: of one alone, each comparison would wait for the one before.
+MAXIMA = 128
 
 F = np.float32
 ZERO, ONE = F(0), F(1)
@@ -52,9 +54,23 @@ def _exp_below(x):
 
 
 @part(fastmath=MAXIMUM)
-def _largest(values):
-    found = values[0]
-    for i in range(len(values)):
+def _raise(maxima, values):
+    for i in range(len(maxima)):
+        maxima[i] = max(maxima[i], values[i])
+
+
+@part(fastmath=MAXIMUM)
+def _largest(values, maxima):
+    """Largest of values; `maxima` is room for some of them."""
+    for i in range(len(maxima)):
+        maxima[i] = values[0]
+    whole = len(values) - len(values) % len(maxima)
+    for start in range(0, whole, len(maxima)):
+        _raise(maxima, values[start : start + len(maxima)])
+    found = maxima[0]
+    for i in range(len(maxima)):
+        found = max(found, maxima[i])
+    for i in range(whole, len(values)):
         found = max(found, values[i])
     return found
 
@@ -92,8 +108,9 @@ def _less_mean(slopes, rate, mean):
 @jit
 def rates(logits, library):
     """Turn logits of shares ``(n_cells, n_genes)`` into expected counts, of cells with `library` counts each."""
+    maxima = np.empty(MAXIMA, np.float32)
     for r in range(len(logits)):
-        total = _exponentials(logits[r], _largest(logits[r]))
+        total = _exponentials(logits[r], _largest(logits[r], maxima))
         _times(logits[r], library[r] / total)
 
 
