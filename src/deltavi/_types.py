@@ -11,6 +11,7 @@ import pandas as pd
 from anndata.abc import CSCDataset, CSRDataset
 from numpy.typing import NDArray
 from scipy import sparse
+from torch import Tensor
 
 IntArray: TypeAlias = NDArray[np.intp]
 FloatArray: TypeAlias = NDArray[np.float64]
@@ -18,6 +19,8 @@ BoolArray: TypeAlias = NDArray[np.bool_]
 
 # Expression in memory, (n_cells, n_genes).
 Rows: TypeAlias = np.ndarray | sparse.csr_matrix
+# Some cells of a mini-batch: the first ones as a slice, or a mask.
+Cells: TypeAlias = slice | Tensor
 # Expression as an AnnData may hold it, in memory or in a file.
 StoredMatrix: TypeAlias = np.ndarray | sparse.spmatrix | sparse.sparray | h5py.Dataset | CSRDataset | CSCDataset
 # A column or a table of an AnnData.

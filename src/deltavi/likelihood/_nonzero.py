@@ -11,6 +11,7 @@ from torch import Tensor
 
 from deltavi import _keys
 from deltavi._compat import SMALLEST_COUNT
+from deltavi._types import Cells
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,14 +69,13 @@ class Nonzeros:
         """Entries of `values` ``(..., n_cells, n_genes)`` at these places, ``(..., n_nonzero)``."""
         return values.flatten(-2).index_select(-1, self.position)
 
-    def kept(self, cells: Tensor) -> Nonzeros:
-        """Those of the cells that `cells` ``(n_cells,)`` marks, whose rows move up."""
-        n_kept = int(cells.sum())
+    def kept(self, cells: Cells) -> Nonzeros:
+        """Those of the first cells, or of cells that a mask ``(n_cells,)`` marks, whose rows move up."""
         known = None if self.known_log_factorial is None else self.known_log_factorial[cells]
-        if bool(cells[:n_kept].all()):
-            # the first ones: cells that were drawn again come last
+        if isinstance(cells, slice):
+            n_kept = len(range(self.shape[0])[cells])
             stop = int(torch.searchsorted(self.cell, n_kept))
             return Nonzeros(self.cell[:stop], self.gene[:stop], self.count[:stop], (n_kept, self.shape[1]), known)
-        chosen = cells.index_select(0, self.cell)
+        n_kept, chosen = int(cells.sum()), cells.index_select(0, self.cell)
         row = (cells.cumsum(0) - 1).index_select(0, self.cell[chosen])
         return Nonzeros(row, self.gene[chosen], self.count[chosen], (n_kept, self.shape[1]), known)

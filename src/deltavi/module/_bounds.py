@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from deltavi import _keys
 from deltavi._compat import MODULE_KEYS
-from deltavi._types import Outputs
+from deltavi._types import Cells, Outputs
 from deltavi.latent import Given, LibraryKind, LibraryPrior, Prior, condition_mmd, log_density
 from deltavi.likelihood import Likelihood, Nonzeros
 
@@ -28,8 +28,8 @@ class BoundsMixin(BaseModuleClass):
     condition_mmd: float
     prior: Prior
 
-    def _log_prob(self, likelihood: Likelihood, tensors: dict[str, Tensor], cells: Tensor | None = None) -> Tensor:
-        """log p(x | z) of the cells of a mini-batch, or of those that `cells` ``(n_cells,)`` marks, nats."""
+    def _log_prob(self, likelihood: Likelihood, tensors: dict[str, Tensor], cells: Cells | None = None) -> Tensor:
+        """log p(x | z) of the cells of a mini-batch, or of some of them, nats."""
         x = tensors[REGISTRY_KEYS.X_KEY]
         if not self.of_counts:
             return likelihood.log_prob(x if cells is None else x[cells])

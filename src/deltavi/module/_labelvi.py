@@ -14,10 +14,10 @@ from torch.distributions import Normal
 from deltavi._compat import MODULE_KEYS
 from deltavi._entries import choice
 from deltavi._reading import reads
-from deltavi._types import Outputs
+from deltavi._types import Cells, Outputs
 from deltavi.latent import LabelHierarchy, LabelWeights, label_weights, log_density
 from deltavi.likelihood import Dispersion, Likelihood
-from deltavi.module.labelled_vae import EncoderInput, LabelledVAE, is_first_draw
+from deltavi.module.labelled_vae import EncoderInput, LabelledVAE, first_draws
 from deltavi.module.readers import READERS
 
 LabelPrior = Literal["uniform", "empirical", "learned"]
@@ -124,7 +124,7 @@ class LABELVI(LabelledVAE):
         `kl_weight` anneals the terms of z1, y and z2; that of the library size stays, as in scVI. Cells that were
         drawn again for their label enter the cross entropy only.
         """
-        first = is_first_draw(tensors)
+        first = first_draws(tensors)
         code = tensors[REGISTRY_KEYS.LABELS_KEY]
         z1 = inference_outputs[MODULE_KEYS.Z_KEY]
         logits = self.classifier(z1)
@@ -140,7 +140,7 @@ class LABELVI(LabelledVAE):
         )
 
     def _label_terms(
-        self, z1: Tensor, posterior: Normal, first: Tensor, weights: LabelWeights, code: Tensor
+        self, z1: Tensor, posterior: Normal, first: Cells, weights: LabelWeights, code: Tensor
     ) -> dict[str, Tensor]:
         """Terms of z1, y and z2 of each cell, averaged over samples, ``(n_cells,)``."""
         of_cells = type(posterior)(posterior.loc[first], posterior.scale[first], validate_args=False)
@@ -148,7 +148,7 @@ class LABELVI(LabelledVAE):
         return {name: value.mean(0) if value.dim() > 1 else value for name, value in kl.items()}
 
     def _reconstruction(
-        self, tensors: dict[str, Tensor], first: Tensor, likelihood: Likelihood, weights: LabelWeights
+        self, tensors: dict[str, Tensor], first: Cells, likelihood: Likelihood, weights: LabelWeights
     ) -> Tensor:
         """-E log p(x | z1, l), and over y where the dispersion depends on it, ``(n_cells,)``."""
         if self.dispersion == "gene-label" and self.px_r is not None:

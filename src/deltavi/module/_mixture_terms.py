@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from deltavi import _keys
 from deltavi._errors import DeltaviError
 from deltavi._reading import setting
+from deltavi._types import Cells
 from deltavi.latent import (
     ComponentPriorKind,
     GaussianState,
@@ -96,7 +97,7 @@ class MixtureTerms(nn.Module):
             term = prior_term(weights, self.log_prior)
         return term.clamp_min(self.free_bits_y)
 
-    def _w_term(self, state: GaussianState, tensors: dict[str, Tensor], first: Tensor) -> Tensor:
+    def _w_term(self, state: GaussianState, tensors: dict[str, Tensor], first: Cells) -> Tensor:
         """KL[q(w | x) || p(w | c)] of each cell, above its free nats, ``(n_cells,)``."""
         per_dimension = self._w_nats(state, tensors)[first]
         if self.free_bits_w > 0:

@@ -15,7 +15,7 @@ from deltavi import _keys
 from deltavi._compat import MODULE_KEYS
 from deltavi._errors import DeltaviError
 from deltavi._reading import reads
-from deltavi._types import Outputs
+from deltavi._types import Cells, Outputs
 from deltavi.latent import (
     ComponentPriorKind,
     GaussianState,
@@ -29,7 +29,7 @@ from deltavi.latent import (
 )
 from deltavi.likelihood import Likelihood
 from deltavi.module._mixture_terms import MixtureTerms, check_mixture_settings
-from deltavi.module.labelled_vae import EncoderInput, LabelledVAE, is_first_draw
+from deltavi.module.labelled_vae import EncoderInput, LabelledVAE, first_draws
 from deltavi.module.readers import READERS
 
 ClassifierKind = Literal["z", "mean", "posterior"]
@@ -170,7 +170,7 @@ class MIXVI(MixtureTerms, LabelledVAE):
         """
         if not self.is_placed:
             return self._loss_before_placement(tensors, inference_outputs, generative_outputs, kl_weight)
-        first, code = is_first_draw(tensors), self._codes(tensors)
+        first, code = first_draws(tensors), self._codes(tensors)
         z, posterior = inference_outputs[MODULE_KEYS.Z_KEY], inference_outputs[MODULE_KEYS.QZ_KEY]
         state = inference_outputs["w"]
         components = self.mixture(z, None if state is None else state.sample, *self._rows(tensors))
@@ -200,7 +200,7 @@ class MIXVI(MixtureTerms, LabelledVAE):
         kl_weight: Tensor | float,
     ) -> LossOutput:
         """Loss of the VAE, of cells on their regular turn."""
-        first = is_first_draw(tensors)
+        first = first_draws(tensors)
         kl = {name: value[first] for name, value in inference_outputs["kl"].items()}
         return self._plain_loss(self._log_prob(generative_outputs["likelihood"], tensors, first), kl, kl_weight)
 
@@ -336,5 +336,5 @@ class MIXVI(MixtureTerms, LabelledVAE):
         return ratio + log_density(prior, state.sample) - log_density(state.posterior, state.sample)
 
 
-def _of(distribution: Normal, cells: Tensor) -> Normal:
+def _of(distribution: Normal, cells: Cells) -> Normal:
     return Normal(distribution.loc[..., cells, :], distribution.scale[..., cells, :], validate_args=False)

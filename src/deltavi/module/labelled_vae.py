@@ -16,7 +16,7 @@ from deltavi._cp10k import log1p_cp10k_of
 from deltavi._entries import init_keywords, known_keywords
 from deltavi._errors import DeltaviError
 from deltavi._reading import reads
-from deltavi._types import Outputs
+from deltavi._types import Cells, Outputs
 from deltavi.latent import GaussianState
 from deltavi.module._vae import VAE
 from deltavi.module.classified import Classified, ClassifyingModule
@@ -24,7 +24,7 @@ from deltavi.module.decoder import weight_penalty
 from deltavi.module.readers import READERS
 
 EncoderInput = Literal["log1p", "log1p_cp10k"]
-# Total counts to which every cell is scaled if the encoder takes relative expression.
+ALL = slice(None)
 
 
 class LabelledVAE(ClassifyingModule, VAE):
@@ -129,13 +129,13 @@ class LabelledVAE(ClassifyingModule, VAE):
         return known if n_classes == len(known) else torch.cat([known, known.min().expand(n_classes - len(known))])
 
     @staticmethod
-    def _kl_library(inference_outputs: Outputs, first: Tensor) -> Tensor:
+    def _kl_library(inference_outputs: Outputs, first: Cells) -> Tensor:
         """KL of a learned library size of cells on their regular turn, else zero, ``(n_cells,)``."""
         kl: Tensor | None = inference_outputs["kl"].get("l")
         if kl is not None:
             return kl[first]
-        z: Tensor = inference_outputs[MODULE_KEYS.Z_KEY]
-        return torch.zeros(int(first.sum()), dtype=z.dtype, device=z.device)
+        z: Tensor = inference_outputs[MODULE_KEYS.Z_KEY][..., first, :]
+        return torch.zeros(z.shape[-2], dtype=z.dtype, device=z.device)
 
     def _loss_output(
         self,
@@ -215,17 +215,21 @@ class LabelledVAE(ClassifyingModule, VAE):
         return log1p_cp10k_of(x, total)
 
     def _get_generative_input(self, tensors: dict[str, Tensor], inference_outputs: Outputs, **kwargs: Any) -> Outputs:
-        first = is_first_draw(tensors)
+        first = first_draws(tensors)
         whole = super()._get_generative_input(tensors, inference_outputs, **kwargs)
-        if bool(first.all()):
+        if first is ALL:
             return whole
         return {name: None if value is None else value[..., first, :] for name, value in whole.items()}
 
 
-def is_first_draw(tensors: dict[str, Tensor]) -> Tensor:
-    """Mask of the rows of a mini-batch on their regular turn, ``(n_cells,)`` bool; the others are repeated draws."""
+def first_draws(tensors: dict[str, Tensor]) -> Cells:
+    """Rows of a mini-batch on their regular turn; the others are repeated draws, which loaders put behind them."""
     again = tensors.get(_keys.DRAWN_AGAIN)
     if again is None:
-        x = tensors[REGISTRY_KEYS.X_KEY]
-        return torch.ones(x.shape[0], dtype=torch.bool, device=x.device)
-    return again.squeeze(-1) == 0
+        return ALL
+    regular = again.squeeze(-1) == 0
+    n_first = int(regular.sum())
+    if n_first == len(regular):
+        return ALL
+    # to cut takes less time than to gather
+    return slice(n_first) if bool(regular[:n_first].all()) else regular
