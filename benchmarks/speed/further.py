@@ -37,6 +37,8 @@ Lines = Iterator[list[Line]]
 SHORT_CELLS, SHORT_EPOCHS = 5120, 2
 # Control cells of a small atlas, and labels of all its cells.
 ATLAS_CONTROLS, ATLAS_LABELS = 12_642, 4
+# Cells of which prediction is compared with training.
+FEW_CELLS = 4096
 KERNELS = """
 import time
 from deltavi.kernels import kernels
@@ -151,10 +153,39 @@ def atlas(data: Data, options: argparse.Namespace) -> Lines:
     SCGEN.setup_anndata(adata, condition_key="condition", labels_key="label")
     model = SCGEN(adata)
     model.train(1, accelerator=options.accelerator, enable_progress_bar=False)
+    about = f"{n_controls:,} cells × {adata.n_vars:,} genes"
+    yield from timings(predicting("SCGEN.predict_perturbation(), simulated", about, model, n_controls), options)
+
+
+def few(data: Data, options: argparse.Namespace) -> Lines:
+    """Training and prediction of the same 4,096 cells, half of them control cells, of four types."""
+    adata = AnnData(data.simulated.X[:FEW_CELLS])
+    adata.obs["condition"] = np.where(np.arange(adata.n_obs) % 2 == 0, "control", "treated")
+    adata.obs["label"] = [f"type {code // 2 % ATLAS_LABELS}" for code in range(adata.n_obs)]
+    SCGEN.setup_anndata(adata, condition_key="condition", labels_key="label")
+    about, n_controls = f"{size(adata)}, 4 types", int((adata.obs["condition"] == "control").sum())
+    made: list[SCGEN] = []
+
+    def training(pair: int) -> Work:
+        made[:] = [SCGEN(adata, seed=pair)]
+
+        def work() -> Callable[[], dict[str, float]]:
+            made[0].train(options.epochs, accelerator=options.accelerator, enable_progress_bar=False, train_size=1.0)
+            return lambda: {"cells": options.epochs * adata.n_obs}
+
+        return work
+
+    yield from timings(Case(f"SCGEN.train(), {options.epochs} epochs", about, training), options)
+    yield from timings(
+        predicting("SCGEN.predict_perturbation(), its control cells", about, made[0], n_controls), options
+    )
+
+
+def predicting(name: str, about: str, model: SCGEN, n_controls: int) -> Case:
+    """Prediction of all control cells."""
 
     def work() -> Callable[[], dict[str, float]]:
         model.predict_perturbation(control="control", perturbation="treated")
         return lambda: {"cells": n_controls}
 
-    about = f"{n_controls:,} cells × {adata.n_vars:,} genes"
-    yield from timings(Case("SCGEN.predict_perturbation(), simulated", about, always(work)), options)
+    return Case(name, about, always(work))

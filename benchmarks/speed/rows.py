@@ -16,7 +16,7 @@ from scvi.distributions import ZeroInflatedNegativeBinomial as PeerZINB
 from scvi.model import SCANVI
 
 from benchmarks.harness.data import UNKNOWN
-from benchmarks.speed.further import atlas, cold, phases, short
+from benchmarks.speed.further import atlas, cold, few, phases, short
 from benchmarks.speed.pairs import (
     ADAM,
     BATCH_SIZE,
@@ -233,7 +233,15 @@ def scgen(data: Data, options: argparse.Namespace) -> Lines:
     def peer(pair: int) -> Work:
         return partial(untold, peer_training(peer_vae(adata, pair, **shared), 1, options))
 
-    yield from timings(Case("train(), sizes of scGen, normal, kang", f"{size(adata)}, 1 epoch", ours, peer), options)
+    about = f"{size(adata)}, 1 epoch"
+    yield from timings(Case("train(), sizes of scGen, normal, kang", about, ours, peer), options)
+
+    def defaults(pair: int) -> Work:
+        cells = AnnData(data.kang.X, obs=data.kang.obs[["condition", "cell_type"]].copy())
+        SCGEN.setup_anndata(cells, condition_key="condition", labels_key="cell_type")
+        return partial(untold, our_training(SCGEN(cells, seed=pair), 1, options))
+
+    yield from timings(Case("train(), SCGEN's own sizes beside those of scGen, kang", about, defaults, peer), options)
 
 
 def latent(data: Data, options: argparse.Namespace) -> Lines:
@@ -330,6 +338,7 @@ ROWS: dict[str, Callable[[Data, argparse.Namespace], Lines]] = {
     "latent": latent,
     "predict": predict,
     "atlas": atlas,
+    "few": few,
     "same": same,
     "elbo": elbo,
     "target": target,
