@@ -16,7 +16,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from deltavi._errors import InputDataError, InputDataWarning
-from deltavi.registry import checks, matrix
+from deltavi.registry import checks, matrix, totals
 from deltavi.registry.matrix import loadable
 from tests.bad_input.bench import N_CELLS, Bench, Case, assert_same, refused, untouched, warned
 from tests.bad_input.registry import row
@@ -153,7 +153,7 @@ def backed_files(bench: Bench) -> None:
 def bounded_memory(bench: Bench) -> None:
     """Of a large file little is read at a time, in setup, training and answers; nor is it kept while it is scanned."""
     case, rng = bench.case, np.random.default_rng(0)
-    for module in (checks, matrix):
+    for module in (checks, matrix, totals):
         bench.monkeypatch.setattr(module, "ENTRIES_PER_PASS", 50_000)
     n_cells, n_genes = 24_000, 200
     x = sparse.random(n_cells, n_genes, density=0.3, format="csr", dtype=np.float32, random_state=rng)

@@ -67,7 +67,7 @@ def test_a_mean_is_the_mean() -> None:
 
 def test_the_matrix_is_read_once_for_any_number_of_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    original = _group_sums.row_blocks
+    original = _group_sums.wanted_blocks
 
     def counted(x: Any, *args: Any) -> Iterator[Any]:
         for rows, block in original(x, *args):
@@ -75,7 +75,7 @@ def test_the_matrix_is_read_once_for_any_number_of_conditions(monkeypatch: pytes
                 read.append(len(rows))
             yield rows, block
 
-    monkeypatch.setattr(_group_sums, "row_blocks", counted)
+    monkeypatch.setattr(_group_sums, "wanted_blocks", counted)
     means(conditions=np.array([f"p{i % 40}" for i in range(N)], dtype=object))
     assert sum(read) == N
 

@@ -19,8 +19,9 @@ from deltavi.model._asked_split import labelled_split, only_labelled
 from deltavi.model._classification import BATCH_SIZE, classified
 from deltavi.model._label_column import label_codes
 from deltavi.model.recipe import EPOCHS_RANGE, Part, Recipe
-from deltavi.registry.checks import cell_totals, row_blocks
+from deltavi.registry.checks import row_blocks
 from deltavi.registry.covariates import are_relative
+from deltavi.registry.totals import cell_totals
 from deltavi.train import CellSplit, assign_folds, split_labelled
 
 if TYPE_CHECKING:

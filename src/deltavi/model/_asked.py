@@ -18,12 +18,12 @@ from deltavi.model._question import Condition
 from deltavi.model.request import Request, of_labels
 from deltavi.perturbation.combination import parts_of
 from deltavi.perturbation.estimators import ALL_CELLS
-from deltavi.registry.checks import cell_totals
 from deltavi.registry.columns import category_names, column, require_known, used_categories
 from deltavi.registry.conditions import same_condition
 from deltavi.registry.covariates import SizeFactorField, are_relative
 from deltavi.registry.leftovers import require_free_sources
 from deltavi.registry.source import matrix_of
+from deltavi.registry.totals import cell_totals
 from deltavi.registry.valid_cells import valid_cells
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def request_of(
                 f"Conditions of those cells: {present}."
             )
     cells = np.flatnonzero(chosen)
-    totals = totals_of(model, aligned)[cells]
+    totals = totals_of(model, aligned, cells)
     return Request(adata=aligned, cells=cells, groups=groups[cells], totals=totals, loaded=model._cells(aligned))
 
 
@@ -132,8 +132,8 @@ def positions_of(model: Responds, adata: AnnData, cells: np.ndarray) -> np.ndarr
     return np.asarray(model.get_latent_representation(adata, indices=cells, batch_size=BATCH_SIZE))
 
 
-def totals_of(model: Responds, adata: AnnData) -> np.ndarray:
-    """Total counts of each cell for CP10k: the registered size factor, or the sum over the model's genes.
+def totals_of(model: Responds, adata: AnnData, cells: np.ndarray | None = None) -> np.ndarray:
+    """Total counts of `cells`, in increasing order, or of all: the registered size factor, or the sum over the genes.
 
     Relative size factors, such as pooled estimates around one, count in the unit of the training cells, so that
     the total of a cell does not depend on which others are asked about.
@@ -141,11 +141,12 @@ def totals_of(model: Responds, adata: AnnData) -> np.ndarray:
     layer, key = model._setup_argument("layer"), model._setup_argument("size_factor_key")
     matrix = matrix_of(adata, layer)
     if key is None:
-        return cell_totals(matrix)
+        return cell_totals(matrix, cells)
     given = np.asarray(adata.obs[key], dtype=np.float64)
     state = model._state(REGISTRY_KEYS.SIZE_FACTOR_KEY)
     if SizeFactorField.UNIT_KEY in state:
-        return given * float(state[SizeFactorField.UNIT_KEY])
-    # a file of a version that did not keep it
-    counted = cell_totals(matrix)
-    return given * (counted.mean() / given.mean()) if are_relative(given, counted) else given
+        given = given * float(state[SizeFactorField.UNIT_KEY])
+    else:  # a file of a version that did not keep it
+        counted = cell_totals(matrix)
+        given = given * (counted.mean() / given.mean()) if are_relative(given, counted) else given
+    return given if cells is None else given[cells]

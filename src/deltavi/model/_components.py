@@ -16,8 +16,8 @@ from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness
 from deltavi.annotation import merged_components
 from deltavi.model._classification import BATCH_SIZE
-from deltavi.registry.checks import cell_totals
 from deltavi.registry.source import matrix_of
+from deltavi.registry.totals import cell_totals
 
 if TYPE_CHECKING:
     from deltavi.model._mixvi import MIXVI

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import sparse
 
 from deltavi.perturbation.estimators import ALL_CELLS, GroupMeans
-from deltavi.registry.checks import row_blocks
+from deltavi.registry.checks import wanted_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,12 +78,11 @@ def group_sums(
     """
     shape = (int(codes.max(initial=-1)) + 1, values.shape[1])
     found = [(np.zeros(shape), np.zeros(shape)) for _ in logs]
-    for rows, block in row_blocks(values):
-        used = np.flatnonzero((codes[:, rows] >= 0).any(0))
-        cells = sparse.csr_matrix(block)[used].astype(np.float64)
+    for rows, block in wanted_blocks(values, np.asarray((codes >= 0).any(0))):
+        cells = sparse.csr_matrix(block).astype(np.float64)
         if weights is not None:
-            cells = sparse.diags(weights[rows][used]) @ cells
-        present, member = _members(codes[:, rows][:, used])
+            cells = sparse.diags(weights[rows]) @ cells
+        present, member = _members(codes[:, rows])
         for log, (sums, squares) in zip(logs, found, strict=True):
             taken = cells.log1p() if log else cells
             sums[present] += (member @ taken).toarray()

@@ -141,10 +141,15 @@ class MeasuredResponses:
         """True of a context whose control cells are no farther from its own than any context is from the next."""
         if group not in self.table.contexts:
             return False
+        own = np.linalg.norm(self.table.control_means[self.table.position_of(group)] - profile)
+        return float(own) <= self._farthest_neighbour
+
+    @cached_property
+    def _farthest_neighbour(self) -> float:
+        """Largest distance of a context from the one next to it."""
         means = self.table.control_means
         between = cdist(means, means) + np.diag(np.full(len(means), np.inf))
-        own = float(np.linalg.norm(means[self.table.position_of(group)] - profile))
-        return own <= float(between.min(1).max())
+        return float(between.min(1).max())
 
     @cached_property
     def _left_out(self) -> tuple[ResponseTable, Moments]:

@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-import h5py
 import numpy as np
-from anndata.abc import CSCDataset
 from scipy import sparse
 
 from deltavi._errors import InputDataError, InputDataWarning, examples
@@ -17,7 +15,7 @@ from deltavi._keys import UNASSIGNED
 from deltavi._types import Rows, State, StoredMatrix
 
 BLOCK_ROWS = 1024
-# Non-zero entries moved at a time where a backed CSC matrix is walked through.
+# Nonzero entries moved at a time where a backed CSC matrix is walked through.
 ENTRIES_PER_PASS = 2_000_000
 # float32 holds every integer up to here; above it neighbouring counts become the same number.
 FLOAT32_EXACT = 2.0**24
@@ -113,6 +111,21 @@ def row_blocks(
         block = x[int(taken[0]) : int(taken[0]) + len(taken)] if contiguous else x[np.sort(taken)]
         block = block.compute() if hasattr(block, "compute") else block
         yield taken if contiguous else np.sort(taken), _as_block(block)
+
+
+def wanted_blocks(x: StoredMatrix, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, Rows]]:
+    """Rows of `x` that a mask marks, as of :func:`row_blocks` but for the others of each block, which are left out.
+
+    Other rows are read only where they lie between wanted ones in a file, of which single rows are slow.
+    """
+    in_memory = isinstance(x, np.ndarray) or sparse.issparse(x)
+    for start in range(0, x.shape[0], BLOCK_ROWS):
+        rows = start + np.flatnonzero(wanted[start : start + BLOCK_ROWS])
+        if len(rows) == 0:
+            continue
+        read = rows if in_memory else np.arange(rows[0], rows[-1] + 1)
+        for numbers, block in row_blocks(x, read):
+            yield rows, block if len(rows) == len(numbers) else block[rows - numbers[0]]
 
 
 def _as_block(block: Rows) -> Rows:
@@ -381,20 +394,3 @@ def warn_unusual(report: MatrixReport, *, where: str, cells: Sequence[str]) -> N
     if report.max_value > FLOAT32_EXACT:
         message = f"{where} holds values up to {report.max_value:.3g}, above 2^24 where single precision loses counts."
         warnings.warn(message, InputDataWarning, stacklevel=4)
-
-
-def cell_totals(x: StoredMatrix) -> np.ndarray:
-    """Sum of each row of `x`, read in blocks, ``(n_cells,)``."""
-    if isinstance(x, CSCDataset):
-        # to cut rows from columns would read the whole file for every block
-        return _totals_by_column(x.group["indices"], x.group["data"], n_rows=x.shape[0])
-    sums = [np.asarray(block.sum(1), dtype=np.float64).ravel() for _, block in row_blocks(x)]
-    return np.concatenate(sums) if sums else np.zeros(0)
-
-
-def _totals_by_column(row_of: h5py.Dataset, value_of: h5py.Dataset, *, n_rows: int) -> np.ndarray:
-    totals = np.zeros(n_rows)
-    for start in range(0, row_of.shape[0], ENTRIES_PER_PASS):
-        entries = slice(start, start + ENTRIES_PER_PASS)
-        totals += np.bincount(row_of[entries], weights=value_of[entries], minlength=n_rows)
-    return totals

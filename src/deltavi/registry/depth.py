@@ -14,9 +14,10 @@ from deltavi import _keys
 from deltavi._entries import scalar
 from deltavi._errors import DeltaviError, LibrarySizeWarning
 from deltavi._types import StoredMatrix
-from deltavi.registry.checks import cell_totals, scan_matrix
+from deltavi.registry.checks import scan_matrix
 from deltavi.registry.columns import numbers
 from deltavi.registry.source import matrix_of, rows_to_look_at, some_rows
+from deltavi.registry.totals import cell_totals
 
 logger = logging.getLogger("deltavi")
 
