@@ -20,7 +20,8 @@ from deltavi import _keys
 from deltavi._compat import AnnTorchDataset
 from deltavi.likelihood import Nonzeros
 from deltavi.model import LABELVI, VAE
-from deltavi.registry._batches import OrderedDataset, ResidentRows, log_factorials_at
+from deltavi.registry._batches import OrderedDataset
+from deltavi.registry._resident_rows import ResidentRows, log_factorials_at
 from tests.model.conftest import QUIET, SETUP, dense, small_adata
 
 # one of the cells here is empty on purpose

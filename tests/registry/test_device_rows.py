@@ -16,9 +16,9 @@ from scvi import REGISTRY_KEYS
 
 from deltavi import _keys
 from deltavi.model import VAE
-from deltavi.registry import _batches, _device_rows
-from deltavi.registry._batches import ResidentRows
+from deltavi.registry import _batches, _device_rows, _resident_rows
 from deltavi.registry._device_rows import KeptRows, SentRows, only_counts
+from deltavi.registry._resident_rows import ResidentRows
 from tests.registry.test_batches import (
     FORMS,
     N_CELLS,
@@ -237,5 +237,5 @@ def test_factorials_of_all_cells_are_those_of_each(monkeypatch: pytest.MonkeyPat
     matrix = canonical(counts().astype(np.float32))
     expected = ResidentRows(matrix).with_counts(np.arange(N_CELLS))[_keys.LOG_FACTORIAL]
     for at_once in (1, 7, N_CELLS, 100):
-        monkeypatch.setattr(_batches, "CELLS_AT_ONCE", at_once)
+        monkeypatch.setattr(_resident_rows, "CELLS_AT_ONCE", at_once)
         np.testing.assert_array_equal(ResidentRows(matrix).log_factorials(), expected)

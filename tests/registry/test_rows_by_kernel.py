@@ -12,7 +12,7 @@ from scipy import sparse
 
 from deltavi import _keys
 from deltavi.kernels import compiled, kernels
-from deltavi.registry._batches import ResidentRows
+from deltavi.registry._resident_rows import ResidentRows
 
 pytestmark = pytest.mark.skipif(kernels("rows") is None, reason="kernels cannot be compiled here")
 

@@ -270,12 +270,16 @@ def test_dense_counts_take_the_usual_way(moved: list[Any]) -> None:
     assert set(moved) == {None}
 
 
-def test_backed_counts_take_the_usual_way(moved: list[Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("fits", [True, False])
+def test_backed_counts_move_where_they_fit(fits: bool, moved: list[Any], tmp_path: Path) -> None:
+    """A small file is kept in memory, and with it on the device; a larger one is read block by block."""
     small_adata().write_h5ad(tmp_path / "cells.h5ad")
     adata = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
     VAE.setup_anndata(adata)
-    VAE(adata, n_hidden=8, n_latent=2).train(max_epochs=1, batch_size=32, **QUIET)
-    assert set(moved) == {None}
+    model = VAE(adata, n_hidden=8, n_latent=2)
+    model.train(max_epochs=1, batch_size=32, datasplitter_kwargs={"buffer_rows": 200 if fits else 64}, **QUIET)
+    assert len(moved) == 1
+    assert isinstance(moved[0], SentRows) == fits
     adata.file.close()
 
 

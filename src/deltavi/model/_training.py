@@ -87,7 +87,8 @@ def train(
     datasplitter_kwargs
         Arguments of :class:`scvi.dataloaders.DataSplitter`: ``external_indexing`` (a split as in `train_indices`,
         in a list), and where no model makes mini-batches of its own ``drop_last``, ``pin_memory``,
-        ``num_workers`` and others. ``shuffle_set_split=False`` splits in the order of the cells.
+        ``num_workers`` and others. ``shuffle_set_split=False`` splits in the order of the cells. For a matrix in
+        a file ``block_rows`` are read together, ``buffer_rows`` are mixed, and ``read_ahead=False`` uses no thread.
     callbacks
         One callback of lightning, or several.
     seed

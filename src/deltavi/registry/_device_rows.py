@@ -20,8 +20,8 @@ SHARE_OF_FREE = 0.25
 class SentRows:
     """Rows of a sparse matrix in the memory of the computer, made dense on a device.
 
-    It returns the same as :class:`deltavi.registry._batches.ResidentRows`, as tensors on the device. All sizes are
-    computed on the CPU, so that no step synchronises with the device.
+    It returns the same as :class:`deltavi.registry._resident_rows.ResidentRows`, as tensors on the device. All sizes
+    are computed on the CPU, so that no step synchronises with the device.
 
     Parameters
     ----------

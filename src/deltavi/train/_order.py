@@ -9,6 +9,7 @@ import numpy as np
 from torch.utils.data import BatchSampler, Sampler
 
 from deltavi.train._mixed import MixedBatches
+from deltavi.train._streamed import BlockOrder
 
 
 class NotedOrder(Sampler[int]):
@@ -45,7 +46,7 @@ def cells_of_batch(loader: object, number: int) -> np.ndarray:
     Parameters
     ----------
     loader
-        A loader of :func:`note_order`, or one over :class:`~deltavi.train.MixedBatches`.
+        A loader of :func:`note_order`, one over :class:`~deltavi.train.MixedBatches`, or one from a file.
     number
         Number of the mini-batch.
     """
@@ -53,9 +54,12 @@ def cells_of_batch(loader: object, number: int) -> np.ndarray:
     if isinstance(batches, MixedBatches):
         drawn_again_too = batches.latest[number] if number < len(batches.latest) else []
         return np.unique(np.asarray(drawn_again_too, dtype=np.int64) % batches.n_cells)
-    if not isinstance(getattr(batches, "sampler", None), NotedOrder):
+    if isinstance(batches, BlockOrder):
+        drawn = batches.positions_of(number)
+    elif isinstance(getattr(batches, "sampler", None), NotedOrder):
+        start = number * batches.batch_size
+        drawn = np.asarray(batches.sampler.latest[start : start + batches.batch_size], dtype=np.int64)
+    else:
         return np.zeros(0, dtype=int)
-    start = number * batches.batch_size
-    drawn = np.asarray(batches.sampler.latest[start : start + batches.batch_size], dtype=np.int64)
     # loaders of scvi-tools count within the cells that they were given
     return np.asarray(loader.indices)[drawn] if hasattr(loader, "indices") else drawn

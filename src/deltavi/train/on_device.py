@@ -1,16 +1,22 @@
-"""Splitter whose mini-batches are made on the training device, if possible."""
+"""Splitter whose mini-batches are made on the training device, or read from a file in blocks, if possible."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
+import torch
 from scvi import settings as scvi_settings
 from scvi.data import AnnDataManager
 from scvi.dataloaders import DataSplitter
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_convert
 
+from deltavi._entries import flag, whole_number
+from deltavi.registry.stored_rows import StoredRows
+from deltavi.registry.streamed import StreamedCells
+from deltavi.train._block_order import PoolSize, Turns
 from deltavi.train._loaders import Batch, CellLoader, PlainLoader
+from deltavi.train._streamed import BlockOrder, CellsOfFile, StreamedLoader
 
 # Types of devices that work asynchronously, with memory of their own.
 KINDS = ("cuda",)
@@ -39,43 +45,74 @@ class Order(Protocol):
 class DeviceSplitter(DataSplitter):
     """scvi-tools' splitter; on a GPU, counts of a sparse matrix in memory are kept there while the model trains.
 
-    Order and content of mini-batches are the same on any device. Backed or dense data, loading by several
-    processes, and training on several devices use the loaders of scvi-tools. A subclass may draw training
-    mini-batches by an ``order`` of its own; those of validation are scvi-tools'.
+    Order and content of mini-batches are the same on any device. A matrix in a file, of HDF5 or as sparse rows in
+    Zarr, is read in blocks of rows at random, and their cells are mixed in a pool from which mini-batches are cut; one
+    that fits into a pool is kept in memory instead. Dense data in memory, loading by several processes, and training
+    on several devices use the loaders of scvi-tools. A subclass may draw training mini-batches by an ``order`` of its
+    own; those of validation are scvi-tools', and from a file come in its order.
 
     Parameters
     ----------
     *args, **kwargs
         As in :class:`scvi.dataloaders.DataSplitter`.
+    block_rows
+        Cells of a file that are read together, at most one in 32 of those that are mixed; by default 64, and 256 of a
+        compressed file.
+    buffer_rows
+        Cells of a file that are in memory at once and mixed; by default 8,192, and 32,768 of a compressed file, but
+        no more than 64 MiB.
+    read_ahead
+        Read the next cells in a thread, while the model trains.
     """
 
     # true if an order makes training mini-batches, to which options of scvi-tools' loaders do not apply
     makes_batches: ClassVar[bool] = False
     data_loader_cls = CellLoader
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        block_rows: int | None = None,
+        buffer_rows: int | None = None,
+        read_ahead: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.order: Order | None = None
         self._cells: list[Any] = []
+        self._block_rows = None if block_rows is None else whole_number("block_rows", block_rows, least=1)
+        self._buffer_rows = None if buffer_rows is None else whole_number("buffer_rows", buffer_rows, least=1)
+        self._read_ahead = flag("read_ahead", read_ahead)
+        self._of_file: list[CellsOfFile] = []
+        self._streams: list[StreamedLoader] = []
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Mini-batches to train on."""
         loader = super().train_dataloader() if self.order is None else self._in_order(self.order)
-        self._move(loader)
-        return loader
+        streamed = self._prepared(loader)
+        if streamed is None or self.order is not None:
+            return loader
+        # drawn as torch draws the seed of an order
+        seed = int(torch.empty((), dtype=torch.int64).random_())
+        return self._stream(streamed, self.train_idx, seed=seed)
 
     def val_dataloader(self) -> DataLoader[Batch] | None:
         """Mini-batches to validate on, if there are any."""
         loader = super().val_dataloader()
-        if loader is not None:
-            self._move(loader)
-        return loader
+        if loader is None:
+            return None
+        streamed = self._prepared(loader)
+        return loader if streamed is None else self._stream(streamed, self.val_idx)
 
     def teardown(self, stage: str | None = None) -> None:
-        """Free the memory of the device: the model keeps its trainer, which keeps the loaders."""
+        """Free memory and stop reading: the model keeps its trainer, which keeps the loaders."""
         for cells in self._cells:
             cells.device_rows = None
-        self._cells = []
+        for held in self._of_file:
+            held.release()
+        for loader in self._streams:
+            loader.close()
+        self._cells, self._of_file, self._streams = [], [], []
 
     def on_exception(self, exception: BaseException) -> None:
         """Free the memory after a training that failed."""
@@ -86,18 +123,49 @@ class DeviceSplitter(DataSplitter):
         cells, batches = order.drawn(self.adata_manager, np.asarray(self.train_idx), batch_size)
         return PlainLoader(cells, sampler=batches, batch_size=None, num_workers=scvi_settings.dl_num_workers)
 
-    def _move(self, loader: Any) -> None:
-        """Make the mini-batches of `loader` on the device, if possible."""
+    def _prepared(self, loader: Any) -> StreamedCells | None:
+        """Prepare `loader` to be read often; maker of mini-batches, if they are to be cut from pools of a file."""
         # `loader.dataset` selects cells of the data set by position
         cells = loader.dataset.dataset
         # those of a manager of scvi-tools cannot be prepared
-        if hasattr(cells, "read_often"):
-            cells.read_often()
-        if self.trainer is None or loader.num_workers or loader.pin_memory or self.load_sparse_tensor:
-            return
+        if not hasattr(cells, "read_often"):
+            return None
+        usual = loader.num_workers or loader.pin_memory or self.load_sparse_tensor
+        streamed = None if usual or loader.collate_fn is not default_convert else self._from_file(cells)
+        cells.read_often()
+        if self.trainer is None or usual or self.trainer.world_size > 1:
+            return streamed
         device = self.trainer.strategy.root_device
-        if device.type not in KINDS or self.trainer.world_size > 1:
-            return
-        # training and validation cells are rows of one matrix
-        cells.device_rows = self._cells[0].device_rows if self._cells else cells.rows_on(device)
-        self._cells.append(cells)
+        if device.type in KINDS:
+            # training and validation cells are rows of one matrix
+            cells.device_rows = self._cells[0].device_rows if self._cells else cells.rows_on(device)
+            self._cells.append(cells)
+        return streamed
+
+    def _from_file(self, cells: CellsOfFile) -> StreamedCells | None:
+        """Maker of mini-batches from a file; a file that fits into a pool is kept in memory."""
+        if self._of_file:
+            cells.share(self._of_file[0])
+        stored = cells.stored
+        if stored is None:
+            return None
+        if not cells.is_held and stored.shape[0] <= self._size(stored).pool:
+            cells.hold()
+        self._of_file.append(cells)
+        several = self.trainer is not None and self.trainer.world_size > 1
+        return None if several or cells.is_held else cells.streamed()
+
+    def _stream(self, cells: StreamedCells, chosen: np.ndarray, *, seed: int | None = None) -> StreamedLoader:
+        """Loader of the `chosen` cells of a file, at random by a `seed`, else in the order of the file."""
+        batch_size = int(self.data_loader_kwargs.get("batch_size", 128))
+        drop_last = seed is not None and bool(self.drop_last)
+        turns = Turns(len(chosen), batch_size=batch_size, drop_last=drop_last)
+        order = BlockOrder(turns, self._size(cells.stored), seed)
+        loader = StreamedLoader(cells, np.sort(chosen), order=order, read_ahead=self._read_ahead)
+        self._streams.append(loader)
+        return loader
+
+    def _size(self, stored: StoredRows) -> PoolSize:
+        """Cells of a file that are read together and mixed."""
+        size = PoolSize.of(is_compressed=stored.is_compressed, n_bytes=stored.n_bytes)
+        return PoolSize(block=self._block_rows or size.block, pool=self._buffer_rows or size.pool)

@@ -26,6 +26,7 @@ class DataSplitter(LightningDataModule):
     adata_manager: AnnDataManager
     data_loader_kwargs: dict[str, Any]
     load_sparse_tensor: bool
+    drop_last: bool | int
     train_idx: np.ndarray
     val_idx: np.ndarray
     test_idx: np.ndarray

@@ -1,0 +1,235 @@
+"""Rows of a matrix in a file, read in runs of neighbouring rows, as training needs them."""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+from pathlib import Path
+from typing import Protocol
+
+import h5py
+import numpy as np
+from anndata.abc import CSRDataset
+from scipy import sparse
+
+from deltavi._errors import DeltaviError
+from deltavi._types import Rows, StoredMatrix
+from deltavi.registry._fingerprint import MatrixPrint
+
+# Rows that nobody asked for and that are read all the same, where a read of its own would take longer.
+LARGEST_GAP, LARGEST_GAP_IN_ZARR = 64, 256
+# A read ends at a multiple of so many rows, so that what is dropped from it is never in memory at once.
+LONGEST_RUN = 2048
+WAY_OUT = (
+    "Put the file back as it was, open it again and train a new model; until training ends, nothing may write to it."
+)
+
+
+class Entries(Protocol):
+    """An array in a file, of HDF5 or Zarr, of which slices can be read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length along each axis."""
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Type of the values."""
+
+    def __getitem__(self, chosen: slice, /) -> np.ndarray: ...
+
+
+class StoredRows(Protocol):
+    """Reader of rows of a matrix ``(n_cells, n_genes)`` in a file, for any number of threads."""
+
+    shape: tuple[int, int]
+    is_compressed: bool
+    # bytes that a row takes in memory, on average
+    n_bytes: float
+
+    def read(self, rows: np.ndarray, *, first: Rows | None = None) -> Rows:
+        """Rows in increasing order behind others that come `first`, in single precision."""
+
+
+class CsrRows:
+    """Rows of a CSR matrix in an HDF5 file or a Zarr store.
+
+    They come as those of a matrix in memory: entries in one place are added up in the type they are stored in, entries
+    of a row are in order, and values are in single precision.
+
+    Parameters
+    ----------
+    x
+        The matrix.
+
+    Raises
+    ------
+    DeltaviError
+        If rows begin before the row above them, or behind the last entry.
+    """
+
+    def __init__(self, x: CSRDataset) -> None:
+        self.shape = (int(x.shape[0]), int(x.shape[1]))
+        self._indices: Entries = x.group["indices"]
+        self._data: Entries = x.group["data"]
+        self._starts = np.asarray(x.group["indptr"][:], dtype=np.int64)
+        self.is_compressed = _is_compressed(self._data) or _is_compressed(self._indices)
+        self._gap = LARGEST_GAP if isinstance(self._data, h5py.Dataset) else LARGEST_GAP_IN_ZARR
+        self._require_starts()
+        self.n_bytes = (np.dtype(self._data.dtype).itemsize + 4) * self._starts[-1] / max(self.shape[0], 1)
+
+    def read(self, rows: np.ndarray, *, first: Rows | None = None) -> sparse.csr_matrix:
+        known = sparse.csr_matrix((0, self.shape[1]), dtype=np.float32) if first is None else sparse.csr_matrix(first)
+        lengths = self._starts[rows + 1] - self._starts[rows]
+        n_entries = known.nnz + int(lengths.sum())
+        small = max(n_entries, self.shape[1]) <= np.iinfo(np.int32).max
+        indices = returned(n_entries, np.int32 if small else np.int64)
+        data, starts = returned(n_entries, np.float32), np.zeros(known.shape[0] + len(rows) + 1, indices.dtype)
+        n_done, n_filled = 0, 0
+        for part in itertools.chain([known], (self._run(rows[run]) for run in runs_of(rows, self._gap))):
+            to = slice(n_filled, n_filled + part.nnz)
+            indices[to], data[to] = part.indices, part.data
+            starts[n_done + 1 : n_done + part.shape[0] + 1] = n_filled + part.indptr[1:]
+            n_done, n_filled = n_done + part.shape[0], n_filled + part.nnz
+        # fewer than were stored, where several are in one place
+        entries = data[:n_filled], indices[:n_filled], starts
+        return sparse.csr_matrix(entries, shape=(n_done, self.shape[1]), copy=False)
+
+    def _run(self, rows: np.ndarray) -> sparse.csr_matrix:
+        """Rows that lie near each other."""
+        genes, values = self._entries(rows)
+        if len(genes) and not 0 <= genes.min() <= genes.max() < self.shape[1]:
+            raise ValueError(f"entries belong to genes {genes.min()} to {genes.max()}, of {self.shape[1]}")
+        starts = np.concatenate([[0], np.cumsum(self._starts[rows + 1] - self._starts[rows])])
+        # SciPy adds up no half precision, and takes indices of two types alone
+        values = values.astype(np.float32) if values.dtype == np.float16 else values
+        genes = genes if genes.dtype == np.int32 else genes.astype(np.int64)
+        found = sparse.csr_matrix((values, genes, starts), shape=(len(rows), self.shape[1]), copy=False)
+        if not found.has_canonical_format:
+            found.sum_duplicates()
+        return found.astype(np.float32, copy=False)
+
+    def _entries(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Genes and values of the entries of rows that lie near each other, read in one go."""
+        first, last = int(rows[0]), int(rows[-1])
+        starts = self._starts[first : last + 2]
+        read = slice(int(starts[0]), int(starts[-1]))
+        genes, values = self._indices[read], self._data[read]
+        if len(rows) == last - first + 1:
+            return genes, values
+        wanted = np.zeros(last - first + 1, dtype=bool)
+        wanted[rows - first] = True
+        kept = np.repeat(wanted, np.diff(starts))
+        return genes[kept], values[kept]
+
+    def _require_starts(self) -> None:
+        starts, n_entries = self._starts, min(self._data.shape[0], self._indices.shape[0])
+        if len(starts) != self.shape[0] + 1 or (np.diff(starts, prepend=0) < 0).any() or starts[-1] > n_entries:
+            raise DeltaviError(
+                f"A CSR matrix of {self.shape[0]} cells has no valid indptr: {len(starts)} places up to "
+                f"{starts.max(initial=0)}, for {n_entries} entries. The file is damaged: write it again."
+            )
+
+
+class DenseRows:
+    """Rows of a dense matrix in an HDF5 file.
+
+    Parameters
+    ----------
+    x
+        The matrix.
+    """
+
+    def __init__(self, x: h5py.Dataset) -> None:
+        self.shape = (int(x.shape[0]), int(x.shape[1]))
+        self._x: Entries = x
+        self.is_compressed = _is_compressed(x)
+        self.n_bytes = 4.0 * self.shape[1]
+
+    def read(self, rows: np.ndarray, *, first: Rows | None = None) -> np.ndarray:
+        n_known = 0 if first is None else int(first.shape[0])
+        found = returned((n_known + len(rows)) * self.shape[1], np.float32).reshape(-1, self.shape[1])
+        if first is not None:
+            found[:n_known] = first
+        for run in runs_of(rows, LARGEST_GAP):
+            start, stop = int(rows[run.start]), int(rows[run.stop - 1]) + 1
+            found[n_known + run.start : n_known + run.stop] = self._x[slice(start, stop)][rows[run] - start]
+        return found
+
+
+class WatchedRows:
+    """Rows of a matrix in a file, and an error where the file changes or can no longer be read.
+
+    Parameters
+    ----------
+    rows
+        Reader of the rows.
+    x
+        The matrix.
+    where
+        Its name in messages, such as ``"adata.X"``.
+    """
+
+    def __init__(self, rows: StoredRows, x: StoredMatrix, *, where: str) -> None:
+        self.shape, self.is_compressed, self.n_bytes = rows.shape, rows.is_compressed, rows.n_bytes
+        self._rows, self._x, self._where = rows, x, where
+        self._file = file_of(x)
+        self._print = MatrixPrint(x, self._file)
+
+    def read(self, rows: np.ndarray, *, first: Rows | None = None) -> Rows:
+        """Rows in increasing order behind others that come `first`, in single precision.
+
+        Raises
+        ------
+        DeltaviError
+            If the file was written to, is gone or damaged; of a file that was written to, a sample is compared.
+        """
+        try:
+            found = self._rows.read(rows, first=first)
+            # afterwards, so that a write in between is detected
+            same = self._print.is_same(self._x)
+        except (AttributeError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+            raise DeltaviError(
+                f"{self._where} can no longer be read{self._place()} ({type(error).__name__}: {error}). {WAY_OUT}"
+            ) from error
+        if not same:
+            raise DeltaviError(f"{self._where} changed while it was read{self._place()}. {WAY_OUT}")
+        return found
+
+    def _place(self) -> str:
+        return "" if self._file is None else f" from {self._file}"
+
+
+def stored_rows(x: StoredMatrix, *, where: str) -> WatchedRows | None:
+    """Reader of the rows of `x`, named `where` in messages; ``None`` if it does not lie row by row in a file."""
+    if isinstance(x, CSRDataset):
+        return WatchedRows(CsrRows(x), x, where=where)
+    return WatchedRows(DenseRows(x), x, where=where) if isinstance(x, h5py.Dataset) else None
+
+
+def file_of(x: StoredMatrix) -> Path | None:
+    """File of HDF5 that `x` lies in; ``None`` for other storage, whose time of writing is not known."""
+    stored = x.group if isinstance(x, CSRDataset) else x
+    path = Path(stored.file.filename) if isinstance(stored, h5py.Group | h5py.Dataset) else None
+    return path if path is not None and path.is_file() else None
+
+
+def runs_of(rows: np.ndarray, gap: int = LARGEST_GAP) -> list[slice]:
+    """Places of increasing `rows` that are read in one go, no more than `gap` other rows between two of them."""
+    ends = np.flatnonzero((np.diff(rows) > gap + 1) | (np.diff(rows // LONGEST_RUN) > 0)) + 1
+    edges = [0, *ends.tolist(), len(rows)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(edges) if stop > start]
+
+
+def returned(length: int, dtype: type[np.number]) -> np.ndarray:
+    """Zeroed array whose memory goes back to the system at once when it is freed.
+
+    The C library keeps what threads free, for each of them, so that pools would take several times their memory.
+    """
+    found = np.frombuffer(mmap.mmap(-1, max(length * np.dtype(dtype).itemsize, 1)), dtype=np.uint8)
+    return found[: length * np.dtype(dtype).itemsize].view(dtype)
+
+
+def _is_compressed(x: Entries) -> bool:
+    """True if parts of `x` cannot be read without a larger piece around them, as in every Zarr store."""
+    return not isinstance(x, h5py.Dataset) or x.id.get_create_plist().get_nfilters() > 0
