@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,14 +12,17 @@ import numpy as np
 import pandas as pd
 import zarr
 from anndata import AnnData
-from anndata.io import sparse_dataset, write_elem
+from anndata.io import write_elem
 from scipy import sparse
 
-from deltavi._types import Rows, State
+from deltavi._types import Rows, State, is_sparse
 from deltavi.io._stores import H5AD
+from deltavi.io._watched import WatchedFile
 
 # Sides of a chunk of a dense array.
 CHUNK_ROWS, CHUNK_COLUMNS = 512, 1024
+# Stored entries of a chunk of a sparse matrix.
+CHUNK_ENTRIES = 2**18
 ROOT = {"encoding-type": "anndata", "encoding-version": "0.1.0"}
 NOTHING: Mapping[str, object] = MappingProxyType({})
 MAPPINGS = ("layers", "obsm", "varm", "obsp", "varp", "uns")
@@ -38,8 +41,9 @@ class BlockFile:
 
     def __init__(self, part: Path, n_cells: int) -> None:
         self._is_h5, self._n_cells = part.suffix == H5AD, n_cells
-        self._root: Any = h5py.File(part, "w") if self._is_h5 else _zarr_group(part)
-        self._matrices: dict[tuple[str, str], _GrowingMatrix] = {}
+        self._file = WatchedFile(part) if self._is_h5 else None
+        self._root: Any = _zarr_group(part) if self._file is None else h5py.File(self._file, "w")
+        self._matrices: dict[tuple[str, str], _DenseMatrix | _SparseMatrix] = {}
         self._unknown: dict[str, set[int]] = {}
         self._root.attrs.update(ROOT)
         for name in MAPPINGS:
@@ -49,8 +53,10 @@ class BlockFile:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._is_h5:
-            self._root.close()
+        if self._file is not None:
+            with self._file:
+                self._root.close()
+            self._file.check()
         elif error[0] is None:
             zarr.consolidate_metadata(self._root.store)
 
@@ -66,12 +72,13 @@ class BlockFile:
         self._grow("", "X", profile)
         for name, rows in layers.items():
             self._grow("layers", name, rows)
+        self._check()
 
     def add_column(self, name: str, values: np.ndarray, *, place: int, n_columns: int) -> None:
         """Write a column of a matrix in varm; columns that are never written are NaN."""
         if name not in self._root["varm"]:
             empty = np.zeros((len(values), 0), dtype=values.dtype)
-            layout = _layout(len(values), 1, grows_to=None, is_h5=self._is_h5)
+            layout = _layout(len(values), 1, grows_to=None, is_h5=self._is_h5, is_packed=True)
             write_elem(self._root["varm"], name, empty, dataset_kwargs=layout)
             self._root["varm"][name].resize((len(values), n_columns))
             self._unknown[name] = set(range(n_columns))
@@ -95,77 +102,126 @@ class BlockFile:
                 self._root["varm"][name][:, place] = np.nan
         for name, table in (("obs", obs), ("var", var)):
             write_elem(self._root, name, table)
+            self._check()
         for mapping, entries in (("uns", uns), ("obsm", obsm), ("varm", varm)):
             for name, entry in entries.items():
                 write_elem(self._root[mapping], name, entry)
+                self._check()
+
+    def _check(self) -> None:
+        """Raise where the disk failed."""
+        if self._file is not None:
+            self._file.check()
 
     def _grow(self, mapping: str, name: str, rows: Rows) -> None:
-        if (mapping, name) not in self._matrices:
+        place = mapping, name
+        if place not in self._matrices:
             group = self._root[mapping] if mapping else self._root
-            self._matrices[mapping, name] = _GrowingMatrix(group, name, self._n_cells, is_h5=self._is_h5)
-        self._matrices[mapping, name].add(rows)
+            self._matrices[place] = (
+                _SparseMatrix(group, name, rows, self._n_cells)
+                if is_sparse(rows)
+                else _DenseMatrix(group, name, rows, self._n_cells, is_h5=self._is_h5)
+            )
+        self._matrices[place].add(rows)
 
 
-class _GrowingMatrix:
-    """Matrix of a file that rows are added to; rows that do not fill a chunk wait for the next ones.
+class _GrowingArray:
+    """Array of a file that is filled from its start; what does not fill a chunk waits for what comes next.
 
     A chunk that is written in parts is read and packed again for each of them.
     """
 
-    def __init__(self, group: Any, name: str, n_rows: int, *, is_h5: bool) -> None:
-        self._group, self._name, self._n_rows, self._is_h5 = group, name, n_rows, is_h5
-        self._waiting: list[Rows] = []
+    def __init__(self, array: Any, chunk: int) -> None:
+        self._array, self._chunk = array, chunk
+        self._waiting: list[np.ndarray] = []
         self._n_waiting = self._n_written = 0
+
+    def add(self, values: np.ndarray) -> None:
+        """Add the next rows."""
+        self._waiting.append(values)
+        self._n_waiting += len(values)
+        if self._n_waiting >= self._chunk:
+            self._write(self._n_waiting - self._n_waiting % self._chunk)
+
+    def finish(self) -> None:
+        """Write what waits, and let go of places that were not filled."""
+        if self._n_waiting:
+            self._write(self._n_waiting)
+        if self._array.shape[0] > self._n_written:
+            self._array.resize((self._n_written, *self._array.shape[1:]))
+
+    def _write(self, n: int) -> None:
+        joined = self._waiting[0] if len(self._waiting) == 1 else np.concatenate(self._waiting)
+        end = self._n_written + n
+        if end > self._array.shape[0]:
+            # by more than is needed: each time the description of the array is written anew
+            self._array.resize((end + end // 2, *self._array.shape[1:]))
+        self._array[self._n_written : end] = joined[:n]
+        self._waiting, self._n_waiting, self._n_written = [joined[n:]], self._n_waiting - n, end
+
+
+class _DenseMatrix:
+    """Dense matrix of a file, like its first `rows`, that rows are added to."""
+
+    def __init__(self, group: Any, name: str, rows: np.ndarray, n_cells: int, *, is_h5: bool) -> None:
+        n_genes = rows.shape[1]
+        layout = _layout(CHUNK_ROWS, n_genes, grows_to=n_genes, is_h5=is_h5, is_packed=_packs_well(rows))
+        write_elem(group, name, rows[:0], dataset_kwargs=layout)
+        group[name].resize((n_cells, n_genes))
+        self._array = _GrowingArray(group[name], CHUNK_ROWS)
 
     def add(self, rows: Rows) -> None:
         """Add the next rows."""
-        self._waiting.append(rows if sparse.issparse(rows) else np.asarray(rows))
-        self._n_waiting += rows.shape[0]
-        if self._n_waiting >= CHUNK_ROWS:
-            self._write(self._n_waiting - self._n_waiting % CHUNK_ROWS)
+        self._array.add(np.asarray(rows))
 
     def finish(self) -> None:
         """Write the rows that wait."""
-        if self._n_waiting or self._name not in self._group:
-            self._write(self._n_waiting)
-
-    def _write(self, n_rows: int) -> None:
-        waiting = self._waiting
-        joined = waiting[0] if len(waiting) == 1 else _stacked(waiting)
-        ready, self._waiting = joined[:n_rows], [joined[n_rows:]]
-        if sparse.issparse(ready):
-            self._write_sparse(ready)
-        else:
-            self._write_dense(ready)
-        self._n_waiting -= n_rows
-        self._n_written += n_rows
-
-    def _write_sparse(self, rows: sparse.csr_matrix) -> None:
-        if self._name in self._group:
-            sparse_dataset(self._group[self._name]).append(rows)
-        else:
-            write_elem(self._group, self._name, _with_long_pointers(rows))
-
-    def _write_dense(self, rows: np.ndarray) -> None:
-        if self._name not in self._group:
-            layout = _layout(CHUNK_ROWS, rows.shape[1], grows_to=rows.shape[1], is_h5=self._is_h5)
-            write_elem(self._group, self._name, rows[:0], dataset_kwargs=layout)
-            self._group[self._name].resize((self._n_rows, rows.shape[1]))
-        self._group[self._name][self._n_written : self._n_written + len(rows)] = rows
+        self._array.finish()
 
 
-def _stacked(blocks: Sequence[Rows]) -> Rows:
-    if sparse.issparse(blocks[0]):
-        return sparse.csr_matrix(sparse.vstack(blocks))
-    return np.concatenate(blocks)
+class _SparseMatrix:
+    """Matrix in compressed rows, like its first `rows`, that rows are added to."""
+
+    def __init__(self, group: Any, name: str, rows: sparse.csr_matrix, n_cells: int) -> None:
+        # as many as the whole is going to have, if that is less than a chunk
+        expected = -(-rows.nnz * n_cells // max(1, rows.shape[0]))
+        chunk = min(max(1, expected), CHUNK_ENTRIES)
+        write_elem(group, name, _with_long_pointers(rows[:0]), dataset_kwargs={"chunks": (chunk,)})
+        self._stored, self._shape = group[name], (0, rows.shape[1])
+        self._data, self._genes = (_GrowingArray(self._stored[part], chunk) for part in ("data", "indices"))
+        self._pointers, self._n_entries = [np.zeros(1, dtype=np.int64)], 0
+
+    def add(self, rows: Rows) -> None:
+        """Add the next rows."""
+        found = sparse.csr_matrix(rows)
+        self._data.add(found.data)
+        self._genes.add(found.indices)
+        self._pointers.append(found.indptr[1:].astype(np.int64) + self._n_entries)
+        self._n_entries += found.nnz
+        self._shape = self._shape[0] + found.shape[0], self._shape[1]
+
+    def finish(self) -> None:
+        """Write the entries that wait, and where each row begins."""
+        self._data.finish()
+        self._genes.finish()
+        pointers = np.concatenate(self._pointers)
+        self._stored["indptr"].resize((len(pointers),))
+        self._stored["indptr"][:] = pointers
+        self._stored.attrs["shape"] = self._shape
 
 
-def _layout(rows: int, columns: int, *, grows_to: int | None, is_h5: bool) -> State:
-    """Chunks of a dense array, and of an h5ad file that it may grow, to so many columns, and is compressed."""
+def _packs_well(rows: np.ndarray) -> bool:
+    """True if most entries are zero; of others gzip saves a tenth, in several times the time that writing takes."""
+    return rows.size == 0 or 2 * np.count_nonzero(rows) < rows.size
+
+
+def _layout(rows: int, columns: int, *, grows_to: int | None, is_h5: bool, is_packed: bool) -> State:
+    """Chunks of a dense array; of an h5ad file also that it may grow, to so many columns, and whether it is packed."""
     chunks = {"chunks": (max(1, rows), max(1, min(columns, CHUNK_COLUMNS)))}
     if not is_h5:
         return chunks
-    return {**chunks, "maxshape": (None, grows_to), "compression": "gzip", "compression_opts": 1}
+    packing = {"compression": "gzip", "compression_opts": 1} if is_packed else {}
+    return {**chunks, "maxshape": (None, grows_to), **packing}
 
 
 def _zarr_group(part: Path) -> Any:
