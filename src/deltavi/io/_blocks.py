@@ -22,7 +22,7 @@ from deltavi.io._watched import WatchedFile
 # Sides of a chunk of a dense array.
 CHUNK_ROWS, CHUNK_COLUMNS = 512, 1024
 # Stored entries of a chunk of a sparse matrix.
-CHUNK_ENTRIES = 2**18
+CHUNK_ENTRIES = 2**17
 ROOT = {"encoding-type": "anndata", "encoding-version": "0.1.0"}
 NOTHING: Mapping[str, object] = MappingProxyType({})
 MAPPINGS = ("layers", "obsm", "varm", "obsp", "varp", "uns")
@@ -157,7 +157,8 @@ class _GrowingArray:
             # by more than is needed: each time the description of the array is written anew
             self._array.resize((end + end // 2, *self._array.shape[1:]))
         self._array[self._n_written : end] = joined[:n]
-        self._waiting, self._n_waiting, self._n_written = [joined[n:]], self._n_waiting - n, end
+        # a copy, since a view would keep all of them
+        self._waiting, self._n_waiting, self._n_written = [joined[n:].copy()], self._n_waiting - n, end
 
 
 class _DenseMatrix:
@@ -183,9 +184,7 @@ class _SparseMatrix:
     """Matrix in compressed rows, like its first `rows`, that rows are added to."""
 
     def __init__(self, group: Any, name: str, rows: sparse.csr_matrix, n_cells: int) -> None:
-        # as many as the whole is going to have, if that is less than a chunk
-        expected = -(-rows.nnz * n_cells // max(1, rows.shape[0]))
-        chunk = min(max(1, expected), CHUNK_ENTRIES)
+        chunk = max(1, min(n_cells * rows.shape[1], CHUNK_ENTRIES))
         write_elem(group, name, _with_long_pointers(rows[:0]), dataset_kwargs={"chunks": (chunk,)})
         self._stored, self._shape = group[name], (0, rows.shape[1])
         self._data, self._genes = (_GrowingArray(self._stored[part], chunk) for part in ("data", "indices"))

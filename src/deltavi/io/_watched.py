@@ -1,4 +1,4 @@
-"""A file for HDF5, which does not survive a disk that fails: its errors are kept, and raised once the file is closed."""
+"""A file for HDF5, which does not survive a disk that fails: errors are kept, and raised once the file is closed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class WatchedFile(io.FileIO):
         n_bytes = len(rest)
         while len(rest) and self._error is None:
             try:
-                n_taken = super().write(rest)
+                n_taken = self._taken(rest)
             except OSError as error:
                 self._error = error
             else:
@@ -38,6 +38,10 @@ class WatchedFile(io.FileIO):
         if len(rest):
             self._lost.append((place, bytes(rest)))
         return n_bytes
+
+    def _taken(self, data: memoryview) -> int:
+        """Write as much of `data` as the system takes at once; the number of bytes."""
+        return super().write(data)
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
         """Read what was written, on the disk or not."""
