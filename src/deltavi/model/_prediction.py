@@ -41,7 +41,7 @@ Sink = Callable[[Rows, Mapping[str, Rows]], None]
 
 @dataclass(frozen=True)
 class Delivery:
-    """How an answer is handed over.
+    """Form that an answer is handed over in.
 
     Parameters
     ----------
