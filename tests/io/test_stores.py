@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +14,7 @@ from scipy import sparse
 
 from deltavi.errors import DeltaviError, FileWriteError
 from deltavi.io import BlockFile, require_store, write_store
+from tests.io.test_write_faults import POSIX, short_files
 
 SUFFIXES = (".h5ad", ".zarr")
 
@@ -57,6 +59,50 @@ def test_blocks_are_one_file(tmp_path: Path, suffix: str) -> None:
     assert np.isnan(found.varm["change"][:, 0]).all()
     np.testing.assert_array_equal(found.varm["change"][:, 1:], np.tile([1.0, 2.0], (7, 1)))
     assert [one.name for one in tmp_path.iterdir()] == [target.name]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("sizes", [(1,) * 30, (512, 512, 1), (700, 3, 600), (0,)])
+def test_blocks_of_any_size_are_one_matrix(
+    tmp_path: Path, suffix: str, sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deltavi.io._blocks.CHUNK_ENTRIES", 500)
+    blocks = [cells(n, seed) for seed, n in enumerate(sizes)]
+    target = tmp_path / f"all{suffix}"
+    write_store(target, lambda part: write_blocks(part, blocks))
+    found = read(target)
+    x, rate = sparse.vstack([block.X for block in blocks]), np.concatenate([b.layers["rate"] for b in blocks])
+    assert sparse.isspmatrix_csr(found.X) or isinstance(found.X, sparse.csr_array)
+    assert found.X.dtype == np.float32
+    np.testing.assert_array_equal(found.X.toarray(), x.toarray())
+    np.testing.assert_array_equal(found.layers["rate"], rate)
+    assert found.layers["rate"].dtype == np.float32
+    assert found.shape == (sum(sizes), 7)
+
+
+@POSIX
+@pytest.mark.parametrize("n_bytes", [100, 20_000, 80_000, 120_000, 190_000])
+def test_a_disk_that_is_full_while_hdf5_writes(tmp_path: Path, n_bytes: int) -> None:
+    target = tmp_path / "all.h5ad"
+    blocks = [cells(3000, seed) for seed in range(2)]
+    write_store(target, lambda part: write_blocks(part, [cells(4)]))
+    with pytest.raises(FileWriteError, match="File too large"), short_files(n_bytes):
+        write_store(target, lambda part: write_blocks(part, blocks))
+    assert read(target).n_obs == 4
+    assert [one.name for one in tmp_path.iterdir()] == [target.name]
+
+
+def test_matrices_are_packed_where_most_is_zero(tmp_path: Path) -> None:
+    few, many = np.zeros((600, 9), dtype=np.float32), np.ones((600, 9), dtype=np.float32)
+    few[:, 0] = 1
+    with BlockFile(tmp_path / "part.h5ad", 600) as file:
+        file.add_rows(few, {"many": many})
+        file.finish(obs=pd.DataFrame(index=map(str, range(600))), var=pd.DataFrame(index=list("abcdefghi")), uns={})
+    with h5py.File(tmp_path / "part.h5ad") as root:
+        assert root["X"].compression == "gzip"
+        assert root["layers/many"].compression is None
+        np.testing.assert_array_equal(root["X"][:], few)
+        np.testing.assert_array_equal(root["layers/many"][:], many)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -302,7 +302,11 @@ def peak_of_writing(model: SCGEN, responses: ResponseModel, n: int, path: Path) 
         tracemalloc.stop()
 
 
-def test_memory_is_that_of_one_block(model: SCGEN, responses: ResponseModel, tmp_path: Path) -> None:
+def test_memory_is_that_of_one_block(
+    model: SCGEN, responses: ResponseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # so that few blocks fill what waits to be written
+    monkeypatch.setattr("deltavi.io._blocks.CHUNK_ENTRIES", 4096)
     peak_of_writing(model, responses, 1, tmp_path / "warm.zarr")
     few, many = (peak_of_writing(model, responses, n, tmp_path / f"{n}.zarr") for n in (2, 7))
     # five more blocks of expected counts alone are more than that

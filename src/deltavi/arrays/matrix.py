@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TypeAlias
 
@@ -132,6 +133,41 @@ def gene_means(matrix: Rows) -> Vector:
         # scipy sums in the precision of the matrix even with another dtype; bincount always sums in double
         return np.asarray(np.bincount(matrix.indices, weights=matrix.data, minlength=n_genes) / n_cells)
     return np.asarray(matrix.mean(axis=0, dtype=np.float64))
+
+
+class RunningMeans:
+    """Means of every gene over groups of cells that come block by block, those of :func:`gene_means`.
+
+    Sums go on from cell to cell, so that the means do not depend on how these are cut into blocks.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Vector] = {}
+        self._sizes: Counter[str] = Counter()
+
+    def add(self, block: Rows, groups: np.ndarray, name: str) -> None:
+        """Add the next cells, of these `groups`; `name` is that of the matrix in errors, as of :func:`as_matrix`."""
+        for group in dict.fromkeys(groups):
+            rows = as_matrix(block[groups == group], name)
+            sums = self._sums.get(str(group), np.zeros(rows.shape[1]))
+            self._sums[str(group)] = _summed_on(sums, rows)
+            self._sizes[str(group)] += rows.shape[0]
+
+    def of(self, group: str) -> Vector:
+        """Means of one group, (n_genes,)."""
+        return np.asarray(self._sums[group] / self._sizes[group])
+
+
+def _summed_on(sums: Vector, rows: Rows) -> Vector:
+    """`sums` of every gene with those of further cells, one after the other."""
+    if is_sparse(rows):
+        # bincount adds in the order of its entries, so that the sums come first
+        genes, values = np.arange(len(sums)), np.concatenate([sums, rows.data])
+        return np.asarray(np.bincount(np.concatenate([genes, rows.indices]), weights=values, minlength=len(sums)))
+    found = sums.copy()
+    for row in rows:
+        found += row
+    return found
 
 
 def gene_variances(matrix: Rows, *, ddof: int = 0) -> Vector:

@@ -25,7 +25,7 @@ from deltavi.model._prediction import predicted_from
 from deltavi.model._question import Condition, Question
 from deltavi.model._treated import Treated, treated_of
 from deltavi.model.own_response import described_groups
-from deltavi.model.request import Request, assemble
+from deltavi.model.request import Request, described, with_matrices
 
 if TYPE_CHECKING:
     from deltavi.model._responds import Responds
@@ -161,13 +161,10 @@ def control_block(
             kept = sparse.csr_matrix(profile) if of_counts else profile
             parts.append(Predicted(kept, rate, counts, unknown, unknown))
             start = rows.stop
-    found = assemble(
-        request,
-        stack(parts, len(model.gene_names), of_counts=of_counts, interval=question.n_samples > 1),
-        genes=model.gene_names,
-        condition_key=condition_key(model),
-        perturbation=question.control.name,
-    )
+    key, name = condition_key(model), question.control.name
+    found = described(request, genes=model.gene_names, condition_key=key, perturbation=name)
+    joined = stack(parts, len(model.gene_names), of_counts=of_counts, interval=question.n_samples > 1)
+    with_matrices(found, joined.profile, joined.layers())
     found.obs_names = found.obs[_keys.OBS_SOURCE_CELL].astype(str)
     found.obs.index.name = None
     found.obsm[_keys.OBSM_LATENT_BEFORE], found.obsm[_keys.OBSM_LATENT_AFTER] = before, before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +14,8 @@ from scvi import REGISTRY_KEYS
 
 from deltavi._compat import MODULE_KEYS
 from deltavi._cp10k import log1p_cp10k, log1p_cp10k_rows
+from deltavi._keys import LAYER_COUNTS, LAYER_LOWER, LAYER_RATE, LAYER_UPPER
+from deltavi._types import Rows
 from deltavi.likelihood import Likelihood
 from deltavi.likelihood.base import to_numpy
 from deltavi.likelihood.rows import quantile_rows
@@ -55,6 +57,11 @@ class Predicted:
     lower: NDArray[np.float32] | None = None
     upper: NDArray[np.float32] | None = None
 
+    def layers(self, kept: Container[str] | None = None) -> dict[str, Rows]:
+        """Matrices beside the profile under the names of their layers; those `kept` alone, if that is given."""
+        found = {LAYER_RATE: self.rate, LAYER_COUNTS: self.counts, LAYER_LOWER: self.lower, LAYER_UPPER: self.upper}
+        return {name: rows for name, rows in found.items() if rows is not None and (kept is None or name in kept)}
+
 
 def stack(
     parts: Sequence[Predicted],
@@ -62,7 +69,6 @@ def stack(
     *,
     of_counts: bool = True,
     interval: bool = False,
-    rate: NDArray[np.float32] | None = None,
 ) -> Predicted:
     """Join mini-batches; without any, what their prediction would hold if it had cells.
 
@@ -74,20 +80,13 @@ def stack(
         Genes of each.
     of_counts, interval
         Content that they have, if there are any.
-    rate
-        Rates of all cells, if the mini-batches hold parts of this array.
     """
     if not parts:
         empty = np.zeros((0, n_genes), dtype=np.float32)
         rows = sparse.csr_matrix(empty)
         bounds = {"lower": empty, "upper": empty} if interval else {}
         return Predicted(rows if of_counts else empty, rate=empty, counts=rows if of_counts else None, **bounds)
-    joined = {
-        name: _join([getattr(part, name) for part in parts])
-        for name in Predicted.__annotations__
-        if name != "rate" or rate is None
-    }
-    return Predicted(**joined) if rate is None else Predicted(rate=rate, **joined)
+    return Predicted(**{name: _join([getattr(part, name) for part in parts]) for name in Predicted.__annotations__})
 
 
 def _join(values: list[Any]) -> Any:

@@ -17,7 +17,7 @@ from scipy import sparse
 from deltavi import _keys
 from deltavi._cp10k import cp10k_factors
 from deltavi._random import isolated_randomness
-from deltavi.arrays.matrix import as_matrix, gene_means
+from deltavi.arrays.matrix import RunningMeans
 from deltavi.likelihood import Likelihood
 from deltavi.model._decoding import CellDecoder, profile_of, profile_rows
 from deltavi.model._group_sums import group_means
@@ -236,13 +236,23 @@ def treated_table(updates: dict[str, Update]) -> pd.DataFrame:
     return table
 
 
-def report_evidence(result: AnnData, evidence: ResponseEvidence, groups: np.ndarray) -> None:
-    """Write the change of every gene with its interval, and how far the query lies from the training labels."""
+def report_evidence(result: AnnData, evidence: ResponseEvidence, means: RunningMeans) -> None:
+    """Write the change of every gene with its interval, and how far the query lies from the training labels.
+
+    Parameters
+    ----------
+    result
+        The predicted cells.
+    evidence
+        What their groups were predicted by.
+    means
+        Mean profile of each group as predicted.
+    """
     names = list(evidence.estimates)
     changes = pd.DataFrame(index=result.var_names)
     lower, upper = changes.copy(), changes.copy()
     for row, name in enumerate(names):
-        predicted = gene_means(as_matrix(result.X[groups == name], "predicted"))
+        predicted = means.of(name)
         before, half = evidence.control.means[row], evidence.estimates[name].half_width
         if name in evidence.updates:
             half = half * evidence.updates[name].narrowing

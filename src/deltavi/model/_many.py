@@ -11,7 +11,7 @@ import numpy as np
 from anndata import AnnData
 
 from deltavi import _keys
-from deltavi._entries import choice, flag, names, one_name
+from deltavi._entries import flag, names, one_name
 from deltavi._errors import DeltaviError, InputDataWarning, examples
 from deltavi._text import as_text
 from deltavi.io import PathLike, require_store
@@ -22,7 +22,7 @@ from deltavi.model._control_cells import control_cells
 from deltavi.model._decoding import Output
 from deltavi.model._other_genes import OtherGenes
 from deltavi.model._question import Condition, Draws, EmpiricalWeight, Question, ShiftStrategy, share_of
-from deltavi.model.request import check_options
+from deltavi.model.request import check_options, layers_asked
 from deltavi.perturbation import ResponseModel
 from deltavi.registry.columns import require_known
 
@@ -201,7 +201,7 @@ def predict_perturbations(
     """
     start, ends = perturbations_asked(self, control, perturbations)
     check_options(output, invalid_cells, similarity_space, draws)
-    kept = None if layers is None else _layers(layers)
+    kept = layers_asked(layers, of_counts=self.module.of_counts, n_samples=n_samples)
     replaces, with_controls, wanted = (
         flag("overwrite", overwrite),
         flag("controls", controls),
@@ -276,8 +276,3 @@ def perturbations_asked(
                 stacklevel=4,
             )
     return model._condition(start), tuple(found.values())
-
-
-def _layers(given: str | Sequence[str]) -> tuple[str, ...]:
-    known = (_keys.LAYER_RATE, _keys.LAYER_COUNTS, _keys.LAYER_LOWER, _keys.LAYER_UPPER)
-    return tuple(choice("layers", name, known) for name in names("layers", given))

@@ -371,29 +371,6 @@ class MIXVI(Annotates, VAE):
             raise DeltaviError(f"of must be 'z' or 'w', not {of!r}." if of != "w" else f"w takes no {list(kwargs)}.")
         return w_positions(self, adata, indices)
 
-    def predict_perturbation(
-        self, adata: AnnData | None = None, *, control: str, perturbation: str, **kwargs: Any
-    ) -> AnnData:
-        """Predict how cells would look under another condition.
-
-        As :meth:`deltavi.model.SCGEN.predict_perturbation`, with two further values of ``shift`` for a model with
-        ``conditional=True``: ``"z"`` keeps the cell's latent position and decodes it under `perturbation`; ``"w"``
-        keeps its component and its w, and decodes the mean of that component there. Of a cell ``"w"`` leaves what w
-        says; where that is little (:meth:`get_kl_per_dimension`), cells of a component differ by their residual alone.
-
-        Parameters
-        ----------
-        adata, control, perturbation, **kwargs
-            As there; ``shift`` may also be ``"z"`` or ``"w"``.
-
-        Raises
-        ------
-        DeltaviError
-            If a route is asked for without ``conditional=True``, or together with a ``shift_scale``.
-        """
-        adata = self._query(adata, control, kwargs)
-        return super().predict_perturbation(adata, control=control, perturbation=perturbation, **kwargs)
-
     def _check_query(self, manager: DataManager, offer: Offer) -> None:
         super()._check_query(manager, offer)
         if self.module.conditional:

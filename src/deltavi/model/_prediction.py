@@ -1,33 +1,91 @@
-"""Predictions of cells under another condition, from a question to an AnnData."""
+"""Predictions of cells under another condition, from a question to an AnnData in memory or in a file."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
 import deltavi
 from deltavi import _keys
+from deltavi._entries import flag
 from deltavi._random import isolated_randomness
+from deltavi._types import Rows, State
+from deltavi.arrays.matrix import RunningMeans
+from deltavi.io import BlockFile, PathLike, require_store, write_store
 from deltavi.model._asked import condition_key, positions_of
 from deltavi.model._decoding import CellDecoder, Predicted, predict_cells, predictive_interval, stack
 from deltavi.model._empirical_response import ResponseEvidence, evidence_of, report_evidence, unshifted
+from deltavi.model._gathered import Gathered
 from deltavi.model._question import Question
 from deltavi.model._shifts import shifted_positions
 from deltavi.model._treated import Treated
 from deltavi.model.own_response import own_weights, warn_of_own_cells
-from deltavi.model.request import Request, assemble, drop_unused_categories
+from deltavi.model.request import Request, described, drop_unused_categories, with_matrices
+from deltavi.train.progress import progress_bar
 
 if TYPE_CHECKING:
     from deltavi.model._responds import Responds
 
+# Takes the profile and the layers of the next cells.
+Sink = Callable[[Rows, Mapping[str, Rows]], None]
 
-def answer(model: Responds, request: Request, question: Question, treated: Treated, *, batch_size: int) -> AnnData:
-    """Predicted cells of `request`, with a record of what was done.
+
+@dataclass(frozen=True)
+class Delivery:
+    """Form that an answer is handed over in.
+
+    Parameters
+    ----------
+    path
+        File to write, in the form that :func:`deltavi.io.require_store` gives it; None for an AnnData in memory.
+    layers
+        Layers to keep; None for all.
+    progress
+        Show a progress bar.
+    """
+
+    path: Path | None = None
+    layers: tuple[str, ...] | None = None
+    progress: bool = False
+
+
+IN_MEMORY = Delivery()
+
+
+def delivery_of(path: PathLike | None, *, overwrite: bool, layers: tuple[str, ...] | None, progress: bool) -> Delivery:
+    """Delivery as it is asked for.
+
+    Raises
+    ------
+    DeltaviError
+        If `path` exists without `overwrite`, or is something else than an AnnData file.
+    FileWriteError
+        If its folder cannot be written to.
+    """
+    replaces, is_shown = flag("overwrite", overwrite), flag("progress", progress)
+    target = None if path is None else require_store(path, overwrite=replaces)
+    return Delivery(target, layers, is_shown)
+
+
+def answer(
+    model: Responds,
+    request: Request,
+    question: Question,
+    treated: Treated,
+    delivery: Delivery,
+    *,
+    batch_size: int,
+) -> AnnData | Path:
+    """Predicted cells of `request`, with a record of what was done; the path of the file where one is written.
 
     Parameters
     ----------
@@ -39,14 +97,20 @@ def answer(model: Responds, request: Request, question: Question, treated: Treat
         What is asked of them.
     treated
         A few treated cells of some of the groups.
+    delivery
+        What is made of them.
     batch_size
         Cells decoded at a time.
     """
     before = positions_of(model, request.adata, request.cells)
-    result = predicted_from(model, request, before, question, treated, batch_size=batch_size)
-    drop_unused_categories(result.obs)
-    own = result.uns[_keys.UNS_PREDICTION]["own_weights"]
-    warn_of_own_cells(model, request, question.perturbation.name, own)
+    moved = MovedCells.of(model, request, before, question, treated)
+    result: AnnData | Path
+    if delivery.path is None:
+        result = moved.in_memory(delivery, batch_size)
+        drop_unused_categories(result.obs)
+    else:
+        result = moved.in_file(delivery.path, delivery, batch_size)
+    warn_of_own_cells(model, request, question.perturbation.name, moved.own_weights)
     return result
 
 
@@ -60,83 +124,154 @@ def predicted_from(
     batch_size: int,
 ) -> AnnData:
     """As :func:`answer`, from the latent positions of the cells ``(n_cells, n_latent)``; it warns of nothing."""
-    after, how = shifted_positions(model, request, before, question)
-    evidence = evidence_of(model, request, (before, after), question, treated)
-    with isolated_randomness(question.seed):  # encoders draw, though no draw reaches the answer
-        predicted = _predict(model, request, (before, after), question, evidence, batch_size=batch_size)
-    control, perturbation = question.conditions
-    result = assemble(
-        request,
-        predicted,
-        genes=model.gene_names,
-        condition_key=condition_key(model),
-        perturbation=perturbation,
-    )
-    result.obsm[_keys.OBSM_LATENT_BEFORE], result.obsm[_keys.OBSM_LATENT_AFTER] = before, after
-    result.uns[_keys.UNS_PREDICTION] = {
-        "model": type(model).__name__,
-        "control": control,
-        "perturbation": perturbation,
-        **how,
-        "effect_scale": question.effect_scale,
-        "output": question.output,
-        "draws": question.draws,
-        "n_samples": question.n_samples,
-        "seed": question.seed,
-        "deltavi_version": deltavi.__version__,
-    }
-    if evidence is not None:
-        report_evidence(result, evidence, request.groups)
-    result.uns[_keys.UNS_PREDICTION]["own_weights"] = own_weights(model, request, question, how, evidence)
-    return result
+    return MovedCells.of(model, request, before, question, treated).in_memory(IN_MEMORY, batch_size)
 
 
-@torch.inference_mode()
-def _predict(
-    model: Responds,
-    request: Request,
-    positions: tuple[np.ndarray, np.ndarray],
-    question: Question,
-    evidence: ResponseEvidence | None,
-    *,
-    batch_size: int,
-) -> Predicted:
-    """Decoded cells, mini-batch by mini-batch."""
-    (before, after), n_samples = positions, question.n_samples
-    totals = request.totals
-    names = request.adata.obs_names[request.cells]
-    control, perturbation = question.codes
-    shifted = unshifted if evidence is None else evidence.shifted
-    parts: list[Predicted] = []
-    rate = np.empty((len(request.cells), len(model.gene_names)), dtype=np.float32)
-    start = 0
-    for tensors in request.loaded.batches(request.cells, batch_size):
-        rows = slice(start, start + tensors[REGISTRY_KEYS.X_KEY].shape[0])
-        decode = CellDecoder(model.module, tensors)
-        generators = question.generators(names[rows])
-        own, groups = decode(after[rows], condition=perturbation), request.groups[rows]
+@dataclass(frozen=True, eq=False)
+class MovedCells:
+    """Cells at their new latent positions, whose expression there is still to be decoded.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    request
+        The cells.
+    question
+        What is asked of them.
+    before, after
+        ``(n_cells, n_latent)`` positions.
+    how
+        Record of the shift.
+    evidence
+        Measured responses that the prediction rests on, if there are any.
+    """
+
+    model: Responds
+    request: Request
+    question: Question
+    before: np.ndarray
+    after: np.ndarray
+    how: State
+    evidence: ResponseEvidence | None
+
+    @classmethod
+    def of(
+        cls, model: Responds, request: Request, before: np.ndarray, question: Question, treated: Treated
+    ) -> MovedCells:
+        """Cells of a request moved as the question asks, from the positions `before`."""
+        after, how = shifted_positions(model, request, before, question)
+        evidence = evidence_of(model, request, (before, after), question, treated)
+        return cls(model, request, question, before, after, how, evidence)
+
+    @cached_property
+    def own_weights(self) -> pd.DataFrame:
+        """Weight of each group's own treated cells in its answer."""
+        return own_weights(self.model, self.request, self.question, self.how, self.evidence)
+
+    def in_memory(self, delivery: Delivery, batch_size: int) -> AnnData:
+        """All cells as one AnnData."""
+        gathered = Gathered(len(self.request.cells))
+        means = self._decode(gathered.add, delivery, batch_size)
+        return with_matrices(self._described(means), *gathered.all())
+
+    def in_file(self, path: Path, delivery: Delivery, batch_size: int) -> Path:
+        """File of all cells, a mini-batch of which is in memory at a time; it takes its place once it is complete."""
+
+        def write(part: Path) -> None:
+            with BlockFile(part, len(self.request.cells)) as file:
+                cells = self._described(self._decode(file.add_rows, delivery, batch_size))
+                drop_unused_categories(cells.obs)
+                file.finish(obs=cells.obs, var=cells.var, obsm=cells.obsm, varm=cells.varm, uns=cells.uns)
+
+        write_store(path, write)
+        return path
+
+    @torch.inference_mode()
+    def _decode(self, add: Sink, delivery: Delivery, batch_size: int) -> RunningMeans:
+        """Hand out decoded cells, mini-batch by mini-batch; returns the mean profile of each group."""
+        means, start, n_cells = RunningMeans(), 0, len(self.request.cells)
+        bar = progress_bar(n_cells, "predicting", wanted=delivery.progress)
+        # encoders draw, though no draw reaches the answer
+        with isolated_randomness(self.question.seed), bar:
+            for part in self._parts(delivery, batch_size):
+                n_new = part.rate.shape[0]
+                if self.evidence is not None:
+                    means.add(part.profile, self.request.groups[start : start + n_new], "predicted")
+                add(part.profile, part.layers(delivery.layers))
+                bar.update(n_new)
+                start += n_new
+        return means
+
+    def _parts(self, delivery: Delivery, batch_size: int) -> Iterator[Predicted]:
+        """Mini-batches; of no cells one without cells."""
+        if not len(self.request.cells):
+            interval = self.question.n_samples > 1
+            yield stack([], len(self.model.gene_names), of_counts=self.model.module.of_counts, interval=interval)
+        start = 0
+        for tensors in self.request.loaded.batches(self.request.cells, batch_size):
+            rows = slice(start, start + tensors[REGISTRY_KEYS.X_KEY].shape[0])
+            yield self._predicted(CellDecoder(self.model.module, tensors), rows, _has_bounds(delivery))
+            start = rows.stop
+
+    def _predicted(self, decode: CellDecoder, rows: slice, with_bounds: bool) -> Predicted:
+        """Prediction for the cells of one mini-batch."""
+        question, groups, totals = self.question, self.request.groups[rows], self.request.totals[rows]
+        control, perturbation = question.codes
+        shifted = unshifted if self.evidence is None else self.evidence.shifted
+        generators = question.generators(self.request.adata.obs_names[self.request.cells[rows]])
+        own = decode(self.after[rows], condition=perturbation)
         part = predict_cells(
             decode.observed,
-            decode(before[rows], condition=control),
+            decode(self.before[rows], condition=control),
             shifted(own, groups),
             cells=shifted(own, groups, drawn=True) if question.cells_drawn_with is not None else None,
-            totals=totals[rows],
+            totals=totals,
             output=question.output,
             draws=question.draws,
             generators=generators,
         )
-        if n_samples > 1:
-            lower, upper = predictive_interval(
-                lambda z, decode=decode, groups=groups: shifted(decode(z, condition=perturbation), groups),  # type: ignore[misc]
-                after[rows],
-                decode.posterior_scale,
-                totals=totals[rows],
-                n_samples=n_samples,
-                generators=generators,
-            )
-            part = replace(part, lower=lower, upper=upper)
-        # written once where they will stay: of many cells they are the most there is to copy
-        rate[rows] = part.rate
-        parts.append(replace(part, rate=rate[rows]))
-        start = rows.stop
-    return stack(parts, rate.shape[1], of_counts=model.module.of_counts, interval=n_samples > 1, rate=rate)
+        # drawn last: what is left out changes nothing else
+        if question.n_samples == 1 or not with_bounds:
+            return part
+        lower, upper = predictive_interval(
+            lambda z: shifted(decode(z, condition=perturbation), groups),
+            self.after[rows],
+            decode.posterior_scale,
+            totals=totals,
+            n_samples=question.n_samples,
+            generators=generators,
+        )
+        return replace(part, lower=lower, upper=upper)
+
+    def _described(self, means: RunningMeans) -> AnnData:
+        """All that is told of the cells beside their expression."""
+        control, perturbation = self.question.conditions
+        result = described(
+            self.request,
+            genes=self.model.gene_names,
+            condition_key=condition_key(self.model),
+            perturbation=perturbation,
+        )
+        result.obsm[_keys.OBSM_LATENT_BEFORE], result.obsm[_keys.OBSM_LATENT_AFTER] = self.before, self.after
+        result.uns[_keys.UNS_PREDICTION] = {
+            "model": type(self.model).__name__,
+            "control": control,
+            "perturbation": perturbation,
+            **self.how,
+            "effect_scale": self.question.effect_scale,
+            "output": self.question.output,
+            "draws": self.question.draws,
+            "n_samples": self.question.n_samples,
+            "seed": self.question.seed,
+            "deltavi_version": deltavi.__version__,
+        }
+        if self.evidence is not None:
+            report_evidence(result, self.evidence, means)
+        result.uns[_keys.UNS_PREDICTION]["own_weights"] = self.own_weights
+        return result
+
+
+def _has_bounds(delivery: Delivery) -> bool:
+    """True where a bound of the predictive interval is among the layers."""
+    return delivery.layers is None or bool({_keys.LAYER_LOWER, _keys.LAYER_UPPER} & set(delivery.layers))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import ClassVar, Literal, overload
 
 import numpy as np
 from anndata import AnnData
@@ -12,6 +13,7 @@ from scvi.model.base import RNASeqMixin, VAEMixin
 from deltavi import _keys
 from deltavi._text import as_text
 from deltavi._types import State
+from deltavi.io import PathLike
 from deltavi.model._asked import BATCH_SIZE, conditions_asked, groups_of, request_of
 from deltavi.model._base import CountModel
 from deltavi.model._decoding import Output
@@ -23,7 +25,7 @@ from deltavi.model._parameters import (
     get_latent_library_size,
     get_likelihood_parameters,
 )
-from deltavi.model._prediction import answer
+from deltavi.model._prediction import answer, delivery_of
 from deltavi.model._question import (
     Condition,
     Draws,
@@ -36,7 +38,7 @@ from deltavi.model._question import (
 from deltavi.model._training_means import TrainingMeans
 from deltavi.model._treated import treated_of
 from deltavi.model.recipe import Parts
-from deltavi.model.request import check_options
+from deltavi.model.request import check_options, layers_asked
 from deltavi.module import VAE as VAEModule
 from deltavi.registry.columns import require_known
 
@@ -61,6 +63,60 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
     get_feature_correlation_matrix = get_feature_correlation_matrix
     predict_perturbations = predict_perturbations
 
+    @overload
+    def predict_perturbation(
+        self,
+        adata: AnnData | None = ...,
+        *,
+        control: str,
+        perturbation: str,
+        labels: str | Sequence[str] | None = ...,
+        path: None = ...,
+        overwrite: bool = ...,
+        layers: str | Sequence[str] | None = ...,
+        progress: bool = ...,
+        shift: str | np.ndarray | ShiftStrategy = ...,
+        shift_scale: float | Literal["match"] = ...,
+        output: Output = ...,
+        draws: Draws = ...,
+        n_samples: int = ...,
+        bandwidth: float = ...,
+        similarity_space: Literal["expression", "latent"] = ...,
+        empirical_weight: EmpiricalWeight = ...,
+        effect_scale: float = ...,
+        treated: AnnData | None = ...,
+        invalid_cells: Literal["error", "drop"] = ...,
+        batch_size: int = ...,
+        seed: int = ...,
+    ) -> AnnData: ...
+
+    @overload
+    def predict_perturbation(
+        self,
+        adata: AnnData | None = ...,
+        *,
+        control: str,
+        perturbation: str,
+        labels: str | Sequence[str] | None = ...,
+        path: PathLike,
+        overwrite: bool = ...,
+        layers: str | Sequence[str] | None = ...,
+        progress: bool = ...,
+        shift: str | np.ndarray | ShiftStrategy = ...,
+        shift_scale: float | Literal["match"] = ...,
+        output: Output = ...,
+        draws: Draws = ...,
+        n_samples: int = ...,
+        bandwidth: float = ...,
+        similarity_space: Literal["expression", "latent"] = ...,
+        empirical_weight: EmpiricalWeight = ...,
+        effect_scale: float = ...,
+        treated: AnnData | None = ...,
+        invalid_cells: Literal["error", "drop"] = ...,
+        batch_size: int = ...,
+        seed: int = ...,
+    ) -> Path: ...
+
     def predict_perturbation(
         self,
         adata: AnnData | None = None,
@@ -68,6 +124,10 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
         control: str,
         perturbation: str,
         labels: str | Sequence[str] | None = None,
+        path: PathLike | None = None,
+        overwrite: bool = False,
+        layers: str | Sequence[str] | None = None,
+        progress: bool = False,
         shift: str | np.ndarray | ShiftStrategy = "similarity",
         shift_scale: float | Literal["match"] = "match",
         output: Output = "cells",
@@ -81,7 +141,7 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
         invalid_cells: Literal["error", "drop"] = "error",
         batch_size: int = BATCH_SIZE,
         seed: int = 0,
-    ) -> AnnData:
+    ) -> AnnData | Path:
         """Predict how cells would look under another condition.
 
         Each cell is encoded, moved by the shift of its label, and decoded with its own library size, batch and
@@ -98,13 +158,25 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
             ``"A+B"``: their shifts, and the changes seen in the training labels, are added.
         labels
             Predict cells of these labels only; a label may be new to the model.
+        path
+            File to write, .h5ad or .zarr, instead of an AnnData in memory: matrices are written as cells are decoded,
+            so that of all cells obs and latent positions alone are in memory. It takes its place once it is complete.
+        overwrite
+            Write to `path` though it exists.
+        layers
+            Layers to keep, such as ``"counts"``; none for ``[]``, by default all. X is always there.
+        progress
+            Show a progress bar, if standard error is a terminal or in a notebook.
         shift
             How to estimate the move: ``"similarity"``, ``"gp"``, ``"paired"``, ``"nearest"``, ``"global"``,
             ``"scgen"`` (see :func:`deltavi.perturbation.estimate_shift`), a vector ``(n_latent,)``, or an estimator of
             one's own, a function from :class:`deltavi.perturbation.Evidence` to
             :class:`deltavi.perturbation.Shift`.
             ``"similarity"`` weights training labels by how close their control cells lie to those of the query; where
-            no labels were registered it is ``"global"``.
+            no labels were registered it is ``"global"``. MIXVI with ``conditional=True`` has two further ways:
+            ``"z"`` keeps the latent position and decodes it under `perturbation`; ``"w"`` keeps the component of the
+            cell and its w, and decodes the mean of that component there. Of a cell ``"w"`` leaves what w says; where
+            that is little (``get_kl_per_dimension``), cells of a component differ by their residual alone.
         shift_scale
             Factor of the shift. ``"match"`` scales it until the change it decodes to is as large as the change
             seen in the training labels it comes from (posterior means are drawn towards the prior, and shifts
@@ -146,9 +218,10 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
 
         Returns
         -------
-        AnnData of the predicted cells. X: log1p CP10k (without counts: the scale of the input). layers: ``"rate"``
-        expected counts, ``"counts"`` counts sampled from the likelihood. obs: that of the input, with the condition
-        set to `perturbation` and the cell's origin in ``"deltavi_source_condition"`` and ``"deltavi_source_cell"``.
+        AnnData of the predicted cells, or `path` of a file with the same. X: log1p CP10k (without counts: the scale of
+        the input). layers: ``"rate"`` expected counts, ``"counts"`` counts sampled from the likelihood. obs: that of
+        the input, with the condition set to `perturbation` and the cell's origin in ``"deltavi_source_condition"`` and
+        ``"deltavi_source_cell"``.
         obsm: latent positions after (``"X_deltavi"``) and before (``"X_deltavi_control"``). uns ``"deltavi"``: what was
         done, with the weight of each training label, and in ``"own_weights"`` that of each label's own cells under
         `perturbation`: where it is not zero the answer describes measured cells rather than predicts them. With labels,
@@ -166,6 +239,11 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
             If a condition or label does not exist; the message lists the known ones.
         InputDataError, GeneMatchError
             If `adata` holds values or genes the model cannot read.
+        DeltaviError
+            If `path` exists or names no such file, the prediction has none of the `layers`, or the model does not go
+            the way that `shift` names.
+        FileWriteError
+            If the disk is full or the folder read-only; what was there before is unchanged.
 
         Warns
         -----
@@ -176,6 +254,9 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
         self._require_trained("predict_perturbation")
         start, end = conditions_asked(self, control, perturbation)
         check_options(output, invalid_cells, similarity_space, draws)
+        kept = layers_asked(layers, of_counts=self.module.of_counts, n_samples=n_samples)
+        delivery = delivery_of(path, overwrite=overwrite, layers=kept, progress=progress)
+        adata = self._query(adata, start.name, {"shift": shift, "shift_scale": shift_scale})
         request = request_of(self, adata, control=start.name, labels=labels, drop=invalid_cells == "drop")
         question = Question(
             control=start,
@@ -192,7 +273,7 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
             seed=seed,
         )
         few = treated_of(self, treated, request, end.name)
-        return answer(self, request, question, few, batch_size=batch_size)
+        return answer(self, request, question, few, delivery, batch_size=batch_size)
 
     @property
     def knows_conditions(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,15 +11,17 @@ from anndata import AnnData
 
 from deltavi import _keys
 from deltavi._entries import choice, names
-from deltavi._errors import DeltaviError
+from deltavi._errors import DeltaviError, examples
 from deltavi._text import names_of
-from deltavi._types import State
-from deltavi.model._decoding import Predicted
+from deltavi._types import Rows
 from deltavi.model._question import INDEPENDENT, MATCHED
 from deltavi.perturbation.estimators import ALL_CELLS
 from deltavi.registry.cells import Cells
 from deltavi.registry.columns import require_known
 from deltavi.registry.writable import writable_columns
+
+# Of all predictions; some have fewer.
+LAYERS = (_keys.LAYER_RATE, _keys.LAYER_COUNTS, _keys.LAYER_LOWER, _keys.LAYER_UPPER)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,22 +56,13 @@ class Request:
         return np.asarray(in_order[np.linspace(0, len(members) - 1, min(len(members), n)).astype(int)])
 
 
-def assemble(
-    request: Request,
-    predicted: Predicted,
-    *,
-    genes: np.ndarray,
-    condition_key: str,
-    perturbation: str,
-) -> AnnData:
-    """Predicted cells as an AnnData that can be joined with the real ones.
+def described(request: Request, *, genes: np.ndarray, condition_key: str, perturbation: str) -> AnnData:
+    """Predicted cells without their expression, as an AnnData that can be joined with the real ones.
 
     Parameters
     ----------
     request
-        The cells that were predicted.
-    predicted
-        Their prediction.
+        The cells that are predicted.
     genes
         Genes of the model.
     condition_key
@@ -85,14 +78,15 @@ def assemble(
     obs[condition_key] = pd.Categorical([perturbation] * len(obs))
     # named apart from the cells they came from, so that both fit into one AnnData
     obs.index = obs.index.astype(str) + f"-{perturbation}"
-    layers: State = {
-        _keys.LAYER_RATE: predicted.rate,
-        _keys.LAYER_COUNTS: predicted.counts,
-        _keys.LAYER_LOWER: predicted.lower,
-        _keys.LAYER_UPPER: predicted.upper,
-    }
-    present = {name: value for name, value in layers.items() if value is not None}
-    return AnnData(X=predicted.profile, obs=obs, var=pd.DataFrame(index=pd.Index(genes.astype(str))), layers=present)
+    return AnnData(obs=obs, var=pd.DataFrame(index=pd.Index(genes.astype(str))))
+
+
+def with_matrices(cells: AnnData, profile: Rows, layers: Mapping[str, Rows]) -> AnnData:
+    """Put the expression of `cells` into their AnnData, in place; it is returned."""
+    cells.X = profile
+    for name, rows in layers.items():
+        cells.layers[name] = rows
+    return cells
 
 
 def drop_unused_categories(obs: pd.DataFrame) -> None:
@@ -112,6 +106,27 @@ def of_labels(groups: np.ndarray, labels: str | Sequence[str] | None) -> np.ndar
     if present == [ALL_CELLS]:
         raise DeltaviError(f"labels={labels!r} was asked for, but the cells have no label column.")
     return np.isin(groups, [require_known("label", label, present) for label in given])
+
+
+def layers_asked(layers: str | Sequence[str] | None, *, of_counts: bool, n_samples: int) -> tuple[str, ...] | None:
+    """Layers to keep; None for all.
+
+    Raises
+    ------
+    DeltaviError
+        If the prediction has no such layer; the message lists those it has.
+    """
+    if layers is None:
+        return None
+    counted = (_keys.LAYER_COUNTS,) if of_counts else ()
+    bounds = (_keys.LAYER_LOWER, _keys.LAYER_UPPER)
+    asked = tuple(choice("layers", name, LAYERS) for name in names("layers", layers))
+    known = (_keys.LAYER_RATE, *counted, *(bounds if n_samples > 1 else ()))
+    for name in asked:
+        if name not in known:
+            why = "pass n_samples above 1 for bounds" if name in bounds else "the likelihood is not of counts"
+            raise DeltaviError(f"layers names {name!r}, and this prediction has {examples(known)}: {why}.")
+    return asked
 
 
 def check_options(output: str, invalid_cells: str, similarity_space: str, draws: str) -> None:

@@ -103,6 +103,21 @@ class CountContract(ModelContract):
         np.testing.assert_array_equal(dense(read.X), x)
         assert read.uns["deltavi"]["perturbation"] == "stimulated"
 
+    def test_an_answer_in_a_file_is_the_one_in_memory(self, fit: tuple[Any, AnnData], tmp_path: Path) -> None:
+        model, _ = fit
+        ask = {"control": "control", "perturbation": "stimulated", "n_samples": 2, "batch_size": 50}
+        expected = model.predict_perturbation(**ask)
+        found = ad.read_h5ad(model.predict_perturbation(**ask, path=tmp_path / "predicted.h5ad"))
+        np.testing.assert_array_equal(dense(found.X), dense(expected.X))
+        assert set(found.layers) == set(expected.layers)
+        for mapping in ("layers", "obsm", "varm"):
+            for name, values in getattr(expected, mapping).items():
+                np.testing.assert_array_equal(dense(getattr(found, mapping)[name]), dense(values))
+        assert list(found.obs_names) == list(expected.obs_names)
+        some = model.predict_perturbation(**ask, layers="rate")
+        assert [name for name in some.layers if name] == ["rate"]
+        np.testing.assert_array_equal(dense(some.X), dense(expected.X))
+
     def test_many_perturbations_are_answered_as_each(self, fit: tuple[Any, AnnData]) -> None:
         model, _ = fit
         one = model.predict_perturbation(control="control", perturbation="stimulated")

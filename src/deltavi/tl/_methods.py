@@ -104,6 +104,8 @@ class Method:
                 f"predict holds {examples(sorted(asked))}, which the evaluation sets. Ask for other conditions with "
                 "its own control and perturbation."
             )
+        if any(setting.get("path") is not None for setting in self.predict.values()):
+            raise DeltaviError("predict holds 'path': predictions are scored in memory. Leave it out.")
 
     def rows(self, name: str) -> list[str]:
         """Names of the rows that this method gives under the name `name`."""
