@@ -9,6 +9,7 @@ import io
 import os
 import sys
 import tracemalloc
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from anndata import AnnData
 from scipy import sparse
 
@@ -262,6 +264,38 @@ def test_a_file_that_exists_is_kept_until_the_new_one_is_complete(tmp_path: Path
     model.predict_perturbation(cells(), overwrite=True, labels="type_1", **asked)
     assert set(read(asked["path"]).obs["cell_type"]) == {"type_1"}
     assert [one.name for one in tmp_path.iterdir()] == [f"predicted.{suffix}"]
+
+
+def in_place(path: Path) -> AnnData:
+    """Cells whose matrix stays in the file or store that they are written to."""
+    found = cells()
+    if path.suffix == ".h5ad":
+        found.write_h5ad(path)
+        return ad.read_h5ad(path, backed="r")
+    with warnings.catch_warnings():
+        # of anndata, about the format of its next release
+        warnings.simplefilter("ignore")
+        found.write_zarr(path)
+    return AnnData(ad.io.sparse_dataset(zarr.open(path, mode="r")["X"]), obs=found.obs, var=found.var)
+
+
+@pytest.mark.parametrize("named", ["itself", "link"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("verb", ["predict_perturbation", "predict_perturbations"])
+def test_cells_that_are_read_are_not_replaced(tmp_path: Path, verb: str, suffix: str, named: str) -> None:
+    model, source = fitted("SCGEN"), tmp_path / f"cells.{suffix}"
+    query = in_place(source)
+    path = source
+    if named == "link":
+        path = tmp_path / f"other.{suffix}"
+        path.symlink_to(source, target_is_directory=source.is_dir())
+    before, asked = files(tmp_path), {"control": PERTURBATION["control"], "path": path, "overwrite": True}
+    asked |= {"perturbation": PERTURBATION["perturbation"]} if verb == "predict_perturbation" else {}
+    with pytest.raises(DeltaviError, match="holds the cells that are predicted from, and would be replaced"):
+        getattr(model, verb)(query, **asked)
+    assert files(tmp_path) == before
+    if query.isbacked:
+        query.file.close()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,13 +18,23 @@ MARKS = (".zgroup", "zarr.json", ".zarray")
 WHAT = "The cells"
 
 
-def require_store(path: PathLike, *, overwrite: bool) -> Path:
+def require_store(path: PathLike, *, overwrite: bool, sources: Iterable[Path] = ()) -> Path:
     """Path of an AnnData file to write.
+
+    Parameters
+    ----------
+    path
+        As it was given.
+    overwrite
+        Replace what is there.
+    sources
+        Files and stores that are read from, which are not replaced.
 
     Raises
     ------
     DeltaviError
-        If it ends in neither .h5ad nor .zarr, exists without `overwrite`, or is something else than such a file.
+        If it ends in neither .h5ad nor .zarr, exists without `overwrite`, is something else than such a file, or holds
+        one of `sources`.
     FileWriteError
         If its folder cannot be written to.
     """
@@ -35,6 +45,11 @@ def require_store(path: PathLike, *, overwrite: bool) -> Path:
         )
     if os.path.lexists(target) and not overwrite:
         raise DeltaviError(f"{target} exists; pass overwrite=True to replace it. Nothing was changed.")
+    if any(_holds(target, source) for source in sources):
+        raise DeltaviError(
+            f"{target} holds the cells that are predicted from, and would be replaced: name another path. Nothing was "
+            "changed."
+        )
     if target.suffix == H5AD or not target.is_dir():
         require_file(target)
     if target.suffix == ZARR and os.path.lexists(target) and not _is_store(target):
@@ -44,6 +59,12 @@ def require_store(path: PathLike, *, overwrite: bool) -> Path:
     except OSError as error:
         raise not_written(FileWriteError, WHAT, target, error) from error
     return target
+
+
+def _holds(target: Path, source: Path) -> bool:
+    """True if `source` is `target`, or lies in it."""
+    place = Path(os.path.realpath(source))
+    return Path(os.path.realpath(target)) in (place, *place.parents)
 
 
 def _is_store(folder: Path) -> bool:

@@ -25,6 +25,7 @@ from deltavi.model._question import Condition, Draws, EmpiricalWeight, Question,
 from deltavi.model.request import check_options, layers_asked
 from deltavi.perturbation import ResponseModel
 from deltavi.registry.columns import require_known
+from deltavi.registry.stored_rows import places_of
 
 if TYPE_CHECKING:
     from deltavi.model._responds import Responds
@@ -207,7 +208,8 @@ def predict_perturbations(
         flag("controls", controls),
         flag("progress", progress),
     )
-    target = None if path is None else require_store(path, overwrite=replaces)
+    sources = {place for read in (self._adata, adata, treated) for place in places_of(read)}
+    target = None if path is None else require_store(path, overwrite=replaces, sources=sources)
     options = {"shift": shift, "shift_scale": shift_scale}
     cells = control_cells(
         self, adata, control=start.name, contexts=contexts, options=options, drop=invalid_cells == "drop"

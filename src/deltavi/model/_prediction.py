@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ from deltavi.model._shifts import shifted_positions
 from deltavi.model._treated import Treated
 from deltavi.model.own_response import own_weights, warn_of_own_cells
 from deltavi.model.request import Request, described, drop_unused_categories, with_matrices
+from deltavi.registry.stored_rows import places_of
 from deltavi.train.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -61,18 +62,26 @@ class Delivery:
 IN_MEMORY = Delivery()
 
 
-def delivery_of(path: PathLike | None, *, overwrite: bool, layers: tuple[str, ...] | None, progress: bool) -> Delivery:
-    """Delivery as it is asked for.
+def delivery_of(
+    path: PathLike | None,
+    *,
+    overwrite: bool,
+    layers: tuple[str, ...] | None,
+    progress: bool,
+    read: Iterable[AnnData | None],
+) -> Delivery:
+    """Delivery as it is asked for, of an answer that is made from the cells in `read`.
 
     Raises
     ------
     DeltaviError
-        If `path` exists without `overwrite`, or is something else than an AnnData file.
+        If `path` exists without `overwrite`, is something else than an AnnData file, or that of cells to read.
     FileWriteError
         If its folder cannot be written to.
     """
     replaces, is_shown = flag("overwrite", overwrite), flag("progress", progress)
-    target = None if path is None else require_store(path, overwrite=replaces)
+    sources = {place for cells in read for place in places_of(cells)}
+    target = None if path is None else require_store(path, overwrite=replaces, sources=sources)
     return Delivery(target, layers, is_shown)
 
 

@@ -255,7 +255,8 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
         start, end = conditions_asked(self, control, perturbation)
         check_options(output, invalid_cells, similarity_space, draws)
         kept = layers_asked(layers, of_counts=self.module.of_counts, n_samples=n_samples)
-        delivery = delivery_of(path, overwrite=overwrite, layers=kept, progress=progress)
+        read = self._adata, adata, treated
+        delivery = delivery_of(path, overwrite=overwrite, layers=kept, progress=progress, read=read)
         adata = self._query(adata, start.name, {"shift": shift, "shift_scale": shift_scale})
         request = request_of(self, adata, control=start.name, labels=labels, drop=invalid_cells == "drop")
         question = Question(

@@ -9,7 +9,8 @@ from typing import Protocol
 
 import h5py
 import numpy as np
-from anndata.abc import CSRDataset
+from anndata import AnnData
+from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
 from deltavi._errors import DeltaviError
@@ -212,6 +213,27 @@ def file_of(x: StoredMatrix) -> Path | None:
     stored = x.group if isinstance(x, CSRDataset) else x
     path = Path(stored.file.filename) if isinstance(stored, h5py.Group | h5py.Dataset) else None
     return path if path is not None and path.is_file() else None
+
+
+def places_of(adata: object) -> set[Path]:
+    """Files and Zarr stores that an AnnData reads from, and must not be overwritten; none of other objects."""
+    if not isinstance(adata, AnnData):
+        return set()
+    found = {None if adata.filename is None else Path(adata.filename)}
+    if not adata.is_view:  # whose matrices would be read
+        found |= {_place_of(x) for x in (adata.X, *(adata.layers[name] for name in adata.layers if name is not None))}
+    return {place for place in found if place is not None}
+
+
+def _place_of(x: object) -> Path | None:
+    """File or store of a matrix, if it is known."""
+    stored = x.group if isinstance(x, CSRDataset | CSCDataset) else x
+    if isinstance(stored, h5py.Group | h5py.Dataset):
+        return Path(stored.file.filename)
+    store = getattr(stored, "store", None)
+    # as Zarr names it from version 3 on, and before
+    root = getattr(store, "root", getattr(store, "path", None))
+    return Path(root) if isinstance(root, str | Path) else None
 
 
 def runs_of(rows: np.ndarray, gap: int = LARGEST_GAP) -> list[slice]:
