@@ -201,7 +201,7 @@ def test_saving_cells_to_a_full_disk_leaves_the_old_model(tmp_path: Path, monkey
         path.write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_saving, "write_h5ad", full)
+    monkeypatch.setattr(_saving, "write_cells", full)
     train(model, max_epochs=1)
     with pytest.raises(ModelWriteError, match="model: No space left"):
         model.save(tmp_path / "model", overwrite=True, save_anndata=True)

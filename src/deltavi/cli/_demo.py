@@ -209,7 +209,9 @@ def format_table(table: pd.DataFrame) -> str:
 
 def write_results(result: HeldOut, folder: OutputFolder) -> Iterator[Path]:
     """Write predicted cells, model, table and figure, one after the other."""
-    yield folder.write(CELLS, result.predicted.write_h5ad)
+    from deltavi.io import write_cells
+
+    yield folder.write(CELLS, lambda part: write_cells(part, result.predicted))
     yield folder.write_folder(MODEL_FOLDER, lambda path: result.model.save(path, overwrite=True))
     yield folder.write(SCORES, result.table.to_csv)
     yield folder.write(FIGURE, lambda part: plot_result(result, part))

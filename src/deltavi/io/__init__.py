@@ -1,6 +1,7 @@
 """Safe model files, and one place for all that is written to disk."""
 
 from deltavi.io._blocks import BlockFile
+from deltavi.io._cells import write_cells
 from deltavi.io._folder import require_replaceable
 from deltavi.io._format import encode, read_model, saved_cells, write_model
 from deltavi.io._manifest import FORMAT_VERSION
@@ -23,6 +24,7 @@ __all__ = [
     "require_writable",
     "resolved",
     "saved_cells",
+    "write_cells",
     "write_file",
     "write_files",
     "write_model",

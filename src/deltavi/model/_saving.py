@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from anndata import AnnData
-from anndata.io import write_h5ad
 
 from deltavi._entries import keywords_of, known_keywords
 from deltavi._errors import DeltaviError, ModelFileError, UnknownArgumentError, examples
 from deltavi._types import State
-from deltavi.io import require_replaceable, resolved
+from deltavi.io import require_replaceable, resolved, write_cells
 from deltavi.registry.writable import writable_cells
 
 SAVE_ARGUMENTS = ("dir_path", "overwrite", "save_anndata")
@@ -22,7 +21,7 @@ HINTS_OF_SAVE = {
     "legacy_mudata_format": "Models here are set up with an AnnData.",
     "datamodule": "Models here are set up with an AnnData.",
 }
-WRITE_ARGUMENTS = [name for name in keywords_of(AnnData.write_h5ad) if name not in ("filename", "adata")]
+WRITE_ARGUMENTS = [name for name in keywords_of(write_cells) if name not in ("part", "cells")]
 
 
 def require_save_keywords(given: Iterable[str], *, save_anndata: bool) -> None:
@@ -60,7 +59,7 @@ def cells_writer(cells: AnnData | None, write_kwargs: State) -> Callable[[Path],
 
     def write(part: Path) -> None:
         try:
-            write_h5ad(part, writable_cells(cells), **write_kwargs)
+            write_cells(part, writable_cells(cells), **write_kwargs)
         except OSError:
             raise
         except Exception as error:

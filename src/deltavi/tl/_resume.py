@@ -22,7 +22,7 @@ import numpy as np
 
 from deltavi._errors import DeltaviError, examples
 from deltavi._types import State
-from deltavi.io import filled_folder, require_folder, resolved, write_file
+from deltavi.io import filled_folder, require_folder, resolved, write_cells, write_file
 
 if TYPE_CHECKING:
     from types import CodeType
@@ -96,7 +96,7 @@ class RunFolder:
         name = f"{PREDICTIONS}/{file_name(key)}.h5ad"
         with filled_folder(self.path / PREDICTIONS, "The predicted cells"):
             write_file(
-                self.path / name, lambda part: cells.write_h5ad(part, compression="gzip"), what="The predicted cells"
+                self.path / name, lambda part: write_cells(part, cells, compression="gzip"), what="The predicted cells"
             )
         return name
 
