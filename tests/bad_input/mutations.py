@@ -98,7 +98,7 @@ OF_ROWS = (
     Mutation(47, "ACTINN", MATRIX, 'if dtype.kind == "b" and not quiet:', "if False:"),
     Mutation(47, "ACTINN", MATRIX, 'if dtype.kind in "OUSV":', 'if dtype.kind in "USV":'),
     Mutation(48, "ACTINN", MATRIX, 'if type(x).__module__.split(".")[0] == "zarr":', "if False:"),
-    Mutation(49, "VAE", CHECKS, "if isinstance(x, CSCDataset):", "if False:"),
+    Mutation(49, "VAE", "registry/totals.py", "if isinstance(x, CSCDataset):", "if False:"),
     Mutation(49, "ACTINN", MATRIX, "if isinstance(x, CSCDataset):", "if False:"),
     Mutation(50, "ACTINN", REGISTRATION, "        make_actual(adata)", "        pass"),
     Mutation(51, "VAE", REGISTRATION, "if adata.n_obs == 0 or adata.n_vars == 0:", "if False:"),
