@@ -27,6 +27,7 @@ OF_PYTHON = {
     ("__init__.py", "AttributeError"): "the protocol of a module's attributes",
     ("testing/__init__.py", "ModuleNotFoundError"): "the protocol of an import",
     ("perturbation/crossed_file.py", "ValueError"): "caught where a file is read",
+    ("registry/stored_rows.py", "ValueError"): "becomes a DeltaviError where rows of a file are read",
     ("model/_scgen.py", "AttributeError"): "the protocol of an object's attributes",
     ("module/_generated.py", "KeyError"): "the protocol of a mapping",
     ("latent/_rows.py", "NotImplementedError"): "an abstract method",
