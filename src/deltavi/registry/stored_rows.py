@@ -210,8 +210,7 @@ def stored_rows(x: StoredMatrix, *, where: str) -> WatchedRows | None:
 
 def file_of(x: StoredMatrix) -> Path | None:
     """File of HDF5 that `x` lies in; ``None`` for other storage, whose time of writing is not known."""
-    stored = x.group if isinstance(x, CSRDataset) else x
-    path = Path(stored.file.filename) if isinstance(stored, h5py.Group | h5py.Dataset) else None
+    path = _place_of(x)
     return path if path is not None and path.is_file() else None
 
 
