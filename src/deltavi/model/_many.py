@@ -14,18 +14,18 @@ from deltavi import _keys
 from deltavi._entries import flag, names, one_name
 from deltavi._errors import DeltaviError, InputDataWarning, examples
 from deltavi._text import as_text
-from deltavi.io import PathLike, require_store
+from deltavi.io import PathLike
 from deltavi.model._asked import BATCH_SIZE, condition_key, conditions_asked
 from deltavi.model._blocks import Screen, treated_by_perturbation
 from deltavi.model._collected import in_file, in_memory
 from deltavi.model._control_cells import control_cells
 from deltavi.model._decoding import Output
 from deltavi.model._other_genes import OtherGenes
+from deltavi.model._prediction import delivery_of
 from deltavi.model._question import Condition, Draws, EmpiricalWeight, Question, ShiftStrategy, share_of
 from deltavi.model.request import check_options, layers_asked
 from deltavi.perturbation import ResponseModel
 from deltavi.registry.columns import require_known
-from deltavi.registry.stored_rows import places_of
 
 if TYPE_CHECKING:
     from deltavi.model._responds import Responds
@@ -203,13 +203,9 @@ def predict_perturbations(
     start, ends = perturbations_asked(self, control, perturbations)
     check_options(output, invalid_cells, similarity_space, draws)
     kept = layers_asked(layers, of_counts=self.module.of_counts, n_samples=n_samples)
-    replaces, with_controls, wanted = (
-        flag("overwrite", overwrite),
-        flag("controls", controls),
-        flag("progress", progress),
-    )
-    sources = {place for read in (self._adata, adata, treated) for place in places_of(read)}
-    target = None if path is None else require_store(path, overwrite=replaces, sources=sources)
+    with_controls = flag("controls", controls)
+    read = self._adata, adata, treated
+    delivery = delivery_of(path, overwrite=overwrite, layers=kept, progress=progress, read=read)
     options = {"shift": shift, "shift_scale": shift_scale}
     cells = control_cells(
         self, adata, control=start.name, contexts=contexts, options=options, drop=invalid_cells == "drop"
@@ -238,9 +234,9 @@ def predict_perturbations(
         with_controls=with_controls,
         batch_size=batch_size,
     )
-    if target is None:
-        return in_memory(screen, layers=kept, progress=wanted)
-    return in_file(screen, target, layers=kept, progress=wanted)
+    if delivery.path is None:
+        return in_memory(screen, layers=kept, progress=delivery.progress)
+    return in_file(screen, delivery.path, layers=kept, progress=delivery.progress)
 
 
 def perturbations_asked(
