@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import CSVLogger
 from deltavi.errors import TrainingDivergedError
 from deltavi.model import VAE
 from deltavi.train import ObjectivePlan, _lean_loop
-from deltavi.train._lean_loop import OF_CALLBACKS, OF_LOADERS, OF_PLANS, LeanLoop
+from deltavi.train._lean_loop import OF_CALLBACKS, OF_LOADERS, OF_PLANS
 from deltavi.train.on_device import DeviceSplitter
 from tests.models import EVERY, MODELS
 
@@ -39,20 +39,6 @@ PLANS: dict[str, dict[str, Any]] = {
     "another optimiser": custom(torch.optim.SGD, momentum=0.9),
     "closure evaluated again": {"lr_schedule": "constant", **custom(torch.optim.LBFGS, max_iter=2)},
 }
-
-
-@pytest.fixture
-def lean(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Number of each mini-batch whose step was made without Lightning."""
-    found: list[int] = []
-    step = LeanLoop._step
-
-    def noted(loop: LeanLoop, data_fetcher: Any) -> None:
-        step(loop, data_fetcher)
-        found.append(loop.batch_idx)
-
-    monkeypatch.setattr(LeanLoop, "_step", noted)
-    return found
 
 
 @contextmanager

@@ -26,7 +26,6 @@ from deltavi.model import ACTINN, LABELVI, MIXVI, VAE
 from deltavi.registry.stored_rows import CsrRows
 from deltavi.train import _block_order
 from deltavi.train._block_order import PoolSize
-from deltavi.train._lean_loop import LeanLoop
 from deltavi.train._order import cells_of_batch
 from deltavi.train._streamed import StreamedLoader
 from deltavi.train.on_device import DeviceSplitter
@@ -108,20 +107,6 @@ def assert_same(found: Any, expected: Any) -> None:
 def no_thread_is_left() -> Iterator[None]:
     yield
     assert not [thread for thread in threading.enumerate() if thread.name == "deltavi-reads-ahead"]
-
-
-@pytest.fixture
-def lean(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Number of each mini-batch whose step was made without Lightning."""
-    found: list[int] = []
-    step = LeanLoop._step
-
-    def noted(loop: LeanLoop, data_fetcher: Any) -> None:
-        step(loop, data_fetcher)
-        found.append(loop.batch_idx)
-
-    monkeypatch.setattr(LeanLoop, "_step", noted)
-    return found
 
 
 # -- mini-batches ------------------------------------------------------------------------------------------------
