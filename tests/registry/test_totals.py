@@ -7,10 +7,14 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
+from anndata import AnnData
 from scipy import sparse
+from scvi import REGISTRY_KEYS
 
+from deltavi.model import VAE
 from deltavi.registry import checks
 from deltavi.registry.checks import wanted_blocks
+from deltavi.registry.fields import ExpressionField
 from deltavi.registry.totals import cell_totals
 
 N_CELLS, N_GENES, BLOCK = 37, 11, 8
@@ -82,3 +86,25 @@ def test_rows_beside_the_wanted_ones_are_not_read(counts: np.ndarray, tmp_path: 
 
     list(wanted_blocks(Watched(), np.isin(np.arange(N_CELLS), [9, 12, 30])))  # type: ignore[arg-type]
     assert [rows.tolist() for rows in read] == [[9, 10, 11, 12], [30]]
+
+
+def test_totals_of_counts_in_a_file_are_known_from_the_registration(tmp_path: Path) -> None:
+    counts = sparse.csr_matrix(np.random.default_rng(5).poisson(0.5, (60, 9)).astype(np.float32))
+    AnnData(counts).write_h5ad(tmp_path / "counts.h5ad")
+    backed = ad.read_h5ad(tmp_path / "counts.h5ad", backed="r")
+    VAE.setup_anndata(backed)
+    manager = VAE._get_most_recent_anndata_manager(backed, required=True)
+    np.testing.assert_array_equal(manager.cell_totals(), cell_totals(counts))
+    backed.file.close()
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.5, 1e-9])
+def test_totals_of_other_values_are_read_again(tmp_path: Path, value: float) -> None:
+    values = np.random.default_rng(5).poisson(0.5, (60, 9)).astype(np.float64)
+    values[3, 4] = value
+    AnnData(values).write_h5ad(tmp_path / "values.h5ad")
+    backed = ad.read_h5ad(tmp_path / "values.h5ad", backed="r")
+    field = ExpressionField(REGISTRY_KEYS.X_KEY, None)
+    field.require_finite(backed)
+    assert field.count_totals() is None
+    backed.file.close()

@@ -141,7 +141,11 @@ def totals_of(model: Responds, adata: AnnData, cells: np.ndarray | None = None) 
     layer, key = model._setup_argument("layer"), model._setup_argument("size_factor_key")
     matrix = matrix_of(adata, layer)
     if key is None:
-        return cell_totals(matrix, cells)
+        manager = model.get_anndata_manager(adata)
+        known: np.ndarray | None = None if manager is None else manager.cell_totals()
+        if known is None:
+            return cell_totals(matrix, cells)
+        return known.copy() if cells is None else known[cells]
     given = np.asarray(adata.obs[key], dtype=np.float64)
     state = model._state(REGISTRY_KEYS.SIZE_FACTOR_KEY)
     if SizeFactorField.UNIT_KEY in state:

@@ -13,7 +13,8 @@ from scvi import REGISTRY_KEYS
 from deltavi._compat import AnnDataManager, AnnTorchDataset
 from deltavi._types import StoredMatrix
 from deltavi.registry._device_rows import SentRows, only_counts, rows_for
-from deltavi.registry._resident_rows import ResidentRows
+from deltavi.registry._read_on import ReadOn
+from deltavi.registry._resident_rows import ResidentRows, in_full
 from deltavi.registry.additions import Loaded
 from deltavi.registry.source import matrix_name
 from deltavi.registry.stored_rows import WatchedRows, stored_rows
@@ -62,11 +63,23 @@ class OrderedDataset(AnnTorchDataset):
         if isinstance(indexes, slice):
             return _writable(super().__getitem__(indexes))
         rows, inverse = np.unique(np.atleast_1d(np.asarray(indexes)), return_inverse=True)
-        loaded = _writable(super().__getitem__(rows))
+        loaded = _writable(self._from_storage(rows))
         # sparse tensors, which only training loads, cannot be put in order, and its mini-batches have none
         if self.load_sparse_tensor or np.array_equal(inverse, np.arange(len(inverse))):
             return loaded
         return {key: value[inverse] for key, value in loaded.items()}
+
+    def _from_storage(self, rows: np.ndarray) -> Loaded:
+        """Entries of a mini-batch of cells in increasing order, whose expression is no sparse matrix in memory."""
+        if self._read_on is None or not len(rows):
+            loaded: Loaded = super().__getitem__(rows)
+            return loaded
+        columns = {key: values[rows] for key, values in self._columns.items()}
+        return {REGISTRY_KEYS.X_KEY: in_full(self._read_on.take(rows)), **columns}
+
+    @cached_property
+    def _read_on(self) -> ReadOn | None:
+        return None if self.stored is None else ReadOn(self.stored)
 
     @cached_property
     def stored(self) -> WatchedRows | None:

@@ -11,6 +11,7 @@ from scvi import REGISTRY_KEYS
 
 from deltavi import _keys
 from deltavi._compat import SMALLEST_COUNT
+from deltavi._types import Rows
 from deltavi.kernels import kernels
 
 # Rows in full, places ``(2, n_entries)`` and values of their entries.
@@ -112,6 +113,11 @@ def log_factorials_at(counts: np.ndarray) -> np.ndarray:
         if np.array_equal(whole, counts):
             return np.asarray(LOG_FACTORIALS[whole])
     return np.asarray(special.gammaln(counts.astype(np.float64) + 1))
+
+
+def in_full(rows: Rows) -> np.ndarray:
+    """Rows with their zeros, ``(n_rows, n_genes)``."""
+    return rows if isinstance(rows, np.ndarray) else _dense(rows)
 
 
 def _dense(chosen: sparse.csr_matrix) -> np.ndarray:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
+from anndata.abc import CSRDataset
 from scipy import sparse
 
 from deltavi._errors import InputDataError, InputDataWarning, examples
@@ -108,9 +109,23 @@ def row_blocks(
     for start in range(0, len(rows), size):
         taken = rows[start : start + size]
         contiguous = len(taken) > 0 and np.array_equal(taken, np.arange(taken[0], taken[0] + len(taken)))
-        block = x[int(taken[0]) : int(taken[0]) + len(taken)] if contiguous else x[np.sort(taken)]
+        block = stretch(x, int(taken[0]), len(taken)) if contiguous else x[np.sort(taken)]
         block = block.compute() if hasattr(block, "compute") else block
         yield taken if contiguous else np.sort(taken), _as_block(block)
+
+
+def stretch(x: StoredMatrix, start: int, length: int) -> StoredMatrix:
+    """Neighbouring rows of `x`.
+
+    Those of a CSR matrix in a file are read here: anndata looks up the version of SciPy whenever it cuts some, which
+    takes longer than to read them.
+    """
+    if not isinstance(x, CSRDataset):
+        return x[start : start + length]
+    starts = x.group["indptr"][start : start + length + 1]
+    entries = slice(int(starts[0]), int(starts[-1]))
+    parts = x.group["data"][entries], x.group["indices"][entries], starts - starts[0]
+    return sparse.csr_matrix(parts, shape=(length, x.shape[1]), copy=False)
 
 
 def wanted_blocks(x: StoredMatrix, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, Rows]]:

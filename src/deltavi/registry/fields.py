@@ -83,6 +83,12 @@ class ExpressionField(LayerField):
         assert self._scanned is not None
         return self._scanned.cell_totals
 
+    def count_totals(self) -> np.ndarray | None:
+        """The same of counts; None of other values, whose sum is another, or that are read as whole."""
+        scanned = self._scanned
+        plain = scanned is not None and scanned.report.are_counts and not scanned.report.n_rounding
+        return self.cell_totals() if plain else None
+
     def gene_sums(self) -> np.ndarray | None:
         """Sum of each gene over the cells that were last scanned, ``(n_genes,)``; None if they are to be read again.
 

@@ -86,6 +86,8 @@ class DataManager(AnnDataManager):
         self._genes: pd.Index = pd.Index([])
         self._columns: Columns | None = None
         self._matrix: MatrixPrint | None = None
+        # sums of cells whose expression is in a file
+        self._totals: np.ndarray | None = None
 
     # -- registration ----------------------------------------------------------------------------------------
 
@@ -120,6 +122,7 @@ class DataManager(AnnDataManager):
         field = self._expression_field
         self._matrix = None if field is None else MatrixPrint(field.get_field_data(adata), adata.filename)
         self._columns = Columns(adata, self._registered_fields())
+        self._totals = None if field is None or not is_on_disk(field.get_field_data(adata)) else field.count_totals()
 
     @property
     def written(self) -> set[tuple[str, str]]:
@@ -208,6 +211,10 @@ class DataManager(AnnDataManager):
         matrix = self.get_from_registry(REGISTRY_KEYS.X_KEY)
         sums = [np.asarray(block.sum(0), dtype=np.float64).ravel() for _, block in row_blocks(matrix)]
         return np.asarray(np.sum(sums, axis=0))
+
+    def cell_totals(self) -> np.ndarray | None:
+        """Sum of each cell, ``(n_cells,)``, from the scan of the registration if the counts are in a file."""
+        return self._totals
 
     def _registered_fields(self) -> list[tuple[BaseAnnDataField, State]]:
         """Fields that are not empty, each with its state in the registry."""

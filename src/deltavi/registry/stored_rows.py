@@ -14,6 +14,7 @@ from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
 from deltavi._errors import DeltaviError
+from deltavi._memory import return_freed
 from deltavi._types import Rows, StoredMatrix
 from deltavi.registry._fingerprint import MatrixPrint
 
@@ -21,6 +22,8 @@ from deltavi.registry._fingerprint import MatrixPrint
 LARGEST_GAP, LARGEST_GAP_IN_ZARR = 64, 256
 # A read ends at a multiple of so many rows, so that what is dropped from it is never in memory at once.
 LONGEST_RUN = 2048
+# Bytes of expression after whose reading memory goes back to the system.
+LARGE = 2**20
 WAY_OUT = (
     "Put the file back as it was, open it again and train a new model; until training ends, nothing may write to it."
 )
@@ -193,6 +196,8 @@ class WatchedRows:
             raise DeltaviError(
                 f"{self._where} can no longer be read{self._place()} ({type(error).__name__}: {error}). {WAY_OUT}"
             ) from error
+        if len(rows) * self.n_bytes > LARGE:
+            return_freed()
         if not same:
             raise DeltaviError(f"{self._where} changed while it was read{self._place()}. {WAY_OUT}")
         return found

@@ -42,7 +42,7 @@ class PoolSize:
 
 
 # 128 blocks each, four times the fewest.
-PLAIN, COMPRESSED = PoolSize(block=64, pool=8192), PoolSize(block=256, pool=32768)
+PLAIN, COMPRESSED = PoolSize(block=64, pool=8192), PoolSize(block=128, pool=16384)
 
 
 @dataclass(frozen=True, eq=False)

@@ -56,10 +56,10 @@ class DeviceSplitter(DataSplitter):
     *args, **kwargs
         As in :class:`scvi.dataloaders.DataSplitter`.
     block_rows
-        Cells of a file that are read together, at most one in 32 of those that are mixed; by default 64, and 256 of a
+        Cells of a file that are read together, at most one in 32 of those that are mixed; by default 64, and 128 of a
         compressed file.
     buffer_rows
-        Cells of a file that are in memory at once and mixed; by default 8,192, and 32,768 of a compressed file, but
+        Cells of a file that are in memory at once and mixed; by default 8,192, and 16,384 of a compressed file, but
         no more than 64 MiB.
     read_ahead
         Read the next cells in a thread, while the model trains.
