@@ -20,6 +20,7 @@ STUDIES = {
     "prior": "prior",
     "response-networks": "perturbation.networks",
     "responses": "perturbation.responses",
+    "scale": "scale.study",
     "speed": "speed.study",
     "speed-gpu": "speed.gpu",
     "speed-linear": "speed.linear",
