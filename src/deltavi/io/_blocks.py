@@ -25,6 +25,7 @@ CHUNK_ROWS, CHUNK_COLUMNS = 512, 1024
 CHUNK_ENTRIES = 2**17
 ROOT = {"encoding-type": "anndata", "encoding-version": "0.1.0"}
 NOTHING: Mapping[str, object] = MappingProxyType({})
+NO_ARRAYS: Mapping[str, np.ndarray] = MappingProxyType({})
 MAPPINGS = ("layers", "obsm", "varm", "obsp", "varp", "uns")
 
 
@@ -63,15 +64,18 @@ class BlockFile:
     def add(self, block: AnnData) -> None:
         """Write the matrices of the next cells: X, layers and obsm."""
         # X is listed among the layers
-        self.add_rows(block.X, {name: rows for name, rows in block.layers.items() if name is not None})
-        for name, values in block.obsm.items():
-            self._grow("obsm", name, values)
+        layers = {name: rows for name, rows in block.layers.items() if name is not None}
+        self.add_rows(block.X, layers, dict(block.obsm))
 
-    def add_rows(self, profile: Rows, layers: Mapping[str, Rows]) -> None:
-        """Write X and the layers of the next cells, ``(n_cells, n_genes)`` each."""
-        self._grow("", "X", profile)
-        for name, rows in layers.items():
-            self._grow("layers", name, rows)
+    def add_rows(
+        self, profile: Rows | None, layers: Mapping[str, Rows], obsm: Mapping[str, np.ndarray] = NO_ARRAYS
+    ) -> None:
+        """Write X, unless it is None, the layers and obsm of the next cells, a row for each."""
+        if profile is not None:
+            self._grow("", "X", profile)
+        for mapping, matrices in (("layers", layers), ("obsm", obsm)):
+            for name, rows in matrices.items():
+                self._grow(mapping, name, rows)
         self._check()
 
     def add_column(self, name: str, values: np.ndarray, *, place: int, n_columns: int) -> None:
