@@ -43,7 +43,7 @@ def contents(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def look(name: str, item: Any) -> None:
-        found[name] = dict(item.attrs.asdict())
+        found[name] = dict(sorted(item.attrs.asdict().items()))
         if hasattr(item, "shape"):
             values = np.asarray(item[()])
             found[name]["array"] = item.shape, str(item.dtype), item.fill_value, values.tolist()
