@@ -291,7 +291,7 @@ def test_cells_that_are_read_are_not_replaced(tmp_path: Path, verb: str, suffix:
         path.symlink_to(source, target_is_directory=source.is_dir())
     before, asked = files(tmp_path), {"control": PERTURBATION["control"], "path": path, "overwrite": True}
     asked |= {"perturbation": PERTURBATION["perturbation"]} if verb == "predict_perturbation" else {}
-    with pytest.raises(DeltaviError, match="holds the cells that are predicted from, and would be replaced"):
+    with pytest.raises(DeltaviError, match="holds the cells that are read, and would be replaced"):
         getattr(model, verb)(query, **asked)
     assert files(tmp_path) == before
     if query.isbacked:

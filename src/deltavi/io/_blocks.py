@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
-import zarr
 from anndata import AnnData
-from anndata.io import write_elem
 from scipy import sparse
 
-from deltavi._types import Rows, State, is_sparse
+from deltavi._types import Rows, is_sparse
+from deltavi.io._groups import Array, Group, H5Group
 from deltavi.io._stores import H5AD
 from deltavi.io._watched import WatchedFile
+from deltavi.io._zarr_folder import ZarrFolder
 
 # Sides of a chunk of a dense array.
 CHUNK_ROWS, CHUNK_COLUMNS = 512, 1024
@@ -25,6 +23,7 @@ CHUNK_ROWS, CHUNK_COLUMNS = 512, 1024
 CHUNK_ENTRIES = 2**17
 ROOT = {"encoding-type": "anndata", "encoding-version": "0.1.0"}
 NOTHING: Mapping[str, object] = MappingProxyType({})
+NO_ARRAYS: Mapping[str, np.ndarray] = MappingProxyType({})
 MAPPINGS = ("layers", "obsm", "varm", "obsp", "varp", "uns")
 
 
@@ -40,14 +39,14 @@ class BlockFile:
     """
 
     def __init__(self, part: Path, n_cells: int) -> None:
-        self._is_h5, self._n_cells = part.suffix == H5AD, n_cells
-        self._file = WatchedFile(part) if self._is_h5 else None
-        self._root: Any = _zarr_group(part) if self._file is None else h5py.File(self._file, "w")
+        self._n_cells = n_cells
+        self._file = WatchedFile(part) if part.suffix == H5AD else None
+        self._root: Group = ZarrFolder(part, ROOT) if self._file is None else H5Group.root(self._file, ROOT)
         self._matrices: dict[tuple[str, str], _DenseMatrix | _SparseMatrix] = {}
+        self._tables: dict[str, Array] = {}
         self._unknown: dict[str, set[int]] = {}
-        self._root.attrs.update(ROOT)
         for name in MAPPINGS:
-            write_elem(self._root, name, {})
+            self._root.write(name, {})
 
     def __enter__(self) -> BlockFile:
         return self
@@ -58,31 +57,34 @@ class BlockFile:
                 self._root.close()
             self._file.check()
         elif error[0] is None:
-            zarr.consolidate_metadata(self._root.store)
+            self._root.close()
 
     def add(self, block: AnnData) -> None:
         """Write the matrices of the next cells: X, layers and obsm."""
         # X is listed among the layers
-        self.add_rows(block.X, {name: rows for name, rows in block.layers.items() if name is not None})
-        for name, values in block.obsm.items():
-            self._grow("obsm", name, values)
+        layers = {name: rows for name, rows in block.layers.items() if name is not None}
+        self.add_rows(block.X, layers, dict(block.obsm))
 
-    def add_rows(self, profile: Rows, layers: Mapping[str, Rows]) -> None:
-        """Write X and the layers of the next cells, ``(n_cells, n_genes)`` each."""
-        self._grow("", "X", profile)
-        for name, rows in layers.items():
-            self._grow("layers", name, rows)
+    def add_rows(
+        self, profile: Rows | None, layers: Mapping[str, Rows], obsm: Mapping[str, np.ndarray] = NO_ARRAYS
+    ) -> None:
+        """Write X, unless it is None, the layers and obsm of the next cells, a row for each."""
+        if profile is not None:
+            self._grow("", "X", profile)
+        for mapping, matrices in (("layers", layers), ("obsm", obsm)):
+            for name, rows in matrices.items():
+                self._grow(mapping, name, rows)
         self._check()
 
     def add_column(self, name: str, values: np.ndarray, *, place: int, n_columns: int) -> None:
         """Write a column of a matrix in varm; columns that are never written are NaN."""
-        if name not in self._root["varm"]:
-            empty = np.zeros((len(values), 0), dtype=values.dtype)
-            layout = _layout(len(values), 1, grows_to=None, is_h5=self._is_h5, is_packed=True)
-            write_elem(self._root["varm"], name, empty, dataset_kwargs=layout)
-            self._root["varm"][name].resize((len(values), n_columns))
+        if name not in self._tables:
+            empty, shape = np.zeros((0, n_columns), dtype=values.dtype), (len(values), n_columns)
+            self._tables[name] = self._root.group("varm").array(
+                name, empty, shape, chunks=(shape[0], 1), is_packed=True
+            )
             self._unknown[name] = set(range(n_columns))
-        self._root["varm"][name][:, place] = values
+        self._tables[name][:, place] = values
         self._unknown[name].discard(place)
 
     def finish(
@@ -99,13 +101,13 @@ class BlockFile:
             matrix.finish()
         for name, places in self._unknown.items():
             for place in places:
-                self._root["varm"][name][:, place] = np.nan
+                self._tables[name][:, place] = np.full(self._tables[name].shape[0], np.nan)
         for name, table in (("obs", obs), ("var", var)):
-            write_elem(self._root, name, table)
+            self._root.write(name, table)
             self._check()
         for mapping, entries in (("uns", uns), ("obsm", obsm), ("varm", varm)):
             for name, entry in entries.items():
-                write_elem(self._root[mapping], name, entry)
+                self._root.group(mapping).write(name, entry)
                 self._check()
 
     def _check(self) -> None:
@@ -116,12 +118,9 @@ class BlockFile:
     def _grow(self, mapping: str, name: str, rows: Rows) -> None:
         place = mapping, name
         if place not in self._matrices:
-            group = self._root[mapping] if mapping else self._root
-            self._matrices[place] = (
-                _SparseMatrix(group, name, rows, self._n_cells)
-                if is_sparse(rows)
-                else _DenseMatrix(group, name, rows, self._n_cells, is_h5=self._is_h5)
-            )
+            group = self._root.group(mapping) if mapping else self._root
+            kind = _SparseMatrix if is_sparse(rows) else _DenseMatrix
+            self._matrices[place] = kind(group, name, rows, self._n_cells)
         self._matrices[place].add(rows)
 
 
@@ -131,7 +130,7 @@ class _GrowingArray:
     A chunk that is written in parts is read and packed again for each of them.
     """
 
-    def __init__(self, array: Any, chunk: int) -> None:
+    def __init__(self, array: Array, chunk: int) -> None:
         self._array, self._chunk = array, chunk
         self._waiting: list[np.ndarray] = []
         self._n_waiting = self._n_written = 0
@@ -164,12 +163,10 @@ class _GrowingArray:
 class _DenseMatrix:
     """Dense matrix of a file, like its first `rows`, that rows are added to."""
 
-    def __init__(self, group: Any, name: str, rows: np.ndarray, n_cells: int, *, is_h5: bool) -> None:
-        n_genes = rows.shape[1]
-        layout = _layout(CHUNK_ROWS, n_genes, grows_to=n_genes, is_h5=is_h5, is_packed=_packs_well(rows))
-        write_elem(group, name, rows[:0], dataset_kwargs=layout)
-        group[name].resize((n_cells, n_genes))
-        self._array = _GrowingArray(group[name], CHUNK_ROWS)
+    def __init__(self, group: Group, name: str, rows: np.ndarray, n_cells: int) -> None:
+        chunks, shape = (CHUNK_ROWS, max(1, min(rows.shape[1], CHUNK_COLUMNS))), (n_cells, rows.shape[1])
+        array = group.array(name, rows, shape, chunks=chunks, is_packed=_packs_well(rows))
+        self._array = _GrowingArray(array, CHUNK_ROWS)
 
     def add(self, rows: Rows) -> None:
         """Add the next rows."""
@@ -183,11 +180,11 @@ class _DenseMatrix:
 class _SparseMatrix:
     """Matrix in compressed rows, like its first `rows`, that rows are added to."""
 
-    def __init__(self, group: Any, name: str, rows: sparse.csr_matrix, n_cells: int) -> None:
+    def __init__(self, group: Group, name: str, rows: sparse.csr_matrix, n_cells: int) -> None:
         chunk = max(1, min(n_cells * rows.shape[1], CHUNK_ENTRIES))
-        write_elem(group, name, _with_long_pointers(rows[:0]), dataset_kwargs={"chunks": (chunk,)})
-        self._stored, self._shape = group[name], (0, rows.shape[1])
-        self._data, self._genes = (_GrowingArray(self._stored[part], chunk) for part in ("data", "indices"))
+        data, genes, self._starts = group.csr(name, _with_long_pointers(rows[:0]), chunk)
+        self._stored, self._shape = group.group(name), (0, rows.shape[1])
+        self._data, self._genes = _GrowingArray(data, chunk), _GrowingArray(genes, chunk)
         self._pointers, self._n_entries = [np.zeros(1, dtype=np.int64)], 0
 
     def add(self, rows: Rows) -> None:
@@ -204,29 +201,14 @@ class _SparseMatrix:
         self._data.finish()
         self._genes.finish()
         pointers = np.concatenate(self._pointers)
-        self._stored["indptr"].resize((len(pointers),))
-        self._stored["indptr"][:] = pointers
-        self._stored.attrs["shape"] = self._shape
+        self._starts.resize((len(pointers),))
+        self._starts[:] = pointers
+        self._stored.update({"shape": self._shape})
 
 
 def _packs_well(rows: np.ndarray) -> bool:
     """True if most entries are zero; of others gzip saves a tenth, in several times the time that writing takes."""
     return bool(2 * np.count_nonzero(rows) < rows.size or not rows.size)
-
-
-def _layout(rows: int, columns: int, *, grows_to: int | None, is_h5: bool, is_packed: bool) -> State:
-    """Chunks of a dense array; of an h5ad file also that it may grow, to so many columns, and whether it is packed."""
-    chunks = {"chunks": (max(1, rows), max(1, min(columns, CHUNK_COLUMNS)))}
-    if not is_h5:
-        return chunks
-    packing = {"compression": "gzip", "compression_opts": 1} if is_packed else {}
-    return {**chunks, "maxshape": (None, grows_to), **packing}
-
-
-def _zarr_group(part: Path) -> Any:
-    """New group, in the format that every version of anndata reads."""
-    options: State = {} if zarr.__version__.startswith("2.") else {"zarr_format": 2}
-    return zarr.open_group(str(part), mode="w", **options)
 
 
 def _with_long_pointers(values: sparse.csr_matrix) -> sparse.csr_matrix:

@@ -47,8 +47,7 @@ def require_store(path: PathLike, *, overwrite: bool, sources: Iterable[Path] = 
         raise DeltaviError(f"{target} exists; pass overwrite=True to replace it. Nothing was changed.")
     if any(_holds(target, source) for source in sources):
         raise DeltaviError(
-            f"{target} holds the cells that are predicted from, and would be replaced: name another path. Nothing was "
-            "changed."
+            f"{target} holds the cells that are read, and would be replaced: name another path. Nothing was changed."
         )
     if target.suffix == H5AD or not target.is_dir():
         require_file(target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn
 
 import numpy as np
@@ -16,8 +17,10 @@ from deltavi._random import isolated_randomness, model_seed
 from deltavi._reading import reads
 from deltavi._types import State
 from deltavi.annotation import ClassifiedCells
+from deltavi.io import PathLike
 from deltavi.model._actinn_training import FOLDS, RECIPE, answers_without_own_fold
 from deltavi.model._annotates import Annotates
+from deltavi.model._answers import LATENT, Answered, AskedCells, latent_arrays
 from deltavi.model._classification import BATCH_SIZE, CALIBRATION, check_label_names, classified
 from deltavi.model._vae import named_arguments
 from deltavi.model.recipe import AnyRecipe, Parts
@@ -203,8 +206,11 @@ class ACTINN(Annotates):
         adata: AnnData | None = None,
         indices: Sequence[int] | np.ndarray | None = None,
         *,
+        path: PathLike | None = None,
+        overwrite: bool = False,
+        progress: bool = False,
         batch_size: int = BATCH_SIZE,
-    ) -> np.ndarray:
+    ) -> np.ndarray | Path:
         """Logits of each cell, the mean of the networks and centred within the cell, ``(n_cells, n_labels)``.
 
         Parameters
@@ -213,6 +219,13 @@ class ACTINN(Annotates):
             Cells, with any gene order; by default those of the model.
         indices
             Positions of the cells to use, or a mask.
+        path
+            File to write, .h5ad or .zarr, instead of an array: obs of the cells, and the logits in obsm
+            ``"X_actinn"``. It takes its place once it is complete.
+        overwrite
+            Write to `path` though it exists.
+        progress
+            Show a progress bar, if standard error is a terminal or in a notebook.
         batch_size
             Cells taken at a time.
 
@@ -220,9 +233,21 @@ class ACTINN(Annotates):
         ------
         NotTrainedError
             Before training.
+        DeltaviError
+            If `path` exists or names no such file.
+        FileWriteError
+            If the disk is full or the folder read-only; what was there before is unchanged.
         """
         self._require_trained("get_latent_representation")
-        return classified(self, adata, indices, batch_size)[1].features.astype(np.float32)
+        asked = AskedCells.of(self, adata, indices)
+
+        def answer(cells: np.ndarray) -> Answered:
+            found = classified(self, asked.adata, cells, batch_size)[1].features
+            return Answered(obsm=latent_arrays(self, found.astype(np.float32)))
+
+        if path is not None:
+            return asked.written(Path(path), answer, progress=progress, batch_size=batch_size, record=LATENT)
+        return next(iter(asked.joined(answer, progress=progress, batch_size=batch_size).obsm.values()))
 
     @classmethod
     def load_query_data(  # type: ignore[override]  # it is refused

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import pandas as pd
@@ -13,25 +16,69 @@ from scvi import REGISTRY_KEYS
 from deltavi import _keys
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness
+from deltavi.io import BlockFile, PathLike, write_store
 from deltavi.model._asked import positions_of, totals_of
 from deltavi.model._decoding import CellDecoder, Predicted, predict_cells, stack
-from deltavi.perturbation.batches import batch_moves
+from deltavi.perturbation.batches import BatchMoves, batch_moves
 from deltavi.perturbation.noise import cell_generators
 from deltavi.registry.columns import category_names, column
 from deltavi.registry.writable import writable_columns
+from deltavi.train.progress import progress_bar
 
 if TYPE_CHECKING:
     from deltavi.model._scgen import SCGEN
 
 
+@overload
+def batch_removal(
+    self: SCGEN,
+    adata: AnnData | None = ...,
+    *,
+    path: None = ...,
+    overwrite: bool = ...,
+    progress: bool = ...,
+    batch_size: int = ...,
+    seed: int = ...,
+) -> AnnData: ...
+
+
+@overload
+def batch_removal(
+    self: SCGEN,
+    adata: AnnData | None = ...,
+    *,
+    path: PathLike,
+    overwrite: bool = ...,
+    progress: bool = ...,
+    batch_size: int = ...,
+    seed: int = ...,
+) -> Path: ...
+
+
 @torch.inference_mode()
-def batch_removal(self: SCGEN, adata: AnnData | None = None, *, batch_size: int = 512, seed: int = 0) -> AnnData:
+def batch_removal(
+    self: SCGEN,
+    adata: AnnData | None = None,
+    *,
+    path: PathLike | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+    batch_size: int = 512,
+    seed: int = 0,
+) -> AnnData | Path:
     """Move every batch of a label onto the label's largest batch.
 
     Parameters
     ----------
     adata
         Cells to correct; by default those of the model. Needs the registered label and batch columns.
+    path
+        File to write, .h5ad or .zarr, instead of an AnnData in memory: cells are written as they are decoded. It takes
+        its place once it is complete.
+    overwrite
+        Write to `path` though it exists.
+    progress
+        Show a progress bar, if standard error is a terminal or in a notebook.
     batch_size
         Cells decoded at a time.
     seed
@@ -39,9 +86,18 @@ def batch_removal(self: SCGEN, adata: AnnData | None = None, *, batch_size: int 
 
     Returns
     -------
-    New AnnData with the same cells, order, names and metadata. X: corrected log1p CP10k (a Gaussian model: the
-    scale of its input); obsm ``"X_deltavi"``: corrected latent positions; uns ``"deltavi"``: the reference batch
+    New AnnData with the same cells, order, names and metadata, or `path`. X: corrected log1p CP10k (a Gaussian model:
+    the scale of its input); obsm ``"X_deltavi"``: corrected latent positions; uns ``"deltavi"``: the reference batch
     of each label, and the labels seen in one batch only, which are left as they are.
+
+    Raises
+    ------
+    NotTrainedError
+        Before training.
+    DeltaviError
+        If the model has no labels or batches, or `path` exists or names no such file.
+    FileWriteError
+        If the disk is full or the folder read-only; what was there before is unchanged.
     """
     self._require_trained("batch_removal")
     labels_key, batch_key = (self._setup_argument(name) for name in ("labels_key", "batch_key"))
@@ -52,50 +108,82 @@ def batch_removal(self: SCGEN, adata: AnnData | None = None, *, batch_size: int 
     before = positions_of(self, aligned, np.arange(aligned.n_obs))
     batches = category_names(column(source, batch_key), self._categories(REGISTRY_KEYS.BATCH_KEY))
     moves = batch_moves(before, labels=self._groups(source, aligned), batches=batches)
-    after = (before + moves.vectors).astype(np.float32)
-    with isolated_randomness(seed):
-        predicted = _decode_moved(self, aligned, before, after, moves.reference, batch_size, seed)
-    result = AnnData(
-        X=predicted.profile, obs=writable_columns(source.obs), var=pd.DataFrame(index=self.gene_names.astype(str))
-    )
-    result.obsm.update({key: np.asarray(value) for key, value in source.obsm.items() if not key.startswith("_scvi")})
-    result.obsm[_keys.OBSM_LATENT_AFTER] = after
-    result.uns[_keys.UNS_PREDICTION] = {
-        "reference_batch": pd.DataFrame(
-            {"label": list(moves.references), "batch": [str(b) for b in moves.references.values()]}
-        ),
-        "unmoved_labels": np.asarray(moves.single_batch, dtype=str),
-        "seed": seed,
-    }
-    return result
+    moved = _Moved(self, aligned, before, (before + moves.vectors).astype(np.float32), moves, seed)
+    result = moved.described(source)
+    if path is None:
+        parts: list[Predicted] = []
+        moved.decode(parts.append, batch_size, progress)
+        result.X = stack(parts, len(self.gene_names)).profile
+        return result
+
+    def write(part: Path) -> None:
+        with BlockFile(part, aligned.n_obs) as file:
+            moved.decode(lambda found: file.add_rows(found.profile, {}), batch_size, progress)
+            file.finish(obs=result.obs, var=result.var, obsm=result.obsm, uns=result.uns)
+
+    write_store(Path(path), write)
+    return Path(path)
 
 
-def _decode_moved(
-    model: SCGEN,
-    adata: AnnData,
-    before: np.ndarray,
-    after: np.ndarray,
-    reference: np.ndarray,
-    batch_size: int,
-    seed: int,
-) -> Predicted:
-    """Profiles of cells moved to `after` and decoded as if from their reference batch."""
-    known = pd.Index([str(b) for b in model._categories(REGISTRY_KEYS.BATCH_KEY)])
-    codes = known.get_indexer(pd.Index(reference))
-    totals, parts, start = totals_of(model, adata), [], 0
-    for tensors in model._cells(adata).batches(np.arange(adata.n_obs), batch_size):
-        rows = slice(start, start + tensors[REGISTRY_KEYS.X_KEY].shape[0])
-        decode = CellDecoder(model.module, tensors)
-        batch = torch.from_numpy(codes[rows].reshape(-1, 1).astype(np.int64))
-        parts.append(
-            predict_cells(
-                decode.observed,
-                decode(before[rows]),
-                decode(after[rows], batch=batch),
-                totals=totals[rows],
-                output="cells",
-                generators=cell_generators(adata.obs_names[rows], seed=seed),
-            )
+@dataclass(frozen=True, eq=False)
+class _Moved:
+    """Cells at their latent positions without batch effects.
+
+    Parameters
+    ----------
+    model, adata
+        A trained model, and the cells in its form.
+    before, after
+        ``(n_cells, n_latent)`` positions.
+    moves
+        Reference batches.
+    seed
+        Seed of quantiles within counts.
+    """
+
+    model: SCGEN
+    adata: AnnData
+    before: np.ndarray
+    after: np.ndarray
+    moves: BatchMoves
+    seed: int
+
+    def described(self, source: AnnData) -> AnnData:
+        """All that is told of the cells beside their expression."""
+        genes = self.model.gene_names.astype(str)
+        result = AnnData(obs=writable_columns(source.obs), var=pd.DataFrame(index=genes))
+        result.obsm.update({k: np.asarray(value) for k, value in source.obsm.items() if not k.startswith("_scvi")})
+        result.obsm[_keys.OBSM_LATENT_AFTER] = self.after
+        references = self.moves.references
+        result.uns[_keys.UNS_PREDICTION] = {
+            "reference_batch": pd.DataFrame(
+                {"label": list(references), "batch": [str(batch) for batch in references.values()]}
+            ),
+            "unmoved_labels": np.asarray(self.moves.single_batch, dtype=str),
+            "seed": self.seed,
+        }
+        return result
+
+    def decode(self, add: Callable[[Predicted], object], batch_size: int, progress: bool) -> None:
+        """Hand out the cells mini-batch by mini-batch, decoded as if from their reference batch; none of no cells."""
+        model, n_cells, start = self.model, self.adata.n_obs, 0
+        known = pd.Index([str(batch) for batch in model._categories(REGISTRY_KEYS.BATCH_KEY)])
+        codes, totals = known.get_indexer(pd.Index(self.moves.reference)), totals_of(model, self.adata)
+        with isolated_randomness(self.seed), progress_bar(n_cells, "correcting", wanted=progress) as bar:
+            for tensors in model._cells(self.adata).batches(np.arange(n_cells), batch_size):
+                rows = slice(start, start + tensors[REGISTRY_KEYS.X_KEY].shape[0])
+                add(self._decoded(CellDecoder(model.module, tensors), rows, codes[rows], totals[rows]))
+                bar.update(rows.stop - start)
+                start = rows.stop
+
+    def _decoded(self, decode: CellDecoder, rows: slice, codes: np.ndarray, totals: np.ndarray) -> Predicted:
+        """Cells of one mini-batch."""
+        batch = torch.from_numpy(codes.reshape(-1, 1).astype(np.int64))
+        return predict_cells(
+            decode.observed,
+            decode(self.before[rows]),
+            decode(self.after[rows], batch=batch),
+            totals=totals,
+            output="cells",
+            generators=cell_generators(self.adata.obs_names[rows], seed=self.seed),
         )
-        start = rows.stop
-    return stack(parts, len(model.gene_names))

@@ -157,17 +157,6 @@ def classified(
     return aligned.obs_names[chosen], joined(parts)
 
 
-def judged(
-    model: Annotates, adata: AnnData | None, indices: Indices | None, batch_size: int
-) -> tuple[pd.Index, ClassifiedCells]:
-    """The same, with a warning of cells without counts."""
-    names, cells = classified(model, adata, indices, batch_size)
-    # the scan of a query has warned of them already
-    if (adata is None or adata is model._adata) and cells.empty.any():
-        _warn_empty(names[cells.empty])
-    return names, cells
-
-
 def predicted_groups(model: Annotates, adata: AnnData, aligned: AnnData) -> np.ndarray:
     """Label of each cell, which may be new to the model; the predicted one where none is given."""
     cells = classified(model, aligned, None, BATCH_SIZE)[1]
@@ -241,9 +230,10 @@ def check_reject(reject: float, soft: bool, n_held_out: int) -> None:
         )
 
 
-def _warn_empty(names: pd.Index) -> None:
+def warn_empty(names: pd.Index) -> None:
+    """Warn of cells without counts, by their names."""
     warnings.warn(
         f"{len(names)} cells have no counts at all (for example {examples(names)}) and are {_keys.UNASSIGNED!r}.",
         InputDataWarning,
-        stacklevel=4,
+        stacklevel=6,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,10 @@ from deltavi import _keys
 from deltavi._entries import Indices, positions
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness
+from deltavi._types import State
 from deltavi.annotation import merged_components
+from deltavi.io import PathLike
+from deltavi.model._answers import LATENT, Answered, AskedCells, latent_arrays
 from deltavi.model._classification import BATCH_SIZE
 from deltavi.registry.source import matrix_of
 from deltavi.registry.totals import cell_totals
@@ -22,10 +26,46 @@ from deltavi.registry.totals import cell_totals
 if TYPE_CHECKING:
     from deltavi.model._mixvi import MIXVI
 
+# Column of obs and key of obsm, as the documentation of models names what a user keeps.
+COMPONENT, RESPONSIBILITIES = "component", "responsibilities"
+
+
+@overload
+def get_responsibilities(
+    self: MIXVI,
+    adata: AnnData | None = ...,
+    *,
+    indices: Indices | None = ...,
+    path: None = ...,
+    overwrite: bool = ...,
+    progress: bool = ...,
+    batch_size: int = ...,
+) -> pd.DataFrame: ...
+
+
+@overload
+def get_responsibilities(
+    self: MIXVI,
+    adata: AnnData | None = ...,
+    *,
+    indices: Indices | None = ...,
+    path: PathLike,
+    overwrite: bool = ...,
+    progress: bool = ...,
+    batch_size: int = ...,
+) -> Path: ...
+
 
 def get_responsibilities(
-    self: MIXVI, adata: AnnData | None = None, *, indices: Indices | None = None, batch_size: int = BATCH_SIZE
-) -> pd.DataFrame:
+    self: MIXVI,
+    adata: AnnData | None = None,
+    *,
+    indices: Indices | None = None,
+    path: PathLike | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+    batch_size: int = BATCH_SIZE,
+) -> pd.DataFrame | Path:
     """Share of every component in use in each cell: q(y | z) at the posterior mean of z.
 
     Parameters
@@ -34,25 +74,52 @@ def get_responsibilities(
         Cells, with any gene order; by default those of the model.
     indices
         Positions of the cells to use, or a mask.
+    path
+        File to write, .h5ad or .zarr, instead of a frame: obs of the cells, and the shares in obsm
+        ``"responsibilities"``, whose columns uns ``"deltavi"["components"]`` names. It takes its place once it is
+        complete.
+    overwrite
+        Write to `path` though it exists.
+    progress
+        Show a progress bar, if standard error is a terminal or in a notebook.
     batch_size
         Cells taken at a time.
 
     Returns
     -------
-    Frame of cells by components, rows summing to one.
+    Frame of cells by components, rows summing to one; with `path` that.
 
     Raises
     ------
     NotTrainedError
         Before training.
+    DeltaviError
+        If `path` exists or names no such file.
+    FileWriteError
+        If the disk is full or the folder read-only; what was there before is unchanged.
     """
     self._require_trained("get_responsibilities")
-    aligned = self._validate_anndata(adata)
-    chosen = positions(indices, aligned.n_obs)
-    n_components = self.module.n_components
-    values = over_batches(self, self.module.responsibilities, aligned, chosen, n_components, batch_size=batch_size)
-    in_use = self.module.is_active.cpu().numpy()
-    return pd.DataFrame(values[:, in_use], index=aligned.obs_names[chosen], columns=self.component_names)
+    asked = AskedCells.of(self, adata, indices)
+    how: State = {"progress": progress, "batch_size": batch_size}
+
+    def answer(cells: np.ndarray) -> Answered:
+        return Answered(obsm={RESPONSIBILITIES: _responsibilities(self, asked, cells, batch_size)})
+
+    if path is not None:
+        return asked.written(Path(path), answer, record=_record(self, "get_responsibilities"), **how)
+    values = asked.joined(answer, **how).obsm[RESPONSIBILITIES]
+    return pd.DataFrame(values, index=asked.names, columns=self.component_names)
+
+
+def _responsibilities(model: MIXVI, asked: AskedCells, cells: np.ndarray, batch_size: int) -> np.ndarray:
+    """Shares of the components in use, ``(n_cells, n_in_use)``."""
+    what, n_components = model.module.responsibilities, model.module.n_components
+    values = over_batches(model, what, asked.adata, cells, n_components, batch_size=batch_size)
+    return np.asarray(values[:, model.module.is_active.cpu().numpy()])
+
+
+def _record(model: MIXVI, verb: str) -> dict[str, object]:
+    return {"verb": verb, "components": model.component_names}
 
 
 def merge_components(self: MIXVI, n_groups: int | None = None, *, max_overlap: float | None = None) -> pd.Series:
@@ -141,26 +208,44 @@ def over_batches(
 
 
 def predicted_components(
-    model: MIXVI, adata: AnnData | None, indices: Indices | None, *, soft: bool, batch_size: int
-) -> pd.Series | pd.DataFrame:
-    """Component of each cell, or its responsibilities, of a model without labels."""
-    responsibilities = model.get_responsibilities(adata, indices=indices, batch_size=batch_size)
-    if soft:
-        return responsibilities
-    named = model.component_names[responsibilities.to_numpy().argmax(1)]
+    model: MIXVI,
+    asked: AskedCells,
+    *,
+    soft: bool,
+    path: PathLike | None,
+    progress: bool,
+    batch_size: int,
+) -> pd.Series | pd.DataFrame | Path:
+    """Component of each cell, or its responsibilities, of a model without labels; both in a file."""
+    counted = None
     if model.module.of_counts:
-        aligned = model._validate_anndata(adata)
-        layer = model._setup_argument("layer")
-        totals = cell_totals(matrix_of(aligned, layer))
-        named = np.where(totals[positions(indices, aligned.n_obs)] > 0, named, _keys.UNASSIGNED)
-    return pd.Series(named, index=responsibilities.index, dtype=object, name="predicted")
+        counted = cell_totals(matrix_of(asked.adata, model._setup_argument("layer"))) > 0
+
+    def answer(cells: np.ndarray) -> Answered:
+        shares = _responsibilities(model, asked, cells, batch_size)
+        named = model.component_names[shares.argmax(1)]
+        named = named if counted is None else np.where(counted[cells], named, _keys.UNASSIGNED)
+        return Answered(obsm={RESPONSIBILITIES: shares}, obs={COMPONENT: named})
+
+    how: State = {"progress": progress, "batch_size": batch_size}
+    if path is not None:
+        return asked.written(Path(path), answer, record=_record(model, "predict"), **how)
+    found = asked.joined(answer, **how)
+    if soft:
+        return pd.DataFrame(found.obsm[RESPONSIBILITIES], index=asked.names, columns=model.component_names)
+    return pd.Series(found.obs[COMPONENT], index=asked.names, dtype=object, name="predicted")
 
 
-def w_positions(model: MIXVI, adata: AnnData | None, indices: Any) -> np.ndarray:
+def w_positions(model: MIXVI, asked: AskedCells, *, path: PathLike | None, progress: bool) -> np.ndarray | Path:
     """Posterior means of w, ``(n_cells, n_w)``."""
-    model._require_trained("get_latent_representation")
     if model.module.n_w == 0:
         raise DeltaviError("The model has no w: make it with n_w of at least 1.")
-    aligned = model._validate_anndata(adata)
-    chosen = np.arange(aligned.n_obs) if indices is None else np.asarray(indices)
-    return np.asarray(over_batches(model, model.module.w_means, aligned, chosen, model.module.n_w), dtype=np.float32)
+
+    def answer(cells: np.ndarray) -> Answered:
+        found = over_batches(model, model.module.w_means, asked.adata, cells, model.module.n_w)
+        return Answered(obsm=latent_arrays(model, np.asarray(found, dtype=np.float32), "_w"))
+
+    how: State = {"progress": progress, "batch_size": BATCH_SIZE}
+    if path is not None:
+        return asked.written(Path(path), answer, record=LATENT, **how)
+    return next(iter(asked.joined(answer, **how).obsm.values()))

@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from deltavi._types import StoredMatrix
 from deltavi.latent import LinearGaussian
 from deltavi.latent.gaussian import VARIANCE_FLOOR
 from deltavi.module import VAE
+from deltavi.registry.checks import row_blocks
+from deltavi.train.progress import progress_bar
 
 
 def write_weights(module: VAE, fit: LinearGaussian) -> None:
@@ -31,6 +34,28 @@ def read_weights(module: VAE) -> LinearGaussian:
     loadings, mean = (value.detach().cpu().numpy().astype(np.float64) for value in (linear.weight, linear.bias))
     noise = np.exp(2 * _log_noise(module).detach().cpu().numpy().astype(np.float64))
     return LinearGaussian(mean, loadings, np.broadcast_to(noise, mean.shape))
+
+
+def factor_positions(fit: LinearGaussian, x: StoredMatrix, cells: np.ndarray, *, progress: bool) -> np.ndarray:
+    """Posterior means of the factors of `cells`, in rows of all cells there are, ``(n_all, n_latent)``.
+
+    Parameters
+    ----------
+    fit
+        The fitted model.
+    x
+        ``(n_all, n_genes)`` log-normalised expression.
+    cells
+        Positions; rows of other cells are zero.
+    progress
+        Show a progress bar.
+    """
+    z, wanted = np.zeros((x.shape[0], len(fit.projection)), dtype=np.float32), np.unique(cells)
+    with progress_bar(len(wanted), "answering", wanted=progress) as bar:
+        for rows, block in row_blocks(x, wanted):
+            z[rows] = block @ fit.projection.T - fit.projection @ fit.mean
+            bar.update(len(rows))
+    return z
 
 
 def _log_noise(module: VAE) -> torch.Tensor:

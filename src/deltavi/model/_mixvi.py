@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -15,8 +16,10 @@ from deltavi._errors import DeltaviError
 from deltavi._random import model_seed
 from deltavi._reading import reads
 from deltavi._types import State
+from deltavi.io import PathLike
 from deltavi.latent import Usage
 from deltavi.model._annotates import Annotates
+from deltavi.model._answers import AskedCells
 from deltavi.model._classification import BATCH_SIZE, CALIBRATION, predicted_groups
 from deltavi.model._components import (
     all_component_names,
@@ -296,7 +299,7 @@ class MIXVI(Annotates, VAE):
 
     # -- answers ---------------------------------------------------------------------------------------------
 
-    def predict(
+    def predict(  # type: ignore[override]  # said by the base class
         self,
         adata: AnnData | None = None,
         *,
@@ -304,40 +307,44 @@ class MIXVI(Annotates, VAE):
         soft: bool = False,
         keep_observed: bool = False,
         reject: float | None = None,
+        path: PathLike | None = None,
+        overwrite: bool = False,
+        progress: bool = False,
         batch_size: int = BATCH_SIZE,
-    ) -> pd.Series | pd.DataFrame:
+    ) -> pd.Series | pd.DataFrame | Path:
         """Label of each cell or its calibrated probabilities; component and responsibilities where nothing is labelled.
 
         Parameters
         ----------
-        adata, indices, soft, keep_observed, reject, batch_size
+        adata, indices, soft, keep_observed, reject, overwrite, progress, batch_size
             As in :meth:`deltavi.model.LABELVI.predict`. Components are neither observed nor calibrated, so that
-            without labels the last two of these make no sense.
+            without labels `keep_observed` and `reject` make no sense.
+        path
+            As there; components are written to obs ``"component"``, responsibilities to obsm ``"responsibilities"``,
+            and the names of its columns to uns ``"deltavi"["components"]``.
 
         Returns
         -------
         Series of text by cell name, or with `soft` a frame of cells by labels or components. Cells without counts are
-        ``"unassigned"``.
+        ``"unassigned"``. With `path` that.
 
         Raises
         ------
         NotTrainedError
             Before training.
         DeltaviError
-            If `reject` or `keep_observed` is asked for without labels, or `reject` is no share that can be rejected.
+            If `reject` or `keep_observed` is asked for without labels, or `reject` is no share that can be rejected; if
+            `path` exists or names no such file.
+        FileWriteError
+            If the disk is full or the folder read-only; what was there before is unchanged.
         """
+        how: State = {"soft": soft, "path": path, "progress": progress, "batch_size": batch_size}
         if self.has_labels:
-            return super().predict(
-                adata,
-                indices=indices,
-                soft=soft,
-                keep_observed=keep_observed,
-                reject=reject,
-                batch_size=batch_size,
-            )
+            return super().predict(adata, indices=indices, keep_observed=keep_observed, reject=reject, **how)
         if reject is not None or keep_observed:
             raise DeltaviError("The model was set up without labels: there is nothing observed, and no known type.")
-        return predicted_components(self, adata, indices, soft=soft, batch_size=batch_size)
+        self._require_trained("predict")
+        return predicted_components(self, AskedCells.of(self, adata, indices), **how)
 
     @property
     def component_names(self) -> np.ndarray:
@@ -347,29 +354,42 @@ class MIXVI(Annotates, VAE):
         return names
 
     def get_latent_representation(  # type: ignore[override]  # what scvi-tools names is among the keywords
-        self, adata: AnnData | None = None, indices: Any = None, *, of: Literal["z", "w"] = "z", **kwargs: Any
+        self,
+        adata: AnnData | None = None,
+        indices: Any = None,
+        *,
+        of: Literal["z", "w"] = "z",
+        path: PathLike | None = None,
+        overwrite: bool = False,
+        progress: bool = False,
+        **kwargs: Any,
     ) -> Any:
         """Latent position of each cell: the posterior mean of z, or of w.
 
         Parameters
         ----------
-        adata, indices, **kwargs
+        adata, indices, overwrite, progress, **kwargs
             As in :meth:`deltavi.model.VAE.get_latent_representation`; for w nothing further.
         of
             ``"z"``, ``(n_cells, n_latent)``, or ``"w"``, ``(n_cells, n_w)``.
+        path
+            As there; w is written to obsm ``"X_mixvi_w"``.
 
         Raises
         ------
         NotTrainedError
             Before training.
         DeltaviError
-            If the model has no w.
+            If the model has no w, or `path` exists or names no such file.
+        FileWriteError
+            If the disk is full or the folder read-only; what was there before is unchanged.
         """
         if of == "z":
-            return super().get_latent_representation(adata, indices=indices, **kwargs)
+            return super().get_latent_representation(adata, indices=indices, path=path, progress=progress, **kwargs)
         if of != "w" or kwargs:
             raise DeltaviError(f"of must be 'z' or 'w', not {of!r}." if of != "w" else f"w takes no {list(kwargs)}.")
-        return w_positions(self, adata, indices)
+        self._require_trained("get_latent_representation")
+        return w_positions(self, AskedCells.of(self, adata, indices), path=path, progress=progress)
 
     def _check_query(self, manager: DataManager, offer: Offer) -> None:
         super()._check_query(manager, offer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -17,12 +18,14 @@ from deltavi._errors import DeltaviError, examples
 from deltavi._random import isolated_randomness, model_seed
 from deltavi._reading import known_arguments, reads
 from deltavi._types import State
+from deltavi.io import PathLike
 from deltavi.latent import common_factors, principal_factors
+from deltavi.model._answers import LATENT, Answered, AskedCells, latent_arrays
 from deltavi.model._asked_split import asked_split
 from deltavi.model._checkpoint import check_checkpoint
 from deltavi.model._dimensions import data_dimensions
 from deltavi.model._faults import finish
-from deltavi.model._linear_weights import read_weights, write_weights
+from deltavi.model._linear_weights import factor_positions, read_weights, write_weights
 from deltavi.model._responds import Responds
 from deltavi.model._training import train
 from deltavi.model._training_options import loading_options, plan_options, trainer_options
@@ -262,7 +265,14 @@ class PPCA(Responds):
         return pd.Series(read_weights(self.module).noise, index=pd.Index(self.gene_names.astype(str)), name="noise")
 
     def get_latent_representation(  # type: ignore[override]  # what scvi-tools names is among the keywords
-        self, adata: AnnData | None = None, indices: Any = None, **kwargs: Any
+        self,
+        adata: AnnData | None = None,
+        indices: Any = None,
+        *,
+        path: PathLike | None = None,
+        overwrite: bool = False,
+        progress: bool = False,
+        **kwargs: Any,
     ) -> Any:
         """Posterior mean of the factors of each cell, ``(n_cells, n_latent)``; a sparse matrix is not densified.
 
@@ -272,23 +282,32 @@ class PPCA(Responds):
             Cells, with any gene order; by default those of the model.
         indices
             Positions of the cells to use.
+        path, overwrite, progress
+            As in :meth:`deltavi.model.VAE.get_latent_representation`; the key in obsm is ``"X_ppca"``.
         **kwargs
-            As in :meth:`deltavi.model.VAE.get_latent_representation`; ``return_dist=True`` also gives variances.
+            As there; ``return_dist=True`` also gives variances.
 
         Raises
         ------
         NotTrainedError
             Before training.
+        DeltaviError
+            If `path` exists or names no such file.
+        FileWriteError
+            If the disk is full or the folder read-only; what was there before is unchanged.
         """
         if set(kwargs) - {"batch_size"}:
-            return super().get_latent_representation(adata, indices=indices, **kwargs)
+            return super().get_latent_representation(adata, indices=indices, path=path, progress=progress, **kwargs)
         self._require_trained("get_latent_representation")
-        aligned = self._validate_anndata(adata)
-        chosen = positions(indices, aligned.n_obs)
-        fit, z = read_weights(self.module), np.zeros((aligned.n_obs, self.module.n_latent), dtype=np.float32)
-        for rows, block in row_blocks(self._matrix(aligned), np.unique(chosen)):
-            z[rows] = block @ fit.projection.T - fit.projection @ fit.mean
-        return z[chosen]
+        asked = AskedCells.of(self, adata, indices)
+        z = factor_positions(read_weights(self.module), self._matrix(asked.adata), asked.cells, progress=progress)
+
+        def answer(cells: np.ndarray) -> Answered:
+            return Answered(obsm=latent_arrays(self, z[cells]))
+
+        if path is not None:
+            return asked.written(Path(path), answer, progress=False, batch_size=None, record=LATENT)
+        return z[asked.cells]
 
     def log_likelihood(self, adata: AnnData | None = None, *, indices: Indices | None = None) -> pd.Series:
         """Exact log density of each cell's log-normalised expression, nats, by cell name.

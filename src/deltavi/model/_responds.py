@@ -20,6 +20,7 @@ from deltavi.model._decoding import Output
 from deltavi.model._encoding import get_latent_representation, get_marginal_ll, impute
 from deltavi.model._many import predict_perturbations
 from deltavi.model._mean_responses import MEANS
+from deltavi.model._normalised import get_normalized_expression
 from deltavi.model._parameters import (
     get_feature_correlation_matrix,
     get_latent_library_size,
@@ -57,6 +58,7 @@ class Responds(RNASeqMixin, VAEMixin, CountModel):
     # what scvi-tools names is among the keywords
     get_latent_representation = get_latent_representation  # type: ignore[assignment]
     get_marginal_ll = get_marginal_ll  # type: ignore[assignment]  # keyword-only after the first two
+    get_normalized_expression = get_normalized_expression  # type: ignore[assignment]  # as the others
     impute = impute
     get_likelihood_parameters = get_likelihood_parameters
     get_latent_library_size = get_latent_library_size

@@ -23,10 +23,12 @@ from deltavi._random import isolated_randomness
 from deltavi._reading import Reader, arguments, either, one_of, optional, read_all, real, whole
 from deltavi._text import as_text
 from deltavi._types import State
+from deltavi.io import require_store
 from deltavi.model._compared import TEMPORARY_COLUMN, read_groups
 from deltavi.model._verb_keywords import verb_keywords
 from deltavi.registry.genes import gene_positions
 from deltavi.registry.manager import compared_once
+from deltavi.registry.stored_rows import places_of
 
 if TYPE_CHECKING:
     from deltavi.model._base import CountModel
@@ -41,6 +43,11 @@ OWN = (
     *("batch_removal", "get_attributions", "get_latent_representation", "get_kl_per_dimension", "get_novelty_scores"),
     *("get_responsibilities", "impute", "log_likelihood", "merge_components", "predict", "predict_perturbation"),
     *("get_importance_weights", "predict_perturbations", "sample"),
+)
+# Verbs whose answer has a row for each cell, and can be written to a file.
+WRITING = (
+    *("batch_removal", "get_latent_representation", "get_normalized_expression", "get_novelty_scores"),
+    *("get_responsibilities", "impute", "predict"),
 )
 # Total counts of a cell beyond which single precision holds no products with them.
 MOST_COUNTS = 1e12
@@ -76,13 +83,13 @@ READERS: dict[str, Reader] = {
     **dict.fromkeys(
         (
             *("all_stats", "batch_correction", "filter_outlier_cells", "give_mean", "keep_observed", "return_dist"),
-            *("return_mean", "silent", "soft", "use_permutation"),
+            *("overwrite", "progress", "return_mean", "silent", "soft", "use_permutation"),
         ),
         flag,
     ),
 }
 # What a loader of the user's own decides.
-OF_THE_LOADER = ("adata", "indices", "gene_list", "transform_batch", "batch_size")
+OF_THE_LOADER = ("adata", "indices", "gene_list", "transform_batch", "batch_size", "path")
 _is_drawing: ContextVar[bool] = ContextVar("is_drawing", default=False)
 
 
@@ -104,6 +111,7 @@ def of_trained(verb: Callable[..., Any]) -> Callable[..., Any]:
             if given.get("dataloader") is not None:
                 _refuse_beside_loader(given)
                 return verb(**given)
+            _read_path(self, verb, given)
             order = _read_cells(self, verb, set(signature.parameters), given)
             with _drawing(self, verb), _tidied(self, verb, given):
                 return _ordered(verb(**given), order)
@@ -144,6 +152,13 @@ def _refuse_beside_loader(given: State) -> None:
     beside = [name for name in OF_THE_LOADER if given.get(name) is not None]
     if beside:
         raise DeltaviError(f"dataloader brings its own cells: leave out {', '.join(beside)}, or the loader.")
+
+
+def _read_path(model: CountModel, verb: Callable[..., Any], given: State) -> None:
+    """Check the file to write before the cells, whose storage an alignment may hide."""
+    if verb.__name__ in WRITING and given.get("path") is not None:
+        sources = {place for cells in (model._adata, given.get("adata")) for place in places_of(cells)}
+        given["path"] = require_store(given["path"], overwrite=given.get("overwrite", False), sources=sources)
 
 
 def _read_cells(model: CountModel, verb: Callable[..., Any], parameters: set[str], given: State) -> np.ndarray | None:
@@ -225,6 +240,10 @@ def _read_genes(model: CountModel, given: State) -> np.ndarray | None:
         return None
     genes = pd.Index(model.gene_names.astype(str))
     places = gene_positions(given["gene_list"], genes)
+    if given.get("path") is not None:
+        # a file is written in the order asked for
+        given["gene_list"] = genes[places].tolist()
+        return None
     given["gene_list"] = genes[np.sort(places)].tolist()
     return np.asarray(np.argsort(np.argsort(places)))
 

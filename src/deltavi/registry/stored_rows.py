@@ -224,8 +224,9 @@ def places_of(adata: object) -> set[Path]:
     if not isinstance(adata, AnnData):
         return set()
     found = {None if adata.filename is None else Path(adata.filename)}
-    if not adata.is_view:  # whose matrices would be read
-        found |= {_place_of(x) for x in (adata.X, *(adata.layers[name] for name in adata.layers if name is not None))}
+    # matrices of a view would be read
+    whole = adata._adata_ref if adata.is_view else adata
+    found |= {_place_of(x) for x in (whole.X, *(whole.layers[name] for name in whole.layers if name is not None))}
     return {place for place in found if place is not None}
 
 
