@@ -11,7 +11,7 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
 from deltavi import _keys
-from deltavi._entries import one_name, require_anndata
+from deltavi._entries import one_name
 from deltavi._errors import DeltaviError, UnknownCategoryError, examples
 from deltavi._text import as_text
 from deltavi.model._question import Condition
@@ -23,6 +23,7 @@ from deltavi.registry.conditions import same_condition
 from deltavi.registry.covariates import SizeFactorField, are_relative
 from deltavi.registry.leftovers import require_free_sources
 from deltavi.registry.source import matrix_of
+from deltavi.registry.tables import require_cells
 from deltavi.registry.totals import cell_totals
 from deltavi.registry.valid_cells import valid_cells
 
@@ -74,7 +75,8 @@ def request_of(
     model: Responds, adata: AnnData | None, *, control: str, labels: str | Sequence[str] | None, drop: bool
 ) -> Request:
     """Cells to predict among those that are given, or those of the model."""
-    source = model._validate_anndata() if adata is None else require_anndata(adata)
+    adata = None if adata is None else require_cells(adata)
+    source = model._validate_anndata() if adata is None else adata
     require_free_sources(source.obs, model._categories(_keys.CONDITION), key=condition_key(model))
     if adata is not None and drop:
         source = _without_invalid(model, adata)

@@ -11,12 +11,14 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from deltavi._compat import AnnDataManager, AnnTorchDataset
-from deltavi._types import StoredMatrix
+from deltavi._types import RowMatrix, StoredMatrix, is_sparse
 from deltavi.registry._device_rows import SentRows, only_counts, rows_for
 from deltavi.registry._resident_rows import ResidentRows
 from deltavi.registry.additions import Loaded
+from deltavi.registry.chunks import DaskMatrix
+from deltavi.registry.joined import JoinedMatrix
 from deltavi.registry.source import matrix_name
-from deltavi.registry.stored_rows import WatchedRows, stored_rows
+from deltavi.registry.stored_rows import StoredRows, stored_rows
 from deltavi.registry.streamed import StreamedCells
 
 
@@ -59,6 +61,9 @@ class OrderedDataset(AnnTorchDataset):
                 return dict(self.device_rows.with_counts(rows))
             expression = self._resident.dense(rows) if self._keys_were_named else self._resident.with_counts(rows)
             return {**{key: values[rows] for key, values in self._columns.items()}, **expression}
+        matrix = self.data.get(REGISTRY_KEYS.X_KEY)
+        if isinstance(matrix, JoinedMatrix | DaskMatrix):
+            return self._from_rows(matrix, np.atleast_1d(np.arange(len(self))[indexes]))
         if isinstance(indexes, slice):
             return _writable(super().__getitem__(indexes))
         rows, inverse = np.unique(np.atleast_1d(np.asarray(indexes)), return_inverse=True)
@@ -68,8 +73,16 @@ class OrderedDataset(AnnTorchDataset):
             return loaded
         return {key: value[inverse] for key, value in loaded.items()}
 
+    def _from_rows(self, matrix: RowMatrix, cells: np.ndarray) -> Loaded:
+        """Mini-batch whose expression is read by increasing numbers of rows."""
+        rows, inverse = np.unique(cells, return_inverse=True)
+        read = matrix[rows]
+        dense = (read.toarray() if is_sparse(read) else read).astype(np.float32, copy=False)
+        columns = {key: values[cells] for key, values in self._columns.items()}
+        return {REGISTRY_KEYS.X_KEY: dense[inverse], **columns}
+
     @cached_property
-    def stored(self) -> WatchedRows | None:
+    def stored(self) -> StoredRows | None:
         """Reader of the expression, if it lies row by row in a file and is loaded as dense single precision."""
         layer = self.adata_manager.data_registry[REGISTRY_KEYS.X_KEY]["attr_key"]
         return stored_rows(self.data[REGISTRY_KEYS.X_KEY], where=matrix_name(layer)) if self._usual else None

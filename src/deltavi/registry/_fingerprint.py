@@ -11,6 +11,8 @@ from scipy import sparse
 
 from deltavi._types import Rows, StoredMatrix, is_dask, is_sparse
 from deltavi.registry.checks import row_blocks, stored_blocks
+from deltavi.registry.chunks import DaskMatrix
+from deltavi.registry.joined import JoinedMatrix
 
 # Words of eight bytes that are multiplied with weights at a time.
 WORDS = 1024
@@ -46,18 +48,20 @@ def checksum(values: np.ndarray) -> int:
 
 def is_on_disk(x: StoredMatrix) -> bool:
     """True if `x` lies in a file, from which rows are read."""
-    return isinstance(x, h5py.Dataset | CSRDataset | CSCDataset)
+    return isinstance(x, h5py.Dataset | CSRDataset | CSCDataset | JoinedMatrix)
 
 
 def is_lazy(x: StoredMatrix) -> bool:
     """True if to read all of `x` costs more than a pass through memory."""
-    return is_on_disk(x) or hasattr(x, "map_blocks")
+    return is_on_disk(x) or is_dask(x) or isinstance(x, DaskMatrix)
 
 
 def _arrays(x: StoredMatrix) -> list[StoredMatrix]:
     """Arrays in which `x` is stored."""
     if isinstance(x, CSRDataset | CSCDataset):
         return [x.group[name] for name in ("data", "indices", "indptr")]
+    if isinstance(x, JoinedMatrix):
+        return [array for part in x.parts for array in _arrays(part.stored)]
     if sparse.issparse(x):
         return [getattr(x, name) for name in ("data", "indices", "indptr", "row", "col") if hasattr(x, name)]
     return [x]

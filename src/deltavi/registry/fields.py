@@ -15,8 +15,9 @@ from deltavi._errors import DeltaviError, InputDataError, examples
 from deltavi._text import as_text
 from deltavi._types import State
 from deltavi.registry.checks import MatrixReport, Scanned, require_finite, scan_and_sum, warn_unusual
+from deltavi.registry.chunks import rowwise
 from deltavi.registry.columns import UNSEEN, codes_of, column, extended, used_categories, warn_unseen
-from deltavi.registry.matrix import loadable, rounded
+from deltavi.registry.matrix import loadable, read_from, require_whole, rounded
 from deltavi.registry.names import (
     checksum,
     sorted_names,
@@ -67,8 +68,11 @@ class ExpressionField(LayerField):
     def require_finite(self, adata: AnnData, *, quiet: bool = True) -> MatrixReport:
         """Scan the matrix; raise if it holds NaN or infinite values."""
         self.validate_field(adata)
-        matrix = loadable(self.get_field_data(adata), where=self.where, quiet=quiet)
-        self._scanned = scan_and_sum(matrix, genes=self._sums_genes)
+        x = self.get_field_data(adata)
+        with read_from(x, self.where):
+            matrix = loadable(x, where=self.where, quiet=quiet)
+            require_whole(rowwise(x), self.where)
+            self._scanned = scan_and_sum(matrix, genes=self._sums_genes)
         report = self._scanned.report
         require_finite(report, where=self.where, cells=adata.obs_names, genes=adata.var_names, layer=self.attr_key)
         if report.max_value > float(np.finfo(np.float32).max):

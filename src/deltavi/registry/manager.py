@@ -32,8 +32,9 @@ from deltavi.registry._changes import (
     require_same_genes,
     written_by,
 )
-from deltavi.registry._fingerprint import MatrixPrint, is_on_disk
+from deltavi.registry._fingerprint import MatrixPrint, is_lazy, is_on_disk
 from deltavi.registry.checks import MatrixReport, row_blocks
+from deltavi.registry.chunks import behind
 from deltavi.registry.columns import codes_of
 from deltavi.registry.covariates import ContinuousCovariatesField
 from deltavi.registry.fields import (
@@ -42,6 +43,7 @@ from deltavi.registry.fields import (
     ExpressionField,
 )
 from deltavi.registry.matrix import loadable, rounded
+from deltavi.registry.stored_rows import file_of
 
 # Managers whose AnnData was compared in the block that a thread is in; None outside of such blocks.
 _compared: ContextVar[set[str] | None] = ContextVar("compared", default=None)
@@ -118,7 +120,8 @@ class DataManager(AnnDataManager):
     def _remember(self, adata: AnnData) -> None:
         self._cells, self._genes = adata.obs_names, adata.var_names
         field = self._expression_field
-        self._matrix = None if field is None else MatrixPrint(field.get_field_data(adata), adata.filename)
+        x = None if field is None else behind(field.get_field_data(adata))
+        self._matrix = None if x is None else MatrixPrint(x, adata.filename or file_of(x))
         self._columns = Columns(adata, self._registered_fields())
 
     @property
@@ -161,7 +164,7 @@ class DataManager(AnnDataManager):
         if field is None or registered is None:
             return
         with reading(field.where, adata):
-            x = field.get_field_data(adata)
+            x = behind(field.get_field_data(adata))
             same = registered.is_same(x)
         if not same:
             report = MatrixReport.from_dict(self._state(field)[field.SCAN_KEY])
@@ -237,7 +240,7 @@ class DataManager(AnnDataManager):
         found = loadable(source, where="The expression matrix", quiet=True)
         found = rounded(found, self._scan, where="The expression matrix")
         # data read directly from a file must not outlive that file
-        self._converted = None if found is source else (source, found)
+        self._converted = None if found is source or is_lazy(found) else (source, found)
         return found
 
     @property
