@@ -245,9 +245,9 @@ def test_genes_of_parts_are_placed(convert: Callable[[Any], Any]) -> None:
 def test_a_joined_array_can_be_sent_to_another_process(tmp_path: Path) -> None:
     from deltavi.registry.joined import Place, Places, joined_chunk
 
-    parts = Place(written(tmp_path), "X", None), Place(written(tmp_path, name="b"), "layers/dense", None)
+    parts = Place(written(tmp_path), "X", N_CELLS), Place(written(tmp_path, name="b"), "layers/dense", N_CELLS)
     places = Places(parts, N_GENES)
     places = pickle.loads(pickle.dumps(places))
-    np.testing.assert_array_equal(in_full(places.opened()[18:22]), in_full(counts())[[18, 19, 0, 1]])
-    chunk = joined_chunk(places, block_info={None: {"array-location": [(20, 22), (0, N_GENES)]}})
+    np.testing.assert_array_equal(in_full(places.opened()[N_CELLS - 1 : N_CELLS + 1]), counts()[[-1, 0]])
+    chunk = joined_chunk(places, block_info={None: {"array-location": [(N_CELLS, N_CELLS + 2), (0, N_GENES)]}})
     np.testing.assert_array_equal(in_full(chunk), counts()[:2])

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 import h5py
 import numpy as np
+import zarr
 from anndata.io import sparse_dataset
 from scipy import sparse
 
 from deltavi._types import IntArray, Rows, StoredMatrix, is_sparse
 
+# Rows of a chunk of a Dask array over files.
+CHUNK_ROWS = 1000
 # Location of a chunk in a Dask array, as `map_blocks` hands it to a function.
 BlockInfo: TypeAlias = Mapping[None, Mapping[str, Sequence[tuple[int, int]]]]
 
 
+def root_of(path: Path) -> h5py.Group | zarr.Group:
+    """Content of an h5ad file or a Zarr store."""
+    return zarr.open_group(str(path), mode="r") if path.is_dir() else h5py.File(path, "r")
+
+
 def opened(path: Path, element: str) -> StoredMatrix:
     """Matrix in an h5ad file or a Zarr store, by its place in it, such as ``"X"`` or ``"layers/counts"``."""
-    if path.is_dir():
-        import zarr
-
-        found = zarr.open_group(str(path), mode="r")[element]
-        return sparse_dataset(found) if isinstance(found, zarr.Group) else found
-    found = h5py.File(path, "r")[element]
-    return sparse_dataset(found) if isinstance(found, h5py.Group) else found
+    found = root_of(path)[element]
+    return sparse_dataset(found) if isinstance(found, h5py.Group | zarr.Group) else found
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,13 +128,16 @@ class Place:
         An h5ad file or a Zarr store.
     element
         Place of the matrix in it.
+    n_cells
+        Its rows.
     genes
         As of :class:`Part`.
     """
 
     path: Path
     element: str
-    genes: tuple[int, ...] | None
+    n_cells: int
+    genes: tuple[int, ...] | None = None
 
     def opened(self) -> Part:
         """The matrix."""
@@ -156,8 +163,32 @@ class Places:
         """Their rows as one matrix."""
         return JoinedMatrix([place.opened() for place in self.places], self.n_genes)
 
+    def rows(self, start: int, stop: int) -> Rows:
+        """Rows of one of the matrices, in the numbers of the whole; no other one is opened."""
+        edges = np.cumsum([0, *(place.n_cells for place in self.places)])
+        number = int(np.searchsorted(edges, start, side="right")) - 1
+        one = JoinedMatrix([self.places[number].opened()], self.n_genes)
+        return one[slice(start - int(edges[number]), stop - int(edges[number]))]
+
+    def as_array(self, dtype: np.dtype[np.generic]) -> StoredMatrix:
+        """Dask array of their rows."""
+        import dask.array
+
+        meta = self.opened()[slice(0, 0)].astype(dtype)
+        sizes = [size for place in self.places for size in _cut(place.n_cells)]
+        read = partial(joined_chunk, self)
+        chunks = tuple(sizes), (self.n_genes,)
+        found: StoredMatrix = dask.array.map_blocks(  # type: ignore[no-untyped-call]
+            read, chunks=chunks, dtype=dtype, meta=meta
+        )
+        return found
+
+
+def _cut(n_cells: int) -> list[int]:
+    return [min(CHUNK_ROWS, n_cells - start) for start in range(0, n_cells, CHUNK_ROWS)]
+
 
 def joined_chunk(places: Places, *, block_info: BlockInfo) -> Rows:
-    """One chunk of a Dask array over files; they are opened for it, as those of another process cannot be used."""
+    """One chunk of a Dask array over files; its file is opened for it, as one of another process cannot be used."""
     start, stop = block_info[None]["array-location"][0]
-    return places.opened()[slice(start, stop)]
+    return places.rows(start, stop)
