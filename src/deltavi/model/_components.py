@@ -16,8 +16,6 @@ from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness
 from deltavi.annotation import merged_components
 from deltavi.model._classification import BATCH_SIZE
-from deltavi.registry.source import matrix_of
-from deltavi.registry.totals import cell_totals
 
 if TYPE_CHECKING:
     from deltavi.model._mixvi import MIXVI
@@ -150,8 +148,7 @@ def predicted_components(
     named = model.component_names[responsibilities.to_numpy().argmax(1)]
     if model.module.of_counts:
         aligned = model._validate_anndata(adata)
-        layer = model._setup_argument("layer")
-        totals = cell_totals(matrix_of(aligned, layer))
+        totals = model._manager_of(aligned).cell_totals()
         named = np.where(totals[positions(indices, aligned.n_obs)] > 0, named, _keys.UNASSIGNED)
     return pd.Series(named, index=responsibilities.index, dtype=object, name="predicted")
 

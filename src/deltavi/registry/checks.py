@@ -178,11 +178,18 @@ class Scanned:
     gene_sums: np.ndarray | None
 
 
-def scan_and_sum(x: StoredMatrix, *, genes: bool = False) -> Scanned:
-    """Report of :func:`scan_matrix` with sums of cells and, with `genes`, of genes, from one pass over `x`."""
+def scan_and_sum(
+    x: StoredMatrix, *, genes: bool = False, also: Callable[[np.ndarray, Rows], None] | None = None
+) -> Scanned:
+    """Report of :func:`scan_matrix` with sums of cells and, with `genes`, of genes, from one pass over `x`.
+
+    `also` is called with the numbers of the rows of each block, and the block.
+    """
     scan, of_genes = _Scan(), np.zeros(int(x.shape[1]))
     for numbers, block in stored_blocks(x):
         scan.read(numbers, block)
+        if also is not None:
+            also(numbers, block)
         if genes:
             of_genes += np.asarray(block.sum(0), dtype=np.float64).ravel()
     return Scanned(scan.report(x.shape), np.concatenate([np.zeros(0), *scan.totals]), of_genes if genes else None)

@@ -14,8 +14,9 @@ from deltavi import _keys
 from deltavi._errors import DeltaviError, InputDataError, examples
 from deltavi._text import as_text
 from deltavi._types import State
+from deltavi.registry._fingerprint import SampledSums
 from deltavi.registry.checks import MatrixReport, Scanned, require_finite, scan_and_sum, warn_unusual
-from deltavi.registry.chunks import rowwise
+from deltavi.registry.chunks import DaskMatrix, rowwise
 from deltavi.registry.columns import UNSEEN, codes_of, column, extended, used_categories, warn_unseen
 from deltavi.registry.matrix import loadable, read_from, require_whole, rounded
 from deltavi.registry.names import (
@@ -56,6 +57,8 @@ class ExpressionField(LayerField):
         super().__init__(registry_key, layer, is_count_data=False, correct_data_format=False)
         self._sums_genes = sums_genes
         self._scanned: Scanned | None = None
+        # of a matrix whose rows have to be computed
+        self.sampled: SampledSums | None = None
 
     @property
     def where(self) -> str:
@@ -72,7 +75,9 @@ class ExpressionField(LayerField):
         with read_from(x, self.where):
             matrix = loadable(x, where=self.where, quiet=quiet)
             require_whole(rowwise(x), self.where)
-            self._scanned = scan_and_sum(matrix, genes=self._sums_genes)
+            self.sampled = SampledSums(matrix) if isinstance(matrix, DaskMatrix) else None
+            options = {} if self.sampled is None else {"also": self.sampled.add}
+            self._scanned = scan_and_sum(matrix, genes=self._sums_genes, **options)
         report = self._scanned.report
         require_finite(report, where=self.where, cells=adata.obs_names, genes=adata.var_names, layer=self.attr_key)
         if report.max_value > float(np.finfo(np.float32).max):
@@ -86,6 +91,12 @@ class ExpressionField(LayerField):
         """Sum of each cell that was last scanned, ``(n_cells,)``."""
         assert self._scanned is not None
         return self._scanned.cell_totals
+
+    def count_totals(self) -> np.ndarray | None:
+        """Sum of each cell that was last scanned, ``(n_cells,)``; None if the matrix holds other values than counts."""
+        scanned = self._scanned
+        is_known = scanned is not None and scanned.report.are_counts and not scanned.report.n_rounding
+        return scanned.cell_totals if scanned is not None and is_known else None
 
     def gene_sums(self) -> np.ndarray | None:
         """Sum of each gene over the cells that were last scanned, ``(n_genes,)``; None if they are to be read again.

@@ -44,6 +44,7 @@ from deltavi.registry.fields import (
 )
 from deltavi.registry.matrix import loadable, rounded
 from deltavi.registry.stored_rows import file_of
+from deltavi.registry.totals import cell_totals
 
 # Managers whose AnnData was compared in the block that a thread is in; None outside of such blocks.
 _compared: ContextVar[set[str] | None] = ContextVar("compared", default=None)
@@ -121,7 +122,8 @@ class DataManager(AnnDataManager):
         self._cells, self._genes = adata.obs_names, adata.var_names
         field = self._expression_field
         x = None if field is None else behind(field.get_field_data(adata))
-        self._matrix = None if x is None else MatrixPrint(x, adata.filename or file_of(x))
+        sampled = None if field is None else field.sampled
+        self._matrix = None if x is None else MatrixPrint(x, adata.filename or file_of(x), sampled=sampled)
         self._columns = Columns(adata, self._registered_fields())
 
     @property
@@ -211,6 +213,20 @@ class DataManager(AnnDataManager):
         matrix = self.get_from_registry(REGISTRY_KEYS.X_KEY)
         sums = [np.asarray(block.sum(0), dtype=np.float64).ravel() for _, block in row_blocks(matrix)]
         return np.asarray(np.sum(sums, axis=0))
+
+    def cell_totals(self, cells: np.ndarray | None = None) -> np.ndarray:
+        """Sum of each cell, ``(n_cells,)``, from the scan of the registration if it holds counts.
+
+        Parameters
+        ----------
+        cells
+            Positions in increasing order, by default of all cells.
+        """
+        field = self._expression_field
+        known = None if field is None else field.count_totals()
+        if known is not None and len(known) == self.adata.n_obs:
+            return known.copy() if cells is None else known[cells]
+        return cell_totals(self.get_from_registry(REGISTRY_KEYS.X_KEY), cells)
 
     def _registered_fields(self) -> list[tuple[BaseAnnDataField, State]]:
         """Fields that are not empty, each with its state in the registry."""
