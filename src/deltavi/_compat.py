@@ -5,6 +5,9 @@ Tested with scvi-tools 1.4.2 and 1.5, lightning 2.6, anndata 0.12 and 0.13.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from functools import partial
+
 from anndata import AnnData
 from lightning.pytorch.loops.fetchers import _DataFetcher as DataFetcher
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop as TrainingEpochLoop
@@ -55,6 +58,34 @@ def make_actual(view: AnnData) -> None:
     view._init_as_actual(view.copy())
 
 
+def put_back_tables(adata: AnnData, *, obs: object, var: object) -> None:
+    """Give an AnnData the tables that it had; to assign those that are read lazily warns of their columns."""
+    adata._obs, adata._var = obs, var
+
+
+def parts_of_task(task: object) -> Iterator[object]:
+    """Functions and values that a task of a Dask graph consists of; its form differs between versions of dask."""
+    if isinstance(task, Mapping):
+        inner = [*task.values()]
+    elif isinstance(task, list | tuple | set):
+        inner = [*task]
+    else:
+        yield task
+        inner = [getattr(task, name, None) for name in ("func", "args", "kwargs", "value", "dsk")]
+        # an object of another kind may have attributes of these names that lead back to it
+        inner = [] if isinstance(task, partial) or not type(task).__module__.startswith("dask") else inner
+    for part in inner:
+        yield from parts_of_task(part)
+
+
+def element_of(part: object) -> tuple[object, str] | None:
+    """File, or matrix in Zarr, and name in it that anndata's reader of lazy chunks reads; ``None`` of all else."""
+    if not isinstance(part, partial) or len(part.args) != 2:
+        return None
+    is_reader = part.func.__name__ == "make_dask_chunk" and part.func.__module__.startswith("anndata.")
+    return (part.args[0], str(part.args[1])) if is_reader else None
+
+
 __all__ = [
     "ADATA_MINIFY_TYPE_UNS_KEY",
     "FIELD_REGISTRIES_KEY",
@@ -75,9 +106,12 @@ __all__ = [
     "SimpleLogger",
     "TrainingEpochLoop",
     "TrainingPlan",
+    "element_of",
     "init_library_size",
     "log_nb_positive",
     "log_zinb_positive",
     "make_actual",
+    "parts_of_task",
+    "put_back_tables",
     "scvi_distributions",
 ]

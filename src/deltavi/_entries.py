@@ -327,10 +327,11 @@ def _plain_array(values: Any, name: str, what: str) -> np.ndarray:
 # -- AnnData -------------------------------------------------------------------------------------------------
 
 
-def require_anndata(value: object, *, name: str = "adata") -> AnnData:
-    """`value`, which must be an AnnData; the message explains how to read one."""
+def require_anndata(value: object, *, name: str = "adata", lazy: bool = False) -> AnnData:
+    """`value`, which must be an AnnData, with `lazy` also one read lazily; the message explains how to read one."""
     if isinstance(value, AnnData):
-        _require_tables(value, name)
+        if not lazy:
+            _require_tables(value, name)
         return value
     kinds = {cls.__name__ for cls in type(value).__mro__}
     way = next((way for kind, way in WAYS_TO_ANNDATA.items() if kind in kinds), "pass an anndata.AnnData")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias, TypeGuard
 
 import h5py
@@ -21,8 +21,21 @@ BoolArray: TypeAlias = NDArray[np.bool_]
 Rows: TypeAlias = np.ndarray | sparse.csr_matrix
 # Some cells of a mini-batch: the first ones as a slice, or a mask.
 Cells: TypeAlias = slice | Tensor
+
+
+class RowMatrix(Protocol):
+    """Matrix whose rows are read when they are asked for, ``(n_cells, n_genes)``."""
+
+    shape: tuple[int, int]
+    dtype: np.dtype[np.generic]
+
+    def __getitem__(self, chosen: slice | np.ndarray, /) -> Rows: ...
+
+
 # Expression as an AnnData may hold it, in memory or in a file.
-StoredMatrix: TypeAlias = np.ndarray | sparse.spmatrix | sparse.sparray | h5py.Dataset | CSRDataset | CSCDataset
+StoredMatrix: TypeAlias = (
+    np.ndarray | sparse.spmatrix | sparse.sparray | h5py.Dataset | CSRDataset | CSCDataset | RowMatrix
+)
 # A column or a table of an AnnData.
 Table: TypeAlias = np.ndarray | pd.DataFrame | pd.Series
 
@@ -33,10 +46,28 @@ State: TypeAlias = dict[str, Any]
 Outputs: TypeAlias = dict[str, Any]
 
 
+class Chunk(Protocol):
+    """A chunk of a dask array."""
+
+    def compute(self) -> Rows:
+        """Its values."""
+
+
+class Graph(Protocol):
+    """The graph of a dask array."""
+
+    layers: Mapping[str, Mapping[tuple[str, int, int], object]]
+
+
 class DaskArray(Protocol):
     """Part of the interface of dask arrays that is used here, since dask is optional."""
 
     name: str
+    shape: tuple[float, ...]
+    dtype: np.dtype[np.generic]
+    chunks: tuple[tuple[float, ...], ...]
+    blocks: Mapping[int, Chunk]
+    dask: Graph
 
     def map_blocks(self, func: Callable[..., np.ndarray], **kwargs: object) -> StoredMatrix:
         """Apply `func` to each block."""
@@ -49,4 +80,5 @@ def is_sparse(x: object) -> TypeGuard[sparse.csr_matrix]:
 
 def is_dask(x: object) -> TypeGuard[DaskArray]:
     """True of dask arrays."""
-    return hasattr(x, "map_blocks")
+    # arrays of xarray have blocks as well
+    return hasattr(x, "map_blocks") and hasattr(x, "blocks")

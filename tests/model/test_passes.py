@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import anndata
+import dask.array
 import numpy as np
 import pytest
+import torch
+from scipy import sparse
 
+from deltavi.errors import DeltaviError
+from deltavi.model import VAE
 from deltavi.registry import _fingerprint, checks, fields, manager
 from tests.model.conftest import dense, small_adata
 from tests.models import MODELS
@@ -40,6 +45,52 @@ def test_a_file_is_read_once_before_the_first_step(name: str, read: list[int], t
     entry.model_class.setup_anndata(adata, **entry.setup)
     entry.model_class(adata, **entry.init)
     assert adata.n_obs <= sum(read) < adata.n_obs + 1000 < 2 * adata.n_obs
+
+
+@pytest.mark.parametrize("init", [{}, {"library": "learned"}])
+@pytest.mark.parametrize("name", ["VAE", "SCGEN", "LABELVI", "MIXVI", "ACTINN", "PPCA"])
+def test_chunks_are_computed_once_before_the_first_step(name: str, init: dict[str, Any]) -> None:
+    entry, computed = MODELS[name], []
+
+    def noted(chunk: Any) -> Any:
+        computed.append(chunk.shape[0])
+        return chunk
+
+    if init and not issubclass(entry.model_class, VAE):
+        pytest.skip("it has no library")
+    adata, expected = (entry.on_its_scale(small_adata(n_per_group=150)) for _ in range(2))
+    chunks = dask.array.from_array(adata.X, chunks=(37, -1), asarray=False)
+    adata.X = chunks.map_blocks(noted, dtype=chunks.dtype, meta=sparse.csr_matrix((0, 0)))
+    entry.model_class.setup_anndata(adata, **entry.setup)
+    model = entry.model_class(adata, **{**entry.init, **init})
+    # beside the pass, the first chunks tell if a column of totals belongs to more genes
+    n_computed = sum(computed)
+    assert adata.n_obs <= n_computed < adata.n_obs + 512 + 2 * 37
+    # compared with what was sampled in that pass
+    model.adata_manager.validate()
+    assert sum(computed) == n_computed
+    entry.model_class.setup_anndata(expected, **entry.setup)
+    weights = entry.model_class(expected, **{**entry.init, **init}).module.state_dict()
+    for key, values in model.module.state_dict().items():
+        torch.testing.assert_close(values, weights[key], rtol=1e-6, atol=0)
+    adata.X = expected.X + sparse.random(*adata.shape, 0.01, format="csr", dtype=np.float32, random_state=0)
+    with pytest.raises(DeltaviError, match=r"adata\.X"):
+        model.adata_manager.validate()
+
+
+@pytest.mark.parametrize("form", ["counts", "logs"])
+def test_totals_of_counts_are_those_of_the_scan(form: str, read: list[int]) -> None:
+    adata = small_adata()
+    adata.X = adata.X if form == "counts" else np.log1p(adata.X)
+    VAE.setup_anndata(adata)
+    manager = VAE(adata, gene_likelihood="zinb" if form == "counts" else "normal").adata_manager
+    n_read = len(read)
+    chosen = np.array([3, 7])
+    np.testing.assert_allclose(manager.cell_totals(), dense(adata.X).sum(1, dtype=np.float64), rtol=1e-6)
+    np.testing.assert_array_equal(manager.cell_totals(chosen), manager.cell_totals()[chosen])
+    manager.cell_totals()[:] = 0
+    assert manager.cell_totals().all()
+    assert (len(read) == n_read) == (form == "counts")
 
 
 def test_the_decoder_starts_at_the_mean_shares_that_the_scan_summed(read: list[int]) -> None:

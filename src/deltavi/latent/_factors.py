@@ -165,7 +165,7 @@ def _moments(x: StoredMatrix) -> tuple[np.ndarray, np.ndarray]:
     return mean, squares / n_cells - np.outer(mean, mean)
 
 
-def _by_iteration(x: StoredMatrix, n_latent: int, seed: int) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
+def _by_iteration(x: Rows, n_latent: int, seed: int) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
     """Mean and total variance of the genes, and the largest eigenvalues and vectors of their covariance."""
     n_cells = x.shape[0]
     with np.errstate(invalid="ignore"):  # infinite values of both signs; shares of no variance, where cells are alike

@@ -11,7 +11,7 @@ from anndata import AnnData
 from deltavi._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY
 from deltavi._errors import DeltaviError, ModelFileError
 from deltavi._random import taking_turns
-from deltavi._types import State
+from deltavi._types import State, is_dask
 from deltavi.registry.columns import user_columns
 from deltavi.registry.genes import match_genes, warn_duplicate_cells
 from deltavi.registry.matrix import loadable, take_columns
@@ -41,9 +41,13 @@ def aligned_copy(adata: AnnData, genes: np.ndarray, *, layer: str | None, min_ov
     """
     match = match_genes(adata.var_names, pd.Index(genes), min_overlap=min_overlap)
     warn_duplicate_cells(adata.obs_names)
-    matrix = loadable(_expression(adata, layer), where=matrix_name(layer), quiet=True)
+    source = _expression(adata, layer)
+    matrix = loadable(source, where=matrix_name(layer), quiet=True)
     if not match.is_identity:
         matrix = take_columns(matrix, match.positions)
+    elif is_dask(source):
+        # an AnnData holds the array, and no reader of its chunks
+        matrix = source
     with taking_turns():
         # a model that was set up on these cells may be writing columns of its own
         obs = user_columns(adata.obs)

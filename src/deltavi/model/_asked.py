@@ -11,7 +11,7 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
 from deltavi import _keys
-from deltavi._entries import one_name, require_anndata
+from deltavi._entries import one_name
 from deltavi._errors import DeltaviError, UnknownCategoryError, examples
 from deltavi._text import as_text
 from deltavi.model._question import Condition
@@ -22,8 +22,7 @@ from deltavi.registry.columns import category_names, column, require_known, used
 from deltavi.registry.conditions import same_condition
 from deltavi.registry.covariates import SizeFactorField, are_relative
 from deltavi.registry.leftovers import require_free_sources
-from deltavi.registry.source import matrix_of
-from deltavi.registry.totals import cell_totals
+from deltavi.registry.tables import require_cells
 from deltavi.registry.valid_cells import valid_cells
 
 if TYPE_CHECKING:
@@ -74,7 +73,8 @@ def request_of(
     model: Responds, adata: AnnData | None, *, control: str, labels: str | Sequence[str] | None, drop: bool
 ) -> Request:
     """Cells to predict among those that are given, or those of the model."""
-    source = model._validate_anndata() if adata is None else require_anndata(adata)
+    adata = None if adata is None else require_cells(adata)
+    source = model._validate_anndata() if adata is None else adata
     require_free_sources(source.obs, model._categories(_keys.CONDITION), key=condition_key(model))
     if adata is not None and drop:
         source = _without_invalid(model, adata)
@@ -138,19 +138,15 @@ def totals_of(model: Responds, adata: AnnData, cells: np.ndarray | None = None) 
     Relative size factors, such as pooled estimates around one, count in the unit of the training cells, so that
     the total of a cell does not depend on which others are asked about.
     """
-    layer, key = model._setup_argument("layer"), model._setup_argument("size_factor_key")
-    matrix = matrix_of(adata, layer)
+    key = model._setup_argument("size_factor_key")
+    manager = model._manager_of(adata)
     if key is None:
-        manager = model.get_anndata_manager(adata)
-        known: np.ndarray | None = None if manager is None else manager.cell_totals()
-        if known is None:
-            return cell_totals(matrix, cells)
-        return known.copy() if cells is None else known[cells]
+        return manager.cell_totals(cells)
     given = np.asarray(adata.obs[key], dtype=np.float64)
     state = model._state(REGISTRY_KEYS.SIZE_FACTOR_KEY)
     if SizeFactorField.UNIT_KEY in state:
         given = given * float(state[SizeFactorField.UNIT_KEY])
     else:  # a file of a version that did not keep it
-        counted = cell_totals(matrix)
+        counted = manager.cell_totals()
         given = given * (counted.mean() / given.mean()) if are_relative(given, counted) else given
     return given if cells is None else given[cells]

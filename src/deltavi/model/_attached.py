@@ -11,6 +11,7 @@ from deltavi._entries import require_anndata
 from deltavi._errors import DeltaviError
 from deltavi.model._aligned import in_gene_order
 from deltavi.registry.names import names_checksum
+from deltavi.registry.tables import tables_read
 
 if TYPE_CHECKING:
     from deltavi.model._base import CountModel
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
 def attach(model: CountModel, adata: AnnData) -> None:
     """Make `adata` the cells of `model`: their genes are matched by name, their columns registered as by ``load``."""
     cls = type(model)
-    # everything that a query is checked for, before anything is written
-    model._align(require_anndata(adata))
-    cells = in_gene_order(adata, model.registry_, cls)
-    cls.setup_anndata(cells, source_registry=model.registry_, **model.registry_[SETUP_ARGS_KEY])
+    with tables_read(require_anndata(adata, lazy=True)):
+        # everything that a query is checked for, before anything is written
+        model._align(adata)
+        cells = in_gene_order(adata, model.registry_, cls)
+        cls.setup_anndata(cells, source_registry=model.registry_, **model.registry_[SETUP_ARGS_KEY])
     manager = model._get_most_recent_anndata_manager(cells, required=True)
     model._register_manager_for_instance(manager)
     model._adata, model._adata_manager = cells, manager

@@ -44,6 +44,7 @@ from deltavi.registry.fields import CategoricalCovariatesField, CategoryField, E
 from deltavi.registry.labels import LabelField
 from deltavi.registry.manager import DataManager
 from deltavi.registry.source import elsewhere, matrix_name
+from deltavi.registry.tables import require_cells, tables_read
 from deltavi.train import ObjectivePlan
 from deltavi.train.on_device import DeviceSplitter
 from deltavi.train.runner import Runner
@@ -159,7 +160,8 @@ class CountModel(UnsupervisedTrainingMixin, ArchesMixin, BaseModelClass):
     @classmethod
     def _register(cls, adata: AnnData, setup_method_args: State, **transfer: Any) -> None:
         """Check `adata` and register it with this class; ``setup_anndata`` ends here."""
-        cls.register_manager(registered(cls, adata, setup_method_args, **transfer))
+        with tables_read(require_anndata(adata, lazy=True)):
+            cls.register_manager(registered(cls, adata, setup_method_args, **transfer))
 
     def _get_init_params(self, locals: State) -> State:
         """Arguments of the model, which a file must be able to hold."""
@@ -214,7 +216,7 @@ class CountModel(UnsupervisedTrainingMixin, ArchesMixin, BaseModelClass):
             return self._adata
         if getattr(adata, "_deltavi_owner", None) == self.id:
             return adata
-        return self._align(require_anndata(adata))
+        return self._align(require_cells(adata))
 
     def _align(self, adata: AnnData) -> AnnData:
         """Stand-in for `adata` with the model's genes in the model's order; `adata` itself is left alone."""

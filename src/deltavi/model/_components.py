@@ -20,8 +20,6 @@ from deltavi.annotation import merged_components
 from deltavi.io import PathLike
 from deltavi.model._answers import LATENT, Answered, AskedCells, latent_arrays
 from deltavi.model._classification import BATCH_SIZE
-from deltavi.registry.source import matrix_of
-from deltavi.registry.totals import cell_totals
 
 if TYPE_CHECKING:
     from deltavi.model._mixvi import MIXVI
@@ -219,7 +217,7 @@ def predicted_components(
     """Component of each cell, or its responsibilities, of a model without labels; both in a file."""
     counted = None
     if model.module.of_counts:
-        counted = cell_totals(matrix_of(asked.adata, model._setup_argument("layer"))) > 0
+        counted = model._manager_of(asked.adata).cell_totals() > 0
 
     def answer(cells: np.ndarray) -> Answered:
         shares = _responsibilities(model, asked, cells, batch_size)

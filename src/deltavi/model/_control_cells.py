@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from anndata import AnnData
 
-from deltavi._entries import names, require_anndata
+from deltavi._entries import names
 from deltavi._errors import DeltaviError, InputDataError, UnknownCategoryError, examples, unknown_category
 from deltavi._text import meant, names_of
 from deltavi._types import State
 from deltavi.model._asked import condition_key, conditions_of, request_of
 from deltavi.model.request import Request
 from deltavi.perturbation.estimators import ALL_CELLS
+from deltavi.registry.tables import require_cells
 from deltavi.registry.valid_cells import valid_cells
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def control_cells(
     drop
         Leave out cells with unusable values.
     """
-    whole = model._validate_anndata() if adata is None else require_anndata(adata)
+    whole = model._validate_anndata() if adata is None else require_cells(adata)
     if not whole.n_obs:
         raise InputDataError("adata has no cells: there is nothing to predict.")
     source = _of_condition(model, whole, control)

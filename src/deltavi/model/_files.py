@@ -23,6 +23,7 @@ from deltavi._types import State
 from deltavi.io import read_model, resolved, saved_cells, write_model
 from deltavi.model._aligned import in_gene_order
 from deltavi.model._saving import cells_writer, require_free, require_save_keywords
+from deltavi.registry.tables import tables_read
 
 if TYPE_CHECKING:
     from deltavi.model._base import CountModel
@@ -103,7 +104,7 @@ def loaded(
     # before anything is read
     wanted = chosen_device(accelerator, device)
     if adata is not None:
-        require_anndata(adata)
+        require_anndata(adata, lazy=True)
     dir_path = resolved(dir_path, "dir_path", error=ModelFileError)
     tensors, description = read_model(dir_path)
     if description.get("class") != cls.__name__:
@@ -112,7 +113,8 @@ def loaded(
         saved = saved_cells(dir_path) if adata is None else None
         if saved is not None:
             adata = anndata.read_h5ad(saved)
-    return assembled(cls, tensors, description, adata, source=dir_path, device=wanted)
+    with tables_read(adata):
+        return assembled(cls, tensors, description, adata, source=dir_path, device=wanted)
 
 
 def assembled(

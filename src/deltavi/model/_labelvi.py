@@ -11,7 +11,7 @@ from scvi import REGISTRY_KEYS
 
 from deltavi import _keys
 from deltavi._compat import SETUP_ARGS_KEY
-from deltavi._entries import require_anndata, shown
+from deltavi._entries import shown
 from deltavi._errors import DeltaviError, examples
 from deltavi._random import model_seed
 from deltavi._reading import reads
@@ -29,6 +29,7 @@ from deltavi.model._vae import VAE, named_arguments
 from deltavi.model.recipe import EPOCHS_RANGE, AnyRecipe, Parts, Recipe
 from deltavi.module import LABELVI as LABELVIModule
 from deltavi.module.readers import READERS
+from deltavi.registry.tables import require_cells
 from deltavi.train import CellSplit, MixedSplitter
 
 # Repeated draws are sequenced less deeply, down to this share of their molecules: the classifier then rests on what a
@@ -223,7 +224,7 @@ class LABELVI(Annotates, VAE):
         labels_key = labels_key or setup["labels_key"]
         if labels_key is None:
             raise DeltaviError("The model was set up without labels: pass labels_key.")
-        source = vae._validate_anndata() if adata is None else require_anndata(adata)
+        source = vae._validate_anndata() if adata is None else require_cells(adata)
         # annotation is copied and the matrix shared: the registration of the VAE stays as it is
         cells = aligned_copy(source, vae.gene_names, layer=setup["layer"], min_overlap=vae.min_gene_overlap)
         setup |= {"labels_key": labels_key, "unlabeled_category": unlabeled_category}

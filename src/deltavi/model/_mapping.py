@@ -18,6 +18,7 @@ from deltavi._errors import DeltaviError, DeltaviWarning
 from deltavi._reading import known_arguments
 from deltavi.model._aligned import in_gene_order
 from deltavi.model._stored_registry import HINTS
+from deltavi.registry.tables import tables_read
 
 if TYPE_CHECKING:
     from deltavi.model._base import CountModel
@@ -43,14 +44,15 @@ def mapped(
             f"The reference is a {type(reference_model).__name__}; a query of {cls.__name__} needs a trained "
             f"{cls.__name__}, or the folder of one."
         )
-    require_anndata(adata)
+    require_anndata(adata, lazy=True)
     wanted = chosen_device(accelerator, device)
     reference = reference_model
     if isinstance(reference, str | os.PathLike):
         reference = cls.load(reference)
     reference._require_trained("Query mapping")
-    query = in_gene_order(adata, reference.registry_, cls)
-    model: Model = extend(query, reference, accelerator="cpu", **options)
+    with tables_read(adata):
+        query = in_gene_order(adata, reference.registry_, cls)
+        model: Model = extend(query, reference, accelerator="cpu", **options)
     _average_new_columns(model.module, reference.module)
     for part in cls.keeps:
         if part.mapped is not None:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from anndata import AnnData
 
-from deltavi._entries import require_anndata
 from deltavi._errors import DeltaviError, InputDataError, UnknownCategoryError, examples
 from deltavi.arrays.matrix import dense
 from deltavi.model._asked import condition_key, conditions_of, totals_of
 from deltavi.model._decoding import profile_of
+from deltavi.registry.chunks import rowwise
 from deltavi.registry.source import matrix_of
+from deltavi.registry.tables import require_cells
 
 if TYPE_CHECKING:
     from deltavi.model._responds import Responds
@@ -50,7 +51,7 @@ def treated_of(model: Responds, treated: AnnData | None, request: Request, pertu
     """
     if treated is None:
         return Treated({})
-    require_anndata(treated, name="treated")
+    treated = require_cells(treated, name="treated")
     aligned = model._validate_anndata(treated)
     groups, chosen = model._groups(treated, aligned), np.ones(treated.n_obs, dtype=bool)
     if condition_key(model) in treated.obs:
@@ -68,7 +69,7 @@ def treated_of(model: Responds, treated: AnnData | None, request: Request, pertu
             f"treated holds cells of {examples(sorted(set(groups[chosen])))}, and none of what is asked about: "
             f"{examples(asked)}."
         )
-    matrix = matrix_of(aligned, model._setup_argument("layer"))
+    matrix = rowwise(matrix_of(aligned, model._setup_argument("layer")))
     totals, of_counts = totals_of(model, aligned), model.module.of_counts
     rows = {group: dense(matrix[cells]) for group, cells in found.items()}
     _refuse_controls(model, request, aligned, rows, found)
@@ -91,11 +92,11 @@ def _refuse_controls(
 ) -> None:
     """Raise where cells are both treated and among those to predict."""
     place = dict(zip(request.adata.obs_names[request.cells], request.cells, strict=True))
-    matrix = matrix_of(request.adata, model._setup_argument("layer"))
+    matrix = rowwise(matrix_of(request.adata, model._setup_argument("layer")))
     for group, cells in found.items():
         names = aligned.obs_names[cells]
         shared = [row for row, name in enumerate(names) if name in place]
-        same = [r for r in shared if np.array_equal(rows[group][r], dense(matrix[[place[names[r]]]])[0])]
+        same = [r for r in shared if np.array_equal(rows[group][r], dense(matrix[np.array([place[names[r]]])])[0])]
         if same:
             raise InputDataError(
                 f"{len(same)} cells of treated, such as {names[same[0]]!r}, are among the control cells to predict: "

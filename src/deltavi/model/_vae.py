@@ -268,7 +268,7 @@ class VAE(Responds):
         if library != "learned":
             return {}
         n_batch = self.summary_stats.n_batch
-        if self._adata is None:
+        if self._adata is None or self._adata_manager is None:
             # placeholders of the right shape: the saved weights replace them
             return {"library_log_means": np.zeros((1, n_batch)), "library_log_vars": np.ones((1, n_batch))}
         if self._adata.n_obs < 2:
@@ -276,7 +276,7 @@ class VAE(Responds):
                 f"library='learned' takes its prior from how cells differ in their totals: {self._adata.n_obs} cells "
                 "are there, 2 are needed. Pass library='observed'."
             )
-        return library_prior(self.adata_manager, n_batch, self._categories(REGISTRY_KEYS.BATCH_KEY))
+        return library_prior(self._adata_manager, n_batch, self._categories(REGISTRY_KEYS.BATCH_KEY))
 
     def _check_query(self, manager: DataManager, offer: Offer) -> None:
         if not self.check_input:

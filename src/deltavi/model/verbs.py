@@ -17,7 +17,7 @@ import pandas as pd
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
-from deltavi._entries import flag, known_keywords, names, positions, require_anndata, seed_number, share
+from deltavi._entries import flag, known_keywords, names, positions, seed_number, share
 from deltavi._errors import DeltaviError, unknown_category
 from deltavi._random import isolated_randomness
 from deltavi._reading import Reader, arguments, either, one_of, optional, read_all, real, whole
@@ -29,6 +29,7 @@ from deltavi.model._verb_keywords import verb_keywords
 from deltavi.registry.genes import gene_positions
 from deltavi.registry.manager import compared_once
 from deltavi.registry.stored_rows import places_of
+from deltavi.registry.tables import require_cells
 
 if TYPE_CHECKING:
     from deltavi.model._base import CountModel
@@ -164,7 +165,7 @@ def _read_path(model: CountModel, verb: Callable[..., Any], given: State) -> Non
 def _read_cells(model: CountModel, verb: Callable[..., Any], parameters: set[str], given: State) -> np.ndarray | None:
     """Bring what `given` says of cells, genes and batches into its plain form; order of the genes asked for."""
     if "adata" in parameters and given.get("adata") is not None:
-        require_anndata(given["adata"])
+        given["adata"] = require_cells(given["adata"])
     if not {"indices", "idx1"} & parameters:
         return None
     cells = _aligned(model, given)

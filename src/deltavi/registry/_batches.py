@@ -11,13 +11,15 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from deltavi._compat import AnnDataManager, AnnTorchDataset
-from deltavi._types import StoredMatrix
+from deltavi._types import RowMatrix, StoredMatrix, is_sparse
 from deltavi.registry._device_rows import SentRows, only_counts, rows_for
 from deltavi.registry._read_on import ReadOn
 from deltavi.registry._resident_rows import ResidentRows, in_full
 from deltavi.registry.additions import Loaded
+from deltavi.registry.chunks import DaskMatrix
+from deltavi.registry.joined import JoinedMatrix
 from deltavi.registry.source import matrix_name
-from deltavi.registry.stored_rows import WatchedRows, stored_rows
+from deltavi.registry.stored_rows import StoredRows, stored_rows
 from deltavi.registry.streamed import StreamedCells
 
 
@@ -60,8 +62,13 @@ class OrderedDataset(AnnTorchDataset):
                 return dict(self.device_rows.with_counts(rows))
             expression = self._resident.dense(rows) if self._keys_were_named else self._resident.with_counts(rows)
             return {**{key: values[rows] for key, values in self._columns.items()}, **expression}
+        matrix = self.data.get(REGISTRY_KEYS.X_KEY)
+        if self._read_on is None and isinstance(matrix, JoinedMatrix | DaskMatrix):
+            return self._from_rows(matrix, np.atleast_1d(np.arange(len(self))[indexes]))
         if isinstance(indexes, slice):
-            return _writable(super().__getitem__(indexes))
+            if self._read_on is None:
+                return _writable(super().__getitem__(indexes))
+            indexes = np.arange(len(self))[indexes].tolist()
         rows, inverse = np.unique(np.atleast_1d(np.asarray(indexes)), return_inverse=True)
         loaded = _writable(self._from_storage(rows))
         # sparse tensors, which only training loads, cannot be put in order, and its mini-batches have none
@@ -81,8 +88,16 @@ class OrderedDataset(AnnTorchDataset):
     def _read_on(self) -> ReadOn | None:
         return None if self.stored is None else ReadOn(self.stored)
 
+    def _from_rows(self, matrix: RowMatrix, cells: np.ndarray) -> Loaded:
+        """Mini-batch whose expression is read by increasing numbers of rows."""
+        rows, inverse = np.unique(cells, return_inverse=True)
+        read = matrix[rows]
+        dense = (read.toarray() if is_sparse(read) else read).astype(np.float32, copy=False)
+        columns = {key: values[cells] for key, values in self._columns.items()}
+        return {REGISTRY_KEYS.X_KEY: dense[inverse], **columns}
+
     @cached_property
-    def stored(self) -> WatchedRows | None:
+    def stored(self) -> StoredRows | None:
         """Reader of the expression, if it lies row by row in a file and is loaded as dense single precision."""
         layer = self.adata_manager.data_registry[REGISTRY_KEYS.X_KEY]["attr_key"]
         return stored_rows(self.data[REGISTRY_KEYS.X_KEY], where=matrix_name(layer)) if self._usual else None

@@ -11,6 +11,8 @@ from scipy import sparse
 
 from deltavi._types import Rows, StoredMatrix, is_dask, is_sparse
 from deltavi.registry.checks import row_blocks, stored_blocks
+from deltavi.registry.chunks import DaskMatrix
+from deltavi.registry.joined import JoinedMatrix
 
 # Words of eight bytes that are multiplied with weights at a time.
 WORDS = 1024
@@ -46,18 +48,20 @@ def checksum(values: np.ndarray) -> int:
 
 def is_on_disk(x: StoredMatrix) -> bool:
     """True if `x` lies in a file, from which rows are read."""
-    return isinstance(x, h5py.Dataset | CSRDataset | CSCDataset)
+    return isinstance(x, h5py.Dataset | CSRDataset | CSCDataset | JoinedMatrix)
 
 
 def is_lazy(x: StoredMatrix) -> bool:
     """True if to read all of `x` costs more than a pass through memory."""
-    return is_on_disk(x) or hasattr(x, "map_blocks")
+    return is_on_disk(x) or is_dask(x) or isinstance(x, DaskMatrix)
 
 
 def _arrays(x: StoredMatrix) -> list[StoredMatrix]:
     """Arrays in which `x` is stored."""
     if isinstance(x, CSRDataset | CSCDataset):
         return [x.group[name] for name in ("data", "indices", "indptr")]
+    if isinstance(x, JoinedMatrix):
+        return [array for part in x.parts for array in _arrays(part.stored)]
     if sparse.issparse(x):
         return [getattr(x, name) for name in ("data", "indices", "indptr", "row", "col") if hasattr(x, name)]
     return [x]
@@ -116,6 +120,34 @@ def cell_sums(x: StoredMatrix, rows: np.ndarray | None = None) -> tuple[np.ndarr
     return joined[0], joined[1]
 
 
+class SampledSums:
+    """Sums of :func:`cell_sums` of the rows of a lazy matrix that are compared, from blocks that are read anyway.
+
+    Parameters
+    ----------
+    x
+        The matrix.
+    """
+
+    def __init__(self, x: StoredMatrix) -> None:
+        rows = _rows_compared(x)
+        self._rows = np.arange(int(x.shape[0])) if rows is None else rows
+        self._weights = gene_weights(int(x.shape[1]))
+        self._found: list[np.ndarray] = []
+
+    def add(self, numbers: np.ndarray, block: Rows) -> None:
+        """Take the sampled rows among those with `numbers`, which increase from block to block."""
+        taken = np.flatnonzero(np.isin(numbers, self._rows))
+        if len(taken):
+            self._found.append(_weighted(block[taken], self._weights))
+
+    @property
+    def sums(self) -> tuple[np.ndarray, np.ndarray]:
+        """Sums of values, and of absolute values."""
+        joined = np.concatenate([np.zeros((2, 0)), *self._found], axis=1)
+        return joined[0], joined[1]
+
+
 def _weighted(block: Rows, weights: np.ndarray) -> np.ndarray:
     single = block.astype(np.float32, copy=False).astype(np.float64)
     sums = np.asarray(single @ weights).ravel()
@@ -144,16 +176,18 @@ class MatrixPrint:
         Matrix ``(n_cells, n_genes)`` in any storage.
     file
         File it is read from.
+    sampled
+        Sums of the compared rows, if they are known.
     """
 
-    def __init__(self, x: StoredMatrix, file: Path | None = None) -> None:
+    def __init__(self, x: StoredMatrix, file: Path | None = None, *, sampled: SampledSums | None = None) -> None:
         self.file = file if is_on_disk(x) else None
-        self._remember(x)
+        self._remember(x, sampled)
         self._remember_storage(x)
 
-    def _remember(self, x: StoredMatrix) -> None:
+    def _remember(self, x: StoredMatrix, sampled: SampledSums | None = None) -> None:
         self.rows = _rows_compared(x)
-        self.sums, self.sizes = cell_sums(x, self.rows)
+        self.sums, self.sizes = cell_sums(x, self.rows) if sampled is None else sampled.sums
 
     def _remember_storage(self, x: StoredMatrix) -> None:
         # the time is read before the content, so that a write in between is detected

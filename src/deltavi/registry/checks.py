@@ -14,6 +14,7 @@ from scipy import sparse
 from deltavi._errors import InputDataError, InputDataWarning, examples
 from deltavi._keys import UNASSIGNED
 from deltavi._types import Rows, State, StoredMatrix
+from deltavi.registry.chunks import rowwise
 
 BLOCK_ROWS = 1024
 # Nonzero entries moved at a time where a backed CSC matrix is walked through.
@@ -105,12 +106,12 @@ def row_blocks(
     x: StoredMatrix, rows: np.ndarray | None = None, *, size: int = BLOCK_ROWS
 ) -> Iterator[tuple[np.ndarray, Rows]]:
     """Blocks of `size` rows as ``(row numbers, dense array or CSR)``; only one block is in memory at a time."""
+    x = rowwise(x)
     rows = np.arange(x.shape[0]) if rows is None else np.asarray(rows)
     for start in range(0, len(rows), size):
         taken = rows[start : start + size]
         contiguous = len(taken) > 0 and np.array_equal(taken, np.arange(taken[0], taken[0] + len(taken)))
         block = stretch(x, int(taken[0]), len(taken)) if contiguous else x[np.sort(taken)]
-        block = block.compute() if hasattr(block, "compute") else block
         yield taken if contiguous else np.sort(taken), _as_block(block)
 
 
@@ -133,6 +134,7 @@ def wanted_blocks(x: StoredMatrix, wanted: np.ndarray) -> Iterator[tuple[np.ndar
 
     Other rows are read only where they lie between wanted ones in a file, of which single rows are slow.
     """
+    x = rowwise(x)
     in_memory = isinstance(x, np.ndarray) or sparse.issparse(x)
     for start in range(0, x.shape[0], BLOCK_ROWS):
         rows = start + np.flatnonzero(wanted[start : start + BLOCK_ROWS])
@@ -191,11 +193,18 @@ class Scanned:
     gene_sums: np.ndarray | None
 
 
-def scan_and_sum(x: StoredMatrix, *, genes: bool = False) -> Scanned:
-    """Report of :func:`scan_matrix` with sums of cells and, with `genes`, of genes, from one pass over `x`."""
+def scan_and_sum(
+    x: StoredMatrix, *, genes: bool = False, also: Callable[[np.ndarray, Rows], None] | None = None
+) -> Scanned:
+    """Report of :func:`scan_matrix` with sums of cells and, with `genes`, of genes, from one pass over `x`.
+
+    `also` is called with the numbers of the rows of each block, and the block.
+    """
     scan, of_genes = _Scan(), np.zeros(int(x.shape[1]))
     for numbers, block in stored_blocks(x):
         scan.read(numbers, block)
+        if also is not None:
+            also(numbers, block)
         if genes:
             of_genes += np.asarray(block.sum(0), dtype=np.float64).ravel()
     return Scanned(scan.report(x.shape), np.concatenate([np.zeros(0), *scan.totals]), of_genes if genes else None)

@@ -15,8 +15,10 @@ from deltavi._entries import scalar
 from deltavi._errors import DeltaviError, LibrarySizeWarning
 from deltavi._types import StoredMatrix
 from deltavi.registry.checks import scan_matrix
+from deltavi.registry.chunks import rowwise
 from deltavi.registry.columns import numbers
-from deltavi.registry.source import matrix_of, rows_to_look_at, some_rows
+from deltavi.registry.matrix import read_from
+from deltavi.registry.source import matrix_name, matrix_of, rows_to_look_at, some_rows
 from deltavi.registry.totals import cell_totals
 
 logger = logging.getLogger("deltavi")
@@ -61,7 +63,9 @@ def chosen_size_factor(adata: AnnData, layer: str | None, asked: object) -> obje
     more_genes = adata.raw is not None and adata.raw.n_vars > adata.n_vars
     if marked is None and not columns and not more_genes:
         return None
-    sample = _sampled_sums(matrix_of(adata, layer))
+    x = matrix_of(adata, layer)
+    with read_from(x, matrix_name(layer)):
+        sample = _sampled_sums(x)
     if sample is None:
         return None
     if marked is not None and _is_intact(adata, str(marked), *sample):
@@ -80,6 +84,7 @@ def _folded(name: object) -> str:
 
 def _sampled_sums(x: StoredMatrix) -> tuple[np.ndarray, np.ndarray] | None:
     """Numbers of some rows of `x` and their sums, ``(n_rows,)`` each; None where they hold no counts."""
+    x = rowwise(x)
     if isinstance(x, CSCDataset):
         return np.arange(x.shape[0]), cell_totals(x)
     rows = some_rows(x)

@@ -14,9 +14,11 @@ from deltavi import _keys
 from deltavi._errors import DeltaviError, InputDataError, examples
 from deltavi._text import as_text
 from deltavi._types import State
+from deltavi.registry._fingerprint import SampledSums
 from deltavi.registry.checks import MatrixReport, Scanned, require_finite, scan_and_sum, warn_unusual
+from deltavi.registry.chunks import DaskMatrix, rowwise
 from deltavi.registry.columns import UNSEEN, codes_of, column, extended, used_categories, warn_unseen
-from deltavi.registry.matrix import loadable, rounded
+from deltavi.registry.matrix import loadable, read_from, require_whole, rounded
 from deltavi.registry.names import (
     checksum,
     sorted_names,
@@ -55,6 +57,8 @@ class ExpressionField(LayerField):
         super().__init__(registry_key, layer, is_count_data=False, correct_data_format=False)
         self._sums_genes = sums_genes
         self._scanned: Scanned | None = None
+        # of a matrix whose rows have to be computed
+        self.sampled: SampledSums | None = None
 
     @property
     def where(self) -> str:
@@ -67,8 +71,13 @@ class ExpressionField(LayerField):
     def require_finite(self, adata: AnnData, *, quiet: bool = True) -> MatrixReport:
         """Scan the matrix; raise if it holds NaN or infinite values."""
         self.validate_field(adata)
-        matrix = loadable(self.get_field_data(adata), where=self.where, quiet=quiet)
-        self._scanned = scan_and_sum(matrix, genes=self._sums_genes)
+        x = self.get_field_data(adata)
+        with read_from(x, self.where):
+            matrix = loadable(x, where=self.where, quiet=quiet)
+            require_whole(rowwise(x), self.where)
+            self.sampled = SampledSums(matrix) if isinstance(matrix, DaskMatrix) else None
+            options = {} if self.sampled is None else {"also": self.sampled.add}
+            self._scanned = scan_and_sum(matrix, genes=self._sums_genes, **options)
         report = self._scanned.report
         require_finite(report, where=self.where, cells=adata.obs_names, genes=adata.var_names, layer=self.attr_key)
         if report.max_value > float(np.finfo(np.float32).max):
@@ -84,10 +93,10 @@ class ExpressionField(LayerField):
         return self._scanned.cell_totals
 
     def count_totals(self) -> np.ndarray | None:
-        """The same of counts; None of other values, whose sum is another, or that are read as whole."""
+        """Sum of each cell that was last scanned, ``(n_cells,)``; None if the matrix holds other values than counts."""
         scanned = self._scanned
-        plain = scanned is not None and scanned.report.are_counts and not scanned.report.n_rounding
-        return self.cell_totals() if plain else None
+        is_known = scanned is not None and scanned.report.are_counts and not scanned.report.n_rounding
+        return scanned.cell_totals if scanned is not None and is_known else None
 
     def gene_sums(self) -> np.ndarray | None:
         """Sum of each gene over the cells that were last scanned, ``(n_genes,)``; None if they are to be read again.

@@ -32,8 +32,9 @@ from deltavi.registry._changes import (
     require_same_genes,
     written_by,
 )
-from deltavi.registry._fingerprint import MatrixPrint, is_on_disk
+from deltavi.registry._fingerprint import MatrixPrint, is_lazy, is_on_disk
 from deltavi.registry.checks import MatrixReport, row_blocks
+from deltavi.registry.chunks import behind
 from deltavi.registry.columns import codes_of
 from deltavi.registry.covariates import ContinuousCovariatesField
 from deltavi.registry.fields import (
@@ -42,6 +43,8 @@ from deltavi.registry.fields import (
     ExpressionField,
 )
 from deltavi.registry.matrix import loadable, rounded
+from deltavi.registry.stored_rows import file_of
+from deltavi.registry.totals import cell_totals
 
 # Managers whose AnnData was compared in the block that a thread is in; None outside of such blocks.
 _compared: ContextVar[set[str] | None] = ContextVar("compared", default=None)
@@ -86,8 +89,6 @@ class DataManager(AnnDataManager):
         self._genes: pd.Index = pd.Index([])
         self._columns: Columns | None = None
         self._matrix: MatrixPrint | None = None
-        # sums of cells whose expression is in a file
-        self._totals: np.ndarray | None = None
 
     # -- registration ----------------------------------------------------------------------------------------
 
@@ -120,9 +121,10 @@ class DataManager(AnnDataManager):
     def _remember(self, adata: AnnData) -> None:
         self._cells, self._genes = adata.obs_names, adata.var_names
         field = self._expression_field
-        self._matrix = None if field is None else MatrixPrint(field.get_field_data(adata), adata.filename)
+        x = None if field is None else behind(field.get_field_data(adata))
+        sampled = None if field is None else field.sampled
+        self._matrix = None if x is None else MatrixPrint(x, adata.filename or file_of(x), sampled=sampled)
         self._columns = Columns(adata, self._registered_fields())
-        self._totals = None if field is None or not is_on_disk(field.get_field_data(adata)) else field.count_totals()
 
     @property
     def written(self) -> set[tuple[str, str]]:
@@ -164,7 +166,7 @@ class DataManager(AnnDataManager):
         if field is None or registered is None:
             return
         with reading(field.where, adata):
-            x = field.get_field_data(adata)
+            x = behind(field.get_field_data(adata))
             same = registered.is_same(x)
         if not same:
             report = MatrixReport.from_dict(self._state(field)[field.SCAN_KEY])
@@ -212,9 +214,19 @@ class DataManager(AnnDataManager):
         sums = [np.asarray(block.sum(0), dtype=np.float64).ravel() for _, block in row_blocks(matrix)]
         return np.asarray(np.sum(sums, axis=0))
 
-    def cell_totals(self) -> np.ndarray | None:
-        """Sum of each cell, ``(n_cells,)``, from the scan of the registration if the counts are in a file."""
-        return self._totals
+    def cell_totals(self, cells: np.ndarray | None = None) -> np.ndarray:
+        """Sum of each cell, ``(n_cells,)``, from the scan of the registration if it holds counts.
+
+        Parameters
+        ----------
+        cells
+            Positions in increasing order, by default of all cells.
+        """
+        field = self._expression_field
+        known = None if field is None else field.count_totals()
+        if known is not None and len(known) == self.adata.n_obs:
+            return known.copy() if cells is None else known[cells]
+        return cell_totals(self.get_from_registry(REGISTRY_KEYS.X_KEY), cells)
 
     def _registered_fields(self) -> list[tuple[BaseAnnDataField, State]]:
         """Fields that are not empty, each with its state in the registry."""
@@ -244,7 +256,7 @@ class DataManager(AnnDataManager):
         found = loadable(source, where="The expression matrix", quiet=True)
         found = rounded(found, self._scan, where="The expression matrix")
         # data read directly from a file must not outlive that file
-        self._converted = None if found is source else (source, found)
+        self._converted = None if found is source or is_lazy(found) else (source, found)
         return found
 
     @property

@@ -8,14 +8,18 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
-from deltavi._errors import InputDataError, InputDataWarning
-from deltavi._types import Rows, StoredMatrix, is_sparse
+from deltavi._errors import DeltaviError, InputDataError, InputDataWarning
+from deltavi._types import StoredMatrix, is_sparse
 from deltavi.registry.checks import ENTRIES_PER_PASS, MatrixReport, row_blocks
+from deltavi.registry.chunks import DaskMatrix, has_unknown_size, rowwise
+from deltavi.registry.joined import JoinedMatrix
 
 logger = logging.getLogger("deltavi")
 
@@ -29,7 +33,8 @@ def loadable(x: StoredMatrix, *, where: str, quiet: bool = False) -> StoredMatri
     Parameters
     ----------
     x
-        Dense array, any SciPy sparse matrix or array, or a backed dataset.
+        Dense array, any SciPy sparse matrix or array, a backed dataset, or a Dask array, of which the files or the
+        chunks that it reads are returned.
     where
         Name of `x` in messages, such as ``"adata.X"``.
     quiet
@@ -42,6 +47,12 @@ def loadable(x: StoredMatrix, *, where: str, quiet: bool = False) -> StoredMatri
     """
     if x is None:
         raise InputDataError(f"{where} is empty: there is no expression matrix to read.")
+    if has_unknown_size(x):
+        raise InputDataError(
+            f"{where} is a Dask array of unknown size, whose rows cannot be counted. Compute the sizes of its chunks: "
+            f"{where}.compute_chunk_sizes()."
+        )
+    x = rowwise(x)
     if isinstance(x, CSCDataset):
         return csr_on_disk(x)
     if type(x).__module__.split(".")[0] == "zarr":
@@ -54,11 +65,37 @@ def loadable(x: StoredMatrix, *, where: str, quiet: bool = False) -> StoredMatri
     _check_dtype(x, where, quiet)
     if sparse.issparse(x):
         return _as_csr(x, where, quiet)
-    if hasattr(x, "map_blocks"):
-        # a dask array, of which loaders take the rows as they come
-        return x.map_blocks(_single_precision, dtype=np.float32, meta=np.empty((0, 0), dtype=np.float32))
     # a view of an AnnData hands out a subclass of ndarray, which torch does not take
     return _native(np.asarray(x)) if isinstance(x, np.ndarray) else x
+
+
+@contextmanager
+def read_from(x: StoredMatrix, where: str) -> Iterator[None]:
+    """Turn errors of a reader of files into one that names the matrix `x`; what is in memory is not read so."""
+    try:
+        yield
+    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, DeltaviError) or isinstance(x, np.ndarray) or sparse.issparse(x):
+            raise
+        raise InputDataError(
+            f"{where} cannot be read ({type(error).__name__}: {error}). Its file is gone, damaged, or was not written "
+            "to the end: write it again."
+        ) from error
+
+
+def require_whole(x: StoredMatrix, where: str) -> None:
+    """Raise where pieces of a Zarr store are missing, which would be read as zeros."""
+    for part in [part.stored for part in x.parts] if isinstance(x, JoinedMatrix) else [x]:
+        group = part.group if isinstance(part, CSRDataset | CSCDataset) else {}
+        for name in ("indices", "data"):
+            array = group.get(name)
+            n_pieces, n_there = getattr(array, "nchunks", 0), getattr(array, "nchunks_initialized", 0)
+            if n_there < n_pieces:
+                raise InputDataError(
+                    f"{where} lacks {n_pieces - n_there} of {n_pieces} pieces of its {name}: they "
+                    "were not written, or not copied, and would be read as zeros. Write or copy the store again; "
+                    "where zeros were stored on purpose, call eliminate_zeros() before it is written."
+                )
 
 
 def rounded(x: StoredMatrix, report: MatrixReport, *, where: str) -> StoredMatrix:
@@ -75,8 +112,8 @@ def rounded(x: StoredMatrix, report: MatrixReport, *, where: str) -> StoredMatri
         return sparse.csr_matrix((np.rint(x.data), x.indices, x.indptr), shape=x.shape)
     if isinstance(x, np.ndarray):
         return np.rint(x)
-    if hasattr(x, "map_blocks"):
-        return x.map_blocks(np.rint, dtype=np.float32)
+    if isinstance(x, DaskMatrix):
+        return x.rounded()
     raise InputDataError(
         f"{where} holds whole numbers but for rounding ({report.n_rounding} values), in a file. Read it into memory, "
         f"adata = adata.to_memory(), or round the values where they are written, {where} = np.rint({where})."
@@ -113,10 +150,6 @@ def _as_csr(x: sparse.spmatrix | sparse.sparray, where: str, quiet: bool) -> spa
         rows = rows.copy()
         rows.sum_duplicates()
     return rows
-
-
-def _single_precision(chunk: Rows) -> np.ndarray:
-    return np.asarray(chunk.toarray() if is_sparse(chunk) else chunk, dtype=np.float32)
 
 
 def csr_on_disk(x: CSCDataset) -> sparse.csr_matrix:

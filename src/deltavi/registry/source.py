@@ -15,6 +15,7 @@ from deltavi._entries import one_name, require_anndata
 from deltavi._errors import InputDataError, UnknownCategoryError, unknown_category
 from deltavi._types import Rows, StoredMatrix, is_sparse
 from deltavi.registry.checks import Kind, MatrixReport, scan_matrix
+from deltavi.registry.chunks import rowwise
 
 # Cells that are sampled where a guess is enough.
 SAMPLED_CELLS = 512
@@ -37,7 +38,7 @@ def matrix_of(adata: AnnData, layer: str | None = None, *, kind: Kind = "counts"
     InputDataError
         If there is no X, or values are masked.
     """
-    require_anndata(adata)
+    require_anndata(adata, lazy=True)
     layer = None if layer is None else one_name("layer", layer, layer_names(adata))
     if layer is not None and layer not in adata.layers:
         error = unknown_category("layer", layer, layer_names(adata))
@@ -148,6 +149,7 @@ def rows_to_look_at(x: StoredMatrix, n: int = SAMPLED_CELLS) -> NDArray[np.intp]
 
 def some_rows(x: StoredMatrix, n: int = SAMPLED_CELLS) -> Rows | None:
     """Those rows of `x`; None if it holds no numbers, or rows cannot be read without the rest."""
+    x = rowwise(x)
     if getattr(x, "ndim", len(getattr(x, "shape", ()))) != 2 or isinstance(x, CSCDataset):
         return None
     if np.dtype(getattr(x, "dtype", object)).kind not in "biuf":

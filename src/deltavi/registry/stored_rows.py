@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import mmap
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -15,8 +16,11 @@ from scipy import sparse
 
 from deltavi._errors import DeltaviError
 from deltavi._memory import return_freed
-from deltavi._types import Rows, StoredMatrix
+from deltavi._types import Rows, StoredMatrix, is_dask, is_sparse
 from deltavi.registry._fingerprint import MatrixPrint
+from deltavi.registry._resident_rows import ResidentRows
+from deltavi.registry.chunks import DaskMatrix, files_in
+from deltavi.registry.joined import JoinedMatrix
 
 # Rows that nobody asked for and that are read all the same, where a read of its own would take longer.
 LARGEST_GAP, LARGEST_GAP_IN_ZARR = 64, 256
@@ -27,6 +31,8 @@ LARGE = 2**20
 WAY_OUT = (
     "Put the file back as it was, open it again and train a new model; until training ends, nothing may write to it."
 )
+# Errors of readers of files that are damaged or gone.
+UNREADABLE = (AttributeError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 
 
 class Entries(Protocol):
@@ -50,6 +56,8 @@ class StoredRows(Protocol):
     is_compressed: bool
     # bytes that a row takes in memory, on average
     n_bytes: float
+    # neighbouring rows that are read, or computed, together in any case
+    n_together: int
 
     def read(self, rows: np.ndarray, *, first: Rows | None = None) -> Rows:
         """Rows in increasing order behind others that come `first`, in single precision."""
@@ -80,24 +88,22 @@ class CsrRows:
         self.is_compressed = _is_compressed(self._data) or _is_compressed(self._indices)
         self._gap = LARGEST_GAP if isinstance(self._data, h5py.Dataset) else LARGEST_GAP_IN_ZARR
         self._require_starts()
+        self.n_together = 1
         self.n_bytes = (np.dtype(self._data.dtype).itemsize + 4) * self._starts[-1] / max(self.shape[0], 1)
 
     def read(self, rows: np.ndarray, *, first: Rows | None = None) -> sparse.csr_matrix:
         known = sparse.csr_matrix((0, self.shape[1]), dtype=np.float32) if first is None else sparse.csr_matrix(first)
-        lengths = self._starts[rows + 1] - self._starts[rows]
-        n_entries = known.nnz + int(lengths.sum())
-        small = max(n_entries, self.shape[1]) <= np.iinfo(np.int32).max
-        indices = returned(n_entries, np.int32 if small else np.int64)
-        data, starts = returned(n_entries, np.float32), np.zeros(known.shape[0] + len(rows) + 1, indices.dtype)
-        n_done, n_filled = 0, 0
-        for part in itertools.chain([known], (self._run(rows[run]) for run in runs_of(rows, self._gap))):
-            to = slice(n_filled, n_filled + part.nnz)
-            indices[to], data[to] = part.indices, part.data
-            starts[n_done + 1 : n_done + part.shape[0] + 1] = n_filled + part.indptr[1:]
-            n_done, n_filled = n_done + part.shape[0], n_filled + part.nnz
-        # fewer than were stored, where several are in one place
-        entries = data[:n_filled], indices[:n_filled], starts
-        return sparse.csr_matrix(entries, shape=(n_done, self.shape[1]), copy=False)
+        parts = itertools.chain([known], self.runs(rows))
+        shape = (known.shape[0] + len(rows), self.shape[1])
+        return assembled(parts, shape=shape, n_entries=known.nnz + self.n_entries(rows))
+
+    def n_entries(self, rows: np.ndarray) -> int:
+        """Entries that are stored of these rows, of which several may be in one place."""
+        return int((self._starts[rows + 1] - self._starts[rows]).sum())
+
+    def runs(self, rows: np.ndarray) -> Iterator[sparse.csr_matrix]:
+        """Increasing `rows`, those that lie near each other together."""
+        return (self._run(rows[run]) for run in runs_of(rows, self._gap))
 
     def _run(self, rows: np.ndarray) -> sparse.csr_matrix:
         """Rows that lie near each other."""
@@ -147,7 +153,7 @@ class DenseRows:
     def __init__(self, x: h5py.Dataset) -> None:
         self.shape = (int(x.shape[0]), int(x.shape[1]))
         self._x: Entries = x
-        self.is_compressed = _is_compressed(x)
+        self.is_compressed, self.n_together = _is_compressed(x), 1
         self.n_bytes = 4.0 * self.shape[1]
 
     def read(self, rows: np.ndarray, *, first: Rows | None = None) -> np.ndarray:
@@ -176,6 +182,7 @@ class WatchedRows:
 
     def __init__(self, rows: StoredRows, x: StoredMatrix, *, where: str) -> None:
         self.shape, self.is_compressed, self.n_bytes = rows.shape, rows.is_compressed, rows.n_bytes
+        self.n_together = rows.n_together
         self._rows, self._x, self._where = rows, x, where
         self._file = file_of(x)
         self._print = MatrixPrint(x, self._file)
@@ -192,7 +199,7 @@ class WatchedRows:
             found = self._rows.read(rows, first=first)
             # afterwards, so that a write in between is detected
             same = self._print.is_same(self._x)
-        except (AttributeError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        except UNREADABLE as error:
             raise DeltaviError(
                 f"{self._where} can no longer be read{self._place()} ({type(error).__name__}: {error}). {WAY_OUT}"
             ) from error
@@ -206,11 +213,86 @@ class WatchedRows:
         return "" if self._file is None else f" from {self._file}"
 
 
-def stored_rows(x: StoredMatrix, *, where: str) -> WatchedRows | None:
+class JoinedRows:
+    """Rows of matrices in several files.
+
+    Parameters
+    ----------
+    x
+        The matrices.
+    where
+        Their name in messages.
+    """
+
+    n_together = 1
+
+    def __init__(self, x: JoinedMatrix, *, where: str) -> None:
+        self.shape, self._x = x.shape, x
+        self._readers = {id(part): _watched(part.stored, where) for part in x.parts}
+        readers = self._readers.values()
+        self.is_compressed = any(reader.is_compressed for reader in readers)
+        n_bytes = sum(reader.n_bytes * reader.shape[0] for reader in readers) / max(self.shape[0], 1)
+        self.n_bytes = 4.0 * self.shape[1] if x.is_dense else n_bytes
+
+    def read(self, rows: np.ndarray, *, first: Rows | None = None) -> Rows:
+        parts = (part.placed(self._readers[id(part)].read(own), self.shape[1]) for part, own in self._x.split(rows))
+        return below(first, [*parts], self._x.is_dense, self.shape[1])
+
+
+class ChunkRows:
+    """Rows of a Dask array, of which whole chunks are computed.
+
+    Parameters
+    ----------
+    x
+        The array.
+    where
+        Its name in messages.
+    """
+
+    is_compressed = True
+
+    def __init__(self, x: DaskMatrix, *, where: str) -> None:
+        self.shape, self._x, self._where = x.shape, x, where
+        self.n_together = int(np.diff(x.edges).max(initial=1))
+        sample = x[: min(self.n_together, self.shape[0])]
+        self._is_dense = isinstance(sample, np.ndarray)
+        n_entries = self.shape[1] if isinstance(sample, np.ndarray) else 2 * sample.nnz / max(sample.shape[0], 1)
+        self.n_bytes = 4.0 * n_entries
+
+    def read(self, rows: np.ndarray, *, first: Rows | None = None) -> Rows:
+        try:
+            return below(first, [*self._x.pieces(rows)], self._is_dense, self.shape[1])
+        except UNREADABLE as error:
+            message = f"{self._where} can no longer be read ({type(error).__name__}: {error}). {WAY_OUT}"
+            raise DeltaviError(message) from error
+
+
+def below(first: Rows | None, parts: list[Rows], is_dense: bool, n_genes: int) -> Rows:
+    """`parts` below `first` in single precision: an array, or CSR with entries in order, each in a place of its own."""
+    parts = [*([] if first is None else [first]), *parts]
+    n_rows = sum(int(part.shape[0]) for part in parts)
+    if not is_dense:
+        canonical = [ResidentRows(sparse.csr_matrix(part)).matrix for part in parts]
+        return assembled(canonical, shape=(n_rows, n_genes), n_entries=sum(part.nnz for part in canonical))
+    found, n_done = returned(n_rows * n_genes, np.float32).reshape(-1, n_genes), 0
+    for part in parts:
+        found[n_done : n_done + part.shape[0]] = part.toarray() if is_sparse(part) else part
+        n_done += int(part.shape[0])
+    return found
+
+
+def stored_rows(x: StoredMatrix, *, where: str) -> StoredRows | None:
     """Reader of the rows of `x`, named `where` in messages; ``None`` if it does not lie row by row in a file."""
-    if isinstance(x, CSRDataset):
-        return WatchedRows(CsrRows(x), x, where=where)
-    return WatchedRows(DenseRows(x), x, where=where) if isinstance(x, h5py.Dataset) else None
+    if isinstance(x, JoinedMatrix):
+        return JoinedRows(x, where=where)
+    if isinstance(x, DaskMatrix):
+        return ChunkRows(x, where=where)
+    return _watched(x, where) if isinstance(x, CSRDataset | h5py.Dataset) else None
+
+
+def _watched(x: StoredMatrix, where: str) -> WatchedRows:
+    return WatchedRows(CsrRows(x) if isinstance(x, CSRDataset) else DenseRows(x), x, where=where)
 
 
 def file_of(x: StoredMatrix) -> Path | None:
@@ -226,19 +308,38 @@ def places_of(adata: object) -> set[Path]:
     found = {None if adata.filename is None else Path(adata.filename)}
     # matrices of a view would be read
     whole = adata._adata_ref if adata.is_view else adata
-    found |= {_place_of(x) for x in (whole.X, *(whole.layers[name] for name in whole.layers if name is not None))}
+    for x in (whole.X, *(whole.layers[name] for name in whole.layers if name is not None)):
+        found |= {_place_of(part) for part in (files_in(x) if is_dask(x) else [x])}
     return {place for place in found if place is not None}
 
 
 def _place_of(x: object) -> Path | None:
     """File or store of a matrix, if it is known."""
     stored = x.group if isinstance(x, CSRDataset | CSCDataset) else x
+    if isinstance(stored, Path):
+        return stored
     if isinstance(stored, h5py.Group | h5py.Dataset):
         return Path(stored.file.filename)
     store = getattr(stored, "store", None)
     # as Zarr names it from version 3 on, and before
     root = getattr(store, "root", getattr(store, "path", None))
     return Path(root) if isinstance(root, str | Path) else None
+
+
+def assembled(parts: Iterable[sparse.csr_matrix], *, shape: tuple[int, int], n_entries: int) -> sparse.csr_matrix:
+    """Rows of `parts` below each other, with no more than `n_entries` in all, in memory of :func:`returned`."""
+    small = max(n_entries, shape[1]) <= np.iinfo(np.int32).max
+    indices = returned(n_entries, np.int32 if small else np.int64)
+    data, starts = returned(n_entries, np.float32), np.zeros(shape[0] + 1, indices.dtype)
+    n_done, n_filled = 0, 0
+    for part in parts:
+        to = slice(n_filled, n_filled + part.nnz)
+        indices[to], data[to] = part.indices, part.data
+        starts[n_done + 1 : n_done + part.shape[0] + 1] = n_filled + part.indptr[1:]
+        n_done, n_filled = n_done + part.shape[0], n_filled + part.nnz
+    # fewer than were stored, where several are in one place
+    entries = data[:n_filled], indices[:n_filled], starts
+    return sparse.csr_matrix(entries, shape=shape, copy=False)
 
 
 def runs_of(rows: np.ndarray, gap: int = LARGEST_GAP) -> list[slice]:

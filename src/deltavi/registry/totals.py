@@ -8,6 +8,7 @@ from anndata.abc import CSCDataset
 
 from deltavi._types import StoredMatrix
 from deltavi.registry.checks import ENTRIES_PER_PASS, wanted_blocks
+from deltavi.registry.chunks import rowwise
 
 
 def cell_totals(x: StoredMatrix, cells: np.ndarray | None = None) -> np.ndarray:
@@ -20,6 +21,7 @@ def cell_totals(x: StoredMatrix, cells: np.ndarray | None = None) -> np.ndarray:
     cells
         Rows in increasing order, by default all.
     """
+    x = rowwise(x)
     if isinstance(x, CSCDataset):
         # to cut rows from columns would read the whole file for every block
         found = _totals_by_column(x.group["indices"], x.group["data"], n_rows=x.shape[0])

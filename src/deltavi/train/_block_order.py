@@ -31,14 +31,15 @@ class PoolSize:
     pool: int
 
     @classmethod
-    def of(cls, *, is_compressed: bool, n_bytes: float) -> PoolSize:
-        """Sizes for a file, of whose rows each takes `n_bytes` in memory.
+    def of(cls, *, is_compressed: bool, n_bytes: float, n_together: int = 1) -> PoolSize:
+        """Sizes for a file, of whose rows each takes `n_bytes` in memory, or for chunks of `n_together` rows.
 
-        From compressed files whole pieces are read anyway, which larger blocks share.
+        From compressed files whole pieces are read anyway, which larger blocks share, and of chunks whole ones.
         """
         size = COMPRESSED if is_compressed else PLAIN
-        pool = int(np.clip(POOL_BYTES / max(n_bytes, 1.0), FEWEST_BLOCKS, size.pool))
-        return cls(block=min(size.block, pool // FEWEST_BLOCKS), pool=pool)
+        most = max(size.pool, FEWEST_BLOCKS * n_together)
+        pool = int(np.clip(POOL_BYTES / max(n_bytes, 1.0), FEWEST_BLOCKS, most))
+        return cls(block=min(max(size.block, n_together), pool // FEWEST_BLOCKS), pool=pool)
 
 
 # 128 blocks each, four times the fewest.

@@ -167,5 +167,6 @@ class DeviceSplitter(DataSplitter):
 
     def _size(self, stored: StoredRows) -> PoolSize:
         """Cells of a file that are read together and mixed."""
-        size = PoolSize.of(is_compressed=stored.is_compressed, n_bytes=stored.n_bytes)
+        together = stored.n_together
+        size = PoolSize.of(is_compressed=stored.is_compressed, n_bytes=stored.n_bytes, n_together=together)
         return PoolSize(block=self._block_rows or size.block, pool=self._buffer_rows or size.pool)

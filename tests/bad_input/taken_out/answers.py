@@ -47,7 +47,7 @@ MUTATIONS: tuple[OwnTest, ...] = (
         "return x",
     ),
     OwnTest(
-        f"{LIE}::test_lazy_files_and_views_of_backed_ones_say_what_to_load",
+        f"{LIE}::test_views_of_backed_files_say_what_to_load",
         "model/_registration.py",
         "        _refuse_view_of_file(adata)",
         "        pass",

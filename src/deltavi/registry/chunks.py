@@ -1,0 +1,166 @@
+"""Matrices of Dask: the files that their rows lie in where nothing else is done to these, else their chunks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from anndata.abc import CSCDataset
+from scipy import sparse
+
+from deltavi._compat import element_of, parts_of_task
+from deltavi._types import DaskArray, Rows, StoredMatrix, is_dask, is_sparse
+from deltavi.registry.joined import JoinedMatrix, Part, Places, joined_chunk, opened
+
+# Beginnings of the names of layers that read files, and do nothing else.
+READERS = ("make_dask_chunk-", f"{joined_chunk.__name__}-")
+
+
+class DaskMatrix:
+    """Rows of a Dask array, of sparse or dense chunks; slices and increasing numbers of rows are read.
+
+    The latest row of chunks is kept, so that rows in order are computed once.
+
+    Parameters
+    ----------
+    x
+        The array, of chunks of known size.
+    rounds
+        Round values to whole numbers.
+    """
+
+    ndim = 2
+
+    def __init__(self, x: DaskArray, *, rounds: bool = False) -> None:
+        self._x, self._rounds = x, rounds
+        self.edges = np.cumsum([0, *map(int, x.chunks[0])])
+        self.shape = (int(self.edges[-1]), int(x.shape[1]))
+        self.dtype = x.dtype
+        self._latest: tuple[int, Rows] = (-1, np.zeros((0, self.shape[1]), dtype=self.dtype))
+
+    def __getitem__(self, chosen: slice | np.ndarray) -> Rows:
+        return stacked([*self.pieces(np.arange(self.shape[0])[chosen])], self.shape[1], self.dtype)
+
+    def __array__(self, dtype: np.dtype[np.generic] | None = None, copy: bool | None = None) -> np.ndarray:
+        """All rows in memory."""
+        read = self[:]
+        return np.asarray(read.toarray() if is_sparse(read) else read, dtype=dtype)
+
+    def rounded(self) -> DaskMatrix:
+        """The same with whole numbers."""
+        return DaskMatrix(self._x, rounds=True)
+
+    def pieces(self, rows: np.ndarray) -> Iterator[Rows]:
+        """Increasing `rows`, those of each chunk together."""
+        places = np.searchsorted(rows, self.edges)
+        for number, (start, first, last) in enumerate(zip(self.edges, places, places[1:], strict=False)):
+            if last > first:
+                own, chunk = rows[first:last] - start, self._chunk(number)
+                whole = len(own) == own[-1] - own[0] + 1
+                yield chunk[own[0] : own[-1] + 1] if whole else chunk[own]
+
+    def _chunk(self, number: int) -> Rows:
+        if self._latest[0] != number:
+            # the former one is not needed beside it
+            self._latest = (-1, self._latest[1][:0])
+            found = self._x.blocks[number].compute()
+            found = sparse.csr_matrix(found) if is_sparse(found) else np.asarray(found)
+            if self._rounds:
+                found = found.rint() if is_sparse(found) else np.rint(found)
+            self._latest = (number, found)
+        return self._latest[1]
+
+
+def stacked(pieces: list[Rows], n_genes: int, dtype: np.dtype[np.generic]) -> Rows:
+    """`pieces` one below the other: an array, or CSR if one of them is sparse."""
+    if len(pieces) == 1:
+        return pieces[0]
+    if not any(sparse.issparse(piece) for piece in pieces):
+        return np.concatenate([np.zeros((0, n_genes), dtype), *pieces])
+    return sparse.csr_matrix(sparse.vstack([*map(sparse.csr_matrix, pieces)], format="csr"))
+
+
+def rowwise(x: StoredMatrix) -> StoredMatrix:
+    """`x` itself; of a Dask array the matrix in a file, or in several, that it reads, else its chunks."""
+    found = behind(x)
+    return DaskMatrix(found) if is_dask(found) else found
+
+
+def behind(x: StoredMatrix) -> StoredMatrix:
+    """Matrix in a file, or in several, whose rows a Dask array reads unchanged; all else as it is."""
+    parts = _parts(x) if is_dask(x) else None
+    if parts is None:
+        return x
+    return parts.parts[0].stored if len(parts.parts) == 1 and parts.parts[0].genes is None else parts
+
+
+def files_in(x: DaskArray) -> Iterator[object]:
+    """Files and arrays of Zarr that the graph of `x` reads from, whatever is done to them."""
+    for layer in x.dask.layers.values():
+        for part in parts_of_task(next(iter(layer.values()), None)):
+            if isinstance(part, partial) and part.func is joined_chunk:
+                yield from (place.path for place in part.args[0].places)
+            else:
+                yield part if (found := element_of(part)) is None else found[0]
+
+
+def has_unknown_size(x: StoredMatrix) -> bool:
+    """True of a Dask array whose chunks have sizes that are not known before they are computed."""
+    return is_dask(x) and any(math.isnan(n) for n in x.shape)
+
+
+def _parts(x: DaskArray) -> JoinedMatrix | None:
+    """Matrices in files whose rows are all rows of `x` in order; ``None`` if something else is done to them."""
+    if len(x.chunks) != 2 or (len(x.chunks[1]) > 1 and len(x.chunks[0]) > 1):
+        return None
+    try:
+        sources = _sources(x)
+    except (AttributeError, IndexError, KeyError, TypeError):
+        # graphs of another version of dask
+        return None
+    found = None if sources is None else _joined(sources, int(x.shape[1]))
+    return found if found is not None and found.shape == tuple(map(int, x.shape)) else None
+
+
+def _joined(sources: list[tuple[object, str]] | Places, n_genes: int) -> JoinedMatrix | None:
+    if isinstance(sources, Places):
+        return sources.opened()
+    parts = [opened(place, name) if isinstance(place, Path) else place for place, name in sources]
+    if len(parts) > 1 and any(isinstance(part, CSCDataset) for part in parts):
+        # their rows are not read one by one
+        return None
+    return JoinedMatrix([Part(part) for part in parts], n_genes)
+
+
+def _sources(x: DaskArray) -> list[tuple[object, str]] | Places | None:
+    """Files that the layers of the graph of `x` read, in the order of its chunks."""
+    found: dict[str, list[int]] = {}
+    for own in [(x.name, i, j) for i in range(len(x.chunks[0])) for j in range(len(x.chunks[1]))]:
+        task: object = x.dask.layers[x.name][own] if len(x.dask.layers) > 1 else own
+        # a chunk that another array has unchanged
+        key: object = getattr(task, "target", task)
+        if not isinstance(key, tuple) or len(key) != 3 or not isinstance(key[0], str):
+            return None
+        found.setdefault(key[0], []).append(key[1] + key[2])
+    whole = all(numbers == [*range(len(numbers))] for numbers in found.values())
+    if not whole or set(x.dask.layers) - {x.name} != set(found) - {x.name}:
+        return None
+    sources = [_source(x, name) for name in found]
+    if len(sources) == 1 and isinstance(sources[0], Places):
+        return sources[0]
+    return [source for source in sources if isinstance(source, tuple)] if all(sources) else None
+
+
+def _source(x: DaskArray, name: str) -> tuple[object, str] | Places | None:
+    """File that a layer reads, or files, if it does nothing else: one that was joined with others has their name."""
+    if not name.startswith(READERS):
+        return None
+    for part in parts_of_task(x.dask.layers[name][name, 0, 0]):
+        if isinstance(part, partial) and part.func is joined_chunk:
+            return part.args[0] if isinstance(part.args[0], Places) else None
+        if (found := element_of(part)) is not None:
+            return found
+    return None

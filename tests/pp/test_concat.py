@@ -1,0 +1,228 @@
+"""Several files as one AnnData: the cells that anndata joins in memory, read from the files."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from anndata import AnnData
+from scipy import sparse
+
+from deltavi.errors import DeltaviError, GeneMatchError, InputDataError, UnknownArgumentError
+from deltavi.model import VAE
+from deltavi.pp import concat_lazy
+from deltavi.registry import joined
+from deltavi.registry.chunks import DaskMatrix, rowwise
+from deltavi.registry.joined import JoinedMatrix
+from deltavi.registry.stored_rows import places_of
+from deltavi.train._streamed import StreamedLoader
+from tests.train.test_streamed import assert_same_model, cells, fitted
+
+
+def halves(*, drop: int = 3) -> tuple[AnnData, AnnData]:
+    """Two parts of cells with names of their own; the second lacks some genes, and has others and another order."""
+    whole = cells()
+    whole.obs_names = [f"cell{i}" for i in range(whole.n_obs)]
+    del whole.obs["total"]
+    whole.layers["counts"] = whole.X.copy()
+    one, two = whole[:120].copy(), whole[120:].copy()
+    two.obs["only_here"] = "x"
+    two = two[:, np.random.default_rng(0).permutation(two.n_vars)[drop:]].copy()
+    return one, two
+
+
+def files(folder: Path, *parts: AnnData) -> list[Path]:
+    """The parts in files, an h5ad file and Zarr stores in turn."""
+    found = []
+    for number, part in enumerate(parts):
+        path = folder / f"part{number}.{('h5ad', 'zarr')[number % 2]}"
+        with warnings.catch_warnings():
+            # of anndata, about the format of its next release
+            warnings.simplefilter("ignore")
+            (part.write_zarr if path.suffix == ".zarr" else part.write_h5ad)(path)
+        found.append(path)
+    return found
+
+
+def in_full(x: Any) -> np.ndarray:
+    x = x.compute() if hasattr(x, "compute") else x
+    return np.asarray(x.toarray() if sparse.issparse(x) else x)
+
+
+# -- values ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("join", ["inner", "outer"])
+def test_files_are_joined_as_anndata_joins_cells_in_memory(join: Any, tmp_path: Path) -> None:
+    parts = halves()
+    paths = files(tmp_path, *parts)
+    options: dict[str, Any] = {"join": join, "label": "file", "index_unique": "-"}
+    expected = ad.concat(dict(zip("ab", parts, strict=True)), fill_value=0, **options)
+    found = concat_lazy(dict(zip("ab", paths, strict=True)), **options)
+    np.testing.assert_array_equal(found.obs_names, expected.obs_names)
+    np.testing.assert_array_equal(found.var_names, expected.var_names)
+    assert set(found.obs) == set(expected.obs)
+    for key in expected.obs:
+        np.testing.assert_array_equal(found.obs[key].astype(str), expected.obs[key].astype(str), err_msg=key)
+    assert set(found.layers) == {"counts"}
+    for x, wanted in ((found.X, expected.X), (found.layers["counts"], expected.layers["counts"])):
+        assert isinstance(rowwise(x), JoinedMatrix)
+        assert x.dtype == wanted.dtype
+        np.testing.assert_array_equal(in_full(x), in_full(wanted))
+        np.testing.assert_array_equal(in_full(rowwise(x)[:]), in_full(wanted))
+        np.testing.assert_array_equal(in_full(x[115:125].compute()), in_full(wanted)[115:125])
+    assert places_of(found) == set(paths)
+
+
+def test_dense_files_and_whole_numbers(tmp_path: Path) -> None:
+    one, two = halves()
+    one.X, two.X = one.X.toarray().astype(np.int64), two.X.toarray()
+    found = concat_lazy(files(tmp_path, one, two))
+    expected = ad.concat([one, two])
+    np.testing.assert_array_equal(in_full(found.X), expected.X)
+    np.testing.assert_array_equal(rowwise(found.X)[np.array([3, 200])], expected.X[[3, 200]])
+    two.X = sparse.csr_matrix(two.X)
+    found = concat_lazy(files(tmp_path, one, two))
+    np.testing.assert_array_equal(in_full(found.X), expected.X)
+    np.testing.assert_array_equal(in_full(rowwise(found.X)[:]), expected.X)
+
+
+def test_a_chunk_opens_its_own_file_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = files(tmp_path, *halves())
+    found = concat_lazy(paths)
+    asked: list[Path] = []
+    opened = joined.opened
+    monkeypatch.setattr(joined, "opened", lambda path, element: asked.append(path) or opened(path, element))
+    found.X[130:140].compute()
+    assert asked == [paths[1]]
+
+
+# -- models ------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_of_files_is_that_of_the_cells_in_memory(tmp_path: Path) -> None:
+    parts = halves()
+    paths = files(tmp_path, *parts)
+    setup = {"batch_key": "file"}
+    memory = ad.concat(dict(zip("ab", parts, strict=True)), label="file")
+    named = dict(zip("ab", paths, strict=True))
+    found = fitted(concat_lazy(named, label="file"), streamed=False, setup=setup)
+    assert_same_model(found, fitted(memory, streamed=False, setup=setup))
+    np.testing.assert_array_equal(found.get_latent_representation(memory), found.get_latent_representation())
+    streamed = fitted(concat_lazy(named, label="file"), setup=setup)
+    assert isinstance(streamed.trainer.train_dataloader, StreamedLoader)
+    assert torch.isfinite(torch.as_tensor(streamed.get_latent_representation())).all()
+
+
+@pytest.mark.parametrize("join", ["inner", "outer"])
+def test_files_read_lazily_and_joined_by_anndata(join: Any, tmp_path: Path) -> None:
+    pytest.importorskip("xarray")
+    parts = halves()
+    lazy = [ad.experimental.read_lazy(path) for path in files(tmp_path, *parts)]
+    found = ad.concat(lazy, join=join)
+    assert isinstance(rowwise(found.X), DaskMatrix)
+    expected = ad.concat(parts, join=join, fill_value=0)
+    setup = {"labels_key": "label"}
+    model = fitted(found, streamed=False, setup=setup)
+    assert_same_model(model, fitted(expected, streamed=False, setup=setup))
+    assert isinstance(fitted(found, setup=setup).trainer.train_dataloader, StreamedLoader)
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------
+
+
+def refused(found: Any, error: type[Exception], words: str, **options: Any) -> None:
+    with pytest.raises(error, match=words):
+        concat_lazy(found, **options)
+
+
+def test_genes_that_files_do_not_share(tmp_path: Path) -> None:
+    one, two = halves()
+    two.var_names = [f"ENSG{i:011d}" for i in range(two.n_vars)]
+    paths = files(tmp_path, one, two)
+    refused(paths, GeneMatchError, r"2 files have 0 genes in common, 0% of the 37 in part1\.zarr.*Ensembl")
+    refused(paths, GeneMatchError, "0 genes in common", min_overlap=0.0)
+    some = halves(drop=0)[1]
+    some.var_names = [*some.var_names[:10], *(f"other{i}" for i in range(30))]
+    paths = files(tmp_path, one, some)
+    refused(paths, GeneMatchError, "10 genes in common, 25% of the 40")
+    assert concat_lazy(paths, min_overlap=0.2).n_vars == 10
+
+
+def test_genes_of_the_same_name(tmp_path: Path) -> None:
+    one, two = halves()
+    two.var_names = ["g", "g", *two.var_names[2:]]
+    refused(files(tmp_path, one, two), GeneMatchError, r"part1\.zarr has 1 gene names that occur more than once")
+
+
+def test_cells_of_the_same_name(tmp_path: Path) -> None:
+    one, two = halves()
+    two.obs_names = [f"cell{i}" for i in range(two.n_obs)]
+    paths = files(tmp_path, one, two)
+    refused(paths, DeltaviError, r"120 cells of part0\.h5ad have names that cells of part1\.zarr.*index_unique='-'")
+    assert concat_lazy(paths, index_unique="-").obs_names[0] == "cell0-0"
+
+
+def test_counts_and_other_values(tmp_path: Path) -> None:
+    one, two = halves()
+    two.X = two.X * 0.3
+    words = r"X holds counts in 'part0\.h5ad', and fractional.* in 'part1\.zarr'"
+    refused(files(tmp_path, one, two), InputDataError, words)
+    # a value beyond the sample is found when a model is set up
+    two.X = halves()[1].X
+    two.X.data[-1] = 0.5
+    with pytest.raises(InputDataError, match="fractional"):
+        VAE.setup_anndata(found := concat_lazy(files(tmp_path, one, two)))
+        VAE(found)
+
+
+def test_a_category_that_comes_late_in_the_last_file(tmp_path: Path) -> None:
+    one, two = halves()
+    two.obs["label"] = pd.Categorical([*["t"] * (two.n_obs - 1), "late"])
+    found = concat_lazy(files(tmp_path, one, two))
+    VAE.setup_anndata(found, labels_key="label")
+    assert "late" in VAE(found).adata_manager.get_state_registry("labels").categorical_mapping
+
+
+@pytest.mark.parametrize("given", ["a.h5ad", [], {}, None, 3])
+def test_what_names_no_files(given: Any) -> None:
+    refused(given, DeltaviError, "paths of one file or more")
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    one, two = halves()
+    refused([one, two], DeltaviError, "files must be paths, not AnnData: anndata.concat")
+    paths = files(tmp_path, one, two)
+    refused([*paths, tmp_path / "c.h5ad"], InputDataError, r"c\.h5ad is not there")
+    refused(paths, DeltaviError, "join must be one of", join="left")
+    refused(paths, UnknownArgumentError, "key", keys=["a"])
+    (tmp_path / "text.h5ad").write_text("cells")
+    refused([*paths, tmp_path / "text.h5ad"], InputDataError, r"text\.h5ad cannot be read")
+    (tmp_path / "empty.zarr").mkdir()
+    refused([*paths, tmp_path / "empty.zarr"], InputDataError, r"empty\.zarr cannot be read")
+    AnnData(obs=one.obs, var=one.var).write_h5ad(tmp_path / "bare.h5ad")
+    refused([tmp_path / "bare.h5ad"], InputDataError, r"bare\.h5ad holds no X and no layer")
+
+
+def test_a_matrix_that_does_not_fit_its_tables(tmp_path: Path) -> None:
+    import h5py
+
+    (path,) = files(tmp_path, halves()[0])
+    with h5py.File(path, "r+") as file:
+        del file["obs"]
+        ad.io.write_elem(file, "obs", halves()[0].obs.iloc[:7])
+    refused([path], InputDataError, "is 120 x 40, and its tables have 7 cells and 40 genes")
+
+
+def test_without_dask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = files(tmp_path, *halves())
+    monkeypatch.setitem(sys.modules, "dask", None)
+    monkeypatch.setitem(sys.modules, "dask.array", None)
+    refused(paths, DeltaviError, r"needs Dask.*pip install 'deltavi\[scale\]'")
