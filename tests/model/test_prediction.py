@@ -245,7 +245,7 @@ def test_the_interval_covers_what_the_model_says(held_out: Any) -> None:
     model, adata, _ = held_out
     start = adata[(adata.obs["cell_type"] == "type_2") & (adata.obs["condition"] == "control")][:40].copy()
     predicted = model.predict_perturbation(start, n_samples=60, **ASK)
-    drawn = log1p_cp10k(dense(predicted.layers["counts"]), totals_of(model, start))
+    drawn = log1p_cp10k(dense(predicted.layers["counts"]), totals_of(model, model._validate_anndata(start)))
     inside = (drawn >= predicted.layers["lower"] - 1e-6) & (drawn <= predicted.layers["upper"] + 1e-6)
     assert inside.mean() > 0.85
 

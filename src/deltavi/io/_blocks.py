@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from deltavi._memory import return_freed
 from deltavi._types import Rows, is_sparse
 from deltavi.io._groups import Array, Group, H5Group
 from deltavi.io._stores import H5AD
@@ -21,6 +22,8 @@ from deltavi.io._zarr_folder import ZarrFolder
 CHUNK_ROWS, CHUNK_COLUMNS = 512, 1024
 # Stored entries of a chunk of a sparse matrix.
 CHUNK_ENTRIES = 2**17
+# Bytes of matrices that were written, after which memory goes back to the system.
+FREED_AT_ONCE = 16 * 2**20
 ROOT = {"encoding-type": "anndata", "encoding-version": "0.1.0"}
 NOTHING: Mapping[str, object] = MappingProxyType({})
 NO_ARRAYS: Mapping[str, np.ndarray] = MappingProxyType({})
@@ -45,6 +48,7 @@ class BlockFile:
         self._matrices: dict[tuple[str, str], _DenseMatrix | _SparseMatrix] = {}
         self._tables: dict[str, Array] = {}
         self._unknown: dict[str, set[int]] = {}
+        self._n_freed = 0
         for name in MAPPINGS:
             self._root.write(name, {})
 
@@ -75,6 +79,10 @@ class BlockFile:
             for name, rows in matrices.items():
                 self._grow(mapping, name, rows)
         self._check()
+        self._n_freed += sum(map(_n_bytes, (profile, *layers.values())))
+        if self._n_freed > FREED_AT_ONCE:
+            return_freed()
+            self._n_freed = 0
 
     def add_column(self, name: str, values: np.ndarray, *, place: int, n_columns: int) -> None:
         """Write a column of a matrix in varm; columns that are never written are NaN."""
@@ -122,6 +130,13 @@ class BlockFile:
             kind = _SparseMatrix if is_sparse(rows) else _DenseMatrix
             self._matrices[place] = kind(group, name, rows, self._n_cells)
         self._matrices[place].add(rows)
+
+
+def _n_bytes(rows: Rows | None) -> int:
+    """Bytes of the values of a matrix."""
+    if rows is None:
+        return 0
+    return int(rows.nbytes if isinstance(rows, np.ndarray) else rows.data.nbytes)
 
 
 class _GrowingArray:

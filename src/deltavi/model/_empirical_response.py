@@ -16,6 +16,7 @@ from scipy import sparse
 
 from deltavi import _keys
 from deltavi._cp10k import cp10k_factors
+from deltavi._memory import return_freed
 from deltavi._random import isolated_randomness
 from deltavi.arrays.matrix import RunningMeans
 from deltavi.likelihood import Likelihood
@@ -124,6 +125,7 @@ def evidence_of(
             if question.cells_drawn_with is not None:
                 drawn = cells.drawn(question.cells_drawn_with)
                 evidence.cell_offsets[group] = drawn.offsets(change, weight, start=evidence.rate_offsets[group])
+        return_freed()
     return evidence
 
 
@@ -178,9 +180,10 @@ class Matching:
     """
 
     def __init__(self, cells: MatchedCells, seed: int, n_draws: int) -> None:
-        self.cells, n_genes = cells, cells.observed.shape[1]
+        # not the cells themselves, which may hold this: a circle is freed late, and with it large arrays
+        self._target, n_genes = cells.target, cells.observed.shape[1]
         generators = cell_generators(cells.names, seed=seed)
-        self.draws = [self._mean_of(uniforms(generators, n_genes)) for _ in range(n_draws)]
+        self.draws = [_mean_of(cells, uniforms(generators, n_genes)) for _ in range(n_draws)]
         self._known: list[tuple[np.ndarray, np.ndarray]] = []
         self.own = self.mean_at(np.zeros(n_genes))
         profile = profile_of(cells.observed, cells.totals, of_counts=cells.target.of_counts)
@@ -199,17 +202,8 @@ class Matching:
 
     @torch.inference_mode()
     def _drawn_at(self, offsets: np.ndarray) -> np.ndarray:
-        there = self.cells.target.shifted_by(torch.from_numpy(offsets.astype(np.float32)))
+        there = self._target.shifted_by(torch.from_numpy(offsets.astype(np.float32)))
         return np.asarray(np.mean([draw(there) for draw in self.draws], axis=0))
-
-    def _mean_of(self, uniform: np.ndarray) -> Callable[[Likelihood], np.ndarray]:
-        """Mean profile ``(n_genes,)`` of the cells carried to a target at these quantiles."""
-        observed, source, totals = self.cells.observed, self.cells.source, self.cells.totals
-        if not source.of_counts:
-            plain = coupling(observed, source, uniform=uniform)
-            return lambda target: plain(target).mean(0, dtype=float)
-        carried = count_coupling(observed, source, uniform=uniform, n_targets=N_TARGETS)
-        return lambda target: column_means(profile_rows(carried(target), totals))
 
     def change(self, change: np.ndarray, share: float) -> np.ndarray:
         """Change of the mean ``(n_genes,)`` that is so much of `change`, and the model's own for the rest."""
@@ -220,6 +214,16 @@ class Matching:
         """Offsets ``(n_genes,)`` that bring the change of the mean closer to `change`."""
         wanted = self.own + share * (change - (self.own - self.control))
         return match_means(self.mean_at, np.maximum(wanted, 0.0), start=start)
+
+
+def _mean_of(cells: MatchedCells, uniform: np.ndarray) -> Callable[[Likelihood], np.ndarray]:
+    """Mean profile ``(n_genes,)`` of the cells carried to a target at these quantiles."""
+    observed, source, totals = cells.observed, cells.source, cells.totals
+    if not source.of_counts:
+        plain = coupling(observed, source, uniform=uniform)
+        return lambda target: plain(target).mean(0, dtype=float)
+    carried = count_coupling(observed, source, uniform=uniform, n_targets=N_TARGETS)
+    return lambda target: column_means(profile_rows(carried(target), totals))
 
 
 def column_means(rows: sparse.csr_matrix) -> np.ndarray:
