@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,26 @@ def test_what_failed_on_a_cluster_is_resumed_from_its_folder(
     assert {one: one.stat().st_mtime_ns for one in finished} == finished
     assert not list(empty.iterdir())
     assert not [one for one in (tmp_path / "runs").iterdir() if one.name.startswith(".")]
+
+
+def dies_once(place: Path, train: AnnData, query: AnnData, **ask: Any) -> Any:
+    """A method whose first process ends without a word, as at the limit of a job."""
+    with suppress(FileExistsError):
+        (place / "ended").touch(exist_ok=False)
+        os._exit(1)
+    return mean_change(train, query, **ask)
+
+
+def test_the_task_of_a_lost_worker_is_computed_by_another(
+    on_cluster: Any, experiment: AnnData, empty: Path, tmp_path: Path
+) -> None:
+    options = {**ASK, "baselines": False, "split_half": False}
+    found = evaluate_perturbation(experiment, {"lost": partial(dies_once, tmp_path)}, **options, n_jobs=2)
+    assert (tmp_path / "ended").exists()
+    pd.testing.assert_frame_equal(
+        scores(found), scores(evaluate_perturbation(experiment, {"lost": mean_change}, **options)), check_exact=True
+    )
+    assert not list(empty.iterdir())
 
 
 def too_few(train: AnnData, query: AnnData, **_: Any) -> Any:
