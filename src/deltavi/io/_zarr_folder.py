@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from uuid import uuid4
@@ -16,7 +17,7 @@ import h5py
 import numpy as np
 import zarr
 from anndata.io import write_elem
-from numcodecs import Blosc, VLenUTF8
+from numcodecs import Blosc, VLenBytes
 from scipy import sparse
 
 from deltavi._types import State
@@ -39,7 +40,7 @@ class ZarrArray:
     folder
         Folder of the array, which has its attributes.
     shape, dtype
-        Form of the array; text is of type object.
+        Form of the array; text is of type object, as bytes in UTF-8.
     chunks
         Length of a chunk along each axis.
     is_packed
@@ -101,10 +102,12 @@ class ZarrArray:
     def _write_chunk(self, name: str, values: np.ndarray) -> None:
         whole = values
         if values.shape != self._chunks:
-            whole = np.full(self._chunks, "" if self._dtype.kind == "O" else 0, dtype=self._dtype)
+            whole = np.full(self._chunks, b"" if self._dtype.kind == "O" else 0, dtype=self._dtype)
             whole[tuple(slice(n) for n in values.shape)] = values
         is_text = self._dtype.kind == "O"
-        data: memoryview = memoryview(VLenUTF8().encode(whole.ravel())) if is_text else np.ascontiguousarray(whole).data
+        data: memoryview = (
+            memoryview(VLenBytes().encode(whole.ravel())) if is_text else np.ascontiguousarray(whole).data
+        )
         with (self._folder / name).open("wb") as file:
             file.write(data if self._codec is None else self._codec.encode(data))
 
@@ -140,10 +143,10 @@ class ZarrFolder:
             return
         with h5py.File(uuid4().hex, "w", driver="core", backing_store=False) as laid:
             write_elem(laid, "entry", entry.entry if isinstance(entry, _Laid) else entry)
-            if _is_plain(laid["entry"]):
-                _copy(laid["entry"], place)
-                return
-        write_elem(zarr.open_group(str(self.folder), mode="r+"), name, entry)
+            is_whole = _copy(laid["entry"], place)
+        if not is_whole:
+            shutil.rmtree(place)
+            write_elem(zarr.open_group(str(self.folder), mode="r+"), name, entry)
 
     def group(self, name: str) -> ZarrFolder:
         """Group that was written before."""
@@ -181,30 +184,24 @@ class _Laid:
         self.entry = entry
 
 
-def _is_plain(source: h5py.Group | h5py.Dataset) -> bool:
-    """True if all of an entry is groups, text, numbers and truth values."""
-    if isinstance(source, h5py.Group):
-        return all(_is_plain(part) for part in source.values())
-    # what has no shape is a value that is missing
-    return source.shape is None or source.dtype.kind in PLAIN or h5py.check_string_dtype(source.dtype) is not None
-
-
-def _copy(source: h5py.Group | h5py.Dataset, folder: Path) -> None:
-    """Copy an entry from HDF5 into a store."""
+def _copy(source: h5py.Group | h5py.Dataset, folder: Path) -> bool:
+    """Copy an entry from HDF5 into a store; False if part of it is neither text, numbers nor truth values."""
     attributes = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in source.attrs.items()}
     if isinstance(source, h5py.Group):
         ZarrFolder(folder, attributes)
-        for name, part in source.items():
-            _copy(part, folder / name)
-        return
+        return all(_copy(part, folder / name) for name, part in source.items())
     folder.mkdir(exist_ok=True)
     _set_attributes(folder, attributes)
+    dtype = np.dtype(bool) if source.shape is None else source.dtype
     if source.shape is None:
-        ZarrArray(folder, (), np.dtype(bool), chunks=())
-        return
-    is_text = h5py.check_string_dtype(source.dtype) is not None
-    values = np.asarray(source.asstr()[()], dtype=object) if is_text else np.asarray(source[()])
-    ZarrArray(folder, values.shape, values.dtype, chunks=_chunks(values.shape, values.dtype)).fill(values)
+        # a value that is missing
+        ZarrArray(folder, (), dtype, chunks=())
+    elif dtype.kind in PLAIN or h5py.check_string_dtype(dtype) is not None:
+        # text as bytes, in which both hold it
+        ZarrArray(folder, source.shape, dtype, chunks=_chunks(source.shape, dtype)).fill(np.asarray(source[()], dtype))
+    else:
+        return False
+    return True
 
 
 def _set_attributes(folder: Path, attributes: Mapping[str, object]) -> None:

@@ -123,7 +123,8 @@ def evaluate_perturbation(
     seeds
         Seed or seeds; each is a training of its own, with halves of its own.
     n_jobs
-        Processes to spread hold-outs and seeds over. The result does not depend on it.
+        Processes to spread hold-outs and seeds over; -1 for one per core. The result does not depend on it. Within
+        ``joblib.parallel_config("dask")`` those of a cluster, which read the cells from a hidden file in `folder`.
     folder
         Write every finished part here at once, and do not compute again what is there: an interrupted call goes on
         where it stopped, and one with further methods, seeds or hold-outs adds them. Other files in it stay; where one

@@ -11,6 +11,7 @@ import re
 import textwrap
 import tokenize
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from dataclasses import fields, is_dataclass
 from hashlib import blake2b, sha1
 from pathlib import Path
@@ -63,6 +64,12 @@ class RunFolder:
             with filled_folder(self.path / RUNS, WHAT):
                 if not file.exists():
                     write_json(file, identity)
+
+    def anywhere(self) -> RunFolder:
+        """The same folder for processes that work in another one."""
+        same = copy(self)
+        same.path = self.path.absolute()
+        return same
 
     def read(self, key: tuple[str, ...], signature: object) -> State | None:
         """A finished part, or None.

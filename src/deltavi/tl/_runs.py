@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import joblib
 import numpy as np
 from anndata import AnnData
 from scipy import sparse
@@ -21,6 +18,7 @@ from deltavi.perturbation.inputs import as_names
 from deltavi.tl._certainty import UNKNOWN, certainty
 from deltavi.tl._experiment import Experiment, prepare, score, training_ranking
 from deltavi.tl._methods import Conditions, Method, Prediction, Predictor, run_method
+from deltavi.tl._processes import is_elsewhere, spread
 from deltavi.tl._resume import RunFolder, described
 from deltavi.tl.quiet import collected_warnings, one_thread
 
@@ -97,31 +95,20 @@ class Result:
 def run_tasks(
     adata: AnnData, tasks: Sequence[Task], plan: Plan, folder: RunFolder | None, n_jobs: int
 ) -> Iterator[Result]:
-    """Run every task, in this process or, with several, in processes of one thread each."""
+    """Run every task, in this process or, with several, in processes of one thread each, here or on a cluster."""
     if n_jobs == 1 or len(tasks) < 2:
         for task in tasks:
             yield from run_task(adata, task, plan, folder)
         return
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
-        path = str(Path(place) / "cells.joblib")
-        joblib.dump(adata, path)
-        with joblib.parallel_config("loky", n_jobs=min(n_jobs, len(tasks)), inner_max_num_threads=1):
-            parts = joblib.Parallel(return_as="generator_unordered")(
-                joblib.delayed(_run_elsewhere)(path, task, plan, folder) for task in tasks
-            )
-            for results in parts:
-                yield from results
+    if folder is not None and is_elsewhere():
+        folder = folder.anywhere()
+    run = partial(_run_elsewhere, plan=plan, folder=folder)
+    for results in spread(run, adata, tasks, n_jobs, shared=None if folder is None else folder.path):
+        yield from results
 
 
-def _run_elsewhere(path: str, task: Task, plan: Plan, folder: RunFolder | None) -> list[Result]:
-    return list(run_task(_cells_at(path), task, plan, folder))
-
-
-@lru_cache(maxsize=1)
-def _cells_at(path: str) -> AnnData:
-    """Cells that the first process wrote; their counts are mapped, so that processes share the memory."""
-    adata: AnnData = joblib.load(path, mmap_mode="r")
-    return adata
+def _run_elsewhere(adata: AnnData, task: Task, *, plan: Plan, folder: RunFolder | None) -> list[Result]:
+    return list(run_task(adata, task, plan, folder))
 
 
 def run_task(adata: AnnData, task: Task, plan: Plan, folder: RunFolder | None) -> Iterator[Result]:
