@@ -109,7 +109,7 @@ def row_blocks(
     rows = np.arange(x.shape[0]) if rows is None else np.asarray(rows)
     for start in range(0, len(rows), size):
         taken = rows[start : start + size]
-        contiguous = len(taken) > 0 and np.array_equal(taken, np.arange(taken[0], taken[0] + len(taken)))
+        contiguous = np.array_equal(taken, np.arange(taken[0], taken[0] + len(taken)))
         block = x[int(taken[0]) : int(taken[0]) + len(taken)] if contiguous else x[np.sort(taken)]
         yield taken if contiguous else np.sort(taken), _as_block(block)
 
@@ -178,13 +178,8 @@ class Scanned:
     gene_sums: np.ndarray | None
 
 
-def scan_and_sum(
-    x: StoredMatrix, *, genes: bool = False, also: Callable[[np.ndarray, Rows], None] | None = None
-) -> Scanned:
-    """Report of :func:`scan_matrix` with sums of cells and, with `genes`, of genes, from one pass over `x`.
-
-    `also` is called with the numbers of the rows of each block, and the block.
-    """
+def scan_and_sum(x: StoredMatrix, *, genes: bool = False, also: Callable[..., None] | None = None) -> Scanned:
+    """Report of :func:`scan_matrix` with sums of cells and, with `genes`, of genes, in one pass; `also` sees blocks."""
     scan, of_genes = _Scan(), np.zeros(int(x.shape[1]))
     for numbers, block in stored_blocks(x):
         scan.read(numbers, block)

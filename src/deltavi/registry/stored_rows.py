@@ -11,7 +11,7 @@ from typing import Protocol
 import h5py
 import numpy as np
 from anndata import AnnData
-from anndata.abc import CSCDataset, CSRDataset
+from anndata.abc import CSRDataset
 from scipy import sparse
 
 from deltavi._errors import DeltaviError
@@ -19,7 +19,7 @@ from deltavi._types import Rows, StoredMatrix, is_dask, is_sparse
 from deltavi.registry._fingerprint import MatrixPrint
 from deltavi.registry._resident_rows import ResidentRows
 from deltavi.registry.chunks import DaskMatrix, files_in
-from deltavi.registry.joined import JoinedMatrix
+from deltavi.registry.joined import JoinedMatrix, store_of
 
 # Rows that nobody asked for and that are read all the same, where a read of its own would take longer.
 LARGEST_GAP, LARGEST_GAP_IN_ZARR = 64, 256
@@ -310,15 +310,7 @@ def places_of(adata: object) -> set[Path]:
 
 def _place_of(x: object) -> Path | None:
     """File or store of a matrix, if it is known."""
-    stored = x.group if isinstance(x, CSRDataset | CSCDataset) else x
-    if isinstance(stored, Path):
-        return stored
-    if isinstance(stored, h5py.Group | h5py.Dataset):
-        return Path(stored.file.filename)
-    store = getattr(stored, "store", None)
-    # as Zarr names it from version 3 on, and before
-    root = getattr(store, "root", getattr(store, "path", None))
-    return Path(root) if isinstance(root, str | Path) else None
+    return x if isinstance(x, Path) else store_of(x)
 
 
 def assembled(parts: Iterable[sparse.csr_matrix], *, shape: tuple[int, int], n_entries: int) -> sparse.csr_matrix:
