@@ -14,8 +14,10 @@ from deltavi.registry.checks import row_blocks
 from deltavi.registry.chunks import files_of
 from deltavi.registry.joined import Place, Places
 from deltavi.registry.source import layer_names
+from deltavi.registry.tables import frame_of
 
 SPAN = 0.3
+PARTS = ("obsm", "varm", "obsp", "varp")
 
 
 class GeneMoments:
@@ -127,7 +129,7 @@ def with_genes(adata: AnnData, cells: AnnData, keep: NDArray[np.bool_]) -> AnnDa
     if adata.isbacked and adata.raw is not None:
         # only anndata copies raw counts from a file
         return adata[:, keep].to_memory()
-    parts = {name: {**getattr(adata, name)} for name in ("obsm", "varm", "obsp", "varp")}
+    parts = {name: {key: frame_of(x) for key, x in getattr(adata, name).items()} for name in PARTS}
     layers = {name: adata.layers[name] for name in layer_names(adata)}
     uns = {**adata.uns}
     bare = AnnData(obs=cells.obs, var=cells.var, uns=uns, layers=layers, **parts)
