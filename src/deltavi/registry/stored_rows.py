@@ -20,6 +20,7 @@ from deltavi.registry._fingerprint import MatrixPrint
 from deltavi.registry._resident_rows import ResidentRows
 from deltavi.registry.chunks import DaskMatrix, files_in
 from deltavi.registry.joined import JoinedMatrix, store_of
+from deltavi.registry.zarr_codecs import fast_codecs
 
 # Rows that nobody asked for and that are read all the same, where a read of its own would take longer.
 LARGEST_GAP, LARGEST_GAP_IN_ZARR = 64, 256
@@ -79,8 +80,9 @@ class CsrRows:
 
     def __init__(self, x: CSRDataset) -> None:
         self.shape = (int(x.shape[0]), int(x.shape[1]))
-        self._indices: Entries = x.group["indices"]
-        self._data: Entries = x.group["data"]
+        with fast_codecs(x.group):
+            self._indices: Entries = x.group["indices"]
+            self._data: Entries = x.group["data"]
         self._starts = np.asarray(x.group["indptr"][:], dtype=np.int64)
         self.is_compressed = _is_compressed(self._data) or _is_compressed(self._indices)
         self._gap = LARGEST_GAP if isinstance(self._data, h5py.Dataset) else LARGEST_GAP_IN_ZARR
