@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 import deltavi
-from deltavi.errors import InputDataError, KeyClashError, UnknownCategoryError
+from deltavi.errors import InputDataError, KeyClashError, LibrarySizeWarning, UnknownCategoryError
 from deltavi.pp import concat_lazy, highly_variable_genes, log_normalise, valid_cells
 from deltavi.pp._by_rows import GeneMoments, by_variance_trend
 from deltavi.pp.prepare import _variable_genes
@@ -107,6 +107,21 @@ def test_everything_else_comes_along(memory: AnnData, tmp_path: Path) -> None:
         np.testing.assert_array_equal(in_full(found.varm["response_stimulated"]), expected.varm["response_stimulated"])
         np.testing.assert_array_equal(in_full(found.layers["rate"]), in_full(expected.layers["rate"]))
         assert found.uns["note"] == "a note"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_raw_counts_come_along(form: str, memory: AnnData, tmp_path: Path) -> None:
+    adata = memory[:, :100].copy()
+    adata.raw = memory.copy()
+    (tmp_path / form).mkdir()
+    if form == "files":
+        pytest.skip("raw counts are not joined")
+    found = highly_variable_genes(FORMS[form](adata, tmp_path), n_top=30)
+    assert found.raw.shape == memory.shape
+    # other genes are counted in raw, wherever it lies
+    with pytest.warns(LibrarySizeWarning, match=r"adata\.raw has 160 genes and the matrix 100"):
+        deltavi.model.VAE.setup_anndata(FORMS[form](adata, tmp_path / form))
+    np.testing.assert_array_equal(in_full(found.raw.X), memory.X.toarray())
 
 
 def test_a_model_takes_the_lazy_selection(memory: AnnData, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def with_genes(adata: AnnData, cells: AnnData, keep: NDArray[np.bool_]) -> AnnDa
     parts = {name: {key: frame_of(x) for key, x in getattr(adata, name).items()} for name in PARTS}
     layers = {name: adata.layers[name] for name in layer_names(adata)}
     uns = {**adata.uns}
-    bare = AnnData(obs=cells.obs, var=cells.var, uns=uns, layers=layers, **parts)
+    bare = AnnData(obs=cells.obs, var=cells.var, uns=uns, layers=layers, raw=adata.raw, **parts)
     return bare[:, keep].copy()
 
 

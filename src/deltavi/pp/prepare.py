@@ -43,7 +43,8 @@ def highly_variable_genes(
     Parameters
     ----------
     adata
-        Raw counts of all genes, shape ``(n_cells, n_genes)``. It is not changed.
+        Raw counts of all genes, shape ``(n_cells, n_genes)``. It is not changed. What is backed by a file, read lazily,
+        or a Dask array is read twice in blocks of rows.
     n_top
         Number of genes to keep; all of them when there are no more.
     condition_key
@@ -55,8 +56,8 @@ def highly_variable_genes(
     -------
     AnnData, a copy of shape ``(n_cells, min(n_top, n_genes))`` with the genes in their order, and
 
-    * ``X``: log1p of counts per 10,000, CSR;
-    * ``layers["counts"]``: raw counts, CSR;
+    * ``X``: log1p of counts per 10,000, CSR, or a Dask array where the counts are one;
+    * ``layers["counts"]``: raw counts, CSR or a Dask array as well;
     * ``obs["total_counts"]``: counts per cell over all genes of `adata`. Where the column exists and is nowhere below
       these sums, it comes from more genes (an earlier selection, say): it is kept and used instead;
     * ``uns["deltavi_total_counts"]``, the name of that column, where genes were left out: ``setup_anndata`` of a model
@@ -101,9 +102,10 @@ def _read_by_rows(
     total_counts = _total_counts(cells, scanned.cell_totals)
     with kept_threads():
         keep = _variable_genes_by_rows(cells, counts, layer, moments, condition, n_top)
-    selected = with_genes(adata, cells, keep)
     x = matrix_of(cells, layer)
     chosen = genes_of(x if is_dask(x) else counts, keep, np.dtype(exact_type(scanned.report)))
+    # last, as anndata may close the file that it copies raw counts from
+    selected = with_genes(adata, cells, keep)
     selected.X, selected.layers[_keys.LAYER_COUNTS] = logs_of(chosen, total_counts), chosen
     selected.obs[TOTAL_COUNTS] = total_counts
     if not keep.all() and (total_counts > cell_totals(chosen)).any():
@@ -139,14 +141,14 @@ def log_normalise(
     Parameters
     ----------
     adata
-        Raw counts, ``(n_cells, n_genes)``.
+        Raw counts, ``(n_cells, n_genes)``; of a Dask array the new layer is one as well.
     layer
         Layer that holds the raw counts; ``X`` when None.
     size_factor_key
         obs column with each cell's total counts over all genes, where the matrix holds a selection; by default the sum
         over the genes.
     key_added
-        Name of the new layer, CSR.
+        Name of the new layer, CSR or a Dask array.
 
     Raises
     ------

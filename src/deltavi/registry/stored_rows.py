@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import mmap
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -252,14 +253,20 @@ class ChunkRows:
     def __init__(self, x: DaskMatrix, *, where: str) -> None:
         self.shape, self._x, self._where = x.shape, x, where
         self.n_together = int(np.diff(x.edges).max(initial=1))
-        sample = x[: min(self.n_together, self.shape[0])]
+        with self._readable():
+            sample = x[: min(self.n_together, self.shape[0])]
         self._is_dense = isinstance(sample, np.ndarray)
         n_entries = self.shape[1] if isinstance(sample, np.ndarray) else 2 * sample.nnz / max(sample.shape[0], 1)
         self.n_bytes = 4.0 * n_entries
 
     def read(self, rows: np.ndarray, *, first: Rows | None = None) -> Rows:
-        try:
+        with self._readable():
             return below(first, [*self._x.pieces(rows)], self._is_dense, self.shape[1])
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
         except UNREADABLE as error:
             message = f"{self._where} can no longer be read ({type(error).__name__}: {error}). {WAY_OUT}"
             raise DeltaviError(message) from error
