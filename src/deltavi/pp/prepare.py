@@ -18,7 +18,6 @@ from deltavi._reading import known_arguments
 from deltavi._threads import kept_threads
 from deltavi._types import StoredMatrix, is_dask
 from deltavi.pp._by_rows import GeneMoments, by_variance_trend, genes_of, logs_of, with_genes
-from deltavi.registry._fingerprint import is_lazy
 from deltavi.registry.counts import checked_counts, counts_of, exact_type, row_sums
 from deltavi.registry.source import matrix_of
 from deltavi.registry.tables import require_cells
@@ -77,7 +76,8 @@ def highly_variable_genes(
     cells = require_cells(adata)
     n_top = whole_number("n_top", n_top, least=1)
     condition = _condition(cells, condition_key)
-    if is_lazy(matrix_of(cells, layer)):
+    x = matrix_of(cells, layer)
+    if not (isinstance(x, np.ndarray) or sparse.issparse(x)):
         return _read_by_rows(adata, cells, layer, condition, n_top)
     counts = counts_of(adata, layer)
     total_counts = _total_counts(adata, row_sums(counts))
