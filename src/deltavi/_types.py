@@ -68,8 +68,15 @@ class DaskArray(Protocol):
     chunks: tuple[tuple[float, ...], ...]
     blocks: Mapping[int, Chunk]
     dask: Graph
+    # an empty chunk, whose type is that of all
+    _meta: Rows
 
-    def map_blocks(self, func: Callable[..., np.ndarray], **kwargs: object) -> StoredMatrix:
+    def __getitem__(self, chosen: tuple[slice, np.ndarray], /) -> StoredMatrix: ...
+
+    def rechunk(self, chunks: Mapping[int, int]) -> DaskArray:
+        """The same in other chunks."""
+
+    def map_blocks(self, func: Callable[..., Rows], *args: object, **kwargs: object) -> StoredMatrix:
         """Apply `func` to each block."""
 
 

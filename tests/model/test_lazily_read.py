@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import shutil
 import warnings
 from collections.abc import Callable
@@ -183,6 +185,29 @@ def test_predictions_do_not_replace_the_lazy_file(tmp_path: Path) -> None:
 
 def in_full(x: Any) -> np.ndarray:
     return np.asarray(x.toarray() if sparse.issparse(x) else x)
+
+
+@pytest.mark.parametrize("array", ["file", "chunks"])
+def test_groups_are_compared_without_their_statistics(array: str, tmp_path: Path) -> None:
+    adata = read_again(sorted_cells(), tmp_path) if array == "file" else sorted_cells()
+    if array == "chunks":
+        adata.X = ARRAYS["sparse"](sparse.csr_matrix(adata.X))
+    model = fitted(adata, setup={"labels_key": "label"})
+    options = {"groupby": "label", "group1": "t", "group2": "u", "silent": True}
+    with pytest.raises(DeltaviError, match=r"counts in memory.*all_stats=False"):
+        model.differential_expression(**options)
+    found = model.differential_expression(**options, all_stats=False)
+    memory = fitted(sorted_cells(), setup={"labels_key": "label"}, streamed=False)
+    assert set(found.index) == set(memory.differential_expression(**options).index)
+
+
+def test_a_model_of_an_open_file_is_not_copied(tmp_path: Path) -> None:
+    with pytest.raises(DeltaviError, match=r"cells\.h5ad, and an open file cannot be copied"):
+        copy.deepcopy(fitted(read_again(sorted_cells(), tmp_path)))
+    # a store is opened again
+    model = fitted(read_again(sorted_cells(), tmp_path, "zarr"))
+    found = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(found.get_latent_representation(), model.get_latent_representation())
 
 
 # -- files that change -------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,10 @@ import pytest
 import torch
 from scipy import sparse
 
+from deltavi._types import Rows
 from deltavi.errors import DeltaviError
 from deltavi.model import VAE
-from deltavi.registry import _fingerprint, checks, fields, manager
+from deltavi.registry import checks, fields
 from tests.model.conftest import dense, small_adata
 from tests.models import MODELS
 
@@ -24,15 +24,13 @@ from tests.models import MODELS
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rows of each block that was read."""
     found: list[int] = []
-    blocks = checks.row_blocks
+    as_block = checks._as_block
 
-    def counting(x: Any, rows: Any = None, **kwargs: Any) -> Iterator[Any]:
-        for numbers, block in blocks(x, rows, **kwargs):
-            found.append(len(numbers))
-            yield numbers, block
+    def counting(block: Rows) -> Rows:
+        found.append(block.shape[0])
+        return as_block(block)
 
-    for module in (checks, _fingerprint, manager):
-        monkeypatch.setattr(module, "row_blocks", counting)
+    monkeypatch.setattr(checks, "_as_block", counting)
     return found
 
 

@@ -28,7 +28,8 @@ def state_of(model: CountModel) -> State:
     DeltaviError
         If the cells are read from an open file.
     """
-    if model._adata is not None and model._adata.isbacked:
+    # a file of HDF5 that is read lazily stays open as well
+    if model._adata is not None and model._adata.filename is not None:
         raise DeltaviError(
             f"{type(model).__name__} reads its cells from {model._adata.filename}, and an open file cannot be "
             "copied: use save() and load(), or read the cells with adata.to_memory() first."

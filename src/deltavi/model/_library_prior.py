@@ -11,7 +11,6 @@ from deltavi._compat import init_library_size
 from deltavi._errors import InputDataWarning, examples
 from deltavi._text import as_text
 from deltavi._types import State
-from deltavi.registry._fingerprint import is_lazy
 from deltavi.registry.manager import DataManager
 
 # Smallest variance of log totals: a standard deviation of 3 %. Around a narrower prior the divergence of a new encoder
@@ -31,7 +30,7 @@ def library_prior(manager: DataManager, n_batch: int, batches: np.ndarray) -> St
     batches
         Their names.
     """
-    if is_lazy(manager.get_from_registry(REGISTRY_KEYS.X_KEY)):
+    if manager.reads_rows:
         # scvi-tools would read all cells of a batch into memory
         means, variances = _of_totals(manager, n_batch)
     else:

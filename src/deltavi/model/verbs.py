@@ -177,10 +177,20 @@ def _read_cells(model: CountModel, verb: Callable[..., Any], parameters: set[str
         if given.get(name) is not None:
             given[name] = _batches(model, name, given[name])
     if "idx1" in parameters:
+        _require_statistics(model, cells, given)
         read_groups(given, cells)
     if "n_samples_overall" in parameters:
         _read_draws(given)
     return _read_genes(model, given)
+
+
+def _require_statistics(model: CountModel, cells: AnnData, given: State) -> None:
+    """Raise where scvi-tools would need counts in memory for the means of the groups that it compares."""
+    if given.get("all_stats", True) and model._manager_of(cells).reads_rows:
+        raise DeltaviError(
+            "all_stats=True needs the counts in memory, and these are in a file or a Dask array: pass all_stats=False, "
+            "or the cells of adata.to_memory()."
+        )
 
 
 def _aligned(model: CountModel, given: State) -> AnnData:

@@ -12,11 +12,16 @@ from scipy import sparse
 
 from deltavi import _keys
 from deltavi._cp10k import log1p_cp10k_rows
-from deltavi._entries import one_name, require_anndata, shown, whole_number
+from deltavi._entries import one_name, shown, whole_number
 from deltavi._errors import InputDataError, KeyClashError, examples, unknown_category
 from deltavi._reading import known_arguments
 from deltavi._threads import kept_threads
-from deltavi.registry.counts import counts_of, row_sums
+from deltavi._types import StoredMatrix, is_dask
+from deltavi.pp._by_rows import GeneMoments, by_variance_trend, genes_of, logs_of, with_genes
+from deltavi.registry.counts import checked_counts, counts_of, exact_type, row_sums
+from deltavi.registry.source import matrix_of
+from deltavi.registry.tables import require_cells
+from deltavi.registry.totals import cell_totals
 
 logger = logging.getLogger("deltavi")
 
@@ -37,7 +42,8 @@ def highly_variable_genes(
     Parameters
     ----------
     adata
-        Raw counts of all genes, shape ``(n_cells, n_genes)``. It is not changed.
+        Raw counts of all genes, shape ``(n_cells, n_genes)``. It is not changed. What is backed by a file, read lazily,
+        or a Dask array is read twice in blocks of rows.
     n_top
         Number of genes to keep; all of them when there are no more.
     condition_key
@@ -49,8 +55,8 @@ def highly_variable_genes(
     -------
     AnnData, a copy of shape ``(n_cells, min(n_top, n_genes))`` with the genes in their order, and
 
-    * ``X``: log1p of counts per 10,000, CSR;
-    * ``layers["counts"]``: raw counts, CSR;
+    * ``X``: log1p of counts per 10,000, CSR, or a Dask array where the counts are one;
+    * ``layers["counts"]``: raw counts, CSR or a Dask array as well;
     * ``obs["total_counts"]``: counts per cell over all genes of `adata`. Where the column exists and is nowhere below
       these sums, it comes from more genes (an earlier selection, say): it is kept and used instead;
     * ``uns["deltavi_total_counts"]``, the name of that column, where genes were left out: ``setup_anndata`` of a model
@@ -67,22 +73,63 @@ def highly_variable_genes(
     DeltaviError
         If `n_top` is below one.
     """
-    require_anndata(adata)
+    cells = require_cells(adata)
     n_top = whole_number("n_top", n_top, least=1)
-    condition = _condition(adata, condition_key)
+    condition = _condition(cells, condition_key)
+    x = matrix_of(cells, layer)
+    if not (isinstance(x, np.ndarray) or sparse.issparse(x)):
+        return _read_by_rows(adata, cells, layer, condition, n_top)
     counts = counts_of(adata, layer)
-    total_counts = _total_counts(adata, counts)
+    total_counts = _total_counts(adata, row_sums(counts))
     logs = log1p_cp10k_rows(counts, total_counts)
     with kept_threads():
         keep = _variable_genes(counts, condition, n_top)
-    # both read a subset into memory and leave the original unchanged; a backed one has no copy in memory
-    selected = adata[:, keep].to_memory() if adata.isbacked else adata[:, keep].copy()
+    selected = adata[:, keep].copy()
     selected.X = logs[:, keep]
     selected.layers[_keys.LAYER_COUNTS] = counts[:, keep]
     selected.obs[TOTAL_COUNTS] = total_counts
     if (total_counts > row_sums(selected.layers[_keys.LAYER_COUNTS])).any():
         selected.uns[_keys.UNS_TOTALS] = TOTAL_COUNTS
     return selected
+
+
+def _read_by_rows(
+    adata: AnnData, cells: AnnData, layer: str | None, condition: pd.Categorical | None, n_top: int
+) -> AnnData:
+    """The same where counts are not in memory, and are read in blocks of rows; `cells` have their tables in memory."""
+    moments = GeneMoments(condition, (cells.n_obs, cells.n_vars))
+    counts, scanned = checked_counts(cells, layer, moments.add)
+    total_counts = _total_counts(cells, scanned.cell_totals)
+    with kept_threads():
+        keep = _variable_genes_by_rows(cells, counts, layer, moments, condition, n_top)
+    x = matrix_of(cells, layer)
+    chosen = genes_of(x if is_dask(x) else counts, keep, np.dtype(exact_type(scanned.report)))
+    # last, as anndata may close the file that it copies raw counts from
+    selected = with_genes(adata, cells, keep)
+    selected.X, selected.layers[_keys.LAYER_COUNTS] = logs_of(chosen, total_counts), chosen
+    selected.obs[TOTAL_COUNTS] = total_counts
+    if not keep.all() and (total_counts > cell_totals(chosen)).any():
+        selected.uns[_keys.UNS_TOTALS] = TOTAL_COUNTS
+    return selected
+
+
+def _variable_genes_by_rows(
+    cells: AnnData,
+    counts: StoredMatrix,
+    layer: str | None,
+    moments: GeneMoments,
+    condition: pd.Categorical | None,
+    n_top: int,
+) -> NDArray[np.bool_]:
+    """Mark the genes to keep; where no trend can be fitted, the counts are read into memory."""
+    if n_top >= cells.n_vars:
+        return np.ones(cells.n_vars, dtype=bool)
+    if (moments.variances > 0).sum(1).min() >= MIN_GENES_FOR_TREND:
+        try:
+            return by_variance_trend(counts, moments, n_top)
+        except ValueError:  # of a local regression over nearly equal genes
+            logger.info("The trend of variances cannot be fitted block by block: counts are read into memory.")
+    return _variable_genes(counts_of(cells, layer), condition, n_top)
 
 
 @known_arguments
@@ -94,14 +141,14 @@ def log_normalise(
     Parameters
     ----------
     adata
-        Raw counts, ``(n_cells, n_genes)``.
+        Raw counts, ``(n_cells, n_genes)``; of a Dask array the new layer is one as well.
     layer
         Layer that holds the raw counts; ``X`` when None.
     size_factor_key
         obs column with each cell's total counts over all genes, where the matrix holds a selection; by default the sum
         over the genes.
     key_added
-        Name of the new layer, CSR.
+        Name of the new layer, CSR or a Dask array.
 
     Raises
     ------
@@ -112,10 +159,16 @@ def log_normalise(
     InputDataError
         If the values are not raw counts.
     """
-    require_anndata(adata)
+    cells = require_cells(adata)
     key_added = one_name("key_added", key_added)
     if key_added in adata.layers:
         raise KeyClashError(f"layers[{key_added!r}] exists; name another with key_added, or delete it.")
+    x = matrix_of(cells, layer)
+    if is_dask(x):
+        sums = checked_counts(cells, layer)[1].cell_totals
+        totals = sums if size_factor_key is None else _totals_of(cells, size_factor_key)
+        adata.layers[key_added] = logs_of(x, totals)
+        return
     counts = counts_of(adata, layer)
     totals = row_sums(counts) if size_factor_key is None else _totals_of(adata, size_factor_key)
     adata.layers[key_added] = log1p_cp10k_rows(counts, totals)
@@ -155,9 +208,8 @@ def _condition(adata: AnnData, condition_key: str | None) -> pd.Categorical | No
     return pd.Categorical(column.astype(str))
 
 
-def _total_counts(adata: AnnData, counts: sparse.csr_matrix) -> NDArray[np.float64]:
-    """Sum the counts of every cell over the genes of the matrix, or take totals over more genes from its column."""
-    sums = row_sums(counts)
+def _total_counts(adata: AnnData, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sums over the genes of the matrix, or totals over more genes from their column."""
     if TOTAL_COUNTS not in adata.obs:
         return sums
     known = np.asarray(pd.to_numeric(adata.obs[TOTAL_COUNTS], errors="coerce"), dtype=np.float64)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import zarr
 from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
@@ -48,7 +49,7 @@ def checksum(values: np.ndarray) -> int:
 
 def is_on_disk(x: StoredMatrix) -> bool:
     """True if `x` lies in a file, from which rows are read."""
-    return isinstance(x, h5py.Dataset | CSRDataset | CSCDataset | JoinedMatrix)
+    return isinstance(x, h5py.Dataset | CSRDataset | CSCDataset | JoinedMatrix | zarr.Array)
 
 
 def is_lazy(x: StoredMatrix) -> bool:

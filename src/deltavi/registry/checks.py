@@ -15,6 +15,7 @@ from deltavi._errors import InputDataError, InputDataWarning, examples
 from deltavi._keys import UNASSIGNED
 from deltavi._types import Rows, State, StoredMatrix
 from deltavi.registry.chunks import rowwise
+from deltavi.registry.zarr_codecs import fast_codecs
 
 BLOCK_ROWS = 1024
 # Nonzero entries moved at a time where a backed CSC matrix is walked through.
@@ -107,26 +108,32 @@ def row_blocks(
 ) -> Iterator[tuple[np.ndarray, Rows]]:
     """Blocks of `size` rows as ``(row numbers, dense array or CSR)``; only one block is in memory at a time."""
     x = rowwise(x)
+    cut = stretches(x)
     rows = np.arange(x.shape[0]) if rows is None else np.asarray(rows)
     for start in range(0, len(rows), size):
         taken = rows[start : start + size]
-        contiguous = len(taken) > 0 and np.array_equal(taken, np.arange(taken[0], taken[0] + len(taken)))
-        block = stretch(x, int(taken[0]), len(taken)) if contiguous else x[np.sort(taken)]
+        contiguous = np.array_equal(taken, np.arange(taken[0], taken[0] + len(taken)))
+        block = cut(int(taken[0]), len(taken)) if contiguous else x[np.sort(taken)]
         yield taken if contiguous else np.sort(taken), _as_block(block)
 
 
-def stretch(x: StoredMatrix, start: int, length: int) -> StoredMatrix:
-    """Neighbouring rows of `x`.
+def stretches(x: StoredMatrix) -> Callable[[int, int], StoredMatrix]:
+    """Function from a row and a number of rows to these neighbouring rows of `x`.
 
     Those of a CSR matrix in a file are read here: anndata looks up the version of SciPy whenever it cuts some, which
     takes longer than to read them.
     """
     if not isinstance(x, CSRDataset):
-        return x[start : start + length]
-    starts = x.group["indptr"][start : start + length + 1]
-    entries = slice(int(starts[0]), int(starts[-1]))
-    parts = x.group["data"][entries], x.group["indices"][entries], starts - starts[0]
-    return sparse.csr_matrix(parts, shape=(length, x.shape[1]), copy=False)
+        return lambda start, length: x[start : start + length]
+    with fast_codecs(x.group):
+        starts, data, indices = (x.group[name] for name in ("indptr", "data", "indices"))
+
+    def cut(start: int, length: int) -> sparse.csr_matrix:
+        own = starts[start : start + length + 1]
+        parts = (values[int(own[0]) : int(own[-1])] for values in (data, indices))
+        return sparse.csr_matrix((*parts, own - own[0]), shape=(length, x.shape[1]), copy=False)
+
+    return cut
 
 
 def wanted_blocks(x: StoredMatrix, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, Rows]]:
@@ -135,14 +142,17 @@ def wanted_blocks(x: StoredMatrix, wanted: np.ndarray) -> Iterator[tuple[np.ndar
     Other rows are read only where they lie between wanted ones in a file, of which single rows are slow.
     """
     x = rowwise(x)
-    in_memory = isinstance(x, np.ndarray) or sparse.issparse(x)
+    cut, in_memory = stretches(x), isinstance(x, np.ndarray) or sparse.issparse(x)
     for start in range(0, x.shape[0], BLOCK_ROWS):
         rows = start + np.flatnonzero(wanted[start : start + BLOCK_ROWS])
         if len(rows) == 0:
             continue
-        read = rows if in_memory else np.arange(rows[0], rows[-1] + 1)
-        for numbers, block in row_blocks(x, read):
-            yield rows, block if len(rows) == len(numbers) else block[rows - numbers[0]]
+        first, length = int(rows[0]), int(rows[-1] - rows[0]) + 1
+        if in_memory and length > len(rows):
+            yield rows, _as_block(x[rows])
+        else:
+            block = _as_block(cut(first, length))
+            yield rows, block if length == len(rows) else block[rows - first]
 
 
 def _as_block(block: Rows) -> Rows:
@@ -193,13 +203,8 @@ class Scanned:
     gene_sums: np.ndarray | None
 
 
-def scan_and_sum(
-    x: StoredMatrix, *, genes: bool = False, also: Callable[[np.ndarray, Rows], None] | None = None
-) -> Scanned:
-    """Report of :func:`scan_matrix` with sums of cells and, with `genes`, of genes, from one pass over `x`.
-
-    `also` is called with the numbers of the rows of each block, and the block.
-    """
+def scan_and_sum(x: StoredMatrix, *, genes: bool = False, also: Callable[..., None] | None = None) -> Scanned:
+    """Report of :func:`scan_matrix` with sums of cells and, with `genes`, of genes, in one pass; `also` sees blocks."""
     scan, of_genes = _Scan(), np.zeros(int(x.shape[1]))
     for numbers, block in stored_blocks(x):
         scan.read(numbers, block)

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from deltavi._compat import element_of, parts_of_task
 from deltavi._types import DaskArray, Rows, StoredMatrix, is_dask, is_sparse
-from deltavi.registry.joined import JoinedMatrix, Part, Places, joined_chunk, opened
+from deltavi.registry.joined import JoinedMatrix, Part, Place, Places, joined_chunk, opened, path_in_store, store_of
 
 # Beginnings of the names of layers that read files, and do nothing else.
 READERS = ("make_dask_chunk-", f"{joined_chunk.__name__}-")
@@ -95,6 +95,25 @@ def behind(x: StoredMatrix) -> StoredMatrix:
     if parts is None:
         return x
     return parts.parts[0].stored if len(parts.parts) == 1 and parts.parts[0].genes is None else parts
+
+
+def files_of(x: DaskArray) -> Places | None:
+    """Files whose rows are all rows of `x` in order, by their paths; ``None`` if something else is done to them."""
+    found = _parts(x)
+    sources = None if found is None else _sources(x)
+    if found is None or sources is None:
+        return None
+    if isinstance(sources, Places):
+        return sources
+    places = []
+    for (source, element), part in zip(sources, found.parts, strict=True):
+        stored = part.stored
+        # anndata names an element of a Zarr store without the groups that it lies in
+        path, name = (source, element) if isinstance(source, Path) else (store_of(source), path_in_store(source))
+        if path is None or isinstance(stored, CSCDataset):
+            return None
+        places.append(Place(path, name, int(stored.shape[0])))
+    return Places(tuple(places), found.shape[1])
 
 
 def files_in(x: DaskArray) -> Iterator[object]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
@@ -9,8 +11,16 @@ from scipy import sparse
 
 from deltavi._entries import require_anndata
 from deltavi._errors import InputDataError
-from deltavi.registry.checks import FLOAT32_EXACT, require_finite, row_blocks, scan_matrix
-from deltavi.registry.matrix import loadable, rounded
+from deltavi._types import StoredMatrix
+from deltavi.registry.checks import (
+    FLOAT32_EXACT,
+    MatrixReport,
+    Scanned,
+    require_finite,
+    row_blocks,
+    scan_and_sum,
+)
+from deltavi.registry.matrix import loadable, read_from, rounded
 from deltavi.registry.source import elsewhere, matrix_name, matrix_of
 
 # Way out if no part of the AnnData holds counts.
@@ -38,10 +48,24 @@ def counts_of(adata: AnnData, layer: str | None = None) -> sparse.csr_matrix:
         If any value is missing, infinite, negative or not a whole number; rounding errors are taken off.
     """
     require_anndata(adata)
-    where = matrix_name(layer)
-    values = loadable(matrix_of(adata, layer), where=where)
-    report = scan_matrix(values)
-    cells = list(adata.obs_names)
+    values, scanned = checked_counts(adata, layer)
+    dtype = exact_type(scanned.report)
+    blocks = [sparse.csr_matrix(block, dtype=dtype) for _, block in row_blocks(values)]
+    return sparse.csr_matrix(sparse.vstack(blocks, format="csr") if blocks else (0, adata.n_vars), dtype=dtype)
+
+
+def checked_counts(
+    adata: AnnData, layer: str | None, also: Callable[..., None] | None = None
+) -> tuple[StoredMatrix, Scanned]:
+    """Raw counts of `adata` where they are, rows of which can be read, and the findings of one pass over them.
+
+    `also` is called with the numbers of the rows of each block, and the block; errors are those of :func:`counts_of`.
+    """
+    where, x = matrix_name(layer), matrix_of(adata, layer)
+    with read_from(x, where):
+        values = loadable(x, where=where)
+        scanned = scan_and_sum(values, also=also)
+    report, cells = scanned.report, list(adata.obs_names)
     require_finite(report, where=where, cells=cells, genes=list(adata.var_names), layer=layer)
     if not report.are_counts:
         raise InputDataError(
@@ -49,10 +73,12 @@ def counts_of(adata: AnnData, layer: str | None = None) -> sparse.csr_matrix:
             f"not whole numbers, of {report.n_nonzero} that are not zero."
             f"{elsewhere(adata, layer, 'counts') or OTHERWISE.format(where=where)}"
         )
-    values = rounded(values, report, where=where)
-    dtype = np.float32 if report.max_value <= FLOAT32_EXACT else np.float64
-    blocks = [sparse.csr_matrix(block, dtype=dtype) for _, block in row_blocks(values)]
-    return sparse.csr_matrix(sparse.vstack(blocks, format="csr") if blocks else (0, adata.n_vars), dtype=dtype)
+    return rounded(values, report, where=where), scanned
+
+
+def exact_type(report: MatrixReport) -> type[np.floating]:
+    """Single precision, unless a count is too large for it."""
+    return np.float32 if report.max_value <= FLOAT32_EXACT else np.float64
 
 
 def row_sums(counts: sparse.csr_matrix) -> NDArray[np.float64]:

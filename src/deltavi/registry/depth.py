@@ -140,6 +140,9 @@ def _point_at_column(adata: AnnData, key: str) -> None:
 def _point_at_raw(adata: AnnData, rows: np.ndarray, sums: np.ndarray) -> None:
     raw = adata.raw
     of_raw = _sampled_sums(raw.X)
+    if of_raw is not None and not np.array_equal(of_raw[0], rows):
+        # one of the two is in memory, where other rows are looked at
+        of_raw = rows, cell_totals(raw.X, rows)
     reason = f"adata.raw has {raw.n_vars} genes and the matrix {adata.n_vars}: genes were selected. "
     if of_raw is None:
         if adata.n_vars < MOST_GENES_KEPT * raw.n_vars:

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import h5py
 import numpy as np
 import zarr
+from anndata.abc import CSCDataset, CSRDataset
 from anndata.io import sparse_dataset
 from scipy import sparse
 
@@ -31,6 +32,22 @@ def opened(path: Path, element: str) -> StoredMatrix:
     """Matrix in an h5ad file or a Zarr store, by its place in it, such as ``"X"`` or ``"layers/counts"``."""
     found = root_of(path)[element]
     return sparse_dataset(found) if isinstance(found, h5py.Group | zarr.Group) else found
+
+
+def store_of(x: object) -> Path | None:
+    """File or store of a matrix, if it is known."""
+    stored = x.group if isinstance(x, CSRDataset | CSCDataset) else x
+    if isinstance(stored, h5py.Group | h5py.Dataset):
+        return Path(stored.file.filename)
+    store = getattr(stored, "store", None)
+    # as Zarr names it from version 3 on, and before
+    root = getattr(store, "root", getattr(store, "path", None))
+    return Path(root) if isinstance(root, str | Path) else None
+
+
+def path_in_store(x: object) -> str:
+    """Place of a sparse matrix in its file or store."""
+    return str(x.group.name) if isinstance(x, CSRDataset | CSCDataset) else ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -214,6 +214,11 @@ class DataManager(AnnDataManager):
         sums = [np.asarray(block.sum(0), dtype=np.float64).ravel() for _, block in row_blocks(matrix)]
         return np.asarray(np.sum(sums, axis=0))
 
+    @property
+    def reads_rows(self) -> bool:
+        """True if expression is not in memory, and its rows are read when they are asked for."""
+        return is_lazy(self.get_from_registry(REGISTRY_KEYS.X_KEY))
+
     def cell_totals(self, cells: np.ndarray | None = None) -> np.ndarray:
         """Sum of each cell, ``(n_cells,)``, from the scan of the registration if it holds counts.
 

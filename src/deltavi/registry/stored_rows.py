@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import mmap
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 import h5py
 import numpy as np
 from anndata import AnnData
-from anndata.abc import CSCDataset, CSRDataset
+from anndata.abc import CSRDataset
 from scipy import sparse
 
 from deltavi._errors import DeltaviError
@@ -20,7 +21,8 @@ from deltavi._types import Rows, StoredMatrix, is_dask, is_sparse
 from deltavi.registry._fingerprint import MatrixPrint
 from deltavi.registry._resident_rows import ResidentRows
 from deltavi.registry.chunks import DaskMatrix, files_in
-from deltavi.registry.joined import JoinedMatrix
+from deltavi.registry.joined import JoinedMatrix, store_of
+from deltavi.registry.zarr_codecs import fast_codecs
 
 # Rows that nobody asked for and that are read all the same, where a read of its own would take longer.
 LARGEST_GAP, LARGEST_GAP_IN_ZARR = 64, 256
@@ -82,8 +84,9 @@ class CsrRows:
 
     def __init__(self, x: CSRDataset) -> None:
         self.shape = (int(x.shape[0]), int(x.shape[1]))
-        self._indices: Entries = x.group["indices"]
-        self._data: Entries = x.group["data"]
+        with fast_codecs(x.group):
+            self._indices: Entries = x.group["indices"]
+            self._data: Entries = x.group["data"]
         self._starts = np.asarray(x.group["indptr"][:], dtype=np.int64)
         self.is_compressed = _is_compressed(self._data) or _is_compressed(self._indices)
         self._gap = LARGEST_GAP if isinstance(self._data, h5py.Dataset) else LARGEST_GAP_IN_ZARR
@@ -255,14 +258,20 @@ class ChunkRows:
     def __init__(self, x: DaskMatrix, *, where: str) -> None:
         self.shape, self._x, self._where = x.shape, x, where
         self.n_together = int(np.diff(x.edges).max(initial=1))
-        sample = x[: min(self.n_together, self.shape[0])]
+        with self._readable():
+            sample = x[: min(self.n_together, self.shape[0])]
         self._is_dense = isinstance(sample, np.ndarray)
         n_entries = self.shape[1] if isinstance(sample, np.ndarray) else 2 * sample.nnz / max(sample.shape[0], 1)
         self.n_bytes = 4.0 * n_entries
 
     def read(self, rows: np.ndarray, *, first: Rows | None = None) -> Rows:
-        try:
+        with self._readable():
             return below(first, [*self._x.pieces(rows)], self._is_dense, self.shape[1])
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
         except UNREADABLE as error:
             message = f"{self._where} can no longer be read ({type(error).__name__}: {error}). {WAY_OUT}"
             raise DeltaviError(message) from error
@@ -315,15 +324,7 @@ def places_of(adata: object) -> set[Path]:
 
 def _place_of(x: object) -> Path | None:
     """File or store of a matrix, if it is known."""
-    stored = x.group if isinstance(x, CSRDataset | CSCDataset) else x
-    if isinstance(stored, Path):
-        return stored
-    if isinstance(stored, h5py.Group | h5py.Dataset):
-        return Path(stored.file.filename)
-    store = getattr(stored, "store", None)
-    # as Zarr names it from version 3 on, and before
-    root = getattr(store, "root", getattr(store, "path", None))
-    return Path(root) if isinstance(root, str | Path) else None
+    return x if isinstance(x, Path) else store_of(x)
 
 
 def assembled(parts: Iterable[sparse.csr_matrix], *, shape: tuple[int, int], n_entries: int) -> sparse.csr_matrix:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeAlias
+from typing import TypeVar
 
 import pandas as pd
 from anndata import AnnData
@@ -13,15 +13,7 @@ from deltavi._compat import put_back_tables
 from deltavi._entries import require_anndata
 from deltavi.registry.source import layer_names
 
-
-class LazyTable(Protocol):
-    """Part of the interface of the tables that anndata reads lazily."""
-
-    def to_memory(self) -> pd.DataFrame:
-        """The table in memory."""
-
-
-Table2D: TypeAlias = pd.DataFrame | LazyTable
+Values = TypeVar("Values")
 
 
 def require_cells(value: object, *, name: str = "adata") -> AnnData:
@@ -38,7 +30,7 @@ def require_cells(value: object, *, name: str = "adata") -> AnnData:
     if not is_lazily_read(adata):
         return adata
     layers = {key: adata.layers[key] for key in layer_names(adata)}
-    return AnnData(X=adata.X, obs=_frame(adata.obs), var=_frame(adata.var), layers=layers)
+    return AnnData(X=adata.X, obs=frame_of(adata.obs), var=frame_of(adata.var), layers=layers)
 
 
 @contextmanager
@@ -50,9 +42,9 @@ def tables_read(adata: AnnData | None) -> Iterator[None]:
     obs, var = adata.obs, adata.var
     others = [(place, key) for place in (adata.obsm, adata.varm) for key in place if hasattr(place[key], "to_memory")]
     before = [place[key] for place, key in others]
-    adata.obs, adata.var = _frame(obs), _frame(var)
+    adata.obs, adata.var = frame_of(obs), frame_of(var)
     for place, key in others:
-        place[key] = _frame(place[key])
+        place[key] = frame_of(place[key])
     try:
         yield
     except BaseException:
@@ -67,5 +59,8 @@ def is_lazily_read(adata: AnnData) -> bool:
     return not (isinstance(adata.obs, pd.DataFrame) and isinstance(adata.var, pd.DataFrame))
 
 
-def _frame(table: Table2D) -> pd.DataFrame:
-    return table if isinstance(table, pd.DataFrame) else table.to_memory()
+def frame_of(values: Values) -> Values:
+    """A table that is read lazily as a data frame in memory; all else as it is."""
+    read = getattr(values, "to_memory", None)
+    found: Values = values if read is None else read()
+    return found
