@@ -17,7 +17,7 @@ from scvi.train import Trainer
 
 from deltavi._errors import DeltaviError, OutOfMemoryError, TrainingDivergedError, TrainingTerminated
 from deltavi.registry.names import names_checksum
-from deltavi.train import CellSplit, LastGoodEpoch, joined_history
+from deltavi.train import CellSplit, LastGoodEpoch, joined_history, lost_process
 
 if TYPE_CHECKING:
     from deltavi.model._base import CountModel
@@ -89,7 +89,8 @@ def recovered(
     TrainingTerminated
         If SIGTERM came.
     DeltaviError
-        If lightning refuses to train with the options it was given, or not one step was made.
+        If lightning refuses to train with the options it was given, or not one step was made; or if another process
+        that trains the model was lost.
     """
     history = None if model.history_ is None else dict(model.history_)
     before = {name: getattr(model, name) for name in TRAINED if hasattr(model, name)}
@@ -100,12 +101,16 @@ def recovered(
         model.module.float()
     except BaseException as error:
         # before anything is put back
-        diverged = guard.divergence() if isinstance(error, Exception) else None
+        lost = lost_process(error)
+        if lost is not None:
+            # torchrun may end this process before what follows is done
+            logger.error(lost)
+        diverged = guard.divergence() if isinstance(error, Exception) and lost is None else None
         vars(model).update(before)
         state = _recover(model, guard, split, history)
         for checkpoint in saved:
             state += checkpoint.caught_up(guard.n_epochs)
-        fault = _named(error, diverged, state, batch_size)
+        fault = _named(error, diverged, state, batch_size) if lost is None else DeltaviError(f"{lost} {state}")
         if fault is error:
             raise
         unexpected = isinstance(error, Exception) and not isinstance(error, TrainingDivergedError)

@@ -19,7 +19,7 @@ from deltavi.model._components import over_batches, shares_of
 from deltavi.model._label_column import given_of_labels, label_codes, learn_label_frequencies, split_of_labels
 from deltavi.model._placement import Positions, placed
 from deltavi.model.recipe import Part, Recipe, Stage
-from deltavi.train import CellSplit
+from deltavi.train import CellSplit, present_ranks
 
 if TYPE_CHECKING:
     from deltavi.model._mixvi import MIXVI
@@ -190,8 +190,9 @@ def _restore(model: MIXVI, extra: State) -> None:
 
 
 def warn_of_mixture(message: str) -> None:
-    """Warn of a mixture that is not what was asked for."""
-    warnings.warn(message, MixtureWarning, stacklevel=4)
+    """Warn of a mixture that is not what was asked for, on one of several processes."""
+    if present_ranks().is_first:
+        warnings.warn(message, MixtureWarning, stacklevel=4)
 
 
 RECIPE: Recipe[MIXVI] = Recipe(
