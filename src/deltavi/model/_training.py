@@ -145,8 +145,8 @@ def train(
             "Neither a file nor a copy says which weights of a mapped query were frozen: map the query again with "
             "load_query_data, and train that."
         )
-    is_staged = any(stage.is_due(self) for stage in self.recipe.stages)
-    launch = launch_of(trainer, accelerator=accelerator, devices=devices, finds_unused=is_staged)
+    # before a stage, weights that it sets have no gradient
+    launch = launch_of(trainer, accelerator=accelerator, devices=devices, finds_unused=bool(self.recipe.stages))
     ranks = launch.ranks
     with warned_by_first(ranks):
         asked_size = loading.pop("batch_size", None)
@@ -213,6 +213,8 @@ def _fit(
         # lightning walks over batches with a torch helper that torch deprecated
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
         warnings.filterwarnings("ignore", message="Sparse (invariant|CSR)", category=UserWarning)
+        # lightning asks for sums over processes, which were made before
+        warnings.filterwarnings("ignore", message="It is recommended to use `self.log", category=UserWarning)
         # among several processes they join the mini-batch before
         warnings.filterwarnings("ignore", message="Last batch will have a small size", category=UserWarning)
         UnsupervisedTrainingMixin.train(model, max_epochs=epochs, plan_kwargs=plan, **loading, **trainer)

@@ -10,6 +10,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch.utilities import rank_zero_only
 from scvi.train import SaveCheckpoint
 
 from deltavi._compat import OWN_BUFFERS, AcceleratorConnector
@@ -152,15 +153,16 @@ def share_options(trainer: State, launch: Launch, callbacks: list[Callback]) -> 
         If every process would write the same file.
     """
     if launch.strategy is None:
+        if vars(rank_zero_only).get("rank", 0) != 0:
+            # one of several processes that train apart
+            _keep_history(trainer)
         return
     if trainer.get("enable_checkpointing") or any(isinstance(callback, SaveCheckpoint) for callback in callbacks):
         raise DeltaviError(
             "enable_checkpointing and SaveCheckpoint write from every process, one over the other: pass "
             "train(checkpoint=folder), which rank 0 writes."
         )
-    folder = trainer.get("log_save_dir")
-    history = HistoryOfRank(save_dir=folder, save_log_on_disk=folder is not None)
-    trainer["logger"] = [history, *(trainer.get("logger") or [])]
+    _keep_history(trainer)
     trainer["strategy"], trainer["use_distributed_sampler"] = launch.strategy, False
     if not launch.ranks.is_first:
         trainer["enable_progress_bar"] = False
@@ -168,3 +170,10 @@ def share_options(trainer: State, launch: Launch, callbacks: list[Callback]) -> 
         asked = {name: trainer.get(f"early_stopping_{name}", default) for name, default in STOPPING.items()}
         trainer.setdefault("check_val_every_n_epoch", 1)
         callbacks.append(SharedStop(**asked))
+
+
+def _keep_history(trainer: State) -> None:
+    """Let the first logger be one that keeps the history in this process."""
+    folder = trainer.get("log_save_dir")
+    history = HistoryOfRank(save_dir=folder, save_log_on_disk=folder is not None)
+    trainer["logger"] = [history, *(trainer.get("logger") or [])]

@@ -114,9 +114,10 @@ class ObjectivePlan(TrainingPlan):
         self._log({"kl_weight": kl_weight, **means} if means else {})
 
     def _log(self, means: dict[str, torch.Tensor]) -> None:
+        # those of several processes are summed before, and lightning would round by the cells of each
+        how = {"sync_dist": self.use_sync_dist} if self.summed is None else {"batch_size": 1}
         for name, value in means.items():
-            in_bar = name == "train_loss"
-            self.log(name, value, on_step=False, on_epoch=True, prog_bar=in_bar, sync_dist=self.use_sync_dist)
+            self.log(name, value, on_step=False, on_epoch=True, prog_bar=name == "train_loss", **how)
 
     def get_optimizer_creator(self) -> Callable[[Iterable[torch.Tensor]], torch.optim.Optimizer]:
         """Make Adam with one fused pass over the weights, if possible; other optimisers are made by scvi-tools."""
