@@ -162,6 +162,15 @@ def test_a_script_can_be_started_as_it_is(folder: Path) -> None:
     assert len(found["history"]["train_loss"]) == 3
 
 
+def test_the_benchmark_runs(folder: Path) -> None:
+    options = ["--accelerator", "cpu", "--cells", "400", "--genes", "50", "--epochs", "2", "--batch-size", "32"]
+    module = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "benchmarks.scale.ranks"]
+    printed = launch([sys.executable, *module, *options], folder / "benchmark").stdout
+    speeds, (_, *differences) = printed.split("same positions\n")[1], printed.split()[-4:]
+    assert [line.split()[-1] for line in speeds.splitlines()[:4]] == ["True"] * 4
+    assert max(map(float, differences[-2:])) <= 1e-6
+
+
 # -- faults --------------------------------------------------------------------------------------------------------
 
 
