@@ -236,18 +236,22 @@ def drifted() -> Found:
     return attempt(lambda: model.train(max_epochs=3, callbacks=[At(1, change)], **together()))
 
 
-def ended(what: Callable[[], object], name: str) -> Found:
+def ended(what: Callable[[], object], name: str, *, who: int = 1) -> Found:
     """One process ends in the middle of the third epoch."""
     model = small_vae()
     folder = Path(os.environ["SCENARIO_FOLDER"]) / name
     start = time.monotonic()
-    found = attempt(lambda: model.train(max_epochs=2000, checkpoint=folder, callbacks=[At(1, what)], **together()))
+    found = attempt(lambda: model.train(max_epochs=2000, checkpoint=folder, callbacks=[At(who, what)], **together()))
     trained = {"epochs": len(model.history["train_loss"]), "weights": digest(model.module)} if model.is_trained_ else {}
     return {**found, **trained, "seconds": time.monotonic() - start}
 
 
 def killed() -> Found:
     return ended(lambda: os.kill(os.getpid(), signal.SIGKILL), "killed")
+
+
+def first_killed() -> Found:
+    return ended(lambda: os.kill(os.getpid(), signal.SIGKILL), "first_killed", who=0)
 
 
 def terminated() -> Found:

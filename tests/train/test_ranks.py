@@ -23,7 +23,7 @@ from tests.models import MODELS
 ROOT = Path(__file__).parents[2]
 BY_EPOCHS = [name for name, entry in MODELS.items() if entry.by_epochs]
 IN_FORKS = ["from_a_file", "exact", "stopped_early", "default_epochs", "diverged", "one_is_wrong", "other_cells"]
-IN_FORKS += ["drifted", "killed", "terminated", "interrupted", "failed"]
+IN_FORKS += ["drifted", "killed", "first_killed", "terminated", "interrupted", "failed"]
 # seconds after which another process has to have ended
 BOUND = 60
 Found = list[dict[str, Any]]
@@ -225,6 +225,14 @@ def test_a_lost_process_ends_the_others(how: str, error: str | None, in_two: Pat
     assert first["epochs"] == len(loaded.history["train_loss"]) == 2
 
 
+def test_the_checkpoint_of_a_lost_rank_0_can_be_loaded(in_two: Path) -> None:
+    (second,) = read(in_two, "first_killed")
+    assert second["known"]
+    assert second["message"].startswith("Rank 0 ended or failed, and rank 1 cannot train without it")
+    assert second["message"].endswith(f"Rank 0 writes the checkpoint {str(in_two / 'first_killed')!r}.")
+    assert _ranks.digest(VAE.load(in_two / "first_killed").module) == second["weights"]
+
+
 # -- refused before anything starts --------------------------------------------------------------------------------
 
 
@@ -244,7 +252,10 @@ def test_processes_that_would_take_the_model_along_are_refused(strategy: Any, de
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"devices": 64}, "130 training cells are too few for 64 processes, each of which needs at least 3"),
+        (
+            {"devices": 64, "strategy": "auto"},
+            "130 training cells are too few for 64 processes, each of which needs at least 3",
+        ),
         ({"devices": 2, "batch_size": 100, "datasplitter_kwargs": {"drop_last": True}}, "in each of 2 processes"),
         ({"devices": 2, "enable_checkpointing": True}, "write from every process"),
         ({"devices": 2, "callbacks": SaveCheckpoint(monitor="validation_loss")}, "write from every process"),

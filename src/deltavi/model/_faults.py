@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import signal
 import threading
@@ -61,7 +62,13 @@ def sigterm_raised() -> Iterator[None]:
 
 @contextmanager
 def recovered(
-    model: CountModel, guard: LastGoodEpoch, *, split: CellSplit, batch_size: int, saved: Sequence[Checkpoint] = ()
+    model: CountModel,
+    guard: LastGoodEpoch,
+    *,
+    split: CellSplit,
+    batch_size: int,
+    saved: Sequence[Checkpoint] = (),
+    folder: str | os.PathLike[str] | None = None,
 ) -> Iterator[None]:
     """Take the model back to its last good epoch where the block fails, and say so in the error.
 
@@ -77,6 +84,8 @@ def recovered(
         Cells of a mini-batch.
     saved
         Checkpoints of that training, which are brought to the last good epoch too.
+    folder
+        Folder of checkpoints, which another process may write.
 
     Raises
     ------
@@ -110,6 +119,8 @@ def recovered(
         state = _recover(model, guard, split, history)
         for checkpoint in saved:
             state += checkpoint.caught_up(guard.n_epochs)
+        if folder is not None and not saved:
+            state += f" Rank 0 writes the checkpoint {os.fspath(folder)!r}."
         fault = _named(error, diverged, state, batch_size) if lost is None else DeltaviError(f"{lost} {state}")
         if fault is error:
             raise

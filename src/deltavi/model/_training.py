@@ -184,8 +184,9 @@ def train(
         own = self.recipe.callbacks(self, split, epochs)
         trainer["callbacks"] = [*first, guard, *saved, *users_callbacks, *own, *bars]
         loading |= {"external_indexing": split.as_external_indexing(), **self.recipe.order(self, seed)}
+        guarded = recovered(self, guard, split=split, batch_size=batch_size, saved=saved, folder=checkpoint)
         with sigterm_raised():
-            with recovered(self, guard, split=split, batch_size=batch_size, saved=saved), isolated_randomness(seed):
+            with guarded, isolated_randomness(seed):
                 _fit(self, guard, epochs, {"batch_size": batch_size, "datasplitter_kwargs": loading}, plan, trainer)
             self.trained_on_ = names_checksum(self.adata.obs_names)
             finish(self)
