@@ -27,6 +27,7 @@ from lightning.pytorch.callbacks import Callback
 
 from deltavi.errors import DeltaviError, TrainingDivergedError
 from deltavi.model import MIXVI, VAE
+from deltavi.model import _mixture_training as mixture_training
 from deltavi.testing._cells import SETUP, small_adata
 from deltavi.train._order import cells_of_batch
 from deltavi.train._ranks import digest
@@ -179,6 +180,17 @@ def continued() -> Found:
     model.train(max_epochs=1, **together())
     model.train(max_epochs=2, train_indices=np.arange(0, 340), **together(batch_size=13))
     return state_of(model)
+
+
+def restarted() -> Found:
+    """A mixture that has collapsed by what rank 0 computes alone, and is trained once more in all processes."""
+    model = MODELS["MIXVI"].untrained()
+    judged = iter([rank() == 0, False])
+    mixture_training.has_collapsed = lambda model: next(judged)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.train(max_epochs=4, **together())
+    return {**state_of(model), "warned": [str(w.message) for w in caught]}
 
 
 def default_epochs() -> Found:

@@ -22,7 +22,16 @@ from tests.models import MODELS
 
 ROOT = Path(__file__).parents[2]
 BY_EPOCHS = [name for name, entry in MODELS.items() if entry.by_epochs]
-IN_FORKS = ["from_a_file", "exact", "stopped_early", "default_epochs", "diverged", "one_is_wrong", "other_cells"]
+IN_FORKS = [
+    "from_a_file",
+    "exact",
+    "stopped_early",
+    "restarted",
+    "default_epochs",
+    "diverged",
+    "one_is_wrong",
+    "other_cells",
+]
 IN_FORKS += ["drifted", "killed", "first_killed", "terminated", "interrupted", "failed"]
 # seconds after which another process has to have ended
 BOUND = 60
@@ -148,6 +157,13 @@ def test_early_stopping_ends_all_processes_and_rank_0_writes_the_checkpoint(in_t
     assert found["here"] == []
 
 
+def test_rank_0_decides_that_a_collapsed_mixture_is_trained_again(in_two: Path) -> None:
+    found = read(in_two, "restarted")
+    assert same_in_all(found, "warned")["weights"]
+    assert ["Training starts again" in message for message in found[0]["warned"]] == [True]
+    assert found[1]["warned"] == []
+
+
 def test_default_epochs_count_the_cells_of_all_processes(in_two: Path) -> None:
     found = same_in_all(read(in_two, "default_epochs"))
     assert found["epochs"] == found["expected"]
@@ -223,6 +239,12 @@ def test_a_lost_process_ends_the_others(how: str, error: str | None, in_two: Pat
     loaded = VAE.load(in_two / how)
     assert _ranks.digest(loaded.module) == first["weights"]
     assert first["epochs"] == len(loaded.history["train_loss"]) == 2
+
+
+def test_the_same_seed_gives_the_same_model(in_two: Path) -> None:
+    """Four trainings that ended in the third epoch."""
+    found = [read(in_two, how)[0]["weights"] for how in ("killed", "terminated", "interrupted", "failed")]
+    assert len(set(found)) == 1
 
 
 def test_the_checkpoint_of_a_lost_rank_0_can_be_loaded(in_two: Path) -> None:

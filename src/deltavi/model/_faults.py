@@ -8,7 +8,7 @@ import re
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -111,14 +111,12 @@ def recovered(
     except BaseException as error:
         # before anything is put back
         lost = lost_process(error)
-        if lost is not None:
-            # torchrun may end this process before what follows is done
-            logger.error(lost)
         diverged = guard.divergence() if isinstance(error, Exception) and lost is None else None
         vars(model).update(before)
-        state = _recover(model, guard, split, history)
-        for checkpoint in saved:
-            state += checkpoint.caught_up(guard.n_epochs)
+        with nullcontext() if lost is None else _sigterm_later(lost):
+            state = _recover(model, guard, split, history)
+            for checkpoint in saved:
+                state += checkpoint.caught_up(guard.n_epochs)
         if folder is not None and not saved:
             state += f" Rank 0 writes the checkpoint {os.fspath(folder)!r}."
         fault = _named(error, diverged, state, batch_size) if lost is None else DeltaviError(f"{lost} {state}")
@@ -128,6 +126,21 @@ def recovered(
         raise fault from (error if unexpected else None)
     finally:
         guard.release()
+
+
+@contextmanager
+def _sigterm_later(lost: str) -> Iterator[None]:
+    """Log that a process was lost, and put the model in order although torchrun sends the others SIGTERM then."""
+    logger.error(lost)
+    handler = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or handler is None:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _require_steps(trainer: Trainer) -> None:

@@ -19,7 +19,7 @@ from deltavi.model._components import over_batches, shares_of
 from deltavi.model._label_column import given_of_labels, label_codes, learn_label_frequencies, split_of_labels
 from deltavi.model._placement import Positions, placed
 from deltavi.model.recipe import Part, Recipe, Stage
-from deltavi.train import CellSplit, present_ranks
+from deltavi.train import CellSplit
 
 if TYPE_CHECKING:
     from deltavi.model._mixvi import MIXVI
@@ -52,15 +52,22 @@ def train_mixture(model: MIXVI, train: Callable[..., None], max_epochs: int | No
     starts_here = not (model.is_trained_ or model.is_mapped_)
     initial = copy.deepcopy(model.module.state_dict()) if starts_here else None
     train(max_epochs, **kwargs)
-    if initial is None or not has_collapsed(model):
+    if initial is None or not _restarts(model):
         return
-    warn_of_mixture(collapse_of(model) + " Training starts again with another seed.")
+    # of several processes one warns
+    if model.trainer.is_global_zero:
+        warn_of_mixture(collapse_of(model) + " Training starts again with another seed.")
     model.module.load_state_dict(initial)
     model.is_trained_, model.history_ = False, None
     seed = kwargs.get("seed")
     train(max_epochs, **{**kwargs, "seed": 1 + (model.seed if seed is None else seed)})
-    if has_collapsed(model):
+    if has_collapsed(model) and model.trainer.is_global_zero:
         warn_of_mixture(collapse_of(model) + " The cells may be of one kind; or train longer, or with another seed.")
+
+
+def _restarts(model: MIXVI) -> bool:
+    """True if the mixture has collapsed; of several processes the first decides."""
+    return bool(model.trainer.strategy.broadcast(has_collapsed(model)))
 
 
 def _order(model: MIXVI, seed: int) -> State:
@@ -190,9 +197,8 @@ def _restore(model: MIXVI, extra: State) -> None:
 
 
 def warn_of_mixture(message: str) -> None:
-    """Warn of a mixture that is not what was asked for, on one of several processes."""
-    if present_ranks().is_first:
-        warnings.warn(message, MixtureWarning, stacklevel=4)
+    """Warn of a mixture that is not what was asked for."""
+    warnings.warn(message, MixtureWarning, stacklevel=4)
 
 
 RECIPE: Recipe[MIXVI] = Recipe(
