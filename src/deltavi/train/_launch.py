@@ -126,7 +126,7 @@ def _require_processes_that_stay(strategy: object) -> None:
 
 def _warn_of_processes_apart() -> None:
     n_processes = int(os.environ.get("WORLD_SIZE", 1)) if TorchElasticEnvironment.detect() else 1
-    if n_processes > 1:
+    if n_processes > 1 and os.environ.get("RANK") == "0":
         warnings.warn(
             f"torchrun started {n_processes} processes, and each trains a model of its own on all cells. To train one "
             f"together pass strategy='ddp' and devices={os.environ['LOCAL_WORLD_SIZE']}.",
