@@ -167,7 +167,9 @@ class DeviceSplitter(DataSplitter):
 
     def _in_order(self, order: Order) -> DataLoader[Batch]:
         batch_size = int(self.data_loader_kwargs.get("batch_size", 128))
-        cells, batches = order.drawn(self.adata_manager, np.asarray(self.train_idx), batch_size, ranks=self.ranks)
+        # an order of a single process may know of no others
+        shared = {"ranks": self.ranks} if self.ranks.several else {}
+        cells, batches = order.drawn(self.adata_manager, np.asarray(self.train_idx), batch_size, **shared)
         return PlainLoader(cells, sampler=batches, batch_size=None, num_workers=scvi_settings.dl_num_workers)
 
     def _prepared(self, loader: Any) -> StreamedCells | None:
