@@ -131,6 +131,7 @@ PRIVATE_READ = {
 }
 # Their private methods and hooks that are overridden, with the reason.
 PRIVATE_OVERRIDDEN = {
+    "_broadcast_sigterm_tensor": "loop: a message between processes at every step, which a lost connection replaces",
     "_check_if_trained": "models: a model that was not trained is refused with our error",
     "_data_splitter_cls": "models: the plugin contract, a hook",
     "_get_generative_input": "modules: the plugin contract, what of inference decoding is given",

@@ -5,12 +5,14 @@ Tested with scvi-tools 1.4.2 and 1.5, lightning 2.6, anndata 0.12 and 0.13.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from functools import partial
 
 from anndata import AnnData
 from lightning.pytorch.loops.fetchers import _DataFetcher as DataFetcher
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop as TrainingEpochLoop
+from lightning.pytorch.trainer.connectors.accelerator_connector import _AcceleratorConnector as AcceleratorConnector
 from scvi import distributions as scvi_distributions
 from scvi.data import AnnDataManager
 from scvi.data._anntorchdataset import AnnTorchDataset
@@ -46,11 +48,18 @@ from scvi.model import SCVI
 from scvi.model._utils import _init_library_size as init_library_size
 from scvi.model.base._constants import SAVE_KEYS
 from scvi.module._constants import MODULE_KEYS
-from scvi.train import TrainingPlan
-from scvi.train._logger import SimpleLogger
+from scvi.train import LoudEarlyStopping, TrainingPlan
+from scvi.train._logger import SimpleExperiment, SimpleLogger
+from torch.nn.parallel import DistributedDataParallel as DDP
+
+from deltavi._types import State
 
 # scvi-tools' likelihoods take a count below this for zero, and add it inside logarithms
 SMALLEST_COUNT = 1e-8
+
+# torch renames the setting by which processes send each other their buffers at every step
+_SENDING = [name for name in ("forward_sync_buffers", "broadcast_buffers") if name in inspect.signature(DDP).parameters]
+OWN_BUFFERS: State = {_SENDING[0]: False}
 
 
 def make_actual(view: AnnData) -> None:
@@ -92,6 +101,7 @@ __all__ = [
     "MANAGER_UUID_KEY",
     "MODEL_NAME_KEY",
     "MODULE_KEYS",
+    "OWN_BUFFERS",
     "SAVE_KEYS",
     "SCVI",
     "SCVI_UUID_KEY",
@@ -100,9 +110,12 @@ __all__ = [
     "SMALLEST_COUNT",
     "STATE_REGISTRY_KEY",
     "SUMMARY_STATS_KEY",
+    "AcceleratorConnector",
     "AnnDataManager",
     "AnnTorchDataset",
     "DataFetcher",
+    "LoudEarlyStopping",
+    "SimpleExperiment",
     "SimpleLogger",
     "TrainingEpochLoop",
     "TrainingPlan",

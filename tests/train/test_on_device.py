@@ -175,10 +175,10 @@ DEVICES = [
 ]
 
 
-def splitter_of(order: str, trainer: Any = None) -> Any:
+def splitter_of(order: str, trainer: Any = None, *, batch_size: int = 32) -> Any:
     kind, options = ORDERS[order]
     # the same cells each time
-    splitter = kind(registered_manager(), train_size=0.8, batch_size=32, shuffle_set_split=False, **options)
+    splitter = kind(registered_manager(), train_size=0.8, batch_size=batch_size, shuffle_set_split=False, **options)
     splitter.setup()
     splitter.trainer = trainer
     return splitter
@@ -295,11 +295,10 @@ def test_several_loading_processes_keep_their_counts(moved: list[Any], monkeypat
     assert len(moved) == 1
 
 
-@pytest.mark.parametrize("change", [{"world_size": 2}, {"kind": "meta"}])
-def test_other_machines_take_the_usual_way(moved: list[Any], change: dict[str, Any]) -> None:
+def test_other_machines_take_the_usual_way(moved: list[Any]) -> None:
     splitter = on_device.DeviceSplitter(registered_manager(), train_size=0.8, batch_size=32)
     splitter.setup()
-    for trainer in (FakeTrainer(**change), None):
+    for trainer in (FakeTrainer(kind="meta"), None):
         splitter.trainer = trainer
         for loader in (splitter.train_dataloader(), splitter.val_dataloader()):
             assert loader.dataset.dataset.device_rows is None
@@ -319,11 +318,37 @@ def test_without_a_trainer_it_is_the_splitter_of_scvi() -> None:
         assert all(torch.equal(mine[key], other[key]) for key in other)
 
 
+# repeated draws are thinned by each process in its own way
+@pytest.mark.parametrize("order", ORDERS.keys() - {"thinned"})
+@pytest.mark.parametrize("world", [2, 3])
+def test_mini_batches_of_several_processes_are_those_of_one_that_are_as_many_times_larger(
+    order: str, world: int, moved: list[Any]
+) -> None:
+    """Regular turns and repeated draws, in training and with rows on the device of each."""
+    expected = two_epochs(splitter_of(order, batch_size=10 * world))
+    of_ranks = [two_epochs(splitter_of(order, FakeTrainer(rank, world), batch_size=10)) for rank in range(world)]
+    assert len(moved) == world
+    assert {type(rows) for rows in moved} <= {KeptRows, SentRows}
+    n_validation = -(-28 // (10 * world))
+    for number, whole in enumerate(expected[:-n_validation]):
+        for key in (REGISTRY_KEYS.X_KEY, REGISTRY_KEYS.LABELS_KEY, _keys.DRAWN_AGAIN, _keys.FOLD):
+            if key in whole:
+                mine = torch.cat([batches[number][key] for batches in of_ranks])
+                assert sorted(mine.tolist()) == sorted(whole[key].tolist()), key
+    sizes = [[len(batch[REGISTRY_KEYS.X_KEY]) for batch in batches] for batches in of_ranks]
+    assert len({len(of_rank) for of_rank in sizes}) == 1
+    assert max(abs(a - b) for of_batch in zip(*sizes, strict=True) for a in of_batch for b in of_batch) <= 2
+
+
 class FakeTrainer:
     """What a splitter asks of its trainer."""
 
-    def __init__(self, world_size: int = 1, kind: str = "cpu") -> None:
+    def __init__(self, rank: int = 0, world_size: int = 1, kind: str = "cpu") -> None:
         self.world_size, self.strategy, self.root_device = world_size, self, torch.device(kind)
+        self.global_rank = rank
+
+    def broadcast(self, value: Any) -> Any:
+        return value
 
 
 def registered_manager() -> Any:

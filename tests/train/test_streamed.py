@@ -224,13 +224,51 @@ def test_other_loading_is_left_to_torch(options: dict[str, Any], tmp_path: Path)
         assert not isinstance(loader, StreamedLoader)
 
 
-def test_several_devices_are_left_to_lightning(tmp_path: Path) -> None:
-    class Several:
-        world_size = 2
+class OfRank:
+    """What a splitter asks of the trainer of one of several processes."""
 
-    splitter = splitter_of(on_disk(cells(), tmp_path))
-    splitter.trainer = Several()
-    assert not isinstance(splitter.train_dataloader(), StreamedLoader)
+    def __init__(self, rank: int, world_size: int) -> None:
+        self.global_rank, self.world_size, self.strategy = rank, world_size, self
+        self.root_device = torch.device("cpu")
+
+    def broadcast(self, value: Any) -> Any:
+        return value
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_each_of_several_processes_reads_cells_of_its_own(drop_last: bool, tmp_path: Path) -> None:
+    adata = on_disk(cells(), tmp_path)
+    of_epochs: list[list[int]] = [[], []]
+    for rank in range(3):
+        torch.manual_seed(5)
+        splitter = splitter_of(adata, drop_last=drop_last)
+        splitter.trainer = OfRank(rank, 3)
+        loader = splitter.train_dataloader()
+        assert isinstance(loader, StreamedLoader)
+        for of_epoch in of_epochs:
+            sizes = [len(batch[REGISTRY_KEYS.X_KEY]) for batch in loader]
+            assert len(sizes) == len(loader)
+            found = np.concatenate([cells_of_batch(loader, number) for number in range(len(loader))])
+            assert len(found) == sum(sizes)
+            of_epoch += found.tolist()
+    assert of_epochs[0] != of_epochs[1]
+    for of_epoch in of_epochs:
+        assert len(set(of_epoch)) == len(of_epoch)
+        assert set(of_epoch) <= set(splitter.train_idx)
+        assert drop_last or len(of_epoch) == len(splitter.train_idx)
+
+
+def test_several_processes_validate_cells_of_their_own(tmp_path: Path) -> None:
+    adata = on_disk(cells(), tmp_path)
+    found = []
+    for rank in range(2):
+        splitter = splitter_of(adata)
+        splitter.trainer = OfRank(rank, 2)
+        loader = splitter.val_dataloader()
+        assert isinstance(loader, StreamedLoader)
+        found.append(np.concatenate([batch[REGISTRY_KEYS.X_KEY].numpy() for batch in loader]))
+    every = np.concatenate([batch[REGISTRY_KEYS.X_KEY].numpy() for batch in splitter_of(adata).val_dataloader()])
+    np.testing.assert_array_equal(np.concatenate(found), every)
 
 
 @pytest.mark.parametrize("form", ["canonical", "dense"])

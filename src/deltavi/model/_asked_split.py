@@ -27,6 +27,7 @@ def asked_split(
     parts: State,
     batch_size: int,
     seed: int,
+    world: int = 1,
 ) -> tuple[CellSplit, int]:
     """Cells to train, validate and test on, and the size of mini-batches that goes with them.
 
@@ -44,6 +45,8 @@ def asked_split(
         Cells of a mini-batch; with a split of the user's own it may grow by a few.
     seed
         Seed of a random split.
+    world
+        Processes with a mini-batch each, among which the cells are dealt out.
 
     Raises
     ------
@@ -65,11 +68,13 @@ def asked_split(
     if ways["positions"] or ways["a list"]:
         split = given_split(model.adata.n_obs, **(parts if listed is None else indexing_parts(listed)))
         split = model.recipe.given(model, split)
-        return split, _fitting(len(split.train), batch_size)
+        # where cells are dealt out, one or two that are left join the mini-batch before
+        return split, _fitting(len(split.train), batch_size) if world == 1 else batch_size
     if shares["train_size"] is None:
         shares["train_size"] = DEFAULT_TRAIN_SIZE
     generator = np.random.default_rng(seed)
-    return model.recipe.split(model, **shares, batch_size=batch_size, generator=generator, shuffle=shuffle), batch_size
+    shares["batch_size"] = batch_size * world
+    return model.recipe.split(model, **shares, generator=generator, shuffle=shuffle), batch_size
 
 
 def labelled_split(split: CellSplit, codes: np.ndarray, label_names: np.ndarray) -> CellSplit:

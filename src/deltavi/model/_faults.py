@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +18,7 @@ from scvi.train import Trainer
 
 from deltavi._errors import DeltaviError, OutOfMemoryError, TrainingDivergedError, TrainingTerminated
 from deltavi.registry.names import names_checksum
-from deltavi.train import CellSplit, LastGoodEpoch, joined_history
+from deltavi.train import CellSplit, LastGoodEpoch, joined_history, lost_process
 
 if TYPE_CHECKING:
     from deltavi.model._base import CountModel
@@ -61,7 +62,13 @@ def sigterm_raised() -> Iterator[None]:
 
 @contextmanager
 def recovered(
-    model: CountModel, guard: LastGoodEpoch, *, split: CellSplit, batch_size: int, saved: Sequence[Checkpoint] = ()
+    model: CountModel,
+    guard: LastGoodEpoch,
+    *,
+    split: CellSplit,
+    batch_size: int,
+    saved: Sequence[Checkpoint] = (),
+    folder: str | os.PathLike[str] | None = None,
 ) -> Iterator[None]:
     """Take the model back to its last good epoch where the block fails, and say so in the error.
 
@@ -77,6 +84,8 @@ def recovered(
         Cells of a mini-batch.
     saved
         Checkpoints of that training, which are brought to the last good epoch too.
+    folder
+        Folder of checkpoints, which another process may write.
 
     Raises
     ------
@@ -89,7 +98,8 @@ def recovered(
     TrainingTerminated
         If SIGTERM came.
     DeltaviError
-        If lightning refuses to train with the options it was given, or not one step was made.
+        If lightning refuses to train with the options it was given, or not one step was made; or if another process
+        that trains the model was lost.
     """
     history = None if model.history_ is None else dict(model.history_)
     before = {name: getattr(model, name) for name in TRAINED if hasattr(model, name)}
@@ -100,18 +110,37 @@ def recovered(
         model.module.float()
     except BaseException as error:
         # before anything is put back
-        diverged = guard.divergence() if isinstance(error, Exception) else None
+        lost = lost_process(error)
+        diverged = guard.divergence() if isinstance(error, Exception) and lost is None else None
         vars(model).update(before)
-        state = _recover(model, guard, split, history)
-        for checkpoint in saved:
-            state += checkpoint.caught_up(guard.n_epochs)
-        fault = _named(error, diverged, state, batch_size)
+        with nullcontext() if lost is None else _sigterm_later(lost):
+            state = _recover(model, guard, split, history)
+            for checkpoint in saved:
+                state += checkpoint.caught_up(guard.n_epochs)
+        if folder is not None and not saved:
+            state += f" Rank 0 writes the checkpoint {os.fspath(folder)!r}."
+        fault = _named(error, diverged, state, batch_size) if lost is None else DeltaviError(f"{lost} {state}")
         if fault is error:
             raise
         unexpected = isinstance(error, Exception) and not isinstance(error, TrainingDivergedError)
         raise fault from (error if unexpected else None)
     finally:
         guard.release()
+
+
+@contextmanager
+def _sigterm_later(lost: str) -> Iterator[None]:
+    """Log that a process was lost, and put the model in order although torchrun sends the others SIGTERM then."""
+    logger.error(lost)
+    handler = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or handler is None:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _require_steps(trainer: Trainer) -> None:

@@ -52,15 +52,22 @@ def train_mixture(model: MIXVI, train: Callable[..., None], max_epochs: int | No
     starts_here = not (model.is_trained_ or model.is_mapped_)
     initial = copy.deepcopy(model.module.state_dict()) if starts_here else None
     train(max_epochs, **kwargs)
-    if initial is None or not has_collapsed(model):
+    if initial is None or not _restarts(model):
         return
-    warn_of_mixture(collapse_of(model) + " Training starts again with another seed.")
+    # of several processes one warns
+    if model.trainer.is_global_zero:
+        warn_of_mixture(collapse_of(model) + " Training starts again with another seed.")
     model.module.load_state_dict(initial)
     model.is_trained_, model.history_ = False, None
     seed = kwargs.get("seed")
     train(max_epochs, **{**kwargs, "seed": 1 + (model.seed if seed is None else seed)})
-    if has_collapsed(model):
+    if has_collapsed(model) and model.trainer.is_global_zero:
         warn_of_mixture(collapse_of(model) + " The cells may be of one kind; or train longer, or with another seed.")
+
+
+def _restarts(model: MIXVI) -> bool:
+    """True if the mixture has collapsed; of several processes the first decides."""
+    return bool(model.trainer.strategy.broadcast(has_collapsed(model)))
 
 
 def _order(model: MIXVI, seed: int) -> State:

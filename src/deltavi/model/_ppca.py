@@ -36,6 +36,7 @@ from deltavi.registry.checks import MatrixReport, Offer, require_log_normalised,
 from deltavi.registry.manager import DataManager
 from deltavi.registry.names import names_checksum
 from deltavi.registry.source import matrix_of
+from deltavi.train import launch_of
 
 DISPERSIONS: dict[str, Literal["shared", "gene"]] = {"isotropic": "shared", "diagonal": "gene"}
 # Cells whose likelihood is the loss that training notes.
@@ -172,7 +173,7 @@ class PPCA(Responds):
         checkpoint: str | os.PathLike[str] | None = None,
         **trainer: Any,
     ) -> None:
-        """Fit the model; there are no epochs.
+        """Fit the model; there are no epochs, and each of several processes fits all cells.
 
         Parameters
         ----------
@@ -203,6 +204,8 @@ class PPCA(Responds):
         loading = loading_options(self, options, options.pop("datasplitter_kwargs", None))
         self.adata_manager.validate()
         check_checkpoint(checkpoint, 1)
+        accelerator, devices = options.get("accelerator", "auto"), options.get("devices", "auto")
+        launch = launch_of(options, accelerator=accelerator, devices=devices, finds_unused=False)
         seed = self.seed if seed is None else seed_number("seed", seed)
         shares = {"train_size": train_size, "validation_size": validation_size}
         parts = {"train_indices": train_indices, "validation_indices": validation_indices}
@@ -226,7 +229,7 @@ class PPCA(Responds):
         self.history_ = {"train_loss": loss}
         self.module.eval()
         finish(self)
-        if checkpoint is not None:
+        if checkpoint is not None and launch.ranks.is_first:
             self.save(checkpoint, overwrite=True)
 
     @classmethod

@@ -21,6 +21,7 @@ from deltavi.model._asked_split import asked_split
 from deltavi.model._bound import require_plausible_bound
 from deltavi.model._checkpoint import check_checkpoint, checkpoints
 from deltavi.model._faults import finish, recovered, sigterm_raised
+from deltavi.model._shared import shared, warned_by_first
 from deltavi.model._training_options import (
     callbacks_of,
     check_steps,
@@ -30,7 +31,15 @@ from deltavi.model._training_options import (
     trainer_options,
 )
 from deltavi.registry.names import names_checksum
-from deltavi.train import LastGoodEpoch, joined_history
+from deltavi.train import (
+    LastGoodEpoch,
+    first_message,
+    joined_history,
+    launch_of,
+    same,
+    share_options,
+    wait_for_all,
+)
 from deltavi.train.progress import epoch_bars
 
 if TYPE_CHECKING:
@@ -73,8 +82,9 @@ def train(
         A split of one's own, in place of shares: positions or masks of the cells to train on and to validate on;
         the others are for testing. Without `train_indices` all cells but `validation_indices` are trained on.
     batch_size
-        Cells of a mini-batch; by default 128, and 256 for SCGEN, whatever ``scvi.settings.batch_size`` is. With a
-        split of one's own it may grow by a few cells, so that no mini-batch has one or two.
+        Cells of a mini-batch, of each process where there are several; by default 128, and 256 for SCGEN, whatever
+        ``scvi.settings.batch_size`` is. With a split of one's own it may grow by a few cells, so that no mini-batch has
+        one or two.
     early_stopping
         Stop when the objective on the validation cells no longer falls; it is watched at its final KL weight.
         ``early_stopping_monitor`` chooses another metric of ``model.history``; ``early_stopping_patience``,
@@ -99,7 +109,8 @@ def train(
     checkpoint_every
         Epochs from one checkpoint to the next. Each takes about as long as to encode all cells.
     accelerator, devices
-        As in lightning: ``"cpu"``, ``"gpu"`` and others.
+        As in lightning: ``"cpu"``, ``"gpu"`` and others. With ``strategy="ddp"`` and several devices of a machine, or
+        processes of torchrun, each has its own share of the training cells, and all end with the same model.
     **trainer_kwargs
         Further arguments of :class:`scvi.train.Trainer` and :class:`lightning.pytorch.Trainer`:
         ``check_val_every_n_epoch``, ``gradient_clip_val``, ``precision``, ``max_steps``, ``max_time`` and others.
@@ -111,7 +122,8 @@ def train(
     UnknownArgumentError
         If a name is none that training, its plan or its splitter takes.
     DeltaviError
-        If there is nothing to train or to validate on, or an argument makes no sense.
+        If there is nothing to train or to validate on, or an argument makes no sense; or one of several processes is
+        lost.
     ModelFileError
         If `checkpoint` is a file, has a ``manifest.json`` of something else, or cannot be written.
     TrainingDivergedError
@@ -133,47 +145,57 @@ def train(
             "Neither a file nor a copy says which weights of a mapped query were frozen: map the query again with "
             "load_query_data, and train that."
         )
-    asked_size = loading.pop("batch_size", None)
-    batch_size = _batch_size(self, asked_size if batch_size is None else batch_size)
-    default = self.recipe.epochs(self, batch_size)
-    epochs = default if max_epochs is None else whole_number("max_epochs", max_epochs, least=1)
-    kl_warmup = share("kl_warmup", kl_warmup)
-    check_checkpoint(checkpoint, checkpoint_every)
-    seed = self.seed if seed is None else seed_number("seed", seed)
-    split, batch_size = asked_split(
-        self,
-        loading,
-        shares={"train_size": train_size, "validation_size": validation_size},
-        parts={"train_indices": train_indices, "validation_indices": validation_indices},
-        batch_size=batch_size,
-        seed=seed,
-    )
-    plan = _plan(self, asked, epochs, kl_warmup)
-    trainer |= {"early_stopping": early_stopping, "accelerator": accelerator, "devices": devices}
-    check_watched(self, trainer, plan, users_callbacks, epochs=epochs, n_held_out=len(split.validation))
-    check_steps(trainer, n_train=len(split.train), batch_size=batch_size, drop_last=loading.get("drop_last"))
-    settled = max(plan["n_epochs_kl_warmup"] or 0, self.recipe.settled_from(self, epochs))
-    trainer = {
-        # lightning warns of fewer mini-batches than its logging interval, and of modules in evaluation mode
-        "log_every_n_steps": min(10, max(1, len(split.train) // batch_size)),
-        "early_stopping_warmup_epochs": settled,
-        **trainer,
-    }
-    self.recipe.begin(self, split)
-    guard = LastGoodEpoch(self.module, self.adata.obs_names)
-    saved = checkpoints(self, checkpoint, every=checkpoint_every, guard=guard, split=split)
-    bars = epoch_bars(trainer, users_callbacks)
-    # an epoch counts before anybody else can end training with it
-    trainer["callbacks"] = [guard, *saved, *users_callbacks, *self.recipe.callbacks(self, split, epochs), *bars]
-    loading |= {"external_indexing": split.as_external_indexing(), **self.recipe.order(self, seed)}
-    with sigterm_raised():
-        with recovered(self, guard, split=split, batch_size=batch_size, saved=saved), isolated_randomness(seed):
-            _fit(self, guard, epochs, {"batch_size": batch_size, "datasplitter_kwargs": loading}, plan, trainer)
-        self.trained_on_ = names_checksum(self.adata.obs_names)
-        finish(self)
-        for last in saved:
-            last.write()
-    require_plausible_bound(self, plan.get("lr"))
+    # before a stage, weights that it sets have no gradient
+    launch = launch_of(trainer, accelerator=accelerator, devices=devices, finds_unused=bool(self.recipe.stages))
+    ranks = launch.ranks
+    with warned_by_first(ranks):
+        asked_size = loading.pop("batch_size", None)
+        batch_size = _batch_size(self, asked_size if batch_size is None else batch_size)
+        default = self.recipe.epochs(self, batch_size * ranks.world)
+        epochs = default if max_epochs is None else whole_number("max_epochs", max_epochs, least=1)
+        kl_warmup = share("kl_warmup", kl_warmup)
+        check_checkpoint(checkpoint, checkpoint_every)
+        seed = self.seed if seed is None else seed_number("seed", seed)
+        sizes = {"batch_size": batch_size, "seed": seed, "world": ranks.world}
+        shares = {"train_size": train_size, "validation_size": validation_size}
+        parts = {"train_indices": train_indices, "validation_indices": validation_indices}
+        split, batch_size = asked_split(self, loading, shares=shares, parts=parts, **sizes)
+        plan = _plan(self, asked, epochs, kl_warmup)
+        trainer |= {"early_stopping": early_stopping, "accelerator": accelerator, "devices": launch.devices}
+        n_train, of_all = len(split.train), batch_size * ranks.world
+        check_watched(self, trainer, plan, users_callbacks, epochs=epochs, n_held_out=len(split.validation))
+        check_steps(trainer, n_train=n_train, batch_size=batch_size, ranks=ranks, drop_last=loading.get("drop_last"))
+        settled = max(plan["n_epochs_kl_warmup"] or 0, self.recipe.settled_from(self, epochs))
+        trainer = {
+            # lightning warns of fewer mini-batches than its logging interval, and of modules in evaluation mode
+            "log_every_n_steps": min(10, max(1, n_train // of_all)),
+            "early_stopping_warmup_epochs": settled,
+            **trainer,
+        }
+        share_options(trainer, launch, users_callbacks)
+        self.recipe.begin(self, split)
+        guard = LastGoodEpoch(self.module, self.adata.obs_names, agree=first_message if ranks.several else same)
+        saved = checkpoints(
+            self, checkpoint if ranks.is_first else None, every=checkpoint_every, guard=guard, split=split
+        )
+        first = shared(self, ranks, split, seed=seed, settings={"epochs": epochs, "cells of a mini-batch": batch_size})
+        bars = epoch_bars(trainer, users_callbacks)
+        # an epoch counts before anybody else can end training with it
+        own = self.recipe.callbacks(self, split, epochs)
+        trainer["callbacks"] = [*first, guard, *saved, *users_callbacks, *own, *bars]
+        loading |= {"external_indexing": split.as_external_indexing(), **self.recipe.order(self, seed)}
+        guarded = recovered(self, guard, split=split, batch_size=batch_size, saved=saved, folder=checkpoint)
+        with sigterm_raised():
+            with guarded, isolated_randomness(seed):
+                _fit(self, guard, epochs, {"batch_size": batch_size, "datasplitter_kwargs": loading}, plan, trainer)
+            self.trained_on_ = names_checksum(self.adata.obs_names)
+            finish(self)
+            for last in saved:
+                last.write()
+        if ranks.several:
+            # the checkpoint is there for all
+            wait_for_all()
+        require_plausible_bound(self, plan.get("lr"))
 
 
 def _fit(
@@ -192,6 +214,10 @@ def _fit(
         # lightning walks over batches with a torch helper that torch deprecated
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
         warnings.filterwarnings("ignore", message="Sparse (invariant|CSR)", category=UserWarning)
+        # lightning asks for sums over processes, which were made before
+        warnings.filterwarnings("ignore", message="It is recommended to use `self.log", category=UserWarning)
+        # among several processes they join the mini-batch before
+        warnings.filterwarnings("ignore", message="Last batch will have a small size", category=UserWarning)
         UnsupervisedTrainingMixin.train(model, max_epochs=epochs, plan_kwargs=plan, **loading, **trainer)
     model.history_ = joined_history(before, guard.history()) or model.history_
 

@@ -13,6 +13,7 @@ from scvi.train import SaveCheckpoint, Trainer
 from deltavi._entries import choice, flag, init_keywords, keywords_of, known_keywords, number, scalar, whole_number
 from deltavi._errors import DeltaviError, nearest
 from deltavi._types import State
+from deltavi.train import SMALLEST_BATCH, Ranks
 from deltavi.train.loggers import bar_is_seen, with_history
 from deltavi.train.on_device import DeviceSplitter
 
@@ -288,12 +289,18 @@ def _require_metric(model: CountModel, what: str, metric: str) -> None:
         )
 
 
-def check_steps(trainer: State, *, n_train: int, batch_size: int, drop_last: object) -> None:
-    """Raise where options leave no step to train by."""
+def check_steps(trainer: State, *, n_train: int, batch_size: int, ranks: Ranks, drop_last: object) -> None:
+    """Raise where options leave no step to train by, or a process with too few cells."""
     for name in ("limit_train_batches", "max_steps"):
         if trainer.get(name) == 0 and not isinstance(trainer[name], bool):
             raise DeltaviError(f"{name}=0 leaves nothing to train by.")
-    if drop_last and n_train < batch_size:
+    if ranks.several and n_train < SMALLEST_BATCH * ranks.world:
         raise DeltaviError(
-            f"drop_last leaves no mini-batch: {n_train} training cells are fewer than batch_size={batch_size}."
+            f"{n_train} training cells are too few for {ranks.world} processes, each of which needs at least "
+            f"{SMALLEST_BATCH}: train in fewer."
+        )
+    if drop_last and n_train < batch_size * ranks.world:
+        of_each = f" in each of {ranks.world} processes" if ranks.several else ""
+        raise DeltaviError(
+            f"drop_last leaves no mini-batch: {n_train} training cells are fewer than batch_size={batch_size}{of_each}."
         )

@@ -11,7 +11,7 @@ import numpy as np
 from lightning.pytorch.callbacks import Callback
 
 from deltavi._types import State
-from deltavi.train import CellSplit, split_cells
+from deltavi.train import CellSplit, send_state, split_cells
 
 if TYPE_CHECKING:
     from deltavi.model._base import CountModel
@@ -153,6 +153,9 @@ class Entry(Callback, Generic[M]):
         """Enter the stage, if it begins with this epoch."""
         if trainer.current_epoch == self.epoch:
             self.stage.enter(self.model, self.split)
+            if trainer.world_size > 1:
+                # computed by each process, which may round in its own way
+                send_state(self.model.module)
 
 
 def no_entries(model: CountModel) -> State:

@@ -103,6 +103,29 @@ class Turns:
         smallest = 1 if self.world == 1 else SMALLEST_BATCH
         return max(whole + (rest >= smallest), min(self.n_cells // self.world, 1))
 
+    @property
+    def n_own(self) -> int:
+        """Cells of this process, of which the last are not used with `drop_last`."""
+        return self.n_cells // self.world + (self.rank < self.n_cells % self.world)
+
+    @property
+    def own(self) -> slice:
+        """Cells of this process in a mini-batch of all."""
+        return slice(self.rank, None, self.world)
+
+    def whole(self, number: int) -> slice:
+        """Places of the cells of mini-batch `number`, from 0, of all processes together."""
+        size = self.batch_size * self.world
+        takes_rest = number + 1 == len(self) and not self.drop_last
+        return slice(number * size, None if takes_rest else (number + 1) * size)
+
+    def weight(self, number: int) -> float:
+        """Weight of the loss of mini-batch `number` in the mean over processes, which is then that over their cells."""
+        if number + 1 < len(self) or self.drop_last:
+            return 1.0
+        before = number * self.batch_size
+        return (self.n_own - before) * self.world / (self.n_cells - before * self.world)
+
     def cut(self, places: np.ndarray, n_before: int, *, is_last: bool) -> list[np.ndarray]:
         """Mini-batches of the cells at `places`, of which the rest is for the next pool unless this is the last.
 
@@ -146,9 +169,9 @@ def shuffled(turns: Turns, size: PoolSize, generator: np.random.Generator) -> It
 
 
 def in_file_order(turns: Turns, size: PoolSize) -> Iterator[Reading]:
-    """Readings of all cells from the first to the last."""
-    starts = np.arange(size.pool, turns.n_cells, size.pool)
-    return _readings(turns, np.split(np.arange(turns.n_cells), starts), None)
+    """Readings of all cells of the process from the first to the last."""
+    own = np.array_split(np.arange(turns.n_cells), turns.world)[turns.rank]
+    return _readings(turns, np.split(own, np.arange(size.pool, len(own), size.pool)), None)
 
 
 def _readings(turns: Turns, pools: list[np.ndarray], generator: np.random.Generator | None) -> Iterator[Reading]:

@@ -5,6 +5,8 @@ Lightning processes every logged value at every step, which on a small model tak
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from scvi.module.base import LossOutput
 from torch import Tensor
@@ -43,16 +45,22 @@ class EpochMeans:
         self._n_cells += n_cells
         self._n_batches += 1
 
-    def take(self, n_cells_in_all: int | None) -> dict[str, Tensor]:
+    def take(
+        self, n_cells_in_all: int | None, *, summed: Callable[[Tensor], Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Return the means, and the bound that they sum to, and start again; empty if no mini-batch was added.
 
         Parameters
         ----------
         n_cells_in_all
             Cells over which a KL term of the whole data set is spread.
+        summed
+            Sum over processes that share an epoch; the means are then those of all of their cells.
         """
         if not self._n_batches:
             return {}
+        if summed is not None:
+            self._share(summed)
         of_batches = f"kl_global_{self.mode}"
         means = {
             name: value / (self._n_batches if name == of_batches else self._n_cells)
@@ -62,3 +70,15 @@ class EpochMeans:
         means[f"elbo_{self.mode}"] = local + means[of_batches] / (n_cells_in_all or 1)
         self._sums, self._n_cells, self._n_batches = {}, 0, 0
         return means
+
+    def _share(self, summed: Callable[[Tensor], Tensor]) -> None:
+        """Replace sums and numbers by those of all processes."""
+        counts = [self._n_cells, self._n_batches]
+        mine = [*self._sums.values(), *(torch.tensor(float(count)) for count in counts)]
+        device = mine[0].device
+        total = summed(torch.stack([value.reshape(()).to(device, torch.float64) for value in mine]))
+        *sums, n_cells, n_batches = total.unbind()
+        self._sums = {
+            name: value.to(before.dtype) for (name, before), value in zip(self._sums.items(), sums, strict=True)
+        }
+        self._n_cells, self._n_batches = int(n_cells), int(n_batches)

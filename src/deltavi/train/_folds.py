@@ -13,6 +13,9 @@ from torch.utils.data import BatchSampler, Dataset, SubsetRandomSampler
 
 from deltavi import _keys
 from deltavi.registry.additions import Loaded, beside
+from deltavi.train._block_order import Turns
+from deltavi.train._dealt import DealtBatches
+from deltavi.train._ranks import ALONE, Ranks
 from deltavi.train.on_device import DeviceSplitter, Drawn
 
 
@@ -91,10 +94,12 @@ class FoldedOrder:
     folds: np.ndarray
     seed: int = 0
 
-    def drawn(self, manager: AnnDataManager, training: np.ndarray, batch_size: int) -> Drawn:
+    def drawn(self, manager: AnnDataManager, training: np.ndarray, batch_size: int, *, ranks: Ranks = ALONE) -> Drawn:
         """Cells with their folds, and mini-batches in a new order each epoch."""
         order = SubsetRandomSampler(training.tolist(), generator=torch.Generator().manual_seed(self.seed))
         cells = FoldedDataset(manager.create_torch_dataset(), self.folds)
+        if ranks.several:
+            return cells, DealtBatches(order, Turns(len(training), batch_size, rank=ranks.rank, world=ranks.world))
         return cells, BatchSampler(order, batch_size, drop_last=False)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from deltavi._errors import TrainingDivergedError, examples
 from deltavi.train._order import cells_of_batch, note_order
+from deltavi.train._ranks import Agreement, same
 
 # Suggested in place of a learning rate that was too high.
 LOWER_RATE = 0.1
@@ -62,10 +63,12 @@ class LastGoodEpoch(Callback):
         Module that is trained.
     cell_names
         Names of the cells of the data set.
+    agree
+        Message that all processes raise, of the one that this process found.
     """
 
-    def __init__(self, module: torch.nn.Module, cell_names: pd.Index) -> None:
-        self.module, self.cell_names = module, cell_names
+    def __init__(self, module: torch.nn.Module, cell_names: pd.Index, *, agree: Agreement = same) -> None:
+        self.module, self.cell_names, self.agree = module, cell_names, agree
         self._kept: ModuleState | None = ModuleState(module)
         # one copy is written while the other is kept, since an interrupt may occur in between
         self._spare: ModuleState | None = None
@@ -122,7 +125,7 @@ class LastGoodEpoch(Callback):
         TrainingDivergedError
             If a loss, a weight or a buffer is NaN or infinite.
         """
-        what_is_wrong = self.divergence()
+        what_is_wrong = self.agree(self.divergence())
         if what_is_wrong is not None:
             raise TrainingDivergedError(what_is_wrong)
         n_epochs = self.n_epochs + 1

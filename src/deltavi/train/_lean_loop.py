@@ -58,6 +58,9 @@ class LeanLoop(TrainingEpochLoop):
                 self._batches_that_stepped += 1
         super().advance(data_fetcher)
 
+    def _broadcast_sigterm_tensor(self) -> None:
+        """Do nothing: a process that ends closes its connections, and no message at each step is needed."""
+
     def _step(self, data_fetcher: DataFetcher) -> None:
         """Fetch a mini-batch, and make one step of the optimiser."""
         trainer, progress = self.trainer, self.batch_progress

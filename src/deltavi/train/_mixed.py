@@ -14,6 +14,9 @@ from torch.utils.data import Dataset, Sampler
 
 from deltavi import _keys
 from deltavi.registry.additions import Loaded, beside, replaced
+from deltavi.train._block_order import Turns
+from deltavi.train._plan import SMALLEST_BATCH
+from deltavi.train._ranks import ALONE, Ranks
 from deltavi.train.on_device import DeviceSplitter, Drawn
 
 # Share of a mini-batch that is resampled from the labelled cells, label by label.
@@ -42,6 +45,8 @@ class MixedBatches(Sampler[list[int]]):
         A tail of fewer cells joins the mini-batch before.
     generator
         Source of order and draws.
+    ranks
+        Processes that share the cells: sizes are those of all of them together, and each has every `world`-th cell.
     """
 
     def __init__(
@@ -54,9 +59,11 @@ class MixedBatches(Sampler[list[int]]):
         n_repeated: int,
         generator: np.random.Generator,
         smallest_batch: int = 3,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.cells, self.codes, self.n_cells = np.asarray(cells), np.asarray(codes), n_cells
-        self.generator, self.n_repeated = generator, n_repeated
+        self.generator, self.n_repeated, self.ranks = generator, n_repeated, ranks
+        self.turns = Turns(len(self.cells), batch_size // ranks.world, rank=ranks.rank, world=ranks.world)
         # mini-batches of the latest epoch that were drawn so far
         self.latest: list[list[int]] = []
         starts = np.arange(0, len(self.cells), batch_size)
@@ -74,7 +81,8 @@ class MixedBatches(Sampler[list[int]]):
         self.latest = []
         for start, stop in zip(self.starts, [*self.starts[1:], len(order)], strict=True):
             repeated = [next(again) + self.n_cells for _ in range(self.n_repeated)] if self.members else []
-            self.latest.append([*order[start:stop].tolist(), *repeated])
+            own = self.ranks.own
+            self.latest.append([*order[start:stop][own].tolist(), *repeated[own]])
             yield self.latest[-1]
 
     def _labelled_in_turn(self) -> Iterator[int]:
@@ -189,22 +197,27 @@ class MixedOrder:
     repeated_share: float = REPEATED_SHARE
     thinning: float = 1.0
 
-    def drawn(self, manager: AnnDataManager, training: np.ndarray, batch_size: int) -> Drawn:
+    def drawn(self, manager: AnnDataManager, training: np.ndarray, batch_size: int, *, ranks: Ranks = ALONE) -> Drawn:
         """Cells by position, and mini-batches of both kinds of them."""
+        size = batch_size * ranks.world
         codes = np.asarray(manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel()
         batches = MixedBatches(
             training,
             codes[training],
             n_cells=len(codes),
-            batch_size=batch_size,
-            n_repeated=round(self.repeated_share * min(batch_size, len(training))),
+            batch_size=size,
+            n_repeated=round(self.repeated_share * min(size, len(training))),
             generator=np.random.default_rng(self.seed),
+            smallest_batch=SMALLEST_BATCH * ranks.world,
+            ranks=ranks,
         )
+        # cells drawn again are thinned by each process in its own way
+        thinned_by = [self.seed + 1, ranks.rank] if ranks.several else self.seed + 1
         cells = RepeatingDataset(
             manager.create_torch_dataset(),
             len(codes),
             thinning=self.thinning,
-            generator=np.random.default_rng(self.seed + 1),
+            generator=np.random.default_rng(thinned_by),
         )
         return cells, batches
 

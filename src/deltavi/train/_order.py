@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import BatchSampler, Sampler
 
+from deltavi.train._dealt import DealtBatches
 from deltavi.train._mixed import MixedBatches
 from deltavi.train._streamed import BlockOrder
 
@@ -46,7 +47,8 @@ def cells_of_batch(loader: object, number: int) -> np.ndarray:
     Parameters
     ----------
     loader
-        A loader of :func:`note_order`, one over :class:`~deltavi.train.MixedBatches`, or one from a file.
+        A loader of :func:`note_order`, one over :class:`~deltavi.train.MixedBatches`, one from a file, or one of
+        several processes.
     number
         Number of the mini-batch.
     """
@@ -54,7 +56,7 @@ def cells_of_batch(loader: object, number: int) -> np.ndarray:
     if isinstance(batches, MixedBatches):
         drawn_again_too = batches.latest[number] if number < len(batches.latest) else []
         return np.unique(np.asarray(drawn_again_too, dtype=np.int64) % batches.n_cells)
-    if isinstance(batches, BlockOrder):
+    if isinstance(batches, BlockOrder | DealtBatches):
         drawn = batches.positions_of(number)
     elif isinstance(getattr(batches, "sampler", None), NotedOrder):
         start = number * batches.batch_size

@@ -59,11 +59,14 @@ class ObjectivePlan(TrainingPlan):
         self.by_hand = None if self.loss_kwargs.keys() - {"kl_weight"} else Step.of(module)
         self.n_cells_of_step = 1
         self.train_means, self.validation_means = EpochMeans("train"), EpochMeans("validation")
+        # of several processes: weight of the loss of each of their mini-batches, and sum over all
+        self.weight_of: Callable[[int], float] | None = None
+        self.summed: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """Loss of a mini-batch; its metrics are logged when the epoch ends, or at every step if that is requested."""
         if self.on_step:
-            return super().training_step(batch, batch_idx)
+            return self._weighed(super().training_step(batch, batch_idx), batch_idx)
         kl_weight = self.kl_weight
         output = None if self.by_hand is None else self.by_hand.loss(batch, kl_weight)
         if output is None:
@@ -72,7 +75,12 @@ class ObjectivePlan(TrainingPlan):
         if self.trainer.is_last_batch:
             self._log_training(kl_weight)
         loss: torch.Tensor = output.loss
-        return loss
+        return self._weighed(loss, batch_idx)
+
+    def _weighed(self, loss: torch.Tensor, number: int) -> torch.Tensor:
+        """Weigh a loss so that the mean of gradients over processes is that over their cells."""
+        weight = 1.0 if self.weight_of is None else self.weight_of(number)
+        return loss if weight == 1.0 else loss * weight
 
     def on_train_epoch_end(self) -> None:
         """Log an epoch that ended early."""
@@ -85,7 +93,7 @@ class ObjectivePlan(TrainingPlan):
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the epoch."""
-        self._log(self.validation_means.take(self.n_obs_validation))
+        self._log(self.validation_means.take(self.n_obs_validation, summed=self.summed))
 
     def on_train_batch_start(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
         """Note the number of cells."""
@@ -102,13 +110,14 @@ class ObjectivePlan(TrainingPlan):
         super().log(name, value, *args, **{"batch_size": self.n_cells_of_step, **kwargs})
 
     def _log_training(self, kl_weight: torch.Tensor) -> None:
-        means = self.train_means.take(self.n_obs_training)
+        means = self.train_means.take(self.n_obs_training, summed=self.summed)
         self._log({"kl_weight": kl_weight, **means} if means else {})
 
     def _log(self, means: dict[str, torch.Tensor]) -> None:
+        # those of several processes are summed before, and lightning would round by the cells of each
+        how = {"sync_dist": self.use_sync_dist} if self.summed is None else {"batch_size": 1}
         for name, value in means.items():
-            in_bar = name == "train_loss"
-            self.log(name, value, on_step=False, on_epoch=True, prog_bar=in_bar, sync_dist=self.use_sync_dist)
+            self.log(name, value, on_step=False, on_epoch=True, prog_bar=name == "train_loss", **how)
 
     def get_optimizer_creator(self) -> Callable[[Iterable[torch.Tensor]], torch.optim.Optimizer]:
         """Make Adam with one fused pass over the weights, if possible; other optimisers are made by scvi-tools."""

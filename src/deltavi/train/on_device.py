@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
@@ -15,7 +16,9 @@ from deltavi._entries import flag, whole_number
 from deltavi.registry.stored_rows import StoredRows
 from deltavi.registry.streamed import StreamedCells
 from deltavi.train._block_order import PoolSize, Turns
+from deltavi.train._dealt import DealtBatches, SharedOrder
 from deltavi.train._loaders import Batch, CellLoader, PlainLoader
+from deltavi.train._ranks import ALONE, Ranks
 from deltavi.train._streamed import BlockOrder, CellsOfFile, StreamedLoader
 
 # Types of devices that work asynchronously, with memory of their own.
@@ -27,7 +30,7 @@ Drawn: TypeAlias = tuple[Dataset[Batch], Sampler[list[int]]]
 class Order(Protocol):
     """Draws of training mini-batches other than those of scvi-tools."""
 
-    def drawn(self, manager: AnnDataManager, training: np.ndarray, batch_size: int) -> Drawn:
+    def drawn(self, manager: AnnDataManager, training: np.ndarray, batch_size: int, *, ranks: Ranks = ALONE) -> Drawn:
         """Draw cells by position, and mini-batches of positions.
 
         Parameters
@@ -38,6 +41,8 @@ class Order(Protocol):
             ``(n_train,)`` positions of the training cells.
         batch_size
             Cells of a mini-batch.
+        ranks
+            Processes that share the cells, of which this one is to have its mini-batches.
         """
         ...
 
@@ -47,8 +52,9 @@ class DeviceSplitter(DataSplitter):
 
     Order and content of mini-batches are the same on any device. A matrix in a file, of HDF5 or as sparse rows in
     Zarr, is read in blocks of rows at random, and their cells are mixed in a pool from which mini-batches are cut; one
-    that fits into a pool is kept in memory instead. Dense data in memory, loading by several processes, and training
-    on several devices use the loaders of scvi-tools. A subclass may draw training mini-batches by an ``order`` of its
+    that fits into a pool is kept in memory instead. Dense data in memory, and loading by several processes use the
+    loaders of scvi-tools. Processes that train together have their own cells of each mini-batch, or their own blocks of
+    a file, and as many mini-batches. A subclass may draw training mini-batches by an ``order`` of its
     own; those of validation are scvi-tools', and from a file come in its order.
 
     Parameters
@@ -77,6 +83,8 @@ class DeviceSplitter(DataSplitter):
         read_ahead: bool = True,
         **kwargs: Any,
     ) -> None:
+        # cells are dealt out here
+        kwargs.pop("distributed_sampler", None)
         super().__init__(*args, **kwargs)
         self.order: Order | None = None
         self._cells: list[Any] = []
@@ -90,11 +98,17 @@ class DeviceSplitter(DataSplitter):
         """Mini-batches to train on."""
         loader = super().train_dataloader() if self.order is None else self._in_order(self.order)
         streamed = self._prepared(loader)
-        if streamed is None or self.order is not None:
+        if self.order is not None:
             return loader
-        # drawn as torch draws the seed of an order
-        seed = int(torch.empty((), dtype=torch.int64).random_())
-        return self._stream(streamed, self.train_idx, seed=seed)
+        # of a single process the global one
+        generator = self._shared_generator() if self.ranks.several else None
+        if streamed is not None:
+            # drawn as torch draws the seed of an order
+            seed = int(torch.empty((), dtype=torch.int64).random_(generator=generator))
+            return self._stream(streamed, self.train_idx, seed=seed)
+        if generator is None:
+            return loader
+        return self._dealt(loader, SharedOrder(len(self.train_idx), generator), drop_last=bool(self.drop_last))
 
     def val_dataloader(self) -> DataLoader[Batch] | None:
         """Mini-batches to validate on, if there are any."""
@@ -102,7 +116,10 @@ class DeviceSplitter(DataSplitter):
         if loader is None:
             return None
         streamed = self._prepared(loader)
-        return loader if streamed is None else self._stream(streamed, self.val_idx)
+        if streamed is not None:
+            return self._stream(streamed, self.val_idx)
+        n_cells = len(self.val_idx)
+        return self._dealt(loader, range(n_cells)) if self._sharing(n_cells).several else loader
 
     def teardown(self, stage: str | None = None) -> None:
         """Free memory and stop reading: the model keeps its trainer, which keeps the loaders."""
@@ -118,9 +135,41 @@ class DeviceSplitter(DataSplitter):
         """Free the memory after a training that failed."""
         self.teardown()
 
+    @property
+    def ranks(self) -> Ranks:
+        """Processes that train together."""
+        return ALONE if self.trainer is None else Ranks(self.trainer.global_rank, self.trainer.world_size)
+
+    def _sharing(self, n_cells: int) -> Ranks:
+        """Processes that share `n_cells`; where these are fewer, each has all of them."""
+        return self.ranks if n_cells >= self.ranks.world else ALONE
+
+    def _shared_generator(self) -> torch.Generator:
+        """Generator in the state of the global one of rank 0."""
+        assert self.trainer is not None
+        state = self.trainer.strategy.broadcast(torch.get_rng_state())
+        generator = torch.Generator()
+        generator.set_state(state)
+        return generator
+
+    def _dealt(self, loader: Any, order: Iterable[int], *, drop_last: bool = False) -> DataLoader[Batch]:
+        """Loader of this process's cells of the mini-batches of `loader`."""
+        turns = self._turns(len(loader.indices), drop_last=drop_last)
+        dealt = PlainLoader(loader.dataset, **{**loader.kwargs, "sampler": DealtBatches(order, turns)})
+        # within which positions count
+        vars(dealt)["indices"] = loader.indices
+        return dealt
+
+    def _turns(self, n_cells: int, *, drop_last: bool) -> Turns:
+        """Mini-batches of this process."""
+        batch_size, ranks = int(self.data_loader_kwargs.get("batch_size", 128)), self._sharing(n_cells)
+        return Turns(n_cells, batch_size, drop_last, rank=ranks.rank, world=ranks.world)
+
     def _in_order(self, order: Order) -> DataLoader[Batch]:
         batch_size = int(self.data_loader_kwargs.get("batch_size", 128))
-        cells, batches = order.drawn(self.adata_manager, np.asarray(self.train_idx), batch_size)
+        # an order of a single process may know of no others
+        shared = {"ranks": self.ranks} if self.ranks.several else {}
+        cells, batches = order.drawn(self.adata_manager, np.asarray(self.train_idx), batch_size, **shared)
         return PlainLoader(cells, sampler=batches, batch_size=None, num_workers=scvi_settings.dl_num_workers)
 
     def _prepared(self, loader: Any) -> StreamedCells | None:
@@ -133,7 +182,7 @@ class DeviceSplitter(DataSplitter):
         usual = loader.num_workers or loader.pin_memory or self.load_sparse_tensor
         streamed = None if usual or loader.collate_fn is not default_convert else self._from_file(cells)
         cells.read_often()
-        if self.trainer is None or usual or self.trainer.world_size > 1:
+        if self.trainer is None or usual:
             return streamed
         device = self.trainer.strategy.root_device
         if device.type in KINDS:
@@ -152,14 +201,11 @@ class DeviceSplitter(DataSplitter):
         if not cells.is_held and stored.shape[0] <= self._size(stored).pool:
             cells.hold()
         self._of_file.append(cells)
-        several = self.trainer is not None and self.trainer.world_size > 1
-        return None if several or cells.is_held else cells.streamed()
+        return None if cells.is_held else cells.streamed()
 
     def _stream(self, cells: StreamedCells, chosen: np.ndarray, *, seed: int | None = None) -> StreamedLoader:
         """Loader of the `chosen` cells of a file, at random by a `seed`, else in the order of the file."""
-        batch_size = int(self.data_loader_kwargs.get("batch_size", 128))
-        drop_last = seed is not None and bool(self.drop_last)
-        turns = Turns(len(chosen), batch_size=batch_size, drop_last=drop_last)
+        turns = self._turns(len(chosen), drop_last=seed is not None and bool(self.drop_last))
         order = BlockOrder(turns, self._size(cells.stored), seed)
         loader = StreamedLoader(cells, np.sort(chosen), order=order, read_ahead=self._read_ahead)
         self._streams.append(loader)

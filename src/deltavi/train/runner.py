@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from contextlib import ExitStack, redirect_stdout
 from typing import Any
 
@@ -21,7 +22,10 @@ class QuietTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.muted = ExitStack()
-        super().__init__(*args, **kwargs)
+        with warnings.catch_warnings():
+            # it is among the callbacks instead
+            warnings.filterwarnings("ignore", message="early_stopping was automatically disabled")
+            super().__init__(*args, **kwargs)
         loop = self.fit_loop.epoch_loop
         self.fit_loop.epoch_loop = LeanLoop(self, loop.min_steps, loop.max_steps)
 
@@ -54,6 +58,9 @@ class Runner(TrainRunner):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         try:
             super().__init__(*args, **kwargs)
+            if self.trainer.world_size > 1:
+                # scvi-tools moves the model to the first device of all
+                self.device = self.trainer.strategy.root_device
         except DeltaviError:
             raise
         except REFUSALS as error:

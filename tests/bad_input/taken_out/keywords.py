@@ -135,6 +135,18 @@ MUTATIONS: tuple[OwnTest, ...] = (
         "pass",
     ),
     OwnTest(
+        "tests/train/test_ranks.py::test_processes_of_torchrun_that_train_apart_are_warned_of",
+        "train/_launch.py",
+        "if n_processes > 1 and",
+        "if False and",
+    ),
+    OwnTest(
+        "tests/train/test_dealt.py::test_a_lost_process_is_told_from_other_errors",
+        "train/_ranks.py",
+        "if not ranks.several or not known:",
+        "if False:",
+    ),
+    OwnTest(
         f"{OPTIONS}::test_an_error_is_not_printed_as_another",
         "train/runner.py",
         "self.muted.enter_context(redirect_stdout(io.StringIO()))",

@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch import Trainer as _Trainer
 from lightning.pytorch.accelerators import Accelerator
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from scvi.dataloaders import DataSplitter
@@ -69,6 +69,10 @@ class SaveCheckpoint(ModelCheckpoint):
         check_nan_gradients: bool = False,
         **kwargs: Any,
     ) -> None: ...
+
+class LoudEarlyStopping(EarlyStopping):
+    def __init__(self, **kwargs: Any) -> None: ...
+    def teardown(self, _trainer: _Trainer, _pl_module: LightningModule, stage: str | None = None) -> None: ...
 
 class TrainingPlan(LightningModule):
     module: BaseModuleClass

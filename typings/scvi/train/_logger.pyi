@@ -3,6 +3,10 @@ from typing import Any
 import pandas as pd
 from lightning.pytorch.loggers import Logger
 
+class SimpleExperiment:
+    def __init__(self) -> None: ...
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None: ...
+
 class SimpleLogger(Logger):
     def __init__(
         self,

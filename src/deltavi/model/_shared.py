@@ -1,0 +1,68 @@
+"""Training by several processes: what they compare of a model, and who warns."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from lightning.pytorch.callbacks import Callback
+
+from deltavi._errors import DeltaviWarning
+from deltavi._types import State
+from deltavi.registry.names import names_checksum
+from deltavi.train import CellSplit, Ranks, SharedTraining
+
+if TYPE_CHECKING:
+    from deltavi.model._base import CountModel
+
+# Digits of a checksum in messages.
+DIGITS = 12
+
+
+def shared(model: CountModel, ranks: Ranks, split: CellSplit, *, seed: int, settings: State) -> list[Callback]:
+    """The callback of several processes, or none.
+
+    Parameters
+    ----------
+    model
+        Model to train.
+    ranks
+        Processes that train it.
+    split
+        Its cells.
+    seed
+        Seed of the training.
+    settings
+        What has to be the same in all processes, beside model, cells and seed.
+    """
+    if not ranks.several:
+        return []
+    described = {
+        "model": type(model).__name__,
+        "cells": model.adata.n_obs,
+        "genes": len(model.gene_names),
+        "names of cells": names_checksum(model.adata.obs_names)[:DIGITS],
+        "names of genes": _checksum("\n".join(map(str, model.gene_names)).encode()),
+        "training cells": _checksum(split.train.tobytes()),
+        "seed": seed,
+        **settings,
+    }
+    return [SharedTraining(model.module, ranks, seed=seed, described=described)]
+
+
+def _checksum(values: bytes) -> str:
+    return hashlib.sha256(values).hexdigest()[:DIGITS]
+
+
+@contextmanager
+def warned_by_first(ranks: Ranks) -> Iterator[None]:
+    """Leave warnings of this package to rank 0."""
+    if ranks.is_first:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeltaviWarning)
+        yield
