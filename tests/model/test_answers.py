@@ -251,6 +251,20 @@ def test_cells_of_the_model_keep_what_is_told_of_their_genes(tmp_path: Path) -> 
     assert not [name for name in found.obs if name.startswith("_scvi")]
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.filterwarnings("ignore:.*genes of the model are missing")
+def test_a_query_keeps_what_is_told_of_its_genes(tmp_path: Path, suffix: str) -> None:
+    """In the order of the model, and missing for genes that the query does not have."""
+    query = cells(N)[:, ::-1][:, :35].copy()
+    query.var["symbol"] = [f"symbol of {name}" for name in query.var_names]
+    query.var["chosen"] = query.var_names == query.var_names[3]
+    found = read(fitted("SCGEN").impute(query, path=tmp_path / f"imputed.{suffix}"))
+    assert list(found.var_names) == genes_of("SCGEN")
+    told = found.var["symbol"].astype(object).where(found.var["symbol"].notna(), None)
+    assert list(told) == [f"symbol of {name}" if name in query.var_names else None for name in found.var_names]
+    assert found.var["chosen"].astype(str).isin(["True", "1.0"]).sum() == 1
+
+
 # -- what makes no sense -------------------------------------------------------------------------------------
 
 
@@ -414,6 +428,7 @@ print(json.dumps(found))
 
 
 @POSIX
+@pytest.mark.slow
 def test_memory_of_a_process_does_not_grow_by_the_answers(tmp_path: Path) -> None:
     verbs = ["get_latent_representation", "predict", "get_novelty_scores", "get_normalized_expression", "impute"]
     call: Callable[..., Any] = subprocess.run
