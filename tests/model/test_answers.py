@@ -188,6 +188,16 @@ def test_corrected_cells_are_those_of_memory(tmp_path: Path, suffix: str) -> Non
     assert_same_answer(found, expected)
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_attributions_are_those_of_memory(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = fitted("LABELVI"), {"indices": CHOSEN, "n_steps": 4, "batch_size": 16}
+    expected = model.get_attributions(cells(N), **asked)
+    monkeypatch.setattr(sys, "stderr", screen := Screen())
+    path = model.get_attributions(cells(N), path=tmp_path / f"why.{suffix}", progress=True, **asked)
+    assert f"{len(CHOSEN)}/{len(CHOSEN)}" in screen.getvalue()
+    assert_same_answer(read(path), expected)
+
+
 def test_components_without_labels(tmp_path: Path) -> None:
     model = train(MIXVI, small_adata(), setup={"batch_key": "batch"}, n_components=3, n_hidden=16, n_latent=4)
     expected, shares = model.predict(), model.predict(soft=True)
@@ -318,6 +328,7 @@ VERBS = {
     "get_normalized_expression": "SCGEN",
     "get_latent_representation": "SCGEN",
     "predict": "LABELVI",
+    "get_attributions": "LABELVI",
     "get_novelty_scores": "LABELVI",
     "get_responsibilities": "MIXVI",
 }
