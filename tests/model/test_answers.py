@@ -537,5 +537,5 @@ def test_memory_of_a_process_does_not_grow_by_the_answers(tmp_path: Path) -> Non
     peaks = json.loads(done.stdout.splitlines()[-1])
     for verb in verbs:
         few, many = peaks[verb][1:]
-        # in memory 12,000 cells more are 46 MB of expression
-        assert many - few < 10, peaks
+        # in memory 12,000 cells more are 46 MB of expression; obs, its text and what the system keeps are some 10
+        assert many - few < 20, peaks
