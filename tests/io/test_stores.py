@@ -80,6 +80,21 @@ def test_blocks_of_any_size_are_one_matrix(
     assert found.shape == (sum(sizes), 7)
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_text_may_be_missing_in_some_rows(tmp_path: Path, suffix: str) -> None:
+    block = cells(4)
+    block.obs["note"] = np.array(["a", None, "b", np.nan], dtype=object)
+    block.obs["nullable"] = pd.array(["x", "y", "x", "x"], dtype="string")
+    block.var["symbol"] = np.array([None, *"bcdefg"], dtype=object)
+    write_blocks(tmp_path / f"part{suffix}", [block])
+    found = read(tmp_path / f"part{suffix}")
+    assert found.obs["note"].isna().tolist() == [False, True, False, True]
+    assert found.obs["nullable"].astype(str).tolist() == ["x", "y", "x", "x"]
+    assert found.obs["note"].dropna().tolist() == ["a", "b"]
+    assert found.var["symbol"].tolist()[1:] == list("bcdefg")
+    assert block.obs["note"].dtype == object
+
+
 @POSIX
 @pytest.mark.parametrize("n_bytes", [100, 20_000, 80_000, 120_000, 190_000])
 def test_a_disk_that_is_full_while_hdf5_writes(tmp_path: Path, n_bytes: int) -> None:

@@ -66,6 +66,7 @@ def scores(found: PerturbationEvaluation) -> pd.DataFrame:
     return found.table.drop(columns="seconds")
 
 
+@pytest.mark.slow
 def test_a_cluster_changes_no_bit(
     cluster: Any, experiment: AnnData, empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

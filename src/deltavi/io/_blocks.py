@@ -111,7 +111,7 @@ class BlockFile:
             for place in places:
                 self._tables[name][:, place] = np.full(self._tables[name].shape[0], np.nan)
         for name, table in (("obs", obs), ("var", var)):
-            self._root.write(name, table)
+            self._root.write(name, _without_gaps(table))
             self._check()
         for mapping, entries in (("uns", uns), ("obsm", obsm), ("varm", varm)):
             for name, entry in entries.items():
@@ -219,6 +219,17 @@ class _SparseMatrix:
         self._starts.resize((len(pointers),))
         self._starts[:] = pointers
         self._stored.update({"shape": self._shape})
+
+
+def _without_gaps(table: pd.DataFrame) -> pd.DataFrame:
+    """`table` with text as categories where some is missing, or may be: no file holds it otherwise."""
+    found = table.copy(deep=False)
+    for place, dtype in enumerate(table.dtypes):
+        values, is_nullable = table.iloc[:, place], isinstance(dtype, pd.StringDtype) and dtype.na_value is pd.NA
+        is_text = isinstance(dtype, pd.StringDtype) or dtype == np.dtype(object)
+        if is_nullable or (is_text and values.isna().any()):
+            found.isetitem(place, pd.Categorical(values))
+    return found
 
 
 def _packs_well(rows: np.ndarray) -> bool:

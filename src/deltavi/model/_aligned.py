@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def aligned_copy(adata: AnnData, genes: np.ndarray, *, layer: str | None, min_overlap: float) -> AnnData:
-    """New AnnData with `genes` in order, the obs of `adata`, and nothing else.
+    """New AnnData with `genes` in order, the obs and var of `adata`, and nothing else.
 
     Parameters
     ----------
@@ -51,8 +51,15 @@ def aligned_copy(adata: AnnData, genes: np.ndarray, *, layer: str | None, min_ov
     with taking_turns():
         # a model that was set up on these cells may be writing columns of its own
         obs = user_columns(adata.obs)
-    var = pd.DataFrame(index=pd.Index(genes.astype(str)))
+    var = _told_of(adata.var, match.positions).set_axis(genes.astype(str))
     return AnnData(X=matrix, obs=obs, var=var) if layer is None else AnnData(obs=obs, var=var, layers={layer: matrix})
+
+
+def _told_of(var: pd.DataFrame, positions: np.ndarray) -> pd.DataFrame:
+    """Rows of `var` at `positions`; those of genes that are absent, at -1, are missing."""
+    if (positions >= 0).all():
+        return var.iloc[positions]
+    return var.reset_index(drop=True).reindex(np.where(positions < 0, len(var), positions))
 
 
 def _expression(adata: AnnData, layer: str | None) -> Any:

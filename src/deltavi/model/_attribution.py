@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, overload
 
 import numpy as np
 import pandas as pd
@@ -22,8 +23,10 @@ from deltavi._errors import DeltaviError, unknown_category
 from deltavi._random import isolated_randomness
 from deltavi._types import State
 from deltavi.arrays.matrix import check_count
+from deltavi.io import BlockFile, PathLike, write_store
 from deltavi.module.classified import ClassifyingModule
 from deltavi.registry.writable import writable_columns
+from deltavi.train.progress import progress_bar
 
 if TYPE_CHECKING:
     from deltavi.model._annotates import Annotates
@@ -39,6 +42,36 @@ ROWS_AT_ONCE = 1024
 MAX_RELATIVE_GAP = 0.05
 
 
+@overload
+def get_attributions(
+    self: Annotates,
+    adata: AnnData | None = ...,
+    *,
+    label: str | None = ...,
+    indices: Indices | None = ...,
+    n_steps: int = ...,
+    path: None = ...,
+    overwrite: bool = ...,
+    progress: bool = ...,
+    batch_size: int = ...,
+) -> AnnData: ...
+
+
+@overload
+def get_attributions(
+    self: Annotates,
+    adata: AnnData | None = ...,
+    *,
+    label: str | None = ...,
+    indices: Indices | None = ...,
+    n_steps: int = ...,
+    path: PathLike,
+    overwrite: bool = ...,
+    progress: bool = ...,
+    batch_size: int = ...,
+) -> Path: ...
+
+
 def get_attributions(
     self: Annotates,
     adata: AnnData | None = None,
@@ -46,8 +79,11 @@ def get_attributions(
     label: str | None = None,
     indices: Indices | None = None,
     n_steps: int = 50,
+    path: PathLike | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
     batch_size: int = 128,
-) -> AnnData:
+) -> AnnData | Path:
     """Split the logit of a label over the genes of each cell, by integrated gradients.
 
     ``a_ig = x_ig * integral_0^1 d logit(t x_i) / d x_ig dt``, with x the log expression that the classifier takes
@@ -64,12 +100,19 @@ def get_attributions(
         Cells to explain, as positions or as a mask over all cells, in the order of the result; None takes all.
     n_steps
         Points at which the gradient is taken, by Gauss-Legendre quadrature.
+    path
+        File to write, .h5ad or .zarr, instead of an AnnData in memory: cells are written as they are explained. It
+        takes its place once it is complete.
+    overwrite
+        Write to `path` though it exists.
+    progress
+        Show a progress bar, if standard error is a terminal or in a notebook.
     batch_size
         Cells explained at a time; the answer does not depend on it.
 
     Returns
     -------
-    AnnData of the chosen cells. X: attributions, CSR, (n_cells, n_genes), in logits: positive where the
+    AnnData of the chosen cells, or `path`. X: attributions, CSR, (n_cells, n_genes), in logits: positive where the
     expression of the gene speaks for the label. obs: that of the input, with the explained label in
     ``"deltavi_label"`` and ``logit(x) - logit(0) - sum of attributions`` in ``"deltavi_completeness_gap"``, which
     replace columns of these names. var: genes of the model. uns ``"deltavi"``: what was done.
@@ -77,13 +120,16 @@ def get_attributions(
     Raises
     ------
     DeltaviError
-        captum is not installed, or `indices`, `n_steps` or `batch_size` make no sense.
+        captum is not installed, `indices`, `n_steps` or `batch_size` make no sense, or `path` exists or names no such
+        file.
     NotTrainedError
         Before training.
     UnknownCategoryError
         `label` is not a label of the model.
     InputDataError, GeneMatchError
         `adata` holds values or genes the model cannot read.
+    FileWriteError
+        The disk is full or the folder read-only; what was there before is unchanged.
 
     Notes
     -----
@@ -106,18 +152,58 @@ def get_attributions(
     if not len(chosen):
         raise DeltaviError("indices chooses no cell: there is nothing to explain.")
     self.module.eval()  # without dropout, and with the running means of normalisation layers
-    with isolated_randomness(0):  # loaders draw, though no draw reaches the answer
-        loader = self._make_data_loader(adata=cells, indices=chosen, batch_size=batch_size)
-        explained = _joined([_explain(self.module, tensors, code, integrate) for tensors in loader])
-    _warn_if_coarse(explained, n_steps)
+    loader = self._make_data_loader(adata=cells, indices=chosen, batch_size=batch_size)
+
+    def explain(add: Callable[[sp.csr_matrix], object]) -> AnnData:
+        told = []
+        # loaders draw, though no draw reaches the answer
+        with isolated_randomness(0), progress_bar(len(chosen), "explaining", wanted=progress) as bar:
+            for tensors in loader:
+                part = _explain(self.module, tensors, code, integrate)
+                add(part.attributions)
+                told.append(part.told())
+                bar.update(len(part.codes))
+        columns = _Columns(*map(np.concatenate, zip(*told, strict=True)))
+        _warn_if_coarse(columns, n_steps)
+        return _described(cells, chosen, columns, names, _settings(self, label, n_steps))
+
+    if path is not None:
+        return _in_file(Path(path), len(chosen), explain)
+    parts: list[sp.csr_matrix] = []
+    found = explain(parts.append)
+    found.X = sp.vstack(parts, format="csr")
+    return found
+
+
+def _in_file(path: Path, n_cells: int, explain: Callable[[Callable[[sp.csr_matrix], object]], AnnData]) -> Path:
+    """File that takes the attributions as `explain` hands them out."""
+
+    def write(part: Path) -> None:
+        with BlockFile(part, n_cells) as file:
+            found = explain(lambda rows: file.add_rows(rows, {}))
+            file.finish(obs=found.obs, var=found.var, uns=found.uns)
+
+    write_store(path, write)
+    return path
+
+
+def _described(cells: AnnData, chosen: np.ndarray, columns: _Columns, names: list[str], settings: State) -> AnnData:
+    """All that is told of the cells beside their attributions."""
     obs = writable_columns(cells.obs.iloc[chosen])
     for column in obs.select_dtypes("category"):
         obs[column] = obs[column].cat.remove_unused_categories()
-    obs[_keys.OBS_EXPLAINED_LABEL] = pd.Categorical.from_codes(explained.codes, categories=pd.Index(names))
-    obs[_keys.OBS_COMPLETENESS_GAP] = explained.gaps
+    obs[_keys.OBS_EXPLAINED_LABEL] = pd.Categorical.from_codes(columns.codes, categories=pd.Index(names))
+    obs[_keys.OBS_COMPLETENESS_GAP] = columns.gaps
     var = pd.DataFrame(index=cells.var_names.astype(str))
-    settings = _settings(self, label, n_steps)
-    return AnnData(X=explained.attributions, obs=obs, var=var, uns={_keys.UNS_ATTRIBUTION: settings})
+    return AnnData(obs=obs, var=var, uns={_keys.UNS_ATTRIBUTION: settings})
+
+
+class _Columns(NamedTuple):
+    """Columns of all cells: codes of the labels explained, their differences of logits, and what is unexplained."""
+
+    codes: np.ndarray
+    differences: np.ndarray
+    gaps: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,11 +224,10 @@ class _Explained:
     codes: NDArray[np.int64]
     differences: np.ndarray
 
-    @property
-    def gaps(self) -> np.ndarray:
-        """Part of the difference that the attributions leave unexplained, ``(n_cells,)``, in logits."""
+    def told(self) -> _Columns:
+        """Columns of obs, with the part of the difference that the attributions leave unexplained, in logits."""
         totals = self.attributions.sum(axis=1, dtype=np.float64)
-        return np.asarray(self.differences - np.asarray(totals).ravel())
+        return _Columns(self.codes, self.differences, np.asarray(self.differences - np.asarray(totals).ravel()))
 
 
 def _integrated_gradients(n_steps: int) -> Integrate:
@@ -189,21 +274,13 @@ def _explain(
     return _Explained(matrix, target.cpu().numpy(), difference.cpu().numpy())
 
 
-def _joined(parts: Sequence[_Explained]) -> _Explained:
-    return _Explained(
-        sp.vstack([part.attributions for part in parts], format="csr"),
-        np.concatenate([part.codes for part in parts]),
-        np.concatenate([part.differences for part in parts]),
-    )
-
-
 def _code_of(label: str, names: list[str]) -> int:
     if str(label) not in names:
         raise unknown_category("label", label, names, among="the model")
     return names.index(str(label))
 
 
-def _warn_if_coarse(explained: _Explained, n_steps: int) -> None:
+def _warn_if_coarse(explained: _Columns, n_steps: int) -> None:
     gap, difference = np.median(np.abs(explained.gaps)), np.median(np.abs(explained.differences))
     if gap > MAX_RELATIVE_GAP * difference:
         logger.warning(

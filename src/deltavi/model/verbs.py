@@ -47,7 +47,13 @@ OWN = (
 )
 # Verbs whose answer has a row for each cell, and can be written to a file.
 WRITING = (
-    *("batch_removal", "get_latent_representation", "get_normalized_expression", "get_novelty_scores"),
+    *(
+        "batch_removal",
+        "get_attributions",
+        "get_latent_representation",
+        "get_normalized_expression",
+        "get_novelty_scores",
+    ),
     *("get_responsibilities", "impute", "predict"),
 )
 # Total counts of a cell beyond which single precision holds no products with them.
