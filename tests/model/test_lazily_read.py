@@ -222,6 +222,16 @@ def test_a_lazy_file_that_is_gone_is_an_error(kind: str, tmp_path: Path) -> None
         model.get_latent_representation()
 
 
+@pytest.mark.parametrize("kind", ["h5ad", "zarr"])
+@pytest.mark.parametrize("reorders", [False, True])
+def test_a_lazy_query_whose_file_is_gone_is_an_error(kind: str, reorders: bool, tmp_path: Path) -> None:
+    adata = sorted_cells()[:, ::-1].copy() if reorders else sorted_cells()
+    query, model = read_again(adata, tmp_path, kind), fitted(sorted_cells())
+    os.rename(tmp_path / f"cells.{kind}", tmp_path / f"elsewhere.{kind}")
+    with pytest.raises(InputDataError, match=r"A table of adata cannot be read .*gone, damaged"):
+        model.get_latent_representation(query)
+
+
 def test_a_lazy_file_that_was_written_to_is_an_error(tmp_path: Path) -> None:
     import h5py
 

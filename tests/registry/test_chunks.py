@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -190,6 +191,24 @@ def test_a_pass_computes_each_chunk_once(rows: int, monkeypatch: pytest.MonkeyPa
         computed.clear()
         one()
         assert sum(computed) == N_CELLS
+
+
+def test_threads_that_read_at_once_get_their_own_rows() -> None:
+    x = np.arange(4000).reshape(400, 10)
+    found = DaskMatrix(da.from_array(x, chunks=(7, -1)))
+    wrong: list[int] = []
+
+    def read(seed: int) -> None:
+        for start in np.random.default_rng(seed).integers(0, 390, 60).tolist():
+            if not np.array_equal(found[start : start + 9], x[start : start + 9]):
+                wrong.append(start)
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
 
 
 def test_blocks_are_those_of_memory() -> None:

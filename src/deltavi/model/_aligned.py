@@ -14,7 +14,7 @@ from deltavi._random import taking_turns
 from deltavi._types import State, is_dask
 from deltavi.registry.columns import user_columns
 from deltavi.registry.genes import match_genes, warn_duplicate_cells
-from deltavi.registry.matrix import loadable, take_columns
+from deltavi.registry.matrix import loadable, read_from, take_columns
 from deltavi.registry.source import matrix_name, matrix_of
 
 if TYPE_CHECKING:
@@ -42,10 +42,11 @@ def aligned_copy(adata: AnnData, genes: np.ndarray, *, layer: str | None, min_ov
     match = match_genes(adata.var_names, pd.Index(genes), min_overlap=min_overlap)
     warn_duplicate_cells(adata.obs_names)
     source = _expression(adata, layer)
-    matrix = loadable(source, where=matrix_name(layer), quiet=True)
-    if not match.is_identity:
-        matrix = take_columns(matrix, match.positions)
-    elif is_dask(source):
+    with read_from(source, matrix_name(layer)):
+        matrix = loadable(source, where=matrix_name(layer), quiet=True)
+        if not match.is_identity:
+            matrix = take_columns(matrix, match.positions)
+    if match.is_identity and is_dask(source):
         # an AnnData holds the array, and no reader of its chunks
         matrix = source
     with taking_turns():

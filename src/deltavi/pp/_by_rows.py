@@ -99,7 +99,9 @@ def _expected_variances(moments: GeneMoments) -> NDArray[np.float64]:
         trend = loess(np.log10(mean[varies]), np.log10(variance[varies]), span=SPAN, degree=2)
         trend.fit()
         logs[varies] = trend.outputs.fitted_values
-    return np.asarray(10**found)
+    # a trend of very few points may rise beyond all numbers at its ends
+    with np.errstate(over="ignore"):
+        return np.asarray(10**found)
 
 
 def _ranked(scores: NDArray[np.float64], n_top: int) -> NDArray[np.bool_]:
@@ -168,7 +170,7 @@ def logs_of(counts: StoredMatrix, totals: NDArray[np.float64]) -> StoredMatrix:
 
     chunks = counts.chunks[0], 1
     columns = dask.array.from_array(totals[:, None], chunks=chunks)  # type: ignore[no-untyped-call]
-    return counts.rechunk({1: -1}).map_blocks(_logs, columns, dtype=np.float32, meta=counts._meta)
+    return counts.rechunk({1: -1}).map_blocks(_logs, columns, dtype=np.float32, meta=counts._meta.astype(np.float32))
 
 
 def _logs(counts: Rows, totals: np.ndarray) -> Rows:

@@ -63,15 +63,18 @@ class DaskMatrix:
                 yield chunk[own[0] : own[-1] + 1] if whole else chunk[own]
 
     def _chunk(self, number: int) -> Rows:
-        if self._latest[0] != number:
-            # the former one is not needed beside it
-            self._latest = (-1, self._latest[1][:0])
-            found = self._x.blocks[number].compute()
-            found = sparse.csr_matrix(found) if is_sparse(found) else np.asarray(found)
-            if self._rounds:
-                found = found.rint() if is_sparse(found) else np.rint(found)
-            self._latest = (number, found)
-        return self._latest[1]
+        # several threads may read: what one of them has keeps its number
+        latest = self._latest
+        if latest[0] == number:
+            return latest[1]
+        # the former one is not needed beside it
+        self._latest = latest = (-1, latest[1][:0])
+        found = self._x.blocks[number].compute()
+        found = sparse.csr_matrix(found) if is_sparse(found) else np.asarray(found)
+        if self._rounds:
+            found = found.rint() if is_sparse(found) else np.rint(found)
+        self._latest = (number, found)
+        return found
 
 
 def stacked(pieces: list[Rows], n_genes: int, dtype: np.dtype[np.generic]) -> Rows:

@@ -70,8 +70,8 @@ def loadable(x: StoredMatrix, *, where: str, quiet: bool = False) -> StoredMatri
 
 
 @contextmanager
-def read_from(x: StoredMatrix, where: str) -> Iterator[None]:
-    """Turn errors of a reader of files into one that names the matrix `x`; what is in memory is not read so."""
+def read_from(x: object, where: str) -> Iterator[None]:
+    """Turn errors of a reader of files into one that names `x`; a matrix in memory is not read so."""
     try:
         yield
     except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:

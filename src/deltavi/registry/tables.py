@@ -11,6 +11,7 @@ from anndata import AnnData
 
 from deltavi._compat import put_back_tables
 from deltavi._entries import require_anndata
+from deltavi.registry.matrix import read_from
 from deltavi.registry.source import layer_names
 
 Values = TypeVar("Values")
@@ -30,7 +31,9 @@ def require_cells(value: object, *, name: str = "adata") -> AnnData:
     if not is_lazily_read(adata):
         return adata
     layers = {key: adata.layers[key] for key in layer_names(adata)}
-    return AnnData(X=adata.X, obs=frame_of(adata.obs), var=frame_of(adata.var), layers=layers)
+    with read_from(adata.obs, f"A table of {name}"):
+        obs, var = frame_of(adata.obs), frame_of(adata.var)
+    return AnnData(X=adata.X, obs=obs, var=var, layers=layers)
 
 
 @contextmanager
@@ -42,9 +45,11 @@ def tables_read(adata: AnnData | None) -> Iterator[None]:
     obs, var = adata.obs, adata.var
     others = [(place, key) for place in (adata.obsm, adata.varm) for key in place if hasattr(place[key], "to_memory")]
     before = [place[key] for place, key in others]
-    adata.obs, adata.var = frame_of(obs), frame_of(var)
-    for place, key in others:
-        place[key] = frame_of(place[key])
+    with read_from(obs, "A table of adata"):
+        read = frame_of(obs), frame_of(var), [frame_of(table) for table in before]
+    adata.obs, adata.var = read[:2]
+    for (place, key), table in zip(others, read[2], strict=True):
+        place[key] = table
     try:
         yield
     except BaseException:

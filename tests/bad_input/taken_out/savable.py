@@ -18,7 +18,7 @@ MUTATIONS: tuple[OwnTest, ...] = (
     OwnTest(
         SAVABLE + "test_what_a_file_cannot_hold_is_refused_when_the_model_is_made", GIVEN, "encode(plain, {})", "pass"
     ),
-    OwnTest(COPIES + "test_cells_in_an_open_file_are_not_copied", COPY, "model._adata.isbacked:", "False:"),
+    OwnTest(COPIES + "test_cells_in_an_open_file_are_not_copied", COPY, "model._adata.filename is not None:", "False:"),
     OwnTest(
         COPIES + "test_a_copied_mapped_query_answers_but_is_not_trained_on",
         COPY,
