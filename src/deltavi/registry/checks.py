@@ -8,14 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
-from anndata.abc import CSRDataset
 from scipy import sparse
 
 from deltavi._errors import InputDataError, InputDataWarning, examples
 from deltavi._keys import UNASSIGNED
 from deltavi._types import Rows, State, StoredMatrix
-from deltavi.registry.chunks import rowwise
-from deltavi.registry.zarr_codecs import fast_codecs
+from deltavi.registry.chunks import rowwise, stretches
 
 BLOCK_ROWS = 1024
 # Nonzero entries moved at a time where a backed CSC matrix is walked through.
@@ -115,25 +113,6 @@ def row_blocks(
         contiguous = np.array_equal(taken, np.arange(taken[0], taken[0] + len(taken)))
         block = cut(int(taken[0]), len(taken)) if contiguous else x[np.sort(taken)]
         yield taken if contiguous else np.sort(taken), _as_block(block)
-
-
-def stretches(x: StoredMatrix) -> Callable[[int, int], StoredMatrix]:
-    """Function from a row and a number of rows to these neighbouring rows of `x`.
-
-    Those of a CSR matrix in a file are read here: anndata looks up the version of SciPy whenever it cuts some, which
-    takes longer than to read them.
-    """
-    if not isinstance(x, CSRDataset):
-        return lambda start, length: x[start : start + length]
-    with fast_codecs(x.group):
-        starts, data, indices = (x.group[name] for name in ("indptr", "data", "indices"))
-
-    def cut(start: int, length: int) -> sparse.csr_matrix:
-        own = starts[start : start + length + 1]
-        parts = (values[int(own[0]) : int(own[-1])] for values in (data, indices))
-        return sparse.csr_matrix((*parts, own - own[0]), shape=(length, x.shape[1]), copy=False)
-
-    return cut
 
 
 def wanted_blocks(x: StoredMatrix, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, Rows]]:

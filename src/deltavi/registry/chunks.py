@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from anndata.abc import CSCDataset
+from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
 from deltavi._compat import element_of, parts_of_task
@@ -90,6 +90,25 @@ def rowwise(x: StoredMatrix) -> StoredMatrix:
     """`x` itself; of a Dask array the matrix in a file, or in several, that it reads, else its chunks."""
     found = behind(x)
     return DaskMatrix(found) if is_dask(found) else found
+
+
+def stretches(x: StoredMatrix) -> Callable[[int, int], StoredMatrix]:
+    """Function from a row and a number of rows to these neighbouring rows of `x`.
+
+    Those of a CSR matrix in a file are read here: anndata looks up the version of SciPy whenever it cuts some, which
+    takes longer than to read them.
+    """
+    if not isinstance(x, CSRDataset):
+        return lambda start, length: x[start : start + length]
+    with fast_codecs(x.group):
+        starts, data, indices = (x.group[name] for name in ("indptr", "data", "indices"))
+
+    def cut(start: int, length: int) -> sparse.csr_matrix:
+        own = starts[start : start + length + 1]
+        parts = (values[int(own[0]) : int(own[-1])] for values in (data, indices))
+        return sparse.csr_matrix((*parts, own - own[0]), shape=(length, x.shape[1]), copy=False)
+
+    return cut
 
 
 def behind(x: StoredMatrix) -> StoredMatrix:
