@@ -13,7 +13,7 @@ from scipy import sparse
 from deltavi._errors import InputDataError, InputDataWarning, examples
 from deltavi._keys import UNASSIGNED
 from deltavi._types import Rows, State, StoredMatrix
-from deltavi.registry.chunks import rowwise, stretches
+from deltavi.registry.chunks import entries, rowwise, stretches
 
 BLOCK_ROWS = 1024
 # Nonzero entries moved at a time where a backed CSC matrix is walked through.
@@ -140,15 +140,6 @@ def _as_block(block: Rows) -> Rows:
     rows = rows if rows.dtype.isnative else rows.astype(rows.dtype.newbyteorder("="))
     # sums of half precision, bool or small integers would overflow
     return rows.astype(np.float32) if rows.dtype.itemsize < SMALLEST_ITEM else rows
-
-
-def entries(block: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row, column and value of every stored entry of a block."""
-    if isinstance(block, np.ndarray):
-        rows, columns = np.nonzero(np.ones(block.shape, dtype=bool)) if block.size else (np.array([], int),) * 2
-        return rows, columns, block.reshape(-1)
-    rows = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
-    return rows, block.indices, block.data
 
 
 def stored_blocks(x: StoredMatrix) -> Iterator[tuple[np.ndarray, Rows]]:

@@ -14,6 +14,7 @@ from scipy import sparse
 from deltavi._compat import element_of, parts_of_task
 from deltavi._types import DaskArray, Rows, StoredMatrix, is_dask, is_sparse
 from deltavi.registry.joined import JoinedMatrix, Part, Place, Places, joined_chunk, opened, path_in_store, store_of
+from deltavi.registry.zarr_codecs import fast_codecs
 
 # Beginnings of the names of layers that read files, and do nothing else.
 READERS = ("make_dask_chunk-", f"{joined_chunk.__name__}-")
@@ -109,6 +110,15 @@ def stretches(x: StoredMatrix) -> Callable[[int, int], StoredMatrix]:
         return sparse.csr_matrix((*parts, own - own[0]), shape=(length, x.shape[1]), copy=False)
 
     return cut
+
+
+def entries(block: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, column and value of every stored entry of a block."""
+    if isinstance(block, np.ndarray):
+        rows, columns = np.nonzero(np.ones(block.shape, dtype=bool)) if block.size else (np.array([], int),) * 2
+        return rows, columns, block.reshape(-1)
+    rows = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
+    return rows, block.indices, block.data
 
 
 def behind(x: StoredMatrix) -> StoredMatrix:

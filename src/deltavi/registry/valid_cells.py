@@ -7,7 +7,8 @@ from anndata import AnnData
 
 from deltavi._entries import flag
 from deltavi._reading import known_arguments
-from deltavi.registry.checks import ROUNDED_ZERO, differ_by_rounding, entries, row_blocks
+from deltavi.registry.checks import ROUNDED_ZERO, differ_by_rounding, row_blocks
+from deltavi.registry.chunks import entries
 from deltavi.registry.matrix import loadable
 from deltavi.registry.source import matrix_name, matrix_of
 
