@@ -183,6 +183,34 @@ def test_counts_and_other_values(tmp_path: Path) -> None:
         VAE(found)
 
 
+@pytest.mark.parametrize("kind", ["h5ad", "zarr"])
+@pytest.mark.parametrize("n_cells", [160, 60])
+def test_matrices_stored_by_genes_are_refused(n_cells: int, kind: str, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).poisson(1.0, (n_cells, 160)).astype(np.float32)
+    rows = AnnData(sparse.csr_matrix(x[:50, :150]), layers={"a": sparse.csr_matrix(x[:50, :150])})
+    columns = AnnData(sparse.csc_matrix(x), layers={"a": sparse.csc_matrix(x)})
+    columns.obs_names = [f"other{i}" for i in range(n_cells)]
+    paths = files(tmp_path, *((rows, columns) if kind == "zarr" else (columns, rows)))
+    place = next(path for path in paths if path.suffix == f".{kind}")
+    words = rf"X of {place} is stored by genes \(CSC\).*read_{kind}\(.*adata\.X = adata\.X\.tocsr\(\)"
+    refused(paths, InputDataError, words)
+    columns.X = columns.X.tocsr()
+    paths = files(tmp_path, *((rows, columns) if kind == "zarr" else (columns, rows)))
+    refused(paths, InputDataError, r"layers\['a'\] of .*adata\.layers\['a'\] = adata\.layers\['a'\]\.tocsr\(\)")
+
+
+@pytest.mark.parametrize("n_cells", [160, 60])
+def test_anndata_joins_lazy_files_by_rows_and_by_genes(n_cells: int, tmp_path: Path) -> None:
+    pytest.importorskip("xarray")
+    x = np.random.default_rng(0).poisson(1.0, (n_cells, 160)).astype(np.float32)
+    rows, columns = AnnData(sparse.csr_matrix(x[:50, :150])), AnnData(sparse.csc_matrix(x))
+    columns.obs_names = [f"other{i}" for i in range(n_cells)]
+    found = ad.concat([ad.experimental.read_lazy(path) for path in files(tmp_path, columns, rows)])
+    expected = ad.concat([columns, rows])
+    np.testing.assert_array_equal(in_full(rowwise(found.X)[:]), in_full(expected.X))
+    assert_same_model(fitted(found, streamed=False, setup={}), fitted(expected, streamed=False, setup={}))
+
+
 def test_a_category_that_comes_late_in_the_last_file(tmp_path: Path) -> None:
     one, two = halves()
     two.obs["label"] = pd.Categorical([*["t"] * (two.n_obs - 1), "late"])

@@ -270,3 +270,19 @@ def test_a_joined_array_can_be_sent_to_another_process(tmp_path: Path) -> None:
     np.testing.assert_array_equal(in_full(places.opened()[N_CELLS - 1 : N_CELLS + 1]), counts()[[-1, 0]])
     chunk = joined_chunk(places, block_info={None: {"array-location": [(N_CELLS, N_CELLS + 2), (0, N_GENES)]}})
     np.testing.assert_array_equal(in_full(chunk), counts()[:2])
+
+
+@pytest.mark.parametrize("genes", [None, (4, 1, 2, -1, 0)])
+def test_parts_stored_by_genes_are_cut_by_rows(genes: tuple[int, ...] | None, tmp_path: Path) -> None:
+    from deltavi.registry.joined import Place, Places
+
+    path = written(tmp_path, name="square")
+    n_genes = N_GENES if genes is None else 5
+    to = None if genes is None else (*genes, *[-1] * (N_GENES - 5))
+    places = Places((Place(path, "layers/csc", N_CELLS, to), Place(path, "X", N_CELLS, to)), n_genes)
+    wanted = Places((Place(path, "X", N_CELLS, to),) * 2, n_genes)
+    np.testing.assert_array_equal(in_full(places.opened()[3:30]), in_full(wanted.opened()[3:30]))
+    np.testing.assert_array_equal(in_full(places.opened()[np.array([1, 7])]), in_full(wanted.opened()[[1, 7]]))
+    x = places.as_array(np.dtype(np.float32))
+    assert isinstance(rowwise(x), DaskMatrix)
+    np.testing.assert_array_equal(in_full(rowwise(x)[:]), in_full(wanted.opened()[:]))

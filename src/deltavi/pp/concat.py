@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import zarr
 from anndata import AnnData
+from anndata.abc import CSCDataset
 from anndata.io import read_elem
 
 from deltavi._entries import choice, one_name, share
@@ -66,7 +67,8 @@ def concat_lazy(
     GeneMatchError
         If files share too few genes, or names of genes repeat in one.
     InputDataError
-        If a file cannot be read or has no matrix, or some hold counts and others do not, by a sample of their cells.
+        If a file cannot be read or has no matrix, a matrix is stored by genes (CSC), or some hold counts and others do
+        not, by a sample of their cells.
     DeltaviError
         If names of cells repeat without `index_unique`, no file is given, or Dask is not installed.
 
@@ -181,6 +183,8 @@ def _joined(sources: list[_Source], element: str, genes: pd.Index) -> object:
     parts, reports, kinds = [], {}, []
     for source in sources:
         stored = opened(source.path, element)
+        if isinstance(stored, CSCDataset):
+            raise InputDataError(_by_genes(element, source.path))
         shape = tuple(map(int, stored.shape))
         if shape != (len(source.obs), len(source.genes)):
             raise InputDataError(
@@ -197,6 +201,17 @@ def _joined(sources: list[_Source], element: str, genes: pd.Index) -> object:
         return Places(tuple(parts), len(genes)).as_array(np.result_type(*kinds))
     except ModuleNotFoundError as error:
         raise DeltaviError(f"concat_lazy needs Dask ({error}): pip install 'deltavi[scale]'.") from error
+
+
+def _by_genes(element: str, path: Path) -> str:
+    """Error for a matrix whose cells cannot be read without all others."""
+    place = "X" if element == "X" else f"layers[{element.removeprefix('layers/')!r}]"
+    read, write = ("read_zarr", "write_zarr") if path.is_dir() else ("read_h5ad", "write_h5ad")
+    return (
+        f"{place} of {path} is stored by genes (CSC): no cell can be read without the whole matrix. Store it by cells: "
+        f"adata = anndata.{read}({str(path)!r}); adata.{place} = adata.{place}.tocsr(); adata.{write}(...) to another "
+        "path."
+    )
 
 
 def _require_one_scale(element: str, reports: Mapping[str, MatrixReport | None]) -> None:

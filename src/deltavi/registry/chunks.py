@@ -178,12 +178,13 @@ def _parts(x: DaskArray) -> JoinedMatrix | None:
 
 def _joined(sources: list[tuple[object, str]] | Places, n_genes: int) -> JoinedMatrix | None:
     if isinstance(sources, Places):
-        return sources.opened()
-    parts = [opened(place, name) if isinstance(place, Path) else place for place, name in sources]
-    if len(parts) > 1 and any(isinstance(part, CSCDataset) for part in parts):
-        # their rows are not read one by one
-        return None
-    return JoinedMatrix([Part(part) for part in parts], n_genes)
+        found = sources.opened()
+    else:
+        parts = [opened(place, name) if isinstance(place, Path) else place for place, name in sources]
+        found = JoinedMatrix([Part(part) for part in parts], n_genes)
+    is_one = len(found.parts) == 1 and found.parts[0].genes is None
+    # rows of CSC are not read one by one
+    return found if is_one or not any(isinstance(part.stored, CSCDataset) for part in found.parts) else None
 
 
 def _sources(x: DaskArray) -> list[tuple[object, str]] | Places | None:

@@ -132,7 +132,7 @@ class JoinedMatrix:
 def _rows(x: StoredMatrix, rows: np.ndarray) -> Rows:
     first, last = int(rows[0]), int(rows[-1])
     found: Rows = x[first : last + 1] if len(rows) == last - first + 1 else x[rows]
-    return found
+    return sparse.csr_matrix(found) if isinstance(x, CSCDataset) else found
 
 
 @dataclass(frozen=True)
