@@ -211,6 +211,37 @@ def test_anndata_joins_lazy_files_by_rows_and_by_genes(n_cells: int, tmp_path: P
     assert_same_model(fitted(found, streamed=False, setup={}), fitted(expected, streamed=False, setup={}))
 
 
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    one, two = halves()
+    two.X = two.X * 0.3
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    paths = [tmp_path / name / "cells.h5ad" for name in ("first", "second")]
+    for path, part in zip(paths, (one, two), strict=True):
+        part.write_h5ad(path)
+    words = r"X holds counts in 'first/cells\.h5ad', and fractional.* in 'second/cells\.h5ad'"
+    refused(paths, InputDataError, words)
+    two.X, two.obs_names = halves()[1].X, [f"cell{i}" for i in range(two.n_obs)]
+    two.write_h5ad(paths[1])
+    refused(paths, DeltaviError, r"cells of first/cells\.h5ad have names that cells of second/cells\.h5ad")
+    # one file twice has one name, and its own values
+    assert concat_lazy([paths[0]] * 2, index_unique="-").shape == (2 * one.n_obs, one.n_vars)
+
+
+def test_keys_that_are_one_text(tmp_path: Path) -> None:
+    one, two = files(tmp_path, *halves())
+    refused({1: one, "1": two}, DeltaviError, r"Keys of two files are both '1' as text: \[1, '1'\]")
+    assert list(concat_lazy({1: one, 2: two}, label="file").obs["file"].cat.categories) == ["1", "2"]
+
+
+def test_zeros_have_the_scale_of_any_file(tmp_path: Path) -> None:
+    one, two = halves()
+    one.X, two.X = one.X * 0, two.X.log1p()
+    one.X.eliminate_zeros()
+    found = concat_lazy(files(tmp_path, one, two))
+    np.testing.assert_array_equal(in_full(found.X), in_full(ad.concat([one, two]).X))
+
+
 def test_a_category_that_comes_late_in_the_last_file(tmp_path: Path) -> None:
     one, two = halves()
     two.obs["label"] = pd.Categorical([*["t"] * (two.n_obs - 1), "late"])
