@@ -124,6 +124,15 @@ def test_files_of_views_and_functions_are_known(kind: str, tmp_path: Path) -> No
     assert not [part for part in files_in(da.ones((3, 2))) if isinstance(part, Path)]
 
 
+@pytest.mark.parametrize("change", [lambda x: x, lambda x: x[::2] + 1])
+def test_files_of_a_fused_graph_are_known(change: Callable[[Any], Any], tmp_path: Path) -> None:
+    import dask
+
+    paths = [written(tmp_path, kind, name=name) for kind, name in (("h5ad", "a"), ("zarr", "b"), ("h5ad", "c"))]
+    joined = ad.concat([read_lazy(path) for path in paths])
+    assert places_of(AnnData(dask.optimize(change(joined.X))[0])) == set(paths)
+
+
 # -- chunks ------------------------------------------------------------------------------------------------------
 
 ARRAYS: dict[str, Callable[[Any], Any]] = {

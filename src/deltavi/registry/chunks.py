@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,7 +12,7 @@ import numpy as np
 from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
-from deltavi._compat import element_of, parts_of_task
+from deltavi._compat import element_of, is_blockwise, parts_of_task
 from deltavi._types import DaskArray, Rows, StoredMatrix, is_dask, is_sparse
 from deltavi.registry.joined import JoinedMatrix, Part, Place, Places, joined_chunk, opened, path_in_store, store_of
 from deltavi.registry.zarr_codecs import fast_codecs
@@ -151,11 +152,19 @@ def files_of(x: DaskArray) -> Places | None:
 def files_in(x: DaskArray) -> Iterator[object]:
     """Files and arrays of Zarr that the graph of `x` reads from, whatever is done to them."""
     for layer in x.dask.layers.values():
-        for part in parts_of_task(next(iter(layer.values()), None)):
+        # tasks of other layers may differ, as once they were fused
+        tasks = itertools.islice(layer.values(), 1 if is_blockwise(layer) else None)
+        for part in itertools.chain.from_iterable(map(parts_of_task, tasks)):
             if isinstance(part, partial) and part.func is joined_chunk:
                 yield from (place.path for place in part.args[0].places)
             else:
                 yield part if (found := element_of(part)) is None else found[0]
+
+
+def paths_in(x: DaskArray) -> set[Path]:
+    """Paths of the files and Zarr stores that the graph of `x` reads from."""
+    found = {part if isinstance(part, Path) else store_of(part) for part in files_in(x)}
+    return {path for path in found if path is not None}
 
 
 def has_unknown_size(x: StoredMatrix) -> bool:

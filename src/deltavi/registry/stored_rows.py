@@ -20,7 +20,7 @@ from deltavi._memory import return_freed
 from deltavi._types import Rows, StoredMatrix, is_dask, is_sparse
 from deltavi.registry._fingerprint import MatrixPrint
 from deltavi.registry._resident_rows import ResidentRows
-from deltavi.registry.chunks import DaskMatrix, files_in
+from deltavi.registry.chunks import DaskMatrix, paths_in
 from deltavi.registry.joined import JoinedMatrix, store_of
 from deltavi.registry.zarr_codecs import fast_codecs
 
@@ -306,7 +306,7 @@ def _watched(x: StoredMatrix, where: str) -> WatchedRows:
 
 def file_of(x: StoredMatrix) -> Path | None:
     """File of HDF5 that `x` lies in; ``None`` for other storage, whose time of writing is not known."""
-    path = _place_of(x)
+    path = store_of(x)
     return path if path is not None and path.is_file() else None
 
 
@@ -318,13 +318,8 @@ def places_of(adata: object) -> set[Path]:
     # matrices of a view would be read
     whole = adata._adata_ref if adata.is_view else adata
     for x in (whole.X, *(whole.layers[name] for name in whole.layers if name is not None)):
-        found |= {_place_of(part) for part in (files_in(x) if is_dask(x) else [x])}
+        found |= paths_in(x) if is_dask(x) else {store_of(x)}
     return {place for place in found if place is not None}
-
-
-def _place_of(x: object) -> Path | None:
-    """File or store of a matrix, if it is known."""
-    return x if isinstance(x, Path) else store_of(x)
 
 
 def assembled(parts: Iterable[sparse.csr_matrix], *, shape: tuple[int, int], n_entries: int) -> sparse.csr_matrix:
