@@ -135,6 +135,44 @@ def test_files_read_lazily_and_joined_by_anndata(join: Any, tmp_path: Path) -> N
     assert isinstance(fitted(found, setup=setup).trainer.train_dataloader, StreamedLoader)
 
 
+# -- files that change -------------------------------------------------------------------------------------------
+
+
+def written_again(path: Path, part: AnnData) -> None:
+    """`part` in place of a file or store that is there."""
+    with warnings.catch_warnings():
+        # of anndata, about the format of its next release
+        warnings.simplefilter("ignore")
+        (part.write_zarr if path.suffix == ".zarr" else part.write_h5ad)(path)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_file_written_again_behind_chosen_genes_is_an_error(number: int, tmp_path: Path) -> None:
+    parts = halves()
+    paths = files(tmp_path, *parts)
+    chosen = concat_lazy(paths)[:, :20].copy()
+    assert isinstance(rowwise(chosen.X), DaskMatrix)
+    model = fitted(chosen, streamed=False, setup={})
+    before = model.get_latent_representation()
+    # of the same content
+    written_again(paths[number], parts[number])
+    np.testing.assert_array_equal(model.get_latent_representation(), before)
+    parts[number].X = parts[number].X * 3
+    written_again(paths[number], parts[number])
+    with pytest.raises(DeltaviError, match=r"adata\.X changed after setup_anndata: values of \d+ of 256 of 300 cells"):
+        model.get_latent_representation()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_file_written_again_is_another_dask_array(number: int, tmp_path: Path) -> None:
+    parts = halves()
+    paths = files(tmp_path, *parts)
+    before = concat_lazy(paths).X.name
+    assert concat_lazy(paths).X.name == before
+    written_again(paths[number], parts[number])
+    assert concat_lazy(paths).X.name != before
+
+
 # -- refusals ----------------------------------------------------------------------------------------------------
 
 

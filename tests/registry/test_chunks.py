@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anndata as ad
 import dask.array as da
@@ -23,7 +23,7 @@ from scipy import sparse
 from deltavi.errors import DeltaviError, InputDataError
 from deltavi.registry.checks import row_blocks, scan_matrix, wanted_blocks
 from deltavi.registry.chunks import DaskMatrix, files_in, rowwise
-from deltavi.registry.joined import JoinedMatrix, Part
+from deltavi.registry.joined import JoinedMatrix, Part, last_written
 from deltavi.registry.matrix import loadable
 from deltavi.registry.stored_rows import places_of, stored_rows
 from deltavi.registry.totals import cell_totals
@@ -252,6 +252,38 @@ def test_a_chunk_that_cannot_be_computed_is_an_error() -> None:
     assert reader is not None
     with pytest.raises(DeltaviError, match=r"adata\.X can no longer be read \(OSError: disk gone\)"):
         reader.read(np.array([15]))
+
+
+@pytest.mark.parametrize("kind", ["h5ad", "zarr"])
+def test_a_file_that_is_written_again_while_its_chunks_are_read_is_an_error(kind: str, tmp_path: Path) -> None:
+    path = written(tmp_path, kind)
+    reader = stored_rows(DaskMatrix(read_lazy(path).X * 2), where="adata.X")
+    assert reader is not None
+    np.testing.assert_array_equal(in_full(reader.read(np.arange(3))), 2 * counts()[:3])
+    np.testing.assert_array_equal(in_full(reader.read(np.arange(3, 5))), 2 * counts()[3:5])
+    written(tmp_path, kind, sparse.csr_matrix(counts() + np.float32(1)))
+    with pytest.raises(DeltaviError, match=rf"adata\.X changed while it was read: '.*a\.{kind}' was written to"):
+        reader.read(np.array([1]))
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("element", ["X", "layers/counts"])
+def test_pieces_of_a_store_that_are_written_in_place_are_seen(
+    zarr_format: Literal[2, 3], element: str, tmp_path: Path
+) -> None:
+    import zarr
+    from anndata.io import write_elem
+
+    path = tmp_path / "store.zarr"
+    root = zarr.open_group(path, mode="w", zarr_format=zarr_format)
+    with warnings.catch_warnings():
+        # of anndata, about the format of its next release
+        warnings.simplefilter("ignore")
+        write_elem(root, element, sparse.csr_matrix(counts()))
+    before = last_written(path)
+    assert last_written(path) == before
+    root[element]["data"][:3] = 7
+    assert last_written(path) != before
 
 
 # -- several files -----------------------------------------------------------------------------------------------

@@ -51,6 +51,10 @@ class DaskMatrix:
         read = self[:]
         return np.asarray(read.toarray() if is_sparse(read) else read, dtype=dtype)
 
+    def paths(self) -> set[Path]:
+        """Files and Zarr stores that rows are computed from."""
+        return paths_in(self._x)
+
     def rounded(self) -> DaskMatrix:
         """The same with whole numbers."""
         return DaskMatrix(self._x, rounds=True)

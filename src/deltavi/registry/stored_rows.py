@@ -15,13 +15,13 @@ from anndata import AnnData
 from anndata.abc import CSRDataset
 from scipy import sparse
 
-from deltavi._errors import DeltaviError
+from deltavi._errors import DeltaviError, examples
 from deltavi._memory import return_freed
 from deltavi._types import Rows, StoredMatrix, is_dask, is_sparse
 from deltavi.registry._fingerprint import MatrixPrint
 from deltavi.registry._resident_rows import ResidentRows
 from deltavi.registry.chunks import DaskMatrix, paths_in
-from deltavi.registry.joined import JoinedMatrix, store_of
+from deltavi.registry.joined import JoinedMatrix, store_of, times_of
 from deltavi.registry.zarr_codecs import fast_codecs
 
 # Rows that nobody asked for and that are read all the same, where a read of its own would take longer.
@@ -258,6 +258,8 @@ class ChunkRows:
     def __init__(self, x: DaskMatrix, *, where: str) -> None:
         self.shape, self._x, self._where = x.shape, x, where
         self.n_together = int(np.diff(x.edges).max(initial=1))
+        self._paths = x.paths()
+        self._written = times_of(self._paths)
         with self._readable():
             sample = x[: min(self.n_together, self.shape[0])]
         self._is_dense = isinstance(sample, np.ndarray)
@@ -266,7 +268,13 @@ class ChunkRows:
 
     def read(self, rows: np.ndarray, *, first: Rows | None = None) -> Rows:
         with self._readable():
-            return below(first, [*self._x.pieces(rows)], self._is_dense, self.shape[1])
+            found = below(first, [*self._x.pieces(rows)], self._is_dense, self.shape[1])
+            # afterwards, so that a write in between is detected
+            changed = set(times_of(self._paths)) - set(self._written)
+        if changed:
+            files = examples(sorted(str(path) for path, _ in changed))
+            raise DeltaviError(f"{self._where} changed while it was read: {files} was written to. {WAY_OUT}")
+        return found
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
