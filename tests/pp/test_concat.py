@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,48 @@ def test_a_chunk_opens_its_own_file_only(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(joined, "opened", lambda path, element: asked.append(path) or opened(path, element))
     found.X[130:140].compute()
     assert asked == [paths[1]]
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> tuple[AnnData, np.ndarray]:
+    """Files of several chunks each, the last of them short, and their values."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("long")
+    parts = [AnnData(sparse.csr_matrix(rng.poisson(1.0, (n, 6)).astype(np.float32))) for n in (2500, 1300)]
+    for number, part in enumerate(parts):
+        part.obs_names = [f"{number}-{i}" for i in range(part.n_obs)]
+    return concat_lazy(files(folder, *parts)), np.concatenate([part.X.toarray() for part in parts])
+
+
+def test_files_have_several_chunks_each(long: tuple[AnnData, np.ndarray]) -> None:
+    found, values = long
+    assert found.X.chunks == ((1000, 1000, 500, 1000, 300), (6,))
+    np.testing.assert_array_equal(in_full(found.X), values)
+
+
+CHUNKS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "the first": (lambda x: x.blocks[0], lambda x: x[:1000]),
+    "in another order": (
+        lambda x: x.blocks[[2, 1, 0]],
+        lambda x: np.concatenate([x[2000:2500], x[1000:2000], x[:1000]]),
+    ),
+    "all in another order": (
+        lambda x: x.blocks[[1, 0, 2, 3, 4]],
+        lambda x: np.concatenate([x[1000:2000], x[:1000], x[2000:]]),
+    ),
+    "of one file": (lambda x: x.blocks[[0, 1, 2]], lambda x: x[:2500]),
+    "without some": (lambda x: x.blocks[[0, 2, 3]], lambda x: np.concatenate([x[:1000], x[2000:3500]])),
+    "rows of the first": (lambda x: x[:1000], lambda x: x[:1000]),
+    "rows within": (lambda x: x[900:2600], lambda x: x[900:2600]),
+}
+
+
+@pytest.mark.parametrize("chosen", CHUNKS)
+def test_some_chunks_of_files_are_those_rows(chosen: str, long: tuple[AnnData, np.ndarray]) -> None:
+    found, values = long
+    choose, expected = CHUNKS[chosen]
+    x = choose(found.X)
+    np.testing.assert_array_equal(in_full(rowwise(x)[:]), expected(values))
+    np.testing.assert_array_equal(in_full(x), expected(values))
 
 
 # -- models ------------------------------------------------------------------------------------------------------

@@ -327,3 +327,6 @@ def test_parts_stored_by_genes_are_cut_by_rows(genes: tuple[int, ...] | None, tm
     x = places.as_array(np.dtype(np.float32))
     assert isinstance(rowwise(x), DaskMatrix)
     np.testing.assert_array_equal(in_full(rowwise(x)[:]), in_full(wanted.opened()[:]))
+    one = rowwise(Places(places.places[:1], n_genes).as_array(np.dtype(np.float32)))
+    assert isinstance(one, CSCDataset if genes is None else DaskMatrix)
+    np.testing.assert_array_equal(in_full(one[:]), in_full(wanted.opened()[:N_CELLS]))
