@@ -70,7 +70,7 @@ def concat_lazy(
         If a file cannot be read or has no matrix, a matrix is stored by genes (CSC), or some hold counts and others do
         not, by a sample of their cells.
     DeltaviError
-        If names of cells repeat without `index_unique`, no file is given, or Dask is not installed.
+        If names of cells repeat without `index_unique`, keys are one text, no file is given, or Dask is not installed.
 
     Examples
     --------

@@ -68,7 +68,7 @@ def _folders(place: Path, depth: int) -> Iterator[Path]:
 
 
 def times_of(places: Iterable[Path]) -> tuple[tuple[Path, tuple[int, int] | None], ...]:
-    """What :func:`last_written` says of each file, in order of their paths; ``None`` of one that is not there."""
+    """Paths in order, each with its time and size of :func:`last_written`; ``None`` where no file is there."""
     return tuple((place, last_written(place) if place.exists() else None) for place in sorted(set(places)))
 
 
