@@ -217,7 +217,7 @@ class Places:
     def as_array(self, dtype: np.dtype[np.generic]) -> StoredMatrix:
         """Dask array of their rows."""
         import dask.array
-        from dask.tokenize import tokenize
+        from dask.base import tokenize
 
         meta = self.opened()[slice(0, 0)].astype(dtype)
         sizes = [size for place in self.places for size in _cut(place.n_cells)]
