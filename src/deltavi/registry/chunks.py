@@ -15,6 +15,7 @@ from scipy import sparse
 from deltavi._compat import element_of, is_blockwise, parts_of_task
 from deltavi._types import DaskArray, Rows, StoredMatrix, is_dask, is_sparse
 from deltavi.registry.joined import JoinedMatrix, Part, Place, Places, joined_chunk, opened, path_in_store, store_of
+from deltavi.registry.whole import require_whole
 from deltavi.registry.zarr_codecs import fast_codecs
 
 # Beginnings of the names of layers that read files, and do nothing else.
@@ -106,6 +107,7 @@ def stretches(x: StoredMatrix) -> Callable[[int, int], StoredMatrix]:
     """
     if not isinstance(x, CSRDataset):
         return lambda start, length: x[start : start + length]
+    require_whole(x, "The matrix")
     with fast_codecs(x.group):
         starts, data, indices = (x.group[name] for name in ("indptr", "data", "indices"))
 

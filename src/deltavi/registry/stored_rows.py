@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import mmap
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,12 +23,15 @@ from deltavi.registry._fingerprint import MatrixPrint
 from deltavi.registry._resident_rows import ResidentRows
 from deltavi.registry.chunks import DaskMatrix, paths_in
 from deltavi.registry.joined import JoinedMatrix, store_of, times_of
+from deltavi.registry.whole import require_whole
 from deltavi.registry.zarr_codecs import fast_codecs
 
 # Rows that nobody asked for and that are read all the same, where a read of its own would take longer.
 LARGEST_GAP, LARGEST_GAP_IN_ZARR = 64, 256
 # A read ends at a multiple of so many rows, so that what is dropped from it is never in memory at once.
 LONGEST_RUN = 2048
+# Time from one count of the pieces of a store to the next, as a multiple of what a count takes.
+BETWEEN_COUNTS = 20
 # Bytes of expression after whose reading memory goes back to the system.
 LARGE = 2**20
 WAY_OUT = (
@@ -189,6 +193,7 @@ class WatchedRows:
         self._rows, self._x, self._where = rows, x, where
         self._file = file_of(x)
         self._print = MatrixPrint(x, self._file)
+        self._counted_again = 0.0
 
     def read(self, rows: np.ndarray, *, first: Rows | None = None) -> Rows:
         """Rows in increasing order behind others that come `first`, in single precision.
@@ -206,11 +211,19 @@ class WatchedRows:
             raise DeltaviError(
                 f"{self._where} can no longer be read{self._place()} ({type(error).__name__}: {error}). {WAY_OUT}"
             ) from error
-        if len(rows) * self.n_bytes > LARGE:
-            return_freed()
         if not same:
             raise DeltaviError(f"{self._where} changed while it was read{self._place()}. {WAY_OUT}")
+        self._require_whole()
+        if len(rows) * self.n_bytes > LARGE:
+            return_freed()
         return found
+
+    def _require_whole(self) -> None:
+        """Raise where pieces of a store are gone; they are counted as often as takes a twentieth of the time."""
+        now = time.monotonic()
+        if now > self._counted_again:
+            require_whole(self._x, self._where)
+            self._counted_again = now + BETWEEN_COUNTS * (time.monotonic() - now)
 
     def _place(self) -> str:
         return "" if self._file is None else f" from {self._file}"
