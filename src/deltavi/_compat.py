@@ -87,6 +87,11 @@ def parts_of_task(task: object) -> Iterator[object]:
         yield from parts_of_task(part)
 
 
+def is_blockwise(layer: object) -> bool:
+    """True of a layer of a Dask graph whose tasks are all of one form."""
+    return type(layer).__name__ == "Blockwise"
+
+
 def element_of(part: object) -> tuple[object, str] | None:
     """File, or matrix in Zarr, and name in it that anndata's reader of lazy chunks reads; ``None`` of all else."""
     if not isinstance(part, partial) or len(part.args) != 2:
@@ -121,6 +126,7 @@ __all__ = [
     "TrainingPlan",
     "element_of",
     "init_library_size",
+    "is_blockwise",
     "log_nb_positive",
     "log_zinb_positive",
     "make_actual",

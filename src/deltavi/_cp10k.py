@@ -39,6 +39,8 @@ def log1p_cp10k(counts: np.ndarray, totals: np.ndarray) -> NDArray[np.float32]:
 def log1p_cp10k_rows(counts: sparse.csr_matrix, totals: np.ndarray) -> sparse.csr_matrix:
     """As :func:`log1p_cp10k`, of CSR, whose type is kept."""
     scaled = counts.copy()
+    # the log of a sum is not the sum of logs
+    scaled.sum_duplicates()
     scaled.data = np.log1p(scaled.data * np.repeat(cp10k_factors(totals), np.diff(scaled.indptr))).astype(counts.dtype)
     return scaled
 

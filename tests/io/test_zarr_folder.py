@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +16,7 @@ import zarr
 from anndata.io import write_elem
 from scipy import sparse
 
+from deltavi.io import BlockFile
 from deltavi.io._blocks import MAPPINGS, ROOT
 from deltavi.io._cells import _entries
 from deltavi.io._zarr_folder import ZarrArray, ZarrFolder
@@ -29,6 +32,7 @@ ODD: dict[str, Any] = {
     "empty": [],
     "empty text": np.array([], dtype=object),
     "texts": np.array(["a", "", "試"], dtype=object),
+    "bytes": np.array([b"a", b"", b"bcd"]),
     "half": np.arange(6, dtype=np.float16).reshape(2, 3),
     "nullable": pd.array([1, None, 3], dtype="Int64"),
     "missing": pd.Categorical(["a", None, "b"], categories=["b", "a"], ordered=True),
@@ -127,3 +131,33 @@ def test_a_large_array_is_cut_into_chunks(tmp_path: Path, monkeypatch: pytest.Mo
     np.testing.assert_array_equal(root["x"][:], values)
     assert list(root["text"][:]) == [f"cell {i}" for i in range(300)]
     assert root["x"].attrs["encoding-type"] == "array"
+
+
+@pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
+def test_bytes_are_written_block_by_block(suffix: str, tmp_path: Path) -> None:
+    path, texts = tmp_path / f"cells.{suffix}", np.array([b"a", b"", b"b\xffd"])
+    tables = {"obs": pd.DataFrame(index=["a", "b"]), "var": pd.DataFrame(index=["x", "y", "z"])}
+    with BlockFile(path, 2) as file:
+        file.add(ad.AnnData(np.ones((2, 3), dtype=np.float32)))
+        file.finish(**tables, uns={"texts": texts, "nested": {"texts": texts}})
+    found = (ad.read_zarr if suffix == "zarr" else ad.read_h5ad)(path).uns
+    for read in (found["texts"], found["nested"]["texts"]):
+        assert read.dtype == texts.dtype
+        np.testing.assert_array_equal(read, texts)
+
+
+@pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
+def test_rows_may_begin_beyond_two_billion_entries(suffix: str, tmp_path: Path) -> None:
+    path, x = tmp_path / f"cells.{suffix}", sparse.eye(3, format="csr", dtype=np.float32)
+    assert x.indptr.dtype == np.int32
+    with BlockFile(path, 6) as file:
+        for _ in range(2):
+            file.add(ad.AnnData(x, layers={"counts": x}))
+        file.finish(obs=pd.DataFrame(index=[*"abcdef"]), var=pd.DataFrame(index=[*"xyz"]), uns={})
+    with warnings.catch_warnings():
+        # of zarr, about consolidated metadata
+        warnings.simplefilter("ignore")
+        root: Any = zarr.open_group(str(path), mode="r") if suffix == "zarr" else h5py.File(path)
+    for name in ("X", "layers/counts"):
+        assert root[name]["indptr"].dtype == np.int64
+        np.testing.assert_array_equal(root[name]["indptr"][:], np.arange(7))

@@ -176,7 +176,7 @@ def test_predictions_do_not_replace_the_lazy_file(tmp_path: Path) -> None:
     for kind in ("h5ad", "zarr"):
         query = read_again(entry.cells(), tmp_path, kind)
         for cells in (query, query[::2]):
-            with pytest.raises(DeltaviError, match="holds the cells that are predicted from"):
+            with pytest.raises(DeltaviError, match="holds the cells that are read, and would be replaced"):
                 model.predict_perturbation(cells, **PERTURBATION, path=tmp_path / f"cells.{kind}", overwrite=True)
     path = model.predict_perturbation(query, **PERTURBATION, path=tmp_path / "answer.h5ad")
     expected = model.predict_perturbation(entry.cells(), **PERTURBATION)
@@ -262,3 +262,15 @@ def test_a_store_that_is_half_written_is_an_error(tmp_path: Path) -> None:
     for use in (VAE.setup_anndata, model.get_latent_representation):
         with pytest.raises(InputDataError, match=r"adata\.X lacks 1 of \d+ pieces of its data.*read as zeros"):
             use(read_lazy(path))
+
+
+def test_cells_of_one_gene_in_a_store(tmp_path: Path) -> None:
+    path = tmp_path / "cells.zarr"
+    x = sparse.csr_matrix(np.arange(1, 31, dtype=np.float32)[:, None])
+    AnnData(x).write_zarr(path)
+    VAE.setup_anndata(found := read_lazy(path))
+    np.testing.assert_array_equal(in_full(found.X.compute()), x.toarray())
+    chunk = next(file for file in (path / "X" / "data").rglob("*") if file.is_file() and file.name[0] not in ".z")
+    chunk.unlink()
+    with pytest.raises(InputDataError, match=r"adata\.X lacks 1 of \d+ pieces of its data"):
+        VAE.setup_anndata(read_lazy(path))

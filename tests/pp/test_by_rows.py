@@ -244,3 +244,56 @@ def test_memory_does_not_grow_with_the_matrix(tmp_path: Path) -> None:
     print(f"{per_cell:.0f} bytes a cell, {of_matrix:.0f} in the matrix", peaks)
     # names, codes and totals of cells
     assert per_cell < of_matrix / 4
+
+
+# -- values that are not as they look ----------------------------------------------------------------------------
+
+
+def twice(counts: sparse.csr_matrix) -> sparse.csr_matrix:
+    """The same counts, where each of several molecules has an entry of one of them beside the rest."""
+    several = counts.data > 1
+    places = np.repeat(np.arange(counts.nnz), 1 + several)
+    second = np.diff(places, prepend=-1) == 0
+    data = np.where(second, 1, counts.data[places] - several[places])
+    starts = np.concatenate([[0], np.cumsum(1 + several)])[counts.indptr]
+    return sparse.csr_matrix((data, counts.indices[places], starts), shape=counts.shape)
+
+
+STORED: dict[str, Callable[[sparse.csr_matrix, Path], AnnData]] = {
+    "backed": lambda x, folder: read_h5ad(written(AnnData(x), folder), backed="r"),
+    "lazy": lambda x, folder: read_lazy(written(AnnData(x), folder)),
+    "dask": lambda x, folder: AnnData(da.from_array(x, chunks=(50, -1), asarray=False)),
+    "files": lambda x, folder: concat_lazy([written(AnnData(x), folder)]),
+}
+
+
+@pytest.mark.parametrize("storage", STORED)
+def test_logs_are_of_the_sum_of_entries_in_one_place(storage: str, memory: AnnData, tmp_path: Path) -> None:
+    counts = sparse.csr_matrix(memory.X)
+    split = twice(counts)
+    assert split.nnz > counts.nnz
+    assert (split.toarray() == counts.toarray()).all()
+    expected, found = AnnData(counts), STORED[storage](split, tmp_path)
+    log_normalise(expected)
+    log_normalise(found)
+    np.testing.assert_array_equal(in_full(found.layers["log1p_cp10k"]), in_full(expected.layers["log1p_cp10k"]))
+    chosen, as_chosen = highly_variable_genes(found, n_top=20), highly_variable_genes(AnnData(counts), n_top=20)
+    assert list(chosen.var_names) == list(as_chosen.var_names)
+    np.testing.assert_array_equal(in_full(chosen.X), in_full(as_chosen.X))
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_dask_counts_that_are_whole_but_for_rounding_become_whole(dense: bool, memory: AnnData) -> None:
+    counts = sparse.csr_matrix(memory.X, dtype=np.float32)
+    nearly = counts.copy()
+    nearly.data *= np.float32(1 + 1e-6)
+    assert (nearly.data != counts.data).any()
+    x = nearly.toarray() if dense else nearly
+    adata = AnnData(da.from_array(x, chunks=(50, -1), asarray=dense))
+    chosen = highly_variable_genes(adata, n_top=20)
+    kept = chosen.var_names.astype(int)
+    np.testing.assert_array_equal(in_full(chosen.layers["counts"]), counts[:, kept].toarray())
+    log_normalise(adata)
+    expected = AnnData(counts)
+    log_normalise(expected)
+    np.testing.assert_allclose(in_full(adata.layers["log1p_cp10k"]), in_full(expected.layers["log1p_cp10k"]), rtol=1e-6)

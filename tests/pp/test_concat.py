@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,48 @@ def test_a_chunk_opens_its_own_file_only(tmp_path: Path, monkeypatch: pytest.Mon
     assert asked == [paths[1]]
 
 
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> tuple[AnnData, np.ndarray]:
+    """Files of several chunks each, the last of them short, and their values."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("long")
+    parts = [AnnData(sparse.csr_matrix(rng.poisson(1.0, (n, 6)).astype(np.float32))) for n in (2500, 1300)]
+    for number, part in enumerate(parts):
+        part.obs_names = [f"{number}-{i}" for i in range(part.n_obs)]
+    return concat_lazy(files(folder, *parts)), np.concatenate([part.X.toarray() for part in parts])
+
+
+def test_files_have_several_chunks_each(long: tuple[AnnData, np.ndarray]) -> None:
+    found, values = long
+    assert found.X.chunks == ((1000, 1000, 500, 1000, 300), (6,))
+    np.testing.assert_array_equal(in_full(found.X), values)
+
+
+CHUNKS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "the first": (lambda x: x.blocks[0], lambda x: x[:1000]),
+    "in another order": (
+        lambda x: x.blocks[[2, 1, 0]],
+        lambda x: np.concatenate([x[2000:2500], x[1000:2000], x[:1000]]),
+    ),
+    "all in another order": (
+        lambda x: x.blocks[[1, 0, 2, 3, 4]],
+        lambda x: np.concatenate([x[1000:2000], x[:1000], x[2000:]]),
+    ),
+    "of one file": (lambda x: x.blocks[[0, 1, 2]], lambda x: x[:2500]),
+    "without some": (lambda x: x.blocks[[0, 2, 3]], lambda x: np.concatenate([x[:1000], x[2000:3500]])),
+    "rows of the first": (lambda x: x[:1000], lambda x: x[:1000]),
+    "rows within": (lambda x: x[900:2600], lambda x: x[900:2600]),
+}
+
+
+@pytest.mark.parametrize("chosen", CHUNKS)
+def test_some_chunks_of_files_are_those_rows(chosen: str, long: tuple[AnnData, np.ndarray]) -> None:
+    found, values = long
+    choose, expected = CHUNKS[chosen]
+    x = choose(found.X)
+    np.testing.assert_array_equal(in_full(rowwise(x)[:]), expected(values))
+    np.testing.assert_array_equal(in_full(x), expected(values))
+
+
 # -- models ------------------------------------------------------------------------------------------------------
 
 
@@ -133,6 +176,44 @@ def test_files_read_lazily_and_joined_by_anndata(join: Any, tmp_path: Path) -> N
     model = fitted(found, streamed=False, setup=setup)
     assert_same_model(model, fitted(expected, streamed=False, setup=setup))
     assert isinstance(fitted(found, setup=setup).trainer.train_dataloader, StreamedLoader)
+
+
+# -- files that change -------------------------------------------------------------------------------------------
+
+
+def written_again(path: Path, part: AnnData) -> None:
+    """`part` in place of a file or store that is there."""
+    with warnings.catch_warnings():
+        # of anndata, about the format of its next release
+        warnings.simplefilter("ignore")
+        (part.write_zarr if path.suffix == ".zarr" else part.write_h5ad)(path)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_file_written_again_behind_chosen_genes_is_an_error(number: int, tmp_path: Path) -> None:
+    parts = halves()
+    paths = files(tmp_path, *parts)
+    chosen = concat_lazy(paths)[:, :20].copy()
+    assert isinstance(rowwise(chosen.X), DaskMatrix)
+    model = fitted(chosen, streamed=False, setup={})
+    before = model.get_latent_representation()
+    # of the same content
+    written_again(paths[number], parts[number])
+    np.testing.assert_array_equal(model.get_latent_representation(), before)
+    parts[number].X = parts[number].X * 3
+    written_again(paths[number], parts[number])
+    with pytest.raises(DeltaviError, match=r"adata\.X changed after setup_anndata: values of \d+ of 256 of 300 cells"):
+        model.get_latent_representation()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_file_written_again_is_another_dask_array(number: int, tmp_path: Path) -> None:
+    parts = halves()
+    paths = files(tmp_path, *parts)
+    before = concat_lazy(paths).X.name
+    assert concat_lazy(paths).X.name == before
+    written_again(paths[number], parts[number])
+    assert concat_lazy(paths).X.name != before
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------
@@ -181,6 +262,65 @@ def test_counts_and_other_values(tmp_path: Path) -> None:
     with pytest.raises(InputDataError, match="fractional"):
         VAE.setup_anndata(found := concat_lazy(files(tmp_path, one, two)))
         VAE(found)
+
+
+@pytest.mark.parametrize("kind", ["h5ad", "zarr"])
+@pytest.mark.parametrize("n_cells", [160, 60])
+def test_matrices_stored_by_genes_are_refused(n_cells: int, kind: str, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).poisson(1.0, (n_cells, 160)).astype(np.float32)
+    rows = AnnData(sparse.csr_matrix(x[:50, :150]), layers={"a": sparse.csr_matrix(x[:50, :150])})
+    columns = AnnData(sparse.csc_matrix(x), layers={"a": sparse.csc_matrix(x)})
+    columns.obs_names = [f"other{i}" for i in range(n_cells)]
+    paths = files(tmp_path, *((rows, columns) if kind == "zarr" else (columns, rows)))
+    place = next(path for path in paths if path.suffix == f".{kind}")
+    words = rf"X of {place} is stored by genes \(CSC\).*read_{kind}\(.*adata\.X = adata\.X\.tocsr\(\)"
+    refused(paths, InputDataError, words)
+    columns.X = columns.X.tocsr()
+    paths = files(tmp_path, *((rows, columns) if kind == "zarr" else (columns, rows)))
+    refused(paths, InputDataError, r"layers\['a'\] of .*adata\.layers\['a'\] = adata\.layers\['a'\]\.tocsr\(\)")
+
+
+@pytest.mark.parametrize("n_cells", [160, 60])
+def test_anndata_joins_lazy_files_by_rows_and_by_genes(n_cells: int, tmp_path: Path) -> None:
+    pytest.importorskip("xarray")
+    x = np.random.default_rng(0).poisson(1.0, (n_cells, 160)).astype(np.float32)
+    rows, columns = AnnData(sparse.csr_matrix(x[:50, :150])), AnnData(sparse.csc_matrix(x))
+    columns.obs_names = [f"other{i}" for i in range(n_cells)]
+    found = ad.concat([ad.experimental.read_lazy(path) for path in files(tmp_path, columns, rows)])
+    expected = ad.concat([columns, rows])
+    np.testing.assert_array_equal(in_full(rowwise(found.X)[:]), in_full(expected.X))
+    assert_same_model(fitted(found, streamed=False, setup={}), fitted(expected, streamed=False, setup={}))
+
+
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    one, two = halves()
+    two.X = two.X * 0.3
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    paths = [tmp_path / name / "cells.h5ad" for name in ("first", "second")]
+    for path, part in zip(paths, (one, two), strict=True):
+        part.write_h5ad(path)
+    words = r"X holds counts in 'first/cells\.h5ad', and fractional.* in 'second/cells\.h5ad'"
+    refused(paths, InputDataError, words)
+    two.X, two.obs_names = halves()[1].X, [f"cell{i}" for i in range(two.n_obs)]
+    two.write_h5ad(paths[1])
+    refused(paths, DeltaviError, r"cells of first/cells\.h5ad have names that cells of second/cells\.h5ad")
+    # one file twice has one name, and its own values
+    assert concat_lazy([paths[0]] * 2, index_unique="-").shape == (2 * one.n_obs, one.n_vars)
+
+
+def test_keys_that_are_one_text(tmp_path: Path) -> None:
+    one, two = files(tmp_path, *halves())
+    refused({1: one, "1": two}, DeltaviError, r"Keys of two files are both '1' as text: \[1, '1'\]")
+    assert list(concat_lazy({1: one, 2: two}, label="file").obs["file"].cat.categories) == ["1", "2"]
+
+
+def test_zeros_have_the_scale_of_any_file(tmp_path: Path) -> None:
+    one, two = halves()
+    one.X, two.X = one.X * 0, two.X.log1p()
+    one.X.eliminate_zeros()
+    found = concat_lazy(files(tmp_path, one, two))
+    np.testing.assert_array_equal(in_full(found.X), in_full(ad.concat([one, two]).X))
 
 
 def test_a_category_that_comes_late_in_the_last_file(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anndata as ad
 import dask.array as da
@@ -23,7 +23,7 @@ from scipy import sparse
 from deltavi.errors import DeltaviError, InputDataError
 from deltavi.registry.checks import row_blocks, scan_matrix, wanted_blocks
 from deltavi.registry.chunks import DaskMatrix, files_in, rowwise
-from deltavi.registry.joined import JoinedMatrix, Part
+from deltavi.registry.joined import JoinedMatrix, Part, last_written
 from deltavi.registry.matrix import loadable
 from deltavi.registry.stored_rows import places_of, stored_rows
 from deltavi.registry.totals import cell_totals
@@ -122,6 +122,15 @@ def test_files_of_views_and_functions_are_known(kind: str, tmp_path: Path) -> No
     bare = AnnData(adata.X * 2)
     assert places_of(adata[::2]) == places_of(bare) == places_of(bare[:3]) == {path}
     assert not [part for part in files_in(da.ones((3, 2))) if isinstance(part, Path)]
+
+
+@pytest.mark.parametrize("change", [lambda x: x, lambda x: x[::2] + 1])
+def test_files_of_a_fused_graph_are_known(change: Callable[[Any], Any], tmp_path: Path) -> None:
+    import dask
+
+    paths = [written(tmp_path, kind, name=name) for kind, name in (("h5ad", "a"), ("zarr", "b"), ("h5ad", "c"))]
+    joined = ad.concat([read_lazy(path) for path in paths])
+    assert places_of(AnnData(dask.optimize(change(joined.X))[0])) == set(paths)
 
 
 # -- chunks ------------------------------------------------------------------------------------------------------
@@ -245,6 +254,38 @@ def test_a_chunk_that_cannot_be_computed_is_an_error() -> None:
         reader.read(np.array([15]))
 
 
+@pytest.mark.parametrize("kind", ["h5ad", "zarr"])
+def test_a_file_that_is_written_again_while_its_chunks_are_read_is_an_error(kind: str, tmp_path: Path) -> None:
+    path = written(tmp_path, kind)
+    reader = stored_rows(DaskMatrix(read_lazy(path).X * 2), where="adata.X")
+    assert reader is not None
+    np.testing.assert_array_equal(in_full(reader.read(np.arange(3))), 2 * counts()[:3])
+    np.testing.assert_array_equal(in_full(reader.read(np.arange(3, 5))), 2 * counts()[3:5])
+    written(tmp_path, kind, sparse.csr_matrix(counts() + np.float32(1)))
+    with pytest.raises(DeltaviError, match=rf"adata\.X changed while it was read: '.*a\.{kind}' was written to"):
+        reader.read(np.array([1]))
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("element", ["X", "layers/counts"])
+def test_pieces_of_a_store_that_are_written_in_place_are_seen(
+    zarr_format: Literal[2, 3], element: str, tmp_path: Path
+) -> None:
+    import zarr
+    from anndata.io import write_elem
+
+    path = tmp_path / "store.zarr"
+    root = zarr.open_group(path, mode="w", zarr_format=zarr_format)
+    with warnings.catch_warnings():
+        # of anndata, about the format of its next release
+        warnings.simplefilter("ignore")
+        write_elem(root, element, sparse.csr_matrix(counts()))
+    before = last_written(path)
+    assert last_written(path) == before
+    root[element]["data"][:3] = 7
+    assert last_written(path) != before
+
+
 # -- several files -----------------------------------------------------------------------------------------------
 
 
@@ -270,3 +311,22 @@ def test_a_joined_array_can_be_sent_to_another_process(tmp_path: Path) -> None:
     np.testing.assert_array_equal(in_full(places.opened()[N_CELLS - 1 : N_CELLS + 1]), counts()[[-1, 0]])
     chunk = joined_chunk(places, block_info={None: {"array-location": [(N_CELLS, N_CELLS + 2), (0, N_GENES)]}})
     np.testing.assert_array_equal(in_full(chunk), counts()[:2])
+
+
+@pytest.mark.parametrize("genes", [None, (4, 1, 2, -1, 0)])
+def test_parts_stored_by_genes_are_cut_by_rows(genes: tuple[int, ...] | None, tmp_path: Path) -> None:
+    from deltavi.registry.joined import Place, Places
+
+    path = written(tmp_path, name="square")
+    n_genes = N_GENES if genes is None else 5
+    to = None if genes is None else (*genes, *[-1] * (N_GENES - 5))
+    places = Places((Place(path, "layers/csc", N_CELLS, to), Place(path, "X", N_CELLS, to)), n_genes)
+    wanted = Places((Place(path, "X", N_CELLS, to),) * 2, n_genes)
+    np.testing.assert_array_equal(in_full(places.opened()[3:30]), in_full(wanted.opened()[3:30]))
+    np.testing.assert_array_equal(in_full(places.opened()[np.array([1, 7])]), in_full(wanted.opened()[[1, 7]]))
+    x = places.as_array(np.dtype(np.float32))
+    assert isinstance(rowwise(x), DaskMatrix)
+    np.testing.assert_array_equal(in_full(rowwise(x)[:]), in_full(wanted.opened()[:]))
+    one = rowwise(Places(places.places[:1], n_genes).as_array(np.dtype(np.float32)))
+    assert isinstance(one, CSCDataset if genes is None else DaskMatrix)
+    np.testing.assert_array_equal(in_full(one[:]), in_full(wanted.opened()[:N_CELLS]))

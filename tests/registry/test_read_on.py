@@ -63,6 +63,31 @@ def test_half_of_the_rows_in_order_are_read_in_stretches_too(
     assert len(noted.asked) <= 4
 
 
+@pytest.mark.parametrize("start", [0, 3])
+def test_requests_across_the_end_of_a_stretch(
+    counts: sparse.csr_matrix, start: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_read_on, "MOST_ROWS", 10)
+    noted = Noted(counts)
+    rows = ReadOn(noted)
+    for first in range(start, 40, 4):
+        chosen = np.arange(first, first + 4)
+        np.testing.assert_array_equal(rows.take(chosen).toarray(), counts[chosen].toarray())
+    # the request that crosses the end begins the next stretch
+    assert noted.asked[:3] == [(start + n, start + n + 10) for n in (0, 8, 16)]
+
+
+def test_rows_that_end_with_the_stretch_and_those_behind_it(
+    counts: sparse.csr_matrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_read_on, "MOST_ROWS", 10)
+    noted = Noted(counts)
+    rows = ReadOn(noted)
+    for chosen in (np.arange(4), np.arange(4, 10), np.array([10]), np.arange(7, 11), np.arange(8, 14)):
+        np.testing.assert_array_equal(rows.take(chosen).toarray(), counts[chosen].toarray())
+    assert noted.asked == [(0, 10), (10, 20), (7, 11), (8, 14)]
+
+
 def test_a_single_request_reads_no_more_than_itself(counts: sparse.csr_matrix) -> None:
     noted = Noted(counts)
     ReadOn(noted).take(np.array([50, 51, 250]))

@@ -234,7 +234,16 @@ def other_cells() -> Found:
     VAE.setup_anndata(part, **SETUP)
     parts = attempt(lambda: VAE(part, **SMALL).train(max_epochs=1, **together()))
     seeds = attempt(lambda: VAE(adata, seed=rank(), **SMALL).train(max_epochs=1, **together(seed=rank())))
-    return {"parts": parts, "seeds": seeds}
+    values, labels = small_adata(n_per_group=30), small_adata(n_per_group=30)
+    if rank():
+        values.X[0, 0] += 1
+        batches = labels.obs[SETUP["batch_key"]].to_numpy()
+        labels.obs[SETUP["batch_key"]] = batches[::-1]
+    VAE.setup_anndata(values, **SETUP)
+    VAE.setup_anndata(labels, **SETUP)
+    of_values = attempt(lambda: VAE(values, **SMALL).train(max_epochs=1, **together()))
+    of_labels = attempt(lambda: VAE(labels, **SMALL).train(max_epochs=1, **together()))
+    return {"parts": parts, "seeds": seeds, "values": of_values, "labels": of_labels}
 
 
 def drifted() -> Found:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltavi.train._mixed import MixedBatches, RepeatingDataset, spread
+from deltavi.train._labelled import spread
+from deltavi.train._mixed import MixedBatches, RepeatingDataset
 
 
 def batches_of(codes: np.ndarray, *, batch_size: int = 16, n_repeated: int = 4, seed: int = 0) -> MixedBatches:

@@ -212,6 +212,8 @@ def test_other_cells_or_seeds_are_refused_in_all_processes(in_two: Path) -> None
     assert "names of cells" in found["parts"]["message"]
     assert found["seeds"]["known"]
     assert "seed: 0 on rank 0, 1 on rank 1" in found["seeds"]["message"]
+    assert "totals of cells" in found["values"]["message"]
+    assert "registered columns" in found["labels"]["message"]
 
 
 def test_weights_that_drifted_apart_are_an_error(in_two: Path) -> None:

@@ -24,8 +24,6 @@ from torch.utils.data import DataLoader
 from deltavi.errors import DeltaviError, UnknownArgumentError
 from deltavi.model import ACTINN, LABELVI, MIXVI, VAE
 from deltavi.registry.stored_rows import CsrRows
-from deltavi.train import _block_order
-from deltavi.train._block_order import PoolSize
 from deltavi.train._order import cells_of_batch
 from deltavi.train._streamed import StreamedLoader
 from deltavi.train.on_device import DeviceSplitter
@@ -290,13 +288,8 @@ def test_what_is_kept_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert read == [N_CELLS]
 
 
-@pytest.mark.parametrize("held", [True, False])
 @pytest.mark.parametrize("model_class", [LABELVI, MIXVI, ACTINN])
-def test_models_with_an_order_of_their_own(
-    model_class: Any, held: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not held:
-        monkeypatch.setattr(_block_order, "PLAIN", PoolSize(block=2, pool=64))
+def test_models_with_an_order_of_their_own(model_class: Any, tmp_path: Path) -> None:
     answers = []
     for adata in (on_disk(cells(), tmp_path), cells()):
         model_class.setup_anndata(adata, labels_key="label")
@@ -380,11 +373,11 @@ def test_sizes_that_make_no_sense(options: dict[str, Any], said: str) -> None:
         fitted(cells(), datasplitter_kwargs=options)
 
 
-def test_models_that_make_their_mini_batches_take_no_sizes() -> None:
+def test_models_that_make_their_mini_batches_take_no_options_of_others() -> None:
     adata = cells()
     LABELVI.setup_anndata(adata, labels_key="label")
-    with pytest.raises(UnknownArgumentError, match=r"'buffer_rows'.*LABELVI makes mini-batches of its own"):
-        LABELVI(adata).train(max_epochs=1, datasplitter_kwargs={"buffer_rows": 100})
+    with pytest.raises(UnknownArgumentError, match=r"'drop_last'.*LABELVI makes mini-batches of its own"):
+        LABELVI(adata).train(max_epochs=1, datasplitter_kwargs={"drop_last": True})
 
 
 # -- training that breaks ----------------------------------------------------------------------------------------

@@ -196,7 +196,7 @@ def _copy(source: h5py.Group | h5py.Dataset, folder: Path) -> bool:
     if source.shape is None:
         # a value that is missing
         ZarrArray(folder, (), dtype, chunks=())
-    elif dtype.kind in PLAIN or h5py.check_string_dtype(dtype) is not None:
+    elif dtype.kind in PLAIN or (dtype.kind == "O" and h5py.check_string_dtype(dtype) is not None):
         # text as bytes, in which both hold it
         ZarrArray(folder, source.shape, dtype, chunks=_chunks(source.shape, dtype)).fill(np.asarray(source[()], dtype))
     else:

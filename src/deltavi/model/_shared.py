@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import numpy as np
 from lightning.pytorch.callbacks import Callback
+from scvi import REGISTRY_KEYS
 
 from deltavi._errors import DeltaviWarning
 from deltavi._types import State
+from deltavi.registry.manager import DataManager
 from deltavi.registry.names import names_checksum
 from deltavi.train import CellSplit, Ranks, SharedTraining
 
@@ -40,17 +43,33 @@ def shared(model: CountModel, ranks: Ranks, split: CellSplit, *, seed: int, sett
     """
     if not ranks.several:
         return []
+    manager = model._manager_of(model.adata)
     described = {
         "model": type(model).__name__,
         "cells": model.adata.n_obs,
         "genes": len(model.gene_names),
         "names of cells": names_checksum(model.adata.obs_names)[:DIGITS],
         "names of genes": _checksum("\n".join(map(str, model.gene_names)).encode()),
+        "totals of cells": _checksum_of_totals(manager.cell_totals()),
+        "registered columns": _checksum_of_columns(manager),
         "training cells": _checksum(split.train.tobytes()),
         "seed": seed,
         **settings,
     }
     return [SharedTraining(model.module, ranks, seed=seed, described=described)]
+
+
+def _checksum_of_totals(totals: np.ndarray) -> str:
+    """Checksum of the sums of counts; those of other values may differ by rounding, and are added up."""
+    whole = np.rint(totals)
+    return _checksum(whole.tobytes()) if np.array_equal(whole, totals) else f"{totals.sum():.5g}"
+
+
+def _checksum_of_columns(manager: DataManager) -> str:
+    """Checksum of everything that is registered beside the expression."""
+    keys = [key for key in manager.data_registry if key != REGISTRY_KEYS.X_KEY]
+    columns = (np.asarray(manager.get_from_registry(key), dtype=np.float64) for key in keys)
+    return _checksum(b"".join(np.ascontiguousarray(values).tobytes() for values in columns))
 
 
 def _checksum(values: bytes) -> str:

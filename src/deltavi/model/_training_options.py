@@ -27,6 +27,8 @@ KNOWN_CALLBACKS = ("lightning", "pytorch_lightning", "scvi", "deltavi")
 OPTIMIZERS = ("Adam", "AdamW", "Custom")
 # Arguments of the loss that the plan passes itself.
 OF_LOSS = ("tensors", "inference_outputs", "generative_outputs", "kl_weight")
+# Options of reading from a file.
+OF_FILES = ("block_rows", "buffer_rows", "read_ahead")
 SPLIT_KEYS = ("external_indexing", "shuffle_set_split", "train_size", "validation_size", "batch_size")
 # Arguments of scvi-tools' loaders that choose cells or their order, which the split does.
 NOT_OF_LOADING = (
@@ -81,10 +83,12 @@ def plan_keywords(model: CountModel) -> list[str]:
 
 
 def loading_keywords(model: CountModel) -> list[str]:
-    """Names that the data splitter of `model` takes; one that makes its own mini-batches takes those of a split."""
+    """Names that the data splitter of `model` takes; one with mini-batches of its own, those of a split and a file."""
     splitter = model._data_splitter_cls
-    if not issubclass(splitter, DeviceSplitter) or splitter.makes_batches:
+    if not issubclass(splitter, DeviceSplitter):
         return list(SPLIT_KEYS)
+    if splitter.makes_batches:
+        return [*SPLIT_KEYS, *OF_FILES]
     of_loaders = init_keywords(splitter, AnnDataLoader)
     return [name for name in dict.fromkeys([*SPLIT_KEYS, *of_loaders]) if name not in NOT_OF_LOADING]
 

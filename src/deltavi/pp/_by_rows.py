@@ -10,7 +10,7 @@ from scipy import sparse
 
 from deltavi._cp10k import cp10k_factors, log1p_cp10k_rows
 from deltavi._types import IntArray, Rows, StoredMatrix, is_dask
-from deltavi.registry.checks import row_blocks
+from deltavi.registry.checks import MatrixReport, row_blocks
 from deltavi.registry.chunks import files_of
 from deltavi.registry.joined import Place, Places
 from deltavi.registry.source import layer_names
@@ -160,6 +160,15 @@ def _onwards(genes: tuple[int, ...] | None, to: IntArray) -> IntArray:
         return to
     first = np.array(genes, dtype=int)
     return np.where(first >= 0, to[first], -1)
+
+
+def whole(x: StoredMatrix, report: MatrixReport) -> StoredMatrix:
+    """`x`; a Dask array of whole numbers but for rounding, by its `report`, as whole numbers."""
+    return x.map_blocks(_whole, dtype=x.dtype, meta=x._meta) if is_dask(x) and report.n_rounding else x
+
+
+def _whole(counts: Rows) -> Rows:
+    return np.rint(counts) if isinstance(counts, np.ndarray) else counts.rint()
 
 
 def logs_of(counts: StoredMatrix, totals: NDArray[np.float64]) -> StoredMatrix:

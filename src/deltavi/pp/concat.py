@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import zarr
 from anndata import AnnData
+from anndata.abc import CSCDataset
 from anndata.io import read_elem
 
 from deltavi._entries import choice, one_name, share
@@ -66,9 +67,10 @@ def concat_lazy(
     GeneMatchError
         If files share too few genes, or names of genes repeat in one.
     InputDataError
-        If a file cannot be read or has no matrix, or some hold counts and others do not, by a sample of their cells.
+        If a file cannot be read or has no matrix, a matrix is stored by genes (CSC), or some hold counts and others do
+        not, by a sample of their cells.
     DeltaviError
-        If names of cells repeat without `index_unique`, no file is given, or Dask is not installed.
+        If names of cells repeat without `index_unique`, keys are one text, no file is given, or Dask is not installed.
 
     Examples
     --------
@@ -79,7 +81,7 @@ def concat_lazy(
     choice("join", join, known=("inner", "outer"))
     min_overlap = share("min_overlap", min_overlap)
     label = None if label is None else one_name("label", label)
-    sources = [_Source.of(key, Path(path).expanduser()) for key, path in _named(files).items()]
+    sources = [_Source.of(key, path, name) for key, path, name in _told_apart(_named(files))]
     _require_genes(sources, min_overlap)
     keys = [source.key for source in sources]
     tables = [AnnData(obs=source.obs, var=pd.DataFrame(index=source.genes)) for source in sources]
@@ -101,12 +103,14 @@ class _Source:
 
     key: str
     path: Path
+    # in messages
+    name: str
     obs: pd.DataFrame
     genes: pd.Index
     elements: frozenset[str]
 
     @classmethod
-    def of(cls, key: str, path: Path) -> _Source:
+    def of(cls, key: str, path: Path, name: str) -> _Source:
         if not path.exists():
             raise InputDataError(f"{path} is not there. Name h5ad files or Zarr stores.")
         try:
@@ -122,7 +126,7 @@ class _Source:
             raise InputDataError(f"{path} holds no X and no layer: there is no expression to read.")
         genes = pd.Index(var.index.astype(str))
         require_unique_genes(genes, where=str(path))
-        return cls(key, path, obs, genes, frozenset([*(["X"] if "X" in root else []), *layers]))
+        return cls(key, path, name, obs, genes, frozenset([*(["X"] if "X" in root else []), *layers]))
 
 
 def _names_in(root: h5py.Group | zarr.Group, group: str) -> list[str]:
@@ -135,12 +139,29 @@ def _named(files: object) -> dict[str, PathLike]:
     """Paths by name."""
     if isinstance(files, str | os.PathLike) or not isinstance(files, Mapping | Sequence) or not len(files):
         raise DeltaviError(f"files are the paths of one file or more, in a list or by name in a dictionary: {files!r}.")
-    named = {str(key): path for key, path in files.items()} if isinstance(files, Mapping) else None
-    found = {str(place): path for place, path in enumerate(files)} if named is None else named
+    pairs = [*files.items()] if isinstance(files, Mapping) else [*enumerate(files)]
+    found = {str(key): path for key, path in pairs}
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        same = next(key for place, key in enumerate(keys) if str(key) in map(str, keys[:place]))
+        raise DeltaviError(
+            f"Keys of two files are both {str(same)!r} as text: {keys}. Give each file a name of its own."
+        )
     for path in found.values():
         if not isinstance(path, str | os.PathLike):
             raise DeltaviError(f"files must be paths, not {type(path).__name__}: anndata.concat joins AnnData.")
     return found
+
+
+def _told_apart(files: Mapping[str, PathLike]) -> list[tuple[str, Path, str]]:
+    """Key and path of each file, and the end of the path that no other file has, as short as may be."""
+    paths = [Path(path).expanduser() for path in files.values()]
+    longest = max(len(path.parts) for path in paths)
+    for length in range(1, longest + 1):
+        names = [str(Path(*path.parts[-length:])) for path in paths]
+        if len(set(names)) == len(set(paths)):
+            break
+    return list(zip(files, paths, names, strict=True))
 
 
 def _require_genes(sources: list[_Source], min_overlap: float) -> None:
@@ -157,8 +178,8 @@ def _require_genes(sources: list[_Source], min_overlap: float) -> None:
     found = len(shared) / max(len(fewest.genes), 1)
     raise GeneMatchError(
         f"{len(sources)} files have {len(shared)} genes in common, {found:.0%} of the {len(fewest.genes)} in "
-        f"{fewest.path.name}; min_overlap={min_overlap:g} are needed. {first.path.name}: "
-        f"{examples(first.genes)}. {other.path.name}: {examples(other.genes)}."
+        f"{fewest.name}; min_overlap={min_overlap:g} are needed. {first.name}: "
+        f"{examples(first.genes)}. {other.name}: {examples(other.genes)}."
         f"{suggest_vocabulary(other.genes, first.genes)}"
     )
 
@@ -170,7 +191,7 @@ def _require_cells(sources: list[_Source]) -> None:
             same = source.obs.index[source.obs.index.isin(other.obs.index)]
             if len(same):
                 raise DeltaviError(
-                    f"{len(same)} cells of {source.path.name} have names that cells of {other.path.name} have as well "
+                    f"{len(same)} cells of {source.name} have names that cells of {other.name} have as well "
                     f"(for example {examples(same)}). Pass index_unique='-', which puts the name of the file behind "
                     "that of each cell."
                 )
@@ -181,13 +202,15 @@ def _joined(sources: list[_Source], element: str, genes: pd.Index) -> object:
     parts, reports, kinds = [], {}, []
     for source in sources:
         stored = opened(source.path, element)
+        if isinstance(stored, CSCDataset):
+            raise InputDataError(_by_genes(element, source.path))
         shape = tuple(map(int, stored.shape))
         if shape != (len(source.obs), len(source.genes)):
             raise InputDataError(
                 f"{element} of {source.path} is {shape[0]} x {shape[1]}, and its tables have {len(source.obs)} cells "
                 f"and {len(source.genes)} genes. The file is damaged: write it again."
             )
-        reports[source.path.name] = sampled(stored)
+        reports[source.name] = sampled(stored)
         kinds.append(np.dtype(stored.dtype))
         to = genes.get_indexer(source.genes)
         same = np.array_equal(to, np.arange(len(genes)))
@@ -197,6 +220,17 @@ def _joined(sources: list[_Source], element: str, genes: pd.Index) -> object:
         return Places(tuple(parts), len(genes)).as_array(np.result_type(*kinds))
     except ModuleNotFoundError as error:
         raise DeltaviError(f"concat_lazy needs Dask ({error}): pip install 'deltavi[scale]'.") from error
+
+
+def _by_genes(element: str, path: Path) -> str:
+    """Error for a matrix whose cells cannot be read without all others."""
+    place = "X" if element == "X" else f"layers[{element.removeprefix('layers/')!r}]"
+    read, write = ("read_zarr", "write_zarr") if path.is_dir() else ("read_h5ad", "write_h5ad")
+    return (
+        f"{place} of {path} is stored by genes (CSC): no cell can be read without the whole matrix. Store it by cells: "
+        f"adata = anndata.{read}({str(path)!r}); adata.{place} = adata.{place}.tocsr(); adata.{write}(...) to another "
+        "path."
+    )
 
 
 def _require_one_scale(element: str, reports: Mapping[str, MatrixReport | None]) -> None:

@@ -17,7 +17,7 @@ from deltavi._errors import InputDataError, KeyClashError, examples, unknown_cat
 from deltavi._reading import known_arguments
 from deltavi._threads import kept_threads
 from deltavi._types import StoredMatrix, is_dask
-from deltavi.pp._by_rows import GeneMoments, by_variance_trend, genes_of, logs_of, with_genes
+from deltavi.pp._by_rows import GeneMoments, by_variance_trend, genes_of, logs_of, whole, with_genes
 from deltavi.registry.counts import checked_counts, counts_of, exact_type, row_sums
 from deltavi.registry.source import matrix_of
 from deltavi.registry.tables import require_cells
@@ -102,7 +102,7 @@ def _read_by_rows(
     total_counts = _total_counts(cells, scanned.cell_totals)
     with kept_threads():
         keep = _variable_genes_by_rows(cells, counts, layer, moments, condition, n_top)
-    x = matrix_of(cells, layer)
+    x = whole(matrix_of(cells, layer), scanned.report)
     chosen = genes_of(x if is_dask(x) else counts, keep, np.dtype(exact_type(scanned.report)))
     # last, as anndata may close the file that it copies raw counts from
     selected = with_genes(adata, cells, keep)
@@ -165,9 +165,9 @@ def log_normalise(
         raise KeyClashError(f"layers[{key_added!r}] exists; name another with key_added, or delete it.")
     x = matrix_of(cells, layer)
     if is_dask(x):
-        sums = checked_counts(cells, layer)[1].cell_totals
-        totals = sums if size_factor_key is None else _totals_of(cells, size_factor_key)
-        adata.layers[key_added] = logs_of(x, totals)
+        scanned = checked_counts(cells, layer)[1]
+        totals = scanned.cell_totals if size_factor_key is None else _totals_of(cells, size_factor_key)
+        adata.layers[key_added] = logs_of(whole(x, scanned.report), totals)
         return
     counts = counts_of(adata, layer)
     totals = row_sums(counts) if size_factor_key is None else _totals_of(adata, size_factor_key)

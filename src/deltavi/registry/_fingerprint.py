@@ -12,8 +12,8 @@ from scipy import sparse
 
 from deltavi._types import Rows, StoredMatrix, is_dask, is_sparse
 from deltavi.registry.checks import row_blocks, stored_blocks
-from deltavi.registry.chunks import DaskMatrix
-from deltavi.registry.joined import JoinedMatrix
+from deltavi.registry.chunks import DaskMatrix, paths_in
+from deltavi.registry.joined import JoinedMatrix, last_written, times_of
 
 # Words of eight bytes that are multiplied with weights at a time.
 WORDS = 1024
@@ -79,11 +79,11 @@ def stored(x: StoredMatrix, n_runs: int = RUNS) -> tuple[object, ...]:
     """Kind, shape and checksums of `x` as it is stored; equal as long as nothing was written to it.
 
     The checksums cover every byte in memory and some runs of rows on disk; of a dask array, the name of its
-    computation is taken instead.
+    computation is taken instead, and the times of the files that it reads.
     """
     kind = (type(x).__name__, tuple(int(n) for n in x.shape), str(getattr(x, "dtype", "")))
     if is_dask(x):
-        return (*kind, str(x.name))
+        return (*kind, str(x.name), times_of(paths_in(x)))
     if not is_on_disk(x):
         return (*kind, *(checksum(np.asarray(part)) for part in _arrays(x)))
     sums: list[int] = []
@@ -183,15 +183,15 @@ class MatrixPrint:
 
     def __init__(self, x: StoredMatrix, file: Path | None = None, *, sampled: SampledSums | None = None) -> None:
         self.file = file if is_on_disk(x) else None
-        self._remember(x, sampled)
+        # times of files are read before their content, so that a write in between is detected
         self._remember_storage(x)
+        self._remember(x, sampled)
 
     def _remember(self, x: StoredMatrix, sampled: SampledSums | None = None) -> None:
         self.rows = _rows_compared(x)
         self.sums, self.sizes = cell_sums(x, self.rows) if sampled is None else sampled.sums
 
     def _remember_storage(self, x: StoredMatrix) -> None:
-        # the time is read before the content, so that a write in between is detected
         self._written = None if self.file is None else last_written(self.file)
         self._storage = stored(x)
         self._more_storage = stored(x, RUNS_IF_WRITTEN) if is_on_disk(x) else ()
@@ -231,9 +231,3 @@ class MatrixPrint:
             return False
         apart = np.abs(np.sort(cell_sums(x)[0]) - np.sort(self.sums))
         return bool((apart <= ROUNDING * self.sizes.max(initial=0.0)).all())
-
-
-def last_written(file: Path) -> tuple[int, int]:
-    """Time and size of a file."""
-    status = file.stat()
-    return status.st_mtime_ns, status.st_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,9 +12,10 @@ import numpy as np
 from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
-from deltavi._compat import element_of, parts_of_task
+from deltavi._compat import element_of, is_blockwise, parts_of_task
 from deltavi._types import DaskArray, Rows, StoredMatrix, is_dask, is_sparse
 from deltavi.registry.joined import JoinedMatrix, Part, Place, Places, joined_chunk, opened, path_in_store, store_of
+from deltavi.registry.whole import require_whole
 from deltavi.registry.zarr_codecs import fast_codecs
 
 # Beginnings of the names of layers that read files, and do nothing else.
@@ -49,6 +51,10 @@ class DaskMatrix:
         """All rows in memory."""
         read = self[:]
         return np.asarray(read.toarray() if is_sparse(read) else read, dtype=dtype)
+
+    def paths(self) -> set[Path]:
+        """Files and Zarr stores that rows are computed from."""
+        return paths_in(self._x)
 
     def rounded(self) -> DaskMatrix:
         """The same with whole numbers."""
@@ -101,6 +107,7 @@ def stretches(x: StoredMatrix) -> Callable[[int, int], StoredMatrix]:
     """
     if not isinstance(x, CSRDataset):
         return lambda start, length: x[start : start + length]
+    require_whole(x, "The matrix")
     with fast_codecs(x.group):
         starts, data, indices = (x.group[name] for name in ("indptr", "data", "indices"))
 
@@ -110,6 +117,15 @@ def stretches(x: StoredMatrix) -> Callable[[int, int], StoredMatrix]:
         return sparse.csr_matrix((*parts, own - own[0]), shape=(length, x.shape[1]), copy=False)
 
     return cut
+
+
+def added_up(rows: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Rows in which several entries in one place are their sum."""
+    if not rows.has_canonical_format:
+        # the entries may be those of the user
+        rows = rows.copy()
+        rows.sum_duplicates()
+    return rows
 
 
 def entries(block: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -151,11 +167,19 @@ def files_of(x: DaskArray) -> Places | None:
 def files_in(x: DaskArray) -> Iterator[object]:
     """Files and arrays of Zarr that the graph of `x` reads from, whatever is done to them."""
     for layer in x.dask.layers.values():
-        for part in parts_of_task(next(iter(layer.values()), None)):
+        # tasks of other layers may differ, as once they were fused
+        tasks = itertools.islice(layer.values(), 1 if is_blockwise(layer) else None)
+        for part in itertools.chain.from_iterable(map(parts_of_task, tasks)):
             if isinstance(part, partial) and part.func is joined_chunk:
                 yield from (place.path for place in part.args[0].places)
             else:
                 yield part if (found := element_of(part)) is None else found[0]
+
+
+def paths_in(x: DaskArray) -> set[Path]:
+    """Paths of the files and Zarr stores that the graph of `x` reads from."""
+    found = {part if isinstance(part, Path) else store_of(part) for part in files_in(x)}
+    return {path for path in found if path is not None}
 
 
 def has_unknown_size(x: StoredMatrix) -> bool:
@@ -178,12 +202,13 @@ def _parts(x: DaskArray) -> JoinedMatrix | None:
 
 def _joined(sources: list[tuple[object, str]] | Places, n_genes: int) -> JoinedMatrix | None:
     if isinstance(sources, Places):
-        return sources.opened()
-    parts = [opened(place, name) if isinstance(place, Path) else place for place, name in sources]
-    if len(parts) > 1 and any(isinstance(part, CSCDataset) for part in parts):
-        # their rows are not read one by one
-        return None
-    return JoinedMatrix([Part(part) for part in parts], n_genes)
+        found = sources.opened()
+    else:
+        parts = [opened(place, name) if isinstance(place, Path) else place for place, name in sources]
+        found = JoinedMatrix([Part(part) for part in parts], n_genes)
+    is_one = len(found.parts) == 1 and found.parts[0].genes is None
+    # rows of CSC are not read one by one
+    return found if is_one or not any(isinstance(part.stored, CSCDataset) for part in found.parts) else None
 
 
 def _sources(x: DaskArray) -> list[tuple[object, str]] | Places | None:

@@ -18,7 +18,7 @@ from deltavi.registry._fingerprint import SampledSums
 from deltavi.registry.checks import MatrixReport, Scanned, require_finite, scan_and_sum, warn_unusual
 from deltavi.registry.chunks import DaskMatrix, rowwise
 from deltavi.registry.columns import UNSEEN, codes_of, column, extended, used_categories, warn_unseen
-from deltavi.registry.matrix import loadable, read_from, require_whole, rounded
+from deltavi.registry.matrix import loadable, read_from, rounded
 from deltavi.registry.names import (
     checksum,
     sorted_names,
@@ -27,6 +27,7 @@ from deltavi.registry.names import (
     warn_small_batches,
 )
 from deltavi.registry.source import matrix_name, matrix_of
+from deltavi.registry.whole import require_whole
 
 logger = logging.getLogger("deltavi")
 

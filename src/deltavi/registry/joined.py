@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,8 @@ from deltavi._types import IntArray, Rows, StoredMatrix, is_sparse
 
 # Rows of a chunk of a Dask array over files.
 CHUNK_ROWS = 1000
+# Depth of the folders that hold the pieces of a matrix, as in layers/counts/data/c.
+STORE_DEPTH = 4
 # Location of a chunk in a Dask array, as `map_blocks` hands it to a function.
 BlockInfo: TypeAlias = Mapping[None, Mapping[str, Sequence[tuple[int, int]]]]
 
@@ -43,6 +46,30 @@ def store_of(x: object) -> Path | None:
     # as Zarr names it from version 3 on, and before
     root = getattr(store, "root", getattr(store, "path", None))
     return Path(root) if isinstance(root, str | Path) else None
+
+
+def last_written(place: Path) -> tuple[int, int]:
+    """Time and size of a file; of a Zarr store the sum of the times of its folders, and their number."""
+    if not place.is_dir():
+        status = place.stat()
+        return status.st_mtime_ns, status.st_size
+    times = [folder.stat().st_mtime_ns for folder in _folders(place, STORE_DEPTH)]
+    return sum(times), len(times)
+
+
+def _folders(place: Path, depth: int) -> Iterator[Path]:
+    """A folder, and those below it down to `depth`."""
+    yield place
+    if depth:
+        with os.scandir(place) as found:
+            inner = [Path(entry.path) for entry in found if entry.is_dir()]
+        for folder in inner:
+            yield from _folders(folder, depth - 1)
+
+
+def times_of(places: Iterable[Path]) -> tuple[tuple[Path, tuple[int, int] | None], ...]:
+    """Paths in order, each with its time and size of :func:`last_written`; ``None`` where no file is there."""
+    return tuple((place, last_written(place) if place.exists() else None) for place in sorted(set(places)))
 
 
 def path_in_store(x: object) -> str:
@@ -132,7 +159,7 @@ class JoinedMatrix:
 def _rows(x: StoredMatrix, rows: np.ndarray) -> Rows:
     first, last = int(rows[0]), int(rows[-1])
     found: Rows = x[first : last + 1] if len(rows) == last - first + 1 else x[rows]
-    return found
+    return sparse.csr_matrix(found) if isinstance(x, CSCDataset) else found
 
 
 @dataclass(frozen=True)
@@ -190,13 +217,16 @@ class Places:
     def as_array(self, dtype: np.dtype[np.generic]) -> StoredMatrix:
         """Dask array of their rows."""
         import dask.array
+        from dask.base import tokenize
 
         meta = self.opened()[slice(0, 0)].astype(dtype)
         sizes = [size for place in self.places for size in _cut(place.n_cells)]
         read = partial(joined_chunk, self)
+        # content of another time has another name
+        token = tokenize(self, dtype, times_of(place.path for place in self.places))
         chunks = tuple(sizes), (self.n_genes,)
         found: StoredMatrix = dask.array.map_blocks(  # type: ignore[no-untyped-call]
-            read, chunks=chunks, dtype=dtype, meta=meta
+            read, name=f"{joined_chunk.__name__}-{token}", chunks=chunks, dtype=dtype, meta=meta
         )
         return found
 

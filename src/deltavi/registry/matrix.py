@@ -19,7 +19,6 @@ from deltavi._errors import DeltaviError, InputDataError, InputDataWarning
 from deltavi._types import StoredMatrix, is_sparse
 from deltavi.registry.checks import ENTRIES_PER_PASS, MatrixReport, row_blocks
 from deltavi.registry.chunks import DaskMatrix, has_unknown_size, rowwise
-from deltavi.registry.joined import JoinedMatrix
 
 logger = logging.getLogger("deltavi")
 
@@ -81,21 +80,6 @@ def read_from(x: object, where: str) -> Iterator[None]:
             f"{where} cannot be read ({type(error).__name__}: {error}). Its file is gone, damaged, or was not written "
             "to the end: write it again."
         ) from error
-
-
-def require_whole(x: StoredMatrix, where: str) -> None:
-    """Raise where pieces of a Zarr store are missing, which would be read as zeros."""
-    for part in [part.stored for part in x.parts] if isinstance(x, JoinedMatrix) else [x]:
-        group = part.group if isinstance(part, CSRDataset | CSCDataset) else {}
-        for name in ("indices", "data"):
-            array = group.get(name)
-            n_pieces, n_there = getattr(array, "nchunks", 0), getattr(array, "nchunks_initialized", 0)
-            if n_there < n_pieces:
-                raise InputDataError(
-                    f"{where} lacks {n_pieces - n_there} of {n_pieces} pieces of its {name}: they "
-                    "were not written, or not copied, and would be read as zeros. Write or copy the store again; "
-                    "where zeros were stored on purpose, call eliminate_zeros() before it is written."
-                )
 
 
 def rounded(x: StoredMatrix, report: MatrixReport, *, where: str) -> StoredMatrix:

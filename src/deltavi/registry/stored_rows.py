@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import mmap
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,19 +16,22 @@ from anndata import AnnData
 from anndata.abc import CSRDataset
 from scipy import sparse
 
-from deltavi._errors import DeltaviError
+from deltavi._errors import DeltaviError, examples
 from deltavi._memory import return_freed
 from deltavi._types import Rows, StoredMatrix, is_dask, is_sparse
 from deltavi.registry._fingerprint import MatrixPrint
 from deltavi.registry._resident_rows import ResidentRows
-from deltavi.registry.chunks import DaskMatrix, files_in
-from deltavi.registry.joined import JoinedMatrix, store_of
+from deltavi.registry.chunks import DaskMatrix, paths_in
+from deltavi.registry.joined import JoinedMatrix, store_of, times_of
+from deltavi.registry.whole import require_whole
 from deltavi.registry.zarr_codecs import fast_codecs
 
 # Rows that nobody asked for and that are read all the same, where a read of its own would take longer.
 LARGEST_GAP, LARGEST_GAP_IN_ZARR = 64, 256
 # A read ends at a multiple of so many rows, so that what is dropped from it is never in memory at once.
 LONGEST_RUN = 2048
+# Time from one count of the pieces of a store to the next, as a multiple of what a count takes.
+BETWEEN_COUNTS = 20
 # Bytes of expression after whose reading memory goes back to the system.
 LARGE = 2**20
 WAY_OUT = (
@@ -189,6 +193,7 @@ class WatchedRows:
         self._rows, self._x, self._where = rows, x, where
         self._file = file_of(x)
         self._print = MatrixPrint(x, self._file)
+        self._counted_again = 0.0
 
     def read(self, rows: np.ndarray, *, first: Rows | None = None) -> Rows:
         """Rows in increasing order behind others that come `first`, in single precision.
@@ -206,11 +211,19 @@ class WatchedRows:
             raise DeltaviError(
                 f"{self._where} can no longer be read{self._place()} ({type(error).__name__}: {error}). {WAY_OUT}"
             ) from error
-        if len(rows) * self.n_bytes > LARGE:
-            return_freed()
         if not same:
             raise DeltaviError(f"{self._where} changed while it was read{self._place()}. {WAY_OUT}")
+        self._require_whole()
+        if len(rows) * self.n_bytes > LARGE:
+            return_freed()
         return found
+
+    def _require_whole(self) -> None:
+        """Raise where pieces of a store are gone; they are counted as often as takes a twentieth of the time."""
+        now = time.monotonic()
+        if now > self._counted_again:
+            require_whole(self._x, self._where)
+            self._counted_again = now + BETWEEN_COUNTS * (time.monotonic() - now)
 
     def _place(self) -> str:
         return "" if self._file is None else f" from {self._file}"
@@ -258,6 +271,8 @@ class ChunkRows:
     def __init__(self, x: DaskMatrix, *, where: str) -> None:
         self.shape, self._x, self._where = x.shape, x, where
         self.n_together = int(np.diff(x.edges).max(initial=1))
+        self._paths = x.paths()
+        self._written = times_of(self._paths)
         with self._readable():
             sample = x[: min(self.n_together, self.shape[0])]
         self._is_dense = isinstance(sample, np.ndarray)
@@ -266,7 +281,13 @@ class ChunkRows:
 
     def read(self, rows: np.ndarray, *, first: Rows | None = None) -> Rows:
         with self._readable():
-            return below(first, [*self._x.pieces(rows)], self._is_dense, self.shape[1])
+            found = below(first, [*self._x.pieces(rows)], self._is_dense, self.shape[1])
+            # afterwards, so that a write in between is detected
+            changed = set(times_of(self._paths)) - set(self._written)
+        if changed:
+            files = examples(sorted(str(path) for path, _ in changed))
+            raise DeltaviError(f"{self._where} changed while it was read: {files} was written to. {WAY_OUT}")
+        return found
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -306,7 +327,7 @@ def _watched(x: StoredMatrix, where: str) -> WatchedRows:
 
 def file_of(x: StoredMatrix) -> Path | None:
     """File of HDF5 that `x` lies in; ``None`` for other storage, whose time of writing is not known."""
-    path = _place_of(x)
+    path = store_of(x)
     return path if path is not None and path.is_file() else None
 
 
@@ -318,13 +339,8 @@ def places_of(adata: object) -> set[Path]:
     # matrices of a view would be read
     whole = adata._adata_ref if adata.is_view else adata
     for x in (whole.X, *(whole.layers[name] for name in whole.layers if name is not None)):
-        found |= {_place_of(part) for part in (files_in(x) if is_dask(x) else [x])}
+        found |= paths_in(x) if is_dask(x) else {store_of(x)}
     return {place for place in found if place is not None}
-
-
-def _place_of(x: object) -> Path | None:
-    """File or store of a matrix, if it is known."""
-    return x if isinstance(x, Path) else store_of(x)
 
 
 def assembled(parts: Iterable[sparse.csr_matrix], *, shape: tuple[int, int], n_entries: int) -> sparse.csr_matrix:

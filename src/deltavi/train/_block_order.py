@@ -58,11 +58,14 @@ class Reading:
         Places in the pool before of the cells that come first in this one.
     batches
         Places in the pool of the cells of each mini-batch.
+    n_again
+        Cells of each mini-batch, its last ones, that are drawn again beside those whose turn it is.
     """
 
     cells: np.ndarray
     carried: np.ndarray
     batches: list[np.ndarray]
+    n_again: int = 0
 
     @property
     def to_read(self) -> np.ndarray:
@@ -158,14 +161,18 @@ def shuffled(turns: Turns, size: PoolSize, generator: np.random.Generator) -> It
     generator
         Source of the order, in the same state in all processes.
     """
+    return _readings(turns, pools_at_random(turns, size, generator), generator)
+
+
+def pools_at_random(turns: Turns, size: PoolSize, generator: np.random.Generator) -> list[np.ndarray]:
+    """Cells of each pool of an epoch, in increasing order: blocks of neighbours at random, as of :func:`shuffled`."""
     n_own = max(turns.n_cells // turns.world, 1)
     n_pools = -(-n_own // size.pool)
     block = max(min(size.block, n_own // n_pools // FEWEST_BLOCKS), 1)
     blocks = np.array_split(np.arange(turns.n_cells), max(-(-turns.n_cells // block), 1))
     in_blocks = np.concatenate([blocks[i] for i in generator.permutation(len(blocks))])
     own = np.array_split(in_blocks, turns.world)[turns.rank]
-    pools = [np.sort(pool) for pool in np.array_split(own, n_pools)]
-    return _readings(turns, pools, generator)
+    return [np.sort(pool) for pool in np.array_split(own, n_pools)]
 
 
 def in_file_order(turns: Turns, size: PoolSize) -> Iterator[Reading]:

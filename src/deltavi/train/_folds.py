@@ -13,9 +13,10 @@ from torch.utils.data import BatchSampler, Dataset, SubsetRandomSampler
 
 from deltavi import _keys
 from deltavi.registry.additions import Loaded, beside
-from deltavi.train._block_order import Turns
+from deltavi.train._block_order import PoolSize, Turns
 from deltavi.train._dealt import DealtBatches
 from deltavi.train._ranks import ALONE, Ranks
+from deltavi.train._streamed import BlockOrder
 from deltavi.train.on_device import DeviceSplitter, Drawn
 
 
@@ -74,8 +75,11 @@ class FoldedDataset(Dataset[Loaded]):
         return len(self.folds)
 
     def __getitem__(self, positions: list[int]) -> Loaded:
-        loaded = self.dataset[positions]
-        folds = self.folds[positions].astype(np.float32)[:, None]
+        return self.marked(self.dataset[positions], np.asarray(positions), np.zeros(len(positions), dtype=bool))
+
+    def marked(self, loaded: Loaded, rows: np.ndarray, again: np.ndarray) -> Loaded:
+        """Mini-batch of the cells `rows` ``(n,)``, none of which is drawn `again`, with their folds."""
+        folds = self.folds[rows].astype(np.float32)[:, None]
         return {**loaded, _keys.FOLD: beside(loaded[REGISTRY_KEYS.X_KEY], folds)}
 
 
@@ -101,6 +105,10 @@ class FoldedOrder:
         if ranks.several:
             return cells, DealtBatches(order, Turns(len(training), batch_size, rank=ranks.rank, world=ranks.world))
         return cells, BatchSampler(order, batch_size, drop_last=False)
+
+    def in_blocks(self, manager: AnnDataManager, training: np.ndarray, turns: Turns, size: PoolSize) -> BlockOrder:
+        """Mini-batches of cells of a file, by position in `training`."""
+        return BlockOrder(turns, size, self.seed)
 
 
 class FoldSplitter(DeviceSplitter):

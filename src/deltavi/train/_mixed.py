@@ -14,7 +14,9 @@ from torch.utils.data import Dataset, Sampler
 
 from deltavi import _keys
 from deltavi.registry.additions import Loaded, beside, replaced
-from deltavi.train._block_order import Turns
+from deltavi.train._block_order import PoolSize, Turns
+from deltavi.train._labelled import by_label, labelled_in_turn, spread
+from deltavi.train._mixed_blocks import MixedBlocks
 from deltavi.train._plan import SMALLEST_BATCH
 from deltavi.train._ranks import ALONE, Ranks
 from deltavi.train.on_device import DeviceSplitter, Drawn
@@ -70,41 +72,20 @@ class MixedBatches(Sampler[list[int]]):
         if len(starts) > 1 and len(self.cells) - starts[-1] < smallest_batch:
             starts = starts[:-1]
         self.starts = starts
-        self.members = [self.cells[self.codes == code] for code in np.unique(self.codes[self.codes >= 0])]
+        self.members = by_label(self.cells, self.codes)
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def __iter__(self) -> Iterator[list[int]]:
         order = self.cells[spread(self.codes, self.generator)]
-        again = self._labelled_in_turn()
+        again = labelled_in_turn(self.members, self.generator)
         self.latest = []
         for start, stop in zip(self.starts, [*self.starts[1:], len(order)], strict=True):
             repeated = [next(again) + self.n_cells for _ in range(self.n_repeated)] if self.members else []
             own = self.ranks.own
             self.latest.append([*order[start:stop][own].tolist(), *repeated[own]])
             yield self.latest[-1]
-
-    def _labelled_in_turn(self) -> Iterator[int]:
-        """Cycle through the labels, and within a label through its cells in a new order each time."""
-        queues: list[list[int]] = [[] for _ in self.members]
-        while self.members:
-            for label in self.generator.permutation(len(self.members)):
-                if not queues[label]:
-                    queues[label] = self.generator.permutation(self.members[label]).tolist()
-                yield queues[label].pop()
-
-
-def spread(codes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Random order in which the cells of each code lie evenly apart, ``(n_cells,)`` positions."""
-    position = np.empty(len(codes))
-    for code in np.unique(codes):
-        members = np.flatnonzero(codes == code)
-        # one cell at random in each of as many equal stretches as the code has cells
-        position[generator.permutation(members)] = (np.arange(len(members)) + generator.random(len(members))) / len(
-            members
-        )
-    return np.argsort(position, kind="stable")
 
 
 class RepeatingDataset(Dataset[Loaded]):
@@ -137,7 +118,10 @@ class RepeatingDataset(Dataset[Loaded]):
     def __getitem__(self, positions: list[int]) -> Loaded:
         turns = np.asarray(positions)
         rows, again = turns % self.n_cells, turns >= self.n_cells
-        loaded: Loaded = self.dataset[rows.tolist()]
+        return self.marked(self.dataset[rows.tolist()], rows, again)
+
+    def marked(self, loaded: Loaded, rows: np.ndarray, again: np.ndarray) -> Loaded:
+        """Mini-batch of the cells `rows` ``(n,)``, those that are drawn `again` ``(n,)`` thinned and marked."""
         if self.thinning < 1 and again.any():
             loaded = {**loaded, **self._thinned(loaded, rows, again)}
         return {**loaded, _keys.DRAWN_AGAIN: beside(loaded[REGISTRY_KEYS.X_KEY], again.astype(np.float32)[:, None])}
@@ -220,6 +204,12 @@ class MixedOrder:
             generator=np.random.default_rng(thinned_by),
         )
         return cells, batches
+
+    def in_blocks(self, manager: AnnDataManager, training: np.ndarray, turns: Turns, size: PoolSize) -> MixedBlocks:
+        """Mini-batches of both kinds of cells of a file, by position in `training`."""
+        codes = np.asarray(manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel()[training]
+        n_repeated = round(self.repeated_share * min(turns.batch_size, len(training)))
+        return MixedBlocks(turns, size, self.seed, codes=codes, n_repeated=n_repeated)
 
 
 class MixedSplitter(DeviceSplitter):

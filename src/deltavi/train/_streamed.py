@@ -6,16 +6,25 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from functools import partial
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeAlias
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler, Subset
 
+from deltavi.registry.additions import Loaded
 from deltavi.registry.stored_rows import StoredRows
 from deltavi.registry.streamed import Pool, StreamedCells
 from deltavi.train._block_order import PoolSize, Reading, Turns, in_file_order, shuffled
 from deltavi.train._loaders import Batch
+
+# Completes a mini-batch, by its cells and a mask of those that are drawn again.
+Marked: TypeAlias = Callable[[Loaded, np.ndarray, np.ndarray], Loaded]
+
+
+def as_it_is(loaded: Loaded, rows: np.ndarray, again: np.ndarray) -> Loaded:
+    """Mini-batch that is complete."""
+    return loaded
 
 
 class CellsOfFile(Protocol):
@@ -82,10 +91,15 @@ class BlockOrder(Sampler[list[int]]):
 
     def readings(self) -> Iterator[Reading]:
         """Readings of a new epoch."""
-        self.n_epochs, self._n_latest = self.n_epochs + 1, 0
-        if self.seed is None:
+        generator = self.begun()
+        if generator is None:
             return in_file_order(self.turns, self.size)
-        return shuffled(self.turns, self.size, np.random.default_rng([self.seed, self.n_epochs]))
+        return shuffled(self.turns, self.size, generator)
+
+    def begun(self) -> np.random.Generator | None:
+        """Begin a new epoch; source of its order, ``None`` for that of the file."""
+        self.n_epochs, self._n_latest = self.n_epochs + 1, 0
+        return None if self.seed is None else np.random.default_rng([self.seed, self.n_epochs])
 
 
 class Ahead:
@@ -154,6 +168,8 @@ class StreamedLoader(DataLoader[Batch]):
         Mini-batches of positions in `indices`.
     read_ahead
         Read the next pool in a thread, while mini-batches are cut from this one.
+    marked
+        Function that completes a mini-batch, from its entries, its cells, and a mask of those that are drawn again.
     """
 
     def __init__(
@@ -163,12 +179,14 @@ class StreamedLoader(DataLoader[Batch]):
         *,
         order: BlockOrder,
         read_ahead: bool = True,
+        marked: Marked = as_it_is,
     ) -> None:
         chosen: Subset[Batch] = Subset(cells, indices.tolist())
         super().__init__(chosen, sampler=order, batch_size=None)
         self.indices = indices
         self._cells, self._order = cells, order
         self._reader = Ahead if read_ahead else Now
+        self._marked = marked
         self._epoch: Generator[Batch] | None = None
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
@@ -188,7 +206,9 @@ class StreamedLoader(DataLoader[Batch]):
             for reading, pool in pools:
                 for places in reading.batches:
                     self._order.note(reading.cells[places])
-                    yield {key: torch.as_tensor(value) for key, value in self._cells.cut(pool, places).items()}
+                    again = np.arange(len(places)) >= len(places) - reading.n_again
+                    loaded = self._marked(self._cells.cut(pool, places), pool.cells[places], again)
+                    yield {key: torch.as_tensor(value) for key, value in loaded.items()}
 
     def _pools(self) -> Generator[tuple[Reading, Pool]]:
         """Readings of an epoch with their pools, the next of which is on its way meanwhile."""

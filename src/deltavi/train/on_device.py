@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -43,6 +43,27 @@ class Order(Protocol):
             Cells of a mini-batch.
         ranks
             Processes that share the cells, of which this one is to have its mini-batches.
+        """
+        ...
+
+
+@runtime_checkable
+class BlockedOrder(Protocol):
+    """Order that can also draw mini-batches of cells of a file, which come from pools of blocks of rows."""
+
+    def in_blocks(self, manager: AnnDataManager, training: np.ndarray, turns: Turns, size: PoolSize) -> BlockOrder:
+        """Draw mini-batches of positions.
+
+        Parameters
+        ----------
+        manager
+            Manager of the registered data.
+        training
+            ``(n_train,)`` positions of the training cells, in increasing order; mini-batches count within these.
+        turns
+            Mini-batches of an epoch.
+        size
+            Cells of a block and of a pool.
         """
         ...
 
@@ -99,7 +120,7 @@ class DeviceSplitter(DataSplitter):
         loader = super().train_dataloader() if self.order is None else self._in_order(self.order)
         streamed = self._prepared(loader)
         if self.order is not None:
-            return loader
+            return loader if streamed is None else self._stream_in_order(self.order, streamed, loader)
         # of a single process the global one
         generator = self._shared_generator() if self.ranks.several else None
         if streamed is not None:
@@ -210,6 +231,19 @@ class DeviceSplitter(DataSplitter):
         loader = StreamedLoader(cells, np.sort(chosen), order=order, read_ahead=self._read_ahead)
         self._streams.append(loader)
         return loader
+
+    def _stream_in_order(self, order: Order, cells: StreamedCells, loader: Any) -> Any:
+        """Loader of the training cells of a file in an order; that of single rows where it knows of no blocks."""
+        if not isinstance(order, BlockedOrder):
+            return loader
+        chosen = np.sort(self.train_idx)
+        turns = self._turns(len(chosen), drop_last=False)
+        blocks = order.in_blocks(self.adata_manager, chosen, turns, self._size(cells.stored))
+        streamed = StreamedLoader(
+            cells, chosen, order=blocks, read_ahead=self._read_ahead, marked=loader.dataset.marked
+        )
+        self._streams.append(streamed)
+        return streamed
 
     def _size(self, stored: StoredRows) -> PoolSize:
         """Cells of a file that are read together and mixed."""

@@ -1,0 +1,25 @@
+"""Pieces of Zarr stores, of which missing ones would be read as zeros."""
+
+from __future__ import annotations
+
+from anndata.abc import CSCDataset, CSRDataset
+
+from deltavi._errors import InputDataError
+from deltavi._types import StoredMatrix
+from deltavi.registry.joined import JoinedMatrix
+
+
+def require_whole(x: StoredMatrix, where: str) -> None:
+    """Raise where pieces of a Zarr store are missing, which would be read as zeros."""
+    for part in [part.stored for part in x.parts] if isinstance(x, JoinedMatrix) else [x]:
+        group = part.group if isinstance(part, CSRDataset | CSCDataset) else {}
+        # the indices of one gene are zeros, which Zarr need not write
+        for name in ("indices", "data") if part.shape[1] > 1 else ("data",):
+            array = group.get(name)
+            n_pieces, n_there = getattr(array, "nchunks", 0), getattr(array, "nchunks_initialized", 0)
+            if n_there < n_pieces:
+                raise InputDataError(
+                    f"{where} lacks {n_pieces - n_there} of {n_pieces} pieces of its {name}: they "
+                    "were not written, or not copied, and would be read as zeros. Write or copy the store again; "
+                    "where zeros were stored on purpose, call eliminate_zeros() before it is written."
+                )
