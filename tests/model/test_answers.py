@@ -290,8 +290,10 @@ def test_cells_without_counts_are_warned_of_once(tmp_path: Path) -> None:
         model = MODELS["ACTINN"].trained(AnnData(counts, obs=adata.obs, var=adata.var))
     with pytest.warns(InputDataWarning, match="2 cells have no counts") as caught:
         path = model.predict(path=tmp_path / "labels.h5ad")
-    assert len(caught) == 1
-    assert caught[0].filename == __file__
+    # others are of libraries, about what they will do
+    own = [warning for warning in caught if issubclass(warning.category, InputDataWarning)]
+    assert len(own) == 1
+    assert own[0].filename == __file__
     assert set(read(path).obs["predicted"].iloc[[2, 90]]) == {"unassigned"}
 
 

@@ -218,7 +218,9 @@ def test_a_lazy_file_that_is_gone_is_an_error(kind: str, tmp_path: Path) -> None
     lazy = read_again(sorted_cells(), tmp_path, kind)
     model = fitted(lazy)
     os.rename(tmp_path / f"cells.{kind}", tmp_path / f"elsewhere.{kind}")
-    with pytest.raises(DeltaviError, match=r"adata\.X, registered for 300 cells.*cannot be read|changed|lacks 1 of 1 pieces"):
+    with pytest.raises(
+        DeltaviError, match=r"adata\.X, registered for 300 cells.*cannot be read|changed|lacks 1 of 1 pieces"
+    ):
         model.get_latent_representation()
 
 

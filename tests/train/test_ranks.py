@@ -42,7 +42,7 @@ def launch(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]
     folder.mkdir(exist_ok=True)
     paths = os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, cwd=folder)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, cwd=folder)
     assert done.returncode == 0, done.stderr[-5000:]
     return done
 

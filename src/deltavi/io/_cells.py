@@ -60,7 +60,9 @@ def write_cells(
             if name in dense:
                 _write_dense(root, name, entry, packing)
             else:
-                write_elem(root, name, entry, dataset_kwargs=packing)
+                # anndata takes no paths
+                folder, _, key = name.rpartition("/")
+                write_elem(root.require_group(folder) if folder else root, key, entry, dataset_kwargs=packing)
             file.check()
     file.check()
 
