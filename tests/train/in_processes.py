@@ -280,6 +280,8 @@ def terminated() -> Found:
 
 
 def interrupted() -> Found:
+    # a shell lets its background jobs ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     return ended(lambda: os.kill(os.getpid(), signal.SIGINT), "interrupted")
 
 
