@@ -19,6 +19,7 @@ from deltavi.errors import DeltaviError, InputDataError
 from deltavi.model import VAE
 from deltavi.pp import highly_variable_genes, valid_cells
 from deltavi.registry.totals import cell_totals
+from deltavi.registry.whole import _is_listed_whole
 from tests.model.conftest import QUIET
 
 N_CELLS, N_GENES = 3000, 30
@@ -94,3 +95,14 @@ def test_variable_genes_of_a_store_that_is_not_whole_are_an_error(store: Path) -
     lose(store)
     with pytest.raises(InputDataError, match=LOST):
         highly_variable_genes(lazy, n_top=5)
+
+
+@pytest.mark.parametrize(("zarr_format", "shards"), [(2, None), (3, None), (3, (40,))])
+def test_files_are_listed_instead_of_counted_by_zarr(zarr_format: Any, shards: Any, tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path, mode="w", zarr_format=zarr_format)
+    array = group.create_array("data", shape=(205,), chunks=(10,), shards=shards, dtype="f4")
+    assert not _is_listed_whole(array)
+    array[:] = 1
+    assert _is_listed_whole(array)
+    (tmp_path / "data" / ("c" if zarr_format == 3 else "") / "2").unlink()
+    assert not _is_listed_whole(array)
