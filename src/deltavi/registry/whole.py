@@ -38,9 +38,10 @@ def _is_listed_whole(array: object) -> bool:
     root = store_of(array) if isinstance(array, zarr.Array) else None
     if not isinstance(array, zarr.Array) or root is None:
         return False
-    folder = root / array.path / ("c" if array.metadata.zarr_format == 3 else "")
-    n_files = -(-array.shape[0] // (array.shards or array.chunks)[0])
     try:
+        folder = root / array.path / ("c" if array.metadata.zarr_format == 3 else "")
+        n_files = -(-array.shape[0] // (array.shards or array.chunks)[0])
         return sum(entry.name.isdigit() for entry in os.scandir(folder)) >= n_files
-    except OSError:
+    except (AttributeError, OSError):
+        # of arrays of former versions, or without a folder
         return False
