@@ -49,7 +49,7 @@ def as_matrix(x: object, name: str) -> Rows:
         raise InputDataError(f"{name} must hold numbers, got dtype {matrix.dtype}. Convert it to float32 first.")
     if 0 in matrix.shape:
         raise InputDataError(f"{name} is empty: {matrix.shape[0]} cells x {matrix.shape[1]} genes.")
-    matrix = _canonical_rows(matrix) if is_sparse(matrix) else matrix
+    matrix = canonical_rows(matrix) if is_sparse(matrix) else matrix
     _check_finite(matrix, name)
     return matrix
 
@@ -87,7 +87,7 @@ def _as_array(x: object) -> np.ndarray | None:
         return None
 
 
-def _canonical_rows(matrix: sp.spmatrix | sp.sparray) -> sp.csr_matrix:
+def canonical_rows(matrix: sp.spmatrix | sp.sparray) -> sp.csr_matrix:
     """CSR form without repeated entries, which would spoil variances and counts of zeros."""
     rows = matrix.tocsr()
     if rows.has_canonical_format:

@@ -12,6 +12,7 @@ from scvi import REGISTRY_KEYS
 from deltavi import _keys
 from deltavi._compat import SMALLEST_COUNT
 from deltavi._types import Rows
+from deltavi.arrays.matrix import canonical_rows
 from deltavi.kernels import kernels
 
 # Rows in full, places ``(2, n_entries)`` and values of their entries.
@@ -34,10 +35,7 @@ class ResidentRows:
     """
 
     def __init__(self, matrix: sparse.csr_matrix, log_factorials: np.ndarray | None = None) -> None:
-        if not matrix.has_canonical_format:
-            matrix = matrix.copy()
-            matrix.sum_duplicates()
-        self.matrix = matrix.astype(np.float32, copy=False)
+        self.matrix = canonical_rows(matrix).astype(np.float32, copy=False)
         # computed when a cell is first read, so that reading a few cells does not scan all
         unknown = np.full(matrix.shape[0], np.nan, dtype=np.float32)
         self._log_factorials = unknown if log_factorials is None else log_factorials

@@ -13,7 +13,8 @@ from scipy import sparse
 from deltavi._errors import InputDataError, InputDataWarning, examples
 from deltavi._keys import UNASSIGNED
 from deltavi._types import Rows, State, StoredMatrix
-from deltavi.registry.chunks import added_up, entries, rowwise, stretches
+from deltavi.arrays.matrix import canonical_rows
+from deltavi.registry.chunks import entries, rowwise, stretches
 
 BLOCK_ROWS = 1024
 # Nonzero entries moved at a time where a backed CSC matrix is walked through.
@@ -135,7 +136,7 @@ def wanted_blocks(x: StoredMatrix, wanted: np.ndarray) -> Iterator[tuple[np.ndar
 
 
 def _as_block(block: Rows) -> Rows:
-    rows = added_up(sparse.csr_matrix(block)) if sparse.issparse(block) else np.asarray(block)
+    rows = canonical_rows(sparse.csr_matrix(block)) if sparse.issparse(block) else np.asarray(block)
     # SciPy reads the byte order of this computer alone
     rows = rows if rows.dtype.isnative else rows.astype(rows.dtype.newbyteorder("="))
     # sums of half precision, bool or small integers would overflow

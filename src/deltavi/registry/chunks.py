@@ -119,15 +119,6 @@ def stretches(x: StoredMatrix) -> Callable[[int, int], StoredMatrix]:
     return cut
 
 
-def added_up(rows: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Rows in which several entries in one place are their sum."""
-    if not rows.has_canonical_format:
-        # the entries may be those of the user
-        rows = rows.copy()
-        rows.sum_duplicates()
-    return rows
-
-
 def entries(block: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Row, column and value of every stored entry of a block."""
     if isinstance(block, np.ndarray):

@@ -17,6 +17,7 @@ from scipy import sparse
 
 from deltavi._errors import DeltaviError, InputDataError, InputDataWarning
 from deltavi._types import StoredMatrix, is_sparse
+from deltavi.arrays.matrix import canonical_rows
 from deltavi.registry.checks import ENTRIES_PER_PASS, MatrixReport, row_blocks
 from deltavi.registry.chunks import DaskMatrix, has_unknown_size, rowwise
 
@@ -128,12 +129,7 @@ def _check_dtype(x: StoredMatrix, where: str, quiet: bool) -> None:
 def _as_csr(x: sparse.spmatrix | sparse.sparray, where: str, quiet: bool) -> sparse.csr_matrix:
     if x.format == "coo" and not quiet:
         logger.info("%s is a COO matrix; a CSR copy is used for loading.", where)
-    rows = x if type(x) is sparse.csr_matrix else sparse.csr_matrix(x)
-    if not rows.has_canonical_format:
-        # several entries in one place are their sum; adding them up moves entries, which may be the user's
-        rows = rows.copy()
-        rows.sum_duplicates()
-    return rows
+    return canonical_rows(x if type(x) is sparse.csr_matrix else sparse.csr_matrix(x))
 
 
 def csr_on_disk(x: CSCDataset) -> sparse.csr_matrix:
