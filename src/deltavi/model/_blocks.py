@@ -17,9 +17,10 @@ from deltavi._errors import DeltaviError, UnknownCategoryError, examples
 from deltavi._random import isolated_randomness
 from deltavi._types import State
 from deltavi.likelihood.base import to_numpy
-from deltavi.model._asked import condition_key, conditions_of, positions_of
+from deltavi.model._asked import condition_key, conditions_of
 from deltavi.model._control_cells import ControlCells
 from deltavi.model._decoding import CellDecoder, Predicted, profile_of, stack
+from deltavi.model._one_pass import Start, start_of
 from deltavi.model._other_genes import ContextGenes, OtherGenes, OtherPrediction
 from deltavi.model._prediction import predicted_from
 from deltavi.model._question import Condition, Question
@@ -104,25 +105,25 @@ class Screen:
         """Context by context, since its cells are encoded once: the control cells first, then each perturbation."""
         for context in self.controls.contexts:
             request = self.controls.of(self.model, context)
-            before = positions_of(self.model, request.adata, request.cells)
+            start = start_of(self.model, request)
             other = None if self.other is None else self.other.of_context(self.model, self.controls, context)
             if self.with_controls:
-                yield self._of_controls(context, request, before, other)
+                yield self._of_controls(context, request, start.positions, other)
             for perturbation in self.perturbations:
-                yield self._of_pair(context, perturbation, request, before, other)
+                yield self._of_pair(context, perturbation, request, start, other)
 
     def _of_pair(
         self,
         context: str,
         perturbation: Condition,
         request: Request,
-        before: np.ndarray,
+        start: Start,
         other: ContextGenes | None,
     ) -> Block:
         question = replace(self.question, perturbation=perturbation)
         few = self.treated.get(perturbation.name, Treated({})).cells
         treated = Treated({context: few[context]} if context in few else {})
-        found = predicted_from(self.model, request, before, question, treated, batch_size=self.batch_size)
+        found = predicted_from(self.model, request, start, question, treated, batch_size=self.batch_size)
         own = found.uns[_keys.UNS_PREDICTION]["own_weights"]
         _, described = described_groups(self.model, request, perturbation.name, own)
         found.obs[_keys.OBS_PREDICTED] = True

@@ -15,14 +15,13 @@ from anndata import AnnData
 from scipy import sparse
 
 from deltavi import _keys
-from deltavi._cp10k import cp10k_factors
 from deltavi._memory import return_freed
 from deltavi._random import isolated_randomness
 from deltavi.arrays.matrix import RunningMeans
 from deltavi.likelihood import Likelihood
 from deltavi.model._decoding import CellDecoder, profile_of, profile_rows
-from deltavi.model._group_sums import group_means
 from deltavi.model._measured import measured_responses
+from deltavi.model._one_pass import Start
 from deltavi.model._question import Question
 from deltavi.model._treated import Treated, require_no_cells
 from deltavi.model.request import Request
@@ -34,7 +33,6 @@ from deltavi.perturbation.few_shot import Update, update
 from deltavi.perturbation.matching import match_means
 from deltavi.perturbation.noise import cell_generators, uniforms
 from deltavi.registry.conditions import SEPARATOR
-from deltavi.registry.source import matrix_of
 
 if TYPE_CHECKING:
     from deltavi.model._responds import Responds
@@ -99,6 +97,7 @@ def evidence_of(
     positions: tuple[np.ndarray, np.ndarray],
     question: Question,
     treated: Treated,
+    start: Start,
 ) -> ResponseEvidence | None:
     """Response of the groups of the query in training labels; None without labels, cells, or parts."""
     share, asked = question.share, SEPARATOR.join(question.perturbation.parts)
@@ -106,7 +105,7 @@ def evidence_of(
     if measured is None or not measured.has_measured(asked):
         require_no_cells(treated)
         return None
-    control = _control_means(model, request)
+    control = start.control
     spread = measured.length_spread(asked) if treated.cells else 0.0
     evidence = ResponseEvidence(share, control, {}, {}, {}, {})
     for row, group in enumerate(control.labels):
@@ -127,18 +126,6 @@ def evidence_of(
                 evidence.cell_offsets[group] = drawn.offsets(change, weight, start=evidence.rate_offsets[group])
         return_freed()
     return evidence
-
-
-def _control_means(model: Responds, request: Request) -> GroupMeans:
-    """Mean log expression of every group of the query, with its error."""
-    layer, n_cells = model._setup_argument("layer"), request.adata.n_obs
-    groups, inside = np.full(n_cells, "", dtype=object), np.zeros(n_cells, dtype=bool)
-    groups[request.cells], inside[request.cells] = request.groups, True
-    factors = np.ones(n_cells)
-    factors[request.cells] = cp10k_factors(request.totals)
-    matrix = matrix_of(request.adata, layer)
-    of_counts = model.module.of_counts
-    return group_means(matrix, groups, inside, factors if of_counts else None, log=of_counts)
 
 
 class MatchedCells:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from deltavi._types import Rows
 from deltavi.perturbation.estimators import ALL_CELLS, GroupMeans
 from deltavi.registry.checks import wanted_blocks
 
@@ -55,39 +56,60 @@ class Groups:
         return by_label, overall
 
 
-def group_sums(
-    values: Any, codes: np.ndarray, *, weights: np.ndarray | None = None, logs: Sequence[bool] = (False,)
-) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Sums and sums of squares over groups of cells, in one pass; read in blocks, never densified.
+class GroupSums:
+    """Sums and sums of squares over groups of cells, whose rows come block by block.
 
     Parameters
     ----------
-    values
-        ``(n_cells, n_columns)`` dense, sparse or backed.
     codes
         ``(n_groupings, n_cells)`` group of each cell in each of several groupings, from zero on, of which no two have
         the same; a negative one is none.
+    n_columns
+        Columns of the rows.
     weights
         ``(n_cells,)`` factor that each cell is multiplied by.
     logs
         For each answer, whether log1p is taken of what is multiplied.
-
-    Returns
-    -------
-    Sums and sums of squares, ``(n_groups, n_columns)`` each, for each of `logs`.
     """
-    shape = (int(codes.max(initial=-1)) + 1, values.shape[1])
-    found = [(np.zeros(shape), np.zeros(shape)) for _ in logs]
-    for rows, block in wanted_blocks(values, np.asarray((codes >= 0).any(0))):
+
+    def __init__(
+        self,
+        codes: np.ndarray,
+        n_columns: int,
+        *,
+        weights: np.ndarray | None = None,
+        logs: Sequence[bool] = (False,),
+    ) -> None:
+        self._codes, self._weights, self._logs = codes, weights, logs
+        shape = (int(codes.max(initial=-1)) + 1, n_columns)
+        # sums and sums of squares, (n_groups, n_columns) each, for each of `logs`
+        self.found = [(np.zeros(shape), np.zeros(shape)) for _ in logs]
+
+    @property
+    def wanted(self) -> NDArray[np.bool_]:
+        """Mask of the cells that are in a group, ``(n_cells,)``."""
+        return np.asarray((self._codes >= 0).any(0))
+
+    def add(self, rows: np.ndarray, block: Rows) -> None:
+        """Add wanted cells, by their positions and rows of values."""
         cells = sparse.csr_matrix(block).astype(np.float64)
-        if weights is not None:
-            cells = sparse.diags(weights[rows]) @ cells
-        present, member = _members(codes[:, rows])
-        for log, (sums, squares) in zip(logs, found, strict=True):
+        if self._weights is not None:
+            cells = sparse.diags(self._weights[rows]) @ cells
+        present, member = _members(self._codes[:, rows])
+        for log, (sums, squares) in zip(self._logs, self.found, strict=True):
             taken = cells.log1p() if log else cells
             sums[present] += (member @ taken).toarray()
             squares[present] += (member @ taken.power(2)).toarray()
-    return found
+
+
+def group_sums(
+    values: Any, codes: np.ndarray, *, weights: np.ndarray | None = None, logs: Sequence[bool] = (False,)
+) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """:class:`GroupSums` of a matrix ``(n_cells, n_columns)``, dense, sparse or backed, that is read in blocks."""
+    sums = GroupSums(codes, values.shape[1], weights=weights, logs=logs)
+    for rows, block in wanted_blocks(values, sums.wanted):
+        sums.add(rows, block)
+    return sums.found
 
 
 def _members(codes: np.ndarray) -> tuple[np.ndarray, sparse.csr_matrix]:
@@ -98,6 +120,43 @@ def _members(codes: np.ndarray) -> tuple[np.ndarray, sparse.csr_matrix]:
     return present, sparse.csr_matrix((np.ones(len(places)), (code.ravel(), places)), shape=shape)
 
 
+class MeansOfGroups:
+    """Means by group of cells whose rows come block by block.
+
+    Parameters
+    ----------
+    groups
+        ``(n_cells,)`` names.
+    inside
+        ``(n_cells,)`` cells to use.
+    n_columns
+        Columns of the rows.
+    weights
+        ``(n_cells,)`` factor that each cell is multiplied by.
+    log
+        Take log1p of what is multiplied.
+    """
+
+    def __init__(
+        self,
+        groups: np.ndarray,
+        inside: NDArray[np.bool_],
+        n_columns: int,
+        *,
+        weights: np.ndarray | None = None,
+        log: bool = False,
+    ) -> None:
+        codes, names = pd.factorize(groups[inside], sort=True)
+        code_of = np.full(len(groups), -1)
+        code_of[inside] = codes
+        self._names, self._sizes = [str(name) for name in names], np.bincount(codes, minlength=len(names))
+        self.sums = GroupSums(code_of[None], n_columns, weights=weights, logs=(log,))
+
+    def means(self) -> GroupMeans:
+        """Means of the cells that were added."""
+        return _means_of(self._names, *self.sums.found[0], self._sizes)
+
+
 def group_means(
     values: Any,
     groups: np.ndarray,
@@ -106,26 +165,11 @@ def group_means(
     *,
     log: bool = False,
 ) -> GroupMeans:
-    """Means by group of the cells `inside`, as of :func:`group_sums`.
-
-    Parameters
-    ----------
-    values
-        ``(n_cells, n_columns)`` dense, sparse or backed.
-    groups
-        ``(n_cells,)`` names.
-    inside
-        ``(n_cells,)`` cells to use.
-    weights
-        ``(n_cells,)`` factor that each cell is multiplied by.
-    log
-        Take log1p of what is multiplied.
-    """
-    codes, names = pd.factorize(groups[inside], sort=True)
-    code_of = np.full(len(groups), -1)
-    code_of[inside] = codes
-    ((sums, squares),) = group_sums(values, code_of[None], weights=weights, logs=(log,))
-    return _means_of([str(name) for name in names], sums, squares, np.bincount(codes, minlength=len(names)))
+    """:class:`MeansOfGroups` of a matrix ``(n_cells, n_columns)``, dense, sparse or backed."""
+    of_groups = MeansOfGroups(groups, inside, values.shape[1], weights=weights, log=log)
+    for rows, block in wanted_blocks(values, inside):
+        of_groups.sums.add(rows, block)
+    return of_groups.means()
 
 
 def _means_of(

@@ -10,8 +10,10 @@ from scvi import REGISTRY_KEYS
 from deltavi import _keys
 from deltavi._text import as_text
 from deltavi._types import State
-from deltavi.model._asked import conditions_of, positions_of, totals_of
-from deltavi.model._training_means import TrainingMeans
+from deltavi.model._asked import conditions_of, totals_of
+from deltavi.model._group_sums import Groups
+from deltavi.model._one_pass import encoded
+from deltavi.model._training_means import ExpressionSums, TrainingMeans
 from deltavi.model.recipe import Part
 
 if TYPE_CHECKING:
@@ -25,13 +27,11 @@ def _fit(model: Responds) -> None:
     if model._setup_argument("condition_key") is None:
         return
     adata, labels_key = model._validate_anndata(), model._setup_argument("labels_key")
-    own = TrainingMeans.from_cells(
-        positions_of(model, adata, np.arange(adata.n_obs)),
-        model.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY),
-        totals=totals_of(model, adata) if model.module.of_counts else None,
-        conditions=conditions_of(model, adata),
-        labels=None if labels_key is None else model._groups(adata, adata),
-    )
+    groups = Groups(conditions_of(model, adata), None if labels_key is None else model._groups(adata, adata))
+    totals = totals_of(model, adata) if model.module.of_counts else None
+    sums = ExpressionSums(groups, len(model.gene_names), totals=totals)
+    positions = encoded(model, adata, np.arange(adata.n_obs), sums.add)
+    own = TrainingMeans.from_sums(positions, sums, has_labels=labels_key is not None)
     model.training_means = own if model.reference_means is None else model.reference_means.joined(own)
 
 

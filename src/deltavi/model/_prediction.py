@@ -21,10 +21,11 @@ from deltavi._random import isolated_randomness
 from deltavi._types import Rows, State
 from deltavi.arrays.matrix import RunningMeans
 from deltavi.io import BlockFile, PathLike, require_store, write_store
-from deltavi.model._asked import condition_key, positions_of
+from deltavi.model._asked import condition_key
 from deltavi.model._decoding import CellDecoder, Predicted, predict_cells, predictive_interval, stack
 from deltavi.model._empirical_response import ResponseEvidence, evidence_of, report_evidence, unshifted
 from deltavi.model._gathered import Gathered
+from deltavi.model._one_pass import Start, start_of
 from deltavi.model._question import Question
 from deltavi.model._shifts import shifted_positions
 from deltavi.model._treated import Treated
@@ -111,8 +112,7 @@ def answer(
     batch_size
         Cells decoded at a time.
     """
-    before = positions_of(model, request.adata, request.cells)
-    moved = MovedCells.of(model, request, before, question, treated)
+    moved = MovedCells.of(model, request, start_of(model, request), question, treated)
     result: AnnData | Path
     if delivery.path is None:
         result = moved.in_memory(delivery, batch_size)
@@ -126,14 +126,14 @@ def answer(
 def predicted_from(
     model: Responds,
     request: Request,
-    before: np.ndarray,
+    start: Start,
     question: Question,
     treated: Treated,
     *,
     batch_size: int,
 ) -> AnnData:
-    """As :func:`answer`, from the latent positions of the cells ``(n_cells, n_latent)``; it warns of nothing."""
-    return MovedCells.of(model, request, before, question, treated).in_memory(IN_MEMORY, batch_size)
+    """As :func:`answer`, of cells that were encoded before; it warns of nothing."""
+    return MovedCells.of(model, request, start, question, treated).in_memory(IN_MEMORY, batch_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,12 +165,11 @@ class MovedCells:
     evidence: ResponseEvidence | None
 
     @classmethod
-    def of(
-        cls, model: Responds, request: Request, before: np.ndarray, question: Question, treated: Treated
-    ) -> MovedCells:
-        """Cells of a request moved as the question asks, from the positions `before`."""
+    def of(cls, model: Responds, request: Request, start: Start, question: Question, treated: Treated) -> MovedCells:
+        """Cells of a request moved as the question asks."""
+        before = start.positions
         after, how = shifted_positions(model, request, before, question)
-        evidence = evidence_of(model, request, (before, after), question, treated)
+        evidence = evidence_of(model, request, (before, after), question, treated, start)
         return cls(model, request, question, before, after, how, evidence)
 
     @cached_property

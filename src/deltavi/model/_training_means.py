@@ -13,10 +13,11 @@ from deltavi._cp10k import cp10k_factors
 from deltavi._entries import shown
 from deltavi._errors import DeltaviError, examples
 from deltavi._types import State
-from deltavi.model._group_sums import Groups, group_sums
+from deltavi.model._group_sums import Groups, GroupSums, group_sums
 from deltavi.model._question import ShiftStrategy
 from deltavi.perturbation.estimators import ALL_CELLS, ESTIMATORS, Evidence, GroupMeans, Shift
 from deltavi.perturbation.shift import check_options, given_vector
+from deltavi.registry.checks import wanted_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +32,25 @@ UNSCALED = ("scgen", "none", "vector")
 FEW_CELLS = 10
 # Lengths that a shift may be stretched to, relative to its own, and how finely.
 STRETCHES = np.linspace(0.5, 2.0, 16)
+
+
+class ExpressionSums(GroupSums):
+    """Sums of expression over groups of cells, and of its log1p, whose rows come block by block.
+
+    Parameters
+    ----------
+    groups
+        Groups of the cells.
+    n_genes
+        Genes of the rows.
+    totals
+        Total counts of each cell ``(n_cells,)``, or none of log-normalised expression.
+    """
+
+    def __init__(self, groups: Groups, n_genes: int, *, totals: np.ndarray | None) -> None:
+        self.groups, self.is_log = groups, totals is None
+        weights = None if totals is None else cp10k_factors(totals)
+        super().__init__(groups.codes, n_genes, weights=weights, logs=(False,) if totals is None else (False, True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,23 +106,25 @@ class TrainingMeans:
         conditions, labels
             ``(n_cells,)`` names.
         """
-        weights = None if totals is None else cp10k_factors(totals)
-        groups = Groups(conditions, labels)
+        sums = ExpressionSums(Groups(conditions, labels), expression.shape[1], totals=totals)
+        for rows, block in wanted_blocks(expression, sums.wanted):
+            sums.add(rows, block)
+        return cls.from_sums(positions, sums, has_labels=labels is not None)
 
-        def means(values: Any, *logs: bool) -> list[tuple[dict[str, GroupMeans], dict[str, GroupMeans]]]:
-            sums = group_sums(values, groups.codes, weights=None if values is positions else weights, logs=logs)
-            return [groups.split(*of_values) for of_values in sums]
-
-        ((of_positions, overall_positions),) = means(positions, False)
-        of_expression, *of_logs = means(expression, *((False,) if totals is None else (False, True)))
+    @classmethod
+    def from_sums(cls, positions: np.ndarray, sums: ExpressionSums, *, has_labels: bool) -> TrainingMeans:
+        """Means of `positions` ``(n_cells, n_latent)``, and of the expression of the same cells in `sums`."""
+        groups = sums.groups
+        of_positions, overall_positions = groups.split(*group_sums(positions, groups.codes)[0])
+        of_expression, overall_expression = groups.split(*sums.found[0])
         return cls(
             positions=of_positions,
-            expression=of_expression[0],
+            expression=of_expression,
             overall_positions=overall_positions,
-            overall_expression=of_expression[1],
-            has_labels=labels is not None,
-            is_log=totals is None,
-            log_expression=of_logs[0][0] if of_logs else of_expression[0],
+            overall_expression=overall_expression,
+            has_labels=has_labels,
+            is_log=sums.is_log,
+            log_expression=of_expression if sums.is_log else groups.split(*sums.found[1])[0],
         )
 
     def shift(

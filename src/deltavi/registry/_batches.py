@@ -11,7 +11,7 @@ from scipy import sparse
 from scvi import REGISTRY_KEYS
 
 from deltavi._compat import AnnDataManager, AnnTorchDataset
-from deltavi._types import RowMatrix, StoredMatrix, is_sparse
+from deltavi._types import RowMatrix, Rows, StoredMatrix, is_sparse
 from deltavi.registry._device_rows import SentRows, only_counts, rows_for
 from deltavi.registry._read_on import ReadOn
 from deltavi.registry._resident_rows import ResidentRows, in_full
@@ -19,6 +19,7 @@ from deltavi.registry.additions import Loaded
 from deltavi.registry.chunks import DaskMatrix
 from deltavi.registry.joined import JoinedMatrix
 from deltavi.registry.source import matrix_name
+from deltavi.registry.spooled import SpooledRows
 from deltavi.registry.stored_rows import StoredRows, stored_rows
 from deltavi.registry.streamed import StreamedCells
 
@@ -81,12 +82,19 @@ class OrderedDataset(AnnTorchDataset):
         if self._read_on is None or not len(rows):
             loaded: Loaded = super().__getitem__(rows)
             return loaded
-        columns = {key: values[rows] for key, values in self._columns.items()}
-        return {REGISTRY_KEYS.X_KEY: in_full(self._read_on.take(rows)), **columns}
+        return self.with_expression(rows, self._read_on.take(rows))
+
+    def with_expression(self, cells: np.ndarray, expression: Rows) -> Loaded:
+        """Entries of a mini-batch of cells whose expression was read, in single precision."""
+        return {REGISTRY_KEYS.X_KEY: in_full(expression), **{key: x[cells] for key, x in self._columns.items()}}
 
     @cached_property
-    def _read_on(self) -> ReadOn | None:
+    def _read_on(self) -> ReadOn | SpooledRows | None:
         return None if self.stored is None else ReadOn(self.stored)
+
+    def read_from(self, rows: SpooledRows) -> None:
+        """Read rows from where they were kept."""
+        vars(self)["_read_on"] = rows
 
     def _from_rows(self, matrix: RowMatrix, cells: np.ndarray) -> Loaded:
         """Mini-batch whose expression is read by increasing numbers of rows."""

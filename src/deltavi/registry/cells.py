@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from deltavi._types import Rows
+from deltavi.registry._batches import OrderedDataset
+from deltavi.registry.additions import Loaded
 from deltavi.registry.manager import DataManager
+from deltavi.registry.spooled import SpooledRows
+
+Tensors: TypeAlias = dict[str, Tensor]
 
 
 class Cells:
@@ -20,23 +27,39 @@ class Cells:
     ----------
     manager
         Manager of the AnnData.
+    keys
+        Entries of a mini-batch, by default all.
     """
 
-    def __init__(self, manager: DataManager) -> None:
-        self._dataset = manager.create_torch_dataset()
+    def __init__(self, manager: DataManager, *, keys: list[str] | None = None) -> None:
+        self._dataset: OrderedDataset = manager.dataset(keys)
 
-    def take(self, chosen: np.ndarray) -> dict[str, Tensor]:
+    def take(self, chosen: np.ndarray) -> Tensors:
         """One mini-batch of the cells at the positions `chosen`, at least one, in that order."""
-        return {key: torch.as_tensor(values) for key, values in self._dataset[np.asarray(chosen).tolist()].items()}
+        return _tensors(self._dataset[np.asarray(chosen).tolist()])
 
-    def batches(self, chosen: np.ndarray, size: int) -> Iterator[dict[str, Tensor]]:
+    def batches(self, chosen: np.ndarray, size: int) -> Iterator[Tensors]:
         """Mini-batches of at most `size` cells; none where no cell is chosen."""
         for start in range(0, len(chosen), size):
             yield self.take(chosen[start : start + size])
 
-    def each(
-        self, function: Callable[[dict[str, Tensor]], Tensor], chosen: np.ndarray, *, width: int, size: int
-    ) -> np.ndarray:
+    def cut(self, cells: np.ndarray, block: Rows, *, size: int) -> Iterator[Tensors]:
+        """The same of cells whose rows were read elsewhere, of expression and columns alone."""
+        block = block.astype(np.float32, copy=False)
+        for start in range(0, len(cells), size):
+            part = slice(start, start + size)
+            yield _tensors(self._dataset.with_expression(cells[part], block[part]))
+
+    def spool(self) -> SpooledRows | None:
+        """Place to keep rows that are read again, if they lie in a compressed file."""
+        stored = self._dataset.stored
+        return SpooledRows(stored) if stored is not None and stored.is_compressed else None
+
+    def read_from(self, rows: SpooledRows) -> None:
+        """Read rows from where they were kept."""
+        self._dataset.read_from(rows)
+
+    def each(self, function: Callable[[Tensors], Tensor], chosen: np.ndarray, *, width: int, size: int) -> np.ndarray:
         """Rows that `function` gives for the chosen cells, ``(n_chosen, width)``, in double precision.
 
         Parameters
@@ -52,3 +75,7 @@ class Cells:
         """
         parts = [function(batch).cpu().numpy() for batch in self.batches(chosen, size)]
         return np.concatenate([np.zeros((0, width)), *parts]).astype(np.float64)
+
+
+def _tensors(loaded: Loaded) -> Tensors:
+    return {key: torch.as_tensor(values) for key, values in loaded.items()}

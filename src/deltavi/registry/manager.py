@@ -276,12 +276,19 @@ class DataManager(AnnDataManager):
         data_and_attributes: list[str] | dict[str, type] | None = None,
         load_sparse_tensor: bool = False,
     ) -> OrderedDataset | Subset[dict[str, np.ndarray]]:
+        dataset = self.dataset(data_and_attributes, load_sparse_tensor=load_sparse_tensor)
+        return dataset if indices is None else Subset(dataset, indices)
+
+    def dataset(
+        self, keys: list[str] | dict[str, type] | None = None, *, load_sparse_tensor: bool = False
+    ) -> OrderedDataset:
+        """Data set of all cells, of the registered data named by `keys`."""
         with compared_once():
             self.validate()
-            dataset = OrderedDataset(self, getitem_tensors=data_and_attributes, load_sparse_tensor=load_sparse_tensor)
+            dataset = OrderedDataset(self, getitem_tensors=keys, load_sparse_tensor=load_sparse_tensor)
             # read now, before the AnnData can change
             _ = dataset.data
-        return dataset if indices is None else Subset(dataset, indices)
+        return dataset
 
 
 def _write_again(field: BaseAnnDataField, adata: AnnData, state: State) -> None:

@@ -26,6 +26,8 @@ from deltavi.registry.joined import JoinedMatrix, store_of, times_of
 from deltavi.registry.whole import require_whole
 from deltavi.registry.zarr_codecs import fast_codecs
 
+# Pieces that a block of rows should be as long as: those at its two ends are decoded for other blocks as well.
+PIECES = 4
 # Rows that nobody asked for and that are read all the same, where a read of its own would take longer.
 LARGEST_GAP, LARGEST_GAP_IN_ZARR = 64, 256
 # A read ends at a multiple of so many rows, so that what is dropped from it is never in memory at once.
@@ -62,7 +64,7 @@ class StoredRows(Protocol):
     is_compressed: bool
     # bytes that a row takes in memory, on average
     n_bytes: float
-    # neighbouring rows that are read, or computed, together in any case
+    # neighbouring rows that should be read together, as pieces are decoded, or chunks computed, as a whole
     n_together: int
 
     def read(self, rows: np.ndarray, *, first: Rows | None = None) -> Rows:
@@ -95,7 +97,9 @@ class CsrRows:
         self.is_compressed = _is_compressed(self._data) or _is_compressed(self._indices)
         self._gap = LARGEST_GAP if isinstance(self._data, h5py.Dataset) else LARGEST_GAP_IN_ZARR
         self._require_starts()
-        self.n_together = 1
+        n_entries = max(float(self._starts[-1]) / max(self.shape[0], 1), 1.0)
+        pieces = [_piece(values) for values in (self._data, self._indices)]
+        self.n_together = max(round(PIECES * max(pieces) / n_entries), 1)
         self.n_bytes = (np.dtype(self._data.dtype).itemsize + 4) * self._starts[-1] / max(self.shape[0], 1)
 
     def read(self, rows: np.ndarray, *, first: Rows | None = None) -> sparse.csr_matrix:
@@ -160,7 +164,7 @@ class DenseRows:
     def __init__(self, x: h5py.Dataset) -> None:
         self.shape = (int(x.shape[0]), int(x.shape[1]))
         self._x: Entries = x
-        self.is_compressed, self.n_together = _is_compressed(x), 1
+        self.is_compressed, self.n_together = _is_compressed(x), max(PIECES * _piece(x), 1)
         self.n_bytes = 4.0 * self.shape[1]
 
     def read(self, rows: np.ndarray, *, first: Rows | None = None) -> np.ndarray:
@@ -240,13 +244,12 @@ class JoinedRows:
         Their name in messages.
     """
 
-    n_together = 1
-
     def __init__(self, x: JoinedMatrix, *, where: str) -> None:
         self.shape, self._x = x.shape, x
         self._readers = {id(part): _watched(part.stored, where) for part in x.parts}
         readers = self._readers.values()
         self.is_compressed = any(reader.is_compressed for reader in readers)
+        self.n_together = max(reader.n_together for reader in readers)
         n_bytes = sum(reader.n_bytes * reader.shape[0] for reader in readers) / max(self.shape[0], 1)
         self.n_bytes = 4.0 * self.shape[1] if x.is_dense else n_bytes
 
@@ -378,3 +381,11 @@ def returned(length: int, dtype: type[np.number]) -> np.ndarray:
 def _is_compressed(x: Entries) -> bool:
     """True if parts of `x` cannot be read without a larger piece around them, as in every Zarr store."""
     return not isinstance(x, h5py.Dataset) or x.id.get_create_plist().get_nfilters() > 0
+
+
+def _piece(x: Entries) -> int:
+    """Length of the pieces of `x` that are decoded as a whole; 0 where single values are read."""
+    if not _is_compressed(x):
+        return 0
+    chunks: tuple[int, ...] = getattr(x, "chunks", x.shape)
+    return min(int(chunks[0]), int(x.shape[0]))

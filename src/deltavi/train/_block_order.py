@@ -34,7 +34,8 @@ class PoolSize:
     def of(cls, *, is_compressed: bool, n_bytes: float, n_together: int = 1) -> PoolSize:
         """Sizes for a file, of whose rows each takes `n_bytes` in memory, or for chunks of `n_together` rows.
 
-        From compressed files whole pieces are read anyway, which larger blocks share, and of chunks whole ones.
+        Pieces of compressed files are decoded as a whole, and chunks computed: blocks are as long as several pieces, or
+        as a chunk, as far as a pool holds the fewest of them.
         """
         size = COMPRESSED if is_compressed else PLAIN
         most = max(size.pool, FEWEST_BLOCKS * n_together)
