@@ -10,7 +10,7 @@ import pytest
 from scipy import sparse
 
 from deltavi._cp10k import cp10k_factors
-from deltavi.model import _group_sums
+from deltavi.model import _training_means
 from deltavi.model._group_sums import group_means, group_sums
 from deltavi.model._training_means import TrainingMeans
 from deltavi.perturbation.estimators import ALL_CELLS
@@ -67,7 +67,7 @@ def test_a_mean_is_the_mean() -> None:
 
 def test_the_matrix_is_read_once_for_any_number_of_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    original = _group_sums.wanted_blocks
+    original = _training_means.wanted_blocks
 
     def counted(x: Any, *args: Any) -> Iterator[Any]:
         for rows, block in original(x, *args):
@@ -75,7 +75,7 @@ def test_the_matrix_is_read_once_for_any_number_of_conditions(monkeypatch: pytes
                 read.append(len(rows))
             yield rows, block
 
-    monkeypatch.setattr(_group_sums, "wanted_blocks", counted)
+    monkeypatch.setattr(_training_means, "wanted_blocks", counted)
     means(conditions=np.array([f"p{i % 40}" for i in range(N)], dtype=object))
     assert sum(read) == N
 

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import anndata
 import h5py
 import numpy as np
 import pytest
@@ -97,6 +98,30 @@ def test_mini_batches_are_those_of_the_matrix_in_memory(kind: str, tmp_path: Pat
         # the second time factorials are known
         assert_same(cells[chosen], {"number": np.array(chosen)[:, None], **rows.with_counts(np.array(chosen))})
     assert len(cells) == N_CELLS
+
+
+@pytest.mark.parametrize("kind", ["plain", "gzip", "zarr", "sharded", "dense", "dense gzip"])
+def test_blocks_are_to_be_several_pieces_long(kind: str, tmp_path: Path) -> None:
+    """Ten entries a row and pieces of a hundred are ten rows each; a shard is read by the pieces in it."""
+    x = sparse.csr_matrix(np.ones((400, 10), dtype=np.float32))
+    options: dict[str, Any] = {"chunks": (100,)}
+    if kind in ("zarr", "sharded"):
+        zarr = pytest.importorskip("zarr")
+        group = zarr.open_group(str(tmp_path / "x.zarr"), mode="w", zarr_format=3)
+        with anndata.settings.override(auto_shard_zarr_v3=False):
+            write_elem(group, "x", x, dataset_kwargs=options | ({"shards": (1000,)} if kind == "sharded" else {}))
+        matrix = sparse_dataset(group["x"])
+    else:
+        with h5py.File(tmp_path / "x.h5", "w") as file:
+            if kind.startswith("dense"):
+                options = {"chunks": (10, 5)}
+            filters = {"compression": "gzip"} if "gzip" in kind else {}
+            write_elem(file, "x", x.toarray() if kind.startswith("dense") else x, dataset_kwargs=options | filters)
+        found = h5py.File(tmp_path / "x.h5", "r")["x"]
+        matrix = found if kind.startswith("dense") else sparse_dataset(found)
+    reader = stored_rows(matrix, where="adata.X")
+    assert reader is not None
+    assert reader.n_together == (1 if kind in ("plain", "dense") else 40)
 
 
 @pytest.mark.parametrize("indices", [np.uint16, np.int32, np.uint32, np.int64, np.uint64])

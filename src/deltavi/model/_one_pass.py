@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from anndata import AnnData
@@ -22,6 +22,7 @@ from deltavi.registry._changes import reading
 from deltavi.registry.cells import Cells, Tensors
 from deltavi.registry.checks import wanted_blocks
 from deltavi.registry.source import matrix_name
+from deltavi.registry.stored_rows import below
 from deltavi.registry.whole import require_whole
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 # Sees cells that are read, by their positions and their rows as they are stored, in increasing order.
 Seen = Callable[[np.ndarray, Rows], None]
+# Positions of cells and their rows.
+Block: TypeAlias = tuple[np.ndarray, Rows]
 
 
 def encoded(model: Responds, adata: AnnData, cells: np.ndarray, seen: Seen) -> np.ndarray:
@@ -54,10 +57,8 @@ def encoded(model: Responds, adata: AnnData, cells: np.ndarray, seen: Seen) -> n
 
     def passing() -> Iterator[Tensors]:
         loaded = Cells(manager, keys=list(manager.data_registry))
-        for rows, block in _blocks(model, adata, cells):
-            seen(rows, block)
-            yield from loaded.cut(rows, block, size=BATCH_SIZE)
-            return_freed()
+        for rows, expression in _cut(_seen(_blocks(model, adata, cells), seen), BATCH_SIZE):
+            yield loaded.completed(rows, expression)
 
     where, matrix = _matrix_name(model), manager.get_from_registry(REGISTRY_KEYS.X_KEY)
     with reading(where, adata):
@@ -68,11 +69,45 @@ def encoded(model: Responds, adata: AnnData, cells: np.ndarray, seen: Seen) -> n
     return found
 
 
-def _blocks(model: Responds, adata: AnnData, cells: np.ndarray) -> Iterator[tuple[np.ndarray, Rows]]:
+def _blocks(model: Responds, adata: AnnData, cells: np.ndarray) -> Iterator[Block]:
     """Rows of the cells, as they are registered."""
     wanted = np.zeros(adata.n_obs, dtype=bool)
     wanted[cells] = True
     return wanted_blocks(model._manager_of(adata).get_from_registry(REGISTRY_KEYS.X_KEY), wanted)
+
+
+def _seen(blocks: Iterator[Block], seen: Seen) -> Iterator[Block]:
+    for cells, block in blocks:
+        seen(cells, block)
+        yield cells, block.astype(np.float32, copy=False)
+        return_freed()
+
+
+def _cut(blocks: Iterator[Block], size: int) -> Iterator[Block]:
+    """The same cells, `size` at a time: in other mini-batches sums of products would be rounded in other ways."""
+    parts: list[Block] = []
+    n_left = 0
+    for cells, block in blocks:
+        parts.append((cells, block))
+        n_left += len(cells)
+        if n_left < size:
+            continue
+        cells, block = _joined(parts)
+        n_whole = n_left - n_left % size
+        for start in range(0, n_whole, size):
+            yield cells[start : start + size], block[start : start + size]
+        parts, n_left = [(cells[n_whole:], block[n_whole:])], n_left - n_whole
+    if n_left:
+        yield _joined(parts)
+
+
+def _joined(parts: list[Block]) -> Block:
+    if len(parts) == 1:
+        return parts[0]
+    blocks = [block for _, block in parts]
+    return np.concatenate([cells for cells, _ in parts]), below(
+        None, blocks, isinstance(blocks[0], np.ndarray), blocks[0].shape[1]
+    )
 
 
 def _matrix_name(model: Responds) -> str:

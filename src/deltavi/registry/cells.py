@@ -43,12 +43,9 @@ class Cells:
         for start in range(0, len(chosen), size):
             yield self.take(chosen[start : start + size])
 
-    def cut(self, cells: np.ndarray, block: Rows, *, size: int) -> Iterator[Tensors]:
-        """The same of cells whose rows were read elsewhere, of expression and columns alone."""
-        block = block.astype(np.float32, copy=False)
-        for start in range(0, len(cells), size):
-            part = slice(start, start + size)
-            yield _tensors(self._dataset.with_expression(cells[part], block[part]))
+    def completed(self, cells: np.ndarray, expression: Rows) -> Tensors:
+        """Expression that was read elsewhere, in single precision, and columns of one mini-batch."""
+        return _tensors(self._dataset.with_expression(cells, expression))
 
     def spool(self) -> SpooledRows | None:
         """Place to keep rows that are read again, if they lie in a compressed file."""

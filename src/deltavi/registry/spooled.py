@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import weakref
 from functools import cached_property
 from typing import IO
 
@@ -32,6 +33,8 @@ class SpooledRows:
     def __init__(self, stored: StoredRows) -> None:
         self._stored, self._n_genes = stored, stored.shape[1]
         self._genes, self._values = _scratch(), _scratch()
+        for file in (self._genes, self._values):
+            weakref.finalize(self, file.close)
         # cells in increasing order, and entries of each
         self._cells: list[np.ndarray] = []
         self._lengths: list[np.ndarray] = []
@@ -92,7 +95,7 @@ class SpooledRows:
 
 
 def _scratch() -> IO[bytes]:
-    """Temporary file that vanishes once nothing refers to it."""
+    """Temporary file without a name, that vanishes when it is closed."""
     return tempfile.TemporaryFile(prefix="deltavi-", buffering=0)
 
 
