@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import anndata
+import numpy as np
+import pandas as pd
 import torch
 import zarr
 from anndata import AnnData
@@ -22,11 +24,15 @@ from scvi.model import SCVI
 from benchmarks.harness.command import QUIET, settle
 from benchmarks.scale.cells import CONDITION_KEY, CONTROL, DONOR_KEY, TYPE_KEY, Screen
 from deltavi._memory import return_freed
-from deltavi.model import SCGEN
+from deltavi.model import LABELVI, SCGEN
+from deltavi.train.on_device import DeviceSplitter
 
 SIZES: dict[str, Any] = {"n_hidden": 128, "n_layers": 1, "n_latent": 10}
 BATCH_SIZE = 128
 N_SMALL = 1000
+# Share of cells with a label where these are to be told, and the name of no label.
+LABELLED, LABEL_KEY, UNKNOWN = 0.1, "label", "unknown"
+ZARRS = "zarrs.ZarrsCodecPipeline"
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -101,12 +107,25 @@ def measured(way: Way) -> dict[str, dict[str, float]]:
     run(way, small_cells(), Clock(0.0))
     gc.collect()
     return_freed()
+    if way.package == "annbatch":
+        collection(way.path)
     clock = Clock(memory())
     with clock.step("open", 1):
         adata = opened(way)
     run(way, adata, clock)
     clock.found["libraries"] = {"peak": clock.base}
     return clock.found
+
+
+def collection(zarr_path: Path) -> Path:
+    """The same cells as annbatch holds them, shuffled; written beside the Zarr store unless they are there."""
+    from annbatch import DatasetCollection
+
+    path = zarr_path.with_suffix(".annbatch.zarr")
+    if not path.exists():
+        zarr.config.set({"codec_pipeline.path": ZARRS})
+        DatasetCollection(path).add_adatas([zarr_path], rng=np.random.default_rng(0))
+    return path
 
 
 def small_cells() -> AnnData:
@@ -118,9 +137,14 @@ def small_cells() -> AnnData:
 
 def _of_deltavi(way: Way, adata: AnnData, clock: Clock) -> None:
     n_cells = adata.n_obs
+    if "labelled" in way.steps:
+        _annotate(adata, clock)
     with clock.step("setup", n_cells):
         SCGEN.setup_anndata(adata, condition_key=CONDITION_KEY, labels_key=TYPE_KEY, batch_key=DONOR_KEY)
         model = SCGEN(adata, gene_likelihood="zinb", seed=0, **SIZES)
+    if "rows" in way.steps:
+        with clock.step("rows", round(0.9 * n_cells)):
+            _read(model)
     if "epoch" in way.steps:
         with clock.step("epoch", round(0.9 * n_cells)):
             model.train(max_epochs=1, train_size=0.9, batch_size=BATCH_SIZE, **QUIET)
@@ -129,6 +153,28 @@ def _of_deltavi(way: Way, adata: AnnData, clock: Clock) -> None:
             model.get_latent_representation()
     if "prediction" in way.steps:
         _predict(way, adata, model, clock)
+
+
+def _read(model: SCGEN) -> None:
+    """Mini-batches of an epoch, which nothing is made of."""
+    splitter = DeviceSplitter(model.adata_manager, train_size=0.9, batch_size=BATCH_SIZE)
+    splitter.setup()
+    for _ in splitter.train_dataloader():
+        pass
+    splitter.teardown()
+
+
+def _annotate(adata: AnnData, clock: Clock) -> None:
+    """One epoch of a model of labels, a tenth of which are known, and the share of the others it tells rightly."""
+    known = np.random.default_rng(0).random(adata.n_obs) < LABELLED
+    adata.obs[LABEL_KEY] = pd.Categorical(np.where(known, adata.obs[TYPE_KEY], UNKNOWN))
+    LABELVI.setup_anndata(adata, labels_key=LABEL_KEY, unlabeled_category=UNKNOWN, batch_key=DONOR_KEY)
+    model = LABELVI(adata, gene_likelihood="zinb", seed=0, **SIZES)
+    with clock.step("labelled", round(0.9 * adata.n_obs)):
+        model.train(max_epochs=1, train_size=0.9, batch_size=BATCH_SIZE, **QUIET)
+    told = np.asarray(model.predict(indices=np.flatnonzero(~known)))
+    clock.found["labelled"]["right"] = float((told == adata.obs[TYPE_KEY].to_numpy()[~known]).mean())
+    del adata.obs[LABEL_KEY]
 
 
 def _predict(way: Way, adata: AnnData, model: SCGEN, clock: Clock) -> None:
@@ -165,7 +211,32 @@ def _of_scvi_tools(way: Way, adata: AnnData, clock: Clock) -> None:
             model.get_latent_representation(batch_size=BATCH_SIZE)
 
 
-OF_PACKAGES: dict[str, Callable[[Way, AnnData, Clock], None]] = {"deltavi": _of_deltavi, "scvi-tools": _of_scvi_tools}
+def _of_annbatch(way: Way, adata: AnnData, clock: Clock) -> None:
+    """scvi-tools with its own data module, whose loader reads a collection of annbatch."""
+    if adata.n_obs == N_SMALL:
+        _of_scvi_tools(way, adata, clock)
+        return
+    from annbatch import DatasetCollection, Loader
+    from scvi.dataloaders import AnnbatchDataModule
+
+    zarr.config.set({"codec_pipeline.path": ZARRS})
+    n_cells, reading = adata.n_obs, {"chunk_size": 256, "preload_nchunks": 32, "preload_to_gpu": False}
+    with clock.step("setup", n_cells):
+        loader = Loader(batch_size=BATCH_SIZE, shuffle=True, to="torch", **reading)
+        loader.use_collection(DatasetCollection(collection(way.path), mode="r"))
+        cells = AnnbatchDataModule(loader, batch_key=DONOR_KEY, label_key=TYPE_KEY, shuffle=True, **reading)
+        model = SCVI(registry=cells.registry, gene_likelihood="zinb", **SIZES)
+    with clock.step("epoch", round(0.9 * n_cells)):
+        model.train(datamodule=cells, max_epochs=1, train_size=0.9, check_val_every_n_epoch=None, logger=False, **QUIET)
+    with clock.step("latent", n_cells):
+        model.get_latent_representation(dataloader=cells)
+
+
+OF_PACKAGES: dict[str, Callable[[Way, AnnData, Clock], None]] = {
+    "deltavi": _of_deltavi,
+    "scvi-tools": _of_scvi_tools,
+    "annbatch": _of_annbatch,
+}
 
 
 def in_fresh_process(way: Way) -> dict[str, dict[str, float]]:

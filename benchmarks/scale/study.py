@@ -23,7 +23,7 @@ from benchmarks.scale.cells import STORAGE, Screen
 from benchmarks.scale.one import Way, in_fresh_process
 from benchmarks.scale.page import page
 
-STEPS = ("epoch", "latent", "prediction")
+STEPS = ("labelled", "rows", "epoch", "latent", "prediction")
 # Packages and where the cells lie; the first one is what the others of the package are compared with.
 WAYS = {
     "memory": ("deltavi", "h5ad", True),
@@ -33,6 +33,8 @@ WAYS = {
     "scvi-memory": ("scvi-tools", "h5ad", True),
     "scvi-h5ad": ("scvi-tools", "h5ad", False),
     "scvi-h5ad-gzip": ("scvi-tools", "h5ad gzip", False),
+    # needs annbatch, and with it Python 3.12
+    "scvi-annbatch": ("annbatch", "zarr", False),
 }
 KEY = ["cells", "way", "pair"]
 
@@ -44,7 +46,9 @@ def rows(options: argparse.Namespace) -> Iterator[pd.DataFrame]:
         for pair in range(options.pairs):
             for name in options.ways:
                 package, storage, in_memory = WAYS[name]
-                way = Way(package, storage, paths[storage], in_memory, options.predicted, STEPS, options.folder)
+                way = Way(
+                    package, storage, paths[storage], in_memory, options.predicted, tuple(options.steps), options.folder
+                )
                 found = pd.DataFrame(in_fresh_process(way)).T.rename_axis("step").reset_index()
                 print(f"{n_cells} cells, {name}, pair {pair}\n{found.to_string(index=False)}", flush=True)
                 yield found.assign(cells=n_cells, genes=options.genes, way=name, pair=pair)
@@ -70,6 +74,7 @@ def main(study: str, arguments: list[str]) -> None:
     made.add_argument("--folder", type=Path, default=Path(gettempdir()) / "deltavi-scale", help="of the cells")
     made.add_argument("--csv", type=Path, help="table of all runs, if not beside the page")
     add_names(made, "--ways", WAYS)
+    add_names(made, "--steps", STEPS)
     options = parsed(made, arguments, {"cells": [3000], "genes": 100, "predicted": 1000, "pairs": 1})
     options.csv = options.csv or (options.write and options.write.with_suffix(".csv"))
     settle()

@@ -43,10 +43,20 @@ def test_a_perturbation_changes_the_genes_that_its_profile_says() -> None:
 
 def test_the_page_divides_runs_of_the_same_pair() -> None:
     lines = [
-        {"cells": 100, "genes": 5, "way": way, "pair": pair, "step": "epoch", "cpu": cpu, "peak": 7.0, "n_cells": 90}
+        {
+            "cells": 100,
+            "genes": 5,
+            "way": way,
+            "pair": pair,
+            "step": "epoch",
+            "cpu": cpu,
+            "wall": cpu + 2,
+            "peak": 7.0,
+            "n_cells": 90,
+        }
         for pair, times in enumerate([(2.0, 3.0, 12.0), (4.0, 4.0, 20.0)])
         for way, cpu in zip(("memory", "h5ad", "scvi-h5ad"), times, strict=True)
     ]
     text = "\n".join(page(pd.DataFrame(lines)))
-    assert "| deltavi, h5ad | 1.25 (1.00–1.50) | 4.50 (4.00–5.00) |" in text
-    assert "| deltavi, in memory | – | 3.00 (30) |" in text
+    assert "| deltavi, h5ad | 1.25 (1.00–1.50) | 1.12 (1.00–1.25) | 4.50 (4.00–5.00) |" in text
+    assert "| deltavi, in memory | – | – | 3.00 (30) |" in text

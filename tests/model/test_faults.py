@@ -306,7 +306,7 @@ def test_verbs_say_what_is_missing_where_the_end_of_training_fails(
     model = CASES["LABELVI"].untrained()
     train(model)
     monkeypatch.setattr(model, "calibrate", lambda: raises(stop("no more"))(None))
-    monkeypatch.setattr("deltavi.model._mean_responses.positions_of", lambda *_: raises(stop("no more"))(None))
+    monkeypatch.setattr("deltavi.model._mean_responses.encoded", lambda *_: raises(stop("no more"))(None))
     expected = ZeroDivisionError if in_training and stop is MemoryError else stop
     callbacks = [At(2, 1, raises(ZeroDivisionError()))] if in_training else []
     with pytest.raises(expected) as caught:

@@ -88,9 +88,9 @@ def test_one_prediction_reads_its_cells_three_times_whatever_the_labels(monkeypa
     query = small_adata(seed=1)
     query.obs_names = "query-" + query.obs_names
     read, aligned = [], []
-    make, align = type(model.adata_manager).create_torch_dataset, model._align
+    make, align = type(model.adata_manager).dataset, model._align
     monkeypatch.setattr(
-        "deltavi.registry.manager.DataManager.create_torch_dataset",
+        "deltavi.registry.manager.DataManager.dataset",
         lambda self, *args, **kwargs: read.append(1) or make(self, *args, **kwargs),
     )
     monkeypatch.setattr(model, "_align", lambda cells: aligned.append(1) or align(cells))
