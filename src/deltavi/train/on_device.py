@@ -83,8 +83,8 @@ class DeviceSplitter(DataSplitter):
     *args, **kwargs
         As in :class:`scvi.dataloaders.DataSplitter`.
     block_rows
-        Cells of a file that are read together, at most one in 32 of those that are mixed; by default 64, and 128 of a
-        compressed file.
+        Cells of a file that are read together, at most one in 32 of those that are mixed; by default 64; of a
+        compressed file 128, or four times its pieces.
     buffer_rows
         Cells of a file that are in memory at once and mixed; by default 8,192, and 16,384 of a compressed file, but
         no more than 64 MiB.
