@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+import h5py
 import pandas as pd
 from anndata import AnnData
+from anndata.abc import CSCDataset, CSRDataset
 
 from deltavi._compat import put_back_tables
 from deltavi._entries import require_anndata
+from deltavi._types import is_dask
 from deltavi.registry.matrix import read_from
 from deltavi.registry.source import layer_names
 
@@ -34,6 +37,34 @@ def require_cells(value: object, *, name: str = "adata") -> AnnData:
     with read_from(adata.obs, f"A table of {name}"):
         obs, var = frame_of(adata.obs), frame_of(adata.var)
     return AnnData(X=adata.X, obs=obs, var=var, layers=layers)
+
+
+def with_subsets(value: object, *, name: str = "adata") -> AnnData:
+    """`value`, of which cells can be chosen: one read lazily with its tables in memory, a view of a file read from it.
+
+    anndata does not choose cells of a view of a backed file.
+    """
+    cells = require_cells(value, name=name)
+    return cells.to_memory() if cells.isbacked and cells.is_view else cells
+
+
+def in_memory(value: object, *, name: str = "adata") -> AnnData:
+    """`value`, which must be an AnnData; one that lies in a file, or is computed by Dask, is read into memory.
+
+    Raises
+    ------
+    DeltaviError
+        If it is no AnnData, or its file cannot be read.
+    """
+    adata = require_anndata(value, name=name, lazy=True)
+    # matrices of a view would be read
+    whole = adata._adata_ref if adata.is_view else adata
+    if not adata.isbacked and not is_lazily_read(adata):
+        matrices = [whole.X, *(whole.layers[key] for key in layer_names(whole))]
+        if not any(is_dask(x) or isinstance(x, CSRDataset | CSCDataset | h5py.Dataset) for x in matrices):
+            return adata
+    with read_from(None, name):
+        return adata.to_memory()
 
 
 @contextmanager
