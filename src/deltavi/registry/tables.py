@@ -15,7 +15,9 @@ from deltavi._compat import put_back_tables
 from deltavi._entries import require_anndata
 from deltavi._types import is_dask
 from deltavi.registry.matrix import read_from
+from deltavi.registry.relative import require_there
 from deltavi.registry.source import layer_names
+from deltavi.registry.stored_rows import places_of
 
 Values = TypeVar("Values")
 
@@ -31,6 +33,7 @@ def require_cells(value: object, *, name: str = "adata") -> AnnData:
         Name of the argument, for messages.
     """
     adata = require_anndata(value, name=name, lazy=True)
+    require_there(places_of(adata))
     if not is_lazily_read(adata):
         return adata
     layers = {key: adata.layers[key] for key in layer_names(adata)}
@@ -70,6 +73,7 @@ def in_memory(value: object, *, name: str = "adata") -> AnnData:
 @contextmanager
 def tables_read(adata: AnnData | None) -> Iterator[None]:
     """Put tables of an AnnData that was read lazily into memory, and back where the block fails."""
+    require_there(places_of(adata))
     if adata is None or not is_lazily_read(adata):
         yield
         return
