@@ -19,7 +19,7 @@ from anndata import AnnData
 from anndata.io import read_elem, sparse_dataset
 
 from deltavi import get, metrics, perturbation, pl, pp, tl
-from deltavi.errors import DeltaviError, NotHeldOutWarning
+from deltavi.errors import DeltaviError, InputDataError, NotHeldOutWarning
 from deltavi.model import ACTINN, LABELVI, MIXVI, PPCA, SCGEN, VAE
 from deltavi.testing import small_adata
 from tests.model.conftest import QUIET
@@ -229,6 +229,16 @@ def test_a_public_function_works_or_says_how_to_read_cells(
         if isinstance(found, float):
             assert found == pytest.approx(call(globals()[kind]()), rel=1e-6, nan_ok=True)
     plt.close("all")
+
+
+def test_a_file_that_is_gone_is_an_error_that_names_the_cells(tmp_path: Path) -> None:
+    logged().write_h5ad(tmp_path / "cells.h5ad")
+    adata = _lazy(tmp_path)
+    (tmp_path / "cells.h5ad").unlink()
+    with pytest.raises(InputDataError, match=r"real cannot be read \(FileNotFoundError.*gone, closed or damaged"):
+        metrics.mse_of_means(logged(), adata)
+    with pytest.raises(InputDataError, match="adata cannot be read"):
+        tl.predict_held_out(adata, label="type_1", **CONDITIONS)
 
 
 CELLS = {"AnnData", "Matrix", "Expression", "Cells", "Mapping[str, Cells]", "AnnData | pd.DataFrame"}

@@ -62,17 +62,32 @@ def without_names(x: object, name: str) -> object:
     if isinstance(x, AnnData):
         if x.X is None:
             raise InputDataError(f"{name} has no X. Put log1p CP10k expression there.")
-        return read_whole(x.X)
+        return read_whole(x.X, name)
     if isinstance(x, pd.DataFrame):
         return _values_of(x, name)
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         n_masked = int(np.ma.getmaskarray(x).sum())
         raise InputDataError(f"{name} has {n_masked} masked entries. Fill them, or leave their cells out.")
-    return read_whole(x)
+    return read_whole(x, name)
 
 
-def read_whole(x: object) -> object:
-    """A matrix that lies in a file, or is a Dask array, read into memory; all else as it is."""
+def read_whole(x: object, name: str) -> object:
+    """A matrix that lies in a file, or is a Dask array, read into memory; all else as it is.
+
+    Raises
+    ------
+    InputDataError
+        Its file cannot be read.
+    """
+    try:
+        return _in_memory(x)
+    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise InputDataError(
+            f"{name} cannot be read ({type(error).__name__}: {error}). Its file is gone, closed or damaged."
+        ) from error
+
+
+def _in_memory(x: object) -> object:
     if isinstance(x, CSRDataset | CSCDataset):
         return x.to_memory()
     if isinstance(x, h5py.Dataset | zarr.Array):
