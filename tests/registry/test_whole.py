@@ -20,6 +20,7 @@ from scipy import sparse
 from deltavi.errors import DeltaviError, InputDataError
 from deltavi.model import LABELVI, VAE
 from deltavi.pp import highly_variable_genes, valid_cells
+from deltavi.registry.tables import in_memory
 from deltavi.registry.totals import cell_totals
 from deltavi.registry.whole import is_listed_whole, missing_pieces
 from tests.model.conftest import QUIET
@@ -226,3 +227,11 @@ def test_a_lost_piece_of_a_column_is_an_error_where_a_category_has_no_cell_left(
         model.setup_anndata(lost, **{key: "batch"})
     lost.obs["batch"] = lost.obs["batch"].cat.remove_unused_categories()
     model.setup_anndata(lost, **{key: "batch"})
+
+
+def test_cells_that_are_read_into_memory_are_whole(store: Path) -> None:
+    adata = opened(store)
+    assert isinstance(in_memory(adata).X, sparse.csr_matrix)
+    lose(store)
+    with pytest.raises(InputDataError, match=LOST):
+        in_memory(adata)

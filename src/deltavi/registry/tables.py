@@ -14,10 +14,12 @@ from anndata.abc import CSCDataset, CSRDataset
 from deltavi._compat import put_back_tables
 from deltavi._entries import require_anndata
 from deltavi._types import is_dask
+from deltavi.registry.chunks import rowwise
 from deltavi.registry.matrix import read_from
 from deltavi.registry.relative import require_there
 from deltavi.registry.source import layer_names
 from deltavi.registry.stored_rows import places_of
+from deltavi.registry.whole import require_whole
 
 Values = TypeVar("Values")
 
@@ -62,11 +64,13 @@ def in_memory(value: object, *, name: str = "adata") -> AnnData:
     adata = require_anndata(value, name=name, lazy=True)
     # matrices of a view would be read
     whole = adata._adata_ref if adata.is_view else adata
-    if not adata.isbacked and not is_lazily_read(adata):
-        matrices = [whole.X, *(whole.layers[key] for key in layer_names(whole))]
-        if not any(is_dask(x) or isinstance(x, CSRDataset | CSCDataset | h5py.Dataset) for x in matrices):
-            return adata
+    matrices = [whole.X, *(whole.layers[key] for key in layer_names(whole))]
+    stored = [x for x in matrices if is_dask(x) or isinstance(x, CSRDataset | CSCDataset | h5py.Dataset)]
+    if not (stored or adata.isbacked or is_lazily_read(adata)):
+        return adata
     with read_from(None, name):
+        for x in stored:
+            require_whole(rowwise(x), name)
         return adata.to_memory()
 
 
