@@ -73,6 +73,9 @@ class DaskArray(Protocol):
 
     def __getitem__(self, chosen: tuple[slice, np.ndarray], /) -> StoredMatrix: ...
 
+    def compute(self) -> Rows:
+        """Its values."""
+
     def rechunk(self, chunks: Mapping[int, int]) -> DaskArray:
         """The same in other chunks."""
 

@@ -1,7 +1,7 @@
 """Exceptions and warnings of this package: few, named, and meant to be caught.
 
 Errors derive from `DeltaviError`, a ``ValueError``, and warnings from `DeltaviWarning`, a ``UserWarning``.
-`TrainingTerminated` alone is a ``SystemExit``: a handler of errors must not keep a terminated program alive.
+`Terminated` alone is a ``SystemExit``: a handler of errors must not keep a terminated program alive.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ __all__ = [
     "NotHeldOutWarning",
     "NotTrainedError",
     "OutOfMemoryError",
+    "Terminated",
     "TrainingDivergedError",
     "TrainingTerminated",
     "UnknownArgumentError",
@@ -89,8 +90,25 @@ class OutOfMemoryError(DeltaviError, MemoryError):
     """Memory ran out in training; the model is restored to its last finite epoch."""
 
 
-class TrainingTerminated(SystemExit):
-    """Training was ended by SIGTERM, as batch systems send it; the program ends with the exit status 143 of a shell.
+class Terminated(SystemExit):
+    """Work was ended by SIGTERM, as batch systems send it; the program ends with the exit status 143 of a shell.
+
+    Parameters
+    ----------
+    message
+        Description of what was ended, and of what it left.
+    """
+
+    def __init__(self, message: str = "The program was ended by SIGTERM.") -> None:
+        super().__init__(143)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class TrainingTerminated(Terminated):
+    """Training was ended by SIGTERM.
 
     Parameters
     ----------
@@ -99,11 +117,7 @@ class TrainingTerminated(SystemExit):
     """
 
     def __init__(self, message: str = "Training was ended by SIGTERM.") -> None:
-        super().__init__(143)
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
+        super().__init__(message)
 
 
 class DeltaviWarning(UserWarning):

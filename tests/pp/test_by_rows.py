@@ -6,6 +6,7 @@ import json
 import logging
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,45 @@ def test_memory_does_not_grow_with_the_matrix(tmp_path: Path) -> None:
     print(f"{per_cell:.0f} bytes a cell, {of_matrix:.0f} in the matrix", peaks)
     # names, codes and totals of cells
     assert per_cell < of_matrix / 4
+
+
+LOGS: dict[str, Callable[[AnnData, Path], AnnData]] = {
+    "csr": lambda adata, folder: read_h5ad(written(adata, folder), backed="r"),
+    "csc": lambda adata, folder: read_h5ad(
+        written(AnnData(sparse.csc_matrix(adata.X), obs=adata.obs), folder), backed="r"
+    ),
+    "dense": lambda adata, folder: read_h5ad(written(AnnData(adata.X.toarray(), obs=adata.obs), folder), backed="r"),
+}
+
+
+# rows of CSC are made in single precision
+@pytest.mark.parametrize(
+    ("form", "largest"), [*((form, 50) for form in LOGS), ("csr", 2**24 + 1), ("dense", 2**24 + 1)]
+)
+def test_logs_of_a_backed_file_are_those_in_memory(form: str, largest: int, memory: AnnData, tmp_path: Path) -> None:
+    memory = memory.copy()
+    # beyond single precision logarithms are in double
+    memory.X = memory.X.astype(np.float64)
+    memory.X.data[5] = largest
+    stored, expected = LOGS[form](memory, tmp_path), memory.copy()
+    log_normalise(stored)
+    log_normalise(expected)
+    found, logs = stored.layers["log1p_cp10k"], expected.layers["log1p_cp10k"]
+    assert found.dtype == logs.dtype
+    assert found.indices.dtype == logs.indices.dtype
+    assert (found != logs).nnz == 0
+    assert found.has_canonical_format
+
+
+def test_logs_of_a_backed_file_take_the_memory_of_the_answer(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    part = sparse.csr_matrix(rng.poisson(rng.gamma(0.4, 2.0, 300), (3_000, 300)).astype(np.float32))
+    adata = read_h5ad(written(AnnData(sparse.csr_matrix(sparse.vstack([part] * 8))), tmp_path), backed="r")
+    tracemalloc.start()
+    log_normalise(adata)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.5 * 8 * 8 * part.nnz, f"{peak / 8 / 8 / part.nnz:.2f} times the answer"
 
 
 # -- values that are not as they look ----------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi.errors import DeltaviError, GeneMatchError, InputDataError, UnknownArgumentError
+from deltavi.errors import DeltaviError, GeneMatchError, InputDataError, InputDataWarning, UnknownArgumentError
 from deltavi.model import VAE
 from deltavi.pp import concat_lazy
 from deltavi.registry import joined
@@ -250,6 +250,24 @@ def test_cells_of_the_same_name(tmp_path: Path) -> None:
     paths = files(tmp_path, one, two)
     refused(paths, DeltaviError, r"120 cells of part0\.h5ad have names that cells of part1\.zarr.*index_unique='-'")
     assert concat_lazy(paths, index_unique="-").obs_names[0] == "cell0-0"
+
+
+def test_a_layer_or_column_that_a_file_lacks_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one, two = halves()
+    one.layers["spliced"] = one.X.copy()
+    paths = files(tmp_path, one, two, two)
+    options: dict[str, Any] = {"index_unique": "-"}
+    said = r"layers\['spliced'\] \(in part0.h5ad\): not in all 3 files, and left out"
+    with caplog.at_level("INFO", "deltavi"), pytest.warns(InputDataWarning, match=said) as warned:
+        found = concat_lazy(paths, **options)
+    assert warned[0].filename == __file__
+    assert "obs['only_here'] (in part1.zarr, part2.h5ad): not in all files" in caplog.text
+    assert "counts" in found.layers
+    assert "spliced" not in found.layers
+    caplog.clear()
+    with caplog.at_level("INFO", "deltavi"):
+        assert "only_here" in concat_lazy(paths[1:], join="outer", **options).obs
+    assert caplog.text == ""
 
 
 def test_counts_and_other_values(tmp_path: Path) -> None:

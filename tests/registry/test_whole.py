@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import zarr
 from anndata import AnnData
@@ -16,10 +18,11 @@ from lightning.pytorch.callbacks import Callback
 from scipy import sparse
 
 from deltavi.errors import DeltaviError, InputDataError
-from deltavi.model import VAE
+from deltavi.model import LABELVI, VAE
 from deltavi.pp import highly_variable_genes, valid_cells
+from deltavi.registry.tables import in_memory
 from deltavi.registry.totals import cell_totals
-from deltavi.registry.whole import _is_listed_whole
+from deltavi.registry.whole import is_listed_whole, missing_pieces
 from tests.model.conftest import QUIET
 
 N_CELLS, N_GENES = 3000, 30
@@ -101,8 +104,134 @@ def test_variable_genes_of_a_store_that_is_not_whole_are_an_error(store: Path) -
 def test_files_are_listed_instead_of_counted_by_zarr(zarr_format: Any, shards: Any, tmp_path: Path) -> None:
     group = zarr.open_group(tmp_path, mode="w", zarr_format=zarr_format)
     array = group.create_array("data", shape=(205,), chunks=(10,), shards=shards, dtype="f4")
-    assert not _is_listed_whole(array)
+    assert not is_listed_whole(array)
     array[:] = 1
-    assert _is_listed_whole(array)
+    assert is_listed_whole(array)
     (tmp_path / "data" / ("c" if zarr_format == 3 else "") / "2").unlink()
-    assert not _is_listed_whole(array)
+    assert not is_listed_whole(array)
+
+
+# -- pieces that Zarr does not write ---------------------------------------------------------------------------------
+
+
+def written(path: Path, adata: AnnData, *, zarr_format: Any = 3, rows: int = 500) -> AnnData:
+    """Cells that are written to a store, in pieces of so many values or rows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        group = zarr.open_group(path, mode="w", zarr_format=zarr_format)
+        write_elem(group, "/", adata, dataset_kwargs={"chunks": rows} if sparse.issparse(adata.X) else {})
+        if not sparse.issparse(adata.X):
+            del group["X"]
+            write_elem(group, "X", adata.X, dataset_kwargs={"chunks": (rows, 10)})
+        zarr.consolidate_metadata(group.store)
+    return reopened(path)
+
+
+def reopened(path: Path) -> AnnData:
+    """Cells of a store with their matrix in it."""
+    group = zarr.open_group(path, mode="r")
+    if isinstance(group["X"], zarr.Array):
+        return anndata.experimental.read_lazy(path)
+    return AnnData(sparse_dataset(group["X"]), obs=read_elem(group["obs"]), var=read_elem(group["var"]))
+
+
+def cells(counts: Any, **obs: Any) -> AnnData:
+    return AnnData(counts, obs=pd.DataFrame(obs, index=[f"c{i}" for i in range(len(counts.indptr) - 1)]))
+
+
+def drawn(n_cells: int = 2000, n_genes: int = 30) -> sparse.csr_matrix:
+    return sparse.csr_matrix(np.random.default_rng(0).poisson(1, (n_cells, n_genes)).astype(np.float32))
+
+
+def unlink(path: Path, array: str, number: str) -> None:
+    """Remove a piece of an array, in either version of Zarr."""
+    found = [place for place in (path / array / "c" / number, path / array / number) if place.exists()]
+    found[0].unlink()
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("number", [0, 1, 4])
+def test_a_lost_piece_of_the_starts_of_rows_is_an_error(number: int, zarr_format: Any, tmp_path: Path) -> None:
+    written(tmp_path, AnnData(drawn()), zarr_format=zarr_format)
+    unlink(tmp_path, "X/indptr", str(number))
+    with pytest.raises(DeltaviError, match="indptr"):
+        VAE.setup_anndata(reopened(tmp_path))
+
+
+def test_all_starts_of_rows_that_are_lost_are_an_error(tmp_path: Path) -> None:
+    written(tmp_path, AnnData(drawn()), rows=100_000)
+    unlink(tmp_path, "X/indptr", "0")
+    with pytest.raises(InputDataError, match="lacks 1 pieces of its indptr"):
+        VAE.setup_anndata(reopened(tmp_path))
+
+
+def test_pieces_of_cells_without_counts_may_be_missing(tmp_path: Path) -> None:
+    counts = drawn()
+    counts = sparse.csr_matrix(sparse.vstack([0 * counts[:1000], counts[1000:]]))
+    counts.eliminate_zeros()
+    adata = written(tmp_path, AnnData(counts))
+    assert missing_pieces(adata.X.group["indptr"]) == [(0,), (1,)]
+    with pytest.warns(match="1000 cells have no counts at all"):
+        VAE.setup_anndata(adata)
+
+
+def test_a_lost_piece_of_a_dense_matrix_is_an_error(tmp_path: Path) -> None:
+    pytest.importorskip("xarray")
+    counts = drawn().toarray()
+    # genes that no cell of the first pieces has, and some that no cell has at all
+    counts[:, 20:] = 0
+    counts[1990, 20] = 1
+    adata = written(tmp_path, AnnData(counts))
+    VAE.setup_anndata(adata)
+    unlink(tmp_path, "X", "2/1" if (tmp_path / "X" / "c").exists() else "2.1")
+    with pytest.raises(InputDataError, match=r"adata\.X lacks 1 of 12 pieces, the first of them of cell 1000"):
+        VAE.setup_anndata(reopened(tmp_path))
+
+
+def test_a_dense_matrix_without_any_piece_is_an_error(tmp_path: Path) -> None:
+    pytest.importorskip("xarray")
+    written(tmp_path, AnnData(drawn().toarray()))
+    shutil.rmtree(tmp_path / "X" / "c")
+    with pytest.raises(InputDataError, match="lacks 12 of 12 pieces"):
+        VAE.setup_anndata(reopened(tmp_path))
+
+
+@pytest.mark.parametrize("is_lazy", [False, True])
+@pytest.mark.parametrize("table", ["obs", "var"])
+def test_lost_names_are_an_error(table: str, is_lazy: bool, tmp_path: Path) -> None:
+    written(tmp_path, cells(drawn()))
+    unlink(tmp_path, f"{table}/_index", "0")
+    if is_lazy:
+        pytest.importorskip("xarray")
+    with warnings.catch_warnings():
+        # of anndata, about names that are not unique
+        warnings.simplefilter("ignore")
+        opened = anndata.experimental.read_lazy(tmp_path) if is_lazy else reopened(tmp_path)
+        with pytest.raises(InputDataError, match=f"names of {table} are empty: their pieces are missing"):
+            VAE.setup_anndata(opened)
+
+
+@pytest.mark.parametrize(("model", "key"), [(VAE, "batch_key"), (LABELVI, "labels_key")])
+def test_a_lost_piece_of_a_column_is_an_error_where_a_category_has_no_cell_left(
+    model: Any, key: str, tmp_path: Path
+) -> None:
+    # of three labels, for models that need two
+    batches = pd.Categorical(np.repeat(["a", "b", "c"], [1500, 500, 20]))
+    adata = written(tmp_path, cells(drawn(2020), batch=batches))
+    # the first three pieces are those of the first category, which Zarr need not write
+    assert len(missing_pieces(zarr.open_group(tmp_path)["obs/batch/codes"])) == 3
+    model.setup_anndata(adata, **{key: "batch"})
+    unlink(tmp_path, "obs/batch/codes", "3")
+    lost = reopened(tmp_path)
+    with pytest.raises(InputDataError, match=r"'a' of 2000 cells, .* no cell has the category 'b'"):
+        model.setup_anndata(lost, **{key: "batch"})
+    lost.obs["batch"] = lost.obs["batch"].cat.remove_unused_categories()
+    model.setup_anndata(lost, **{key: "batch"})
+
+
+def test_cells_that_are_read_into_memory_are_whole(store: Path) -> None:
+    adata = opened(store)
+    assert isinstance(in_memory(adata).X, sparse.csr_matrix)
+    lose(store)
+    with pytest.raises(InputDataError, match=LOST):
+        in_memory(adata)

@@ -305,8 +305,24 @@ def of_torchrun(monkeypatch: pytest.MonkeyPatch, world: int, rank: int = 0) -> N
 
 def test_another_number_of_devices_than_torchrun_started_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     of_torchrun(monkeypatch, 3)
-    with pytest.raises(DeltaviError, match="does not match the world size"):
+    said = r"torchrun started 3 processes, and devices=2 with num_nodes=1 are 2: pass devices=3"
+    with pytest.raises(DeltaviError, match=said):
         vae().train(max_epochs=1, strategy="ddp", devices=2, **QUIET)
+    with pytest.raises(DeltaviError, match="devices=1 with num_nodes=1 are 1"):
+        vae().train(max_epochs=1, strategy="ddp", devices=1, **QUIET)
+
+
+@pytest.mark.parametrize(("script", "said"), [("-c", "python -c"), ("", "python -c"), ("gone.py", "'gone.py'")])
+def test_processes_cannot_be_started_without_a_script(
+    script: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", [script])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    monkeypatch.chdir(tmp_path)
+    model = vae()
+    with pytest.raises(DeltaviError, match=f"{said}.*{tmp_path.name}.*Write a script"):
+        model.train(max_epochs=1, strategy="ddp", devices=2, **QUIET)
+    assert not model.is_trained_
 
 
 def test_processes_of_torchrun_that_train_apart_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:

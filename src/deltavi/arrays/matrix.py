@@ -6,17 +6,20 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TypeAlias
 
+import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
+import zarr
 from anndata import AnnData
+from anndata.abc import CSCDataset, CSRDataset
 from numpy.typing import NDArray
 from sklearn.utils.sparsefuncs import mean_variance_axis
 
 from deltavi._entries import whole_number
 from deltavi._errors import GeneMatchError, InputDataError, examples
-from deltavi._types import Rows, is_sparse
+from deltavi._types import Rows, is_dask, is_sparse
 
 Matrix: TypeAlias = np.ndarray | sp.spmatrix | sp.sparray | pd.DataFrame | AnnData
 Vector: TypeAlias = NDArray[np.float64]
@@ -28,8 +31,8 @@ def as_matrix(x: object, name: str) -> Rows:
     Parameters
     ----------
     x
-        Dense array, scipy-sparse matrix, DataFrame or AnnData, whose X is read, (n_cells, n_genes). Names are
-        not checked.
+        Dense array, scipy-sparse matrix, DataFrame or AnnData, whose X is read, (n_cells, n_genes). What lies in a
+        file is read into memory. Names are not checked.
     name
         Name of `x` in errors.
 
@@ -57,16 +60,39 @@ def as_matrix(x: object, name: str) -> Rows:
 def without_names(x: object, name: str) -> object:
     """Values of an AnnData or DataFrame, in memory; anything else as it is."""
     if isinstance(x, AnnData):
-        values = x.to_memory().X if x.isbacked else x.X
-        if values is None:
+        if x.X is None:
             raise InputDataError(f"{name} has no X. Put log1p CP10k expression there.")
-        return values
+        return read_whole(x.X, name)
     if isinstance(x, pd.DataFrame):
         return _values_of(x, name)
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         n_masked = int(np.ma.getmaskarray(x).sum())
         raise InputDataError(f"{name} has {n_masked} masked entries. Fill them, or leave their cells out.")
-    return x
+    return read_whole(x, name)
+
+
+def read_whole(x: object, name: str) -> object:
+    """A matrix that lies in a file, or is a Dask array, read into memory; all else as it is.
+
+    Raises
+    ------
+    InputDataError
+        Its file cannot be read.
+    """
+    try:
+        return _in_memory(x)
+    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise InputDataError(
+            f"{name} cannot be read ({type(error).__name__}: {error}). Its file is gone, closed or damaged."
+        ) from error
+
+
+def _in_memory(x: object) -> object:
+    if isinstance(x, CSRDataset | CSCDataset):
+        return x.to_memory()
+    if isinstance(x, h5py.Dataset | zarr.Array):
+        return x[...]
+    return x.compute() if is_dask(x) else x
 
 
 def _values_of(table: pd.DataFrame, name: str) -> np.ndarray:

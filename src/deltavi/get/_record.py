@@ -18,7 +18,7 @@ PAIRS = "pairs"
 
 def held_by(predicted: AnnData) -> Mapping[str, Any]:
     """Entries of ``uns`` that a prediction keeps of itself."""
-    kept = require_anndata(predicted).uns.get(_keys.UNS_PREDICTION)
+    kept = require_anndata(predicted, name="predicted").uns.get(_keys.UNS_PREDICTION)
     held = current_record(kept) if isinstance(kept, Mapping) else {}
     if "control" not in held or not ("perturbation" in held or is_of_many(held)):
         raise InputDataError(

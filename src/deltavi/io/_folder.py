@@ -18,6 +18,7 @@ from deltavi.io._place import made, remove_files, require_folder, require_space,
 from deltavi.io.atomic import (
     Described,
     description_of,
+    ended_by_sigterm,
     is_as_described,
     not_written,
     sync_file,
@@ -46,6 +47,8 @@ def write_parts(folder: Path, parts: Mapping[str, Part], *, keep: Path | None = 
         If it is a file, or has a ``manifest.json`` of something else.
     ModelWriteError
         If the disk is full or the folder read-only; the message names what is on the disk now.
+    Terminated
+        If SIGTERM comes while it is written; what was begun is removed.
     """
     require_folder(folder, error=ModelFileError)
     writing = _Writing(folder)
@@ -123,10 +126,12 @@ class _Writing:
         try:
             # a name that a former model had could be removed by another process that replaced that model
             keeps_names = not os.path.lexists(self.folder / MANIFEST)
-            files = {part: self._file(part, keeps_names) for part in parts}
-            described = {part: _filled(file, parts[part]) for part, file in files.items()}
-            write_synced(self.manifest, manifest_text(described, files))
-            sync_folder(self.folder)
+            with ended_by_sigterm(self.folder) as require_undisturbed:
+                files = {part: self._file(part, keeps_names) for part in parts}
+                described = {part: _filled(file, parts[part]) for part, file in files.items()}
+                write_synced(self.manifest, manifest_text(described, files))
+                sync_folder(self.folder)
+                require_undisturbed()
             former = _listed(self.folder)
             is_switching = True
             os.replace(self.manifest, self.folder / MANIFEST)

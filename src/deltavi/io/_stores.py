@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from deltavi._errors import DeltaviError, FileWriteError
 from deltavi.io._place import PathLike, require_file, require_writable, resolved
-from deltavi.io.atomic import not_written, sync_file, sync_folder, write_file
+from deltavi.io.atomic import ended_by_sigterm, not_written, sync_file, sync_folder, write_file
 
 H5AD, ZARR = ".h5ad", ".zarr"
 # One of these files lies in every Zarr store.
@@ -77,6 +77,8 @@ def write_store(target: Path, write: Callable[[Path], object]) -> None:
     ------
     FileWriteError
         If the disk is full or the folder read-only; what was there before is unchanged.
+    Terminated
+        If SIGTERM comes while it is written; what was begun is removed.
     """
     if target.suffix == H5AD:
         write_file(target, write, what=WHAT)
@@ -84,10 +86,12 @@ def write_store(target: Path, write: Callable[[Path], object]) -> None:
     place = Path(os.path.realpath(target))
     part, former = (place.with_name(f".{place.stem[:40]}-{uuid4().hex[:12]}{ZARR}") for _ in range(2))
     try:
-        write(part)
-        for file in part.rglob("*"):
-            if file.is_file():
-                sync_file(file)
+        with ended_by_sigterm(target) as require_undisturbed:
+            write(part)
+            for file in part.rglob("*"):
+                if file.is_file():
+                    sync_file(file)
+            require_undisturbed()
         _switch(place, part, former)
     except OSError as error:
         raise not_written(FileWriteError, WHAT, target, error) from error

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TypedDict
 from uuid import uuid4
 
-from deltavi._errors import FileWriteError, examples
+from deltavi._errors import FileWriteError, Terminated, examples
+from deltavi._signals import sigterm_raises
 from deltavi.io._place import made, remove_files, require_folder, require_writable
 
 # Errors of a folder that mean that it is not on the disk; others mean that folders cannot be synced there at all.
@@ -61,13 +62,17 @@ def write_files(writers: Mapping[Path, Callable[[Path], object]], *, what: str, 
     ------
     FileWriteError
         If the disk is full or the folder read-only; the message names what is on the disk now.
+    Terminated
+        If SIGTERM comes while they are written; what was begun is removed.
     """
     begun = {path: _beside(Path(os.path.realpath(path)) if follow_links else path) for path in writers}
     is_switching = False
     try:
-        for path, (_, part) in begun.items():
-            writers[path](part)
-            sync_file(part)
+        with ended_by_sigterm(*begun) as require_undisturbed:
+            for path, (_, part) in begun.items():
+                writers[path](part)
+                sync_file(part)
+            require_undisturbed()
         is_switching = True
         for place, part in begun.values():
             os.replace(part, place)
@@ -80,6 +85,17 @@ def write_files(writers: Mapping[Path, Callable[[Path], object]], *, what: str, 
             rest = [path for path in begun if path not in new]
             raise not_written(FileWriteError, what, (rest or new)[0], error, new=new, left=left) from error
         raise
+
+
+@contextmanager
+def ended_by_sigterm(*places: Path) -> Iterator[Callable[[], None]]:
+    """Let SIGTERM end the writing of files by an error, after which what was begun can be removed.
+
+    Yields a function that raises the error if it was raised before and lost, as of functions that HDF5 calls.
+    """
+    message = f"SIGTERM ended the writing of {', '.join(map(str, places))}. What was there before is unchanged."
+    with sigterm_raises(lambda: Terminated(message)) as again:
+        yield again
 
 
 def _beside(place: Path) -> tuple[Path, Path]:

@@ -46,7 +46,8 @@ class Checkpoint(Callback):
         guard: LastGoodEpoch,
         split: CellSplit,
     ) -> None:
-        self.model, self.folder, self.every = model, resolved(folder, "checkpoint"), every
+        # a callback may change the working folder
+        self.model, self.folder, self.every = model, resolved(folder, "checkpoint").absolute(), every
         self.guard, self.split = guard, split
         self.history = None if model.history_ is None else dict(model.history_)
         self.has_warned = False

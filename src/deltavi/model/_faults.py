@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from scvi.train import Trainer
 
 from deltavi._errors import DeltaviError, OutOfMemoryError, TrainingDivergedError, TrainingTerminated
+from deltavi._signals import sigterm_raises
 from deltavi.registry.names import names_checksum
 from deltavi.train import CellSplit, LastGoodEpoch, joined_history, lost_process
 
@@ -34,30 +35,9 @@ logger = logging.getLogger("deltavi")
 
 @contextmanager
 def sigterm_raised() -> Iterator[None]:
-    """Raise :class:`TrainingTerminated` where SIGTERM comes, and log it; a handler of the user's own stays.
-
-    Only the main thread hears signals; in any other one nothing is changed.
-    """
-    handler = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread() or handler is not signal.SIG_DFL:
+    """Raise :class:`TrainingTerminated` where SIGTERM comes, as of :func:`sigterm_raises`."""
+    with sigterm_raises(TrainingTerminated):
         yield
-        return
-    heard: list[int] = []
-
-    def end(number: int, frame: Any) -> None:
-        # once: what follows puts the model in order
-        if not heard:
-            heard.append(number)
-            raise TrainingTerminated
-
-    signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    except TrainingTerminated as error:
-        logger.error(error)
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

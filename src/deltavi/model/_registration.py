@@ -19,6 +19,7 @@ from deltavi.registry.genes import require_unique_genes, warn_duplicate_cells
 from deltavi.registry.leftovers import drop, left_behind
 from deltavi.registry.manager import DataManager
 from deltavi.registry.source import refuse_mask
+from deltavi.registry.whole_tables import require_whole_names
 
 if TYPE_CHECKING:
     from deltavi.model._base import CountModel
@@ -56,6 +57,7 @@ def registered(cls: type[CountModel], adata: AnnData, setup_method_args: State, 
     _require_cells(adata)
     _require_known_arguments(cls.__name__, transfer, setup_method_args[SETUP_ARGS_KEY])
     setup_method_args[SETUP_ARGS_KEY] = plain_setup(setup_method_args[SETUP_ARGS_KEY])
+    require_whole_names(adata)
     require_unique_genes(adata.var_names, where="adata.var_names")
     warn_duplicate_cells(adata.obs_names)
     left = left_behind(adata)

@@ -114,7 +114,7 @@ def warn_of_own_cells(model: Responds, request: Request, perturbation: str, own:
         f"in the answer: {listed}. It describes them rather than predicts them. To predict, hold them out: "
         f"{_lines(model, found, perturbation)} deltavi.tl.predict_held_out does all of it.",
         NotHeldOutWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
 
 
@@ -122,6 +122,10 @@ def _lines(model: Responds, labels: list[str], perturbation: str) -> str:
     condition, key = model._setup_argument("condition_key"), model._setup_argument("labels_key")
     of_labels = "" if key is None else f"adata.obs[{key!r}].isin({labels[:3]!r}) & "
     mask = f"measured = {of_labels}(adata.obs[{condition!r}] == {perturbation!r})"
+    manager = model._adata_manager
+    if manager is not None and manager.reads_rows:
+        # a backed AnnData cannot be copied
+        return f"{mask}; then set up a new model and call train(train_indices=np.flatnonzero(~measured))."
     return f"{mask}; then set up and train on adata[~measured].copy()."
 
 

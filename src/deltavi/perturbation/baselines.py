@@ -24,6 +24,7 @@ from deltavi.perturbation.shift import estimate_shifts
 from deltavi.registry.columns import category_names, require_known
 from deltavi.registry.conditions import same_condition
 from deltavi.registry.leftovers import require_free_sources
+from deltavi.registry.tables import with_subsets
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -81,6 +82,7 @@ class ShiftBaseline:
         space: str = "genes",
         n_components: int = 50,
     ) -> None:
+        adata = with_subsets(adata)
         self.condition_key, self.labels_key, self.layer = condition_key, labels_key, layer
         self._conditions = name_column(adata, condition_key)
         self._labels = None if labels_key is None else name_column(adata, labels_key)
@@ -186,6 +188,7 @@ class ShiftBaseline:
 
     def _query(self, adata: AnnData | None, control: str) -> tuple[pd.DataFrame, pd.DataFrame, Rows]:
         """Metadata of control cells and genes, and their expression, (n_control, n_genes)."""
+        adata = None if adata is None else with_subsets(adata)
         asked = self._obs if adata is None else adata.obs
         require_free_sources(asked, known_names(self._conditions), key=self.condition_key)
         if adata is None:

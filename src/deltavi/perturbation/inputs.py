@@ -48,8 +48,7 @@ def log_expression(adata: AnnData, layer: str | None, name: str) -> Rows:
     """
     if layer is not None and layer not in adata.layers:
         raise unknown_category("layer", layer, [key for key in adata.layers if key is not None])
-    source = adata.to_memory() if adata.isbacked else adata
-    values = source.X if layer is None else source.layers[layer]
+    values = adata.X if layer is None else adata.layers[layer]
     if values is None:
         raise InputDataError(f"{name} has no X. Put log1p CP10k expression there, or name the layer that holds it.")
     matrix = as_matrix(values, name)

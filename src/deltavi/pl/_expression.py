@@ -101,7 +101,6 @@ def _matrix(cells: Expression, name: str, layer: str | None) -> Matrix:
         if layer is not None and layer not in cells.layers:
             raise unknown_category(f"layer of {name}", layer, [key for key in cells.layers if key is not None])
         values = cells.X if layer is None else cells.layers[layer]
-        values = values[:] if cells.isbacked else values
     values = without_names(values, name)
     if sparse.issparse(values):
         return sparse.csr_matrix(values)

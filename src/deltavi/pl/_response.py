@@ -17,6 +17,7 @@ from deltavi._errors import DeltaviError, InputDataError, UnknownCategoryError, 
 from deltavi.arrays.matrix import gene_means
 from deltavi.perturbation.estimators import ALL_CELLS, label_of
 from deltavi.pl._expression import AlignedExpression, align_expression, positions_of
+from deltavi.registry.tables import in_memory
 
 RankBy: TypeAlias = Literal["predicted", "real"]
 RANKS = ("predicted", "real")
@@ -102,6 +103,9 @@ def responses(
     for name, cells in given.items():
         if not isinstance(cells, AnnData) and (cells is not None or name == "predicted"):
             raise InputDataError(f"{name} must be an AnnData, not a {type(cells).__name__}.")
+    predicted = in_memory(predicted, name="predicted")
+    real, control = (None if cells is None else in_memory(cells) for cells in (real, control))
+    given = {"predicted": predicted, "real": real, "control": control}
     aligned = align_expression(given)
     genes = aligned.genes
     assert genes is not None

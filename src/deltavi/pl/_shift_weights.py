@@ -13,6 +13,7 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 
 from deltavi import _keys
+from deltavi._entries import require_anndata
 from deltavi._errors import DeltaviError, InputDataError, examples, unknown_category
 from deltavi._former_names import current_record
 from deltavi._reading import known_arguments
@@ -101,6 +102,8 @@ class _Weights:
 def _weights(predicted: AnnData | pd.DataFrame) -> _Weights:
     if isinstance(predicted, pd.DataFrame):
         return _Weights(_wide(predicted))
+    if isinstance(predicted, AnnData):
+        require_anndata(predicted, name="predicted")
     kept = predicted.uns.get(_keys.UNS_PREDICTION) if isinstance(predicted, AnnData) else None
     held = current_record(kept) if isinstance(kept, Mapping) else {}
     if "weights" not in held:

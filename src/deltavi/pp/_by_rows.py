@@ -182,6 +182,45 @@ def logs_of(counts: StoredMatrix, totals: NDArray[np.float64]) -> StoredMatrix:
     return counts.rechunk({1: -1}).map_blocks(_logs, columns, dtype=np.float32, meta=counts._meta.astype(np.float32))
 
 
+class EntryCount:
+    """Number of stored entries, or of values of a dense matrix that are not zero, from blocks of rows."""
+
+    def __init__(self) -> None:
+        self.found = 0
+
+    def add(self, _: np.ndarray, block: Rows) -> None:
+        """Count those of the next rows."""
+        self.found += int(np.count_nonzero(block)) if isinstance(block, np.ndarray) else block.nnz
+
+
+def logs_by_rows(
+    counts: StoredMatrix, totals: NDArray[np.float64], *, n_entries: int, dtype: np.dtype[np.generic]
+) -> sparse.csr_matrix:
+    """Log1p of counts per ten thousand, of counts in a file of which a block of rows is in memory at a time.
+
+    Parameters
+    ----------
+    counts
+        ``(n_cells, n_genes)``.
+    totals
+        ``(n_cells,)`` total of each cell.
+    n_entries
+        Entries of all cells, or more.
+    dtype
+        Type of the counts, and of their logarithms.
+    """
+    shape = (int(counts.shape[0]), int(counts.shape[1]))
+    places = np.int32 if max(n_entries, shape[1]) <= np.iinfo(np.int32).max else np.int64
+    indices, data, starts = np.empty(n_entries, places), np.empty(n_entries, dtype), np.zeros(shape[0] + 1, places)
+    n_filled = 0
+    for rows, block in row_blocks(counts):
+        logs = log1p_cp10k_rows(sparse.csr_matrix(block, dtype=dtype), totals[rows])
+        to = slice(n_filled, n_filled + logs.nnz)
+        indices[to], data[to], starts[rows + 1] = logs.indices, logs.data, n_filled + logs.indptr[1:]
+        n_filled += logs.nnz
+    return sparse.csr_matrix((data[:n_filled], indices[:n_filled], starts), shape=shape, copy=False)
+
+
 def _logs(counts: Rows, totals: np.ndarray) -> Rows:
     if isinstance(counts, np.ndarray):
         return np.log1p(counts * cp10k_factors(totals)).astype(np.float32)

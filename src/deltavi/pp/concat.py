@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +20,14 @@ from anndata.abc import CSCDataset
 from anndata.io import read_elem
 
 from deltavi._entries import choice, one_name, share
-from deltavi._errors import DeltaviError, GeneMatchError, InputDataError, examples
+from deltavi._errors import DeltaviError, GeneMatchError, InputDataError, InputDataWarning, examples
 from deltavi._reading import known_arguments
 from deltavi.registry.checks import MatrixReport
 from deltavi.registry.genes import require_unique_genes, suggest_vocabulary
 from deltavi.registry.joined import Place, Places, opened, root_of
 from deltavi.registry.source import sampled
+
+logger = logging.getLogger("deltavi")
 
 PathLike = str | os.PathLike[str]
 UNREADABLE = (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError)
@@ -60,7 +64,8 @@ def concat_lazy(
     Returns
     -------
     AnnData ``(n_cells, n_genes)`` of all cells in the order of the files, with X and the layers that each file has,
-    obs, and the names of the genes.
+    obs, and the names of the genes. A warning names matrices that some file lacks,
+    and that are left out.
 
     Raises
     ------
@@ -87,6 +92,7 @@ def concat_lazy(
     tables = [AnnData(obs=source.obs, var=pd.DataFrame(index=source.genes)) for source in sources]
     if index_unique is None:
         _require_cells(sources)
+    _report_left_out(sources, keeps_columns=join == "outer")
     found = anndata.concat(tables, join=join, label=label, keys=keys, index_unique=index_unique)
     for element in sorted(sources[0].elements.intersection(*(source.elements for source in sources))):
         matrix = _joined(sources, element, found.var_names)
@@ -197,6 +203,37 @@ def _require_cells(sources: list[_Source]) -> None:
                 )
 
 
+def _report_left_out(sources: list[_Source], *, keeps_columns: bool) -> None:
+    """Warn of matrices that some file lacks; log columns of obs that are left out as they were asked to be."""
+    lost = _lacking({source.name: {_place(element) for element in source.elements} for source in sources})
+    if lost:
+        warnings.warn(
+            f"{lost}: not in all {len(sources)} files, and left out. Write them to all files to keep them.",
+            InputDataWarning,
+            stacklevel=4,
+        )
+    columns = _lacking({source.name: {f"obs[{column!r}]" for column in source.obs} for source in sources})
+    if columns and not keeps_columns:
+        logger.info("%s: not in all files, and left out; join='outer' keeps them.", columns)
+
+
+def _lacking(held: Mapping[str, set[str]]) -> str:
+    """Names that some file lacks, each with the files that have it; empty if there are none."""
+    every = [*held.values()]
+    lost = every[0].union(*every) - every[0].intersection(*every)
+    return _some([f"{name} (in {_some([file for file in held if name in held[file]])})" for name in sorted(lost)], 10)
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    """The first of some names, without quotes, and the number of the others."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _place(element: str) -> str:
+    """Name of a matrix in messages."""
+    return "X" if element == "X" else f"layers[{element.removeprefix('layers/')!r}]"
+
+
 def _joined(sources: list[_Source], element: str, genes: pd.Index) -> object:
     """Dask array of a matrix in all files, with `genes` in order."""
     parts, reports, kinds = [], {}, []
@@ -224,7 +261,7 @@ def _joined(sources: list[_Source], element: str, genes: pd.Index) -> object:
 
 def _by_genes(element: str, path: Path) -> str:
     """Error for a matrix whose cells cannot be read without all others."""
-    place = "X" if element == "X" else f"layers[{element.removeprefix('layers/')!r}]"
+    place = _place(element)
     read, write = ("read_zarr", "write_zarr") if path.is_dir() else ("read_h5ad", "write_h5ad")
     return (
         f"{place} of {path} is stored by genes (CSC): no cell can be read without the whole matrix. Store it by cells: "

@@ -17,7 +17,16 @@ from deltavi._errors import InputDataError, KeyClashError, examples, unknown_cat
 from deltavi._reading import known_arguments
 from deltavi._threads import kept_threads
 from deltavi._types import StoredMatrix, is_dask
-from deltavi.pp._by_rows import GeneMoments, by_variance_trend, genes_of, logs_of, whole, with_genes
+from deltavi.pp._by_rows import (
+    EntryCount,
+    GeneMoments,
+    by_variance_trend,
+    genes_of,
+    logs_by_rows,
+    logs_of,
+    whole,
+    with_genes,
+)
 from deltavi.registry.counts import checked_counts, counts_of, exact_type, row_sums
 from deltavi.registry.source import matrix_of
 from deltavi.registry.tables import require_cells
@@ -141,7 +150,8 @@ def log_normalise(
     Parameters
     ----------
     adata
-        Raw counts, ``(n_cells, n_genes)``; of a Dask array the new layer is one as well.
+        Raw counts, ``(n_cells, n_genes)``; of a Dask array the new layer is one as well. Those in a file are read in
+        blocks of rows, and the new layer is in memory.
     layer
         Layer that holds the raw counts; ``X`` when None.
     size_factor_key
@@ -168,6 +178,13 @@ def log_normalise(
         scanned = checked_counts(cells, layer)[1]
         totals = scanned.cell_totals if size_factor_key is None else _totals_of(cells, size_factor_key)
         adata.layers[key_added] = logs_of(whole(x, scanned.report), totals)
+        return
+    if not (isinstance(x, np.ndarray) or sparse.issparse(x)):
+        n_entries = EntryCount()
+        stored, scanned = checked_counts(cells, layer, n_entries.add)
+        totals = scanned.cell_totals if size_factor_key is None else _totals_of(cells, size_factor_key)
+        dtype = np.dtype(exact_type(scanned.report))
+        adata.layers[key_added] = logs_by_rows(stored, totals, n_entries=n_entries.found, dtype=dtype)
         return
     counts = counts_of(adata, layer)
     totals = row_sums(counts) if size_factor_key is None else _totals_of(adata, size_factor_key)

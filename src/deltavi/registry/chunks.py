@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import zarr
 from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
@@ -55,6 +56,11 @@ class DaskMatrix:
     def paths(self) -> set[Path]:
         """Files and Zarr stores that rows are computed from."""
         return paths_in(self._x)
+
+    @property
+    def sources(self) -> list[object]:
+        """Matrices of Zarr and arrays that rows are computed from."""
+        return [part for part in files_in(self._x) if isinstance(part, zarr.Array | CSRDataset | CSCDataset)]
 
     def rounded(self) -> DaskMatrix:
         """The same with whole numbers."""

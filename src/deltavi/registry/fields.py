@@ -28,6 +28,7 @@ from deltavi.registry.names import (
 )
 from deltavi.registry.source import matrix_name, matrix_of
 from deltavi.registry.whole import require_whole
+from deltavi.registry.whole_tables import require_whole_column
 
 logger = logging.getLogger("deltavi")
 
@@ -152,6 +153,7 @@ class CategoryField(CategoricalObsField):
             self._setup_default_attr(adata)
         key = self._original_attr_key
         values = column(adata, key)
+        require_whole_column(adata, values, key)
         categories = used_categories(values, key)
         warn_mixed_types(values, key)
         warn_near_duplicates([as_text(category) for category in categories], key)
@@ -187,6 +189,7 @@ class CategoryField(CategoricalObsField):
             state |= self._fingerprint(adata_target)
         if attached:
             self._require_same(state_registry, adata_target)
+        require_whole_column(adata_target, values, key)
         if not self.optional_in_query:
             used_categories(values, key)
             warn_unseen(values, np.asarray(adata_target.obs[self.attr_key]), key)

@@ -17,6 +17,7 @@ from deltavi._types import State
 from deltavi.registry.columns import column
 from deltavi.registry.fields import CategoryField
 from deltavi.registry.names import folded, warn_mixed_types, warn_near_duplicates, warn_of_names
+from deltavi.registry.whole_tables import require_whole_column
 
 logger = logging.getLogger("deltavi")
 
@@ -52,6 +53,7 @@ class LabelField(CategoryField):
     def register_field(self, adata: AnnData) -> State:
         key = self._original_attr_key
         values = column(adata, key)
+        require_whole_column(adata, values, key)
         counts = label_counts(values)
         # -1 is "-1.0" where pandas made text of floats
         unlabeled = None if self.unlabeled_category is None else meant(self.unlabeled_category, counts)

@@ -43,7 +43,8 @@ from deltavi.registry.fields import (
     ExpressionField,
 )
 from deltavi.registry.matrix import loadable, rounded
-from deltavi.registry.stored_rows import file_of
+from deltavi.registry.relative import RelativePlaces
+from deltavi.registry.stored_rows import file_of, places_of
 from deltavi.registry.totals import cell_totals
 
 # Managers whose AnnData was compared in the block that a thread is in; None outside of such blocks.
@@ -89,6 +90,7 @@ class DataManager(AnnDataManager):
         self._genes: pd.Index = pd.Index([])
         self._columns: Columns | None = None
         self._matrix: MatrixPrint | None = None
+        self._places = RelativePlaces()
 
     # -- registration ----------------------------------------------------------------------------------------
 
@@ -125,6 +127,7 @@ class DataManager(AnnDataManager):
         sampled = None if field is None else field.sampled
         self._matrix = None if x is None else MatrixPrint(x, adata.filename or file_of(x), sampled=sampled)
         self._columns = Columns(adata, self._registered_fields())
+        self._places = RelativePlaces(places_of(adata))
 
     @property
     def written(self) -> set[tuple[str, str]]:
@@ -139,7 +142,8 @@ class DataManager(AnnDataManager):
         Raises
         ------
         DeltaviError
-            If cells, genes, the matrix, or a registered column changed or went away.
+            If cells, genes, the matrix, or a registered column changed or went away; or the working folder, where a
+            file was opened by a relative path.
         """
         self._assert_anndata_registered()
         if not self._is_watched:
@@ -149,6 +153,7 @@ class DataManager(AnnDataManager):
         if again:
             self.require_same_cells()
             require_same_genes(self.adata.var_names, self._genes)
+            self._places.require_same_folder()
             self._require_same_matrix()
         # models of several threads may share an AnnData, and overwrite each other's codes
         with taking_turns():

@@ -16,6 +16,8 @@ from deltavi._errors import InputDataError, UnknownCategoryError, unknown_catego
 from deltavi._types import Rows, StoredMatrix, is_sparse
 from deltavi.registry.checks import Kind, MatrixReport, scan_matrix
 from deltavi.registry.chunks import rowwise
+from deltavi.registry.relative import require_there
+from deltavi.registry.stored_rows import places_of
 
 # Cells that are sampled where a guess is enough.
 SAMPLED_CELLS = 512
@@ -37,8 +39,11 @@ def matrix_of(adata: AnnData, layer: str | None = None, *, kind: Kind = "counts"
         If there is no such layer.
     InputDataError
         If there is no X, or values are masked.
+    DeltaviError
+        If it was opened by a relative path that is not in the working folder.
     """
     require_anndata(adata, lazy=True)
+    require_there(places_of(adata))
     layer = None if layer is None else one_name("layer", layer, layer_names(adata))
     if layer is not None and layer not in adata.layers:
         error = unknown_category("layer", layer, layer_names(adata))

@@ -23,6 +23,7 @@ from deltavi.registry._fingerprint import MatrixPrint
 from deltavi.registry._resident_rows import ResidentRows
 from deltavi.registry.chunks import DaskMatrix, paths_in
 from deltavi.registry.joined import JoinedMatrix, store_of, times_of
+from deltavi.registry.relative import RelativePlaces
 from deltavi.registry.whole import require_whole
 from deltavi.registry.zarr_codecs import fast_codecs
 
@@ -197,6 +198,8 @@ class WatchedRows:
         self._rows, self._x, self._where = rows, x, where
         self._file = file_of(x)
         self._print = MatrixPrint(x, self._file)
+        place = store_of(x)
+        self._places = RelativePlaces([] if place is None else [place])
         self._counted_again = 0.0
 
     def read(self, rows: np.ndarray, *, first: Rows | None = None) -> Rows:
@@ -205,8 +208,10 @@ class WatchedRows:
         Raises
         ------
         DeltaviError
-            If the file was written to, is gone or damaged; of a file that was written to, a sample is compared.
+            If the file was written to, is gone or damaged; of a file that was written to, a sample is compared. If it
+            was opened by a relative path, and the working folder changed.
         """
+        self._places.require_same_folder()
         try:
             found = self._rows.read(rows, first=first)
             # afterwards, so that a write in between is detected
@@ -276,6 +281,7 @@ class ChunkRows:
         self.n_together = int(np.diff(x.edges).max(initial=1))
         self._paths = x.paths()
         self._written = times_of(self._paths)
+        self._places = RelativePlaces(self._paths)
         with self._readable():
             sample = x[: min(self.n_together, self.shape[0])]
         self._is_dense = isinstance(sample, np.ndarray)
@@ -283,6 +289,7 @@ class ChunkRows:
         self.n_bytes = 4.0 * n_entries
 
     def read(self, rows: np.ndarray, *, first: Rows | None = None) -> Rows:
+        self._places.require_same_folder()
         with self._readable():
             found = below(first, [*self._x.pieces(rows)], self._is_dense, self.shape[1])
             # afterwards, so that a write in between is detected

@@ -21,6 +21,7 @@ from deltavi.perturbation.inputs import check_unique_genes
 from deltavi.pp.prepare import TOTAL_COUNTS
 from deltavi.registry.columns import user_columns
 from deltavi.registry.counts import counts_of
+from deltavi.registry.tables import require_cells
 from deltavi.tl._evaluation import (
     COLUMNS,
     PREDICTION_COLUMNS,
@@ -91,7 +92,7 @@ def evaluate_perturbation(
     Parameters
     ----------
     adata
-        Raw counts of all genes, (n_cells, n_genes). It is not changed.
+        Raw counts of all genes, (n_cells, n_genes). It is not changed. Counts in a file are read into memory.
     methods
         One or several of: a model class, a :class:`Method`, a function
         ``f(train, query, *, control, perturbation, condition_key, labels_key, seed)`` that returns predicted cells as
@@ -166,6 +167,8 @@ def evaluate_perturbation(
     for switch, value in {**switches, "keep_predictions": keep_predictions}.items():
         flag(switch, value)
     names = {"condition_key": condition_key, "labels_key": labels_key}
+    # others than AnnData are refused below
+    adata = require_cells(adata) if isinstance(adata, AnnData) else adata
     question = question_of(adata, control=control, perturbation=perturbation, **names)
     settings: dict[str, object] = {
         "control": question.control,

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from anndata import AnnData
+
 from deltavi._entries import seed_number, whole_number
 from deltavi._errors import DeltaviError, InputDataWarning, examples
 from deltavi._reading import known_arguments
 from deltavi.model import SCGEN, VAE
 from deltavi.model.own_response import held_out_by_caller
 from deltavi.perturbation import baseline_predictions, compare, conclusion
+from deltavi.registry.tables import in_memory
 from deltavi.tl._experiment import prepare
 from deltavi.tl._halves import few_controls, halved
 from deltavi.tl._methods import Method
@@ -21,7 +24,6 @@ from deltavi.tl.quiet import quiet_trainer
 
 if TYPE_CHECKING:
     import pandas as pd
-    from anndata import AnnData
 
 # Every model that predicts perturbations descends from the VAE.
 PerturbationModel = VAE
@@ -92,7 +94,7 @@ def predict_held_out(
     Parameters
     ----------
     adata
-        Raw counts of all genes. It is not changed.
+        Raw counts of all genes. It is not changed. Cells in a file are read into memory.
     label
         Label whose response is held out.
     control, perturbation
@@ -131,6 +133,8 @@ def predict_held_out(
     max_epochs = None if max_epochs is None else whole_number("max_epochs", max_epochs, least=1)
     method = Method(model_class, model_kwargs or {}, train_kwargs or {}, {"": predict_kwargs or {}})
     method = replace(method, train_kwargs={"max_epochs": max_epochs, **method.train_kwargs})
+    # others than AnnData are refused below
+    adata = in_memory(adata) if isinstance(adata, AnnData) else adata
     question = question_of(
         adata, control=control, perturbation=perturbation, condition_key=condition_key, labels_key=labels_key
     )

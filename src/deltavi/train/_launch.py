@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from dataclasses import dataclass
 
@@ -102,10 +103,40 @@ def _chosen(strategy: Strategy | str, *, accelerator: str, devices: object, n_no
         )
         chosen: Strategy = connector.strategy
         if isinstance(chosen, DDPStrategy) and chosen.cluster_environment is not None:
+            _require_as_many(chosen.num_processes, n_nodes)
+            if not chosen.cluster_environment.creates_processes_externally:
+                _require_script()
             chosen.cluster_environment.validate_settings(num_devices=chosen.num_processes, num_nodes=n_nodes)
         return chosen
+    except DeltaviError:
+        raise
     except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
         raise DeltaviError(f"train() cannot use these options of the trainer: {error}") from error
+
+
+def _require_as_many(n_processes: int, n_nodes: int) -> None:
+    """Raise where torchrun started another number of processes than the options ask for."""
+    if not TorchElasticEnvironment.detect():
+        return
+    started, on_machine = int(os.environ["WORLD_SIZE"]), os.environ["LOCAL_WORLD_SIZE"]
+    if n_processes * n_nodes != started:
+        raise DeltaviError(
+            f"torchrun started {started} processes, and devices={n_processes} with num_nodes={n_nodes} are "
+            f"{n_processes * n_nodes}: pass devices={on_machine} or devices='auto', or start torchrun with "
+            f"--nproc-per-node {n_processes}."
+        )
+
+
+def _require_script() -> None:
+    """Raise where no other process can run the script of this one: it is no file, or not where it was."""
+    script = sys.argv[0] if sys.argv else ""
+    if getattr(sys.modules["__main__"], "__spec__", None) is None and not os.path.isfile(script):
+        is_text = script in ("-c", "-", "")
+        what = "text of python -c or standard input" if is_text else f"{script!r}, which is not there from here"
+        raise DeltaviError(
+            f"Lightning starts other processes by the script of this one, and that is {what} (working folder "
+            f"{os.getcwd()!r}). {SCRIPT}"
+        )
 
 
 def _is_one(devices: object) -> bool:
