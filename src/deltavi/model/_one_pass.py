@@ -18,12 +18,9 @@ from deltavi.model._asked import BATCH_SIZE, positions_of
 from deltavi.model._group_sums import MeansOfGroups
 from deltavi.model.request import Request
 from deltavi.perturbation.estimators import GroupMeans
-from deltavi.registry._changes import reading
 from deltavi.registry.cells import Cells, Tensors
 from deltavi.registry.checks import wanted_blocks
-from deltavi.registry.source import matrix_name
 from deltavi.registry.stored_rows import below
-from deltavi.registry.whole import require_whole
 
 if TYPE_CHECKING:
     from deltavi.model._responds import Responds
@@ -60,13 +57,8 @@ def encoded(model: Responds, adata: AnnData, cells: np.ndarray, seen: Seen) -> n
         for rows, expression in _cut(_seen(_blocks(model, adata, cells), seen), BATCH_SIZE):
             yield loaded.completed(rows, expression)
 
-    where, matrix = _matrix_name(model), manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-    with reading(where, adata):
-        found = np.asarray(model.get_latent_representation(dataloader=passing()))
-    # rows were read without a look at the file
-    require_whole(matrix, where)
-    manager.validate()
-    return found
+    with manager.rows_read():
+        return np.asarray(model.get_latent_representation(dataloader=passing()))
 
 
 def _blocks(model: Responds, adata: AnnData, cells: np.ndarray) -> Iterator[Block]:
@@ -108,10 +100,6 @@ def _joined(parts: list[Block]) -> Block:
     return np.concatenate([cells for cells, _ in parts]), below(
         None, blocks, isinstance(blocks[0], np.ndarray), blocks[0].shape[1]
     )
-
-
-def _matrix_name(model: Responds) -> str:
-    return matrix_name(model._setup_argument("layer"))
 
 
 @dataclass(frozen=True, eq=False)

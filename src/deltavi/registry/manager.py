@@ -46,6 +46,7 @@ from deltavi.registry.matrix import loadable, rounded
 from deltavi.registry.relative import RelativePlaces
 from deltavi.registry.stored_rows import file_of, places_of
 from deltavi.registry.totals import cell_totals
+from deltavi.registry.whole import require_whole
 
 # Managers whose AnnData was compared in the block that a thread is in; None outside of such blocks.
 _compared: ContextVar[set[str] | None] = ContextVar("compared", default=None)
@@ -218,6 +219,16 @@ class DataManager(AnnDataManager):
         matrix = self.get_from_registry(REGISTRY_KEYS.X_KEY)
         sums = [np.asarray(block.sum(0), dtype=np.float64).ravel() for _, block in row_blocks(matrix)]
         return np.asarray(np.sum(sums, axis=0))
+
+    @contextmanager
+    def rows_read(self) -> Iterator[None]:
+        """Block in which rows of the matrix are read; raises if its file cannot be read, or was changed meanwhile."""
+        matrix, field = self.get_from_registry(REGISTRY_KEYS.X_KEY), self._expression_field
+        where = "The expression matrix" if field is None else field.where
+        with reading(where, self.adata):
+            yield
+        require_whole(matrix, where)
+        self.validate()
 
     @property
     def reads_rows(self) -> bool:
