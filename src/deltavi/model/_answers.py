@@ -22,6 +22,7 @@ from deltavi._random import isolated_randomness
 from deltavi._types import Rows, State
 from deltavi.io import BlockFile, write_store
 from deltavi.model.request import drop_unused_categories
+from deltavi.registry.manager import one_data_set
 from deltavi.registry.writable import writable_columns
 from deltavi.train.progress import progress_bar
 
@@ -153,7 +154,8 @@ class AskedCells:
     @contextmanager
     def _working(self, progress: bool) -> Iterator[Callable[[int], object]]:
         """Counter of cells; all blocks share one random state, so that draws are those of a single pass."""
-        with isolated_randomness(self.model.seed), progress_bar(len(self.cells), "answering", wanted=progress) as bar:
+        bar = progress_bar(len(self.cells), "answering", wanted=progress)
+        with isolated_randomness(self.model.seed), one_data_set(), bar:
             yield bar.update
 
     def _parts(self, answer: Answer, batch_size: int | None, count: Callable[[int], object]) -> Iterator[Answered]:

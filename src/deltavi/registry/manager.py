@@ -48,6 +48,8 @@ from deltavi.registry.totals import cell_totals
 
 # Managers whose AnnData was compared in the block that a thread is in; None outside of such blocks.
 _compared: ContextVar[set[str] | None] = ContextVar("compared", default=None)
+# Data sets that were made in the block that a thread is in, by what they read; None outside of such blocks.
+_data_sets: ContextVar[dict[tuple[str, str, bool], OrderedDataset] | None] = ContextVar("data_sets", default=None)
 
 
 @contextmanager
@@ -61,6 +63,20 @@ def compared_once() -> Iterator[None]:
         yield
     finally:
         _compared.reset(token)
+
+
+@contextmanager
+def one_data_set() -> Iterator[None]:
+    """Make one data set for all loaders of the same cells in this block, which read them one after the other.
+
+    A data set looks at the file that it reads, and keeps the stretch of rows that was read last.
+    """
+    token = _data_sets.set({})
+    try:
+        with compared_once():
+            yield
+    finally:
+        _data_sets.reset(token)
 
 
 class DataManager(AnnDataManager):
@@ -276,12 +292,18 @@ class DataManager(AnnDataManager):
         data_and_attributes: list[str] | dict[str, type] | None = None,
         load_sparse_tensor: bool = False,
     ) -> OrderedDataset | Subset[dict[str, np.ndarray]]:
+        made = _data_sets.get()
+        made = {} if made is None else made
+        what = self.id, repr(data_and_attributes), load_sparse_tensor
         with compared_once():
             self.validate()
-            dataset = OrderedDataset(self, getitem_tensors=data_and_attributes, load_sparse_tensor=load_sparse_tensor)
-            # read now, before the AnnData can change
-            _ = dataset.data
-        return dataset if indices is None else Subset(dataset, indices)
+            if what not in made:
+                made[what] = OrderedDataset(
+                    self, getitem_tensors=data_and_attributes, load_sparse_tensor=load_sparse_tensor
+                )
+                # read now, before the AnnData can change
+                _ = made[what].data
+        return made[what] if indices is None else Subset(made[what], indices)
 
 
 def _write_again(field: BaseAnnDataField, adata: AnnData, state: State) -> None:
