@@ -29,8 +29,8 @@ def progress_bar(total: int, text: str, *, initial: int = 0, wanted: bool = True
         warnings.simplefilter("ignore")
         from tqdm.auto import tqdm
     in_notebook = any(base.__name__ == "tqdm_notebook" for base in tqdm.__mro__)
-    is_seen = present_ranks().is_first and (in_notebook or is_terminal(sys.stderr))
-    return tqdm(total=total, initial=initial, desc=text, disable=not (wanted and is_seen))
+    is_seen = wanted and (in_notebook or is_terminal(sys.stderr))
+    return tqdm(total=total, initial=initial, desc=text, disable=not (is_seen and present_ranks().is_first))
 
 
 def is_terminal(stream: TextIO | None) -> bool:
