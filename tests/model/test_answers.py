@@ -22,6 +22,8 @@ from anndata import AnnData
 from deltavi.errors import DeltaviError, FileWriteError, InputDataWarning, NotTrainedError
 from deltavi.io import BlockFile
 from deltavi.model import MIXVI, VAE
+from deltavi.registry._batches import OrderedDataset
+from deltavi.registry.stored_rows import CsrRows
 from tests.io.test_write_faults import POSIX, short_files
 from tests.model.conftest import dense, small_adata, train
 from tests.model.screens import read
@@ -252,6 +254,40 @@ def test_cells_in_any_form_are_answered_to_a_file(
     if query.isbacked:
         assert query.file.is_open
         query.file.close()
+
+
+@pytest.mark.parametrize("progress", [False, True])
+@pytest.mark.parametrize(
+    ("name", "verb"),
+    [
+        ("SCGEN", "get_normalized_expression"),
+        ("VAE", "get_latent_representation"),
+        ("LABELVI", "predict"),
+        ("MIXVI", "get_responsibilities"),
+    ],
+)
+def test_blocks_share_a_data_set_and_what_it_has_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, verb: str, progress: bool
+) -> None:
+    """Each block begins in the stretch of rows that the one before ended in."""
+    query, read_rows, made = as_sparse_file(tmp_path, cells(N)), [], []
+    plain_read, plain = CsrRows.read, OrderedDataset.__init__
+    monkeypatch.setattr(CsrRows, "read", lambda self, rows, **how: read_rows.extend(rows) or plain_read(self, rows))
+    monkeypatch.setattr(OrderedDataset, "__init__", lambda self, *a, **k: made.append(self) or plain(self, *a, **k))
+    path = None if progress else tmp_path / "answer.h5ad"
+    getattr(fitted(name), verb)(query, path=path, progress=progress, batch_size=8)
+    query.file.close()
+    assert len(made) == 1
+    assert read_rows == [*range(N)]
+
+
+def test_another_answer_has_a_data_set_of_its_own(tmp_path: Path) -> None:
+    """What is read for one is not kept, so that changes of the cells reach the next."""
+    model, query = fitted("SCGEN"), cells(N)
+    first = model.get_latent_representation(query, path=tmp_path / "first.h5ad")
+    query.X = query.X * 2
+    second = model.get_latent_representation(query, path=tmp_path / "second.h5ad")
+    assert (read(first).obsm["X_scgen"] != read(second).obsm["X_scgen"]).any(1).all()
 
 
 @pytest.mark.parametrize("ask", [{"give_mean": False}, {"n_samples": 2}])

@@ -22,6 +22,7 @@ from scipy import sparse
 
 from deltavi.errors import DeltaviError, InputDataError, UnknownCategoryError
 from deltavi.model import LABELVI, VAE
+from deltavi.registry import whole
 from deltavi.train._streamed import StreamedLoader
 from tests.models import MODELS, PERTURBATION
 from tests.registry.test_batches import canonical
@@ -276,3 +277,13 @@ def test_cells_of_one_gene_in_a_store(tmp_path: Path) -> None:
     chunk.unlink()
     with pytest.raises(InputDataError, match=r"adata\.X lacks 1 of \d+ pieces of its data"):
         VAE.setup_anndata(read_lazy(path))
+
+
+def test_pieces_of_a_store_are_counted_once_a_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "cells.zarr"
+    sorted_cells().write_zarr(path)
+    listed, plain = [], whole._is_listed_whole
+    monkeypatch.setattr(whole, "_is_listed_whole", lambda array: listed.append(array.basename) or plain(array))
+    VAE.setup_anndata(read_lazy(path))
+    # of all cells, and of the sample that is compared later
+    assert listed == ["indices", "data"] * 2

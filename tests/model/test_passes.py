@@ -111,7 +111,7 @@ def test_genes_of_a_query_are_not_summed(monkeypatch: pytest.MonkeyPatch) -> Non
     entry.model_class.setup_anndata(adata, **entry.setup)
     model = entry.model_class(adata, **entry.init)
     scan = checks.scan_and_sum
-    monkeypatch.setattr(fields, "scan_and_sum", lambda x, *, genes: asked.append(genes) or scan(x, genes=genes))
+    monkeypatch.setattr(fields, "scan_and_sum", lambda x, *, genes, where: asked.append(genes) or scan(x, genes=genes))
     model._validate_anndata(small_adata(seed=1))
     assert asked == [False]
     entry.model_class.setup_anndata(adata, **entry.setup)

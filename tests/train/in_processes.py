@@ -302,12 +302,13 @@ def attempt(what: Callable[[], object]) -> Found:
     return {"error": None}
 
 
-def run(name: str, folder: Path) -> None:
+def run(scenario: Callable[[], Found], folder: Path) -> None:
+    name = scenario.__name__
     os.environ["SCENARIO_FOLDER"] = str(folder)
     os.chdir(folder)
     torch.set_num_threads(1)
     try:
-        found = globals()[name]()
+        found = scenario()
     except BaseException:
         found = {"failed": traceback.format_exc()}
     (folder / f"{name}.{rank()}.json").write_text(json.dumps(found))
@@ -315,7 +316,7 @@ def run(name: str, folder: Path) -> None:
         sys.exit(found["failed"])
 
 
-def in_forks(name: str, folder: Path, world: int) -> None:
+def in_forks(scenario: Callable[[], Found], folder: Path, world: int) -> None:
     """Run a scenario in processes that are forked from this one, without anything that watches them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -329,7 +330,7 @@ def in_forks(name: str, folder: Path, world: int) -> None:
             os.environ |= {key: str(value) for key, value in {**ranks, **place}.items()}
             code = 1
             try:
-                run(name, folder)
+                run(scenario, folder)
                 code = 0
             except SystemExit as error:
                 print(error.code, file=sys.stderr)
@@ -341,10 +342,14 @@ def in_forks(name: str, folder: Path, world: int) -> None:
         os.waitpid(pid, 0)
 
 
-if __name__ == "__main__":
+def main(scenarios: dict[str, Any]) -> None:
     folder, world, *names = sys.argv[1:]
     for name in names:
         if int(world):
-            in_forks(name, Path(folder), int(world))
+            in_forks(scenarios[name], Path(folder), int(world))
         else:
-            run(name, Path(folder))
+            run(scenarios[name], Path(folder))
+
+
+if __name__ == "__main__":
+    main(globals())

@@ -20,7 +20,7 @@ from deltavi.annotation import ClassifiedCells
 from deltavi.io import PathLike
 from deltavi.model._actinn_training import FOLDS, RECIPE, answers_without_own_fold
 from deltavi.model._annotates import Annotates
-from deltavi.model._answers import LATENT, Answered, AskedCells, latent_arrays
+from deltavi.model._answers import LATENT, Answered, AskedCells, latent_arrays, only_array
 from deltavi.model._classification import BATCH_SIZE, CALIBRATION, check_label_names, classified
 from deltavi.model._vae import named_arguments
 from deltavi.model.recipe import AnyRecipe, Parts
@@ -245,9 +245,8 @@ class ACTINN(Annotates):
             found = classified(self, asked.adata, cells, batch_size)[1].features
             return Answered(obsm=latent_arrays(self, found.astype(np.float32)))
 
-        if path is not None:
-            return asked.written(Path(path), answer, progress=progress, batch_size=batch_size, record=LATENT)
-        return next(iter(asked.joined(answer, progress=progress, batch_size=batch_size).obsm.values()))
+        how: State = {"progress": progress, "batch_size": batch_size, "record": LATENT}
+        return asked.delivered(path, answer, only_array, **how)
 
     @classmethod
     def load_query_data(  # type: ignore[override]  # it is refused

@@ -170,13 +170,14 @@ class Annotates(CountModel):
             return Answered(obsm={PROBABILITIES: probabilities}, obs={PREDICTED: labels})
 
         asked = ClassifiedAnswers(self, AskedCells.of(self, adata, indices), answer, batch_size)
-        if path is not None:
-            record = {"verb": "predict", "labels": self.label_names, "reject": reject, "keep_observed": keep_observed}
-            return asked.written(Path(path), record, progress=progress)
-        found = asked.joined(progress=progress)
-        if soft:
-            return pd.DataFrame(found.obsm[PROBABILITIES], index=asked.names, columns=self.label_names)
-        return pd.Series(found.obs[PREDICTED], index=asked.names, dtype=object, name=PREDICTED)
+
+        def in_memory(found: Answered) -> pd.Series | pd.DataFrame:
+            if soft:
+                return pd.DataFrame(found.obsm[PROBABILITIES], index=asked.names, columns=self.label_names)
+            return pd.Series(found.obs[PREDICTED], index=asked.names, dtype=object, name=PREDICTED)
+
+        record = {"verb": "predict", "labels": self.label_names, "reject": reject, "keep_observed": keep_observed}
+        return asked.delivered(path, in_memory, progress=progress, record=record)
 
     @overload
     def get_novelty_scores(
@@ -260,10 +261,11 @@ class Annotates(CountModel):
             return Answered(obs=columns)
 
         asked = ClassifiedAnswers(self, AskedCells.of(self, adata, indices), answer, batch_size)
-        if path is not None:
-            return asked.written(Path(path), {"verb": "get_novelty_scores"}, progress=progress)
-        found = asked.joined(progress=progress)
-        return pd.DataFrame(found.obs, index=asked.names).astype({PREDICTED: object})
+
+        def in_memory(found: Answered) -> pd.DataFrame:
+            return pd.DataFrame(found.obs, index=asked.names).astype({PREDICTED: object})
+
+        return asked.delivered(path, in_memory, progress=progress, record={"verb": "get_novelty_scores"})
 
     @known_arguments
     def calibrate(self) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -20,14 +21,17 @@ from deltavi import _keys
 from deltavi._entries import Indices, positions
 from deltavi._random import isolated_randomness
 from deltavi._types import Rows, State
-from deltavi.io import BlockFile, write_store
+from deltavi.io import BlockFile, PathLike
+from deltavi.model._together import asked_of, seed_of_rank, write_shared
 from deltavi.model.request import drop_unused_categories
+from deltavi.registry.manager import one_data_set
 from deltavi.registry.writable import writable_columns
 from deltavi.train.progress import progress_bar
 
 if TYPE_CHECKING:
     from deltavi.model._base import CountModel
 
+T = TypeVar("T")
 # Cells of a block, as whole mini-batches: a loader is made for each block, and memory holds the expression of one.
 CELLS_OF_BLOCK = 1024
 
@@ -86,6 +90,35 @@ class AskedCells:
         names: pd.Index = self.adata.obs_names[self.cells]
         return names
 
+    def delivered(
+        self,
+        path: PathLike | None,
+        answer: Answer,
+        in_memory: Callable[[Answered], T],
+        *,
+        progress: bool,
+        batch_size: int | None,
+        record: Mapping[str, object],
+        genes: np.ndarray | None = None,
+    ) -> T | Path:
+        """File of the answer for all cells, or without `path` what `in_memory` makes of it.
+
+        Parameters
+        ----------
+        path
+            File to write, as :func:`deltavi.io.require_store` gives it.
+        answer, progress, batch_size
+            See :meth:`joined`.
+        in_memory
+            Function from the answer for all cells to what is returned.
+        record, genes
+            See :meth:`written`.
+        """
+        how: State = {"progress": progress, "batch_size": batch_size}
+        if path is None:
+            return in_memory(self.joined(answer, **how))
+        return self.written(Path(path), answer, record=record, genes=genes, **how)
+
     def joined(self, answer: Answer, *, progress: bool, batch_size: int | None) -> Answered:
         """Answer for all cells in memory; without a progress bar it is asked for at once.
 
@@ -100,8 +133,9 @@ class AskedCells:
         """
         if not progress:
             return answer(self.cells)
-        with self._working(progress) as count:
-            parts = list(self._parts(answer, batch_size, count))
+        size = _block_size(batch_size)
+        with self._working(progress, self.model.seed) as count:
+            parts = list(self._counted(self._blocks(answer, size, range(self._n_blocks(size))), size, count))
         profiles = [part.profile for part in parts if part.profile is not None]
         return Answered(
             # cells are the last axis but one
@@ -122,6 +156,8 @@ class AskedCells:
     ) -> Path:
         """File of the answer for all cells, of which a block is in memory at a time, with their obs and var.
 
+        Several processes share the blocks; what is drawn in another than rank 0 has a seed of its own.
+
         Parameters
         ----------
         path
@@ -133,36 +169,52 @@ class AskedCells:
         genes
             Positions of the genes of the answer among those of the model; None for all.
         """
+        size, uns = _block_size(batch_size), {_keys.UNS_PREDICTION: self._record(record)}
 
-        def write(part: Path) -> None:
+        def write(part: Path, blocks: Iterable[Answered]) -> None:
             obs = writable_columns(self.adata.obs.iloc[self.cells])
             columns: dict[str, list[np.ndarray]] = {}
-            with self._working(progress) as count, BlockFile(part, len(self.cells)) as file:
-                for found in self._parts(answer, batch_size, count):
+            with BlockFile(part, len(self.cells)) as file:
+                for found in self._counted(blocks, size, count):
                     file.add_rows(found.profile, {}, found.obsm)
                     for name, values in found.obs.items():
                         columns.setdefault(name, []).append(values)
                 for name, parts in columns.items():
                     obs[name] = _column(np.concatenate(parts))
                 drop_unused_categories(obs)
-                file.finish(obs=obs, var=self._var(genes), uns={_keys.UNS_PREDICTION: self._record(record)})
+                file.finish(obs=obs, var=self._var(genes), uns=uns)
 
-        write_store(path, write)
+        with self._working(progress, seed_of_rank(self.model.seed)) as count:
+            write_shared(
+                path,
+                partial(self._blocks, answer, size),
+                write,
+                n_blocks=self._n_blocks(size),
+                asked=lambda: asked_of(self.model, self.names, record),
+            )
         return path
 
     @contextmanager
-    def _working(self, progress: bool) -> Iterator[Callable[[int], object]]:
+    def _working(self, progress: bool, seed: int) -> Iterator[Callable[[int], object]]:
         """Counter of cells; all blocks share one random state, so that draws are those of a single pass."""
-        with isolated_randomness(self.model.seed), progress_bar(len(self.cells), "answering", wanted=progress) as bar:
+        bar = progress_bar(len(self.cells), "answering", wanted=progress)
+        with isolated_randomness(seed), one_data_set(), bar:
             yield bar.update
 
-    def _parts(self, answer: Answer, batch_size: int | None, count: Callable[[int], object]) -> Iterator[Answered]:
-        """Answers block by block; of no cells one without cells."""
-        size = _block_size(batch_size)
-        for start in range(0, max(len(self.cells), 1), size):
-            cells = self.cells[start : start + size]
-            yield answer(cells)
-            count(len(cells))
+    def _n_blocks(self, size: int) -> int:
+        """Number of blocks; of no cells there is one without cells."""
+        return max(1, -(-len(self.cells) // size))
+
+    def _blocks(self, answer: Answer, size: int, numbers: range) -> Iterator[Answered]:
+        """Answers for the blocks of these numbers."""
+        for number in numbers:
+            yield answer(self.cells[number * size : (number + 1) * size])
+
+    def _counted(self, blocks: Iterable[T], size: int, count: Callable[[int], object]) -> Iterator[T]:
+        """All blocks, whose cells are counted once they are used."""
+        for number, block in enumerate(blocks):
+            yield block
+            count(min(size, len(self.cells) - number * size))
 
     def _var(self, genes: np.ndarray | None) -> pd.DataFrame:
         var = writable_columns(self.adata.var)
@@ -180,6 +232,17 @@ def latent_arrays(
     key = f"X_{type(model).__name__.lower()}{what}"
     arrays = found if isinstance(found, tuple) else (found,)
     return dict(zip((key, f"{key}_variance"), arrays, strict=False))
+
+
+def arrays_of(found: Answered) -> np.ndarray | tuple[np.ndarray, ...]:
+    """Latent positions of :func:`latent_arrays`, with their variances where there are such."""
+    arrays = tuple(found.obsm.values())
+    return arrays if len(arrays) > 1 else arrays[0]
+
+
+def only_array(found: Answered) -> np.ndarray:
+    """Latent positions of :func:`latent_arrays`, which are without variances."""
+    return next(iter(found.obsm.values()))
 
 
 def _block_size(batch_size: int | None) -> int:
@@ -202,4 +265,13 @@ def _column(values: np.ndarray) -> np.ndarray | pd.Categorical:
     return pd.Categorical(values) if values.dtype == object else values
 
 
-__all__ = ["LATENT", "Answer", "Answered", "AskedCells", "latent_arrays", "loaders_of_one_pass"]
+__all__ = [
+    "LATENT",
+    "Answer",
+    "Answered",
+    "AskedCells",
+    "arrays_of",
+    "latent_arrays",
+    "loaders_of_one_pass",
+    "only_array",
+]

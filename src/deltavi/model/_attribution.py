@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, overload
@@ -23,7 +23,8 @@ from deltavi._errors import DeltaviError, unknown_category
 from deltavi._random import isolated_randomness
 from deltavi._types import State
 from deltavi.arrays.matrix import check_count
-from deltavi.io import BlockFile, PathLike, write_store
+from deltavi.io import BlockFile, PathLike
+from deltavi.model._together import asked_of, write_shared
 from deltavi.module.classified import ClassifyingModule
 from deltavi.registry.writable import writable_columns
 from deltavi.train.progress import progress_bar
@@ -152,39 +153,40 @@ def get_attributions(
     if not len(chosen):
         raise DeltaviError("indices chooses no cell: there is nothing to explain.")
     self.module.eval()  # without dropout, and with the running means of normalisation layers
-    loader = self._make_data_loader(adata=cells, indices=chosen, batch_size=batch_size)
+    n_parts, settings = -(-len(chosen) // batch_size), _settings(self, label, n_steps)
 
-    def explain(add: Callable[[sp.csr_matrix], object]) -> AnnData:
+    def parts(numbers: range) -> Iterator[_Explained]:
+        own = chosen[numbers.start * batch_size : numbers.stop * batch_size]
+        for tensors in self._make_data_loader(adata=cells, indices=own, batch_size=batch_size):
+            yield _explain(self.module, tensors, code, integrate)
+
+    def explain(found: Iterable[_Explained], add: Callable[[sp.csr_matrix], object]) -> AnnData:
         told = []
-        # loaders draw, though no draw reaches the answer
-        with isolated_randomness(0), progress_bar(len(chosen), "explaining", wanted=progress) as bar:
-            for tensors in loader:
-                part = _explain(self.module, tensors, code, integrate)
-                add(part.attributions)
-                told.append(part.told())
-                bar.update(len(part.codes))
+        for part in found:
+            add(part.attributions)
+            told.append(part.told())
+            bar.update(len(part.codes))
         columns = _Columns(*map(np.concatenate, zip(*told, strict=True)))
         _warn_if_coarse(columns, n_steps)
-        return _described(cells, chosen, columns, names, _settings(self, label, n_steps))
+        return _described(cells, chosen, columns, names, settings)
 
-    if path is not None:
-        return _in_file(Path(path), len(chosen), explain)
-    parts: list[sp.csr_matrix] = []
-    found = explain(parts.append)
-    found.X = sp.vstack(parts, format="csr")
-    return found
+    def write(part: Path, found: Iterable[_Explained]) -> None:
+        with BlockFile(part, len(chosen)) as file:
+            described = explain(found, lambda rows: file.add_rows(rows, {}))
+            file.finish(obs=described.obs, var=described.var, uns=described.uns)
 
+    def asked() -> dict[str, object]:
+        return asked_of(self, cells.obs_names[chosen], settings)
 
-def _in_file(path: Path, n_cells: int, explain: Callable[[Callable[[sp.csr_matrix], object]], AnnData]) -> Path:
-    """File that takes the attributions as `explain` hands them out."""
-
-    def write(part: Path) -> None:
-        with BlockFile(part, n_cells) as file:
-            found = explain(lambda rows: file.add_rows(rows, {}))
-            file.finish(obs=found.obs, var=found.var, uns=found.uns)
-
-    write_store(path, write)
-    return path
+    # loaders draw, though no draw reaches the answer
+    with isolated_randomness(0), progress_bar(len(chosen), "explaining", wanted=progress) as bar:
+        if path is not None:
+            write_shared(Path(path), parts, write, n_blocks=n_parts, asked=asked)
+            return Path(path)
+        rows: list[sp.csr_matrix] = []
+        explained = explain(parts(range(n_parts)), rows.append)
+    explained.X = sp.vstack(rows, format="csr")
+    return explained
 
 
 def _described(cells: AnnData, chosen: np.ndarray, columns: _Columns, names: list[str], settings: State) -> AnnData:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -16,9 +18,10 @@ from scvi import REGISTRY_KEYS
 from deltavi import _keys
 from deltavi._errors import DeltaviError
 from deltavi._random import isolated_randomness
-from deltavi.io import BlockFile, PathLike, write_store
+from deltavi.io import BlockFile, PathLike
 from deltavi.model._asked import positions_of, totals_of
 from deltavi.model._decoding import CellDecoder, Predicted, predict_cells, stack
+from deltavi.model._together import asked_of, write_shared
 from deltavi.perturbation.batches import BatchMoves, batch_moves
 from deltavi.perturbation.noise import cell_generators
 from deltavi.registry.columns import category_names, column
@@ -110,19 +113,28 @@ def batch_removal(
     moves = batch_moves(before, labels=self._groups(source, aligned), batches=batches)
     moved = _Moved(self, aligned, before, (before + moves.vectors).astype(np.float32), moves, seed)
     result = moved.described(source)
-    if path is None:
-        parts: list[Predicted] = []
-        moved.decode(parts.append, batch_size, progress)
-        result.X = stack(parts, len(self.gene_names)).profile
-        return result
+    n_parts, parts = -(-aligned.n_obs // batch_size), partial(moved.parts, batch_size)
 
-    def write(part: Path) -> None:
+    def write(part: Path, found: Iterable[Predicted]) -> None:
         with BlockFile(part, aligned.n_obs) as file:
-            moved.decode(lambda found: file.add_rows(found.profile, {}), batch_size, progress)
+            for one in found:
+                file.add_rows(one.profile, {})
+                count(one.rate.shape[0])
             file.finish(obs=result.obs, var=result.var, obsm=result.obsm, uns=result.uns)
 
-    write_store(Path(path), write)
-    return Path(path)
+    def asked() -> dict[str, object]:
+        return asked_of(self, aligned.obs_names, seed)
+
+    with moved.working(progress) as count:
+        if path is not None:
+            write_shared(Path(path), parts, write, n_blocks=n_parts, asked=asked)
+            return Path(path)
+        decoded = []
+        for one in parts(range(n_parts)):
+            decoded.append(one)
+            count(one.rate.shape[0])
+    result.X = stack(decoded, len(self.gene_names)).profile
+    return result
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,17 +176,23 @@ class _Moved:
         }
         return result
 
-    def decode(self, add: Callable[[Predicted], object], batch_size: int, progress: bool) -> None:
-        """Hand out the cells mini-batch by mini-batch, decoded as if from their reference batch; none of no cells."""
-        model, n_cells, start = self.model, self.adata.n_obs, 0
+    @contextmanager
+    def working(self, progress: bool) -> Iterator[Callable[[int], object]]:
+        """Counter of decoded cells."""
+        bar = progress_bar(self.adata.n_obs, "correcting", wanted=progress)
+        with isolated_randomness(self.seed), bar:
+            yield bar.update
+
+    def parts(self, batch_size: int, numbers: range) -> Iterator[Predicted]:
+        """Cells of the mini-batches of these numbers, decoded as if from their reference batch."""
+        model, start = self.model, numbers.start * batch_size
+        cells = np.arange(start, min(numbers.stop * batch_size, self.adata.n_obs))
         known = pd.Index([str(batch) for batch in model._categories(REGISTRY_KEYS.BATCH_KEY)])
         codes, totals = known.get_indexer(pd.Index(self.moves.reference)), totals_of(model, self.adata)
-        with isolated_randomness(self.seed), progress_bar(n_cells, "correcting", wanted=progress) as bar:
-            for tensors in model._cells(self.adata).batches(np.arange(n_cells), batch_size):
-                rows = slice(start, start + tensors[REGISTRY_KEYS.X_KEY].shape[0])
-                add(self._decoded(CellDecoder(model.module, tensors), rows, codes[rows], totals[rows]))
-                bar.update(rows.stop - start)
-                start = rows.stop
+        for tensors in model._cells(self.adata).batches(cells, batch_size):
+            rows = slice(start, start + tensors[REGISTRY_KEYS.X_KEY].shape[0])
+            yield self._decoded(CellDecoder(model.module, tensors), rows, codes[rows], totals[rows])
+            start = rows.stop
 
     def _decoded(self, decode: CellDecoder, rows: slice, codes: np.ndarray, totals: np.ndarray) -> Predicted:
         """Cells of one mini-batch."""

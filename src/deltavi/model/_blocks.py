@@ -101,16 +101,30 @@ class Screen:
         inside = np.isin(self.controls.request.groups, list(self.controls.contexts)).sum()
         return int(inside) * (len(self.perturbations) + self.with_controls)
 
-    def blocks(self) -> Iterator[Block]:
-        """Context by context, since its cells are encoded once: the control cells first, then each perturbation."""
-        for context in self.controls.contexts:
+    @property
+    def n_blocks(self) -> int:
+        """Pairs, and control cells of each context where they are handed out."""
+        return self.n_pairs + self.with_controls * len(self.controls.contexts)
+
+    def blocks(self, numbers: range) -> Iterator[Block]:
+        """Blocks of these numbers.
+
+        Context by context, since its cells are encoded once: the control cells first, then each perturbation.
+        """
+        of_context = (*([None] if self.with_controls else []), *self.perturbations)
+        for place, context in enumerate(self.controls.contexts):
+            first = place * len(of_context)
+            wanted = [one for number, one in enumerate(of_context, first) if number in numbers]
+            if not wanted:
+                continue
             request = self.controls.of(self.model, context)
             start = start_of(self.model, request)
             other = None if self.other is None else self.other.of_context(self.model, self.controls, context)
-            if self.with_controls:
-                yield self._of_controls(context, request, start.positions, other)
-            for perturbation in self.perturbations:
-                yield self._of_pair(context, perturbation, request, start, other)
+            for perturbation in wanted:
+                if perturbation is None:
+                    yield self._of_controls(context, request, start.positions, other)
+                else:
+                    yield self._of_pair(context, perturbation, request, start, other)
 
     def _of_pair(
         self,

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pandas as pd
 
+from deltavi._types import State
 from deltavi.annotation import ClassifiedCells
+from deltavi.io import PathLike
 from deltavi.model._answers import Answered, AskedCells
 from deltavi.model._classification import classified, warn_empty
 
 if TYPE_CHECKING:
     from deltavi.model._annotates import Annotates
 
+T = TypeVar("T")
 # Column of obs and key of obsm, as the documentation of models names what a user keeps.
 PREDICTED, PROBABILITIES = "predicted", "probabilities"
 
@@ -47,19 +50,20 @@ class ClassifiedAnswers:
         """Names of the cells, ``(n_cells,)``."""
         return self.asked.names
 
-    def joined(self, *, progress: bool) -> Answered:
-        """Answer for all cells in memory."""
+    def delivered(
+        self,
+        path: PathLike | None,
+        in_memory: Callable[[Answered], T],
+        *,
+        progress: bool,
+        record: Mapping[str, object],
+    ) -> T | Path:
+        """File of the answer for all cells, or without `path` what `in_memory` makes of it."""
         empty: list[pd.Index] = []
-        found = self.asked.joined(self._noting(empty), progress=progress, batch_size=self.batch_size)
+        how: State = {"progress": progress, "batch_size": self.batch_size, "record": record}
+        found = self.asked.delivered(path, self._noting(empty), in_memory, **how)
         self._warn(empty)
         return found
-
-    def written(self, path: Path, record: Mapping[str, object], *, progress: bool) -> Path:
-        """File of the answer for all cells."""
-        empty: list[pd.Index] = []
-        self.asked.written(path, self._noting(empty), progress=progress, batch_size=self.batch_size, record=record)
-        self._warn(empty)
-        return path
 
     def _noting(self, empty: list[pd.Index]) -> Callable[[np.ndarray], Answered]:
         """Function from positions to an answer, which notes the names of cells without counts."""
@@ -72,7 +76,8 @@ class ClassifiedAnswers:
         return answer
 
     def _warn(self, empty: list[pd.Index]) -> None:
-        names = empty[0].append(empty[1:])
+        # a process among many may have had no block
+        names = empty[0].append(empty[1:]) if empty else pd.Index([])
         # the scan of a query has warned of them already
         if len(names) and self.asked.adata is self.model._adata:
             warn_empty(names)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,9 @@ from deltavi import _keys
 from deltavi._errors import NotHeldOutWarning, examples
 from deltavi._logs import first_of_each
 from deltavi._types import Rows, State
-from deltavi.io import BlockFile, write_store
+from deltavi.io import BlockFile
 from deltavi.model._blocks import Block, Screen
+from deltavi.model._together import asked_of, write_shared
 from deltavi.model.request import drop_unused_categories
 from deltavi.registry.source import layer_names
 from deltavi.train.progress import progress_bar
@@ -28,11 +31,13 @@ COLUMNS = (_keys.VARM_CHANGE, _keys.VARM_LOWER, _keys.VARM_UPPER)
 def in_memory(screen: Screen, *, layers: tuple[str, ...] | None, progress: bool) -> AnnData:
     """One AnnData of all blocks."""
     tables, blocks, columns = Tables(), [], []
-    for block in _each(screen, layers, progress):
-        tables.add(block)
-        blocks.append(block.cells)
-        if block.perturbation is not None:
-            columns.append(_columns(block.cells))
+    with _counting(screen, progress) as count:
+        for block in _each(screen, layers, range(screen.n_blocks)):
+            tables.add(block)
+            blocks.append(block.cells)
+            if block.perturbation is not None:
+                columns.append(_columns(block.cells))
+            count(block.perturbation is not None)
     first = blocks[0]
     found = AnnData(
         X=_stacked([one.X for one in blocks]),
@@ -52,34 +57,53 @@ def in_memory(screen: Screen, *, layers: tuple[str, ...] | None, progress: bool)
 
 
 def in_file(screen: Screen, target: Path, *, layers: tuple[str, ...] | None, progress: bool) -> Path:
-    """File of all blocks, of which one is in memory at a time; it takes its place once it is complete."""
+    """File of all blocks, of which one is in memory at a time; it takes its place once it is complete.
+
+    Several processes share the blocks.
+    """
     tables = Tables()
 
-    def write(part: Path) -> None:
+    def write(part: Path, blocks: Iterable[Block]) -> None:
         with BlockFile(part, screen.n_cells) as file:
-            for block in _each(screen, layers, progress):
+            for block in blocks:
                 file.add(block.cells)
                 if block.perturbation is not None:
                     for key, values in _columns(block.cells).items():
                         file.add_column(key, values, place=tables.n_pairs, n_columns=screen.n_pairs)
                 tables.add(block)
                 var = block.cells.var
+                count(block.perturbation is not None)
             file.finish(obs=tables.obs(), var=var, uns={_keys.UNS_PREDICTION: tables.uns()})
 
-    write_store(target, write)
+    with _counting(screen, progress) as count:
+        own = partial(_each, screen, layers)
+        write_shared(target, own, write, n_blocks=screen.n_blocks, asked=partial(_asked, screen, layers))
     tables.warn()
     return target
 
 
-def _each(screen: Screen, layers: tuple[str, ...] | None, progress: bool) -> Iterator[Block]:
-    """Blocks with the layers that are asked for, counted by a bar."""
+@contextmanager
+def _counting(screen: Screen, progress: bool) -> Iterator[Callable[[int], object]]:
+    """Counter of pairs, in a block that logs each message once."""
     details = "deltavi.get.predictions and deltavi.get.weights have the figures of each pair."
     with first_of_each(details), progress_bar(screen.n_pairs, "predicting", wanted=progress) as bar:
-        for block in screen.blocks():
-            for name in [name for name in layer_names(block.cells) if layers is not None and name not in layers]:
-                del block.cells.layers[name]
-            yield block
-            bar.update(block.perturbation is not None)
+        yield bar.update
+
+
+def _each(screen: Screen, layers: tuple[str, ...] | None, numbers: range) -> Iterator[Block]:
+    """Blocks of these numbers with the layers that are asked for."""
+    for block in screen.blocks(numbers):
+        for name in [name for name in layer_names(block.cells) if layers is not None and name not in layers]:
+            del block.cells.layers[name]
+        yield block
+
+
+def _asked(screen: Screen, layers: tuple[str, ...] | None) -> dict[str, object]:
+    """Description of the question."""
+    question, request = screen.question, screen.controls.request
+    pairs = [one.name for one in screen.perturbations], screen.controls.contexts, screen.with_controls
+    settings = question.control.name, question.output, question.draws, question.n_samples, question.seed
+    return asked_of(screen.model, request.adata.obs_names[request.cells], (*pairs, *settings, layers))
 
 
 def _columns(cells: AnnData) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from deltavi._random import isolated_randomness
 from deltavi._types import State
 from deltavi.annotation import merged_components
 from deltavi.io import PathLike
-from deltavi.model._answers import LATENT, Answered, AskedCells, latent_arrays
+from deltavi.model._answers import LATENT, Answered, AskedCells, latent_arrays, only_array
 from deltavi.model._classification import BATCH_SIZE
 
 if TYPE_CHECKING:
@@ -103,10 +103,10 @@ def get_responsibilities(
     def answer(cells: np.ndarray) -> Answered:
         return Answered(obsm={RESPONSIBILITIES: _responsibilities(self, asked, cells, batch_size)})
 
-    if path is not None:
-        return asked.written(Path(path), answer, record=_record(self, "get_responsibilities"), **how)
-    values = asked.joined(answer, **how).obsm[RESPONSIBILITIES]
-    return pd.DataFrame(values, index=asked.names, columns=self.component_names)
+    def in_memory(found: Answered) -> pd.DataFrame:
+        return pd.DataFrame(found.obsm[RESPONSIBILITIES], index=asked.names, columns=self.component_names)
+
+    return asked.delivered(path, answer, in_memory, record=_record(self, "get_responsibilities"), **how)
 
 
 def _responsibilities(model: MIXVI, asked: AskedCells, cells: np.ndarray, batch_size: int) -> np.ndarray:
@@ -225,13 +225,13 @@ def predicted_components(
         named = named if counted is None else np.where(counted[cells], named, _keys.UNASSIGNED)
         return Answered(obsm={RESPONSIBILITIES: shares}, obs={COMPONENT: named})
 
-    how: State = {"progress": progress, "batch_size": batch_size}
-    if path is not None:
-        return asked.written(Path(path), answer, record=_record(model, "predict"), **how)
-    found = asked.joined(answer, **how)
-    if soft:
-        return pd.DataFrame(found.obsm[RESPONSIBILITIES], index=asked.names, columns=model.component_names)
-    return pd.Series(found.obs[COMPONENT], index=asked.names, dtype=object, name="predicted")
+    def in_memory(found: Answered) -> pd.Series | pd.DataFrame:
+        if soft:
+            return pd.DataFrame(found.obsm[RESPONSIBILITIES], index=asked.names, columns=model.component_names)
+        return pd.Series(found.obs[COMPONENT], index=asked.names, dtype=object, name="predicted")
+
+    how: State = {"progress": progress, "batch_size": batch_size, "record": _record(model, "predict")}
+    return asked.delivered(path, answer, in_memory, **how)
 
 
 def w_positions(model: MIXVI, asked: AskedCells, *, path: PathLike | None, progress: bool) -> np.ndarray | Path:
@@ -243,7 +243,5 @@ def w_positions(model: MIXVI, asked: AskedCells, *, path: PathLike | None, progr
         found = over_batches(model, model.module.w_means, asked.adata, cells, model.module.n_w)
         return Answered(obsm=latent_arrays(model, np.asarray(found, dtype=np.float32), "_w"))
 
-    how: State = {"progress": progress, "batch_size": BATCH_SIZE}
-    if path is not None:
-        return asked.written(Path(path), answer, record=LATENT, **how)
-    return next(iter(asked.joined(answer, **how).obsm.values()))
+    how: State = {"progress": progress, "batch_size": BATCH_SIZE, "record": LATENT}
+    return asked.delivered(path, answer, only_array, **how)

@@ -16,7 +16,7 @@ from deltavi._random import isolated_randomness
 from deltavi._types import State
 from deltavi.io import PathLike
 from deltavi.likelihood.base import to_numpy
-from deltavi.model._answers import LATENT, Answered, AskedCells, latent_arrays, loaders_of_one_pass
+from deltavi.model._answers import LATENT, Answered, AskedCells, arrays_of, latent_arrays, loaders_of_one_pass
 from deltavi.model._decoding import CellDecoder
 from deltavi.registry.manager import compared_once
 
@@ -83,10 +83,7 @@ def get_latent_representation(
         return Answered(obsm=latent_arrays(self, found))
 
     size = kwargs.get("batch_size", CELLS_ENCODED)
-    if path is not None:
-        return asked.written(Path(path), answer, progress=progress, batch_size=size, record=LATENT)
-    arrays = tuple(asked.joined(answer, progress=progress, batch_size=size).obsm.values())
-    return arrays if len(arrays) > 1 else arrays[0]
+    return asked.delivered(path, answer, arrays_of, progress=progress, batch_size=size, record=LATENT)
 
 
 def _encoded(
@@ -196,9 +193,8 @@ def impute(
                 parts.append(to_numpy(decode(decode.posterior_mean).mean).astype(np.float32))
         return Answered(np.concatenate(parts))
 
-    if path is not None:
-        return asked.written(Path(path), answer, progress=progress, batch_size=batch_size, record={"verb": "impute"})
-    return np.asarray(asked.joined(answer, progress=progress, batch_size=batch_size).profile)
+    how: State = {"progress": progress, "batch_size": batch_size, "record": {"verb": "impute"}}
+    return asked.delivered(path, answer, lambda found: np.asarray(found.profile), **how)
 
 
 def get_marginal_ll(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,13 +103,17 @@ def get_normalized_expression(
 
     if path is not None:
         _require_matrix(n_samples, n_samples_overall, return_mean)
-        record = {"verb": "get_normalized_expression", "n_samples": n_samples, "seed": self.seed}
-        record["library_size"] = kwargs.get("library_size", 1)
-        return asked.written(Path(path), answer, progress=progress, batch_size=batch_size, record=record, genes=genes)
-    found = asked.joined(answer, progress=progress, batch_size=batch_size).profile
-    if return_numpy or (n_samples > 1 and not return_mean):
-        return found
-    return pd.DataFrame(found, index=asked.names, columns=asked.adata.var_names[genes])
+    record = {"verb": "get_normalized_expression", "n_samples": n_samples, "seed": self.seed}
+    record["library_size"] = kwargs.get("library_size", 1)
+    is_array = return_numpy or (n_samples > 1 and not return_mean)
+
+    def in_memory(found: Answered) -> Any:
+        names = asked.names, asked.adata.var_names[genes]
+        return found.profile if is_array else pd.DataFrame(found.profile, *names)
+
+    return asked.delivered(
+        path, answer, in_memory, progress=progress, batch_size=batch_size, record=record, genes=genes
+    )
 
 
 def _genes(asked: AskedCells, gene_list: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray | None]:

@@ -104,7 +104,7 @@ def _joined(parts: list[Block]) -> Block:
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """What cells are before they are moved.
+    """Cells before they are moved.
 
     Parameters
     ----------

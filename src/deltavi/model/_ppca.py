@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -20,7 +19,7 @@ from deltavi._reading import known_arguments, reads
 from deltavi._types import State
 from deltavi.io import PathLike
 from deltavi.latent import common_factors, principal_factors
-from deltavi.model._answers import LATENT, Answered, AskedCells, latent_arrays
+from deltavi.model._answers import LATENT, Answered, AskedCells, latent_arrays, only_array
 from deltavi.model._asked_split import asked_split
 from deltavi.model._checkpoint import check_checkpoint
 from deltavi.model._dimensions import data_dimensions
@@ -308,9 +307,7 @@ class PPCA(Responds):
         def answer(cells: np.ndarray) -> Answered:
             return Answered(obsm=latent_arrays(self, z[cells]))
 
-        if path is not None:
-            return asked.written(Path(path), answer, progress=False, batch_size=None, record=LATENT)
-        return z[asked.cells]
+        return asked.delivered(path, answer, only_array, progress=False, batch_size=None, record=LATENT)
 
     def log_likelihood(self, adata: AnnData | None = None, *, indices: Indices | None = None) -> pd.Series:
         """Exact log density of each cell's log-normalised expression, nats, by cell name.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from deltavi._entries import flag
 from deltavi._random import isolated_randomness
 from deltavi._types import Rows, State
 from deltavi.arrays.matrix import RunningMeans
-from deltavi.io import BlockFile, PathLike, require_store, write_store
+from deltavi.io import BlockFile, PathLike, require_store
 from deltavi.model._asked import condition_key
 from deltavi.model._decoding import CellDecoder, Predicted, predict_cells, predictive_interval, stack
 from deltavi.model._empirical_response import ResponseEvidence, evidence_of, report_evidence, unshifted
@@ -28,10 +29,12 @@ from deltavi.model._gathered import Gathered
 from deltavi.model._one_pass import Start, start_of
 from deltavi.model._question import Question
 from deltavi.model._shifts import shifted_positions
+from deltavi.model._together import asked_of, write_shared
 from deltavi.model._treated import Treated
 from deltavi.model.own_response import own_weights, warn_of_own_cells
 from deltavi.model.request import Request, described, drop_unused_categories, with_matrices
 from deltavi.registry.stored_rows import places_of
+from deltavi.train import present_ranks
 from deltavi.train.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 
 # Takes the profile and the layers of the next cells.
 Sink = Callable[[Rows, Mapping[str, Rows]], None]
+# Profile and layers of a mini-batch.
+Part: TypeAlias = tuple[Rows, Mapping[str, Rows]]
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,8 @@ def answer(
         drop_unused_categories(result.obs)
     else:
         result = moved.in_file(delivery.path, delivery, batch_size)
-    warn_of_own_cells(model, request, question.perturbation.name, moved.own_weights)
+    if delivery.path is None or present_ranks().is_first:
+        warn_of_own_cells(model, request, question.perturbation.name, moved.own_weights)
     return result
 
 
@@ -180,47 +186,72 @@ class MovedCells:
     def in_memory(self, delivery: Delivery, batch_size: int) -> AnnData:
         """All cells as one AnnData."""
         gathered = Gathered(len(self.request.cells))
-        means = self._decode(gathered.add, delivery, batch_size)
+        with self._working(delivery) as count:
+            parts = self._parts(delivery, batch_size, range(self._n_parts(batch_size)))
+            means = self._handed_out(parts, gathered.add, count)
         return with_matrices(self._described(means), *gathered.all())
 
     def in_file(self, path: Path, delivery: Delivery, batch_size: int) -> Path:
-        """File of all cells, a mini-batch of which is in memory at a time; it takes its place once it is complete."""
+        """File of all cells, a mini-batch of which is in memory at a time; it takes its place once it is complete.
 
-        def write(part: Path) -> None:
+        Several processes share the mini-batches.
+        """
+
+        def write(part: Path, parts: Iterable[Part]) -> None:
             with BlockFile(part, len(self.request.cells)) as file:
-                cells = self._described(self._decode(file.add_rows, delivery, batch_size))
+                cells = self._described(self._handed_out(parts, file.add_rows, count))
                 drop_unused_categories(cells.obs)
                 file.finish(obs=cells.obs, var=cells.var, obsm=cells.obsm, varm=cells.varm, uns=cells.uns)
 
-        write_store(path, write)
+        with self._working(delivery) as count:
+            parts = partial(self._parts, delivery, batch_size)
+            write_shared(path, parts, write, n_blocks=self._n_parts(batch_size), asked=partial(self._asked, delivery))
         return path
 
-    @torch.inference_mode()
-    def _decode(self, add: Sink, delivery: Delivery, batch_size: int) -> RunningMeans:
-        """Hand out decoded cells, mini-batch by mini-batch; returns the mean profile of each group."""
-        means, start, n_cells = RunningMeans(), 0, len(self.request.cells)
-        bar = progress_bar(n_cells, "predicting", wanted=delivery.progress)
+    @contextmanager
+    def _working(self, delivery: Delivery) -> Iterator[Callable[[int], object]]:
+        """Counter of decoded cells."""
+        bar = progress_bar(len(self.request.cells), "predicting", wanted=delivery.progress)
         # encoders draw, though no draw reaches the answer
         with isolated_randomness(self.question.seed), bar:
-            for part in self._parts(delivery, batch_size):
-                n_new = part.rate.shape[0]
-                if self.evidence is not None:
-                    means.add(part.profile, self.request.groups[start : start + n_new], "predicted")
-                add(part.profile, part.layers(delivery.layers))
-                bar.update(n_new)
-                start += n_new
+            yield bar.update
+
+    def _handed_out(self, parts: Iterable[Part], add: Sink, count: Callable[[int], object]) -> RunningMeans:
+        """Hand out decoded cells, mini-batch by mini-batch; returns the mean profile of each group."""
+        means, start = RunningMeans(), 0
+        for profile, layers in parts:
+            stop = start + profile.shape[0]
+            if self.evidence is not None:
+                means.add(profile, self.request.groups[start:stop], "predicted")
+            add(profile, layers)
+            count(stop - start)
+            start = stop
         return means
 
-    def _parts(self, delivery: Delivery, batch_size: int) -> Iterator[Predicted]:
-        """Mini-batches; of no cells one without cells."""
-        if not len(self.request.cells):
+    def _n_parts(self, batch_size: int) -> int:
+        """Number of mini-batches; of no cells there is one without cells."""
+        return max(1, -(-len(self.request.cells) // batch_size))
+
+    def _parts(self, delivery: Delivery, batch_size: int, numbers: range) -> Iterator[Part]:
+        """Profile and layers of the mini-batches of these numbers."""
+        start, stop = (number * batch_size for number in (numbers.start, numbers.stop))
+        if not len(self.request.cells) and numbers:
             interval = self.question.n_samples > 1
-            yield stack([], len(self.model.gene_names), of_counts=self.model.module.of_counts, interval=interval)
-        start = 0
-        for tensors in self.request.loaded.batches(self.request.cells, batch_size):
+            none = stack([], len(self.model.gene_names), of_counts=self.model.module.of_counts, interval=interval)
+            yield none.profile, none.layers(delivery.layers)
+        for tensors in self.request.loaded.batches(self.request.cells[start:stop], batch_size):
             rows = slice(start, start + tensors[REGISTRY_KEYS.X_KEY].shape[0])
-            yield self._predicted(CellDecoder(self.model.module, tensors), rows, _has_bounds(delivery))
+            with torch.inference_mode():
+                found = self._predicted(CellDecoder(self.model.module, tensors), rows, _has_bounds(delivery))
+            yield found.profile, found.layers(delivery.layers)
             start = rows.stop
+
+    def _asked(self, delivery: Delivery) -> dict[str, object]:
+        """Description of the question."""
+        question = self.question
+        settings = *question.conditions, question.output, question.draws, question.n_samples, question.seed
+        names = self.request.adata.obs_names[self.request.cells]
+        return asked_of(self.model, names, (*settings, delivery.layers))
 
     def _predicted(self, decode: CellDecoder, rows: slice, with_bounds: bool) -> Predicted:
         """Prediction for the cells of one mini-batch."""

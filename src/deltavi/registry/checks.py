@@ -103,11 +103,11 @@ class MatrixReport:
 
 
 def row_blocks(
-    x: StoredMatrix, rows: np.ndarray | None = None, *, size: int = BLOCK_ROWS
+    x: StoredMatrix, rows: np.ndarray | None = None, *, size: int = BLOCK_ROWS, where: str = "The matrix"
 ) -> Iterator[tuple[np.ndarray, Rows]]:
     """Blocks of `size` rows as ``(row numbers, dense array or CSR)``; only one block is in memory at a time."""
     x = rowwise(x)
-    cut = stretches(x)
+    cut = stretches(x, where)
     rows = np.arange(x.shape[0]) if rows is None else np.asarray(rows)
     for start in range(0, len(rows), size):
         taken = rows[start : start + size]
@@ -143,10 +143,10 @@ def _as_block(block: Rows) -> Rows:
     return rows.astype(np.float32) if rows.dtype.itemsize < SMALLEST_ITEM else rows
 
 
-def stored_blocks(x: StoredMatrix) -> Iterator[tuple[np.ndarray, Rows]]:
+def stored_blocks(x: StoredMatrix, *, where: str = "The matrix") -> Iterator[tuple[np.ndarray, Rows]]:
     """Blocks of all rows as of :func:`row_blocks`, which cannot be written to where they share memory with `x`."""
     if not isinstance(x, sparse.csr_matrix) or x.data.dtype.itemsize < SMALLEST_ITEM or not x.dtype.isnative:
-        yield from row_blocks(x)
+        yield from row_blocks(x, where=where)
         return
     for start in range(0, x.shape[0], BLOCK_ROWS):
         stop = min(start + BLOCK_ROWS, x.shape[0])
@@ -174,10 +174,12 @@ class Scanned:
     gene_sums: np.ndarray | None
 
 
-def scan_and_sum(x: StoredMatrix, *, genes: bool = False, also: Callable[..., None] | None = None) -> Scanned:
+def scan_and_sum(
+    x: StoredMatrix, *, genes: bool = False, also: Callable[..., None] | None = None, where: str = "The matrix"
+) -> Scanned:
     """Report of :func:`scan_matrix` with sums of cells and, with `genes`, of genes, in one pass; `also` sees blocks."""
     scan, of_genes = _Scan(), np.zeros(int(x.shape[1]))
-    for numbers, block in stored_blocks(x):
+    for numbers, block in stored_blocks(x, where=where):
         scan.read(numbers, block)
         if also is not None:
             also(numbers, block)

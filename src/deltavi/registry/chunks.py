@@ -15,7 +15,18 @@ from scipy import sparse
 
 from deltavi._compat import element_of, is_blockwise, parts_of_task
 from deltavi._types import DaskArray, Rows, StoredMatrix, is_dask, is_sparse
-from deltavi.registry.joined import JoinedMatrix, Part, Place, Places, joined_chunk, opened, path_in_store, store_of
+from deltavi.registry.joined import (
+    JoinedMatrix,
+    Part,
+    Place,
+    Places,
+    RowsOnDemand,
+    joined_chunk,
+    opened,
+    path_in_store,
+    stacked,
+    store_of,
+)
 from deltavi.registry.whole import require_whole
 from deltavi.registry.zarr_codecs import fast_codecs
 
@@ -23,7 +34,7 @@ from deltavi.registry.zarr_codecs import fast_codecs
 READERS = ("make_dask_chunk-", f"{joined_chunk.__name__}-")
 
 
-class DaskMatrix:
+class DaskMatrix(RowsOnDemand):
     """Rows of a Dask array, of sparse or dense chunks; slices and increasing numbers of rows are read.
 
     The latest row of chunks is kept, so that rows in order are computed once.
@@ -36,8 +47,6 @@ class DaskMatrix:
         Round values to whole numbers.
     """
 
-    ndim = 2
-
     def __init__(self, x: DaskArray, *, rounds: bool = False) -> None:
         self._x, self._rounds = x, rounds
         self.edges = np.cumsum([0, *map(int, x.chunks[0])])
@@ -47,11 +56,6 @@ class DaskMatrix:
 
     def __getitem__(self, chosen: slice | np.ndarray) -> Rows:
         return stacked([*self.pieces(np.arange(self.shape[0])[chosen])], self.shape[1], self.dtype)
-
-    def __array__(self, dtype: np.dtype[np.generic] | None = None, copy: bool | None = None) -> np.ndarray:
-        """All rows in memory."""
-        read = self[:]
-        return np.asarray(read.toarray() if is_sparse(read) else read, dtype=dtype)
 
     def paths(self) -> set[Path]:
         """Files and Zarr stores that rows are computed from."""
@@ -90,30 +94,21 @@ class DaskMatrix:
         return found
 
 
-def stacked(pieces: list[Rows], n_genes: int, dtype: np.dtype[np.generic]) -> Rows:
-    """`pieces` one below the other: an array, or CSR if one of them is sparse."""
-    if len(pieces) == 1:
-        return pieces[0]
-    if not any(sparse.issparse(piece) for piece in pieces):
-        return np.concatenate([np.zeros((0, n_genes), dtype), *pieces])
-    return sparse.csr_matrix(sparse.vstack([*map(sparse.csr_matrix, pieces)], format="csr"))
-
-
 def rowwise(x: StoredMatrix) -> StoredMatrix:
     """`x` itself; of a Dask array the matrix in a file, or in several, that it reads, else its chunks."""
     found = behind(x)
     return DaskMatrix(found) if is_dask(found) else found
 
 
-def stretches(x: StoredMatrix) -> Callable[[int, int], StoredMatrix]:
-    """Function from a row and a number of rows to these neighbouring rows of `x`.
+def stretches(x: StoredMatrix, where: str = "The matrix") -> Callable[[int, int], StoredMatrix]:
+    """Function from a row and a number of rows to these neighbouring rows of `x`, named `where` in messages.
 
     Those of a CSR matrix in a file are read here: anndata looks up the version of SciPy whenever it cuts some, which
     takes longer than to read them.
     """
     if not isinstance(x, CSRDataset):
         return lambda start, length: x[start : start + length]
-    require_whole(x, "The matrix")
+    require_whole(x, where)
     with fast_codecs(x.group):
         starts, data, indices = (x.group[name] for name in ("indptr", "data", "indices"))
 

@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from anndata.abc import CSRDataset
 from scvi import REGISTRY_KEYS
 from scvi.data.fields import CategoricalJointObsField, CategoricalObsField, LayerField
 
@@ -76,10 +77,12 @@ class ExpressionField(LayerField):
         x = self.get_field_data(adata)
         with read_from(x, self.where):
             matrix = loadable(x, where=self.where, quiet=quiet)
-            require_whole(rowwise(x), self.where)
+            if not isinstance(rowwise(matrix), CSRDataset):
+                # the pieces of others are counted by their reader
+                require_whole(rowwise(x), self.where)
             self.sampled = SampledSums(matrix) if isinstance(matrix, DaskMatrix) else None
             options = {} if self.sampled is None else {"also": self.sampled.add}
-            self._scanned = scan_and_sum(matrix, genes=self._sums_genes, **options)
+            self._scanned = scan_and_sum(matrix, genes=self._sums_genes, where=self.where, **options)
         report = self._scanned.report
         require_finite(report, where=self.where, cells=adata.obs_names, genes=adata.var_names, layer=self.attr_key)
         if report.max_value > float(np.finfo(np.float32).max):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -115,7 +116,33 @@ class Part:
         return found
 
 
-class JoinedMatrix:
+class RowsOnDemand(ABC):
+    """Matrix ``(n_cells, n_genes)`` of which slices and increasing numbers of rows are read."""
+
+    ndim = 2
+    shape: tuple[int, int]
+    dtype: np.dtype[np.generic]
+
+    @abstractmethod
+    def __getitem__(self, chosen: slice | np.ndarray) -> Rows:
+        """Rows in memory."""
+
+    def __array__(self, dtype: np.dtype[np.generic] | None = None, copy: bool | None = None) -> np.ndarray:
+        """All rows in memory."""
+        read = self[:]
+        return np.asarray(read.toarray() if is_sparse(read) else read, dtype=dtype)
+
+
+def stacked(pieces: list[Rows], n_genes: int, dtype: np.dtype[np.generic]) -> Rows:
+    """`pieces` one below the other: an array, or CSR if one of them is sparse."""
+    if len(pieces) == 1:
+        return pieces[0]
+    if not any(sparse.issparse(piece) for piece in pieces):
+        return np.concatenate([np.zeros((0, n_genes), dtype), *pieces])
+    return sparse.csr_matrix(sparse.vstack([*map(sparse.csr_matrix, pieces)], format="csr"))
+
+
+class JoinedMatrix(RowsOnDemand):
     """Rows of matrices in files, one below the other; slices and increasing numbers of rows are read.
 
     Parameters
@@ -125,8 +152,6 @@ class JoinedMatrix:
     n_genes
         Columns of the whole.
     """
-
-    ndim = 2
 
     def __init__(self, parts: Sequence[Part], n_genes: int) -> None:
         self.parts = tuple(parts)
@@ -138,15 +163,9 @@ class JoinedMatrix:
     def __getitem__(self, chosen: slice | np.ndarray) -> Rows:
         rows = np.arange(self.shape[0])[chosen]
         found = [part.placed(_rows(part.stored, own), self.shape[1]) for part, own in self.split(rows)]
-        if self.is_dense:
-            return np.concatenate([np.zeros((0, self.shape[1]), self.dtype), *found])
-        blocks = [sparse.csr_matrix((0, self.shape[1]), dtype=self.dtype), *map(sparse.csr_matrix, found)]
-        return sparse.csr_matrix(sparse.vstack(blocks, format="csr"))
-
-    def __array__(self, dtype: np.dtype[np.generic] | None = None, copy: bool | None = None) -> np.ndarray:
-        """All rows in memory."""
-        read = self[:]
-        return np.asarray(read.toarray() if is_sparse(read) else read, dtype=dtype)
+        none = np.zeros((0, self.shape[1]), self.dtype)
+        # also of the type that all parts have together, where one of them is read
+        return stacked([none if self.is_dense else sparse.csr_matrix(none), *found], self.shape[1], self.dtype)
 
     def split(self, rows: np.ndarray) -> Iterator[tuple[Part, np.ndarray]]:
         """Parts that hold some of the increasing `rows`, each with their numbers in it."""

@@ -50,6 +50,8 @@ from deltavi.registry.whole import require_whole
 
 # Managers whose AnnData was compared in the block that a thread is in; None outside of such blocks.
 _compared: ContextVar[set[str] | None] = ContextVar("compared", default=None)
+# Data sets that were made in the block that a thread is in, by what they read; None outside of such blocks.
+_data_sets: ContextVar[dict[tuple[str, str, bool], OrderedDataset] | None] = ContextVar("data_sets", default=None)
 
 
 @contextmanager
@@ -63,6 +65,20 @@ def compared_once() -> Iterator[None]:
         yield
     finally:
         _compared.reset(token)
+
+
+@contextmanager
+def one_data_set() -> Iterator[None]:
+    """Make one data set for all loaders of the same cells in this block, which read them one after the other.
+
+    A data set looks at the file that it reads, and keeps the stretch of rows that was read last.
+    """
+    token = _data_sets.set({})
+    try:
+        with compared_once():
+            yield
+    finally:
+        _data_sets.reset(token)
 
 
 class DataManager(AnnDataManager):
@@ -299,12 +315,16 @@ class DataManager(AnnDataManager):
         self, keys: list[str] | dict[str, type] | None = None, *, load_sparse_tensor: bool = False
     ) -> OrderedDataset:
         """Data set of all cells, of the registered data named by `keys`."""
+        made = _data_sets.get()
+        made = {} if made is None else made
+        what = self.id, repr(keys), load_sparse_tensor
         with compared_once():
             self.validate()
-            dataset = OrderedDataset(self, getitem_tensors=keys, load_sparse_tensor=load_sparse_tensor)
-            # read now, before the AnnData can change
-            _ = dataset.data
-        return dataset
+            if what not in made:
+                made[what] = OrderedDataset(self, getitem_tensors=keys, load_sparse_tensor=load_sparse_tensor)
+                # read now, before the AnnData can change
+                _ = made[what].data
+        return made[what]
 
 
 def _write_again(field: BaseAnnDataField, adata: AnnData, state: State) -> None:

@@ -156,14 +156,14 @@ def differences(described: list[Mapping[str, object]]) -> str:
     )
 
 
-def lost_process(error: BaseException) -> str | None:
-    """Sentence that says which other process was lost, if `error` comes of that."""
+def lost_process(error: BaseException, doing: str = "train") -> str | None:
+    """Sentence that says which other process was lost, if `error` comes of that; `doing` is what they did together."""
     ranks = present_ranks()
     known = isinstance(error, RuntimeError) and (isinstance(error, dist.DistError) or LOST.search(str(error)))
     if not ranks.several or not known:
         return None
     other = f"Rank {1 - ranks.rank}" if ranks.world == 2 else f"Another of the {ranks.world} processes"
-    return f"{other} ended or failed, and rank {ranks.rank} cannot train without it: see what that process printed."
+    return f"{other} ended or failed, and rank {ranks.rank} cannot {doing} without it: see what that process printed."
 
 
 def same(message: str | None) -> str | None:

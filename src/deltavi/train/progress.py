@@ -10,9 +10,11 @@ from typing import Any, TextIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
+from deltavi.train._ranks import present_ranks
+
 
 def progress_bar(total: int, text: str, *, initial: int = 0, wanted: bool = True) -> Any:
-    """Open a bar of tqdm on standard error, or in a notebook; elsewhere nothing is drawn.
+    """Open a bar of tqdm on standard error, or in a notebook; elsewhere nothing is drawn, nor by other ranks than 0.
 
     Parameters
     ----------
@@ -27,9 +29,8 @@ def progress_bar(total: int, text: str, *, initial: int = 0, wanted: bool = True
         warnings.simplefilter("ignore")
         from tqdm.auto import tqdm
     in_notebook = any(base.__name__ == "tqdm_notebook" for base in tqdm.__mro__)
-    return tqdm(
-        total=total, initial=initial, desc=text, disable=not (wanted and (in_notebook or is_terminal(sys.stderr)))
-    )
+    is_seen = wanted and (in_notebook or is_terminal(sys.stderr))
+    return tqdm(total=total, initial=initial, desc=text, disable=not (is_seen and present_ranks().is_first))
 
 
 def is_terminal(stream: TextIO | None) -> bool:
