@@ -145,6 +145,8 @@ class CellsDataModule(LightningDataModule):
             continuous_covariate_keys=names("continuous_covariate_keys", continuous_covariate_keys) or None,
         )
         self.adata = require_anndata(adata, lazy=True)
+        if adata.n_obs == 0 or adata.n_vars == 0:
+            raise DeltaviError(f"adata has {adata.n_obs} cells and {adata.n_vars} genes: there is nothing to train on.")
         self.split = split_of(
             self.adata.n_obs,
             shares={"train_size": train_size, "validation_size": validation_size},
@@ -349,8 +351,6 @@ class CellsDataModule(LightningDataModule):
 
 def _own_cells(adata: AnnData, columns: CellColumns) -> AnnData:
     """Matrix and columns of `adata`, which is no view afterwards."""
-    if adata.n_obs == 0 or adata.n_vars == 0:
-        raise DeltaviError(f"adata has {adata.n_obs} cells and {adata.n_vars} genes; there is nothing to learn from.")
     require_unique_genes(adata.var_names, where="adata.var_names")
     if adata.is_view:
         refuse_view_of_file(adata)
