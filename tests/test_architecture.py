@@ -56,6 +56,7 @@ FORBIDDEN = {
         *("datasets", "pp", "io", "annotation", "arrays"),
     },
     "registry": {"model", "module", "latent", "likelihood", "train", "tl", "pl", "perturbation", "datasets", "pp"},
+    "dataloaders": {"model", "module", "tl", "pl", "cli"},
     "datasets": {"model", "module", "latent", "likelihood", "train", "tl", "pl", "perturbation", "pp"},
     "pp": {"model", "module", "latent", "likelihood", "train", "tl", "pl", "perturbation", "datasets"},
     "io": {"model", "module", "latent", "likelihood", "train", "tl", "pl", "perturbation", "registry"},
