@@ -277,6 +277,8 @@ def test_a_layer() -> None:
     ("options", "error", "words"),
     [
         ({"batch_key": "donor"}, UnknownCategoryError, "obs column 'donor' is not in the data"),
+        ({"batch_key": ["batch"]}, DeltaviError, "batch_key must be one name"),
+        ({"categorical_covariate_keys": ["batch", "batch"]}, DeltaviError, "names 'batch' more than once"),
         ({"layer": "counts"}, UnknownCategoryError, "layer 'counts'"),
         ({"size_factor_key": "totals"}, UnknownCategoryError, r"obs column 'totals'"),
         ({"size_factor_key": "batch"}, InputDataError, "must be positive and finite"),

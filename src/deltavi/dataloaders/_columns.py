@@ -8,6 +8,7 @@ from typing import Literal
 import pandas as pd
 from anndata import AnnData
 
+from deltavi._entries import one_name
 from deltavi._types import State
 from deltavi.registry.columns import column
 from deltavi.registry.source import matrix_of
@@ -34,6 +35,12 @@ class CellColumns:
     categorical_covariate_keys: list[str] | None = None
     continuous_covariate_keys: list[str] | None = None
 
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name.endswith("_key") and value is not None:
+                one_name(field.name, value)
+
     def given(self) -> State:
         """Those that are named, by their arguments."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -48,7 +55,7 @@ class CellColumns:
         """Columns of obs, each once."""
         keys = [self.batch_key, self.labels_key, self.condition_key, self.size_factor_key]
         covariates = [*(self.categorical_covariate_keys or ()), *(self.continuous_covariate_keys or ())]
-        return [key for key in dict.fromkeys([*keys, *covariates]) if key not in (None, False)]
+        return [key for key in dict.fromkeys([*keys, *covariates]) if key is not None and key is not False]
 
     def stand_in(self, adata: AnnData) -> AnnData:
         """The matrix of `adata`, where it is, with copies of the columns: registration writes to obs."""
