@@ -17,6 +17,7 @@ import pytest
 
 import deltavi
 from deltavi import (
+    dataloaders,
     datasets,
     errors,
     get,
@@ -56,6 +57,7 @@ FORBIDDEN = {
         *("datasets", "pp", "io", "annotation", "arrays"),
     },
     "registry": {"model", "module", "latent", "likelihood", "train", "tl", "pl", "perturbation", "datasets", "pp"},
+    "dataloaders": {"model", "module", "tl", "pl", "cli"},
     "datasets": {"model", "module", "latent", "likelihood", "train", "tl", "pl", "perturbation", "pp"},
     "pp": {"model", "module", "latent", "likelihood", "train", "tl", "pl", "perturbation", "datasets"},
     "io": {"model", "module", "latent", "likelihood", "train", "tl", "pl", "perturbation", "registry"},
@@ -67,7 +69,7 @@ FORBIDDEN = {
 # The libraries whose classes are built on.
 BELOW = ("scvi", "anndata", "lightning")
 PUBLIC: list[ModuleType] = [
-    *(datasets, get, latent, likelihood, metrics, model, module, perturbation, pl, pp, testing, tl),
+    *(dataloaders, datasets, get, latent, likelihood, metrics, model, module, perturbation, pl, pp, testing, tl),
 ]
 
 
@@ -336,6 +338,7 @@ def test_methods_of_models_document_their_arguments(cls: type) -> None:
 def test_top_level_is_what_the_documentation_says() -> None:
     assert set(deltavi.__all__) == {
         "__version__",
+        "dataloaders",
         "datasets",
         "errors",
         "get",

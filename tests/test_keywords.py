@@ -195,7 +195,6 @@ def test_verbs_take_what_they_hand_on() -> None:
         ({"n_epochs_kl_warmup": 3}, "setting|kl_warmup"),
         ({"early_stoping_patience": 3}, "Did you mean 'early_stopping_patience'"),
         ({"gradient_clip_value": 3}, "Did you mean 'gradient_clip_val'"),
-        ({"datamodule": None}, "The cells are those"),
         ({"plan_kwargs": {"learning_rate": 1}}, "plan_kwargs has no argument 'learning_rate'. Pass 'lr'"),
         ({"plan_kwargs": {"max_kl_weigth": 1}}, "Did you mean 'max_kl_weight'"),
         ({"plan_config": {"learning_rat": 1}}, "plan_kwargs has no argument 'learning_rat'"),
@@ -229,7 +228,7 @@ def test_ppca_knows_what_other_models_train_with_and_nothing_else() -> None:
 def test_what_is_known_is_what_the_libraries_take() -> None:
     known = trainer_keywords(CountModel.train)
     assert {"max_time", "precision", "early_stopping_patience", "ckpt_path", "shuffle_set_split", "seed"} <= set(known)
-    assert not {"self", "datamodule", "model", "training_plan", "trainer_kwargs"} & set(known)
+    assert not {"self", "model", "training_plan", "trainer_kwargs"} & set(known)
     assert {"lr", "lr_schedule", "optimizer_creator", "compile"} <= set(plan_keywords(fitted(VAE)))
     assert "module" not in plan_keywords(fitted(VAE))
     assert {"drop_last", "num_workers", "external_indexing"} <= set(loading_keywords(fitted(VAE)))

@@ -2,9 +2,9 @@
 
 ``deltavi.model`` holds the models, ``deltavi.tl`` whole analyses, ``deltavi.perturbation`` shifts, baselines and
 comparisons, ``deltavi.get`` tables of predictions, ``deltavi.errors`` the exceptions and warnings to
-catch, ``deltavi.pp`` the preparation of cells, ``deltavi.datasets``, ``deltavi.metrics`` and ``deltavi.pl`` data,
-scores and plots. A new model is built of ``deltavi.module``, ``deltavi.latent`` and ``deltavi.likelihood``,
-and tested by ``deltavi.testing``, which needs the extra ``test``.
+catch, ``deltavi.pp`` the preparation of cells, ``deltavi.dataloaders`` data modules, ``deltavi.datasets``,
+``deltavi.metrics`` and ``deltavi.pl`` data, scores and plots. A new model is built of ``deltavi.module``,
+``deltavi.latent`` and ``deltavi.likelihood``, and tested by ``deltavi.testing``, which needs the extra ``test``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from deltavi import (
+        dataloaders,
         datasets,
         errors,
         get,
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
+    "dataloaders",
     "datasets",
     "errors",
     "get",

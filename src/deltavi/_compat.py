@@ -20,6 +20,9 @@ from scvi.data._constants import (
     _ADATA_MINIFY_TYPE_UNS_KEY as ADATA_MINIFY_TYPE_UNS_KEY,
 )
 from scvi.data._constants import (
+    _DATA_REGISTRY_KEY as DATA_REGISTRY_KEY,
+)
+from scvi.data._constants import (
     _FIELD_REGISTRIES_KEY as FIELD_REGISTRIES_KEY,
 )
 from scvi.data._constants import (
@@ -30,6 +33,9 @@ from scvi.data._constants import (
 )
 from scvi.data._constants import (
     _SCVI_UUID_KEY as SCVI_UUID_KEY,
+)
+from scvi.data._constants import (
+    _SCVI_VERSION_KEY as SCVI_VERSION_KEY,
 )
 from scvi.data._constants import (
     _SETUP_ARGS_KEY as SETUP_ARGS_KEY,
@@ -102,6 +108,7 @@ def element_of(part: object) -> tuple[object, str] | None:
 
 __all__ = [
     "ADATA_MINIFY_TYPE_UNS_KEY",
+    "DATA_REGISTRY_KEY",
     "FIELD_REGISTRIES_KEY",
     "MANAGER_UUID_KEY",
     "MODEL_NAME_KEY",
@@ -110,6 +117,7 @@ __all__ = [
     "SAVE_KEYS",
     "SCVI",
     "SCVI_UUID_KEY",
+    "SCVI_VERSION_KEY",
     "SETUP_ARGS_KEY",
     "SETUP_METHOD_KEY",
     "SMALLEST_COUNT",

@@ -22,15 +22,18 @@ from typing import Any
 
 import anndata
 import numpy as np
+import scvi
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from deltavi.dataloaders import CellsDataModule
 from deltavi.errors import DeltaviError, TrainingDivergedError
 from deltavi.model import MIXVI, VAE
 from deltavi.model import _mixture_training as mixture_training
 from deltavi.testing._cells import SETUP, small_adata
 from deltavi.train._order import cells_of_batch
 from deltavi.train._ranks import digest
+from tests.dataloaders.cells import BLOCKS, COLUMNS, FORMS, NUMBER, numbered
 from tests.models import MODELS
 
 SMALL = {"n_hidden": 12, "n_latent": 3}
@@ -135,6 +138,33 @@ def from_a_file() -> Found:
     model.train(**together(datasplitter_kwargs=blocks, **options))
     loader = type(model.trainer.train_dataloader).__name__
     return {**state_of(model), "loader": loader, "epochs": seen.epochs, "train": np.sort(model.train_indices).tolist()}
+
+
+def of_scvi_tools() -> Found:
+    """A model of scvi-tools with the data module, of cells in memory and in a file, and the cells of each step here."""
+    found: Found = {}
+    for form in ("memory", "h5ad"):
+        folder = Path(os.environ["SCENARIO_FOLDER"]) / f"cells{rank()}"
+        folder.mkdir(exist_ok=True)
+        module = CellsDataModule(FORMS[form](numbered(), folder), **COLUMNS, **BLOCKS, batch_size=16)
+        model, epochs = scvi.model.SCVI(registry=module.registry, **SMALL), []
+
+        class Numbers(Callback):
+            def on_train_epoch_start(self, trainer: Any, pl_module: Any, epochs: list[Any] = epochs) -> None:
+                epochs.append([])
+
+            def on_train_batch_start(
+                self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, epochs: list[Any] = epochs
+            ) -> None:
+                epochs[-1].append(batch[NUMBER].ravel().long().tolist())
+
+        quiet = {"enable_progress_bar": False, "accelerator": "cpu"}
+        ddp = {"devices": int(os.environ["WORLD_SIZE"]), "strategy": "ddp_find_unused_parameters_true"}
+        model.train(max_epochs=2, datamodule=module, callbacks=[Numbers()], **ddp, **quiet)
+        # running statistics are each process's own in scvi-tools
+        weights = [float(values.detach().sum()) for values in model.module.parameters()]
+        found[form] = {"epochs": epochs, "train": sorted(module.train_idx.tolist()), "weights": weights}
+    return found
 
 
 def exact() -> Found:

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 BY_EPOCHS = [name for name, entry in MODELS.items() if entry.by_epochs]
 IN_FORKS = [
     "from_a_file",
+    "of_scvi_tools",
     "exact",
     "stopped_early",
     "restarted",
@@ -149,6 +150,17 @@ def test_processes_read_their_own_blocks_of_a_file(world: int, in_two: Path, in_
         cells = [[cell for batch in batches for cell in batch] for batches in of_epoch]
         assert sorted(cell for of_rank in cells for cell in of_rank) == found[0]["train"]
         assert len({len(batches) for batches in of_epoch}) == 1
+
+
+@pytest.mark.parametrize("form", ["memory", "h5ad"])
+def test_cells_of_a_data_module_are_dealt_out_once_in_a_model_of_scvi_tools(form: str, in_two: Path) -> None:
+    """And not once more by Lightning: every training cell in one mini-batch of one process."""
+    found = [one[form] for one in read(in_two, "of_scvi_tools")]
+    assert same_in_all(found, "epochs")["weights"]
+    for of_epoch in zip(*(one["epochs"] for one in found), strict=True):
+        assert len({len(batches) for batches in of_epoch}) == 1
+        cells = [cell for batches in of_epoch for batch in batches for cell in batch]
+        assert sorted(cells) == found[0]["train"]
 
 
 def test_early_stopping_ends_all_processes_and_rank_0_writes_the_checkpoint(in_two: Path) -> None:

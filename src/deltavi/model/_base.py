@@ -26,6 +26,7 @@ from deltavi._entries import known_keywords, require_anndata
 from deltavi._errors import DeltaviError, NotTrainedError
 from deltavi._reading import known_arguments
 from deltavi._types import State
+from deltavi.dataloaders.registry import with_cells
 from deltavi.model._aligned import aligned_copy
 from deltavi.model._attached import attach, pointing
 from deltavi.model._copies import restore, state_of
@@ -113,6 +114,8 @@ class CountModel(UnsupervisedTrainingMixin, ArchesMixin, BaseModelClass):
         if inspect.isabstract(cls):
             # a part of models: what it carries is wrapped in the models themselves
             return
+        if "__init__" in vars(cls):
+            cls.__init__ = with_cells(cls.__init__)  # type: ignore[method-assign]
         for name in (*INHERITED, *OWN):
             verb = getattr(cls, name, None)
             if verb is not None and not hasattr(verb, "__wrapped_for_training__"):

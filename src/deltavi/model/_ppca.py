@@ -9,6 +9,7 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from lightning.pytorch import LightningDataModule
 from scvi import REGISTRY_KEYS
 
 from deltavi import _keys
@@ -20,6 +21,7 @@ from deltavi._types import State
 from deltavi.io import PathLike
 from deltavi.latent import common_factors, principal_factors
 from deltavi.model._answers import LATENT, Answered, AskedCells, latent_arrays, only_array
+from deltavi.model._asked_module import asked_of_module
 from deltavi.model._asked_split import asked_split
 from deltavi.model._checkpoint import check_checkpoint
 from deltavi.model._dimensions import data_dimensions
@@ -170,6 +172,7 @@ class PPCA(Responds):
         validation_indices: Any = None,
         seed: int | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
+        datamodule: LightningDataModule | None = None,
         **trainer: Any,
     ) -> None:
         """Fit the model; there are no epochs, and each of several processes fits all cells.
@@ -182,6 +185,8 @@ class PPCA(Responds):
             Seed of the solver, where it draws, and of a random split; by default the model's.
         checkpoint
             Folder to save the model to.
+        datamodule
+            Module that the model was made with; the model is fitted to its training cells.
         max_epochs, **trainer
             Further arguments of other models' training, which change nothing here.
 
@@ -196,6 +201,11 @@ class PPCA(Responds):
         ModelFileError
             If `checkpoint` holds something else than a model, or cannot be written.
         """
+        shares = {"train_size": train_size, "validation_size": validation_size}
+        parts: State = {"train_indices": train_indices, "validation_indices": validation_indices}
+        if datamodule is not None:
+            own = {**shares, **parts, **trainer}
+            parts, _, _ = asked_of_module(self, datamodule, own, trainer.get("datasplitter_kwargs"))
         if self._adata is None:
             raise DeltaviError("The model was loaded without data: there is nothing to train on.")
         options = trainer_options(self, train, trainer)
@@ -206,12 +216,9 @@ class PPCA(Responds):
         accelerator, devices = options.get("accelerator", "auto"), options.get("devices", "auto")
         launch = launch_of(options, accelerator=accelerator, devices=devices, finds_unused=False)
         seed = self.seed if seed is None else seed_number("seed", seed)
-        shares = {"train_size": train_size, "validation_size": validation_size}
-        parts = {"train_indices": train_indices, "validation_indices": validation_indices}
-        size = self.default_batch_size
         if all(value is None for value in (*shares.values(), *parts.values(), loading.get("external_indexing"))):
             shares["train_size"] = 1.0
-        split, _ = asked_split(self, loading, shares=shares, parts=parts, batch_size=size, seed=seed)
+        split, _ = asked_split(self, loading, shares=shares, parts=parts, batch_size=self.default_batch_size, seed=seed)
         cells = np.sort(split.train)
         matrix = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         matrix = matrix if len(cells) == self.adata.n_obs else matrix[cells]
@@ -223,9 +230,8 @@ class PPCA(Responds):
         self.train_indices_, self.validation_indices_, self.test_indices_ = cells, split.validation, split.test
         # of very many cells some say enough
         every = cells[np.unique(np.linspace(0, len(cells) - 1, min(len(cells), MOST_JUDGED)).astype(int))]
-        likelihood = float(self.log_likelihood(indices=every).mean())
-        loss = pd.DataFrame({"train_loss": [-likelihood]}, index=pd.Index([0], name="epoch"))
-        self.history_ = {"train_loss": loss}
+        loss = [-float(self.log_likelihood(indices=every).mean())]
+        self.history_ = {"train_loss": pd.DataFrame({"train_loss": loss}, index=pd.Index([0], name="epoch"))}
         self.module.eval()
         finish(self)
         if checkpoint is not None and launch.ranks.is_first:
@@ -378,8 +384,7 @@ class PPCA(Responds):
         if self.check_input:
             report = MatrixReport.from_dict(manager.get_state_registry(REGISTRY_KEYS.X_KEY)["scan"])
             needs = QUERY_NEEDS.format(target=self._matrix_name())
-            check = partial(require_log_normalised, needs=needs, offer=offer)
-            check(report, where="The query", cells=manager.adata.obs_names)
+            require_log_normalised(report, where="The query", cells=manager.adata.obs_names, needs=needs, offer=offer)
 
 
 def _refuse_foreign(arguments: State) -> None:

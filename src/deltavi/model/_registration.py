@@ -18,7 +18,7 @@ from deltavi.registry.depth import chosen_size_factor
 from deltavi.registry.genes import require_unique_genes, warn_duplicate_cells
 from deltavi.registry.leftovers import drop, left_behind
 from deltavi.registry.manager import DataManager
-from deltavi.registry.source import refuse_mask
+from deltavi.registry.source import refuse_mask, refuse_view_of_file
 from deltavi.registry.whole_tables import require_whole_names
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def registered(cls: type[CountModel], adata: AnnData, setup_method_args: State, 
     warn_duplicate_cells(adata.obs_names)
     left = left_behind(adata)
     if adata.is_view:
-        _refuse_view_of_file(adata)
+        refuse_view_of_file(adata)
         # what hides values goes with the view; a layer that is not there is for the field to say
         layer = setup_method_args[SETUP_ARGS_KEY].get("layer")
         if layer is None or layer in adata.layers:
@@ -86,15 +86,6 @@ def registered(cls: type[CountModel], adata: AnnData, setup_method_args: State, 
 def _require_cells(adata: AnnData) -> None:
     if adata.n_obs == 0 or adata.n_vars == 0:
         raise DeltaviError(f"adata has {adata.n_obs} cells and {adata.n_vars} genes; there is nothing to learn from.")
-
-
-def _refuse_view_of_file(adata: AnnData) -> None:
-    if adata.isbacked:
-        raise DeltaviError(
-            f"adata is a view of {adata.n_obs} cells and {adata.n_vars} genes of a backed file, which cannot be set "
-            "up. Read them into memory, adata = adata.to_memory(), or write them to a file of their own, adata = "
-            "adata.copy(filename='subset.h5ad')."
-        )
 
 
 def _require_known_arguments(model: str, given: State, known: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import Callback
 from scvi.model.base import UnsupervisedTrainingMixin
 
@@ -17,6 +18,7 @@ from deltavi._entries import Indices, seed_number, share, whole_number
 from deltavi._errors import DeltaviError, DeltaviWarning
 from deltavi._random import isolated_randomness
 from deltavi._types import State
+from deltavi.model._asked_module import asked_of_module
 from deltavi.model._asked_split import asked_split
 from deltavi.model._bound import require_plausible_bound
 from deltavi.model._checkpoint import check_checkpoint, checkpoints
@@ -65,6 +67,7 @@ def train(
     checkpoint_every: int = 1,
     accelerator: str = "auto",
     devices: int | list[int] | str = "auto",
+    datamodule: LightningDataModule | None = None,
     **trainer_kwargs: Any,
 ) -> None:
     """Train the model.
@@ -111,6 +114,9 @@ def train(
     accelerator, devices
         As in lightning: ``"cpu"``, ``"gpu"`` and others. With ``strategy="ddp"`` and several devices of a machine, or
         processes of torchrun, each has its own share of the training cells, and all end with the same model.
+    datamodule
+        A :class:`deltavi.dataloaders.CellsDataModule` that the model was made with, whose split, size of mini-batches
+        and options of reading are taken.
     **trainer_kwargs
         Further arguments of :class:`scvi.train.Trainer` and :class:`lightning.pytorch.Trainer`:
         ``check_val_every_n_epoch``, ``gradient_clip_val``, ``precision``, ``max_steps``, ``max_time`` and others.
@@ -122,8 +128,8 @@ def train(
     UnknownArgumentError
         If a name is none that training, its plan or its splitter takes.
     DeltaviError
-        If there is nothing to train or to validate on, or an argument makes no sense; or one of several processes is
-        lost.
+        If there is nothing to train or to validate on, or an argument makes no sense or contradicts `datamodule`; or
+        one of several processes is lost.
     ModelFileError
         If `checkpoint` is a file, has a ``manifest.json`` of something else, or cannot be written.
     TrainingDivergedError
@@ -133,18 +139,18 @@ def train(
     TrainingTerminated
         If SIGTERM comes; it is a ``SystemExit`` with the status 143.
     """
-    if self._adata is None:
-        raise DeltaviError("The model was loaded without data: there is nothing to train on.")
+    shares = {"train_size": train_size, "validation_size": validation_size}
+    parts: State = {"train_indices": train_indices, "validation_indices": validation_indices}
+    if datamodule is not None:
+        given = {**shares, **parts, "batch_size": batch_size, **trainer_kwargs}
+        parts, batch_size, datasplitter_kwargs = asked_of_module(self, datamodule, given, datasplitter_kwargs)
+    _require_cells(self)
     trainer = trainer_options(self, train, trainer_kwargs)
     asked = plan_options(self, trainer, plan_kwargs)
     loading = loading_options(self, trainer, datasplitter_kwargs)
     users_callbacks = callbacks_of(callbacks)
     self.adata_manager.validate()
-    if self.is_mapped_ and self.is_loaded_:
-        raise DeltaviError(
-            "Neither a file nor a copy says which weights of a mapped query were frozen: map the query again with "
-            "load_query_data, and train that."
-        )
+    _require_known_weights(self)
     # before a stage, weights that it sets have no gradient
     launch = launch_of(trainer, accelerator=accelerator, devices=devices, finds_unused=bool(self.recipe.stages))
     ranks = launch.ranks
@@ -157,8 +163,6 @@ def train(
         check_checkpoint(checkpoint, checkpoint_every)
         seed = self.seed if seed is None else seed_number("seed", seed)
         sizes = {"batch_size": batch_size, "seed": seed, "world": ranks.world}
-        shares = {"train_size": train_size, "validation_size": validation_size}
-        parts = {"train_indices": train_indices, "validation_indices": validation_indices}
         split, batch_size = asked_split(self, loading, shares=shares, parts=parts, **sizes)
         plan = _plan(self, asked, epochs, kl_warmup)
         trainer |= {"early_stopping": early_stopping, "accelerator": accelerator, "devices": launch.devices}
@@ -196,6 +200,19 @@ def train(
             # the checkpoint is there for all
             wait_for_all()
         require_plausible_bound(self, plan.get("lr"))
+
+
+def _require_cells(model: CountModel) -> None:
+    if model._adata is None:
+        raise DeltaviError("The model was loaded without data: there is nothing to train on.")
+
+
+def _require_known_weights(model: CountModel) -> None:
+    if model.is_mapped_ and model.is_loaded_:
+        raise DeltaviError(
+            "Neither a file nor a copy says which weights of a mapped query were frozen: map the query again with "
+            "load_query_data, and train that."
+        )
 
 
 def _fit(

@@ -38,7 +38,6 @@ NOT_OF_LOADING = (
 HINTS = {
     "adata": "The cells are those that the model was made with.",
     "callback": "Pass callbacks.",
-    "datamodule": "The cells are those that the model was made with.",
     "early_stopping_kwargs": "Pass early_stopping_monitor, early_stopping_patience and others by themselves.",
     "early_stopping_metric": "Pass early_stopping_monitor.",
     "epochs": "Pass max_epochs.",
@@ -72,7 +71,7 @@ PLAN_HINTS = {
 def trainer_keywords(train: Callable[..., Any]) -> list[str]:
     """Names that `train` takes, those that it hands on among them."""
     passed_on = ["ckpt_path", *keywords_of(UnsupervisedTrainingMixin.train), *init_keywords(Trainer)]
-    return [name for name in dict.fromkeys([*keywords_of(train), *passed_on]) if name != "datamodule"]
+    return list(dict.fromkeys([*keywords_of(train), *passed_on]))
 
 
 def plan_keywords(model: CountModel) -> list[str]:

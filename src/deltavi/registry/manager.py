@@ -117,6 +117,12 @@ class DataManager(AnnDataManager):
             if self._is_watched:
                 self._remember(adata)
 
+    def register_new_fields(self, fields: list[BaseAnnDataField]) -> None:
+        with self._undone_on_error(self.adata):
+            super().register_new_fields(fields)
+            if self._is_watched:
+                self._remember(self.adata)
+
     @contextmanager
     def _undone_on_error(self, adata: AnnData) -> Iterator[None]:
         """Remove columns and registry entries of a failed registration: the next would take them for the user's."""

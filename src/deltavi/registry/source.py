@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from deltavi._entries import one_name, require_anndata
-from deltavi._errors import InputDataError, UnknownCategoryError, unknown_category
+from deltavi._errors import DeltaviError, InputDataError, UnknownCategoryError, unknown_category
 from deltavi._types import Rows, StoredMatrix, is_sparse
 from deltavi.registry.checks import Kind, MatrixReport, scan_matrix
 from deltavi.registry.chunks import rowwise
@@ -94,6 +94,16 @@ def refuse_mask(adata: AnnData, layer: str | None) -> None:
             f"{name} is a masked array, {x.size - int(x.count())} of whose {x.size} values are hidden: a model "
             f"would read the hidden values. Fill them, for example {name} = {name}.filled(0), or leave "
             "those cells or genes out."
+        )
+
+
+def refuse_view_of_file(adata: AnnData) -> None:
+    """Raise where a view cannot become an AnnData of its own, as its matrix is in a file."""
+    if adata.isbacked:
+        raise DeltaviError(
+            f"adata is a view of {adata.n_obs} cells and {adata.n_vars} genes of a backed file, which cannot be set "
+            "up. Read them into memory, adata = adata.to_memory(), or write them to a file of their own, adata = "
+            "adata.copy(filename='subset.h5ad')."
         )
 
 

@@ -121,8 +121,7 @@ class DeviceSplitter(DataSplitter):
         streamed = self._prepared(loader)
         if self.order is not None:
             return loader if streamed is None else self._stream_in_order(self.order, streamed, loader)
-        # of a single process the global one
-        generator = self._shared_generator() if self.ranks.several else None
+        generator = self.order_generator()
         if streamed is not None:
             # drawn as torch draws the seed of an order
             seed = int(torch.empty((), dtype=torch.int64).random_(generator=generator))
@@ -160,6 +159,10 @@ class DeviceSplitter(DataSplitter):
     def ranks(self) -> Ranks:
         """Processes that train together."""
         return ALONE if self.trainer is None else Ranks(self.trainer.global_rank, self.trainer.world_size)
+
+    def order_generator(self) -> torch.Generator | None:
+        """Source of the orders of cells, the same in all processes; of a single one the global one, for ``None``."""
+        return self._shared_generator() if self.ranks.several else None
 
     def _sharing(self, n_cells: int) -> Ranks:
         """Processes that share `n_cells`; where these are fewer, each has all of them."""

@@ -49,7 +49,7 @@ MUTATIONS: tuple[OwnTest, ...] = (
     OwnTest(
         f"{LIE}::test_views_of_backed_files_say_what_to_load",
         "model/_registration.py",
-        "        _refuse_view_of_file(adata)",
+        "        refuse_view_of_file(adata)",
         "        pass",
     ),
     OwnTest(
