@@ -47,15 +47,14 @@ class _Module(LightningDataModule):
         super().__init__()
         root = zarr.open_group(path, mode="r")
         self.dataset = SimpleNamespace(_train_datasets=[sparse_dataset(root[name][element]) for name in PLACES])
-        known = {"batch_key": "batch", "label_key": "cell_type", "categorical_covariate_keys": None}
-        for name, value in {**known, "continuous_covariate_keys": None, **given}.items():
-            setattr(self, f"_{name}", value)
+        self.given = {"batch_key": "batch", "labels_key": "cell_type", "categorical_covariate_keys": None, **given}
         self.unlabeled_category, self.train_size, self.batch_size = "Unknown", 0.8, 32
 
     @property
     def registry(self) -> dict[str, Any]:
         state = {"n_vars": self.dataset._train_datasets[0].shape[1], "column_names": ["gene_0"]}
-        return {"setup_method_name": "setup_datamodule", "field_registries": {"X": {"state_registry": state}}}
+        fields = {"X": {"state_registry": state}}
+        return {"setup_method_name": "setup_datamodule", "setup_args": self.given, "field_registries": fields}
 
 
 Module = type("AnnbatchDataModule", (_Module,), {"__module__": "scvi.dataloaders._custom_dataloaders"})
@@ -104,7 +103,7 @@ def test_the_name_of_no_label_is_taken_where_cells_have_it(tmp_path: Path) -> No
     module.unlabeled_category = "type_1"
     assert CellsDataModule.from_annbatch(module).unlabeled_category == "type_1"
     # without labels there is none
-    module = Module(path, label_key=None)
+    module = Module(path, labels_key=None)
     assert CellsDataModule.from_annbatch(module).columns.unlabeled_category is None
 
 

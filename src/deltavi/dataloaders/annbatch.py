@@ -9,6 +9,7 @@ import zarr
 from anndata import AnnData
 from anndata.abc import CSRDataset
 
+from deltavi._compat import SETUP_ARGS_KEY
 from deltavi._entries import shown
 from deltavi._errors import DeltaviError, examples
 from deltavi._types import State
@@ -17,13 +18,8 @@ from deltavi.registry.columns import column
 from deltavi.registry.joined import store_of
 
 NAME = "AnnbatchDataModule"
-# Columns of the module by the arguments they are here.
-COLUMNS = {
-    "batch_key": "_batch_key",
-    "labels_key": "_label_key",
-    "categorical_covariate_keys": "_categorical_covariate_keys",
-    "continuous_covariate_keys": "_continuous_covariate_keys",
-}
+# Arguments of the same names in its registry and here.
+COLUMNS = ("batch_key", "labels_key", "categorical_covariate_keys", "continuous_covariate_keys")
 
 
 def is_of_annbatch(module: object) -> bool:
@@ -53,8 +49,8 @@ def cells_of(module: object) -> tuple[AnnData, str | None]:
 
 def settings_of(module: object, adata: AnnData) -> State:
     """Columns, split and size of mini-batches of a data module of annbatch, as arguments of one of this package."""
-    given = {name: getattr(module, attribute, None) for name, attribute in COLUMNS.items()}
-    found: State = {name: value for name, value in given.items() if value is not None}
+    setup: State = getattr(module, "registry", {}).get(SETUP_ARGS_KEY, {})
+    found: State = {name: setup[name] for name in COLUMNS if setup.get(name) is not None}
     unlabeled, labels = getattr(module, "unlabeled_category", None), found.get("labels_key")
     # its default is a name that no cell need have
     if labels is not None and unlabeled is not None and (np.asarray(column(adata, labels), str) == unlabeled).any():

@@ -114,7 +114,7 @@ AWAITED = "_awaited"
 
 
 def awaited(model: object) -> Awaited | None:
-    """What a model is to be made of once its cells are there; ``None`` of one that is made."""
+    """Constructor that a model waits with; ``None`` of one that is made."""
     found: Awaited | None = vars(model).get(AWAITED)
     return found
 
