@@ -129,6 +129,7 @@ PRIVATE_READ = {
     "_original_attr_key": "fields: the column that a user named, where the field writes to another",
     "_per_instance_manager_store": "models: the managers of query data, held weakly so that the data can be freed",
     "_registry": "manager: what a setup recorded, put back where a transfer fails half way",
+    "_train_datasets": "annbatch: the matrices that a loader reads, to find the stores they lie in",
     "_setup_default_attr": "fields: the constant column of data without batches or labels",
 }
 # Their private methods and hooks that are overridden, with the reason.

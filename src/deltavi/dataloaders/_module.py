@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import scvi
@@ -20,24 +20,22 @@ from deltavi._compat import (
     SETUP_METHOD_KEY,
     STATE_REGISTRY_KEY,
     SUMMARY_STATS_KEY,
-    make_actual,
 )
 from deltavi._entries import Indices, flag, names, positions, require_anndata, seed_number, whole_number
 from deltavi._errors import DeltaviError
-from deltavi._random import taking_turns
 from deltavi._reading import known_arguments
 from deltavi._types import State
 from deltavi.dataloaders._batches import CellBatches, InOrder, Loader, SeededSplitter
 from deltavi.dataloaders._columns import CellColumns
-from deltavi.dataloaders._fields import NamedLabelsField, column_fields
+from deltavi.dataloaders._fields import NamedLabelsField
+from deltavi.dataloaders._own_cells import own_cells, registered
 from deltavi.dataloaders._split import split_of
+from deltavi.dataloaders.annbatch import cells_of, settings_of
 from deltavi.dataloaders.registry import CellsRegistry
 from deltavi.registry.cells import Cells
 from deltavi.registry.covariates import SizeFactorField
 from deltavi.registry.fields import ExpressionField
-from deltavi.registry.genes import require_unique_genes
 from deltavi.registry.manager import DataManager
-from deltavi.registry.source import refuse_mask, refuse_view_of_file
 from deltavi.registry.tables import tables_read
 from deltavi.train import whole_batches
 
@@ -155,8 +153,28 @@ class CellsDataModule(LightningDataModule):
             seed=self.seed,
         )
         with tables_read(self.adata):
-            self._own = _own_cells(self.adata, self.columns)
-            self._manager = _registered(self._own, self.columns)
+            self._own = own_cells(self.adata, self.columns)
+            self._manager = registered(self._own, self.columns)
+
+    @classmethod
+    def from_annbatch(cls, datamodule: LightningDataModule, **options: Any) -> Self:
+        """Module of the cells that scvi-tools' ``AnnbatchDataModule`` reads, in the stores of its collection.
+
+        Parameters
+        ----------
+        datamodule
+            A module whose loader reads Zarr stores of AnnData. Columns, split and size of mini-batches are as it has
+            them; cells are split at random by cell.
+        **options
+            Arguments of this class that it has no place for, such as ``condition_key``, or in place of its own.
+
+        Raises
+        ------
+        DeltaviError
+            If it is another module, or its matrices do not lie in stores of AnnData.
+        """
+        adata, layer = cells_of(datamodule)
+        return cls(adata, **{"layer": layer, **settings_of(datamodule, adata), **options})
 
     def __repr__(self) -> str:
         columns = "".join(f", {name}={value!r}" for name, value in self.columns.given().items())
@@ -168,7 +186,7 @@ class CellsDataModule(LightningDataModule):
     # -- what models are made of -----------------------------------------------------------------------------
 
     @property
-    def registry(self) -> State:
+    def registry(self) -> CellsRegistry:
         """Registry of the cells: the argument of a model of scvi-tools or of this package."""
         summary = {"n_vars": self.n_vars, "n_cells": self.n_obs}
         expression = {
@@ -347,29 +365,6 @@ class CellsDataModule(LightningDataModule):
     def _made_splitter(self) -> SeededSplitter:
         size = whole_batches(self.n_train, self.batch_size or BATCH_SIZE)
         return SeededSplitter(self._scanned, self.split, batch_size=size, seed=self.seed, reading=self.reading)
-
-
-def _own_cells(adata: AnnData, columns: CellColumns) -> AnnData:
-    """Matrix and columns of `adata`, which is no view afterwards."""
-    require_unique_genes(adata.var_names, where="adata.var_names")
-    if adata.is_view:
-        refuse_view_of_file(adata)
-        if columns.layer is None or columns.layer in adata.layers:
-            refuse_mask(adata, columns.layer)
-        make_actual(adata)
-    return columns.stand_in(adata)
-
-
-def _registered(cells: AnnData, columns: CellColumns) -> DataManager:
-    """Manager of the columns, without the matrix."""
-    manager = DataManager(fields=column_fields(columns), setup_method_args={SETUP_ARGS_KEY: columns.of_scvi()})
-    with taking_turns():
-        manager.register_fields(cells)
-    if columns.size_factor_key:
-        # registered with the matrix
-        field = ExpressionField(REGISTRY_KEYS.X_KEY, columns.layer)
-        SizeFactorField(REGISTRY_KEYS.SIZE_FACTOR_KEY, columns.size_factor_key, expression=field).validate_field(cells)
-    return manager
 
 
 def _reading(block_rows: int | None, buffer_rows: int | None, read_ahead: bool) -> State:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -26,7 +26,7 @@ from deltavi._entries import known_keywords, require_anndata
 from deltavi._errors import DeltaviError, NotTrainedError
 from deltavi._reading import known_arguments
 from deltavi._types import State
-from deltavi.dataloaders.registry import with_cells
+from deltavi.dataloaders.registry import awaited, require_made, with_cells
 from deltavi.model._aligned import aligned_copy
 from deltavi.model._attached import attach, pointing
 from deltavi.model._copies import restore, state_of
@@ -83,9 +83,8 @@ class CountModel(UnsupervisedTrainingMixin, ArchesMixin, BaseModelClass):
     is_mapped_ = False
     # of the initial weights, of training, and of whatever is drawn without a seed of its own
     seed: int
-    # arguments that the model was made with
+    # arguments that the model was made with, and trainer of the latest training
     init_params_: State
-    # of the latest training
     trainer: Trainer
     _adata: AnnData | None
     _adata_manager: DataManager | None
@@ -104,8 +103,16 @@ class CountModel(UnsupervisedTrainingMixin, ArchesMixin, BaseModelClass):
             # between setup and here
             self.adata_manager.validate()
 
+    if not TYPE_CHECKING:  # to which any name would be one that the model has
+
+        def __getattr__(self, name):
+            require_made(self, name)
+            return object.__getattribute__(self, name)
+
     def __repr__(self) -> str:
         """Settings and state; scvi-tools prints them, and returns an empty text."""
+        if awaited(self):
+            return f"{type(self).__name__} without cells; not trained"
         settings = " ".join(str(self._model_summary_string).replace("\n", " ").split())
         return f"{settings}; {'trained' if self.is_trained_ else 'not trained'}"
 
@@ -132,7 +139,7 @@ class CountModel(UnsupervisedTrainingMixin, ArchesMixin, BaseModelClass):
     def __copy__(self) -> Self:
         """The same model under another name: a shallow copy shares weights, cells and registration."""
         same = type(self).__new__(type(self))
-        same.__dict__.update(self.__dict__)
+        vars(same).update(vars(self))
         return same
 
     # -- registration ----------------------------------------------------------------------------------------
@@ -197,7 +204,6 @@ class CountModel(UnsupervisedTrainingMixin, ArchesMixin, BaseModelClass):
         return partial(elsewhere, source, self._setup_argument("layer"), for_model=query is not None)
 
     def _scan(self) -> MatrixReport:
-        """Findings of the scan of the registered matrix."""
         return MatrixReport.from_dict(self._state(REGISTRY_KEYS.X_KEY)["scan"])
 
     def _matrix_name(self) -> str:
@@ -207,8 +213,8 @@ class CountModel(UnsupervisedTrainingMixin, ArchesMixin, BaseModelClass):
 
     def _register_manager_for_instance(self, adata_manager: AnnDataManager) -> None:
         # scvi-tools keeps every AnnData a model was ever asked about alive; ours live as long as they are used
-        store = self._per_instance_manager_store.setdefault(self.id, WeakValueDictionary())
-        store[adata_manager.adata_uuid] = adata_manager
+        managers = self._per_instance_manager_store
+        managers.setdefault(self.id, WeakValueDictionary())[adata_manager.adata_uuid] = adata_manager
 
     def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
         """AnnData in the form the networks take: the model's own, or an aligned stand-in for a query."""
@@ -228,8 +234,8 @@ class CountModel(UnsupervisedTrainingMixin, ArchesMixin, BaseModelClass):
         )
         setup = self.registry_[SETUP_ARGS_KEY]
         # it is read in this call alone
-        arguments = {SETUP_ARGS_KEY: dict(setup)}
-        manager = DataManager(is_watched=False, fields=self._fields(setup), setup_method_args=arguments)
+        given = {SETUP_ARGS_KEY: dict(setup)}
+        manager = DataManager(is_watched=False, fields=self._fields(setup), setup_method_args=given)
         manager.register_fields(query, source_registry=self.registry_)
         self._check_query(manager, self._offer(adata))
         # each keeps the other alive, and both go when the caller lets go of the stand-in
@@ -266,8 +272,7 @@ class CountModel(UnsupervisedTrainingMixin, ArchesMixin, BaseModelClass):
     def adata(self) -> Any:
         """Cells of the model; None where it was loaded without any.
 
-        Other cells can be assigned: their genes are matched by name, and their columns registered as by ``load``. A
-        refusal leaves model and cells as they are.
+        Others can be assigned, as to ``load``: genes are matched by name. A refusal leaves model and cells as they are.
         """
         return self._adata
 

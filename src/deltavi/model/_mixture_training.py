@@ -15,6 +15,7 @@ from deltavi import _keys
 from deltavi._errors import DeltaviError, MixtureWarning
 from deltavi._types import State
 from deltavi.latent import Usage
+from deltavi.model._asked_module import require_made_with
 from deltavi.model._components import over_batches, shares_of
 from deltavi.model._label_column import given_of_labels, label_codes, learn_label_frequencies, split_of_labels
 from deltavi.model._placement import Positions, placed
@@ -49,6 +50,7 @@ def dimensions_of(model: MIXVI, dimensions: State) -> State:
 
 def train_mixture(model: MIXVI, train: Callable[..., None], max_epochs: int | None, kwargs: State) -> None:
     """Train by `train`, and once more with another seed where the mixture has collapsed."""
+    require_made_with(model, kwargs.get("datamodule"))
     starts_here = not (model.is_trained_ or model.is_mapped_)
     initial = copy.deepcopy(model.module.state_dict()) if starts_here else None
     train(max_epochs, **kwargs)

@@ -206,6 +206,7 @@ class PPCA(Responds):
         if datamodule is not None:
             own = {**shares, **parts, **trainer}
             parts, _, _ = asked_of_module(self, datamodule, own, trainer.get("datasplitter_kwargs"))
+            shares = dict.fromkeys(shares)
         if self._adata is None:
             raise DeltaviError("The model was loaded without data: there is nothing to train on.")
         options = trainer_options(self, train, trainer)

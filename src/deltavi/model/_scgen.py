@@ -10,6 +10,7 @@ from deltavi._errors import DeltaviError
 from deltavi._random import model_seed
 from deltavi._reading import reads
 from deltavi._types import State
+from deltavi.dataloaders.registry import require_made
 from deltavi.model._batch_removal import batch_removal
 from deltavi.model._totals import activation_of_totals
 from deltavi.model._vae import VAE
@@ -128,6 +129,7 @@ class SCGEN(VAE):
     if not TYPE_CHECKING:  # to which any name would be one that the model has
 
         def __getattr__(self, name: str) -> NoReturn:
+            require_made(self, name)
             hint = NAMES_OF_SCGEN.get(name)
             known = "." if hint is None else f": {hint}"
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{known}")

@@ -144,6 +144,7 @@ def train(
     if datamodule is not None:
         given = {**shares, **parts, "batch_size": batch_size, **trainer_kwargs}
         parts, batch_size, datasplitter_kwargs = asked_of_module(self, datamodule, given, datasplitter_kwargs)
+        shares = dict.fromkeys(shares)
     _require_cells(self)
     trainer = trainer_options(self, train, trainer_kwargs)
     asked = plan_options(self, trainer, plan_kwargs)
