@@ -116,7 +116,8 @@ def test_files_are_listed_instead_of_counted_by_zarr(zarr_format: Any, shards: A
 
 def written(path: Path, adata: AnnData, *, zarr_format: Any = 3, rows: int = 500) -> AnnData:
     """Cells that are written to a store, in pieces of so many values or rows."""
-    with warnings.catch_warnings():
+    # in files of their own, not in shards
+    with warnings.catch_warnings(), anndata.settings.override(auto_shard_zarr_v3=False):
         warnings.simplefilter("ignore")
         group = zarr.open_group(path, mode="w", zarr_format=zarr_format)
         write_elem(group, "/", adata, dataset_kwargs={"chunks": rows} if sparse.issparse(adata.X) else {})
@@ -200,7 +201,9 @@ def test_a_dense_matrix_without_any_piece_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("table", ["obs", "var"])
 def test_lost_names_are_an_error(table: str, is_lazy: bool, tmp_path: Path) -> None:
     written(tmp_path, cells(drawn()))
-    unlink(tmp_path, f"{table}/_index", "0")
+    names = f"{table}/_index"
+    # nullable text, as anndata writes it from 0.13 on
+    unlink(tmp_path, f"{names}/values" if (tmp_path / names / "values").is_dir() else names, "0")
     if is_lazy:
         pytest.importorskip("xarray")
     with warnings.catch_warnings():

@@ -158,7 +158,8 @@ def of_scvi_tools() -> Found:
             ) -> None:
                 epochs[-1].append(batch[NUMBER].ravel().long().tolist())
 
-        quiet = {"enable_progress_bar": False, "accelerator": "cpu"}
+        # without its logger, which writes to the working folder
+        quiet = {"enable_progress_bar": False, "accelerator": "cpu", "logger": False}
         ddp = {"devices": int(os.environ["WORLD_SIZE"]), "strategy": "ddp_find_unused_parameters_true"}
         model.train(max_epochs=2, datamodule=module, callbacks=[Numbers()], **ddp, **quiet)
         # running statistics are each process's own in scvi-tools
@@ -176,7 +177,8 @@ def exact() -> Found:
     ways = {"together": together(batch_size=size), "alone": {"batch_size": size * world, "seed": 0}}
     for name, options in ways.items():
         model = small_vae(**DETERMINISTIC)
-        quiet = {"enable_progress_bar": False, "accelerator": "cpu"}
+        # without its logger, which writes to the working folder
+        quiet = {"enable_progress_bar": False, "accelerator": "cpu", "logger": False}
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             model.train(max_epochs=3, train_indices=np.arange(341), **{**quiet, **options})

@@ -30,6 +30,8 @@ def require_whole_names(adata: AnnData) -> None:
     for table, names in (("obs", adata.obs_names), ("var", adata.var_names)):
         for group in _tables(adata, table):
             stored = group.get(str(group.attrs.get("_index", "_index")))
+            # nullable text is a group, as anndata writes names from 0.13 on
+            stored = stored.get("values") if isinstance(stored, zarr.Group) else stored
             lost = _lost(stored, len(names))
             n_empty = int((np.asarray(names, dtype=object)[lost] == "").sum())
             if n_empty:
