@@ -134,7 +134,7 @@ class Batches(LightningDataModule):
         ({"datamodule": CellsDataModule}, "make one: it is a class"),
         (
             {"datamodule": "cells"},
-            "must be a deltavi.dataloaders.CellsDataModule, or scvi-tools' AnnbatchDataModule, not 'cells'",
+            "CellsDataModule, or scvi-tools' AnnbatchDataModule, not 'cells'",
         ),
         ({"datamodule": CellsDataModule(small_adata(n_genes=20))}, "144 cells and 20 genes of another AnnData"),
     ],
