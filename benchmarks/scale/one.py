@@ -19,6 +19,7 @@ import torch
 import zarr
 from anndata import AnnData
 from anndata.io import read_elem, sparse_dataset
+from scvi.dataloaders import DataSplitter
 from scvi.model import SCVI
 
 from benchmarks.harness.command import QUIET, settle
@@ -137,14 +138,12 @@ def small_cells() -> AnnData:
 
 def _of_deltavi(way: Way, adata: AnnData, clock: Clock) -> None:
     n_cells = adata.n_obs
-    if "labelled" in way.steps:
-        _annotate(adata, clock)
     with clock.step("setup", n_cells):
         SCGEN.setup_anndata(adata, condition_key=CONDITION_KEY, labels_key=TYPE_KEY, batch_key=DONOR_KEY)
         model = SCGEN(adata, gene_likelihood="zinb", seed=0, **SIZES)
     if "rows" in way.steps:
         with clock.step("rows", round(0.9 * n_cells)):
-            _read(model)
+            _read(DeviceSplitter(model.adata_manager, train_size=0.9, batch_size=BATCH_SIZE))
     if "epoch" in way.steps:
         with clock.step("epoch", round(0.9 * n_cells)):
             model.train(max_epochs=1, train_size=0.9, batch_size=BATCH_SIZE, **QUIET)
@@ -153,11 +152,12 @@ def _of_deltavi(way: Way, adata: AnnData, clock: Clock) -> None:
             model.get_latent_representation()
     if "prediction" in way.steps:
         _predict(way, adata, model, clock)
+    if "labelled" in way.steps:
+        _annotate(adata, clock)
 
 
-def _read(model: SCGEN) -> None:
+def _read(splitter: DataSplitter) -> None:
     """Mini-batches of an epoch, which nothing is made of."""
-    splitter = DeviceSplitter(model.adata_manager, train_size=0.9, batch_size=BATCH_SIZE)
     splitter.setup()
     for _ in splitter.train_dataloader():
         pass
@@ -201,6 +201,9 @@ def _of_scvi_tools(way: Way, adata: AnnData, clock: Clock) -> None:
     with clock.step("setup", n_cells):
         SCVI.setup_anndata(adata, batch_key=DONOR_KEY, labels_key=TYPE_KEY)
         model = SCVI(adata, gene_likelihood="zinb", **SIZES)
+    if "rows" in way.steps:
+        with clock.step("rows", round(0.9 * n_cells)):
+            _read(DataSplitter(model.adata_manager, train_size=0.9, batch_size=BATCH_SIZE))
     if "epoch" in way.steps:
         with clock.step("epoch", round(0.9 * n_cells)):
             model.train(

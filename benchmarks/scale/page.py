@@ -83,6 +83,7 @@ def _compared(lines: pd.DataFrame) -> str:
     """Epochs beside memory, and beside the other package."""
     of_epochs = lines[lines["step"] == "epoch"]
     epochs, walls = (of_epochs.pivot_table(index="pair", columns="way", values=of) for of in ("cpu", "wall"))
+    read = lines[lines["step"] == "rows"].pivot_table(index="pair", columns="way", values="wall")
     labelled = lines[lines["step"] == "labelled"].pivot_table(index="pair", columns="way", values="cpu")
     right = lines.groupby("way")["right"].median() if "right" in lines else pd.Series(dtype=float)
     predicted = lines[lines["step"].isin(["prediction", "prediction to a file"])]
@@ -97,8 +98,11 @@ def _compared(lines: pd.DataFrame) -> str:
         wall = _ratio(walls, way, memory) if way != memory else DASH
         labels = _ratio(labelled, way, memory) if way != memory else DASH
         told = f"{100 * right[way]:.1f} %" if right.get(way, np.nan) > 0 else DASH
-        rows.append([SHOWN[way], own, wall, _ratio(epochs, PEERS.get(way, ""), way), written, labels, told])
-    header = ["", "epoch beside memory", "the same, seconds on the clock", "epoch beside scvi-tools"]
+        peer = PEERS.get(way, "")
+        beside = _ratio(epochs, peer, way), _ratio(read, peer, way)
+        rows.append([SHOWN[way], own, wall, *beside, written, labels, told])
+    header = ["", "epoch beside memory", "the same, seconds on the clock"]
+    header += ["epoch beside scvi-tools", "rows alone beside scvi-tools, seconds on the clock"]
     header += ["prediction to a file beside one in memory", "epoch of labels beside memory", "labels right"]
     return grid(header, rows)
 

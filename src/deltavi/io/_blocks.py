@@ -11,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from deltavi._memory import return_freed
+from deltavi._memory import bound_freed
 from deltavi._types import Rows, is_sparse
 from deltavi.io._groups import Array, Group, H5Group
 from deltavi.io._stores import H5AD
@@ -81,7 +81,7 @@ class BlockFile:
         self._check()
         self._n_freed += sum(map(_n_bytes, (profile, *layers.values())))
         if self._n_freed > FREED_AT_ONCE:
-            return_freed()
+            bound_freed()
             self._n_freed = 0
 
     def add_column(self, name: str, values: np.ndarray, *, place: int, n_columns: int) -> None:

@@ -15,7 +15,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from deltavi import _keys
-from deltavi._memory import return_freed
+from deltavi._memory import bound_freed
 from deltavi._random import isolated_randomness
 from deltavi.arrays.matrix import RunningMeans
 from deltavi.likelihood import Likelihood
@@ -124,7 +124,7 @@ def evidence_of(
             if question.cells_drawn_with is not None:
                 drawn = cells.drawn(question.cells_drawn_with)
                 evidence.cell_offsets[group] = drawn.offsets(change, weight, start=evidence.rate_offsets[group])
-        return_freed()
+        bound_freed()
     return evidence
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -11,8 +12,9 @@ from anndata import AnnData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 
+from deltavi._ahead import read_ahead
 from deltavi._cp10k import cp10k_factors
-from deltavi._memory import return_freed
+from deltavi._memory import bound_freed
 from deltavi._types import Rows
 from deltavi.model._asked import BATCH_SIZE, positions_of
 from deltavi.model._group_sums import MeansOfGroups
@@ -54,8 +56,9 @@ def encoded(model: Responds, adata: AnnData, cells: np.ndarray, seen: Seen) -> n
 
     def passing() -> Iterator[Tensors]:
         loaded = Cells(manager, keys=list(manager.data_registry))
-        for rows, expression in _cut(_seen(_blocks(model, adata, cells), seen), BATCH_SIZE):
-            yield loaded.completed(rows, expression)
+        with closing(read_ahead(_blocks(model, adata, cells))) as blocks:
+            for rows, expression in _cut(_seen(blocks, seen), BATCH_SIZE):
+                yield loaded.completed(rows, expression)
 
     with manager.rows_read():
         return np.asarray(model.get_latent_representation(dataloader=passing()))
@@ -72,7 +75,7 @@ def _seen(blocks: Iterator[Block], seen: Seen) -> Iterator[Block]:
     for cells, block in blocks:
         seen(cells, block)
         yield cells, block.astype(np.float32, copy=False)
-        return_freed()
+        bound_freed()
 
 
 def _cut(blocks: Iterator[Block], size: int) -> Iterator[Block]:

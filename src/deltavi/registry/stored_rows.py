@@ -17,7 +17,7 @@ from anndata.abc import CSRDataset
 from scipy import sparse
 
 from deltavi._errors import DeltaviError, examples
-from deltavi._memory import return_freed
+from deltavi._memory import bound_freed
 from deltavi._types import Rows, StoredMatrix, is_dask, is_sparse
 from deltavi.registry._fingerprint import MatrixPrint
 from deltavi.registry._resident_rows import ResidentRows
@@ -224,7 +224,7 @@ class WatchedRows:
             raise DeltaviError(f"{self._where} changed while it was read{self._place()}. {WAY_OUT}")
         self._require_whole()
         if len(rows) * self.n_bytes > LARGE:
-            return_freed()
+            bound_freed()
         return found
 
     def _require_whole(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from functools import partial
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler, Subset
 
+from deltavi._ahead import Ahead
 from deltavi.registry.additions import Loaded
 from deltavi.registry.stored_rows import StoredRows
 from deltavi.registry.streamed import Pool, StreamedCells
@@ -102,44 +102,8 @@ class BlockOrder(Sampler[list[int]]):
         return None if self.seed is None else np.random.default_rng([self.seed, self.n_epochs])
 
 
-class Ahead:
-    """A pool that a thread reads while something else goes on; the thread ends with the reading.
-
-    Parameters
-    ----------
-    read
-        Reads the pool.
-    """
-
-    def __init__(self, read: Callable[[], Pool]) -> None:
-        self._found: Pool | None = None
-        self._error: BaseException | None = None
-        # not kept here: it holds the pool before
-        self._thread = threading.Thread(target=self._run, args=(read,), name="deltavi-reads-ahead")
-        self._thread.start()
-
-    def _run(self, read: Callable[[], Pool]) -> None:
-        try:
-            self._found = read()
-        except BaseException as error:
-            # raised where the pool is needed
-            self._error = error
-
-    def wait(self) -> None:
-        """Wait for the thread."""
-        self._thread.join()
-
-    def pool(self) -> Pool:
-        """The pool; an error of the thread is raised."""
-        self.wait()
-        if self._found is None:
-            assert self._error is not None
-            raise self._error
-        return self._found
-
-
 class Now:
-    """The same without a thread: the pool is read when it is asked for."""
+    """A pool that is read when it is asked for, without a thread."""
 
     def __init__(self, read: Callable[[], Pool]) -> None:
         self._read = read
@@ -147,7 +111,7 @@ class Now:
     def wait(self) -> None:
         """Nothing to wait for."""
 
-    def pool(self) -> Pool:
+    def result(self) -> Pool:
         """The pool."""
         read = self._read
         # it holds the pool before
@@ -213,16 +177,16 @@ class StreamedLoader(DataLoader[Batch]):
     def _pools(self) -> Generator[tuple[Reading, Pool]]:
         """Readings of an epoch with their pools, the next of which is on its way meanwhile."""
         pool: Pool | None = None
-        coming: tuple[Reading, Ahead | Now] | None = None
+        coming: tuple[Reading, Ahead[Pool] | Now] | None = None
         try:
             for reading in self._order.readings():
                 if coming is not None:
-                    pool = coming[1].pool()
+                    pool = coming[1].result()
                 former, coming = coming, (reading, self._reader(self._reads(reading, pool)))
                 if former is not None and pool is not None:
                     yield former[0], pool
             if coming is not None:
-                yield coming[0], coming[1].pool()
+                yield coming[0], coming[1].result()
         finally:
             if coming is not None:
                 coming[1].wait()
