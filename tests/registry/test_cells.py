@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import torch
 from anndata import AnnData
 
 from deltavi.model import VAE
+from deltavi.registry import _batches
 from deltavi.registry.cells import Cells
+from deltavi.registry.stored_rows import CsrRows
 from tests.model.conftest import SETUP, dense, small_adata
 
 CHOSEN = np.array([7, 3, 3, 60, 0, 12])
@@ -66,6 +69,32 @@ def test_rows_of_each_cell_and_none_of_no_cell(model: VAE) -> None:
     assert calls == [4, 2]
     assert cells.each(first_two, CHOSEN[:0], width=2, size=4).shape == (0, 2)
     assert calls == [4, 2]
+
+
+@pytest.mark.parametrize(("n_pooled", "n_reads"), [(64, 1), (16, 4), (1, 8)])
+def test_cells_of_a_file_in_any_order_are_read_in_pools(
+    n_pooled: int, n_reads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adata = stored("backed", tmp_path)
+    VAE.setup_anndata(adata, **SETUP)
+    cells = VAE(adata, n_hidden=8, n_latent=2)._cells(adata)
+    monkeypatch.setattr(_batches, "MOST_POOLED", n_pooled)
+    asked: list[list[int]] = []
+    read = CsrRows.read
+
+    def noted(self: CsrRows, rows: np.ndarray, **options: Any) -> Any:
+        asked.append(rows.tolist())
+        return read(self, rows, **options)
+
+    monkeypatch.setattr(CsrRows, "read", noted)
+    chosen = np.random.default_rng(0).permutation(64)
+    parts = [batch["X"] for batch in cells.batches(chosen, 8)]
+    assert [len(part) for part in parts] == [8] * 8
+    np.testing.assert_array_equal(torch.cat(parts).numpy(), dense(small_adata().X)[chosen])
+    # none twice, and as few times as the pool allows; a pool holds at least one mini-batch
+    assert len(asked) == n_reads
+    assert sorted(itertools.chain(*asked)) == list(range(64))
+    assert all(rows == sorted(rows) for rows in asked)
 
 
 def test_nothing_is_drawn(model: VAE) -> None:

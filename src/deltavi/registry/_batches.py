@@ -23,6 +23,9 @@ from deltavi.registry.spooled import SpooledRows
 from deltavi.registry.stored_rows import StoredRows, stored_rows
 from deltavi.registry.streamed import StreamedCells
 
+# Rows and bytes of cells in any order that are in memory at once.
+MOST_POOLED, MOST_POOLED_BYTES = 16384, 64 * 2**20
+
 
 class OrderedDataset(AnnTorchDataset):
     """Mini-batches in the requested order, also from a backed file.
@@ -83,6 +86,24 @@ class OrderedDataset(AnnTorchDataset):
             loaded: Loaded = super().__getitem__(rows)
             return loaded
         return self.with_expression(rows, self._read_on.take(rows))
+
+    @property
+    def reads_rows(self) -> bool:
+        """True if rows are read when they are asked for, by :meth:`pooled`."""
+        return self._read_on is not None
+
+    @property
+    def n_pooled(self) -> int:
+        """Rows that may be in memory at once."""
+        n_bytes = 0.0 if self.stored is None else self.stored.n_bytes
+        return int(np.clip(MOST_POOLED_BYTES / max(n_bytes, 1.0), 1, MOST_POOLED))
+
+    def pooled(self, cells: np.ndarray) -> Rows:
+        """Rows of cells in increasing order, at least one and none but these, in single precision."""
+        if isinstance(self._read_on, SpooledRows):
+            return self._read_on.take(cells)
+        assert self.stored is not None
+        return self.stored.read(cells)
 
     def with_expression(self, cells: np.ndarray, expression: Rows) -> Loaded:
         """Entries of a mini-batch of cells whose expression was read, in single precision."""

@@ -40,8 +40,22 @@ class Cells:
 
     def batches(self, chosen: np.ndarray, size: int) -> Iterator[Tensors]:
         """Mini-batches of at most `size` cells; none where no cell is chosen."""
+        if self._dataset.reads_rows and (np.diff(chosen) <= 0).any():
+            yield from self._from_pools(chosen, size)
+            return
         for start in range(0, len(chosen), size):
             yield self.take(chosen[start : start + size])
+
+    def _from_pools(self, chosen: np.ndarray, size: int) -> Iterator[Tensors]:
+        """The same of cells in any order in a file: each mini-batch would touch all of it."""
+        n_pooled = max(self._dataset.n_pooled // size, 1) * size
+        for first in range(0, len(chosen), n_pooled):
+            cells = chosen[first : first + n_pooled]
+            rows, places = np.unique(cells, return_inverse=True)
+            expression = self._dataset.pooled(rows)
+            for start in range(0, len(cells), size):
+                part = slice(start, start + size)
+                yield self.completed(cells[part], expression[places[part]])
 
     def completed(self, cells: np.ndarray, expression: Rows) -> Tensors:
         """Expression that was read elsewhere, in single precision, and columns of one mini-batch."""
